@@ -1,0 +1,1 @@
+"""labkit: see into language models."""

@@ -1,0 +1,103 @@
+"""The record of one decoding run: what was generated, how sure the model was, and how long it took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from labkit.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
+
+FinishReason = Literal["end", "stop", "length", "context", "stopped", "interrupted"]
+
+
+class Alternative(NamedTuple):
+    """One token the model could have chosen at a position, with the model's own log-probability (nats)."""
+
+    token: str
+    id: int
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens were chosen. temperature 0 is greedy; None switches a filter off; seed None only when greedy."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Generation:
+    """One decoding run, recorded. n is the number of generated tokens, k the number of alternatives kept.
+
+    text: the generated text without the prompt, special tokens and the stop string.
+    ids, tokens: the n generated token ids and the text of each (special tokens included).
+    prompt_ids, prompt_tokens: what the model was given, chat template included.
+    logprobs: (n,) float32, nats: the model's own, before repetition penalty, temperature and filters.
+    sampled_logprobs: (n,) float32, nats: in the distribution the token was drawn from (all 0 when greedy).
+    entropies: (n,) float32, nats: of the model's own next-token distribution.
+    ranks: (n,) int64: how many tokens the model held more probable than the chosen one.
+    top_ids, top_logprobs: (n, k): the model's most probable tokens at each position, best first.
+    finish_reason: "end" (end-of-text token), "stop" (a stop string), "length" (max_new_tokens), "context" (the
+        model's context is full), "stopped" (stopped from outside) or "interrupted".
+    prefill_seconds: until the first token; decode_seconds: from the first token to the last.
+    """
+
+    text: str
+    ids: list[int]
+    tokens: list[str]
+    prompt_ids: list[int]
+    prompt_tokens: list[str]
+    logprobs: torch.Tensor
+    sampled_logprobs: torch.Tensor
+    entropies: torch.Tensor
+    ranks: torch.Tensor
+    top_ids: torch.Tensor
+    top_logprobs: torch.Tensor
+    top_tokens: list[list[str]]
+    finish_reason: FinishReason
+    sampling: Sampling
+    prefill_seconds: float
+    decode_seconds: float
+    model: str = ""
+    prompt: str | list[dict[str, Any]] = field(default="")
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens after the first, per second of decoding; with a single token, per second of prefill. 0 if empty."""
+        if len(self.ids) > 1 and self.decode_seconds > 0:
+            return (len(self.ids) - 1) / self.decode_seconds
+        return len(self.ids) / self.prefill_seconds if self.ids and self.prefill_seconds > 0 else 0.0
+
+    def top(self, k: int = 5) -> list[list[Alternative]]:
+        """The model's k most probable tokens at each of the n positions, best first.
+
+        Raises BadInput when more are asked for than were kept.
+        """
+        kept = self.top_ids.shape[-1]
+        if not 1 <= k <= kept:
+            raise BadInput(f"top({k}) can't be given: {kept} alternatives were kept; generate with alternatives={k}.")
+        return [
+            [
+                Alternative(token, int(id_), float(logprob))
+                for token, id_, logprob in zip(tokens[:k], ids[:k], logprobs[:k], strict=True)
+            ]
+            for tokens, ids, logprobs in zip(self.top_tokens, self.top_ids, self.top_logprobs, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 60 else self.text[:57] + "..."
+        return f"Generation({text!r}, {len(self.ids)} tokens, finish_reason={self.finish_reason!r})"
