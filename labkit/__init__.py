@@ -1,1 +1,74 @@
-"""labkit: see into language models."""
+"""labkit: see into language models.
+
+Nothing heavy is imported before it is used: each public name is fetched when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from labkit import views as views
+    from labkit.errors import BadInput as BadInput
+    from labkit.errors import BadModelFile as BadModelFile
+    from labkit.errors import DownloadFailed as DownloadFailed
+    from labkit.errors import LabClosed as LabClosed
+    from labkit.errors import LabError as LabError
+    from labkit.errors import ModelNotFound as ModelNotFound
+    from labkit.errors import NotEnoughDisk as NotEnoughDisk
+    from labkit.errors import NotEnoughMemory as NotEnoughMemory
+    from labkit.errors import Unavailable as Unavailable
+    from labkit.generation.record import Generation as Generation
+    from labkit.lab import Lab as Lab
+    from labkit.lab import load as load
+    from labkit.models.memory import Memory as Memory
+    from labkit.models.memory import memory as memory
+    from labkit.workshop.setup import setup as setup
+
+# public name -> (module, attribute), or (module, None) for a room
+_PUBLIC: dict[str, tuple[str, str | None]] = {
+    "load": ("labkit.lab", "load"),
+    "Lab": ("labkit.lab", "Lab"),
+    "Generation": ("labkit.generation.record", "Generation"),
+    "memory": ("labkit.models.memory", "memory"),
+    "Memory": ("labkit.models.memory", "Memory"),
+    "setup": ("labkit.workshop.setup", "setup"),
+    "views": ("labkit.views", None),
+    **{
+        name: ("labkit.errors", name)
+        for name in (
+            "LabError",
+            "Unavailable",
+            "NotEnoughMemory",
+            "NotEnoughDisk",
+            "ModelNotFound",
+            "DownloadFailed",
+            "BadModelFile",
+            "BadInput",
+            "LabClosed",
+        )
+    },
+}
+
+__all__ = [  # noqa: PLE0604 - the table above is the one place where names are listed
+    "__version__",
+    *_PUBLIC,
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module_name, attribute = _PUBLIC[name]
+    except KeyError:
+        raise AttributeError(f"module 'labkit' has no attribute {name!r}") from None
+    module = importlib.import_module(module_name)
+    value = module if attribute is None else getattr(module, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -31,6 +31,10 @@ class ModelNotFound(LabError):
     """No model of this name, folder or file; the message lists near matches or what can be loaded instead."""
 
 
+class DownloadFailed(LabError):
+    """A download was refused, cut or never began; nothing of it was kept as if it were whole."""
+
+
 class BadModelFile(LabError):
     """A model file is damaged, incomplete, of a refused kind, or not what its checksum says."""
 

@@ -1,0 +1,474 @@
+"""Decoding on transformers' own generate: one run recorded step by step, streamed where asked, stoppable at each step.
+
+transformers calls our first logits processor with the model's own scores and our last one with the scores the token is
+drawn from, and our stopping criterion right after each token. Between the three everything a Generation holds is known,
+without keeping the vocabulary-wide scores of every step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import secrets
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import logits_process as warpers
+
+from labkit.errors import BadInput, Unavailable
+from labkit.generation.prompts import Encoded, check_length, context_length
+from labkit.generation.record import FinishReason, Generation, Sampling
+from labkit.models.tokens import token_strings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Speed = Literal["plain", "fast"]
+OnPiece = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run's settings, checked. stop: strings that end the text; alternatives: how many are kept per position."""
+
+    max_new_tokens: int
+    sampling: Sampling
+    stop: tuple[str, ...] = ()
+    alternatives: int = 20
+    speed: Speed = "plain"
+
+
+def settings(
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    alternatives: int = 20,
+    speed: Speed = "plain",
+) -> Settings:
+    """Check the settings of a run; a sampled run without a seed gets one, so that it can be repeated.
+
+    Raises BadInput, naming the setting and its range.
+    """
+    _require(_is_whole(max_new_tokens) and max_new_tokens >= 1, "max_new_tokens", max_new_tokens, "a whole number from 1")
+    _require(_is_number(temperature) and 0 <= temperature <= 100, "temperature", temperature, "a number from 0 (greedy) up")
+    _require(top_k is None or (_is_whole(top_k) and top_k >= 1), "top_k", top_k, "a whole number from 1, or None")
+    _require(top_p is None or (_is_number(top_p) and 0 < top_p <= 1), "top_p", top_p, "above 0 and at most 1, or None")
+    _require(min_p is None or (_is_number(min_p) and 0 <= min_p <= 1), "min_p", min_p, "from 0 to 1, or None")
+    penalty_fits = repetition_penalty is None or (_is_number(repetition_penalty) and repetition_penalty > 0)
+    _require(penalty_fits, "repetition_penalty", repetition_penalty, "above 0 (1 changes nothing), or None")
+    _require(seed is None or (_is_whole(seed) and 0 <= seed < 2**63), "seed", seed, "a whole number from 0, or None")
+    _require(_is_whole(alternatives) and alternatives >= 1, "alternatives", alternatives, "a whole number from 1")
+    _require(speed in ("plain", "fast"), "speed", speed, "'plain' or 'fast'")
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    _require(all(isinstance(s, str) and s for s in stops), "stop", stop, "a text or a list of texts, none of them empty")
+    if temperature > 0 and seed is None:
+        seed = secrets.randbelow(2**31)
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed if temperature > 0 else None)
+    return Settings(max_new_tokens, sampling, stops, alternatives, speed)
+
+
+def decode(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    prompts: Sequence[Encoded],
+    how: Settings,
+    *,
+    name: str = "",
+    on_piece: OnPiece | None = None,
+    on_token: Callable[[Generation], None] | None = None,
+    stop_event: threading.Event | None = None,
+    keep: Callable[[list[Generation]], None] | None = None,
+) -> list[Generation]:
+    """Generate for each prompt; several are padded on the left together and come back as if run alone.
+
+    on_piece: called with each new piece of text (a single prompt only). on_token: called with the Generation so far.
+    stop_event: ends the run after the current token. keep: handed what was generated when an exception ends the run.
+    Raises BadInput for a prompt longer than the context, Unavailable when the model returns NaN.
+    """
+    for prompt in prompts:
+        check_prompt(model, prompt)
+    context = context_length(model.config)
+    width = max(len(prompt.ids) for prompt in prompts)
+    room = how.max_new_tokens if context is None else min(how.max_new_tokens, context - width)
+    recorder = _Recorder(model, tokenizer, prompts, how, room, name, on_piece, on_token, stop_event)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (recorder.end_ids or [0])[0]
+    device = model.get_input_embeddings().weight.device
+    ids = torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)
+    config = _neutral_config(model, how, room, pad, recorder.end_ids)
+    try:
+        with _seeded(how.sampling.seed, device):
+            recorder.began = time.perf_counter()
+            sequences = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=config,
+                logits_processor=recorder.processors(),
+                stopping_criteria=StoppingCriteriaList([recorder]),
+            )
+    except BaseException as error:
+        if keep is not None:
+            reason: FinishReason = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
+            keep(recorder.generations(reason))
+        raise
+    recorder.cut(sequences.shape[1] - width)
+    return recorder.generations(None)
+
+
+def check_prompt(model: PreTrainedModel, prompt: Encoded) -> None:
+    """Raise BadInput when the prompt does not fit into the model's context."""
+    check_length(prompt, context_length(model.config))
+
+
+def next_logits(model: PreTrainedModel, prompt: Encoded) -> torch.Tensor:
+    """(vocabulary,) float32 on the CPU: the model's scores for the token after the prompt."""
+    check_prompt(model, prompt)
+    ids = torch.tensor([prompt.ids], device=model.get_input_embeddings().weight.device)
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    with torch.no_grad():
+        return model(input_ids=ids, use_cache=False, **last_only).logits[0, -1].float().cpu()
+
+
+def stream(
+    run: Callable[[OnPiece, threading.Event], list[Generation]],
+) -> Iterator[str]:
+    """Yield the pieces of a run that goes on in a worker thread. Closing the iterator half-way stops the run."""
+    import queue
+
+    pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            run(pieces.put, stop)
+            pieces.put(None)
+        except BaseException as error:
+            pieces.put(error)
+
+    worker = threading.Thread(target=work, name="labkit-stream", daemon=True)
+    worker.start()
+    try:
+        while (piece := pieces.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+    finally:
+        stop.set()
+        worker.join()
+
+
+class _First(LogitsProcessor):
+    """Hands the recorder the model's own scores, before anything else sees them."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        self.recorder = recorder
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        if bool(scores.isnan().any()):  # drawing from NaN would end in an assertion deep inside torch
+            raise _nan_error(len(self.recorder.steps) + 1)
+        self.recorder.own = scores.float().log_softmax(-1)
+        return scores
+
+
+class _Last(LogitsProcessor):
+    """Hands the recorder the scores the token will be drawn from."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        self.recorder = recorder
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self.recorder.drawn_from = scores.float().log_softmax(-1)
+        return scores
+
+
+class _Recorder(StoppingCriteria):
+    """What happened at each step, and when to stop. Statistics stay on the device until they are asked for."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        prompts: Sequence[Encoded],
+        how: Settings,
+        room: int,
+        name: str,
+        on_piece: OnPiece | None,
+        on_token: Callable[[Generation], None] | None,
+        stop_event: threading.Event | None,
+    ) -> None:
+        self.tokenizer, self.prompts, self.how, self.room, self.name = tokenizer, prompts, how, room, name
+        self.on_piece, self.on_token, self.stop_event = on_piece, on_token, stop_event
+        self.end_ids = _end_ids(model)
+        self.own: torch.Tensor | None = None
+        self.drawn_from: torch.Tensor | None = None
+        self.steps: list[tuple[torch.Tensor, ...]] = []
+        self.times: list[float] = []
+        self.began = time.perf_counter()
+        self.memo: dict[int, str] = {}
+        self.done: list[FinishReason | None] = [None] * len(prompts)
+        self.lengths: list[int | None] = [None] * len(prompts)  # tokens of a row that has ended
+        self.pieces = [_Text(tokenizer, how.stop) for _ in prompts]
+        self.watching = bool(how.stop or on_piece or on_token)
+
+    def processors(self) -> LogitsProcessorList:
+        """First, the filters in transformers' order (penalty, temperature, top-k, top-p, min-p), last."""
+        s = self.how.sampling
+        chain: list[LogitsProcessor] = [_First(self)]
+        if s.repetition_penalty is not None and s.repetition_penalty != 1.0:
+            chain.append(warpers.RepetitionPenaltyLogitsProcessor(float(s.repetition_penalty)))
+        if s.temperature > 0:
+            if s.temperature != 1.0:
+                chain.append(warpers.TemperatureLogitsWarper(float(s.temperature)))
+            if s.top_k is not None:
+                chain.append(warpers.TopKLogitsWarper(s.top_k))
+            if s.top_p is not None and s.top_p < 1.0:
+                chain.append(warpers.TopPLogitsWarper(float(s.top_p)))
+            if s.min_p is not None and s.min_p > 0.0:
+                chain.append(warpers.MinPLogitsWarper(float(s.min_p)))
+            chain.append(_Last(self))
+        return LogitsProcessorList(chain)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        """Record the token just chosen; True for each row that is to stop here."""
+        own = self.own
+        assert own is not None
+        chosen = input_ids[:, -1:].to(own.device)
+        logprob = own.gather(-1, chosen)
+        drawn = torch.zeros_like(logprob) if self.drawn_from is None else self.drawn_from.gather(-1, chosen)
+        top = own.topk(min(self.how.alternatives, own.shape[-1]), dim=-1)
+        # 0 · log 0 is 0: a token masked by the model itself adds nothing to the entropy
+        entropy = -(own.exp() * own.clamp_min(torch.finfo(own.dtype).min)).sum(-1, keepdim=True)
+        rank = (own > logprob).sum(-1, keepdim=True)
+        self.steps.append((chosen, logprob, drawn, entropy, rank, top.indices, top.values))
+        self.times.append(time.perf_counter())
+        stop = torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        if self.watching:
+            stop = self._watch(chosen, stop)
+        if self.stop_event is not None and self.stop_event.is_set():
+            self.done = [reason or "stopped" for reason in self.done]
+            self.lengths = [length or len(self.steps) for length in self.lengths]
+            stop = torch.ones_like(stop)
+        return stop
+
+    def _watch(self, chosen: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:
+        for row, id_ in enumerate(chosen[:, 0].tolist()):
+            if self.lengths[row] is not None:
+                stop[row] = True
+                continue
+            text = self.pieces[row]
+            ended = id_ in self.end_ids
+            piece = text.end() if ended else text.add(id_)
+            if text.stopped or ended:
+                self.done[row] = "stop" if text.stopped else "end"
+                self.lengths[row] = len(self.steps)
+                stop[row] = True
+            if self.on_piece is not None and piece:
+                self.on_piece(piece)
+        if self.on_token is not None:
+            for generation in self.generations(None):
+                self.on_token(generation)
+        return stop
+
+    def cut(self, length: int) -> None:
+        """Forget steps past `length`: transformers may run one ahead on some devices and undo it."""
+        del self.steps[length:]
+        del self.times[length:]
+        if self.on_piece is not None and self.lengths[0] is None and (rest := self.pieces[0].end()):
+            self.on_piece(rest)
+
+    def generations(self, reason: FinishReason | None) -> list[Generation]:
+        """The record of each prompt. reason: why all rows that have not ended by themselves ended."""
+        columns = [torch.stack(column, 1).cpu() for column in zip(*self.steps, strict=True)] if self.steps else None
+        return [self._generation(row, columns, reason) for row in range(len(self.prompts))]
+
+    def _generation(self, row: int, columns: list[torch.Tensor] | None, reason: FinishReason | None) -> Generation:
+        prompt = self.prompts[row]
+        k = self.how.alternatives
+        if columns is None:
+            ids: list[int] = []
+            none, no_top = torch.zeros(0), torch.zeros(0, k)
+            statistics = (none, none, none, none.long(), no_top.long(), no_top)
+        else:
+            ids = columns[0][row, :, 0].tolist()
+            ids = ids[: self._length(row, ids)]
+            n = len(ids)
+            logprob, drawn, entropy, rank = (column[row, :n, 0] for column in columns[1:5])
+            statistics = (logprob, drawn, entropy, rank, columns[5][row, :n], columns[6][row, :n])
+        times = self.times[: len(ids)]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        finish = self.done[row] or self._finish(ids, reason)
+        if finish == "stop":
+            text = _before_stop(text, self.how.stop)
+        logprobs, drawn, entropies, ranks, top_ids, top_logprobs = statistics
+        return Generation(
+            text=text,
+            ids=ids,
+            tokens=self._strings(ids),
+            prompt_ids=prompt.ids,
+            prompt_tokens=self._strings(prompt.ids),
+            logprobs=logprobs,
+            sampled_logprobs=drawn,
+            entropies=entropies,
+            ranks=ranks,
+            top_ids=top_ids,
+            top_logprobs=top_logprobs,
+            top_tokens=[self._strings(row_ids) for row_ids in top_ids.tolist()],
+            finish_reason=finish,
+            sampling=replace(self.how.sampling),
+            prefill_seconds=times[0] - self.began if times else 0.0,
+            decode_seconds=times[-1] - times[0] if times else 0.0,
+            model=self.name,
+            prompt=prompt.given,
+        )
+
+    def _strings(self, ids: list[int]) -> list[str]:
+        return token_strings(self.tokenizer, ids, memo=self.memo)
+
+    def _length(self, row: int, ids: list[int]) -> int:
+        """Tokens up to and with the first end token; what follows in a batch is padding."""
+        known = self.lengths[row]
+        if known is not None:
+            return known
+        return next((i + 1 for i, id_ in enumerate(ids) if id_ in self.end_ids), len(ids))
+
+    def _finish(self, ids: list[int], reason: FinishReason | None) -> FinishReason:
+        if ids and ids[-1] in self.end_ids:
+            return "end"
+        if reason is not None:
+            return reason
+        return "context" if self.room < self.how.max_new_tokens and len(ids) >= self.room else "length"
+
+
+class _Text:
+    """The text of a row as it grows: whole characters only, and nothing that may turn out to be a stop string."""
+
+    def __init__(self, tokenizer: Any, stop: tuple[str, ...]) -> None:
+        self.tokenizer, self.stop = tokenizer, stop
+        self.ids: list[int] = []
+        self.settled = ""  # text of the tokens before `start`, which no later token can change
+        self.start = 0
+        self.given = 0  # characters handed out
+        self.stopped = False
+
+    def add(self, id_: int) -> str:
+        """The text that became certain with one more token, "" if none did."""
+        self.ids.append(id_)
+        text = self.settled + self._decode(self.ids[self.start :])
+        if text.endswith("�"):  # a character that is not whole yet
+            return ""
+        if len(self.ids) - self.start > 32 and text.endswith((" ", "\n")):  # keep each decode short
+            self.settled, self.start = text, len(self.ids)
+        return self._hand_out(text, final=False)
+
+    def end(self) -> str:
+        """What was held back."""
+        return self._hand_out(self.settled + self._decode(self.ids[self.start :]), final=True)
+
+    def _hand_out(self, text: str, *, final: bool) -> str:
+        end = len(text)
+        places = [place for s in self.stop if (place := text.find(s)) >= 0]
+        if places:
+            self.stopped, end = True, min(places)
+        elif not final:
+            end -= max((_overlap(text, s) for s in self.stop), default=0)
+        piece, self.given = text[self.given : end], max(self.given, end)
+        return piece
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of text are the beginning of stop."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def _before_stop(text: str, stop: tuple[str, ...]) -> str:
+    return text[: min((place for s in stop if (place := text.find(s)) >= 0), default=len(text))]
+
+
+def _end_ids(model: PreTrainedModel) -> list[int]:
+    end = model.generation_config.eos_token_id if model.generation_config is not None else None
+    end = end if end is not None else getattr(model.config, "eos_token_id", None)
+    return [] if end is None else [int(e) for e in (end if isinstance(end, list | tuple) else [end])]
+
+
+def _neutral_config(model: PreTrainedModel, how: Settings, room: int, pad: int, end_ids: list[int]) -> GenerationConfig:
+    """A configuration that filters nothing, each value set: what is None would be filled from the model's defaults.
+
+    The filters come from `_Recorder.processors` instead, so that the model's own scores are seen before them.
+    """
+    config = GenerationConfig(
+        max_new_tokens=room,
+        do_sample=how.sampling.temperature > 0,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        min_p=0.0,
+        typical_p=1.0,
+        epsilon_cutoff=0.0,
+        eta_cutoff=0.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        num_beams=1,
+        num_return_sequences=1,
+        pad_token_id=pad,
+        eos_token_id=end_ids or None,
+        use_cache=True,
+    )
+    if how.speed == "fast":
+        if getattr(model, "_can_compile_fullgraph", True) is False:
+            raise Unavailable("speed='fast' needs a static cache, which this architecture does not have; use speed='plain'.")
+        config.cache_implementation = "static"
+        if model.device.type != "cuda":
+            warnings.warn(
+                "speed='fast' compiles its step on CUDA only; here it uses the static cache without compiling.",
+                stacklevel=5,
+            )
+    return config
+
+
+_DRAWING = threading.RLock()  # torch draws from one random state a process: two seeded runs must not mix
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """A seeded stretch that leaves the caller's random state as it found it; nothing at all without a seed."""
+    if seed is None:
+        yield
+        return
+    with _DRAWING, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _nan_error(step: int) -> Unavailable:
+    return Unavailable(
+        f"The model's scores are NaN at token {step}, so nothing can be chosen; load it with dtype='float32', and check the "
+        "weights if it persists."
+    )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _require(condition: bool, name: str, value: Any, wanted: str) -> None:
+    if not condition:
+        raise BadInput(f"{name}={value!r} can't be used; it is to be {wanted}.")

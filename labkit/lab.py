@@ -1,0 +1,335 @@
+"""The Lab: a model on the bench. A thin face over the rooms; what it does is done there."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labkit.errors import BadInput, LabClosed
+from labkit.generation.prompts import context_length, encode, is_batch
+
+if TYPE_CHECKING:
+    import torch
+
+    from labkit.generation.decode import Speed
+    from labkit.generation.record import Generation
+    from labkit.models.loading import Loaded
+    from labkit.models.memory import Memory
+
+
+class Lab:
+    """A causal language model and its tokenizer, ready to be run and looked into.
+
+    Lab(model, tokenizer) wraps a model already in memory; `lk.load` brings one.
+    model, tokenizer: the Hugging Face objects themselves, not copies.
+    last_generation: the latest run, also when it was interrupted.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str | None = None,
+        licence: str | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        if not hasattr(model, "generate") or not hasattr(model, "config"):
+            raise BadInput(f"Lab needs a transformers causal language model, and {type(model).__name__} is none.")
+        if not callable(tokenizer):
+            raise BadInput(f"Lab needs the model's tokenizer, and {type(tokenizer).__name__} is none.")
+        self._model: Any = model
+        self._tokenizer: Any = tokenizer
+        self._lock = threading.RLock()
+        self.name: str = name or model.config._name_or_path or type(model).__name__
+        self.licence = licence
+        self.notes = notes
+        self.last_generation: Generation | list[Generation] | None = None
+
+    @property
+    def model(self) -> Any:
+        if self._model is None:
+            raise LabClosed(f"This lab ({self.name}) was closed; load the model again with lk.load().")
+        return self._model
+
+    @property
+    def tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            raise LabClosed(f"This lab ({self.name}) was closed; load the model again with lk.load().")
+        return self._tokenizer
+
+    @property
+    def closed(self) -> bool:
+        return self._model is None
+
+    @property
+    def config(self) -> Any:
+        """The text model's configuration."""
+        return self.model.config.get_text_config()
+
+    @property
+    def family(self) -> str:
+        """The architecture's name in transformers, such as "llama" or "qwen3_moe"."""
+        return str(self.config.model_type)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go; a model spread by device_map lies on several."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def context(self) -> int | None:
+        """The number of positions the model was built for; None where there is no such limit."""
+        return context_length(self.config)
+
+    def memory(self, tokens: int = 8192, batch: int = 1) -> Memory:
+        """Bytes of the loaded weights, and of the KV cache for `batch` sequences of `tokens` tokens."""
+        from labkit.models.memory import model_memory
+
+        return model_memory(self.model, tokens=tokens, batch=batch)
+
+    def generate(
+        self,
+        prompt: Any,
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | list[str] | None = None,
+        chat: bool | None = None,
+        alternatives: int = 20,
+        speed: Speed = "plain",
+        show: bool = False,
+        on_token: Any = None,
+        stop_event: threading.Event | None = None,
+    ) -> Any:
+        """Continue a prompt; returns a Generation, or a list of them for a list of prompts.
+
+        prompt: a text, a list of messages ({"role", "content"}), or a list of either.
+        temperature: 0 is greedy. top_k, top_p, min_p, repetition_penalty: filters, off when None.
+        seed: makes a sampled run repeatable; without one a seed is drawn, and kept in generation.sampling.
+        stop: strings that end the text (and are not part of it).
+        chat: None uses the chat template where the model has one, False takes a text as it is.
+        alternatives: how many of the model's most probable tokens are kept at each position.
+        speed: "fast" uses transformers' static cache, with a compiled step on CUDA.
+        show: streams the text into the notebook or terminal; an interrupt then ends the run and returns what there is.
+        on_token: called with the Generation so far after each token. stop_event: set it to end after the current token.
+        Raises BadInput for prompts and settings that can't be used. When an interrupt is raised (show=False), what was
+        generated is kept in `last_generation`.
+        """
+        from labkit.generation import decode
+
+        how = decode.settings(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop,
+            alternatives=alternatives,
+            speed=speed,
+        )
+        many = is_batch(prompt)
+        prompts = [encode(self.tokenizer, p, chat=chat) for p in (prompt if many else [prompt])]
+        if many and show:
+            raise BadInput("show=True follows a single prompt; generate the list without it, or one prompt at a time.")
+
+        def keep(generations: list[Generation]) -> None:
+            self.last_generation = generations if many else generations[0]
+
+        screen = None
+        if show:
+            from labkit.views.live_text import LiveText
+
+            screen = LiveText()
+        with self._lock:
+            model = self.model
+            try:
+                generations = decode.decode(
+                    model,
+                    self.tokenizer,
+                    prompts,
+                    how,
+                    name=self.name,
+                    on_piece=screen.add if screen else None,
+                    on_token=on_token,
+                    stop_event=stop_event,
+                    keep=keep,
+                )
+                keep(generations)
+            except KeyboardInterrupt:
+                if screen is None:
+                    raise
+            except BaseException:
+                if screen is not None:
+                    screen.close()
+                raise
+        if screen is not None:
+            screen.finish(self.last_generation)
+        return self.last_generation
+
+    def stream(self, prompt: Any, *, chat: bool | None = None, **settings: Any) -> Iterator[str]:
+        """Yield the text piece by piece as it is generated; the settings are those of `generate`.
+
+        Leaving the loop half-way stops the run. The record is in `last_generation` afterwards.
+        """
+        from labkit.generation import decode
+
+        how = decode.settings(**settings)
+        if is_batch(prompt):
+            raise BadInput("stream follows a single prompt; use generate for a list.")
+        encoded = encode(self.tokenizer, prompt, chat=chat)
+        decode.check_prompt(self.model, encoded)
+
+        def run(on_piece: decode.OnPiece, stop: threading.Event) -> list[Generation]:
+            def keep(generations: list[Generation]) -> None:
+                self.last_generation = generations[0]
+
+            with self._lock:
+                generations = decode.decode(
+                    self.model,
+                    self.tokenizer,
+                    [encoded],
+                    how,
+                    name=self.name,
+                    on_piece=on_piece,
+                    stop_event=stop,
+                    keep=keep,
+                )
+                keep(generations)
+            return generations
+
+        return decode.stream(run)
+
+    def next_logits(self, prompt: Any, *, chat: bool | None = None) -> torch.Tensor:
+        """(vocabulary,) float32 on the CPU: the model's scores for the token after the prompt."""
+        from labkit.generation import decode
+
+        with self._lock:
+            return decode.next_logits(self.model, encode(self.tokenizer, prompt, chat=chat))
+
+    def token_text(self, id_: int) -> str:
+        """The text of one token id."""
+        from labkit.models.tokens import token_strings
+
+        return token_strings(self.tokenizer, [id_])[0]
+
+    def close(self) -> None:
+        """Let go of the model and free its memory. Records and views made before stay as they are."""
+        with self._lock:
+            on_cuda = self._model is not None and self.device.type == "cuda"
+            self._model = self._tokenizer = None
+        _OPEN.pop(self, None)
+        gc.collect()
+        if on_cuda:
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        from labkit.views.lab_card import as_text
+
+        return f"Lab({self.name!r}, closed)" if self.closed else as_text(self._facts())
+
+    def _repr_html_(self) -> str:
+        from labkit.views.lab_card import as_html
+
+        return f"<p>{self.__repr__()}</p>" if self.closed else as_html(self._facts())
+
+    def _facts(self) -> list[tuple[str, str]]:
+        from labkit.models.facts import lab_facts
+
+        return lab_facts(self.model, name=self.name, licence=self.licence, notes=self.notes)
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What a load asked for, and the state its weights were in when they came."""
+
+    request: str
+    state: int
+
+
+_OPEN: weakref.WeakKeyDictionary[Lab, _Key] = weakref.WeakKeyDictionary()
+
+
+def load(
+    name: str | os.PathLike[str] | None = None,
+    *,
+    device: str = "auto",
+    dtype: Any = "auto",
+    device_map: Any = None,
+    quantization: Any = None,
+    revision: str | None = None,
+    tokenizer: Any = None,
+    attn_implementation: str | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    token: str | bool | None = None,
+    fresh: bool = False,
+) -> Lab:
+    """Put a model on the bench.
+
+    name: nothing for the default model; a name from `labkit models`; a hub name ("Qwen/Qwen3-0.6B"; HF_ENDPOINT,
+        HF_HUB_OFFLINE and HF_TOKEN are respected); a folder; a .gguf file.
+    device: "auto" takes CUDA, MPS or CPU; what does not fit on the GPU alone is spread with device_map="auto".
+    dtype: "auto" is float32 on a CPU and bfloat16 on a GPU.
+    quantization: a transformers quantization configuration, passed on.
+    tokenizer: a tokenizer or its folder, for models that come without one.
+    allow_pickle, trust_remote_code: off, since both let a model's files run code.
+    fresh: a second copy, even when the same model is on the bench already. Without it, running a load cell again gives
+        the lab that is there, unless its weights were changed since: then it is loaded anew.
+    Raises ModelNotFound, BadModelFile, DownloadFailed, NotEnoughMemory, NotEnoughDisk, BadInput or Unavailable, each
+    with its remedy.
+    """
+    from labkit.models import catalog, loading
+
+    options = loading.Options(
+        device=device,
+        dtype=dtype,
+        device_map=device_map,
+        quantization=quantization,
+        revision=revision,
+        tokenizer=tokenizer,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+        attn_implementation=attn_implementation,
+        token=token,
+    )
+    asked = catalog.DEFAULT if name is None else name
+    request = f"{os.fspath(asked)} {options}"
+    if not fresh:
+        for lab, key in list(_OPEN.items()):
+            if key.request == request and not lab.closed and key.state == _state(lab):
+                return lab
+    loaded: Loaded = loading.open_model(asked, options)
+    lab = Lab(loaded.model, loaded.tokenizer, name=loaded.name, licence=loaded.licence, notes=loaded.notes)
+    if not fresh:
+        _OPEN[lab] = _Key(request, _state(lab))
+    return lab
+
+
+def _state(lab: Lab) -> int:
+    """A number that changes when a weight is written in place, replaced, added or removed."""
+    return hash(tuple((name, id(p), p._version) for name, p in lab.model.named_parameters()))

@@ -1,0 +1,60 @@
+"""From a GGUF file to a transformers model, and to a folder that opens in a fraction of a second afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import BadModelFile
+from labkit.models import formats
+
+
+def open_gguf(path: Path, dtype: Any, **options: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """(model, tokenizer, loading info) of a GGUF file, its weights dequantized into `dtype`.
+
+    The header is checked before any library sees the file. Raises BadModelFile when it is damaged.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    formats.check_gguf_architecture(formats.read_gguf_header(path))
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True, local_files_only=True, **options
+    )
+    # transformers marks the model as quantized although its weights are plain tensors now; saving would be refused
+    for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
+        vars(model).pop(attribute, None)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model, tokenizer, info
+
+
+def gguf_to_folder(path: Path, folder: Path, *, name: str) -> dict[str, str]:
+    """Write a GGUF model as a transformers folder in float32, in which the values of 4-bit grids are exact.
+
+    Returns the versions it was made with.
+    """
+    import torch
+    import transformers
+
+    model, tokenizer, info = open_gguf(path, torch.float32)
+    refuse_incomplete(info, path.name)
+    model.config._name_or_path = name
+    if tokenizer.model_max_length > 1_000_000_000:  # "unknown" in transformers
+        tokenizer.model_max_length = model.config.max_position_embeddings
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {"transformers": transformers.__version__, "torch": torch.__version__}
+
+
+def refuse_incomplete(info: dict[str, Any], name: str) -> None:
+    """Raise BadModelFile when a model was opened with weights missing, which transformers fills with random numbers."""
+    missing = sorted(info.get("missing_keys") or ())
+    mismatched = sorted(str(key) for key in info.get("mismatched_keys") or ())
+    if missing or mismatched:
+        what = (
+            f"lacks {len(missing)} weights ({missing[0]}, ...)"
+            if missing
+            else f"has weights of another shape ({mismatched[0]})"
+        )
+        raise BadModelFile(f"{name} {what}, so the model would be partly random; fetch the file again.")

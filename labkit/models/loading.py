@@ -1,0 +1,281 @@
+"""Opening a model: placement and memory first, then transformers, with every foreseeable failure told in a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labkit.errors import BadInput, BadModelFile, LabError, NotEnoughMemory, Unavailable
+from labkit.models import convert, formats, hardware, resolve
+from labkit.models.resolve import Place, say
+
+if TYPE_CHECKING:
+    import torch
+
+# Room for activations and a short cache beside the weights, as a share of the weights.
+HEADROOM = 0.1
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is to be opened; the fields are the arguments of lk.load."""
+
+    device: str = "auto"
+    dtype: Any = "auto"
+    device_map: Any = None
+    quantization: Any = None
+    revision: str | None = None
+    tokenizer: Any = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    attn_implementation: str | None = None
+    token: str | bool | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on its device, and what is known of where it came from."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    licence: str | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the weights go. device_map is accelerate's and replaces device when set."""
+
+    device: str
+    dtype: torch.dtype
+    device_map: Any
+    note: str | None = None
+
+
+def open_model(name: str | os.PathLike[str], options: Options) -> Loaded:
+    """Find, check and open a model.
+
+    Raises ModelNotFound, BadModelFile, DownloadFailed, NotEnoughMemory, NotEnoughDisk, BadInput or Unavailable.
+    """
+
+    def before_fetch(found: Any) -> None:
+        if found.parameters:
+            place_weights(found.repo_id, found.parameters, options)
+
+    place = resolve.resolve(
+        name,
+        revision=options.revision,
+        allow_pickle=options.allow_pickle,
+        remote_code=options.trust_remote_code,
+        token=options.token,
+        before_fetch=before_fetch,
+    )
+    if place.kind == "gguf":
+        return _open_gguf(place, options)
+    return _open_folder(place, options)
+
+
+def place_weights(
+    name: str, parameters: int, options: Options, *, stored_bytes: int | None = None, config: dict[str, Any] | None = None
+) -> Placement:
+    """Decide device and dtype, and hold the bytes of the weights against what is free.
+
+    stored_bytes: what an already quantized checkpoint takes as it is. Raises NotEnoughMemory naming what would fit.
+    """
+    device = hardware.pick_device(options.device)
+    dtype = hardware.pick_dtype(options.dtype, device)
+    bits = _quantized_bits(options.quantization)
+    if bits is not None:
+        needed, how = parameters * bits // 8, f"{bits} bits"
+    elif stored_bytes is not None:
+        needed, how = stored_bytes, "its stored form"
+    else:
+        needed, how = parameters * dtype.itemsize, str(dtype).removeprefix("torch.")
+    if options.device_map is not None:  # the user decides; accelerate checks and offloads
+        return Placement(device, dtype, options.device_map)
+    wanted = int(needed * (1 + HEADROOM))
+    free = hardware.free_bytes(device)
+    if wanted <= free:
+        return Placement(device, dtype, None)
+    if options.device == "auto" and device == "cuda" and wanted <= free + hardware.free_bytes("cpu"):
+        note = f"{needed / 2**30:.1f} GiB do not fit on the GPU: spread over GPU and CPU (device_map='auto'), which is slower"
+        say(f"{name}: {note}.")
+        return Placement(device, dtype, "auto", note)
+    fits = _what_fits(name, config, free)
+    raise NotEnoughMemory(
+        f"{name} needs {needed / 2**30:.1f} GiB for its weights in {how} and {free / 2**30:.1f} GiB are free on {device}. "
+        f"What would fit: {'; '.join(fits) if fits else 'nothing labkit knows; close other programs'}."
+    )
+
+
+def _what_fits(name: str, config: dict[str, Any] | None, free: int) -> list[str]:
+    """What would fit instead: this model in fewer bits where its configuration is known, and published models."""
+    from labkit.models import published
+    from labkit.models.memory import what_fits
+
+    known = config if config is not None else (name if published.get(name) else None)
+    try:
+        return what_fits(known, free)
+    except LabError:  # an architecture the arithmetic doesn't know must not hide the refusal itself
+        return what_fits(None, free)
+
+
+def _open_folder(place: Place, options: Options) -> Loaded:
+    from transformers import AutoModelForCausalLM
+
+    facts = formats.check_folder(place.path, allow_pickle=options.allow_pickle)
+    if facts.needs_remote_code and not options.trust_remote_code and not _known_architecture(facts.config):
+        raise BadModelFile(
+            f"{place.name} brings its own Python code, which is not run unless asked for; "
+            "pass trust_remote_code=True if you have read it and trust it."
+        )
+    # the tokenizer first: cheap, and its absence should not be learnt after gigabytes were read
+    tokenizer = _tokenizer(place, facts.has_tokenizer, options)
+    prequantized = "quantization_config" in facts.config
+    placement = place_weights(
+        place.name, facts.parameters, options, stored_bytes=facts.weight_bytes if prequantized else None, config=facts.config
+    )
+    with _told(place.name), _quietly():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            place.path,
+            output_loading_info=True,
+            local_files_only=True,
+            use_safetensors=None if options.allow_pickle else True,
+            trust_remote_code=options.trust_remote_code,
+            **_keywords(placement, options),
+        )
+    convert.refuse_incomplete(info, place.name)
+    return _finish(model, tokenizer, place, placement, place.licence or facts.licence, options)
+
+
+def _open_gguf(place: Place, options: Options) -> Loaded:
+    header = formats.read_gguf_header(place.path)
+    placement = place_weights(place.name, header.parameters, options)
+    keywords = _keywords(placement, options)
+    dtype = keywords.pop("dtype")
+    with _told(place.name):
+        model, tokenizer, info = convert.open_gguf(place.path, dtype, **keywords)
+    convert.refuse_incomplete(info, place.name)
+    if options.tokenizer is not None:
+        tokenizer = _tokenizer(place, False, options)
+    licence = header.metadata.get("general.license")
+    return _finish(model, tokenizer, place, placement, licence if isinstance(licence, str) else None, options)
+
+
+def _finish(
+    model: Any, tokenizer: Any, place: Place, placement: Placement, licence: str | None, options: Options
+) -> Loaded:
+    if placement.device_map is None and options.quantization is None and not getattr(model, "is_quantized", False):
+        model.to(placement.device)
+    model.eval()
+    notes = (*place.notes, *((placement.note,) if placement.note else ()))
+    return Loaded(model, tokenizer, place.name, licence, notes)
+
+
+def _keywords(placement: Placement, options: Options) -> dict[str, Any]:
+    keywords: dict[str, Any] = {"dtype": placement.dtype}
+    if placement.device_map is not None:
+        keywords["device_map"] = placement.device_map
+    elif placement.device != "cpu":
+        keywords["device_map"] = {"": placement.device}
+    if options.quantization is not None:
+        keywords["quantization_config"] = options.quantization
+    if options.attn_implementation is not None:
+        keywords["attn_implementation"] = options.attn_implementation
+    return keywords
+
+
+def _tokenizer(place: Place, has_tokenizer: bool, options: Options) -> Any:
+    from transformers import AutoTokenizer
+
+    given = options.tokenizer
+    if given is not None and not isinstance(given, str | os.PathLike):
+        return given
+    if given is None and not has_tokenizer:
+        raise BadModelFile(
+            f"{place.name} has no tokenizer (tokenizer.json or tokenizer.model); pass tokenizer= a tokenizer, or the "
+            "folder that holds it."
+        )
+    folder = Path(given) if given is not None else place.path
+    if not folder.is_dir():
+        raise BadInput(
+            f"tokenizer={os.fspath(folder)!r} is no folder; pass a tokenizer object or the folder that holds one."
+        )
+    with _told(f"The tokenizer of {place.name}"):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=options.trust_remote_code)
+
+
+def _known_architecture(config: dict[str, Any]) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return config.get("model_type") in CONFIG_MAPPING
+
+
+def _quantized_bits(quantization: Any) -> int | None:
+    """Bits per weight a quantization configuration asks for, where it says so."""
+    if quantization is None:
+        return None
+    if getattr(quantization, "load_in_4bit", False):
+        return 4
+    if getattr(quantization, "load_in_8bit", False):
+        return 8
+    bits = getattr(quantization, "bits", None)
+    return bits if isinstance(bits, int) else 8
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """No progress bar of transformers' own for weights that are mapped in a tenth of a second."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Turn what transformers raises on a file it can't open into one sentence with a remedy.
+
+    The loaders of the library raise every kind of error on damaged files, and damage is what this guards against, so
+    all of Exception is caught here; the original stays attached as the cause.
+    """
+    import torch
+
+    try:
+        yield
+    except LabError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise NotEnoughMemory(
+            f"Memory ran out while {name} was opened ({_first_line(error)}); close other programs or labs, or load it "
+            "with dtype='bfloat16' or a quantization."
+        ) from error
+    except ImportError as error:
+        raise Unavailable(f"{name} needs a package that is missing: {_first_line(error)}") from error
+    except Exception as error:
+        if "does not recognize this architecture" in str(error):
+            import transformers
+
+            raise Unavailable(
+                f"{name} is of an architecture that transformers {transformers.__version__} does not know; update "
+                "transformers, or pass trust_remote_code=True if the model brings its own code and you trust it."
+            ) from error
+        raise BadModelFile(
+            f"{name} can't be opened ({type(error).__name__}: {_first_line(error)}); the file is damaged or not what its "
+            "configuration says: fetch it again."
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else "no message")[:240]

@@ -1,0 +1,676 @@
+"""How many bytes a model needs: its weights, and its key-value cache at a number of tokens.
+
+Nothing is derived from rules of thumb. The architecture is built from its configuration on torch's meta device (shapes
+without storage) and its parameters are counted; then two tokens are passed through it, still without storage, and what
+transformers' own cache holds is read off. So grouped heads, sliding windows, latent attention and recurrent states
+are counted as the installed transformers handles them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import html
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import BadInput, ModelNotFound
+from labkit.models import published
+
+PARTS = (
+    "embeddings",
+    "attention",
+    "state space",
+    "mlp",
+    "shared experts",
+    "experts",
+    "router",
+    "norms",
+    "unembedding",
+    "other",
+)
+
+_BITS = {
+    "float64": 64,
+    "float32": 32,
+    "bfloat16": 16,
+    "float16": 16,
+    "float8_e4m3fn": 8,
+    "float8_e5m2": 8,
+    "int8": 8,
+    "int4": 4,
+}
+_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32"}
+_HALF_PRECISION_BYTES = 2
+
+
+@dataclass(frozen=True, repr=False)
+class Memory:
+    """Bytes of a model's weights and of its key-value cache.
+
+    parameters: elements, tied weights once.  parts: the same elements by part (keys from PARTS, empty parts left out).
+    active_parameters: elements one token passes through. Of the routed experts only the chosen share counts; shared
+        experts and embeddings count whole. Equal to parameters in a dense model.
+    weight_bytes: parameters and stored buffers at dtype.
+    kv_cache_bytes: what transformers' cache holds after a forward pass over tokens tokens of each of batch sequences;
+        None when it can't be told, and notes say why. Recurrent states are included.
+    kv_bytes_per_token: bytes one more token adds to one sequence while no sliding window is full.
+    latent_cache_bytes: with latent attention, what the architecture itself needs to keep
+        (kv_lora_rank + qk_rope_head_dim elements for a token and layer); None for other architectures.
+    dtype, cache_dtype: names such as "bfloat16".  notes: what a reader should know of these numbers.
+    Working memory (activations, logits, the framework itself) is not included.
+    """
+
+    name: str
+    parameters: int
+    active_parameters: int
+    parts: dict[str, int]
+    weight_bytes: int
+    kv_cache_bytes: int | None
+    kv_bytes_per_token: int | None
+    latent_cache_bytes: int | None
+    tokens: int
+    batch: int
+    dtype: str
+    cache_dtype: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        """Weights and cache; the weights alone where the cache is not known."""
+        return self.weight_bytes + (self.kv_cache_bytes or 0)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """Label and value, in the order shown."""
+        active = "" if self.active_parameters == self.parameters else f", {self.active_parameters:,} active for a token"
+        rows = [("parameters", f"{self.parameters:,}{active}")]
+        rows += [(f"  {part}", f"{count:,} ({count / self.parameters:.1%})") for part, count in self.parts.items()]
+        rows.append((f"weights in {self.dtype}", human_bytes(self.weight_bytes)))
+        sequences = f"{self.batch} sequence{'s' if self.batch != 1 else ''} of {self.tokens:,} tokens"
+        label = f"KV cache in {self.cache_dtype}, {sequences}"
+        if self.kv_cache_bytes is None or self.kv_bytes_per_token is None:
+            rows.append((label, "not known"))
+        else:
+            per_token = f", {human_bytes(self.kv_bytes_per_token)} for each token" if self.kv_bytes_per_token else ""
+            rows.append((label, human_bytes(self.kv_cache_bytes) + per_token))
+        if self.latent_cache_bytes is not None and self.latent_cache_bytes != self.kv_cache_bytes:
+            rows.append(("  as latents alone", human_bytes(self.latent_cache_bytes)))
+        rows.append(("total", human_bytes(self.total_bytes)))
+        return rows
+
+    def __str__(self) -> str:
+        rows = self._rows()
+        width = max(len(label) for label, _ in rows)
+        lines = [self.name, *(f"  {label:<{width}}  {value}" for label, value in rows)]
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        ink, faint = "var(--jp-ui-font-color1, inherit)", "var(--jp-border-color2, #bdbdbd)"
+        cell = f"padding:2px 12px 2px 0;border-bottom:1px solid {faint};"
+        body = "".join(
+            f'<tr><th scope="row" style="text-align:left;font-weight:normal;{cell}'
+            f'{"padding-left:1.5em;" if label.startswith(" ") else ""}">{html.escape(label.strip())}</th>'
+            f'<td style="text-align:right;{cell}">{html.escape(value)}</td></tr>'
+            for label, value in self._rows()
+        )
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        return (
+            f'<div style="color:{ink};font-family:var(--jp-ui-font-family, sans-serif)">'
+            f'<table style="border-collapse:collapse;color:{ink}"><caption style="text-align:left;font-weight:bold">'
+            f"Memory of {html.escape(self.name)}</caption><tbody>{body}</tbody></table>"
+            f"{f'<ul>{notes}</ul>' if notes else ''}</div>"
+        )
+
+
+def human_bytes(size_bytes: int) -> str:
+    """A number of bytes in B, KiB, MiB or GiB (powers of 1,024) with three or so digits."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:,.1f} GiB" if size >= 10 else f"{size:.2f} GiB"
+
+
+def memory(
+    name_or_config: Any, *, tokens: int = 8192, batch: int = 1, dtype: Any = "bfloat16", cache_dtype: Any = None
+) -> Memory:
+    """Bytes a model needs, before it is loaded or even fetched. Nothing is downloaded and no weight is allocated.
+
+    name_or_config: a published name or hub id (labkit.models.published.names()), a transformers configuration, a dict
+        with model_type, a folder with a config.json, or a model.
+    tokens: the length of each sequence held in the cache.  batch: the number of sequences.
+    dtype: of the weights, a name or a torch dtype. "int8" and "int4" count plain bits for each weight, without the
+        scales and the unquantized layers of a real format, which come to a few per cent.
+    cache_dtype: of the cache; None takes that of the weights, or bfloat16 (2 bytes) where they are 8 bits or fewer.
+    Raises ModelNotFound for a name that is not known, BadInput for anything that can't be counted.
+    """
+    _check_whole("tokens", tokens, 0)
+    _check_whole("batch", batch, 1)
+    name, config = _resolve(name_or_config)
+    weights = _dtype_name(dtype)
+    cache = _cache_dtype_name(weights, cache_dtype)
+    architecture = _architecture(_Key(_fingerprint(config), config))
+    stored = architecture.parameters + architecture.buffer_elements
+    return _memory(name, architecture, tokens, batch, math.ceil(stored * _BITS[weights] / 8), weights, cache)
+
+
+def model_memory(model: Any, *, tokens: int = 8192, batch: int = 1) -> Memory:
+    """Bytes a loaded model holds in weights, as stored, and its cache would hold at tokens and batch.
+
+    model: a transformers causal language model. Quantized weights count with their scales, tied tensors once. The cache
+    has the model's dtype. Raises BadInput where model has no configuration.
+    """
+    _check_whole("tokens", tokens, 0)
+    _check_whole("batch", batch, 1)
+    name, config = _resolve(model)
+    architecture = _architecture(_Key(_fingerprint(config), config))
+    tensors = _stored_tensors(model)
+    by_dtype: dict[str, int] = {}
+    for tensor in tensors:
+        label = str(tensor.dtype).removeprefix("torch.")
+        by_dtype[label] = by_dtype.get(label, 0) + tensor.numel() * tensor.element_size()
+    total = sum(by_dtype.values())
+    # A few float32 scales beside 16-bit weights are not worth a name.
+    main = [label for label, size in sorted(by_dtype.items(), key=lambda item: -item[1]) if size >= total / 100]
+    held = sum(parameter.numel() for parameter in model.parameters())
+    plain = all(tensor.is_floating_point() for tensor in tensors)
+    if plain and held != architecture.parameters:
+        architecture = architecture.with_parameters(held)
+    cache = _cache_dtype_name(_dtype_name(model.dtype), None)
+    return _memory(name, architecture, tokens, batch, total, " + ".join(main) or "no weights", cache)
+
+
+def what_fits(
+    name_or_config: Any, free_bytes: int, *, tokens: int = 2048, batch: int = 1, parameters: int | None = None
+) -> list[str]:
+    """What would fit in free_bytes with a cache of tokens and batch: this model's dtypes, then published models.
+
+    parameters: the count of a model whose configuration is not at hand; name_or_config is then its name, and where
+        that is not a published one, its weights are held against free_bytes without a cache.
+    Returns short phrases such as "llama-2-7b in int4 (4.14 GiB)", this model's first from wide to narrow, then up to
+    three of the largest published models in bfloat16. Empty when nothing fits.
+    Raises ModelNotFound for a name that is not known when parameters is not given.
+    """
+
+    def phrase(name: str, dtype: str, size: int) -> list[str]:
+        return [f"{name} in {dtype} ({human_bytes(size)})"] if size <= free_bytes else []
+
+    name, phrases = str(name_or_config), []
+    by_count = parameters is not None and isinstance(name_or_config, str) and published.get(name) is None
+    for dtype in ("float32", "bfloat16", "int8", "int4"):
+        if by_count and parameters is not None:
+            phrases += phrase(name, dtype, math.ceil(parameters * _BITS[dtype] / 8))
+        else:
+            own = memory(name_or_config, tokens=tokens, batch=batch, dtype=dtype)
+            name = own.name
+            phrases += phrase(name, dtype, own.total_bytes)
+    entries = [entry for known in published.names() if (entry := published.get(known)) and entry.name != name]
+    others: list[str] = []
+    for entry in sorted(entries, key=lambda entry: entry.parameters, reverse=True):
+        if entry.parameters * _HALF_PRECISION_BYTES <= free_bytes and len(others) < 3:
+            others += phrase(entry.name, "bfloat16", memory(entry.name, tokens=tokens, batch=batch).total_bytes)
+    return phrases + others
+
+
+# ---------------------------------------------------------------------------------------------- what was asked about
+
+
+def _check_whole(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise BadInput(f"{name}={value!r} can't be counted: give a whole number, {least} or more.")
+
+
+def _dtype_name(dtype: Any) -> str:
+    name = str(dtype).removeprefix("torch.").lower()
+    name = _SHORT.get(name, name)
+    if name not in _BITS:
+        raise BadInput(f"dtype {dtype!r} is not known here; use one of {', '.join(_BITS)}.")
+    return name
+
+
+def _cache_dtype_name(weights: str, cache_dtype: Any) -> str:
+    if cache_dtype is None:
+        return weights if _BITS[weights] >= 8 * _HALF_PRECISION_BYTES else "bfloat16"
+    return _dtype_name(cache_dtype)
+
+
+def _resolve(what: Any) -> tuple[str, Any]:
+    """The name to show and the transformers configuration."""
+    from transformers import AutoConfig, PretrainedConfig
+
+    if isinstance(what, PretrainedConfig):
+        return _shown(what.name_or_path or what.model_type), what
+    if isinstance(what, dict):
+        return str(what.get("_name_or_path") or what.get("model_type")), _config_from_fields(what)
+    if isinstance(what, str | Path):
+        entry = published.get(str(what))
+        if entry is not None:
+            return entry.name, _config_from_fields(entry.config)
+        folder = Path(what).expanduser()
+        if (folder / "config.json").is_file():
+            try:
+                return folder.resolve().name, AutoConfig.from_pretrained(folder, local_files_only=True)
+            except (ValueError, OSError, KeyError) as error:
+                raise BadInput(
+                    f"{folder / 'config.json'} can't be read as a transformers configuration: {error}"
+                ) from error
+        raise ModelNotFound(_not_found(str(what)))
+    config = getattr(what, "config", None)
+    if isinstance(config, PretrainedConfig):
+        return _shown(getattr(what, "name_or_path", "") or config.name_or_path or config.model_type), config
+    raise BadInput(
+        f"memory() can't count {type(what).__name__!r}: give a published name, a configuration, a folder or a model."
+    )
+
+
+def _shown(name: str) -> str:
+    """A name fit to show: a hub id whole, of a path its last part."""
+    path = Path(name)
+    return path.name if path.is_absolute() or len(path.parts) > 2 else name
+
+
+def _config_from_fields(fields: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    fields = copy.deepcopy(fields)
+    model_type = fields.pop("model_type", None)
+    if not model_type:
+        raise BadInput("The configuration has no model_type; add one, such as {'model_type': 'llama', ...}.")
+    try:
+        with _quiet():
+            return AutoConfig.for_model(model_type, **fields)
+    except ValueError as error:
+        raise BadInput(f"A {model_type!r} configuration can't be made of these fields: {error}") from error
+
+
+def _not_found(name: str) -> str:
+    known = published.keys()
+    near = dict.fromkeys(known[key] for key in difflib.get_close_matches(name.strip().lower(), known, n=5, cutoff=0.55))
+    hint = f"did you mean {', '.join(list(near)[:3])}?" if near else f"known are {', '.join(published.names())}."
+    return (
+        f"No published model {name!r} and no folder of that name with a config.json: {hint} "
+        "Any other model is counted from its configuration: memory(AutoConfig.from_pretrained(name))."
+    )
+
+
+# ------------------------------------------------------------------------------------------------- the architecture
+
+
+@dataclass(frozen=True)
+class _LayerCache:
+    """What one layer's cache holds for one sequence.
+
+    growing, fixed: elements in the cache's dtype; growing is for each token, up to limit tokens.
+    growing_bytes, fixed_bytes: bytes held in a dtype of their own, whatever the cache's (float32 states).
+    """
+
+    growing: int = 0
+    fixed: int = 0
+    growing_bytes: int = 0
+    fixed_bytes: int = 0
+    limit: int | None = None
+
+    def size_bytes(self, tokens: int, itemsize: float) -> float:
+        held = tokens if self.limit is None else min(tokens, self.limit)
+        # States exist once a token has been seen.
+        fixed = self.fixed * itemsize + self.fixed_bytes if tokens else 0
+        return held * (self.growing * itemsize + self.growing_bytes) + fixed
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    """What a configuration fixes, whatever the dtype, the tokens and the batch. layers is None where not known."""
+
+    parameters: int
+    active_parameters: int
+    buffer_elements: int
+    parts: dict[str, int]
+    layers: tuple[_LayerCache, ...] | None
+    latent_elements: int | None
+    positions: int | None
+    notes: tuple[str, ...]
+
+    def with_parameters(self, parameters: int) -> _Architecture:
+        """The same, for a model that holds more or fewer parameters than its configuration says (adapters, edits)."""
+        extra = parameters - self.parameters
+        difference = f"{abs(extra):,} parameters {'more' if extra > 0 else 'fewer'} than its configuration describes"
+        parts = {**self.parts, "other": self.parts.get("other", 0) + extra}
+        note = f"The model holds {difference}; they are counted under other."
+        active = self.active_parameters + extra
+        return replace(self, parameters=parameters, active_parameters=active, parts=parts, notes=(*self.notes, note))
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A configuration as a key for caching: equal when its fields are."""
+
+    text: str
+    config: Any = field(compare=False, hash=False)
+
+
+def _fingerprint(config: Any) -> str:
+    fields = config.to_dict()
+    return json.dumps([type(config).__name__, fields], sort_keys=True, default=str)
+
+
+def _memory(
+    name: str, architecture: _Architecture, tokens: int, batch: int, weight_bytes: int, dtype: str, cache_dtype: str
+) -> Memory:
+    itemsize = _BITS[cache_dtype] / 8
+    cache_bytes = per_token = None
+    if architecture.layers is not None:
+        cache_bytes = math.ceil(batch * sum(layer.size_bytes(tokens, itemsize) for layer in architecture.layers))
+        per_token = math.ceil(sum(layer.growing * itemsize + layer.growing_bytes for layer in architecture.layers))
+    latent = None
+    if architecture.latent_elements is not None:
+        latent = math.ceil(batch * tokens * architecture.latent_elements * itemsize)
+    notes = architecture.notes
+    if architecture.positions is not None and tokens > architecture.positions:
+        notes += (f"{tokens:,} tokens are more than the {architecture.positions:,} positions the model was made for.",)
+    return Memory(
+        name=name,
+        parameters=architecture.parameters,
+        active_parameters=architecture.active_parameters,
+        parts=dict(architecture.parts),
+        weight_bytes=weight_bytes,
+        kv_cache_bytes=cache_bytes,
+        kv_bytes_per_token=per_token,
+        latent_cache_bytes=latent,
+        tokens=tokens,
+        batch=batch,
+        dtype=dtype,
+        cache_dtype=cache_dtype,
+        notes=notes,
+    )
+
+
+@lru_cache(maxsize=128)
+def _architecture(key: _Key) -> _Architecture:
+    model = _skeleton(key.config)
+    text = key.config.get_text_config(decoder=True)
+    parts = _count_parts(model)
+    parameters = sum(parts.values())
+    active, notes = _active_parameters(text, parts)
+    layers, cache_notes = _measure_cache(model, text)
+    latent = None
+    rank, rotary = getattr(text, "kv_lora_rank", None), getattr(text, "qk_rope_head_dim", None)
+    if rank and rotary:
+        latent = (rank + rotary) * text.num_hidden_layers
+    return _Architecture(
+        parameters=parameters,
+        active_parameters=active,
+        buffer_elements=sum(tensor.numel() for tensor in _persistent_buffers(model)),
+        parts=parts,
+        layers=layers,
+        latent_elements=latent,
+        positions=_first_number(text, "max_position_embeddings", "n_positions", "max_seq_len"),
+        notes=notes + cache_notes,
+    )
+
+
+def _first_number(config: Any, *names: str) -> int | None:
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int) and not isinstance(value, bool)), None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers' warnings (kernels that are missing, token ids) say nothing about sizes."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _skeleton(config: Any) -> Any:
+    """The model on the meta device: shapes and dtypes (bfloat16) without storage."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = copy.deepcopy(config)
+    if getattr(config, "quantization_config", None) is not None:
+        # Sizes are those of the weights as trained; a packed layer's shapes would hide them.
+        del config.quantization_config
+    try:
+        # Eager attention is the one implementation every family has; batched experts need no token counts from the
+        # device, which the meta device can't give.
+        with _quiet(), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.bfloat16, attn_implementation="eager", experts_implementation="batched_mm"
+            )
+    except (ValueError, TypeError, AttributeError, KeyError, ImportError) as error:
+        raise BadInput(
+            f"No causal language model can be built from this {config.model_type!r} configuration: {error}"
+        ) from error
+    return model.eval()
+
+
+def _count_parts(model: Any) -> dict[str, int]:
+    """Elements by part, in the order of PARTS. A tensor that several modules share counts where it is met first."""
+    import torch
+
+    counts = dict.fromkeys(PARTS, 0)
+    unembedding = model.get_output_embeddings()
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            if isinstance(module, torch.nn.Embedding):
+                part = "embeddings"
+            elif module is unembedding:
+                part = "unembedding"
+            else:
+                part = _part(path, type(module).__name__)
+            counts[part] += parameter.numel()
+    return {part: count for part, count in counts.items() if count}
+
+
+def _part(path: str, kind: str) -> str:
+    """The part a module belongs to, by the names transformers gives modules (path) and classes (kind)."""
+    names = path.split(".")
+    where = set(names)
+    if "norm" in kind.lower():
+        return "norms"
+    if "router" in kind.lower() or "router" in where or names[-1] in {"gate", "shared_expert_gate"}:
+        return "router"
+    if where & {"shared_experts", "shared_expert", "shared_mlp"}:
+        return "shared experts"
+    if "experts" in where or "experts" in kind.lower():
+        return "experts"
+    if where & {"self_attn", "attn", "attention", "self_attention"}:
+        return "attention"
+    if where & {"mixer", "mamba", "linear_attn", "ssm", "conv", "temporal_block"}:
+        return "state space"
+    if where & {"mlp", "ffn", "feed_forward", "fc1", "fc2", "block_sparse_moe", "moe"}:
+        return "mlp"
+    return "other"
+
+
+def _active_parameters(config: Any, parts: dict[str, int]) -> tuple[int, tuple[str, ...]]:
+    total = sum(parts.values())
+    routed = parts.get("experts", 0)
+    if not routed:
+        return total, ()
+    experts = _first_number(config, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+    chosen = _first_number(config, "num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
+    if not experts or not chosen:
+        return total, ("The configuration does not say how many experts a token uses: all are counted as active.",)
+    return total - routed + routed * chosen // experts, ()
+
+
+def _persistent_buffers(model: Any) -> list[Any]:
+    """Buffers that a checkpoint stores, such as a router's correction bias."""
+    found: dict[int, Any] = {}
+    for module in model.modules():
+        for name, tensor in module._buffers.items():
+            if tensor is not None and name not in module._non_persistent_buffers_set:
+                found[id(tensor)] = tensor
+    return list(found.values())
+
+
+# -------------------------------------------------------------------------------------------------------- the cache
+
+
+def _measure_cache(model: Any, config: Any) -> tuple[tuple[_LayerCache, ...] | None, tuple[str, ...]]:
+    """What each layer's cache holds, read off after two tokens; None, and the reason, where that can't be done."""
+    import torch
+
+    try:
+        with _quiet(), torch.no_grad():
+            output = model(input_ids=torch.zeros((1, 2), dtype=torch.long, device="meta"), use_cache=True)
+    except Exception as error:  # any family's forward may need real numbers; sizes of the weights still stand
+        return None, (f"The cache can't be measured for {config.model_type}: {type(error).__name__}: {error}.",)
+    cache = getattr(output, "past_key_values", None)
+    cache = cache if cache is not None else getattr(output, "cache_params", None)
+    layers = getattr(cache, "layers", None)
+    if layers is None:
+        states = getattr(output, "state", None)
+        if isinstance(states, list | tuple) and all(isinstance(state, torch.Tensor) for state in states):
+            layer = _sum_layer(model.dtype, 2, None, [], list(states))
+            return (layer,), (_RECURRENT,)
+        return None, (
+            f"{config.model_type} hands back no cache that transformers keeps by layer: its size is not known.",
+        )
+    measured: list[_LayerCache] = []
+    heads: set[int] = set()
+    windows: list[int] = []
+    for layer in layers:
+        keys = getattr(layer, "keys", None)
+        window = int(layer.sliding_window) if getattr(layer, "is_sliding", False) else None
+        if keys is not None:
+            heads.add(keys.shape[1])
+            windows += [window] if window else []
+        growing, fixed, strange = _layer_tensors(layer)
+        if strange:
+            kind = type(layer).__name__
+            return None, (f"The cache layer {kind} holds {', '.join(strange)}, whose growth is not known here.",)
+        # transformers keeps the last window - 1 tokens: the next one brings the window's last place itself.
+        limit = window - 1 if window and window > 1 else None
+        held = keys.shape[-2] if keys is not None else 2
+        measured.append(_sum_layer(model.dtype, held, limit, growing, fixed))
+    return tuple(measured), _cache_notes(config, measured, heads, windows)
+
+
+_RECURRENT = "The state is recurrent: its size does not grow with the tokens."
+
+
+def _layer_tensors(layer: Any) -> tuple[list[Any], list[Any], list[str]]:
+    """Tensors of a cache layer that grow with the tokens, that don't, and the names of those of an unknown kind."""
+    growing: list[Any] = []
+    fixed: list[Any] = []
+    strange: list[str] = []
+    for name, value in vars(layer).items():
+        tensors = _tensors(value)
+        if not tensors or name == "_sliding_window_tensor":
+            continue
+        if name in {"keys", "values", "indexer_keys"}:
+            growing += tensors
+        elif name in {"conv_states", "recurrent_states"}:
+            fixed += tensors
+        else:
+            strange.append(name)
+    return growing, fixed, strange
+
+
+def _tensors(value: Any) -> list[Any]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return []
+
+
+def _sum_layer(dtype: Any, held: int, limit: int | None, growing: list[Any], fixed: list[Any]) -> _LayerCache:
+    """Sizes of a layer that holds `held` tokens. Tensors of another dtype than the model's keep theirs."""
+
+    def elements(tensors: list[Any]) -> int:
+        return sum(tensor.numel() for tensor in tensors if tensor.dtype == dtype)
+
+    def other_bytes(tensors: list[Any]) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.dtype != dtype)
+
+    return _LayerCache(
+        growing=elements(growing) // held,
+        growing_bytes=other_bytes(growing) // held,
+        fixed=elements(fixed),
+        fixed_bytes=other_bytes(fixed),
+        limit=limit,
+    )
+
+
+def _cache_notes(config: Any, layers: list[_LayerCache], heads: set[int], windows: list[int]) -> tuple[str, ...]:
+    notes = []
+    for window in sorted(set(windows)):
+        count = windows.count(window)
+        notes.append(f"{count} of {len(layers)} layers keep {window - 1:,} tokens at most (a window of {window:,}).")
+    shared = _first_number(config, "num_kv_heads", "num_key_value_heads", "n_head_kv")
+    kept = max(heads, default=0)
+    # Falcon's configuration names heads it does not have when one key and value serve all queries.
+    if shared and kept > shared and getattr(config, "kv_lora_rank", None) is None:
+        notes.append(
+            f"transformers keeps the {shared} key-value heads repeated to {kept}: "
+            f"{kept / shared:g} times what the architecture needs."
+        )
+    rank, rotary = getattr(config, "kv_lora_rank", None), getattr(config, "qk_rope_head_dim", None)
+    if rank and rotary and layers:
+        latent = rank + rotary
+        kept_elements = max(layer.growing for layer in layers)
+        if kept_elements == latent:
+            notes.append("Latent attention: transformers keeps the latents themselves.")
+        else:
+            notes.append(
+                "Latent attention: transformers keeps expanded keys and values, "
+                f"{kept_elements / latent:.3g} times the latents."
+            )
+    if layers and not any(layer.growing or layer.growing_bytes for layer in layers):
+        notes.append(_RECURRENT)
+    elif any((layer.fixed or layer.fixed_bytes) for layer in layers):
+        notes.append("Some layers keep a recurrent state, which does not grow with the tokens.")
+    return tuple(notes)
+
+
+# -------------------------------------------------------------------------------------------------- a loaded model
+
+
+def _stored_tensors(model: Any) -> list[Any]:
+    """The tensors that hold a model's weights, as state_dict would save them, opened to plain ones, each storage once."""
+    found: dict[tuple[Any, ...], Any] = {}
+    for value in model.state_dict(keep_vars=True).values():
+        for tensor in _tensors(value):
+            for plain in _plain(tensor):
+                found.setdefault(_identity(plain), plain)
+    return list(found.values())
+
+
+def _plain(tensor: Any) -> list[Any]:
+    """The plain tensors inside a tensor subclass that packs others (torchao's); a plain tensor itself."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        return [tensor]
+    names, _ = flatten()
+    return [plain for name in names for plain in _plain(getattr(tensor, name))]
+
+
+def _identity(tensor: Any) -> tuple[Any, ...]:
+    # Tensors without storage (meta, offloaded) all have the address 0: told apart as objects.
+    address = 0 if tensor.device.type == "meta" or tensor.is_quantized else tensor.data_ptr()
+    return (str(tensor.device), address, tensor.numel()) if address else (id(tensor),)

@@ -1,0 +1,33 @@
+"""Views: each draws one measure, as a widget where a kernel is there and as one self-contained HTML file elsewhere.
+
+A view is imported when it is first asked for, because widgets and arrays are slow to import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labkit.views.sampling_view import temperature as temperature
+    from labkit.views.tokens_view import tokens as tokens
+
+_HOMES = {
+    "tokens": "labkit.views.tokens_view",
+    "temperature": "labkit.views.sampling_view",
+}
+
+__all__ = ["temperature", "tokens"]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

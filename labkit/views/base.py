@@ -1,0 +1,184 @@
+"""What every view stands on: a widget, its export to one HTML file, and text that can't break out of either.
+
+A view is a folder with Python, plain ES modules and CSS. Its state lives in synced traits: numbers as
+`traitlets.Bytes` (little-endian; a DataView in the browser), short texts as lists and dicts. The last module
+has `export default { render }`, and that same function draws the widget in a notebook and the exported file.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import anywidget
+from IPython.display import display
+
+from labkit.errors import BadInput
+
+_FOLDER = Path(__file__).parent
+_IMPORT = re.compile(r'^import\s[^;]*?from\s+"\.{1,2}/[^"]+";\n', re.MULTILINE)
+_EXPORT = re.compile(r"^export (?!default\b)", re.MULTILINE)
+_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_PLAIN_CHARACTERS = 2_000  # of text/plain, which every saved notebook carries
+
+
+def module(*files: str) -> str:
+    """One ES module from several files of this folder, in the order given; only the last may have a default export.
+
+    Each file is an ES module of its own, so that node can test it. Joined, they share one scope: relative imports
+    and the word `export` are dropped, and a name may be defined once only.
+    """
+    return "\n".join(_EXPORT.sub("", _IMPORT.sub("", (_FOLDER / name).read_text("utf-8"))) for name in files)
+
+
+def style(*files: str) -> str:
+    """The shared theme followed by the view's own style sheets."""
+    return "\n".join((_FOLDER / name).read_text("utf-8") for name in ("theme.css", *files))
+
+
+def clean(text: str) -> str:
+    """The text as valid Unicode: surrogate pairs joined, lone surrogates (no encoding takes them) as U+FFFD."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def visible(text: str) -> str:
+    """The text with control, bidirectional and invisible characters written out, e.g. U+202E; line breaks stay."""
+    return "".join(
+        f"⟨U+{ord(character):04X}⟩"
+        if unicodedata.category(character) in _UNSEEN and character not in "\n\t"
+        else character
+        for character in clean(text)
+    )
+
+
+def shorten(text: str, characters: int) -> str:
+    """The text, cut to at most so many characters, with a sign where it was cut."""
+    return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
+class View(anywidget.AnyWidget):
+    """A widget that shows itself in a notebook and can be written to one HTML file with `to_html`.
+
+    A subclass sets `_esm = module(...)`, `_css = style(...)`, `_title`, and the three texts below.
+    """
+
+    _title = "labkit"
+
+    def _describe(self) -> str:
+        """What the view shows, in a few words, for its repr."""
+        return ""
+
+    def _static_text(self) -> str:
+        """What is shown where only plain text can be."""
+        return repr(self)
+
+    def _static_html(self) -> str:
+        """What a saved notebook or a page without scripts shows; every outside text in it escaped."""
+        return f"<pre>{html.escape(visible(self._static_text()))}</pre>"
+
+    def _export_state(self) -> dict[str, Any]:
+        """The traits an exported file needs: all that the view itself defines."""
+        own = set(type(self).class_traits(sync=True)) - set(anywidget.AnyWidget.class_traits())
+        return {name: getattr(self, name) for name in sorted(own) if not name.startswith("_")}
+
+    def __repr__(self) -> str:
+        # Never an address: notebooks under test compare their outputs.
+        return f"{type(self).__name__}({self._describe()})"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        if self.comm is None:  # closed: there is no model left for a front end to draw
+            data: dict[str, Any] = {}
+            metadata: dict[str, Any] = {}
+        else:
+            bundle = super()._repr_mimebundle_(**kwargs)
+            data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
+        data = {**data, "text/plain": shorten(visible(self._static_text()), _PLAIN_CHARACTERS)}
+        if not _in_colab():
+            # A live JupyterLab prefers the widget to the HTML. Colab's choice between the two is not documented.
+            data["text/html"] = self._static_html()
+        return data, metadata
+
+    if hasattr(anywidget.AnyWidget, "_ipython_display_"):  # ipywidgets 7 displays itself; 8 is asked for a bundle
+
+        def _ipython_display_(self, **kwargs: Any) -> None:
+            data, metadata = self._repr_mimebundle_()
+            display(data, metadata=metadata, raw=True)  # type: ignore[no-untyped-call]
+            self._handle_displayed(**kwargs)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the view to one HTML file that opens offline, makes no request, and can still be explored.
+
+        Returns the file's path. Raises BadInput when it can't be written there.
+        """
+        target = Path(path).expanduser()
+        try:
+            target.write_text(self._page(), encoding="utf-8")
+        except OSError as error:
+            raise BadInput(
+                f"The view can't be written to {target}: {error.strerror or error}; "
+                "give a file name in a folder that exists and that you may write to."
+            ) from error
+        return target
+
+    def _page(self) -> str:
+        values: dict[str, Any] = {"exported": True}
+        blobs: dict[str, str] = {}
+        for name, value in self._export_state().items():
+            if isinstance(value, bytes | bytearray | memoryview):
+                blobs[name] = base64.b64encode(bytes(value)).decode("ascii")
+            else:
+                values[name] = value
+        # ASCII JSON escapes U+2028 and anything else odd; with "<" gone, no text can end or open a script element.
+        state = json.dumps({"values": values, "bytes": blobs}, ensure_ascii=True, allow_nan=False)
+        state = state.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+        script = str(self._esm).replace("export default", "const labkitWidget =")
+        script += "\n" + (_FOLDER / "page.js").read_text("utf-8")
+        script = re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE)
+        return _PAGE.format(
+            title=html.escape(self._title),
+            style=str(self._css).replace("</", "<\\/"),
+            static=self._static_html(),
+            state=state,
+            script=script,
+        )
+
+
+def _in_colab() -> bool:
+    import sys
+
+    return "google.colab.output" in sys.modules
+
+
+# The policy forbids every request, so that even a mistake in a view could not make one.
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; \
+style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+{style}
+</style>
+</head>
+<body class="lk-page">
+<main>
+<h1>{title}</h1>
+<div id="labkit-view">{static}</div>
+</main>
+<script type="application/json" id="labkit-state">{state}</script>
+<script type="module">
+{script}
+</script>
+</body>
+</html>
+"""

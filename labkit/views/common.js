@@ -1,0 +1,127 @@
+// What all views share: text made visible, numbers written out, elements that only ever hold text.
+
+// Control, format, private, unassigned and separator characters, and whatever a renderer may leave out.
+const UNSEEN = /^[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}\p{Zs}\p{Default_Ignorable_Code_Point}]$/u;
+// Joiners belong to the spelling inside an emoji sequence and in scripts whose letters join.
+const JOINER = /^[\u200c\u200d]$/u;
+const JOINING =
+  /^[\p{Extended_Pictographic}\p{Emoji_Modifier}\ufe0f\p{Script=Arabic}\p{Script=Devanagari}\p{Script=Bengali}\p{Script=Gurmukhi}\p{Script=Gujarati}\p{Script=Oriya}\p{Script=Tamil}\p{Script=Telugu}\p{Script=Kannada}\p{Script=Malayalam}\p{Script=Sinhala}\p{Script=Mongolian}]$/u;
+const MARKS_PER_TEXT = 400;
+
+/** The name of a code point as Unicode writes it: U+202E. */
+export function codeName(character) {
+  return `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+}
+
+function kindOf(characters, i) {
+  const character = characters[i];
+  if (character === " " || character === "\u3000") return "space";
+  if (character === "\n") return "break";
+  if (character === "\t") return "tab";
+  if (!UNSEEN.test(character)) return "text";
+  if (character === "\ufe0f" && i > 0 && !/\s/u.test(characters[i - 1])) return "text"; // shows the last one as emoji
+  if (JOINER.test(character) && JOINING.test(characters[i - 1] ?? "") && JOINING.test(characters[i + 1] ?? "")) {
+    return "text";
+  }
+  return "code";
+}
+
+/**
+ * Split text into runs that are drawn alike: [{kind: "text" | "space" | "break" | "tab" | "code", text, mark}].
+ * The runs' texts joined give the text. A repeated invisible character is one run. After `limit` marked runs the rest
+ * is one run of kind "rest", to be drawn isolated: nobody reads further, and the page stays quick.
+ * spaces: false leaves plain spaces unmarked, as part of the text.
+ */
+export function visibleRuns(text, { limit = MARKS_PER_TEXT, spaces = true } = {}) {
+  const kindAt = (i) => (!spaces && characters[i] === " " ? "text" : kindOf(characters, i));
+  const characters = [...text];
+  const runs = [];
+  let marked = 0;
+  for (let i = 0; i < characters.length; ) {
+    const kind = kindAt(i);
+    if (kind !== "text" && marked >= limit) {
+      runs.push({ kind: "rest", text: characters.slice(i).join(""), mark: "" });
+      break;
+    }
+    let end = i + 1;
+    if (kind === "text") while (end < characters.length && kindAt(end) === "text") end += 1;
+    if (kind === "code") while (end < characters.length && characters[end] === characters[i]) end += 1;
+    const count = end - i;
+    const mark = {
+      text: () => "",
+      space: () => "·",
+      break: () => "↵",
+      tab: () => "→",
+      code: () => codeName(characters[i]) + (count > 1 ? ` ×${count}` : ""),
+    }[kind]();
+    runs.push({ kind, text: characters.slice(i, end).join(""), mark });
+    marked += kind === "text" ? 0 : 1;
+    i = end;
+  }
+  return runs;
+}
+
+/** Text on one line with every mark written in, for labels and for what a screen reader says. */
+export function visibleLabel(text, limit = 60) {
+  let label = "";
+  for (const run of visibleRuns(text)) {
+    label += run.kind === "text" ? run.text : run.kind === "rest" ? "…" : run.mark;
+    if (label.length > limit) break;
+  }
+  const characters = [...label];
+  return characters.length > limit ? `${characters.slice(0, limit - 1).join("")}…` : label;
+}
+
+/** An element with a class and a text. Text is set as text: nothing here, or anywhere, parses HTML. */
+export function make(tag, className = "", text = null) {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== null) element.textContent = text;
+  return element;
+}
+
+const RUN_CLASS = { space: "lk-space", break: "lk-break", tab: "lk-tab", code: "lk-code", rest: "lk-rest" };
+
+/** Append runs to an element: the characters themselves, with their marks beside them as generated content. */
+export function appendRuns(parent, runs) {
+  for (const run of runs) {
+    if (run.kind === "text") {
+      parent.append(run.text);
+    } else {
+      const span = make("span", RUN_CLASS[run.kind], run.text);
+      if (run.mark) span.dataset.mark = run.mark;
+      parent.append(span);
+    }
+  }
+}
+
+/** A probability as a percentage with about three digits that matter, also close to 0 and to 1. */
+export function percent(probability) {
+  if (!Number.isFinite(probability)) return "unknown";
+  const value = probability * 100;
+  if (value <= 0) return "0 %";
+  if (value >= 100) return "100 %";
+  if (value < 0.001) return `${value.toExponential(1).replace("-", "−")} %`;
+  if (value > 99.9) return `${value > 99.9995 ? "> 99.999" : value.toFixed(3)} %`;
+  return `${value.toFixed(value >= 1 ? 1 : value >= 0.1 ? 2 : 3)} %`;
+}
+
+/** A number with a true minus sign; infinities as ∞, what isn't a number as "unknown". */
+export function decimal(value, digits = 2) {
+  if (Number.isNaN(value)) return "unknown";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  const text = Math.abs(value).toFixed(digits);
+  return value < 0 && Number(text) !== 0 ? `−${text}` : text;
+}
+
+/** A whole number with thousands separated by a comma, whatever the browser's language. */
+export function thousands(value) {
+  return String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, ",");
+}
+
+/** The root of a view. JupyterLab's shortcuts (arrows, Enter, Escape) are asked to keep out of it. */
+export function makeRoot(className) {
+  const root = make("div", `lk-view ${className}`);
+  root.dataset.lmSuppressShortcuts = "true";
+  return root;
+}

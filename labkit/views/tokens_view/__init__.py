@@ -1,0 +1,124 @@
+"""The token view: a generated text, each token underlined by how sure the model was of it."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import traitlets
+
+from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.tokens_view.payload import OUTSIDE, TEXT, headline, numbers, payload, pieces, why_empty
+
+if TYPE_CHECKING:
+    from labkit.generation.record import Generation
+
+_STATIC_CHARACTERS = 20_000
+_UNSURE_SHOWN = 5
+
+SCRIPTS = ("common.js", "tokens_view/logic.js", "tokens_view/reader.js")
+
+
+def tokens(generation: Generation, *, alternatives: int = 5, prompt: bool = True) -> TokensView:
+    """Show a generated text token by token: how probable each was, what else the model considered.
+
+    alternatives: how many of the kept ones to show for each token; prompt: show the prompt before the text.
+    Raises BadInput when alternatives is not a whole number of at least 0.
+    """
+    return TokensView(generation, alternatives=alternatives, prompt=prompt)
+
+
+class TokenTraits(traitlets.HasTraits):
+    """The synced state of a text drawn token by token; `payload` says what is in each trait."""
+
+    strings = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    block = traitlets.Bytes(b"").tag(sync=True)
+    facts = traitlets.Dict().tag(sync=True)
+    prompt_text = traitlets.List(traitlets.Unicode(), default_value=["", ""]).tag(sync=True)
+    version = traitlets.Int(0).tag(sync=True)
+    """Counts the updates. A front end redraws when it changes, which is once the traits above agree again."""
+
+
+class TokensView(View, TokenTraits):
+    """A generated text under which the model's certainty is drawn. `held` is the token held in view, -1 for none."""
+
+    _title = "What the model wrote, and how sure it was"
+    _esm = module(*SCRIPTS, "tokens_view/tokens.js")
+    _css = style("tokens_view/tokens.css")
+
+    held = traitlets.Int(-1).tag(sync=True)
+
+    def __init__(self, generation: Generation, *, alternatives: int = 5, prompt: bool = True, **kwargs: Any) -> None:
+        self._alternatives = alternatives
+        self._prompt = prompt
+        self._generation = generation
+        super().__init__(**payload(generation, alternatives=alternatives, prompt=prompt, running=False), **kwargs)
+
+    def update(self, generation: Generation, *, running: bool = False) -> None:
+        """Show another generation, or more of the same one, in place; the front end gets it in one message.
+
+        running: more is to come. The held token stays held while the text up to it is the same.
+        """
+        state = payload(generation, alternatives=self._alternatives, prompt=self._prompt, running=running)
+        before, self._generation = self._generation, generation
+        with self.hold_sync():
+            for name, value in state.items():
+                setattr(self, name, value)
+            if list(before.ids[: self.held + 1]) != list(generation.ids[: self.held + 1]):
+                self.held = -1
+            self.version += 1
+
+    def _describe(self) -> str:
+        text = shorten(visible(self._generation.text), 60)
+        n = len(self._generation.ids)
+        return f"{text!r}, {n} token{'' if n == 1 else 's'}"
+
+    def _static_text(self) -> str:
+        return static_text(self._generation)
+
+    def _static_html(self) -> str:
+        return static_html(self._generation)
+
+
+def static_text(generation: Generation) -> str:
+    """Head line and text, for places that show plain text only."""
+    empty = why_empty(generation)
+    return " · ".join(_head(generation)) + "\n" + (f"{empty}\n" if empty else "") + generation.text
+
+
+def static_html(generation: Generation) -> str:
+    """Head line, text with the unlikely tokens underlined, and the least sure ones in a table; no script, no style
+    that a sanitizer would miss."""
+    sure = np.exp(numbers(generation.logprobs, "<f4").astype(float)).tolist()
+    split = pieces(generation.tokens, generation.text)
+    text, room = "", _STATIC_CHARACTERS
+    for piece, probability in zip(split, sure, strict=True):
+        if piece.kind != TEXT or room <= 0:
+            continue
+        shown = html.escape(visible(piece.text[:room]))
+        room -= len(piece.text)
+        text += f"<u>{shown}</u>" if probability < 0.5 else shown
+    cut = "<p>(cut here)</p>" if room < 0 else ""
+    empty = why_empty(generation)
+    least = sorted((i for i, piece in enumerate(split) if piece.kind != OUTSIDE), key=lambda i: sure[i])[:_UNSURE_SHOWN]
+    rows = "".join(
+        f"<tr><td>{i}</td><td><code>{html.escape(shorten(visible(repr(clean(generation.tokens[i]))), 60))}</code></td>"
+        f"<td>{sure[i]:.1%}</td></tr>"
+        for i in least
+    )
+    table = (
+        "<table><caption>The least sure tokens</caption><thead><tr><th>token</th><th>text</th><th>probability</th>"
+        f"</tr></thead><tbody>{rows}</tbody></table>"
+        if rows
+        else ""
+    )
+    return (
+        f"<div><p>{html.escape(' · '.join(_head(generation)))}</p>"
+        + (f"<p>{html.escape(empty)}</p>" if empty else "")
+        + f'<div style="white-space: pre-wrap">{text}</div>{cut}{table}</div>'
+    )
+
+
+def _head(generation: Generation) -> list[str]:
+    return [visible(part) for part in (generation.model, *headline(generation)) if part]
