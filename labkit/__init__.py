@@ -53,10 +53,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     },
 }
 
-__all__ = [  # noqa: PLE0604 - the table above is the one place where names are listed
-    "__version__",
-    *_PUBLIC,
-]
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

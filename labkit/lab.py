@@ -27,7 +27,7 @@ class Lab:
 
     Lab(model, tokenizer) wraps a model already in memory; `lk.load` brings one.
     model, tokenizer: the Hugging Face objects themselves, not copies.
-    last_generation: the latest run, also when it was interrupted.
+    last_generation: the latest run (a list for a list of prompts), also when it was interrupted.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Lab:
         self.name: str = name or model.config._name_or_path or type(model).__name__
         self.licence = licence
         self.notes = notes
-        self.last_generation: Generation | list[Generation] | None = None
+        self.last_generation: Any = None
 
     @property
     def model(self) -> Any:

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
@@ -25,9 +25,6 @@ from labkit.errors import BadInput, Unavailable
 from labkit.generation.prompts import Encoded, check_length, context_length
 from labkit.generation.record import FinishReason, Generation, Sampling
 from labkit.models.tokens import token_strings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Speed = Literal["plain", "fast"]
 OnPiece = Callable[[str], None]
@@ -61,8 +58,12 @@ def settings(
 
     Raises BadInput, naming the setting and its range.
     """
-    _require(_is_whole(max_new_tokens) and max_new_tokens >= 1, "max_new_tokens", max_new_tokens, "a whole number from 1")
-    _require(_is_number(temperature) and 0 <= temperature <= 100, "temperature", temperature, "a number from 0 (greedy) up")
+    _require(
+        _is_whole(max_new_tokens) and max_new_tokens >= 1, "max_new_tokens", max_new_tokens, "a whole number from 1"
+    )
+    _require(
+        _is_number(temperature) and 0 <= temperature <= 100, "temperature", temperature, "a number from 0 (greedy) up"
+    )
     _require(top_k is None or (_is_whole(top_k) and top_k >= 1), "top_k", top_k, "a whole number from 1, or None")
     _require(top_p is None or (_is_number(top_p) and 0 < top_p <= 1), "top_p", top_p, "above 0 and at most 1, or None")
     _require(min_p is None or (_is_number(min_p) and 0 <= min_p <= 1), "min_p", min_p, "from 0 to 1, or None")
@@ -72,7 +73,9 @@ def settings(
     _require(_is_whole(alternatives) and alternatives >= 1, "alternatives", alternatives, "a whole number from 1")
     _require(speed in ("plain", "fast"), "speed", speed, "'plain' or 'fast'")
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    _require(all(isinstance(s, str) and s for s in stops), "stop", stop, "a text or a list of texts, none of them empty")
+    _require(
+        all(isinstance(s, str) and s for s in stops), "stop", stop, "a text or a list of texts, none of them empty"
+    )
     if temperature > 0 and seed is None:
         seed = secrets.randbelow(2**31)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed if temperature > 0 else None)
@@ -80,7 +83,7 @@ def settings(
 
 
 def decode(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: Any,
     prompts: Sequence[Encoded],
     how: Settings,
@@ -127,12 +130,12 @@ def decode(
     return recorder.generations(None)
 
 
-def check_prompt(model: PreTrainedModel, prompt: Encoded) -> None:
+def check_prompt(model: Any, prompt: Encoded) -> None:
     """Raise BadInput when the prompt does not fit into the model's context."""
     check_length(prompt, context_length(model.config))
 
 
-def next_logits(model: PreTrainedModel, prompt: Encoded) -> torch.Tensor:
+def next_logits(model: Any, prompt: Encoded) -> torch.Tensor:
     """(vocabulary,) float32 on the CPU: the model's scores for the token after the prompt."""
     check_prompt(model, prompt)
     ids = torch.tensor([prompt.ids], device=model.get_input_embeddings().weight.device)
@@ -198,7 +201,7 @@ class _Recorder(StoppingCriteria):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Any,
         tokenizer: Any,
         prompts: Sequence[Encoded],
         how: Settings,
@@ -399,27 +402,23 @@ def _before_stop(text: str, stop: tuple[str, ...]) -> str:
     return text[: min((place for s in stop if (place := text.find(s)) >= 0), default=len(text))]
 
 
-def _end_ids(model: PreTrainedModel) -> list[int]:
+def _end_ids(model: Any) -> list[int]:
     end = model.generation_config.eos_token_id if model.generation_config is not None else None
     end = end if end is not None else getattr(model.config, "eos_token_id", None)
     return [] if end is None else [int(e) for e in (end if isinstance(end, list | tuple) else [end])]
 
 
-def _neutral_config(model: PreTrainedModel, how: Settings, room: int, pad: int, end_ids: list[int]) -> GenerationConfig:
+def _neutral_config(model: Any, how: Settings, room: int, pad: int, end_ids: list[int]) -> GenerationConfig:
     """A configuration that filters nothing, each value set: what is None would be filled from the model's defaults.
 
     The filters come from `_Recorder.processors` instead, so that the model's own scores are seen before them.
     """
+    filters = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
+    cutoffs = {"epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
     config = GenerationConfig(
         max_new_tokens=room,
         do_sample=how.sampling.temperature > 0,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        min_p=0.0,
-        typical_p=1.0,
-        epsilon_cutoff=0.0,
-        eta_cutoff=0.0,
+        **(filters | cutoffs if how.sampling.temperature > 0 else {}),
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         num_beams=1,
@@ -430,7 +429,9 @@ def _neutral_config(model: PreTrainedModel, how: Settings, room: int, pad: int, 
     )
     if how.speed == "fast":
         if getattr(model, "_can_compile_fullgraph", True) is False:
-            raise Unavailable("speed='fast' needs a static cache, which this architecture does not have; use speed='plain'.")
+            raise Unavailable(
+                "speed='fast' needs a static cache, which this architecture does not have; use speed='plain'."
+            )
         config.cache_implementation = "static"
         if model.device.type != "cuda":
             warnings.warn(

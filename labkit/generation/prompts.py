@@ -51,11 +51,17 @@ def encode(tokenizer: Any, prompt: Prompt, *, chat: bool | None) -> Encoded:
         if chat is False:
             raise BadInput("A list of messages needs the chat template; pass a plain text with chat=False.")
     if not template:
-        raise Unavailable("This model has no chat template; give a plain text with chat=False, or set tokenizer.chat_template.")
+        raise Unavailable(
+            "This model has no chat template; give a plain text with chat=False, or set tokenizer.chat_template."
+        )
     try:
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)[
+            "input_ids"
+        ]
     except Exception as error:  # a template may raise whatever it likes, mostly on roles it does not know
-        raise BadInput(f"The model's chat template refused these messages ({error}); check their roles and order.") from error
+        raise BadInput(
+            f"The model's chat template refused these messages ({error}); check their roles and order."
+        ) from error
     return _checked(given, list(ids))
 
 
@@ -67,7 +73,9 @@ def _checked(given: str | list[dict[str, Any]], ids: list[int]) -> Encoded:
 
 def _checked_messages(messages: Any) -> list[dict[str, Any]]:
     if not isinstance(messages, Sequence) or not messages:
-        raise BadInput("The prompt is empty; give a text or a list of messages such as [{'role': 'user', 'content': 'Hi'}].")
+        raise BadInput(
+            "The prompt is empty; give a text or a list of messages such as [{'role': 'user', 'content': 'Hi'}]."
+        )
     for message in messages:
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
             raise BadInput(f"A message needs 'role' and 'content', and this has not: {str(message)[:80]}")

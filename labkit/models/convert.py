@@ -16,11 +16,14 @@ def open_gguf(path: Path, dtype: Any, **options: Any) -> tuple[Any, Any, dict[st
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    model: Any
+    info: Any
     formats.check_gguf_architecture(formats.read_gguf_header(path))
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-    model, info = AutoModelForCausalLM.from_pretrained(
+    opened: Any = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True, local_files_only=True, **options
     )
+    model, info = opened
     # transformers marks the model as quantized although its weights are plain tensors now; saving would be refused
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
         vars(model).pop(attribute, None)

@@ -81,7 +81,12 @@ def open_model(name: str | os.PathLike[str], options: Options) -> Loaded:
 
 
 def place_weights(
-    name: str, parameters: int, options: Options, *, stored_bytes: int | None = None, config: dict[str, Any] | None = None
+    name: str,
+    parameters: int,
+    options: Options,
+    *,
+    stored_bytes: int | None = None,
+    config: dict[str, Any] | None = None,
 ) -> Placement:
     """Decide device and dtype, and hold the bytes of the weights against what is free.
 
@@ -138,10 +143,14 @@ def _open_folder(place: Place, options: Options) -> Loaded:
     tokenizer = _tokenizer(place, facts.has_tokenizer, options)
     prequantized = "quantization_config" in facts.config
     placement = place_weights(
-        place.name, facts.parameters, options, stored_bytes=facts.weight_bytes if prequantized else None, config=facts.config
+        place.name,
+        facts.parameters,
+        options,
+        stored_bytes=facts.weight_bytes if prequantized else None,
+        config=facts.config,
     )
     with _told(place.name), _quietly():
-        model, info = AutoModelForCausalLM.from_pretrained(
+        opened: Any = AutoModelForCausalLM.from_pretrained(
             place.path,
             output_loading_info=True,
             local_files_only=True,
@@ -149,6 +158,7 @@ def _open_folder(place: Place, options: Options) -> Loaded:
             trust_remote_code=options.trust_remote_code,
             **_keywords(placement, options),
         )
+    model, info = opened
     convert.refuse_incomplete(info, place.name)
     return _finish(model, tokenizer, place, placement, place.licence or facts.licence, options)
 

@@ -196,8 +196,9 @@ def drawn(sampling: Sampling) -> str:
         "repetition penalty": sampling.repetition_penalty,
         "seed": sampling.seed,
     }
-    return ", ".join(f"{name} {value:g}" if name != "seed" else f"seed {value}" for name, value in named.items()
-                     if value is not None)
+    return ", ".join(
+        f"{name} {value:g}" if name != "seed" else f"seed {value}" for name, value in named.items() if value is not None
+    )
 
 
 def why_empty(generation: Generation, *, running: bool = False) -> str:

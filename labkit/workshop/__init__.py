@@ -1,0 +1,1 @@
+"""The `labkit` command and what a workshop needs around the notebooks."""
