@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from labkit.models.memory import human, model_memory
+from labkit.models.memory import human_bytes, model_memory
 
 
 def lab_facts(model: Any, *, name: str, licence: str | None, notes: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -26,8 +26,8 @@ def lab_facts(model: Any, *, name: str, licence: str | None, notes: tuple[str, .
         ("sizes", ", ".join(f"{value:,} {label}" for label, value in sizes if value)),
         ("heads", _heads(config)),
         ("dtype, device", f"{str(model.dtype).removeprefix('torch.')} on {_devices(model)}"),
-        ("weights", human(memory.weight_bytes)),
-        ("cache per token", human(cache) if cache is not None else "not growing with the text"),
+        ("weights", human_bytes(memory.weight_bytes)),
+        ("cache per token", human_bytes(cache) if cache is not None else "not growing with the text"),
         ("licence", licence or "not stated in its files"),
     ]
     return [(label, text) for label, text in pairs if text] + [("note", note) for note in notes]

@@ -413,10 +413,12 @@ class _GgufReader:
                 self.bad(f"puts tensor {_shown(tensor.name)} over tensor {_shown(last)}", where[tensor.name])
             if tensor.offset - end >= alignment:
                 self.bad(
-                    f"leaves {tensor.offset - end:,} unused bytes before {_shown(tensor.name)}", where[tensor.name]
+                    f"leaves {tensor.offset - end:,} unused bytes before tensor {_shown(tensor.name)}",
+                    where[tensor.name],
                 )
             end, last = tensor.offset + tensor.n_bytes, tensor.name
-        if tensors and self.size - end >= alignment:
+        # With its padding or without: anything else, and bytes have been lost or slipped in among the weights.
+        if tensors and self.size not in (end, -(-end // alignment) * alignment):
             self.bad(f"has {self.size - end:,} bytes after its last tensor that no tensor uses", end)
         return tuple(tensors.values())
 
@@ -538,11 +540,9 @@ class _ArchitectureCheck:
 
     def _numbers(self) -> None:
         # Without these a loader falls back on its own, and the model is silently another.
-        if self.architecture in _PLAIN:
-            if not {self.key("attention.layer_norm_rms_epsilon"), self.key("attention.layer_norm_epsilon")} & set(
-                self.header.metadata
-            ):
-                self.bad(f"has no {self.key('attention.layer_norm_rms_epsilon')}")
+        epsilons = {self.key("attention.layer_norm_rms_epsilon"), self.key("attention.layer_norm_epsilon")}
+        if self.architecture in _PLAIN and not epsilons & set(self.header.metadata):
+            self.bad(f"has no {min(epsilons, key=len)}")
         if self.get("context_length") is not None or self.architecture in _PLAIN:
             self._positive("context_length", _MAX_CONTEXT)
         for key, limit in (

@@ -4,8 +4,8 @@ export const TEXT = 0;
 export const OUTSIDE = 1;
 export const CONTINUED = 2;
 
-/** From this entropy on (nats) a token counts as one where the model hesitated: as open as 7 equal choices. */
-export const HESITATION = 2;
+/** From this entropy on (nats) a token counts as one where the model hesitated: as open as 20 equal choices. */
+export const HESITATION = 3;
 
 /** The five strokes: a token belongs to the first whose lower bound its probability reaches. */
 export const STROKES = [

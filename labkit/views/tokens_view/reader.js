@@ -22,18 +22,18 @@ const PROMPT_MARKS = 4000;
 
 function legend() {
   const element = make("p", "lk-legend");
-  element.append(make("span", "lk-legend-title", "Probability of each token"));
+  element.append(make("span", "lk-legend-title", "How probable each token was"));
   STROKES.forEach(({ label }, i) => {
     const item = make("span", "lk-legend-item");
-    const sample = make("span", `lk-word lk-s${i}`, "token");
+    const sample = make("span", `lk-word lk-s${i}`, "\u2003\u2003");
     sample.setAttribute("aria-hidden", "true");
     item.append(sample, ` ${label}`);
     element.append(item);
   });
   const item = make("span", "lk-legend-item");
-  const sample = make("span", "lk-word lk-s2 lk-wave", "token");
+  const sample = make("span", "lk-word lk-s2 lk-wave", "\u2003\u2003");
   sample.setAttribute("aria-hidden", "true");
-  item.append(sample, ` wavy: hesitated (entropy from ${HESITATION} nats)`);
+  item.append(sample, ` many options (entropy over ${HESITATION} nats)`);
   element.append(item);
   return element;
 }
@@ -142,7 +142,7 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
     if (held >= 0) show(held, "held");
     else if (active >= 0) show(active, "");
     else if (facts.running && data.n > 0) show(data.n - 1, "the newest token");
-    else show(example(data), "where the model hesitated most");
+    else show(example(data), "the most options here; point at any other");
   }
 
   function activate(i) {
@@ -206,7 +206,7 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
       data.kind[i] === OUTSIDE
         ? "not part of the text"
         : data.kind[i] === CONTINUED
-          ? "more bytes of the character before"
+          ? "more bytes of a character"
           : "";
     if (kind) title.append(make("span", "lk-panel-place", kind));
     if (caption) title.append(make("span", "lk-panel-caption", caption));

@@ -1,0 +1,72 @@
+# Two commands: `make lab` opens the notebooks, `make test` runs every test. Both set up what they lack.
+#
+# PYTHON=python3.12         which Python makes the environment (3.11 to 3.13)
+# TORCH_INDEX=<address>     where to take torch from, to choose a CPU or CUDA build (see the README)
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+TORCH_INDEX ?=
+BIN := .venv/bin
+BASE := .venv/labkit-base.stamp
+DEV := .venv/labkit-dev.stamp
+
+.PHONY: help lab test check browser model notebooks constraints bench clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
+
+lab: $(BASE) model
+	$(BIN)/labkit lab
+
+# Every test: code style and types, unit tests, widgets in a browser, notebooks.
+test: $(DEV) model browser check
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=180 -p no:randomly notebooks
+
+check: $(DEV)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+model: $(BASE)
+	$(BIN)/labkit get default
+
+# Widgets are tested in a real Chromium. Where it is missing it is installed if that is allowed here.
+browser:
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -y -q chromium; \
+	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo apt-get update -q && sudo apt-get install -y -q chromium; \
+	else echo "No Chromium here, and it can't be installed without your password: the browser tests will be skipped."; \
+	echo "To run them, install it: sudo apt-get install chromium (Debian, Ubuntu), brew install chromium (macOS)."; fi
+
+# The notebooks from their one source: run, cleaned, badges written.
+notebooks: $(DEV) model
+	$(BIN)/python notebooks/build.py
+
+bench: $(DEV) model
+	$(BIN)/labkit bench
+
+# Write down the versions that are installed and tested now.
+constraints: $(DEV)
+	$(BIN)/python -m pip freeze --exclude-editable --exclude labkit | sed 's/+cpu$$//' > constraints.new
+	@printf '# The exact versions labkit is tested with; the set-up installs these. Written by `make constraints`.\n' > constraints.txt
+	@cat constraints.new >> constraints.txt && rm constraints.new
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/bin/python:
+	@if [ -z "$(PYTHON)" ]; then echo "labkit needs Python 3.11, 3.12 or 3.13; give one with: make PYTHON=/path/to/python3.12 lab"; exit 1; fi
+	$(PYTHON) -m venv .venv || { echo "No virtual environment can be made: on Debian and Ubuntu, sudo apt-get install python3-venv"; rm -rf .venv; exit 1; }
+
+$(BASE): pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24.1"
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --index-url $(TORCH_INDEX) torch)
+	@echo "Installing labkit and what it needs; the first time this takes a few minutes."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --constraint constraints.txt --editable .
+	@touch $@
+
+$(DEV): $(BASE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
