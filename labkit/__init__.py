@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from labkit.generation.record import Generation as Generation
     from labkit.lab import Lab as Lab
     from labkit.lab import load as load
+    from labkit.models.hardware import free_bytes as free_bytes
     from labkit.models.memory import Memory as Memory
     from labkit.models.memory import memory as memory
     from labkit.workshop.setup import setup as setup
@@ -33,6 +34,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "load": ("labkit.lab", "load"),
     "Lab": ("labkit.lab", "Lab"),
     "Generation": ("labkit.generation.record", "Generation"),
+    "free_bytes": ("labkit.models.hardware", "free_bytes"),
     "memory": ("labkit.models.memory", "memory"),
     "Memory": ("labkit.models.memory", "Memory"),
     "setup": ("labkit.workshop.setup", "setup"),

@@ -599,9 +599,12 @@ class _ArchitectureCheck:
 
     def _head_size(self, heads: int, kv_heads: int, projections: dict[int, list[tuple[int, ...] | None]]) -> None:
         """One head size throughout: loaders take it from whichever key they know."""
-        size = self.get("attention.key_length") or self.width // heads
-        if self.get("attention.key_length") is None and self.width % heads:
+        if self.get("attention.key_length") is not None:
+            size = self._positive("attention.key_length")
+        elif self.width % heads:
             self.bad(f"has a width of {self.width:,} that {heads:,} heads can't share")
+        else:
+            size = self.width // heads
         for index, shapes in projections.items():
             wanted = ((heads, self.width), (kv_heads, self.width), (kv_heads, self.width))
             for part, shape, (n, width) in zip("qkv", shapes, wanted, strict=True):

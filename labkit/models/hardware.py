@@ -31,10 +31,9 @@ def pick_device(device: str = "auto") -> str:
         raise BadInput(f"Device {device!r} is not known; use 'auto', 'cpu', 'cuda' or 'mps'.") from error
     if asked.type == "cpu":
         return "cpu"
-    present = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(asked.type)
-    if present is None:
+    if asked.type not in ("cuda", "mps"):
         raise BadInput(f"Device {device!r} is not supported here; use 'auto', 'cpu', 'cuda' or 'mps'.")
-    if not present():
+    if not (torch.cuda.is_available() if asked.type == "cuda" else torch.backends.mps.is_available()):
         raise Unavailable(f"Device {device!r} is not there, or this torch was built without it; use device='cpu'.")
     if asked.type == "cuda" and asked.index is not None and asked.index >= torch.cuda.device_count():
         raise Unavailable(f"Device {device!r} is not there: {torch.cuda.device_count()} CUDA devices; use 'cuda:0'.")

@@ -172,7 +172,10 @@ def model_memory(model: Any, *, tokens: int = 8192, batch: int = 1) -> Memory:
     _check_whole("tokens", tokens, 0)
     _check_whole("batch", batch, 1)
     name, config = _resolve(model)
-    architecture = _architecture(_Key(_fingerprint(config), config))
+    try:
+        architecture = _architecture(_Key(_fingerprint(config), config))
+    except BadInput as error:  # a class of the user's own: its weights are here to be counted
+        architecture = _describe(model, config, None, (f"The cache is not known: {error}",))
     tensors = _stored_tensors(model)
     by_dtype: dict[str, int] = {}
     for tensor in tensors:
@@ -259,9 +262,9 @@ def _resolve(what: Any) -> tuple[str, Any]:
         if (folder / "config.json").is_file():
             try:
                 return folder.resolve().name, AutoConfig.from_pretrained(folder, local_files_only=True)
-            except (ValueError, OSError, KeyError) as error:
+            except Exception as error:  # each configuration class fails in its own way
                 raise BadInput(
-                    f"{folder / 'config.json'} can't be read as a transformers configuration: {error}"
+                    f"{folder / 'config.json'} can't be read as a transformers configuration; fetch or mend it: {_reason(error)}"
                 ) from error
         raise ModelNotFound(_not_found(str(what)))
     config = getattr(what, "config", None)
@@ -279,17 +282,33 @@ def _shown(name: str) -> str:
 
 
 def _config_from_fields(fields: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     fields = copy.deepcopy(fields)
     model_type = fields.pop("model_type", None)
     if not model_type:
         raise BadInput("The configuration has no model_type; add one, such as {'model_type': 'llama', ...}.")
+    if model_type not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=3)
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else "a newer transformers may know it: pip install -U transformers."
+        )
+        raise BadInput(f"model_type {model_type!r} is not known to the installed transformers: {hint}")
     try:
         with _quiet():
             return AutoConfig.for_model(model_type, **fields)
-    except ValueError as error:
-        raise BadInput(f"A {model_type!r} configuration can't be made of these fields: {error}") from error
+    except Exception as error:  # configuration classes check and compute as they are made, each in its own way
+        raise BadInput(
+            f"A {model_type!r} configuration can't be made of these fields; correct what it names: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What an outside library said, on one line and not at any length."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= 200 else text[:197] + '...'}"
 
 
 def _not_found(name: str) -> str:
@@ -396,25 +415,32 @@ def _memory(
 @lru_cache(maxsize=128)
 def _architecture(key: _Key) -> _Architecture:
     model = _skeleton(key.config)
-    text = key.config.get_text_config(decoder=True)
+    layers, notes = _measure_cache(model, _text_config(key.config))
+    return _describe(model, key.config, layers, notes)
+
+
+def _describe(
+    model: Any, config: Any, layers: tuple[_LayerCache, ...] | None, cache_notes: tuple[str, ...]
+) -> _Architecture:
+    text = _text_config(config)
     parts = _count_parts(model)
-    parameters = sum(parts.values())
     active, notes = _active_parameters(text, parts)
-    layers, cache_notes = _measure_cache(model, text)
-    latent = None
     rank, rotary = getattr(text, "kv_lora_rank", None), getattr(text, "qk_rope_head_dim", None)
-    if rank and rotary:
-        latent = (rank + rotary) * text.num_hidden_layers
     return _Architecture(
-        parameters=parameters,
+        parameters=sum(parts.values()),
         active_parameters=active,
         buffer_elements=sum(tensor.numel() for tensor in _persistent_buffers(model)),
         parts=parts,
         layers=layers,
-        latent_elements=latent,
+        latent_elements=(rank + rotary) * text.num_hidden_layers if rank and rotary else None,
         positions=_first_number(text, "max_position_embeddings", "n_positions", "max_seq_len"),
         notes=notes + cache_notes,
     )
+
+
+def _text_config(config: Any) -> Any:
+    """The language model's part of a configuration that has several."""
+    return config.get_text_config(decoder=True)
 
 
 def _first_number(config: Any, *names: str) -> int | None:
@@ -438,12 +464,13 @@ def _quiet() -> Iterator[None]:
 def _skeleton(config: Any) -> Any:
     """The model on the meta device: shapes and dtypes (bfloat16) without storage."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise BadInput(
+            f"{config.model_type!r} is no causal language model; give the configuration of one, such as 'llama'."
+        )
     config = copy.deepcopy(config)
-    if getattr(config, "quantization_config", None) is not None:
-        # Sizes are those of the weights as trained; a packed layer's shapes would hide them.
-        del config.quantization_config
     try:
         # Eager attention is the one implementation every family has; batched experts need no token counts from the
         # device, which the meta device can't give.
@@ -451,9 +478,9 @@ def _skeleton(config: Any) -> Any:
             model = AutoModelForCausalLM.from_config(
                 config, dtype=torch.bfloat16, attn_implementation="eager", experts_implementation="batched_mm"
             )
-    except (ValueError, TypeError, AttributeError, KeyError, ImportError) as error:
+    except Exception as error:  # sizes that don't fit together fail wherever the family first uses them
         raise BadInput(
-            f"No causal language model can be built from this {config.model_type!r} configuration: {error}"
+            f"No model can be built from this {config.model_type!r} configuration; correct what it names: {_reason(error)}"
         ) from error
     return model.eval()
 
@@ -530,11 +557,13 @@ def _measure_cache(model: Any, config: Any) -> tuple[tuple[_LayerCache, ...] | N
     """What each layer's cache holds, read off after two tokens; None, and the reason, where that can't be done."""
     import torch
 
+    # Some families look for padding among the ids to warn of it; ids without values can't be looked at.
+    model.config.pad_token_id = None
     try:
         with _quiet(), torch.no_grad():
             output = model(input_ids=torch.zeros((1, 2), dtype=torch.long, device="meta"), use_cache=True)
     except Exception as error:  # any family's forward may need real numbers; sizes of the weights still stand
-        return None, (f"The cache can't be measured for {config.model_type}: {type(error).__name__}: {error}.",)
+        return None, (f"The cache can't be measured for {config.model_type}: {_reason(error)}",)
     cache = getattr(output, "past_key_values", None)
     cache = cache if cache is not None else getattr(output, "cache_params", None)
     layers = getattr(cache, "layers", None)
@@ -652,7 +681,7 @@ def _cache_notes(config: Any, layers: list[_LayerCache], heads: set[int], window
 
 
 def _stored_tensors(model: Any) -> list[Any]:
-    """The tensors that hold a model's weights, as state_dict would save them, opened to plain ones, each storage once."""
+    """The tensors that hold a model's weights, as state_dict saves them, opened to plain ones, each storage once."""
     found: dict[tuple[Any, ...], Any] = {}
     for value in model.state_dict(keep_vars=True).values():
         for tensor in _tensors(value):

@@ -127,10 +127,10 @@ def _extract(archive: Path, wheel: Wheel, target: Path) -> None:
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model on the hub, before it is fetched. weight_files: name -> bytes."""
+    """A model on the hub, before it is fetched. weight_files: name -> bytes; revision: as asked, None for the newest."""
 
     repo_id: str
-    revision: str
+    revision: str | None
     endpoint: str
     weight_files: dict[str, int]
     licence: str | None
@@ -210,7 +210,7 @@ def look_up_hub(repo_id: str, revision: str | None, *, allow_pickle: bool, token
         weights = pickled
     card = info.card_data.to_dict() if info.card_data else {}
     parameters = getattr(info.safetensors, "total", None) if info.safetensors else None
-    return HubModel(repo_id, info.sha or revision or "main", endpoint, weights, card.get("license"), parameters)
+    return HubModel(repo_id, revision, endpoint, weights, card.get("license"), parameters)
 
 
 def fetch_hub(model: HubModel, *, token: str | bool | None, remote_code: bool) -> Path:

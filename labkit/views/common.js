@@ -72,6 +72,20 @@ export function visibleLabel(text, limit = 60) {
   return characters.length > limit ? `${characters.slice(0, limit - 1).join("")}…` : label;
 }
 
+const SPOKEN = { space: " ", break: " line break ", tab: " tab ", rest: " … " };
+
+/** Text as a screen reader should say it: signs for what can't be seen become words. */
+export function spokenLabel(text, limit = 60) {
+  let label = "";
+  for (const run of visibleRuns(text)) {
+    label += run.kind === "text" ? run.text : run.kind === "code" ? ` ${run.mark} ` : SPOKEN[run.kind];
+    if (label.length > limit) break;
+  }
+  const said = [...label.trim().replace(/ +/g, " ")];
+  if (said.length === 0) return text === "" ? "empty" : "space";
+  return said.length > limit ? `${said.slice(0, limit - 1).join("")}…` : said.join("");
+}
+
 /** An element with a class and a text. Text is set as text: nothing here, or anywhere, parses HTML. */
 export function make(tag, className = "", text = null) {
   const element = document.createElement(tag);
@@ -103,7 +117,7 @@ export function percent(probability) {
   if (value >= 100) return "100 %";
   if (value < 0.001) return `${value.toExponential(1).replace("-", "−")} %`;
   if (value > 99.9) return `${value > 99.9995 ? "> 99.999" : value.toFixed(3)} %`;
-  return `${value.toFixed(value >= 1 ? 1 : value >= 0.1 ? 2 : 3)} %`;
+  return `${value.toFixed(value >= 0.995 ? 1 : value >= 0.0995 ? 2 : 3)} %`;
 }
 
 /** A number with a true minus sign; infinities as ∞, what isn't a number as "unknown". */

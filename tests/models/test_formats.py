@@ -19,6 +19,9 @@ import pytest
 
 from labkit.errors import BadModelFile, ModelNotFound
 from labkit.models.formats import (
+    _PLAIN,
+    _PLAIN_BLOCK,
+    _PLAIN_TOP,
     GGML_TYPES,
     ArraySummary,
     GgufHeader,
@@ -188,12 +191,12 @@ Build = Callable[[Path], Path]
 ONE = entry("a", 4, struct.pack("<I", 1))
 HUGE = (1 << 64) - 1
 GGUF_MISTAKES: dict[str, tuple[Build, tuple[str, ...]]] = {
-    "empty": (lambda p: gguf_raw(p, b""), ("ends after 0 bytes", "fetch the file again")),
-    "short": (lambda p: gguf_raw(p, b"GGUF" + bytes(10)), ("ends after 14 bytes",)),
-    "magic": (lambda p: gguf_raw(p, b"LOLO" + bytes(60)), ("at byte 0 starts with b'LOLO'",)),
-    "lfs": (lambda p: gguf_raw(p, b"version https://git-lfs.github.com/spec/v1\noid"), ("git lfs pull",)),
-    "html": (lambda p: gguf_raw(p, b"<!DOCTYPE html><html><body>Not found"), ("a web page", "direct address")),
-    "zip": (lambda p: gguf_raw(p, b"PK\x03\x04" + bytes(60)), ("zip archive or a pickle",)),
+    "empty": (lambda p: raw_file(p, b""), ("ends after 0 bytes", "fetch the file again")),
+    "short": (lambda p: raw_file(p, b"GGUF" + bytes(10)), ("ends after 14 bytes",)),
+    "magic": (lambda p: raw_file(p, b"LOLO" + bytes(60)), ("at byte 0 starts with b'LOLO'",)),
+    "lfs": (lambda p: raw_file(p, b"version https://git-lfs.github.com/spec/v1\noid"), ("git lfs pull",)),
+    "html": (lambda p: raw_file(p, b"<!DOCTYPE html><html><body>Not found"), ("a web page", "direct address")),
+    "zip": (lambda p: raw_file(p, b"PK\x03\x04" + bytes(60)), ("zip archive or a pickle",)),
     "version 1": (lambda p: gguf_file(p, [ONE], [], version=1), ("version 1", "newer conversion")),
     "version 9": (lambda p: gguf_file(p, [ONE], [], version=9), ("at byte 4 says GGUF version 9",)),
     "big endian": (lambda p: gguf_file(p, [ONE], [], version=3 << 24), ("big-endian", "little-endian file")),
@@ -284,7 +287,7 @@ GGUF_MISTAKES: dict[str, tuple[Build, tuple[str, ...]]] = {
 }
 
 
-def gguf_raw(path: Path, data: bytes) -> Path:
+def raw_file(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
 
@@ -325,7 +328,7 @@ def changed(header: GgufHeader, **metadata: Any) -> GgufHeader:
     return replace(header, metadata=merged)
 
 
-def reshaped(header: GgufHeader, changes: dict[str, tuple[int, ...] | None], **renames: str) -> GgufHeader:
+def reshaped(header: GgufHeader, changes: dict[str, tuple[int, ...] | None]) -> GgufHeader:
     """With other shapes (None takes a tensor out)."""
     tensors = [t for t in header.tensors if changes.get(t.name, ()) is not None]
     return replace(header, tensors=tuple(replace(t, shape=changes.get(t.name) or t.shape) for t in tensors))
@@ -363,6 +366,11 @@ ARCHITECTURE_MISTAKES: dict[str, tuple[Change, str]] = {
         "has 3 values of llama.attention.head_count for 2 layers",
     ),
     "head size": (lambda h: changed(h, llama__attention__key_length=16), "4 heads of 16 over 32"),
+    "head size's type": (
+        lambda h: changed(h, llama__attention__key_length="16"),
+        "llama.attention.key_length = '16'",
+    ),
+    "shared width": (lambda h: changed(h, llama__attention__head_count=16), "blk.0.attn_k of shape (16, 32)"),
     "rotary": (lambda h: changed(h, llama__rope__dimension_count=4), "rope.dimension_count = 4 with heads of 8"),
     "inner": (lambda h: changed(h, llama__feed_forward_length=65), "ffn_up of shape (64, 32) where (65, 32)"),
     "no inner": (lambda h: changed(h, llama__feed_forward_length=None), "llama.feed_forward_length = nothing"),
@@ -372,7 +380,7 @@ ARCHITECTURE_MISTAKES: dict[str, tuple[Change, str]] = {
         "llama.attention.layer_norm_rms_epsilon = nan",
     ),
     "no epsilon": (lambda h: changed(h, llama__attention__layer_norm_rms_epsilon=None), "has no llama.attention.layer"),
-    "frequency": (lambda h: changed(h, llama__rope__freq_base=-1.0), "llama.rope.freq_base = -1, not between 0"),
+    "frequency": (lambda h: changed(h, llama__rope__freq_base=-1.0), "llama.rope.freq_base = -1 where a number from 0"),
     "vocabulary": (lambda h: changed(h, llama__vocab_size=99), "llama.vocab_size = 99 and 311 rows"),
     "tokens": (lambda h: changed(h, tokenizer__ggml__tokens=("a", "b")), "has 2 tokenizer.ggml.tokens for 311 rows"),
     "tokens' types": (lambda h: changed(h, tokenizer__ggml__token_type=7), "no list of tokenizer.ggml.token_type"),
@@ -420,6 +428,18 @@ def test_architecture_accepts_what_models_really_do(tiny: Path) -> None:
         check_gguf_architecture(accepted)
 
 
+def test_every_tensor_of_the_plain_architectures_is_known() -> None:
+    import gguf
+
+    for number, name in gguf.MODEL_ARCH_NAMES.items():
+        if name not in _PLAIN:
+            continue
+        for kind in gguf.MODEL_TENSORS[number]:
+            full = gguf.TENSOR_NAMES[kind]
+            base = full.removeprefix("blk.{bid}.")
+            assert base in (_PLAIN_TOP if base == full else _PLAIN_BLOCK), (name, full)
+
+
 def test_a_mixture_of_experts_and_a_state_space_model_pass(tiny: Path) -> None:
     header = read_gguf_header(tiny)
     dense = ("ffn_gate", "ffn_up", "ffn_down")
@@ -452,7 +472,7 @@ TOKENIZER_MISTAKES: dict[str, tuple[Callable[[GgufHeader], dict[str, Any]], str]
     "twice": (lambda h: {"tokenizer.ggml.tokens": (*h.metadata["tokenizer.ggml.tokens"], "a")}, "the token 'a' twice"),
     "no merges": (lambda h: {"tokenizer.ggml.merges": None}, "without merges"),
     "no pair": (lambda h: {"tokenizer.ggml.merges": ("t h e",)}, "'t h e', that is no pair"),
-    "not a token": (lambda h: {"tokenizer.ggml.merges": ("t h", "q z")}, "merge 1, 'q z', whose 'qz' is no token"),
+    "not a token": (lambda h: {"tokenizer.ggml.merges": ("h e", "q z")}, "merge 1, 'q z', whose 'qz' is no token"),
     "no scores": (lambda h: {"tokenizer.ggml.model": "llama", "tokenizer.ggml.merges": None}, "neither merges nor"),
 }
 
@@ -501,12 +521,12 @@ def described(dtype: Any = "F32", shape: Any = (2, 2), offsets: Any = (0, 16), *
 
 DATA = bytes(16)
 SAFETENSORS_MISTAKES: dict[str, tuple[Build, tuple[str, ...]]] = {
-    "empty": (lambda p: gguf_raw(p, b""), ("ends after 0 bytes",)),
+    "empty": (lambda p: raw_file(p, b""), ("ends after 0 bytes",)),
     "long header": (lambda p: safetensors_file(p, {}, length=1 << 40), ("at byte 0 announces a header of 1,099",)),
     "no header": (lambda p: safetensors_file(p, {}, length=0), ("announces a header of 0 bytes",)),
-    "lfs": (lambda p: gguf_raw(p, b"version https://git-lfs.github.com/spec/v1\noid"), ("git lfs pull",)),
+    "lfs": (lambda p: raw_file(p, b"version https://git-lfs.github.com/spec/v1\noid"), ("git lfs pull",)),
     "gguf": (lambda p: gguf_file(p, [ONE], []), ("is a GGUF file, not a safetensors file",)),
-    "pickle": (lambda p: gguf_raw(p, b"\x80\x02}q\x00(X\x06" + bytes(60)), ("zip archive or a pickle",)),
+    "pickle": (lambda p: raw_file(p, b"\x80\x02}q\x00(X\x06" + bytes(60)), ("zip archive or a pickle",)),
     "not json": (lambda p: safetensors_file(p, b"{'a': 1}"), ("header that is not JSON",)),
     "not text": (lambda p: safetensors_file(p, b'{"\xff\xfe": 1}'), ("header that is not JSON",)),
     "deep": (lambda p: safetensors_file(p, b'{"a":' + b"[" * 100_000), ("header that is not JSON",)),
@@ -560,7 +580,7 @@ def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({key: entry for key, entry in value.items() if entry is not None}))
 
 
-def test_folder_facts(folder: Path, shards: Path) -> None:
+def test_folder_facts(folder: Path) -> None:
     parameters = sum(p.numel() for p in fuzz.tiny_model().parameters())
     facts = check_folder(folder)
     assert (facts.model_type, facts.weight_files) == ("llama", ("model.safetensors",))
@@ -679,8 +699,8 @@ def test_shards_missing_damaged_or_outside(shards: Path) -> None:
         refused(check_folder, shards, "places weight 'model.norm.weight' in", "outside of the folder")
     index.write_text(json.dumps({"weight_map": {**whole["weight_map"], "more": "model-00001-of-00004.safetensors"}}))
     refused(check_folder, shards, "'model-00001-of-00004.safetensors' lacks 1 of the weights", "'more'")
-    for nothing in ({}, {"weight_map": {}}, {"weight_map": [1]}):
-        index.write_text(json.dumps(nothing))
+    for nothing in ("{}", '{"weight_map": {}}', '{"weight_map": [1]}'):
+        index.write_text(nothing)
         refused(check_folder, shards, "has no weight_map")
     index.write_text(json.dumps(whole))
     shard = shards / "model-00002-of-00004.safetensors"

@@ -66,13 +66,16 @@ export function leastSure(data, count) {
   return order.sort((a, b) => data.logprob[a] - data.logprob[b] || a - b).slice(0, count);
 }
 
+/** The example below is looked for among so many tokens at the start: they are in sight before anybody scrolls. */
+const IN_SIGHT = 80;
+
 /**
- * The token to explain while none is pointed at: the one where the model hesitated most (highest entropy).
- * -1 when there is none.
+ * The token to explain while none is pointed at: of those in sight the one where the model hesitated most (highest
+ * entropy). -1 when there is none.
  */
 export function example(data) {
   let best = -1;
-  for (let i = 0; i < data.n; i += 1) {
+  for (let i = 0; i < Math.min(data.n, IN_SIGHT); i += 1) {
     if (data.kind[i] === OUTSIDE || Number.isNaN(data.entropy[i])) continue;
     if (best < 0 || data.entropy[i] > data.entropy[best]) best = i;
   }

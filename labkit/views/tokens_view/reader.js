@@ -1,7 +1,7 @@
 // The running text with its underlines, and the panel that explains one token. Used by every view that shows a
 // generation: createReader() draws what update() is given and knows nothing of widgets or models.
 
-import { appendRuns, decimal, make, percent, visibleLabel, visibleRuns } from "../common.js";
+import { appendRuns, decimal, make, percent, spokenLabel, visibleLabel, visibleRuns } from "../common.js";
 import {
   CONTINUED,
   HESITATION,
@@ -51,6 +51,8 @@ function tokenElement(piece, token, kind, strokeClass) {
     return element;
   }
   const runs = visibleRuns(piece);
+  // What leaves nothing to read has its name in words from the start; others get theirs when they are reached.
+  if (runs.every((run) => run.kind !== "text")) element.setAttribute("aria-label", spokenLabel(token));
   // The line goes under the word and not under the space before it, so that words stay apart.
   let start = 0;
   while (start < runs.length && runs[start].kind === "space") start += 1;
@@ -63,7 +65,7 @@ function tokenElement(piece, token, kind, strokeClass) {
 }
 
 /** A token's text for the panel: one line, marks in muted ink, kept apart from the text around it. */
-function tokenLabel(text, limit) {
+export function tokenLabel(text, limit) {
   const label = make("bdi", "lk-label");
   const shown = visibleLabel(text, limit);
   const lead = /^·*/u.exec(shown)[0].length;
@@ -108,7 +110,8 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
   const spoken = make("div", "lk-spoken");
   text.append(fold, prompt, list);
   scroll.append(text);
-  element.append(head, legend(), note, scroll, panel, spoken);
+  const key = legend();
+  element.append(head, key, note, scroll, panel, spoken);
 
   let data = decode(null, 0, 0);
   let strings = [];
@@ -142,7 +145,7 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
     if (held >= 0) show(held, "held");
     else if (active >= 0) show(active, "");
     else if (facts.running && data.n > 0) show(data.n - 1, "the newest token");
-    else show(example(data), "the most options here; point at any other");
+    else show(example(data), "an open choice; point at any other token");
   }
 
   function activate(i) {
@@ -180,7 +183,7 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
 
   function spokenToken(i) {
     return (
-      `token ${i}, ${visibleLabel(strings[data.token[i]], 40)}, probability ${percent(Math.exp(data.logprob[i]))}, ` +
+      `token ${i}, ${spokenLabel(strings[data.token[i]], 40)}, probability ${percent(Math.exp(data.logprob[i]))}, ` +
       `rank ${data.rank[i] + 1}, entropy ${decimal(data.entropy[i])} nats`
     );
   }
@@ -221,12 +224,12 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
     list_.append(
       fact("Probability", percent(Math.exp(data.logprob[i]))),
       fact("Log-probability", `${decimal(data.logprob[i], 3)} nats`),
-      fact("Rank", rank === 0 ? "1st: the most probable" : `${ordinal(rank + 1)} most probable`),
+      fact("Rank", `${ordinal(rank + 1)} choice`),
       fact("Entropy", `${decimal(data.entropy[i], 3)} nats`),
       fact("As open as", `${decimal(Math.exp(data.entropy[i]), 1)} equal choices`),
       fact(
-        "Drawn with",
-        facts.drawn.startsWith("greedy") ? "no chance: greedy" : percent(Math.exp(data.sampledLogprob[i])),
+        "When drawn",
+        facts.drawn.startsWith("greedy") ? "certain: greedy" : percent(Math.exp(data.sampledLogprob[i])),
       ),
     );
     const body = make("div", "lk-panel-body");
@@ -279,6 +282,8 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
     list.append(fresh);
     keys = next;
     list.hidden = data.n === 0;
+    key.hidden = data.n === 0;
+    scroll.hidden = data.n === 0 && prompt.hidden;
     if (data.n > 0) list.tabIndex = 0;
     else list.removeAttribute("tabindex");
   }
@@ -300,7 +305,7 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
       const row = make("tr");
       for (const value of [
         String(i),
-        visibleLabel(strings[data.token[i]], 40),
+        spokenLabel(strings[data.token[i]], 40),
         percent(Math.exp(data.logprob[i])),
         String(data.rank[i] + 1),
         `${decimal(data.entropy[i])} nats`,

@@ -1,0 +1,286 @@
+"""The temperature view: a slider, the next-token distribution it shapes, and a text sampled with it."""
+
+from __future__ import annotations
+
+import html
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import traitlets
+
+from labkit.errors import BadInput, LabError
+from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.sampling_view.distribution import (
+    HIGHEST,
+    LOWEST,
+    as_logits,
+    entropy,
+    most_probable,
+    probabilities,
+    row,
+    table,
+)
+from labkit.views.sampling_view.latest import Latest
+from labkit.views.tokens_view import SCRIPTS, TokenTraits, static_html, static_text
+from labkit.views.tokens_view.payload import payload
+
+if TYPE_CHECKING:
+    from labkit.generation.record import Generation
+
+SHOWN = 12  # tokens with a bar of their own
+_DELAY_SECONDS = 0.15  # a slider under way names many values; the one it rests at is meant
+_DRAFT_SECONDS = 0.1  # between two pictures of a text under way
+
+
+def temperature(
+    generate: Callable[..., Generation],
+    prompt: str,
+    *,
+    next_logits: Callable[[str], Any],
+    token_text: Callable[[int], str],
+    max_new_tokens: int = 24,
+    value: float = 0.7,
+) -> TemperatureView:
+    """Move the temperature and see the next-token distribution, exact, and a text sampled with it.
+
+    generate: called as generate(prompt, max_new_tokens=, temperature=, seed=, on_token=, stop_event=) in a worker
+        thread; on_token takes one argument, a str or something with a .text or .token; stop_event is a
+        threading.Event that asks it to return what it has.
+    next_logits: (vocab,) logits of the token after the prompt.  token_text: the text of a token id.
+    Raises BadInput when the logits make no distribution, or a setting is out of range.
+    """
+    return TemperatureView(
+        generate,
+        prompt,
+        next_logits=next_logits,
+        token_text=token_text,
+        max_new_tokens=max_new_tokens,
+        value=value,
+    )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    number: int
+    temperature: float
+    seed: int
+
+
+class TemperatureView(View, TokenTraits):
+    """The distribution of the next token at `temperature`, and a sample drawn with it.
+
+    Setting `temperature` does what the slider does. `wait()` for the sample, `stop()` it, `resample()` for another,
+    `close()` for good. `generation` is the latest finished sample, None before the first.
+    """
+
+    _title = "Temperature: how bold the choice of the next token is"
+    _esm = module(*SCRIPTS, "sampling_view/logic.js", "sampling_view/sampling.js")
+    _css = style("tokens_view/tokens.css", "sampling_view/sampling.css")
+
+    temperature = traitlets.Float(0.7).tag(sync=True)
+    prompt = traitlets.Unicode("").tag(sync=True)
+    names = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    """The text of each token that has a bar, most probable first."""
+    others_count = traitlets.Int(0).tag(sync=True)
+    table = traitlets.Bytes(b"").tag(sync=True)
+    """`distribution.table` as bytes: what an exported file, or a kernel that is busy, shows at once."""
+    current = traitlets.Bytes(b"").tag(sync=True)
+    """`distribution.row` at `temperature`, which may lie between the slider's positions."""
+    status = traitlets.Dict().tag(sync=True)
+    """state: "waiting", "running", "done", "stopped" or "failed"; message: a sentence; draft: the text so far."""
+
+    def __init__(
+        self,
+        generate: Callable[..., Generation],
+        prompt: str,
+        *,
+        next_logits: Callable[[str], Any],
+        token_text: Callable[[int], str],
+        max_new_tokens: int = 24,
+        value: float = 0.7,
+    ) -> None:
+        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise BadInput(f"max_new_tokens={max_new_tokens!r} gives nothing to see; ask for at least 1.")
+        self._generate = generate
+        self._prompt_given = prompt
+        self._max_new_tokens = max_new_tokens
+        self._logits = as_logits(next_logits(prompt))
+        self._ids = most_probable(self._logits, SHOWN)
+        self._seed = 0
+        self._asked = 0
+        self.generation: Generation | None = None
+        self._lock = threading.RLock()  # the worker's updates and the slider's are each sent whole
+        self._worker: Latest[_Sample] = Latest(self._sample, delay_seconds=_DELAY_SECONDS)
+        super().__init__(
+            temperature=_checked(value),
+            prompt=clean(prompt),
+            names=[clean(token_text(int(id_))) for id_ in self._ids],
+            others_count=len(self._logits) - len(self._ids),
+            table=table(self._logits, self._ids).tobytes(),
+            current=row(self._logits, self._ids, _checked(value)).tobytes(),
+            facts={"n": 0, "k": 0, "headline": [], "drawn": "", "empty": "", "running": False, "prompt_tokens": 0},
+        )
+        self.observe(self._on_temperature, names="temperature")
+        self.on_msg(self._on_message)
+        self._ask()
+
+    @traitlets.validate("temperature")
+    def _valid_temperature(self, proposal: Any) -> float:
+        return _checked(proposal["value"])
+
+    def distribution(self) -> np.ndarray:
+        """The next token's probabilities at the present temperature, (vocab,) float64."""
+        return probabilities(self._logits, self.temperature)
+
+    def resample(self) -> None:
+        """Draw another sample, with the next seed."""
+        self._seed += 1
+        self._ask()
+
+    def stop(self) -> None:
+        """Stop the sample in progress; what it has so far is kept."""
+        if self._worker.stop():  # it never started, so nobody else will say so
+            self._say("stopped", "Stopped before it began.")
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Until the sample is finished; whether that came in time. Interrupting the kernel stops the sample."""
+        return self._worker.wait(timeout_seconds)
+
+    def close(self) -> None:
+        """Stop the worker and take the widget out of the page."""
+        worker = getattr(self, "_worker", None)  # a construction that failed is closed too
+        if worker is not None:
+            worker.close()
+        super().close()
+
+    def _on_temperature(self, change: Any) -> None:
+        with self._lock:
+            self.current = row(self._logits, self._ids, change["new"]).tobytes()
+        self._ask()
+
+    def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
+        kind = content.get("type") if isinstance(content, dict) else None
+        if kind == "stop":
+            self.stop()
+        elif kind == "resample":
+            self.resample()
+
+    def _ask(self) -> None:
+        with self._lock:
+            self._asked += 1
+            request = _Sample(self._asked, self.temperature, self._seed)
+            self._say("waiting")
+        self._worker.submit(request)
+
+    def _sample(self, request: _Sample, stop: threading.Event) -> None:
+        """Runs in the worker thread. Whatever the generation does, the view says so and stands."""
+        began = time.monotonic()
+        self._say("running", unless=stop, request=request)
+        draft = _Draft(lambda text: self._say("running", draft=text, unless=stop, request=request))
+        try:
+            generation = self._generate(
+                self._prompt_given,
+                max_new_tokens=self._max_new_tokens,
+                temperature=request.temperature,
+                seed=None if request.temperature == 0 else request.seed,
+                on_token=draft,
+                stop_event=stop,
+            )
+            state = payload(generation, alternatives=5, prompt=False, running=False)
+        except BaseException as error:  # an interrupt too: in this thread there is nobody above to catch it
+            interrupted = isinstance(error, KeyboardInterrupt)
+            self._say(*(("stopped", "Interrupted.") if interrupted else ("failed", _sentence(error))), request=request)
+            return
+        with self._lock:
+            if not self._current(request):
+                return
+            self.generation = generation
+            seconds = time.monotonic() - began
+            with self.hold_sync():
+                for name, value in state.items():
+                    setattr(self, name, value)
+                self.version += 1
+                self._say("stopped" if stop.is_set() else "done", f"{len(generation.ids)} tokens in {seconds:.1f} s")
+
+    def _current(self, request: _Sample) -> bool:
+        return self.comm is not None and request.number == self._asked
+
+    def _say(
+        self,
+        state: str,
+        message: str = "",
+        *,
+        draft: str = "",
+        unless: threading.Event | None = None,
+        request: _Sample | None = None,
+    ) -> None:
+        with self._lock:
+            if self.comm is None or (unless is not None and unless.is_set()):
+                return
+            if request is not None and not self._current(request):
+                return
+            self.status = {"state": state, "message": message, "draft": clean(draft), "seed": self._seed}
+
+    def _describe(self) -> str:
+        return f"{shorten(visible(self._prompt_given), 60)!r}, temperature={self.temperature:g}"
+
+    def _static_text(self) -> str:
+        lines = [f"Next token after {shorten(self._prompt_given, 80)!r} at temperature {self.temperature:g}:"]
+        lines += [f"{share:8.2%}  {name!r}" for name, share in self._shares()]
+        lines.append(f"entropy {entropy(self.distribution()):.3f} nats")
+        if self.generation is not None:
+            lines.append(static_text(self.generation))
+        return "\n".join(lines)
+
+    def _static_html(self) -> str:
+        rows = "".join(
+            f"<tr><td><code>{html.escape(visible(repr(name)))}</code></td><td>{share:.2%}</td></tr>"
+            for name, share in self._shares()
+        )
+        return (
+            f"<div><p>Next token after <code>{html.escape(visible(shorten(self._prompt_given, 200)))}</code> at "
+            f"temperature {self.temperature:g}; entropy {entropy(self.distribution()):.3f} nats</p>"
+            f"<table><thead><tr><th>token</th><th>probability</th></tr></thead><tbody>{rows}</tbody></table>"
+            + (static_html(self.generation) if self.generation is not None else "")
+            + "</div>"
+        )
+
+    def _shares(self) -> list[tuple[str, float]]:
+        shares = self.distribution()[self._ids]
+        return [(shorten(name, 60), float(share)) for name, share in zip(self.names, shares, strict=True)]
+
+
+class _Draft:
+    """What on_token is given: gathers the pieces, and shows them a few times a second."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._text = ""
+        self._shown = 0.0
+
+    def __call__(self, piece: Any, *_more: Any) -> None:
+        text = piece if isinstance(piece, str) else getattr(piece, "text", getattr(piece, "token", ""))
+        self._text += str(text)
+        now = time.monotonic()
+        if now - self._shown >= _DRAFT_SECONDS:
+            self._shown = now
+            self._show(self._text)
+
+
+def _checked(value: Any) -> float:
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not LOWEST <= number <= HIGHEST:
+        raise BadInput(f"A temperature of {value!r} can't be shown; give one from {LOWEST:g} (greedy) to {HIGHEST:g}.")
+    return number
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, LabError) and text:
+        return shorten(visible(text), 400)
+    return shorten(visible(f"The sample failed with {type(error).__name__}{': ' + text if text else ''}."), 400)

@@ -1,0 +1,39 @@
+// The temperature view's arithmetic, apart from any drawing. The probabilities come from Python; here they are read.
+
+export const SLIDER = { lowest: 0, highest: 2, step: 0.05 };
+
+/** A row of float32: {temperature, entropy, others, shares}; others is the share of all tokens without a bar. */
+export function readRow(bytes, at, bars) {
+  const value = (i) => bytes.getFloat32(at + 4 * i, true);
+  return {
+    temperature: value(0),
+    entropy: value(1),
+    others: value(2),
+    shares: Array.from({ length: bars }, (_, i) => value(3 + i)),
+  };
+}
+
+/** Index of the slider's position nearest to a temperature. */
+export function position(temperature) {
+  return Math.round((temperature - SLIDER.lowest) / SLIDER.step);
+}
+
+/**
+ * What to draw at a temperature: its row of the table when it is one of the slider's positions, else the row that
+ * Python sent for it; null when that has not come yet.
+ */
+export function rowAt(temperature, table, current, bars) {
+  const length = 4 * (3 + bars);
+  const i = position(temperature);
+  if (Math.abs(i * SLIDER.step + SLIDER.lowest - temperature) < 1e-6 && (i + 1) * length <= table.byteLength) {
+    return readRow(table, i * length, bars);
+  }
+  if (current.byteLength !== length) return null;
+  const row = readRow(current, 0, bars);
+  return Math.abs(row.temperature - temperature) < 1e-6 ? row : null;
+}
+
+/** How a temperature is said. */
+export function sayTemperature(temperature) {
+  return `${temperature.toFixed(2)}${temperature === 0 ? " (greedy)" : ""}`;
+}

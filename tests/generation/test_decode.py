@@ -1,0 +1,326 @@
+"""Decoding against transformers' own generate and against the logits computed in one pass."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import fuzz
+import pytest
+import torch
+
+import labkit as lk
+from labkit.errors import BadInput, Unavailable
+
+LONG = 24
+
+
+def test_greedy_equals_transformers(tiny_lab: lk.Lab) -> None:
+    gen = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG)
+    inputs = tiny_lab.tokenizer("abc", return_tensors="pt")
+    expected = tiny_lab.model.generate(**inputs, max_new_tokens=LONG, do_sample=False)[0, inputs.input_ids.shape[1] :]
+    assert gen.ids == expected.tolist()
+    assert gen.prompt_ids == inputs.input_ids[0].tolist()
+    assert gen.sampled_logprobs.tolist() == [0.0] * len(gen.ids)
+
+
+def test_logprobs_are_the_models_own(tiny_lab: lk.Lab) -> None:
+    """Against one pass over the whole text, in float64, whatever filters were on."""
+    gen = tiny_lab.generate(
+        "abc", chat=False, max_new_tokens=LONG, temperature=1.7, top_k=20, top_p=0.9, repetition_penalty=1.3, seed=3
+    )
+    own, _ = _one_pass(tiny_lab, gen)
+    chosen = own[torch.arange(len(gen.ids)), torch.tensor(gen.ids)]
+    assert torch.allclose(gen.logprobs.double(), chosen, atol=1e-5)
+    assert torch.allclose(gen.entropies.double(), -(own.exp() * own).sum(-1), atol=1e-5)
+    assert gen.ranks.tolist() == (own > chosen[:, None] + 1e-9).sum(-1).tolist()
+    for position, alternatives in enumerate(gen.top(5)):
+        best = own[position].topk(5)
+        assert [a.id for a in alternatives] == best.indices.tolist()
+        assert [a.logprob for a in alternatives] == pytest.approx(best.values.tolist(), abs=1e-5)
+
+
+def test_sampled_logprobs_are_those_after_the_filters(tiny_lab: lk.Lab) -> None:
+    """Written out by hand: temperature, top-k, then top-p, renormalised."""
+    gen = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG, temperature=0.6, top_k=12, top_p=0.8, seed=5)
+    _, logits = _one_pass(tiny_lab, gen)
+    for position, id_ in enumerate(gen.ids):
+        scores = logits[position] / 0.6
+        scores[scores < scores.topk(12).values[-1]] = -torch.inf
+        p, order = scores.softmax(-1).sort(descending=True)
+        kept = order[: int((p.cumsum(-1) < 0.8).sum()) + 1]
+        allowed = torch.full_like(scores, -torch.inf)
+        allowed[kept] = scores[kept]
+        assert allowed.log_softmax(-1)[id_].item() == pytest.approx(gen.sampled_logprobs[position].item(), abs=1e-4)
+
+
+def _one_pass(lab: lk.Lab, gen: lk.Generation) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log-probabilities, logits) at the generated positions, float64, from a single forward over the whole text."""
+    model = fuzz.tiny_model().double().eval()
+    with torch.no_grad():
+        logits = model(torch.tensor([gen.prompt_ids + gen.ids])).logits[0, len(gen.prompt_ids) - 1 : -1]
+    return logits.log_softmax(-1), logits
+
+
+def test_sampling_follows_the_distribution(tiny_lab: lk.Lab) -> None:
+    """2,000 draws of one token against its exact probabilities (chi-squared, 99.9 % point)."""
+    draws = [tiny_lab.generate(["abc"] * 500, chat=False, max_new_tokens=1, temperature=2.0, top_k=4, seed=s) for s in range(4)]
+    ids = [gen.ids[0] for batch in draws for gen in batch]
+    logits = tiny_lab.next_logits("abc", chat=False)
+    best = logits.topk(4)
+    p = (best.values / 2.0).softmax(-1)
+    counts = torch.tensor([ids.count(i) for i in best.indices.tolist()]).double()
+    assert counts.sum() == len(ids)
+    expected = p.double() * len(ids)
+    assert ((counts - expected) ** 2 / expected).sum() < 16.27
+
+
+def test_seeds_repeat_and_leave_the_random_state_alone(tiny_lab: lk.Lab) -> None:
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first = tiny_lab.generate("abc", chat=False, temperature=1.5, seed=7)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert tiny_lab.generate("abc", chat=False, temperature=1.5, seed=7).ids == first.ids
+    assert tiny_lab.generate("abc", chat=False, temperature=1.5, seed=8).ids != first.ids
+    unseeded = tiny_lab.generate("abc", chat=False, temperature=1.5)
+    assert tiny_lab.generate("abc", chat=False, temperature=1.5, seed=unseeded.sampling.seed).ids == unseeded.ids
+
+
+def test_top_k_one_is_greedy(tiny_lab: lk.Lab) -> None:
+    greedy = tiny_lab.generate("abc", chat=False)
+    assert tiny_lab.generate("abc", chat=False, temperature=2.0, top_k=1, seed=0).ids == greedy.ids
+    assert tiny_lab.generate("abc", chat=False, temperature=2.0, min_p=1.0, seed=0).ids == greedy.ids
+
+
+def test_the_models_own_sampling_defaults_are_not_used(tiny_lab: lk.Lab) -> None:
+    plain = tiny_lab.generate("abc", chat=False, temperature=1.5, seed=2)
+    tiny_lab.model.generation_config.update(do_sample=True, temperature=0.01, top_k=1, min_p=0.9, repetition_penalty=9.0)
+    assert tiny_lab.generate("abc", chat=False, temperature=1.5, seed=2).ids == plain.ids
+
+
+def test_a_list_comes_back_as_if_run_alone(tiny_lab: lk.Lab) -> None:
+    texts = ["abc", "a", "hello there, a longer text", "zz"]
+    together = tiny_lab.generate(texts, chat=False, max_new_tokens=LONG)
+    for text, gen in zip(texts, together, strict=True):
+        alone = tiny_lab.generate(text, chat=False, max_new_tokens=LONG)
+        assert gen.ids == alone.ids
+        assert gen.prompt_ids == alone.prompt_ids
+        assert torch.allclose(gen.logprobs, alone.logprobs, atol=1e-5)
+
+
+def _end_after(lab: lk.Lab, steps: int) -> int:
+    """Make the token that greedy decoding chooses at `steps` the model's end token; returns it."""
+    end = lab.generate("abc", chat=False, max_new_tokens=LONG).ids[steps]
+    lab.model.generation_config.eos_token_id = end
+    return end
+
+
+def test_the_end_token_ends_the_text_and_is_not_in_it(tiny_lab: lk.Lab) -> None:
+    ids = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG).ids
+    end = _end_after(tiny_lab, 5)
+    gen = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG)
+    assert gen.finish_reason == "end"
+    assert gen.ids == ids[: ids.index(end) + 1]
+    rows = tiny_lab.generate(["abc", "hello"], chat=False, max_new_tokens=LONG)
+    assert rows[0].ids == gen.ids, "what follows the end of a row in a batch is padding"
+
+
+def test_stop_strings_end_the_text_before_them(tiny_lab: lk.Lab) -> None:
+    full = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG)
+    stop = full.text[6:9]
+    gen = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG, stop=stop)
+    assert gen.finish_reason == "stop"
+    assert gen.text == full.text[: full.text.index(stop)]
+    assert full.ids[: len(gen.ids)] == gen.ids
+    assert "".join(tiny_lab.stream("abc", chat=False, max_new_tokens=LONG, stop=stop)) == gen.text
+    unstopped = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG, stop=["never in there \x00"])
+    assert unstopped.ids == full.ids
+
+
+def test_the_stream_is_the_text(tiny_lab: lk.Lab) -> None:
+    gen = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG)
+    pieces = list(tiny_lab.stream("abc", chat=False, max_new_tokens=LONG))
+    assert "".join(pieces) == gen.text
+    assert tiny_lab.last_generation.ids == gen.ids
+
+
+@pytest.mark.real_model
+def test_streamed_characters_are_whole(default_lab: lk.Lab) -> None:
+    """A text of many-byte characters, forced by a prompt that repeats them; no replacement character may slip out."""
+    prompt = "🌍 世界 " * 12
+    pieces = list(default_lab.stream(prompt, chat=False, max_new_tokens=24))
+    assert "".join(pieces) == default_lab.last_generation.text
+    assert all("�" not in piece for piece in pieces[:-1])
+    assert any(ord(c) > 0x2FFF for piece in pieces for c in piece), "the prompt no longer brings out such characters"
+
+
+def test_a_stream_left_half_way_stops_the_run(tiny_lab: lk.Lab) -> None:
+    stream = tiny_lab.stream("abc", chat=False, max_new_tokens=200)
+    next(stream)
+    next(stream)
+    stream.close()
+    assert tiny_lab.last_generation.finish_reason == "stopped"
+    assert 2 <= len(tiny_lab.last_generation.ids) < 200
+    assert not [t for t in threading.enumerate() if t.name == "labkit-stream"]
+    assert tiny_lab.generate("abc", chat=False, max_new_tokens=2).ids
+
+
+def test_an_error_in_the_stream_reaches_the_reader(tiny_lab: lk.Lab) -> None:
+    with torch.no_grad():
+        tiny_lab.model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(Unavailable, match="NaN at token 1"):
+        list(tiny_lab.stream("abc", chat=False))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nan_scores_are_said(tiny_lab: lk.Lab, temperature: float) -> None:
+    with torch.no_grad():
+        tiny_lab.model.lm_head.weight[3].fill_(float("nan"))
+    with pytest.raises(Unavailable, match=r"NaN.*dtype='float32'"):
+        tiny_lab.generate("abc", chat=False, temperature=temperature)
+
+
+def test_an_interrupt_keeps_what_was_generated(tiny_lab: lk.Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    full = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG)
+    interrupt = _interrupt_at(4)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_lab.generate("abc", chat=False, max_new_tokens=LONG, on_token=interrupt)
+    kept = tiny_lab.last_generation
+    assert kept.finish_reason == "interrupted"
+    assert kept.ids == full.ids[:4]
+    shown = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG, show=True, on_token=_interrupt_at(4))
+    assert shown.ids == full.ids[:4]
+    assert "interrupted" in capsys.readouterr().out
+    assert tiny_lab.generate("abc", chat=False, max_new_tokens=LONG).ids == full.ids, "the lab stays usable"
+
+
+def _interrupt_at(tokens: int) -> Callable[[Any], None]:
+    def on_token(gen: lk.Generation) -> None:
+        if len(gen.ids) == tokens:
+            raise KeyboardInterrupt
+
+    return on_token
+
+
+def test_a_stop_event_ends_the_run(tiny_lab: lk.Lab) -> None:
+    event = threading.Event()
+    gen = tiny_lab.generate(
+        "abc", chat=False, max_new_tokens=LONG, on_token=lambda g: event.set() if len(g.ids) == 3 else None, stop_event=event
+    )
+    assert (gen.finish_reason, len(gen.ids)) == ("stopped", 3)
+
+
+def test_threads_take_turns(tiny_lab: lk.Lab) -> None:
+    expected = {seed: tiny_lab.generate("abc", chat=False, temperature=1.0, seed=seed).ids for seed in range(4)}
+    found: dict[int, list[int]] = {}
+    threads = [
+        threading.Thread(target=lambda s=seed: found.update({s: tiny_lab.generate("abc", chat=False, temperature=1.0, seed=s).ids}))
+        for seed in expected
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == expected
+
+
+@pytest.mark.filterwarnings("ignore:speed='fast' compiles")
+def test_fast_gives_the_same_greedy_tokens(tiny_lab: lk.Lab) -> None:
+    plain = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG)
+    fast = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG, speed="fast")
+    assert fast.ids == plain.ids
+    assert torch.allclose(fast.logprobs, plain.logprobs, atol=1e-4)
+
+
+def test_fast_says_what_it_does_instead_on_a_cpu(tiny_lab: lk.Lab) -> None:
+    with pytest.warns(UserWarning, match="without compiling"):
+        tiny_lab.generate("abc", chat=False, max_new_tokens=1, speed="fast")
+
+
+# bad input -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt", ["", "   \n", [], [{"role": "user", "content": ""}]])
+def test_an_empty_prompt(tiny_lab: lk.Lab, prompt: Any) -> None:
+    with pytest.raises(BadInput, match="empty"):
+        tiny_lab.generate(prompt)
+
+
+def test_a_prompt_longer_than_the_context(tiny_lab: lk.Lab) -> None:
+    context = tiny_lab.context
+    assert context is not None
+    with pytest.raises(BadInput, match=rf"{context:,}.*shorten the prompt to {context - 1:,}"):
+        tiny_lab.generate("a b " * context, chat=False)
+    with pytest.raises(BadInput, match="shorten"):
+        tiny_lab.stream("a b " * context, chat=False)
+    assert tiny_lab.generate("abc", chat=False, max_new_tokens=2).ids
+
+
+def test_a_full_context_ends_the_text(tiny_lab: lk.Lab) -> None:
+    context = tiny_lab.context
+    assert context is not None
+    ids = tiny_lab.tokenizer("a b " * context).input_ids[: context - 3]
+    prompt = tiny_lab.tokenizer.decode(ids)
+    room = context - len(tiny_lab.tokenizer(prompt).input_ids)
+    gen = tiny_lab.generate(prompt, chat=False, max_new_tokens=50)
+    assert (gen.finish_reason, len(gen.ids)) == ("context", room)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"max_new_tokens": 0},
+        {"max_new_tokens": 2.5},
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"min_p": -0.1},
+        {"repetition_penalty": 0},
+        {"seed": -1},
+        {"stop": [""]},
+        {"alternatives": 0},
+        {"speed": "warp"},
+    ],
+)
+def test_settings_out_of_range_are_named(tiny_lab: lk.Lab, setting: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=next(iter(setting))):
+        tiny_lab.generate("abc", chat=False, **setting)
+
+
+def test_more_alternatives_than_were_kept(tiny_lab: lk.Lab) -> None:
+    gen = tiny_lab.generate("abc", chat=False, max_new_tokens=2, alternatives=3)
+    assert len(gen.top(3)[0]) == 3
+    with pytest.raises(BadInput, match="alternatives=4"):
+        gen.top(4)
+
+
+# chat ----------------------------------------------------------------------------------------------------------------
+
+TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[bot]{% endif %}"
+
+
+def test_the_chat_template_is_used_where_there_is_one(tiny_lab: lk.Lab) -> None:
+    with pytest.raises(Unavailable, match="chat=False"):
+        tiny_lab.generate("abc", chat=True)
+    with pytest.raises(Unavailable, match="chat template"):
+        tiny_lab.generate([{"role": "user", "content": "abc"}])
+    tiny_lab.tokenizer.chat_template = TEMPLATE
+    text = tiny_lab.generate("abc", max_new_tokens=1)
+    assert "".join(text.prompt_tokens).endswith("[user]abc[bot]")
+    messages = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "abc"}]
+    chat = tiny_lab.generate(messages, max_new_tokens=1)
+    assert "".join(chat.prompt_tokens).endswith("[system]be kind[user]abc[bot]")
+    assert tiny_lab.generate([messages, messages], max_new_tokens=1)[1].prompt_ids == chat.prompt_ids
+    assert "[user]" not in "".join(tiny_lab.generate("abc", chat=False, max_new_tokens=1).prompt_tokens)
+    with pytest.raises(BadInput, match="'role' and 'content'"):
+        tiny_lab.generate([{"text": "abc"}])
+
+
+@pytest.mark.real_model
+def test_the_default_model_answers(default_lab: lk.Lab) -> None:
+    gen = default_lab.generate("What is the capital of France? Answer in one word.", max_new_tokens=8)
+    assert "Paris" in gen.text
+    assert gen.tokens_per_second > 0
