@@ -10,7 +10,7 @@ BIN := .venv/bin
 BASE := .venv/labkit-base.stamp
 DEV := .venv/labkit-dev.stamp
 
-.PHONY: help lab test check browser model notebooks constraints bench clean
+.PHONY: help lab test check browser model notebooks pictures constraints bench clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
@@ -43,6 +43,10 @@ browser:
 # The notebooks from their one source: run, cleaned, badges written.
 notebooks: $(DEV) model
 	$(BIN)/python notebooks/build.py
+
+# The pictures of the README and the notebooks, from the views themselves.
+pictures: $(DEV) model browser
+	$(BIN)/python docs/pictures.py
 
 bench: $(DEV) model
 	$(BIN)/labkit bench

@@ -26,6 +26,7 @@ ROOT = HERE.parent
 LIMIT_BYTES = 150_000
 KEPT_MIMETYPES = ("text/plain", "text/html", "image/png", "application/vnd.plotly.v1+json")
 LARGEST_OUTPUT_BYTES = 20_000
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def sources() -> list[Path]:
@@ -65,7 +66,7 @@ def run(notebook: Any) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [kept for output in cell.outputs if (kept := _kept(output))]
+            cell.outputs = _joined([kept for output in cell.outputs if (kept := _kept(output))])
     notebook.metadata.pop("widgets", None)
     notebook.metadata.language_info = nbformat.from_dict({"name": "python"})
 
@@ -75,11 +76,24 @@ def _kept(output: Any) -> Any | None:
         return output if output.name == "stdout" else None
     if output.output_type not in ("display_data", "execute_result"):
         return output
+    if WIDGET in output.data and "text/html" not in output.data:  # a progress bar: nothing of it is left to see
+        return None
     output.data = {
         kind: value for kind, value in output.data.items() if kind in KEPT_MIMETYPES and len(str(value)) <= LARGEST_OUTPUT_BYTES
     }
     output.metadata = {}
     return output if output.data else None
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Outputs with neighbouring pieces of printed text made one."""
+    joined: list[Any] = []
+    for output in outputs:
+        if output.output_type == "stream" and joined and joined[-1].output_type == "stream":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def same_input(one: Any, other: Any) -> bool:

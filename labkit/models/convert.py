@@ -6,19 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import BadModelFile
-from labkit.models import formats
+from labkit.models import files
 
 
 def open_gguf(path: Path, dtype: Any, **options: Any) -> tuple[Any, Any, dict[str, Any]]:
     """(model, tokenizer, loading info) of a GGUF file, its weights dequantized into `dtype`.
 
-    The header is checked before any library sees the file. Raises BadModelFile when it is damaged.
+    Header, architecture and tokenizer are checked before any library sees the file. Raises BadModelFile when it is
+    damaged or its parts make no one model.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model: Any
     info: Any
-    formats.check_gguf_architecture(formats.read_gguf_header(path))
+    header = files.read_gguf_header(path)
+    files.check_gguf_architecture(header)
+    files.check_gguf_tokenizer(header)
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
     opened: Any = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True, local_files_only=True, **options

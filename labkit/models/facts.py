@@ -27,10 +27,16 @@ def lab_facts(model: Any, *, name: str, licence: str | None, notes: tuple[str, .
         ("heads", _heads(config)),
         ("dtype, device", f"{str(model.dtype).removeprefix('torch.')} on {_devices(model)}"),
         ("weights", human_bytes(memory.weight_bytes)),
-        ("cache per token", human_bytes(cache) if cache is not None else "not growing with the text"),
+        ("cache per token", _per_token(cache)),
         ("licence", licence or "not stated in its files"),
     ]
     return [(label, text) for label, text in pairs if text] + [("note", note) for note in notes]
+
+
+def _per_token(cache: int | None) -> str:
+    if cache is None:
+        return "not known for this architecture"
+    return human_bytes(cache) if cache else "none: its state does not grow with the text"
 
 
 def _heads(config: Any) -> str:

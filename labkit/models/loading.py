@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadInput, BadModelFile, LabError, NotEnoughMemory, Unavailable
-from labkit.models import convert, formats, hardware, resolve
+from labkit.models import convert, files, hardware, resolve
+from labkit.models.memory import human_bytes, what_fits
 from labkit.models.resolve import Place, say
 
 if TYPE_CHECKING:
@@ -80,14 +81,7 @@ def open_model(name: str | os.PathLike[str], options: Options) -> Loaded:
     return _open_folder(place, options)
 
 
-def place_weights(
-    name: str,
-    parameters: int,
-    options: Options,
-    *,
-    stored_bytes: int | None = None,
-    config: dict[str, Any] | None = None,
-) -> Placement:
+def place_weights(name: str, parameters: int, options: Options, *, stored_bytes: int | None = None) -> Placement:
     """Decide device and dtype, and hold the bytes of the weights against what is free.
 
     stored_bytes: what an already quantized checkpoint takes as it is. Raises NotEnoughMemory naming what would fit.
@@ -111,29 +105,17 @@ def place_weights(
         note = f"{needed / 2**30:.1f} GiB do not fit on the GPU: spread over GPU and CPU (device_map='auto'), which is slower"
         say(f"{name}: {note}.")
         return Placement(device, dtype, "auto", note)
-    fits = _what_fits(name, config, free)
+    fits = what_fits(name, int(free / (1 + HEADROOM)), tokens=1, parameters=parameters)
     raise NotEnoughMemory(
-        f"{name} needs {needed / 2**30:.1f} GiB for its weights in {how} and {free / 2**30:.1f} GiB are free on {device}. "
+        f"{name} needs {human_bytes(needed)} for its weights in {how} and {human_bytes(free)} are free on {device}. "
         f"What would fit: {'; '.join(fits) if fits else 'nothing labkit knows; close other programs'}."
     )
-
-
-def _what_fits(name: str, config: dict[str, Any] | None, free: int) -> list[str]:
-    """What would fit instead: this model in fewer bits where its configuration is known, and published models."""
-    from labkit.models import published
-    from labkit.models.memory import what_fits
-
-    known = config if config is not None else (name if published.get(name) else None)
-    try:
-        return what_fits(known, free)
-    except LabError:  # an architecture the arithmetic doesn't know must not hide the refusal itself
-        return what_fits(None, free)
 
 
 def _open_folder(place: Place, options: Options) -> Loaded:
     from transformers import AutoModelForCausalLM
 
-    facts = formats.check_folder(place.path, allow_pickle=options.allow_pickle)
+    facts = files.check_folder(place.path, allow_pickle=options.allow_pickle)
     if facts.needs_remote_code and not options.trust_remote_code and not _known_architecture(facts.config):
         raise BadModelFile(
             f"{place.name} brings its own Python code, which is not run unless asked for; "
@@ -142,13 +124,9 @@ def _open_folder(place: Place, options: Options) -> Loaded:
     # the tokenizer first: cheap, and its absence should not be learnt after gigabytes were read
     tokenizer = _tokenizer(place, facts.has_tokenizer, options)
     prequantized = "quantization_config" in facts.config
-    placement = place_weights(
-        place.name,
-        facts.parameters,
-        options,
-        stored_bytes=facts.weight_bytes if prequantized else None,
-        config=facts.config,
-    )
+    parameters = facts.parameters or facts.weight_bytes // 2  # of pickled files only the size is known unopened
+    as_stored = facts.weight_bytes if prequantized or facts.parameters is None else None
+    placement = place_weights(place.name, parameters, options, stored_bytes=as_stored)
     with _told(place.name), _quietly():
         opened: Any = AutoModelForCausalLM.from_pretrained(
             place.path,
@@ -164,7 +142,7 @@ def _open_folder(place: Place, options: Options) -> Loaded:
 
 
 def _open_gguf(place: Place, options: Options) -> Loaded:
-    header = formats.read_gguf_header(place.path)
+    header = files.read_gguf_header(place.path)
     placement = place_weights(place.name, header.parameters, options)
     keywords = _keywords(placement, options)
     dtype = keywords.pop("dtype")

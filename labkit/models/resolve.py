@@ -148,7 +148,7 @@ def _build(model: CatalogModel) -> store.Stored:
 
 
 def _is_sound(path: Path, model: CatalogModel) -> bool:
-    from labkit.models.formats import sha256
+    from labkit.models.files import sha256
 
     return path.is_file() and path.stat().st_size == model.wheel.bytes and sha256(path) == model.wheel.sha256
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from labkit.errors import BadModelFile, LabError, NotEnoughDisk
-from labkit.models.formats import sha256
+from labkit.models.files import sha256
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # raised when stored folders of an older labkit have to be made again

@@ -109,7 +109,7 @@ class View(anywidget.AnyWidget):
 
         def _ipython_display_(self, **kwargs: Any) -> None:
             data, metadata = self._repr_mimebundle_()
-            display(data, metadata=metadata, raw=True)  # type: ignore[no-untyped-call]
+            display(data, metadata=metadata, raw=True)
             self._handle_displayed(**kwargs)
 
     def to_html(self, path: str | Path) -> Path:

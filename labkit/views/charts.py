@@ -60,7 +60,10 @@ def memory(models: Sequence[Memory], *, free_bytes: int | None = None, title: st
     )
     if free_bytes is not None:
         figure.add_vline(
-            x=free_bytes / GIB, line={"color": OKABE_ITO[5], "dash": "dash"}, annotation_text="free here", annotation_font_color=INK
+            x=free_bytes / GIB,
+            line={"color": OKABE_ITO[5], "dash": "dash"},
+            annotation_text="free here",
+            annotation_font_color=INK,
         )
     tokens = sorted({m.tokens for m in rows})
     asked = f"{tokens[0]:,} tokens" if len(tokens) == 1 else "as asked for each"

@@ -133,9 +133,33 @@ export function thousands(value) {
   return String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
-/** The root of a view. JupyterLab's shortcuts (arrows, Enter, Escape) are asked to keep out of it. */
+/** An entropy in nats as the number of equally likely choices it amounts to. */
+export function equalChoices(nats) {
+  const count = Math.exp(nats);
+  return `${count >= 1000 && Number.isFinite(count) ? thousands(count) : decimal(count, 1)} equal choices`;
+}
+
+/** Whether a key is the view's alone: one pressed with Ctrl or the like is the notebook's (save, run, undo). */
+export function ownKey(event) {
+  return !(event.ctrlKey || event.metaKey || event.altKey || event.shiftKey);
+}
+
+const KEYS_WATCHED = Symbol.for("labkit.keys-watched");
+
+/**
+ * The root of a view. JupyterLab listens for keys on the document before any element does, and its arrows, Enter and
+ * Escape work on cells wherever the focus is. It leaves alone what carries data-lm-suppress-shortcuts; a listener on
+ * the window, the one place that is earlier, sets that for the view's own keys and takes it away for all others.
+ */
 export function makeRoot(className) {
   const root = make("div", `lk-view ${className}`);
-  root.dataset.lmSuppressShortcuts = "true";
+  if (!window[KEYS_WATCHED]) {
+    window[KEYS_WATCHED] = true;
+    const watch = (event) => {
+      const view = event.target.closest?.(".lk-view");
+      if (view) view.toggleAttribute("data-lm-suppress-shortcuts", ownKey(event));
+    };
+    window.addEventListener("keydown", watch, { capture: true });
+  }
   return root;
 }

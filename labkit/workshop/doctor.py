@@ -60,6 +60,7 @@ def _python() -> Finding:
 def _packages() -> Finding:
     """The installed packages against labkit's ranges, and against the versions it was tested with."""
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
     from packaging.version import Version
 
     wrong, drifted = [], []
@@ -75,7 +76,7 @@ def _packages() -> Finding:
             continue
         if not requirement.specifier.contains(installed, prereleases=True):
             wrong.append(f"{requirement.name} {installed} is outside {requirement.specifier}")
-        elif (pin := tested.get(requirement.name.lower())) and Version(installed.public) != Version(pin):
+        elif (pin := tested.get(canonicalize_name(requirement.name))) and Version(installed.public) != Version(pin):
             drifted.append(f"{requirement.name} {installed} (tested: {pin})")
     if wrong:
         return Finding("packages", "problem", "; ".join(wrong), "pip install -U labkit, or `make lab` in the project")

@@ -20,12 +20,13 @@ def notebooks() -> Path:
 
 
 def constraints() -> dict[str, str]:
-    """Package name (lower case) -> the exact version labkit was tested with; empty where the list is not at hand."""
+    """Package name (normalized) -> the exact version labkit was tested with; empty where the list is not at hand."""
+    from packaging.utils import canonicalize_name
+
     root = project_root()
     path = root / "constraints.txt" if root else PACKAGE / "_constraints.txt"
     if not path.is_file():
         return {}
     lines = (line.split("#")[0].split(";")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return {
-        name.strip().lower(): version.strip() for line in lines if "==" in line for name, version in [line.split("==")]
-    }
+    pairs = (line.split("==") for line in lines if "==" in line)
+    return {canonicalize_name(name.strip()): version.strip() for name, version in pairs}

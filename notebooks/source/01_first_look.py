@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 1 · First look: a language model on your bench
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({{COLAB}})
+# [![Open in Colab](attachment:colab.png)]({{COLAB}})
 #
 # A language model does one thing: given some text, it says how probable each possible next piece of text is.
 # Everything else, answers, stories, code, comes from asking that question again and again.
@@ -34,8 +34,9 @@ import subprocess
 import sys
 
 if "google.colab" in sys.modules and importlib.util.find_spec("labkit") is None:
-    pins = [f"{name}=={__import__(name).__version__.split('+')[0]}" for name in ("torch", "numpy")]
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *pins, "labkit @ git+{{REPOSITORY}}"], check=True)
+    keep = [f"{name}=={__import__(name).__version__.split('+')[0]}" for name in ("torch", "numpy")]
+    command = [sys.executable, "-m", "pip", "install", "-q", *keep, "labkit @ git+{{REPOSITORY}}"]
+    subprocess.run(command, check=True)
 
 import labkit as lk
 
@@ -185,8 +186,8 @@ logits = lab.next_logits(question)  # scores for the first token of the answer
 for T in (0.3, 1.0, 2.0):
     p = torch.softmax(logits / T, dim=-1)
     top = p.topk(3)
-    shown = ", ".join(f"{lab.token_text(i)!r} {v:.2f}" for v, i in zip(top.values.tolist(), top.indices.tolist(), strict=True))
-    print(f"T = {T}: {shown}; the three together {top.values.sum():.2f}")
+    shown = [f"{lab.token_text(int(i))!r} {v:.2f}" for v, i in zip(top.values, top.indices, strict=True)]
+    print(f"T = {T}:", ", ".join(shown), f"; the three together {top.values.sum():.2f}")
 
 # %% [markdown]
 # Now with your hands on it. Move the slider: the bars are the probabilities of the **first** token at that temperature,
@@ -202,7 +203,7 @@ panel = lk.views.temperature(
 panel
 
 # %% [markdown]
-# The same without the slider. At a low temperature, five draws say much the same; at a high one, they scatter, and
+# The same without the slider: three draws at each of three temperatures. Cold draws are much alike; hot ones scatter and
 # at last fall apart. A **seed** makes a draw repeatable.
 
 # %%
@@ -286,8 +287,4 @@ for name in names:
 # L. Ben Allal et al., *SmolLM2: When Smol Goes Big* (2025), on the model you used; A. Vaswani et al., *Attention Is All
 # You Need* (2017), on what happens inside, which is the subject of the next notebook.
 #
-# Done? This gives the memory back:
-
-# %%
-panel.close()
-lab.close()
+# Done? `lab.close()` gives the memory back. (It is not in a cell, so that the slider stays alive after *Run All*.)

@@ -77,7 +77,9 @@ def test_strokes_grow_as_probability_falls(open_page: Open, tmp_path: Path) -> N
         "getComputedStyle(document.querySelector(`.lk-legend .lk-s${i}`)).textDecorationThickness))"
     )
     assert widths == sorted(set(widths))
-    classes = page.evaluate("[...document.querySelectorAll('.lk-token .lk-word')].map(w => w.className.match(/lk-s./)[0])")
+    classes = page.evaluate(
+        "[...document.querySelectorAll('.lk-token .lk-word')].map(w => w.className.match(/lk-s./)[0])"
+    )
     assert classes == ["lk-s0", "lk-s1", "lk-s2", "lk-s3", "lk-s4"]
 
 
@@ -137,7 +139,9 @@ def test_walk_with_the_keyboard_alone(open_page: Open, tmp_path: Path) -> None:
     assert page.locator(".lk-held").count() == 0
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement === document.body")
-    stops = page.evaluate("[...document.querySelectorAll('.lk-view *')].filter(e => e.tabIndex >= 0 && e.offsetParent).length")
+    stops = page.evaluate(
+        "[...document.querySelectorAll('.lk-view *')].filter(e => e.tabIndex >= 0 && e.offsetParent).length"
+    )
     assert stops == 1, "the tokens are one tab stop"
 
 
@@ -170,7 +174,18 @@ def test_hostile_tokens_stay_text(open_page: Open, tmp_path: Path, dark: bool) -
     # A text node keeps a carriage return and a NUL, so the page's text is compared character by character.
     assert list_text(page) == clean("".join(hostile))
     labels = page.evaluate("[...document.querySelectorAll('.lk-list .lk-code')].map(c => c.dataset.mark)")
-    for name in ("U+0000", "U+0007", "U+202E", "U+202C", "U+2066", "U+200B ×3", "U+FEFF", "U+2028", "U+00A0", "U+E0041"):
+    for name in (
+        "U+0000",
+        "U+0007",
+        "U+202E",
+        "U+202C",
+        "U+2066",
+        "U+200B ×3",
+        "U+FEFF",
+        "U+2028",
+        "U+00A0",
+        "U+E0041",
+    ):
         assert name in labels
     isolated = page.evaluate(
         "[...document.querySelectorAll('.lk-code')].every(c => getComputedStyle(c).unicodeBidi.startsWith('isolate'))"
@@ -178,7 +193,8 @@ def test_hostile_tokens_stay_text(open_page: Open, tmp_path: Path, dark: bool) -
     assert isolated
     for i in range(len(hostile)):  # every panel is drawn too
         page.evaluate(
-            "i => document.querySelectorAll('.lk-token')[i].dispatchEvent(new PointerEvent('pointerover', {bubbles: true}))", i
+            "i => document.querySelectorAll('.lk-token')[i].dispatchEvent(new PointerEvent('pointerover', {bubbles: true}))",
+            i,
         )
     assert page.evaluate("window.broken") is None
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "a long token widens the page"

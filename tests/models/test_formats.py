@@ -18,10 +18,7 @@ import fuzz
 import pytest
 
 from labkit.errors import BadModelFile, ModelNotFound
-from labkit.models.formats import (
-    _PLAIN,
-    _PLAIN_BLOCK,
-    _PLAIN_TOP,
+from labkit.models.files import (
     GGML_TYPES,
     ArraySummary,
     GgufHeader,
@@ -34,6 +31,7 @@ from labkit.models.formats import (
     read_safetensors_header,
     sha256,
 )
+from labkit.models.files.gguf_checks import _PLAIN, _PLAIN_BLOCK, _PLAIN_TOP
 
 # ------------------------------------------------------------------------------- files made byte by byte, for mistakes
 
@@ -385,6 +383,8 @@ ARCHITECTURE_MISTAKES: dict[str, tuple[Change, str]] = {
     "tokens": (lambda h: changed(h, tokenizer__ggml__tokens=("a", "b")), "has 2 tokenizer.ggml.tokens for 311 rows"),
     "tokens' types": (lambda h: changed(h, tokenizer__ggml__token_type=7), "no list of tokenizer.ggml.token_type"),
     "token id": (lambda h: changed(h, tokenizer__ggml__eos_token_id=311), "eos_token_id' = 311 with a vocabulary of"),
+    "token id -2": (lambda h: changed(h, tokenizer__ggml__bos_token_id=-2), "bos_token_id' = -2 with a vocabulary of"),
+    "token id 2**32": (lambda h: changed(h, tokenizer__ggml__bos_token_id=1 << 32), "bos_token_id' = 4,294,967,296"),
     "experts": (
         lambda h: changed(h, llama__expert_count=4, llama__expert_used_count=9),
         "announces 4 experts of which 9 are used",
@@ -423,6 +423,7 @@ def test_architecture_accepts_what_models_really_do(tiny: Path) -> None:
         changed(header, llama__rope__freq_base=None, llama__vocab_size=None),  # as old files have it
         changed(header, llama__attention__head_count=(4, 4), llama__feed_forward_length=(64, 64)),
         changed(header, llama__attention__key_length=8),
+        changed(header, tokenizer__ggml__bos_token_id=-1, tokenizer__ggml__padding_token_id=(1 << 32) - 1),  # "none"
         replace(header, tensors=(*header.tensors, GgufTensor("rope_freqs.weight", (4,), "F32", 0, 16))),
     ):
         check_gguf_architecture(accepted)
@@ -727,7 +728,5 @@ def test_sha256_and_its_progress(tmp_path: Path) -> None:
 
 
 def test_nothing_heavy_is_imported() -> None:
-    code = (
-        "import sys, labkit.models.formats; print([m for m in ('torch', 'gguf', 'transformers') if m in sys.modules])"
-    )
+    code = "import sys, labkit.models.files; print([m for m in ('torch', 'gguf', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

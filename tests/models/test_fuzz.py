@@ -14,14 +14,15 @@ from typing import Any
 import fuzz
 import pytest
 
-from labkit.errors import BadModelFile
-from labkit.models.formats import (
+from labkit.errors import BadModelFile, LabError
+from labkit.models.files import (
     check_folder,
     check_gguf_architecture,
     check_gguf_tokenizer,
     read_gguf_header,
     read_safetensors_header,
 )
+from labkit.models.loading import Options, open_model
 
 N, SEED = 1000, 20_260
 LIMIT_SECONDS = 1.0  # a thousand times what a case takes: a loop that doesn't end, not a slow machine
@@ -171,71 +172,82 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     transformers.logging.set_verbosity(shown)
 
 
-def open_gguf(path: Path) -> tuple[set[str], bool]:
-    """What transformers makes of the file: weights it had to invent, and whether the tokenizer keeps a text."""
+def open_and_run(path: Path) -> set[str]:
+    """What labkit's own loader makes of the file or folder, used once; gives the names of the model's weights."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    opened: Any = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
-    )
-    model, loading = opened
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    ids = tokenizer("the cat sat on the mat").input_ids
-    assert all(0 <= id_ < model.config.vocab_size for id_ in ids)
+    loaded = open_model(path, Options(dtype="float32", device="cpu"))
+    ids = loaded.tokenizer("the cat sat on the mat").input_ids
+    assert ids
+    assert all(0 <= id_ < loaded.model.config.vocab_size for id_ in ids)
     with torch.no_grad():
-        model(torch.tensor([ids]))
-    return set(loading["missing_keys"]) | {str(key) for key in loading["mismatched_keys"]}, bool(ids)
+        loaded.model(torch.tensor([ids]))
+    return set(loaded.model.state_dict())
 
 
-def open_folder(path: Path) -> tuple[set[str], set[str]]:
-    """What transformers makes of the folder: weights it had to invent, and weights it left out."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    opened: Any = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, output_loading_info=True)
-    model, loading = opened
-    with torch.no_grad():
-        model(torch.arange(8)[None])
-    return set(loading["missing_keys"]), set(loading["unexpected_keys"])
-
-
-def passing(
+def chosen(
     check: Callable[[Path], Any], cases: Iterator[fuzz.Case], original: Path, header: int, path: Path
-) -> list[fuzz.Case]:
-    """The cases that pass the check: all with a changed header, and a few of the many with changed weights alone."""
+) -> tuple[list[fuzz.Case], list[fuzz.Case]]:
+    """The cases the check refuses, and those to open: all with a changed header, 25 with changed weights alone."""
     intact = original.read_bytes()[:header]
-    whole = [case for case in cases if fuzz.run_through(check, case, path).error is None]
-    by_header = [case for case in whole if case.data[:header] != intact]
-    by_weights = [case for case in whole if case.data[:header] == intact]
+    refused, by_header, by_weights = [], [], []
+    for case in cases:
+        if fuzz.run_through(check, case, path).error is not None:
+            refused.append(case)
+        elif case.data[:header] != intact:
+            by_header.append(case)
+        else:
+            by_weights.append(case)
+    assert len(refused) + len(by_header) + len(by_weights) == N
+    assert len(refused) > N / 2
     assert len(by_header) > N / 50
     assert len(by_weights) > N / 50
-    return by_header + by_weights[:25]
+    return refused, by_header + by_weights[:25]
+
+
+def expect_one_line(outcome: fuzz.Outcome) -> None:
+    """Opened, or one of labkit's own errors in one line; nothing else."""
+    if outcome.error is not None:
+        assert isinstance(outcome.error, LabError), (outcome.case, outcome.error)
+        message = str(outcome.error)
+        assert message.isprintable(), (outcome.case, message)
+        assert 40 < len(message) < 600, (outcome.case, message)
+
+
+def expect_told(refused: list[fuzz.Case], whole: list[fuzz.Case], open_path: Path, path: Path) -> list[fuzz.Outcome]:
+    """The loader refuses what the checks refuse, and opens the rest or says in one line why not: gives what became of it."""
+    for outcome in (fuzz.run_through(lambda _: open_and_run(open_path), case, path) for case in refused):
+        expect_one_line(outcome)
+        assert isinstance(outcome.error, BadModelFile), outcome.case
+    outcomes = [fuzz.run_through(lambda _: open_and_run(open_path), case, path) for case in whole]
+    for outcome in outcomes:
+        expect_one_line(outcome)
+    assert fuzz.tally(outcomes)["opened"] >= 25  # the weights alone
+    return outcomes
 
 
 @pytest.mark.usefixtures("quiet")
 def test_fuzz_loading_gguf(gguf_original: Path, tmp_path: Path) -> None:
-    """A GGUF file that passes the checks opens whole: no exception, no hang, no weight left to chance."""
+    """What passes the checks opens whole: no weight under another name, none left to chance."""
     path = tmp_path / "model.gguf"
     start = read_gguf_header(gguf_original).data_start
-    whole = passing(validate_gguf, gguf_cases(gguf_original), gguf_original, start, path)
-    for outcome in (fuzz.run_through(open_gguf, case, path) for case in whole):
-        assert outcome.kind == "opened", (outcome.case, outcome.error)
-        assert outcome.value == (set(), True), outcome.case
+    refused, whole = chosen(validate_gguf, gguf_cases(gguf_original), gguf_original, start, path)
+    names = set(fuzz.tiny_model().state_dict())
+    for outcome in expect_told(refused, whole, path, path):
+        assert outcome.value == names, (outcome.case, outcome.error)
 
 
 @pytest.mark.usefixtures("quiet")
 def test_fuzz_loading_folder(folder_original: Path, tmp_path: Path) -> None:
-    """A folder that passes the checks opens; a weight under a wrong name is at least reported as missing."""
+    """What passes the checks opens exactly when every weight is there under its name: none is left to chance."""
     path = folder_with(folder_original, tmp_path / "model")
     names = set(read_safetensors_header(folder_original).tensors)
     start = fuzz.safetensors_header_bytes(folder_original.read_bytes())
-    whole = passing(validate_folder, safetensors_cases(folder_original), folder_original, start, path)
-    for outcome in (fuzz.run_through(open_folder, case, path) for case in whole):
-        assert outcome.kind == "opened", (outcome.case, outcome.error)
+    refused, whole = chosen(validate_folder, safetensors_cases(folder_original), folder_original, start, path)
+    for outcome in expect_told(refused, whole, path.parent, path):
         path.write_bytes(outcome.case.data)
         held = set(read_safetensors_header(path).tensors)
-        assert outcome.value == (names - held, held - names), outcome.case
+        assert (outcome.error is None) == (held >= names), (outcome.case, outcome.error)
 
 
 def test_tiny_models_are_one_model(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 import labkit as lk
 from labkit.errors import BadInput, BadModelFile, LabError, ModelNotFound, NotEnoughMemory, Unavailable
-from labkit.models import hardware, loading
+from labkit.models import convert, hardware, loading
 
 
 @pytest.fixture
@@ -34,6 +34,24 @@ def test_a_gguf_file_loads_with_the_same_weights(tmp_path: Path) -> None:
     for name, parameter in lab.model.named_parameters():
         assert torch.allclose(parameter, reference[name], atol=1e-6), name
     lab.model.save_pretrained(tmp_path / "saved")  # refused by transformers when the model still claims to be quantized
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (b"GGUF\3", b"GGUF\7", "says GGUF version 7"),
+        (b"llama.block_count\4\0\0\0\2", b"llama.block_count\4\0\0\0\3", "announces 3 layers"),
+        (b"gpt2", b"gpt3", "names 'gpt3' as its tokenizer"),
+    ],
+)
+def test_a_gguf_file_is_checked_before_it_is_opened(old: bytes, new: bytes, told: str, tmp_path: Path) -> None:
+    """Header, architecture and tokenizer, by the sentences of labkit's own checks."""
+    file = fuzz.tiny_gguf(tmp_path / "tiny.gguf")
+    whole = file.read_bytes()
+    assert whole.count(old) == 1
+    file.write_bytes(whole.replace(old, new))
+    with pytest.raises(BadModelFile, match=told):
+        convert.open_gguf(file, torch.float32)
 
 
 def test_dtype_by_name(tiny_folder: Path) -> None:
@@ -146,7 +164,7 @@ def test_missing_weights_are_not_made_up(folder: Path) -> None:
 def test_too_little_memory_names_what_would_fit(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = sum(p.numel() for p in fuzz.tiny_model().parameters()) * 4
     monkeypatch.setattr(hardware, "free_bytes", lambda device="cpu": needed * 2 // 3)
-    with pytest.raises(NotEnoughMemory, match=r"needs .* GiB .* float32 .*What would fit: .*bfloat16"):
+    with pytest.raises(NotEnoughMemory, match=r"needs .* KiB .* float32 .*What would fit: tiny-llama in bfloat16"):
         lk.load(tiny_folder)
     assert lk.load(tiny_folder, dtype="bfloat16").dtype is torch.bfloat16
 

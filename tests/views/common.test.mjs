@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { decimal, percent, spokenLabel, thousands, visibleLabel, visibleRuns } from "../../labkit/views/common.js";
+import { decimal, equalChoices, ownKey, percent, spokenLabel, thousands, visibleLabel, visibleRuns } from "../../labkit/views/common.js";
 
 const kinds = (text, options) => visibleRuns(text, options).map((run) => run.kind);
 const marks = (text) => visibleRuns(text).map((run) => run.mark);
@@ -68,4 +68,11 @@ test("decimals have a true minus and no negative zero", () => {
   assert.equal(thousands(49140), "49,140");
   assert.equal(thousands(1234567), "1,234,567");
   assert.equal(thousands(12), "12");
+  assert.equal(equalChoices(Math.log(6.24)), "6.2 equal choices");
+  assert.equal(equalChoices(Math.log(31330.7)), "31,331 equal choices");
+});
+
+test("keys with a modifier are the notebook's", () => {
+  assert.equal(ownKey({ key: "ArrowLeft" }), true);
+  for (const modifier of ["ctrlKey", "metaKey", "altKey", "shiftKey"]) assert.equal(ownKey({ [modifier]: true }), false);
 });

@@ -49,8 +49,8 @@ def temperature(
     """Move the temperature and see the next-token distribution, exact, and a text sampled with it.
 
     generate: called as generate(prompt, max_new_tokens=, temperature=, seed=, on_token=, stop_event=) in a worker
-        thread; on_token takes one argument, a str or something with a .text or .token; stop_event is a
-        threading.Event that asks it to return what it has.
+        thread, as Lab.generate is; on_token takes the Generation so far; stop_event is a threading.Event that asks it
+        to return what it has.
     next_logits: (vocab,) logits of the token after the prompt.  token_text: the text of a token id.
     Raises BadInput when the logits make no distribution, or a setting is out of range.
     """
@@ -205,7 +205,9 @@ class TemperatureView(View, TokenTraits):
                 for name, value in state.items():
                     setattr(self, name, value)
                 self.version += 1
-                self._say("stopped" if stop.is_set() else "done", f"{len(generation.ids)} tokens in {seconds:.1f} s")
+                stopped = stop.is_set()
+                message = f"{len(generation.ids)} tokens in {seconds:.1f} s"
+                self._say("stopped" if stopped else "done", f"stopped after {message}" if stopped else message)
 
     def _current(self, request: _Sample) -> bool:
         return self.comm is not None and request.number == self._asked
@@ -256,20 +258,17 @@ class TemperatureView(View, TokenTraits):
 
 
 class _Draft:
-    """What on_token is given: gathers the pieces, and shows them a few times a second."""
+    """What on_token is given: shows the text so far, a few times a second."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self._show = show
-        self._text = ""
-        self._shown = 0.0
+        self._next = 0.0
 
-    def __call__(self, piece: Any, *_more: Any) -> None:
-        text = piece if isinstance(piece, str) else getattr(piece, "text", getattr(piece, "token", ""))
-        self._text += str(text)
+    def __call__(self, generation: Generation) -> None:
         now = time.monotonic()
-        if now - self._shown >= _DRAFT_SECONDS:
-            self._shown = now
-            self._show(self._text)
+        if now >= self._next:
+            self._next = now + _DRAFT_SECONDS
+            self._show(generation.text)
 
 
 def _checked(value: Any) -> float:

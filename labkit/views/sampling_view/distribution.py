@@ -22,7 +22,9 @@ def as_logits(values: Any) -> np.ndarray:
         values = values.detach().float().cpu()
     logits = np.asarray(values, dtype=np.float64)
     if logits.ndim != 1 or not len(logits):
-        raise BadInput(f"Logits of shape {logits.shape} are no next-token logits; give those of one position: (vocab,).")
+        raise BadInput(
+            f"Logits of shape {logits.shape} are no next-token logits; give those of one position: (vocab,)."
+        )
     if np.isnan(logits).any() or np.isposinf(logits).any() or not np.isfinite(logits).any():
         raise BadInput("The logits hold a NaN or an infinity, so there is no distribution; check the model's weights.")
     return logits

@@ -1,6 +1,6 @@
 // The temperature view as a widget: slider, bars, and the sampled text drawn by the token view's reader.
 
-import { decimal, make, makeRoot, percent, thousands, visibleLabel, visibleRuns, appendRuns } from "../common.js";
+import { appendRuns, decimal, equalChoices, make, makeRoot, percent, thousands, visibleLabel, visibleRuns } from "../common.js";
 import { createReader, tokenLabel } from "../tokens_view/reader.js";
 import { SLIDER, rowAt, sayTemperature } from "./logic.js";
 
@@ -67,7 +67,7 @@ function render({ model, el }) {
   buttons.append(draft);
   sample.append(buttons, reader.element);
   if (exported) {
-    again.hidden = stop.hidden = true;
+    again.hidden = stop.hidden = draft.hidden = true;
   }
 
   root.append(prompt, control, chart, key, sample);
@@ -91,7 +91,7 @@ function render({ model, el }) {
     const row = rowAt(temperature, model.get("table"), model.get("current"), names.length);
     if (row === null) return; // it comes with the next message
     setBars([...row.shares, row.others], "fill");
-    spread.textContent = `entropy ${decimal(row.entropy, 3)} nats: as open as ${decimal(Math.exp(row.entropy), 1)} equal choices`;
+    spread.textContent = `entropy ${decimal(row.entropy, 3)} nats: as open as ${equalChoices(row.entropy)}`;
   }
 
   function drawBase() {
@@ -143,15 +143,13 @@ function render({ model, el }) {
   slider.addEventListener("input", () => {
     model.set("temperature", Number(slider.value));
     model.save_changes();
-    if (exported) sampleNote();
   });
   again.addEventListener("click", () => model.send({ type: "resample" }));
   stop.addEventListener("click", () => model.send({ type: "stop" }));
 
   const written = model.get("temperature");
   function sampleNote() {
-    const same = Math.abs(model.get("temperature") - written) < 1e-6;
-    status.textContent = same ? "" : `the text below was sampled at temperature ${written.toFixed(2)}`;
+    status.textContent = `The text below was sampled at temperature ${sayTemperature(written)}`;
   }
 
   const events = [
@@ -164,6 +162,7 @@ function render({ model, el }) {
   drawBase();
   drawStatus();
   drawSample();
+  if (exported) sampleNote();
   for (const [event, callback] of events) model.on(event, callback);
   return () => {
     clearInterval(ticking);

@@ -1,7 +1,7 @@
 // The running text with its underlines, and the panel that explains one token. Used by every view that shows a
 // generation: createReader() draws what update() is given and knows nothing of widgets or models.
 
-import { appendRuns, decimal, make, percent, spokenLabel, visibleLabel, visibleRuns } from "../common.js";
+import { appendRuns, decimal, equalChoices, make, ownKey, percent, spokenLabel, visibleLabel, visibleRuns } from "../common.js";
 import {
   CONTINUED,
   HESITATION,
@@ -226,7 +226,7 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
       fact("Log-probability", `${decimal(data.logprob[i], 3)} nats`),
       fact("Rank", `${ordinal(rank + 1)} choice`),
       fact("Entropy", `${decimal(data.entropy[i], 3)} nats`),
-      fact("As open as", `${decimal(Math.exp(data.entropy[i]), 1)} equal choices`),
+      fact("As open as", equalChoices(data.entropy[i])),
       fact(
         "When drawn",
         facts.drawn.startsWith("greedy") ? "certain: greedy" : percent(Math.exp(data.sampledLogprob[i])),
@@ -345,7 +345,7 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
     activate(-1);
   });
   list.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!ownKey(event)) return;
     const from = active >= 0 ? active : Math.max(0, shown);
     let target = keyTarget(event.key, from, data.n);
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {

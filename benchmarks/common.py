@@ -1,0 +1,80 @@
+"""What the benchmarks share: rounds that alternate between peers, medians, and one way of printing a ratio."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import date
+
+
+@dataclass(frozen=True)
+class Result:
+    """Ours against a peer, medians of the same rounds. ratio: ours / theirs, below 1 means labkit takes less."""
+
+    claim: str
+    ours: str
+    theirs: str
+    ours_median_seconds: float
+    theirs_median_seconds: float
+    ratio: float
+    spread: tuple[float, float]
+    rounds: int
+    machine: str
+    date: str
+
+
+def machine() -> str:
+    """What the numbers were taken on, in a few words."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+    return f"{platform.system()} {platform.machine()}, {device}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def compare(
+    claim: str, ours: tuple[str, Callable[[], object]], theirs: tuple[str, Callable[[], object]], *, rounds: int, warm_up: int = 1
+) -> Result:
+    """Time both by turns, so that a slow minute of the machine falls on both; spread is that of the rounds' own ratios.
+
+    A call that returns a float has timed itself, in seconds.
+    """
+    for _ in range(warm_up):
+        ours[1]()
+        theirs[1]()
+    pairs = [(_seconds(ours[1]), _seconds(theirs[1])) for _ in range(rounds)]
+    mine, others = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratios = sorted(a / b for a, b in pairs)
+    return Result(
+        claim=claim,
+        ours=ours[0],
+        theirs=theirs[0],
+        ours_median_seconds=mine,
+        theirs_median_seconds=others,
+        ratio=mine / others,
+        spread=(ratios[0], ratios[-1]),
+        rounds=rounds,
+        machine=machine(),
+        date=date.today().isoformat(),
+    )
+
+
+def report(results: list[Result]) -> None:
+    """Print the results: a paragraph each, or JSON with --json."""
+    if "--json" in sys.argv:
+        print(json.dumps([asdict(r) for r in results], indent=1))
+        return
+    for r in results:
+        print(f"{r.claim}: ratio {r.ratio:.3f} (rounds from {r.spread[0]:.3f} to {r.spread[1]:.3f})")
+        print(f"    {r.ours}: {r.ours_median_seconds:.3f} s   {r.theirs}: {r.theirs_median_seconds:.3f} s")
+        print(f"    medians of {r.rounds} alternating rounds; {r.machine}; {r.date}")
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    own = call()
+    return own if isinstance(own, float) else time.perf_counter() - began

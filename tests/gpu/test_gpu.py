@@ -1,0 +1,53 @@
+"""The same code on a GPU. Run where there is one: pytest tests/gpu"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fuzz
+import pytest
+import torch
+
+import labkit as lk
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+
+
+def test_auto_means_the_gpu_in_bfloat16(tiny_folder: Path) -> None:
+    lab = lk.load(tiny_folder)
+    assert lab.device.type == "cuda"
+    assert lab.dtype is torch.bfloat16
+
+
+def test_generation_matches_the_cpu_in_float32(tiny_folder: Path) -> None:
+    on_gpu, on_cpu = (lk.load(tiny_folder, device=d, dtype="float32") for d in ("cuda", "cpu"))
+    settings = {"chat": False, "max_new_tokens": 24}
+    a, b = on_gpu.generate("abc", **settings), on_cpu.generate("abc", **settings)
+    assert a.ids == b.ids
+    assert torch.allclose(a.logprobs, b.logprobs, atol=1e-4)
+    assert a.logprobs.device.type == "cpu"
+
+
+def test_fast_compiles_and_gives_the_same_greedy_tokens() -> None:
+    lab = lk.Lab(fuzz.tiny_model().cuda().eval(), fuzz.tiny_tokenizer())
+    plain = lab.generate("abc", chat=False, max_new_tokens=24)
+    fast = lab.generate("abc", chat=False, max_new_tokens=24, speed="fast")
+    assert fast.ids == plain.ids
+
+
+def test_sampling_is_seeded_and_leaves_the_random_state(tiny_folder: Path) -> None:
+    lab = lk.load(tiny_folder)
+    before = torch.cuda.get_rng_state()
+    first = lab.generate("abc", chat=False, temperature=1.0, seed=3)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert lab.generate("abc", chat=False, temperature=1.0, seed=3).ids == first.ids
+
+
+def test_close_frees_the_gpu(tiny_folder: Path) -> None:
+    lab = lk.load(tiny_folder, fresh=True)
+    held = torch.cuda.memory_allocated()
+    lab.close()
+    assert torch.cuda.memory_allocated() < held
