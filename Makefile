@@ -9,6 +9,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 BASE := .venv/labkit-base.stamp
 DEV := .venv/labkit-dev.stamp
+AXE := .venv/axe.min.js
 
 .PHONY: help lab test check browser model notebooks pictures constraints bench clean
 
@@ -19,8 +20,8 @@ lab: $(BASE) model
 	$(BIN)/labkit lab
 
 # Every test: code style and types, unit tests, widgets in a browser, notebooks.
-test: $(DEV) model browser check
-	$(BIN)/python -m pytest
+test: $(DEV) model browser check $(AXE)
+	LABKIT_AXE=$(AXE) $(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=180 -p no:randomly notebooks
 
 check: $(DEV)
@@ -39,6 +40,11 @@ browser:
 	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo apt-get update -q && sudo apt-get install -y -q chromium; \
 	else echo "No Chromium here, and it can't be installed without your password: the browser tests will be skipped."; \
 	echo "To run them, install it: sudo apt-get install chromium (Debian, Ubuntu), brew install chromium (macOS)."; fi
+
+# axe-core finds what a screen reader would stumble over. Where npm can't bring it, those tests are skipped and say so.
+$(AXE): | .venv/bin/python
+	@cd .venv && { npm pack --silent axe-core@4.14.1 >/dev/null 2>&1 && tar -xzOf axe-core-4.14.1.tgz package/axe.min.js > axe.min.js; } \
+		|| { rm -f axe.min.js; echo "axe-core could not be fetched: its tests will be skipped"; }; rm -f axe-core-*.tgz
 
 # The notebooks from their one source: run, cleaned, badges written.
 notebooks: $(DEV) model

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import labkit as lk
+from labkit.models import hardware
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,3 +52,13 @@ def test_close_frees_the_gpu(tiny_folder: Path) -> None:
     held = torch.cuda.memory_allocated()
     lab.close()
     assert torch.cuda.memory_allocated() < held
+
+
+def test_the_hardware_is_described() -> None:
+    assert hardware.pick_device() == "cuda"
+    free, total = torch.cuda.mem_get_info()
+    assert 0 < hardware.free_bytes("cuda") <= total
+    assert free <= total
+    assert torch.cuda.get_device_name() in hardware.describe_device()
+    native = torch.cuda.get_device_capability()[0] >= 8
+    assert hardware.pick_dtype("auto", "cuda") is (torch.bfloat16 if native else torch.float32)

@@ -143,14 +143,3 @@ def test_describe_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * GiB))
     no_group(monkeypatch)
     assert hardware.describe_device() == f"CPU, {torch.get_num_threads()} threads, 8.0 GiB free"
-
-
-@pytest.mark.gpu
-def test_cuda() -> None:
-    assert hardware.pick_device() == "cuda"
-    free, total = torch.cuda.mem_get_info()
-    assert 0 < hardware.free_bytes("cuda") <= total
-    assert free <= total
-    assert torch.cuda.get_device_name() in hardware.describe_device()
-    native = torch.cuda.get_device_capability()[0] >= 8
-    assert hardware.pick_dtype("auto", "cuda") is (torch.bfloat16 if native else torch.float32)

@@ -25,7 +25,6 @@ _BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,5})\.(.+)")
 _PARAMETER = re.compile(r"(.+)\.(?:weight|bias)")
 _OLD_EXPERT = re.compile(r"(ffn_(?:gate|up|down))\.\d+")
 _MAX_CONTEXT = 1 << 27
-_NO_TOKEN = (-1, (1 << 32) - 1)  # how old files say that there is no such token: signed, and the same bits unsigned
 
 
 def check_gguf_architecture(header: GgufHeader) -> None:
@@ -141,7 +140,7 @@ class _ArchitectureCheck:
         for key, value in metadata.items():
             if not re.fullmatch(r"tokenizer\.ggml\.\w+_token_id", key):
                 continue
-            if type(value) is not int or not (0 <= value < rows or value in _NO_TOKEN):
+            if type(value) is not int or not 0 <= value < rows:
                 self.bad(f"has {shown(key)} = {brief(value)} with a vocabulary of {rows:,}")
 
     def _heads(self) -> None:
