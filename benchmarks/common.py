@@ -37,7 +37,12 @@ def machine() -> str:
 
 
 def compare(
-    claim: str, ours: tuple[str, Callable[[], object]], theirs: tuple[str, Callable[[], object]], *, rounds: int, warm_up: int = 1
+    claim: str,
+    ours: tuple[str, Callable[[], object]],
+    theirs: tuple[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warm_up: int = 1,
 ) -> Result:
     """Time both by turns, so that a slow minute of the machine falls on both; spread is that of the rounds' own ratios.
 

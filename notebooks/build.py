@@ -62,7 +62,9 @@ def run(notebook: Any) -> None:
     """Execute in place, then keep only what helps a reader."""
     import nbclient
 
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(HERE)}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(HERE)}}
+    ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
@@ -79,7 +81,9 @@ def _kept(output: Any) -> Any | None:
     if WIDGET in output.data and "text/html" not in output.data:  # a progress bar: nothing of it is left to see
         return None
     output.data = {
-        kind: value for kind, value in output.data.items() if kind in KEPT_MIMETYPES and len(str(value)) <= LARGEST_OUTPUT_BYTES
+        kind: value
+        for kind, value in output.data.items()
+        if kind in KEPT_MIMETYPES and len(str(value)) <= LARGEST_OUTPUT_BYTES
     }
     output.metadata = {}
     return output if output.data else None
@@ -124,7 +128,10 @@ def main() -> int:
         nbformat.validate(notebook)
         text = nbformat.writes(notebook, indent=1) + "\n"
         if len(text.encode()) > LIMIT_BYTES:
-            print(f"{target.name} would have {len(text.encode()):,} bytes; at most {LIMIT_BYTES:,} are wanted", file=sys.stderr)
+            print(
+                f"{target.name} would have {len(text.encode()):,} bytes; at most {LIMIT_BYTES:,} are wanted",
+                file=sys.stderr,
+            )
             return 1
         target.write_text(text, encoding="utf-8")
         print(f"{target.name}: {len(text.encode()):,} bytes")

@@ -55,9 +55,12 @@ def tiny_wheel_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     wheel = links / "labkit_tiny-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as zipped:
         zipped.writestr("labkit_tiny/tiny.gguf", gguf)
-        zipped.writestr("labkit_tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: labkit-tiny\nVersion: 1.0\n")
         zipped.writestr(
-            "labkit_tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            "labkit_tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: labkit-tiny\nVersion: 1.0\n"
+        )
+        zipped.writestr(
+            "labkit_tiny-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
         zipped.writestr("labkit_tiny-1.0.dist-info/RECORD", "")
     source = catalog.Wheel(

@@ -43,7 +43,13 @@ def test_the_card_says_what_one_wants_to_know(tiny_lab: lk.Lab) -> None:
     lab = lk.Lab(tiny_lab.model, tiny_lab.tokenizer, name="<script>alert(1)</script>", licence="MIT", notes=("a & b",))
     c = lab.config
     text, page = repr(lab), lab._repr_html_()
-    for fact in ("llama", f"{c.num_hidden_layers} layers", f"{c.num_attention_heads} query heads", "float32 on cpu", "MIT"):
+    for fact in (
+        "llama",
+        f"{c.num_hidden_layers} layers",
+        f"{c.num_attention_heads} query heads",
+        "float32 on cpu",
+        "MIT",
+    ):
         assert fact in text
         assert fact in page
     assert f"sharing {c.num_key_value_heads} key-value head" in text
@@ -95,5 +101,13 @@ def test_errors_are_one_sentence_in_a_notebook() -> None:
 
 
 def test_labkit_errors_are_one_family() -> None:
-    for name in ("Unavailable", "NotEnoughMemory", "NotEnoughDisk", "ModelNotFound", "DownloadFailed", "BadModelFile", "BadInput"):
+    for name in (
+        "Unavailable",
+        "NotEnoughMemory",
+        "NotEnoughDisk",
+        "ModelNotFound",
+        "DownloadFailed",
+        "BadModelFile",
+        "BadInput",
+    ):
         assert issubclass(getattr(lk, name), lk.LabError)

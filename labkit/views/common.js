@@ -148,16 +148,16 @@ const KEYS_WATCHED = Symbol.for("labkit.keys-watched");
 
 /**
  * The root of a view. JupyterLab listens for keys on the document before any element does, and its arrows, Enter and
- * Escape work on cells wherever the focus is. It leaves alone what carries data-lm-suppress-shortcuts; a listener on
- * the window, the one place that is earlier, sets that for the view's own keys and takes it away for all others.
+ * Escape work on cells wherever the focus is. It leaves alone a target that carries data-lm-suppress-shortcuts (on
+ * the target itself: its selectors are tried there before anything above is looked at); a listener on the window, the
+ * one place that is earlier, sets that for the view's own keys and takes it away for all others.
  */
 export function makeRoot(className) {
   const root = make("div", `lk-view ${className}`);
   if (!window[KEYS_WATCHED]) {
     window[KEYS_WATCHED] = true;
     const watch = (event) => {
-      const view = event.target.closest?.(".lk-view");
-      if (view) view.toggleAttribute("data-lm-suppress-shortcuts", ownKey(event));
+      if (event.target.closest?.(".lk-view")) event.target.toggleAttribute("data-lm-suppress-shortcuts", ownKey(event));
     };
     window.addEventListener("keydown", watch, { capture: true });
   }

@@ -242,7 +242,12 @@ lab.memory(tokens=8192)
 c = lab.config
 per_token = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * 4
 print("bytes of cache for a token:", per_token, "as labkit says:", per_token == lab.memory().kv_bytes_per_token)
-print("weights:", lab.model.num_parameters() * 4, "as labkit says:", lab.model.num_parameters() * 4 == lab.memory().weight_bytes)
+print(
+    "weights:",
+    lab.model.num_parameters() * 4,
+    "as labkit says:",
+    lab.model.num_parameters() * 4 == lab.memory().weight_bytes,
+)
 
 # %% [markdown]
 # `lk.memory` knows this of other models too, without fetching them: it builds their architecture from the published
@@ -260,7 +265,9 @@ lk.views.memory(sizes, free_bytes=lk.free_bytes(), title="Weights and KV cache f
 # %%
 for name in names:
     half, quarter = lk.memory(name, dtype="bfloat16"), lk.memory(name, dtype="int4")
-    print(f"{name:13} {half.weight_bytes / 2**30:7.1f} GiB in bfloat16 {quarter.weight_bytes / 2**30:7.1f} GiB at 4 bits")
+    print(
+        f"{name:13} {half.weight_bytes / 2**30:7.1f} GiB in bfloat16 {quarter.weight_bytes / 2**30:7.1f} GiB at 4 bits"
+    )
 
 # %% [markdown]
 # **To take away:** weights are parameters times bytes; the cache grows with every token; both can be known before

@@ -17,7 +17,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.real_model]
 
 
 @pytest.fixture(scope="module")
-def notebook(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, list[dict[str, Any]], list[str]]]:
+def notebook(
+    chromium: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Any, list[dict[str, Any]], list[str]]]:
     """(page, cells after Run All, requests that left the machine). The page is tall, so that no cell is left undrawn."""
     folder, scratch = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("jupyter")
     shutil.copy(ROOT / "notebooks" / "01_first_look.ipynb", folder)
@@ -54,6 +56,22 @@ def test_the_token_view_answers_to_the_pointer(notebook: tuple[Any, list[dict[st
     tokens.nth(tokens.count() - 9).hover()
     page.wait_for_function("([e, t]) => e.innerText !== t", arg=[panel.element_handle(), first])
     assert "%" in panel.inner_text()
+
+
+def test_the_keyboard_stays_in_the_view(notebook: tuple[Any, list[dict[str, Any]], list[str]]) -> None:
+    """JupyterLab's own arrow keys move between cells and fold headings; inside a view they must not."""
+    page, _, _ = notebook
+    view = page.locator(".lk-tokens-view").first
+    panel = view.locator(".lk-panel")
+    view.locator(".lk-list").focus()
+    page.keyboard.press("Home")
+    seen = {panel.inner_text()}
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(50)
+        seen.add(panel.inner_text())
+    assert len(seen) == 4
+    assert view.evaluate("e => e.contains(document.activeElement)")
 
 
 def test_the_slider_changes_text_and_picture(notebook: tuple[Any, list[dict[str, Any]], list[str]]) -> None:

@@ -327,7 +327,8 @@ def test_temperature_page_slides_through_exact_distributions(open_page: Open, tm
 
 
 @pytest.mark.skipif(
-    not Path(os.environ.get("LABKIT_AXE", "")).is_file(), reason="LABKIT_AXE names no axe.min.js to check accessibility with"
+    not Path(os.environ.get("LABKIT_AXE", "")).is_file(),
+    reason="LABKIT_AXE names no axe.min.js to check accessibility with",
 )
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("which", ["story", "empty", "hostile", "temperature", "folded"])

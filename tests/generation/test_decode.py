@@ -65,7 +65,10 @@ def _one_pass(lab: lk.Lab, gen: lk.Generation) -> tuple[torch.Tensor, torch.Tens
 
 def test_sampling_follows_the_distribution(tiny_lab: lk.Lab) -> None:
     """2,000 draws of one token against its exact probabilities (chi-squared, 99.9 % point)."""
-    draws = [tiny_lab.generate(["abc"] * 500, chat=False, max_new_tokens=1, temperature=2.0, top_k=4, seed=s) for s in range(4)]
+    draws = [
+        tiny_lab.generate(["abc"] * 500, chat=False, max_new_tokens=1, temperature=2.0, top_k=4, seed=s)
+        for s in range(4)
+    ]
     ids = [gen.ids[0] for batch in draws for gen in batch]
     logits = tiny_lab.next_logits("abc", chat=False)
     best = logits.topk(4)
@@ -95,7 +98,9 @@ def test_top_k_one_is_greedy(tiny_lab: lk.Lab) -> None:
 
 def test_the_models_own_sampling_defaults_are_not_used(tiny_lab: lk.Lab) -> None:
     plain = tiny_lab.generate("abc", chat=False, temperature=1.5, seed=2)
-    tiny_lab.model.generation_config.update(do_sample=True, temperature=0.01, top_k=1, min_p=0.9, repetition_penalty=9.0)
+    tiny_lab.model.generation_config.update(
+        do_sample=True, temperature=0.01, top_k=1, min_p=0.9, repetition_penalty=9.0
+    )
     assert tiny_lab.generate("abc", chat=False, temperature=1.5, seed=2).ids == plain.ids
 
 
@@ -210,7 +215,11 @@ def _interrupt_at(tokens: int) -> Callable[[Any], None]:
 def test_a_stop_event_ends_the_run(tiny_lab: lk.Lab) -> None:
     event = threading.Event()
     gen = tiny_lab.generate(
-        "abc", chat=False, max_new_tokens=LONG, on_token=lambda g: event.set() if len(g.ids) == 3 else None, stop_event=event
+        "abc",
+        chat=False,
+        max_new_tokens=LONG,
+        on_token=lambda g: event.set() if len(g.ids) == 3 else None,
+        stop_event=event,
     )
     assert (gen.finish_reason, len(gen.ids)) == ("stopped", 3)
 
@@ -219,7 +228,9 @@ def test_threads_take_turns(tiny_lab: lk.Lab) -> None:
     expected = {seed: tiny_lab.generate("abc", chat=False, temperature=1.0, seed=seed).ids for seed in range(4)}
     found: dict[int, list[int]] = {}
     threads = [
-        threading.Thread(target=lambda s=seed: found.update({s: tiny_lab.generate("abc", chat=False, temperature=1.0, seed=s).ids}))
+        threading.Thread(
+            target=lambda s=seed: found.update({s: tiny_lab.generate("abc", chat=False, temperature=1.0, seed=s).ids})
+        )
         for seed in expected
     ]
     for thread in threads:
@@ -303,7 +314,9 @@ def test_more_alternatives_than_were_kept(tiny_lab: lk.Lab) -> None:
 
 # chat ----------------------------------------------------------------------------------------------------------------
 
-TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[bot]{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[bot]{% endif %}"
+)
 
 
 def test_the_chat_template_is_used_where_there_is_one(tiny_lab: lk.Lab) -> None:

@@ -41,7 +41,16 @@ def server(folder: Path, scratch: Path) -> Iterator[str]:
         "IPYTHONDIR": str(scratch / "ipython"),
         "JUPYTER_NO_CONFIG": "1",
     }
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        "lab",
+        "--no-browser",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--allow-root",
+    ]
     command += ["--IdentityProvider.token=", "--expose-app-in-browser", f"--ServerApp.root_dir={folder}"]
     command += ["--ServerApp.port_retries=0", "--LabApp.extension_manager=readonly", "--LabApp.news_url=None"]
     log = scratch / "jupyter.log"
@@ -94,4 +103,6 @@ def run_all(page: Any, *, timeout_seconds: float = 240) -> list[dict[str, Any]]:
 
 
 def errors(cells: list[dict[str, Any]]) -> list[str]:
-    return [output.get("evalue", "") for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
+    return [
+        output.get("evalue", "") for cell in cells for output in cell["outputs"] if output["output_type"] == "error"
+    ]

@@ -30,7 +30,9 @@ def test_get_and_models(cache: Path, tiny_wheel_model: catalog.CatalogModel) -> 
     assert done.exit_code == 0, done.output
     row = _row("tiny-wheel")
     assert (row["state"], row["licence"]) == ("intact", "Apache-2.0")
-    assert row["bytes_on_disk"] == sum(p.stat().st_size for p in (cache / "models" / "tiny-wheel").iterdir()) - _manifest_bytes(cache)
+    assert row["bytes_on_disk"] == sum(
+        p.stat().st_size for p in (cache / "models" / "tiny-wheel").iterdir()
+    ) - _manifest_bytes(cache)
     weights = cache / "models" / "tiny-wheel" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     assert _row("tiny-wheel")["state"] == "damaged"
@@ -56,7 +58,9 @@ def test_get_of_an_intact_model_fetches_nothing(
 
 
 def test_a_foreseeable_error_is_one_line_and_exit_code_2() -> None:
-    done = subprocess.run([sys.executable, "-m", "labkit.workshop.cli", "get", "smolm2"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "labkit.workshop.cli", "get", "smolm2"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("labkit: There is no model 'smolm2' (did you mean smollm2")
     assert done.stderr.count("\n") == 1
@@ -99,7 +103,9 @@ def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_unknown_benchmark_names_those_there_are() -> None:
-    done = subprocess.run([sys.executable, "-m", "labkit.workshop.cli", "bench", "nosuch"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "labkit.workshop.cli", "bench", "nosuch"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "import" in done.stderr
 
