@@ -22,7 +22,7 @@ def transformers_load() -> None:
     stored = store.find(catalog.DEFAULT)
     assert stored is not None
     original = next(Path(stored.folder).glob("*.gguf"))
-    with open(os.devnull, "w") as quiet, contextlib.redirect_stderr(quiet):
+    with Path(os.devnull).open("w") as quiet, contextlib.redirect_stderr(quiet):
         AutoModelForCausalLM.from_pretrained(original.parent, gguf_file=original.name, dtype=torch.float32)
         AutoTokenizer.from_pretrained(original.parent, gguf_file=original.name)
 

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
