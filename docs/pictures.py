@@ -32,7 +32,7 @@ def main() -> None:
             page.goto(page_file.as_uri())
             box = page.locator(last).bounding_box()
             assert box is not None
-            height = box["y"] + box["height"] + 14
+            height = box["y"] + box["height"] + 6
             page.screenshot(path=target, clip={"x": 0, "y": 0, "width": width, "height": height})
             print(f"{target.relative_to(ROOT)}: {target.stat().st_size:,} bytes")
         browser.close()

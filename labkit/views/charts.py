@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log10
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadInput
@@ -12,82 +13,95 @@ if TYPE_CHECKING:
     from labkit.models.memory import Memory
 
 GIB = 2**30
+WEIGHTS, CACHE, FREE = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[5]
+ROOM = 1.25  # of the axis, to the right of the largest, for its number
 
 
 def memory(models: Sequence[Memory], *, free_bytes: int | None = None, title: str | None = None) -> Any:
-    """Bytes of weights and KV cache of several models as bars; a line marks what is free here.
+    """Bytes of weights and KV cache of several models; a line marks what is free here.
 
-    models: as `lk.memory` and `lab.memory` give them. The axis is logarithmic when the largest is over 50 times the
-    smallest, and says so; bars then can't be stacked by eye, so only the totals are drawn. Returns a plotly Figure.
+    models: as `lk.memory` and `lab.memory` give them. Stacked bars; where the largest is over 50 times the smallest, a dot
+    each for the total on a logarithmic axis, since bars have no meaning there. title: by default a sentence that says
+    how many fit. Returns a plotly Figure. Raises BadInput for an empty list.
     """
     import plotly.graph_objects as go
 
     if not models:
         raise BadInput("There is nothing to draw; give a list of what lk.memory(name) returns.")
     rows = sorted(models, key=lambda m: m.total_bytes)
-    logarithmic = rows[-1].total_bytes > 50 * rows[0].total_bytes
-    names = [f"{m.name} · {m.dtype}" for m in rows]
-    hover = [_hover(m) for m in rows]
+    totals = [m.total_bytes / GIB for m in rows]
+    logarithmic = totals[-1] > 50 * totals[0]
+    names = [_escaped(f"{m.name} · {m.dtype}") for m in rows]
+    hover = {"customdata": [_hover(m) for m in rows], "hovertemplate": "%{customdata}<extra></extra>"}
     figure = go.Figure()
     if logarithmic:
-        bars = [("weights and KV cache", [m.total_bytes for m in rows], OKABE_ITO[0])]
-    else:
-        bars = [
-            ("weights", [m.weight_bytes for m in rows], OKABE_ITO[0]),
-            ("KV cache", [m.kv_cache_bytes or 0 for m in rows], OKABE_ITO[1]),
-        ]
-    for label, sizes, colour in bars:
-        figure.add_bar(
-            y=names,
-            x=[size / GIB for size in sizes],
-            name=label,
-            orientation="h",
-            marker_color=colour,
-            customdata=hover,
-            hovertemplate="%{customdata}<extra></extra>",
+        figure.add_scatter(
+            y=names, x=totals, mode="markers", marker={"size": 13, "color": WEIGHTS}, name="total", **hover
         )
-    totals = [m.total_bytes / GIB for m in rows]
+    else:
+        parts = {
+            "weights": (WEIGHTS, [m.weight_bytes for m in rows]),
+            "KV cache": (CACHE, [m.kv_cache_bytes or 0 for m in rows]),
+        }
+        for label, (colour, sizes) in parts.items():
+            in_gib = [size / GIB for size in sizes]
+            figure.add_bar(y=names, x=in_gib, name=label, orientation="h", marker_color=colour, **hover)
     figure.add_scatter(
         y=names,
         x=totals,
         mode="text",
-        text=[f" {total:.3g} GiB" for total in totals],
+        text=[f"   {total:.3g} GiB" for total in totals],
         textposition="middle right",
         textfont={"color": INK},
         hoverinfo="skip",
         showlegend=False,
         cliponaxis=False,
     )
+    largest = max(totals[-1], (free_bytes or 0) / GIB)
+    if logarithmic:
+        lowest, highest = log10(totals[0]), log10(largest)
+        span = highest - lowest
+        axis = {"type": "log", "range": [lowest - 0.06 * span, highest + (ROOM - 1) * span], "dtick": 1}
+    else:
+        axis = {"type": "linear", "range": [0, ROOM * largest]}
     if free_bytes is not None:
-        figure.add_vline(
-            x=free_bytes / GIB,
-            line={"color": OKABE_ITO[5], "dash": "dash"},
-            annotation_text="free here",
-            annotation_font_color=INK,
+        place = free_bytes / GIB
+        figure.add_vline(x=place, line={"color": FREE, "dash": "dash"})
+        # an annotation's place on a logarithmic axis is given by its logarithm
+        at = log10(place) if logarithmic else place
+        text = f"free here: {place:.3g} GiB"
+        figure.add_annotation(
+            x=at, y=1, yref="paper", yanchor="bottom", text=text, showarrow=False, font={"color": FREE}
         )
-    tokens = sorted({m.tokens for m in rows})
-    asked = f"{tokens[0]:,} tokens" if len(tokens) == 1 else "as asked for each"
     figure.update_layout(
         template=template(),
         barmode="stack",
-        title=title or f"Weights and KV cache ({asked})",
-        height=130 + 30 * len(rows),
-        xaxis={
-            "title": f"GiB{', logarithmic' if logarithmic else ''}",
-            "type": "log" if logarithmic else "linear",
-            "range": None if logarithmic else [0, 1.18 * max(*totals, (free_bytes or 0) / GIB)],
-            "nticks": 8,
-        },
-        yaxis={"showgrid": False},
+        title=_escaped(title) if title else _sentence(rows, free_bytes),
+        height=150 + 30 * len(rows),
+        xaxis={"title": f"GiB{' (logarithmic)' if logarithmic else ''}", **axis},
+        yaxis={"showgrid": logarithmic},
         showlegend=not logarithmic,
     )
     return figure
 
 
+def _sentence(rows: Sequence[Memory], free_bytes: int | None) -> str:
+    tokens = {m.tokens for m in rows}
+    what = f"Weights and KV cache for {next(iter(tokens)):,} tokens" if len(tokens) == 1 else "Weights and KV cache"
+    if free_bytes is None:
+        return what
+    fit = sum(m.total_bytes <= free_bytes for m in rows)
+    return f"{what}: {fit} of these {len(rows)} fit into the memory that is free here"
+
+
 def _hover(m: Memory) -> str:
     cache = f"{m.kv_cache_bytes / GIB:.3g} GiB" if m.kv_cache_bytes is not None else "not known"
-    name = m.name.replace("&", "&amp;").replace("<", "&lt;")  # plotly reads a little HTML in hover texts
     return (
-        f"<b>{name}</b><br>{m.parameters:,} parameters<br>weights {m.weight_bytes / GIB:.3g} GiB in {m.dtype}"
+        f"<b>{_escaped(m.name)}</b><br>{m.parameters:,} parameters<br>weights {m.weight_bytes / GIB:.3g} GiB in {m.dtype}"
         f"<br>KV cache {cache} for {m.tokens:,} tokens"
     )
+
+
+def _escaped(text: str) -> str:
+    """plotly reads a little HTML in titles, labels and hover texts."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -52,9 +52,12 @@ lk.setup()
 # - **parameters** are the numbers the model learned. This one has 135 million; the large ones you have heard of have
 #   hundreds of billions.
 # - **layers** are the steps a text passes through on its way to a prediction, one after the other.
+#
+# `dtype="float32"` asks for full precision on any machine, so that the numbers below come out the same on yours. (Left
+# out, labkit would use half the bits on a GPU, which is faster.)
 
 # %%
-lab = lk.load()
+lab = lk.load(dtype="float32")
 lab
 
 # %% [markdown]
@@ -187,7 +190,7 @@ for T in (0.3, 1.0, 2.0):
     p = torch.softmax(logits / T, dim=-1)
     top = p.topk(3)
     shown = [f"{lab.token_text(int(i))!r} {v:.2f}" for v, i in zip(top.values, top.indices, strict=True)]
-    print(f"T = {T}:", ", ".join(shown), f"; the three together {top.values.sum():.2f}")
+    print(f"T = {T}: {', '.join(shown)}; the three together {top.values.sum():.2f}")
 
 # %% [markdown]
 # Now with your hands on it. Move the slider: the bars are the probabilities of the **first** token at that temperature,
@@ -242,12 +245,8 @@ lab.memory(tokens=8192)
 c = lab.config
 per_token = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * 4
 print("bytes of cache for a token:", per_token, "as labkit says:", per_token == lab.memory().kv_bytes_per_token)
-print(
-    "weights:",
-    lab.model.num_parameters() * 4,
-    "as labkit says:",
-    lab.model.num_parameters() * 4 == lab.memory().weight_bytes,
-)
+weights = 4 * lab.model.num_parameters()
+print("bytes of the weights:", weights, "as labkit says:", weights == lab.memory().weight_bytes)
 
 # %% [markdown]
 # `lk.memory` knows this of other models too, without fetching them: it builds their architecture from the published
@@ -256,7 +255,7 @@ print(
 # %%
 names = ["smollm2-135m", "qwen3-0.6b", "llama-3.2-1b", "mistral-7b", "llama-2-13b", "mixtral-8x7b", "llama-2-70b"]
 sizes = [lk.memory(name, tokens=8192, dtype="bfloat16") for name in names]
-lk.views.memory(sizes, free_bytes=lk.free_bytes(), title="Weights and KV cache for 8,192 tokens, in bfloat16")
+lk.views.memory(sizes, free_bytes=lk.free_bytes())
 
 # %% [markdown]
 # Bring the same models down to 4 bits a weight, and several more fit (what that costs in quality is the subject of
@@ -264,10 +263,8 @@ lk.views.memory(sizes, free_bytes=lk.free_bytes(), title="Weights and KV cache f
 
 # %%
 for name in names:
-    half, quarter = lk.memory(name, dtype="bfloat16"), lk.memory(name, dtype="int4")
-    print(
-        f"{name:13} {half.weight_bytes / 2**30:7.1f} GiB in bfloat16 {quarter.weight_bytes / 2**30:7.1f} GiB at 4 bits"
-    )
+    gib = {dtype: lk.memory(name, dtype=dtype).weight_bytes / 2**30 for dtype in ("bfloat16", "int4")}
+    print(f"{name:13} {gib['bfloat16']:7.1f} GiB in bfloat16 {gib['int4']:7.1f} GiB at 4 bits")
 
 # %% [markdown]
 # **To take away:** weights are parameters times bytes; the cache grows with every token; both can be known before
