@@ -1,0 +1,1 @@
+"""One forward pass, observed: taps, the Trace, edits and patching."""
