@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadInput, LabClosed
 from labkit.generation.prompts import context_length, encode, is_batch
+from labkit.trace.turns import Turns
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from labkit.generation.record import Generation
     from labkit.models.loading import Loaded
     from labkit.models.memory import Memory
+    from labkit.trace.anatomy import Anatomy
+    from labkit.trace.edits import Edit
 
 
 class Lab:
@@ -45,7 +49,8 @@ class Lab:
             raise BadInput(f"Lab needs the model's tokenizer, and {type(tokenizer).__name__} is none.")
         self._model: Any = model
         self._tokenizer: Any = tokenizer
-        self._lock = threading.RLock()
+        self._turns = Turns()
+        self._anatomy: Anatomy | None = None
         self.name: str = name or model.config._name_or_path or type(model).__name__
         self.licence = licence
         self.notes = notes
@@ -157,7 +162,7 @@ class Lab:
             from labkit.views.live_text import LiveText
 
             screen = LiveText()
-        with self._lock:
+        with self._turns.run():
             model = self.model
             try:
                 generations = decode.decode(
@@ -196,11 +201,13 @@ class Lab:
         encoded = encode(self.tokenizer, prompt, chat=chat)
         decode.check_prompt(self.model, encoded)
 
+        caller = threading.get_ident()
+
         def run(on_piece: decode.OnPiece, stop: threading.Event) -> list[Generation]:
             def keep(generations: list[Generation]) -> None:
                 self.last_generation = generations[0]
 
-            with self._lock:
+            with self._turns.run(owner=caller):  # so that it sees the edits of the thread that reads the stream
                 generations = decode.decode(
                     self.model,
                     self.tokenizer,
@@ -216,11 +223,65 @@ class Lab:
 
         return decode.stream(run)
 
+    def support(self) -> dict[str, str | None]:
+        """What can be observed: each instrument with None, or with the reason why not and the remedy."""
+        return dict(self.anatomy.support)
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Where things are in this model; found with one small forward pass, once."""
+        from labkit.trace.anatomy import dissect
+
+        with self._turns.run():
+            if self._anatomy is None:
+                self._anatomy = dissect(self.model)
+            return self._anatomy
+
+    def trace(self, what: Any, keep: str | Sequence[str] = ("attention", "logits"), *, chat: bool = False) -> Any:
+        """Observe one forward pass; returns a Trace, or a list of them for a list of texts.
+
+        what: a text, token ids, a list of messages (the chat template is applied), a Generation (prompt and text
+            together), or a list of any of these.
+        keep: what is captured: "attention" (queries and keys; patterns come from them on demand), "logits", "values",
+            "head_output", "attention_output", "mlp_output", "residual", "routes".
+        chat: wrap a text in the chat template, as generate does.
+        Raises BadInput for input that can't be used, Unavailable for what this model does not have.
+        """
+        from labkit.trace.capture import take
+        from labkit.trace.input import as_ids, is_many
+        from labkit.trace.record import checked_keep
+
+        wanted = checked_keep(keep)
+        many = is_many(what)
+        texts = [as_ids(self.tokenizer, w, chat=chat, context=self.context) for w in (what if many else [what])]
+        with self._turns.run():
+            traces = take(self.model, self.tokenizer, self.anatomy, texts, wanted, name=self.name)
+        return traces if many else traces[0]
+
+    @contextlib.contextmanager
+    def edit(self, *edits: Edit) -> Iterator[Lab]:
+        """Change what the model computes for the length of a `with`: `with lab.edit(lk.ablate_head(5, 3)): ...`.
+
+        Edits compose and nest, hold for trace, generate and stream, and are undone whatever happens inside. Other
+        threads wait until the block is left. Raises BadInput for a place that is not there.
+        """
+        from labkit.trace.edits import edited
+
+        with self._turns.stretch():
+            with self._turns.run():  # not while a run is under way
+                block = contextlib.ExitStack()
+                block.enter_context(edited(self.model, self.anatomy, edits))
+            try:
+                yield self
+            finally:
+                with self._turns.run():
+                    block.close()
+
     def next_logits(self, prompt: Any, *, chat: bool | None = None) -> torch.Tensor:
         """(vocabulary,) float32 on the CPU: the model's scores for the token after the prompt."""
         from labkit.generation import decode
 
-        with self._lock:
+        with self._turns.run():
             return decode.next_logits(self.model, encode(self.tokenizer, prompt, chat=chat))
 
     def token_text(self, id_: int) -> str:
@@ -231,9 +292,9 @@ class Lab:
 
     def close(self) -> None:
         """Let go of the model and free its memory. Records and views made before stay as they are."""
-        with self._lock:
+        with self._turns.run():
             on_cuda = self._model is not None and self.device.type == "cuda"
-            self._model = self._tokenizer = None
+            self._model = self._tokenizer = self._anatomy = None
         _OPEN.pop(self, None)
         gc.collect()
         if on_cuda:

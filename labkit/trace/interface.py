@@ -47,7 +47,7 @@ class Listener(Protocol):
         ...
 
 
-_LISTENERS: dict[int, Listener] = {}  # by the id of the attention module
+_LISTENERS: dict[int, list[Listener]] = {}  # by the id of the attention module, in the order they were put on
 
 
 def _tap_for(implementation: str) -> Callable[..., Any]:
@@ -63,13 +63,16 @@ def _tap_for(implementation: str) -> Callable[..., Any]:
             original = sys.modules[type(module).__module__].eager_attention_forward
         else:  # a modeling file may override a function for itself
             original = sys.modules[type(module).__module__].ALL_ATTENTION_FUNCTIONS[implementation]
-        listener = _LISTENERS.get(id(module))
-        if listener is None:
+        listeners = _LISTENERS.get(id(module), ())
+        if not listeners:
             return original(module, query, key, value, attention_mask, **options)
         call = Call(module, query, key, value, attention_mask, options)
-        listener.before(call)
+        for listener in listeners:
+            listener.before(call)
         output, weights = original(module, call.query, call.key, call.value, call.mask, **options)
-        return listener.after(call, output), weights
+        for listener in listeners:
+            output = listener.after(call, output)
+        return output, weights
 
     return tap
 
@@ -93,7 +96,10 @@ def on_interface(model: torch.nn.Module) -> bool:
 
 @contextlib.contextmanager
 def tapped(model: Any, listener: Listener) -> Iterator[None]:
-    """While inside, every attention call of the model that goes through the interface is shown to the listener."""
+    """While inside, every attention call of the model that goes through the interface is shown to the listener.
+
+    Taps nest: what an outer listener changes, an inner one sees changed.
+    """
     configs = {id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")}
     before = {key: config._attn_implementation for key, config in configs.items()}
     modules = [id(module) for module in model.modules()]
@@ -102,10 +108,14 @@ def tapped(model: Any, listener: Listener) -> Iterator[None]:
             if before[key] is not None and not before[key].startswith(PREFIX):
                 config._attn_implementation_internal = _entry(before[key])
         for module in modules:
-            _LISTENERS[module] = listener
+            _LISTENERS.setdefault(module, []).append(listener)
         yield
     finally:
         for key, config in configs.items():
             config._attn_implementation_internal = before[key]
         for module in modules:
-            _LISTENERS.pop(module, None)
+            listeners = _LISTENERS.get(module, [])
+            if listener in listeners:
+                listeners.remove(listener)
+            if not listeners:
+                _LISTENERS.pop(module, None)

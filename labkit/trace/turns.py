@@ -1,0 +1,45 @@
+"""Whose turn it is on a Lab's model: one run at a time, and nobody else's run while edits are on."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+
+class Turns:
+    """One re-entrant lock for runs, and a gate around it for stretches during which the model is changed.
+
+    The gate is held by an owner, by default the calling thread. A worker thread that does something on behalf of the
+    thread that started it (a stream read inside `with lab.edit(...)`) names that thread as owner and so may pass.
+    """
+
+    def __init__(self) -> None:
+        self._run = threading.RLock()
+        self._gate = threading.Condition()
+        self._owner: int | None = None
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def run(self, owner: int | None = None) -> Iterator[None]:
+        """Hold the model for one run."""
+        with self.stretch(owner), self._run:
+            yield
+
+    @contextlib.contextmanager
+    def stretch(self, owner: int | None = None) -> Iterator[None]:
+        """Keep other owners out for a while; the owner's own runs go on inside."""
+        owner = threading.get_ident() if owner is None else owner
+        with self._gate:
+            while self._owner not in (None, owner):
+                self._gate.wait(0.1)  # in pieces, so that an interrupt gets through on every system
+            self._owner = owner
+            self._depth += 1
+        try:
+            yield
+        finally:
+            with self._gate:
+                self._depth -= 1
+                if self._depth == 0:
+                    self._owner = None
+                    self._gate.notify_all()
