@@ -263,19 +263,23 @@ class Lab:
         """Change what the model computes for the length of a `with`: `with lab.edit(lk.ablate_head(5, 3)): ...`.
 
         Edits compose and nest, hold for trace, generate and stream, and are undone whatever happens inside. Other
-        threads wait until the block is left. Raises BadInput for a place that is not there.
+        threads wait until the block is left. Raises BadInput for a place that is not there, Unavailable for one that
+        this model does not have or that can't be edited in it.
         """
         from labkit.trace.edits import edited
 
+        block = contextlib.ExitStack()
         with self._turns.stretch():
-            with self._turns.run():  # not while a run is under way
-                block = contextlib.ExitStack()
-                block.enter_context(edited(self.model, self.anatomy, edits))
             try:
+                with self._turns.run():  # not while a run is under way
+                    block.enter_context(edited(self.model, self.anatomy, edits))
                 yield self
             finally:
-                with self._turns.run():
-                    block.close()
+                try:
+                    with self._turns.run():
+                        block.close()
+                finally:
+                    block.close()  # also when an interrupt cuts the wait for a run short; closing again does nothing
 
     def next_logits(self, prompt: Any, *, chat: bool | None = None) -> torch.Tensor:
         """(vocabulary,) float32 on the CPU: the model's scores for the token after the prompt."""

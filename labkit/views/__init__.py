@@ -9,17 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labkit.views.attention_view import attention as attention
     from labkit.views.charts import memory as memory
     from labkit.views.sampling_view import temperature as temperature
     from labkit.views.tokens_view import tokens as tokens
 
 _HOMES = {
+    "attention": "labkit.views.attention_view",
     "memory": "labkit.views.charts",
     "tokens": "labkit.views.tokens_view",
     "temperature": "labkit.views.sampling_view",
 }
 
-__all__ = ["memory", "temperature", "tokens"]
+__all__ = ["attention", "memory", "temperature", "tokens"]
 
 
 def __getattr__(name: str) -> Any:

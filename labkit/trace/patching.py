@@ -1,0 +1,274 @@
+"""Activation patching: which activation of a clean run, put into a corrupted one, brings the clean result back?
+
+Meng et al. 2022 ("Locating and Editing Factual Associations in GPT", causal tracing), Wang et al. 2022
+("Interpretability in the Wild", which names heads).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from labkit.errors import BadInput, Unavailable
+from labkit.models.tokens import token_strings
+from labkit.trace.capture import observing
+from labkit.trace.edits import Site, View, installed
+from labkit.trace.input import as_ids, is_many
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PLACES = {"residual": "residual", "attention": "attention_output", "mlp": "mlp_output", "head": "head_output"}
+TOKENS_A_PASS = {"cpu": 512}  # a CPU gains nothing from more
+TOKENS_A_PASS_ELSEWHERE = 4096
+Metric = Callable[[torch.Tensor], Any]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One patched run. positions: which tokens come from the clean run; head: of which head, None for no heads."""
+
+    layer: int
+    head: int | None
+    positions: tuple[int, ...]
+
+
+def patching(
+    lab: Any,
+    clean: Any,
+    corrupted: Any,
+    metric: Metric,
+    *,
+    at: str = "residual",
+    positions: int | slice | Sequence[int] | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Run the corrupted text with one activation at a time from the clean one, and measure what that brings back.
+
+    clean, corrupted: two texts (token ids, messages, Generations) of equally many tokens.
+    metric: is given the logits of one run, (T, vocabulary) float32, and returns a number; for instance
+        `lambda logits: logits[-1, paris] - logits[-1, rome]`.
+    at: "residual" (entering each layer, and leaving the last), "attention" or "mlp" (what a layer adds), one run for
+        each layer and position; or "head" (the head's output), one run for each layer and head.
+    positions: which tokens; all when None. With at="head", all of them are patched at once.
+    batch_size: runs in one forward pass, two at least; by default about 512 tokens' worth on a CPU, 4,096 elsewhere.
+    Returns a DataFrame, one row a run: layer, position, token, corrupted_token (with at="head": layer, head), value (of
+    the metric) and effect, (value − corrupted) / (clean − corrupted): 0 is the corrupted result, 1 the clean one.
+    `attrs` holds at, clean and corrupted (the metric without patches), model, runs (how many there were to be) and
+    interrupted: an interrupt returns the runs that were done.
+    Raises BadInput for texts of different lengths and for a metric that gives no number or the same one for both texts,
+    Unavailable where the model does not have what is to be patched. An exception in the metric passes through.
+    """
+    if at not in PLACES:
+        close = difflib.get_close_matches(str(at), PLACES, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise BadInput(f"at={at!r} is nothing that can be patched{hint}; there are {', '.join(PLACES)}.")
+    if not callable(metric):
+        raise BadInput(
+            "metric is to be a function of the logits (T, vocabulary), such as lambda logits: logits[-1, 42]."
+        )
+    for text in (clean, corrupted):
+        if is_many(text):
+            raise BadInput("patching compares one clean text with one corrupted text; call it once for each pair.")
+    clean_ids, corrupted_ids = (
+        as_ids(lab.tokenizer, text, chat=False, context=lab.context) for text in (clean, corrupted)
+    )
+    n = len(clean_ids)
+    if n != len(corrupted_ids):
+        raise BadInput(
+            f"The clean text has {n} tokens and the corrupted one {len(corrupted_ids)}; choose words with equally many tokens."
+        )
+    where = _positions(positions, n)
+    size = _batch_size(batch_size, n, lab.device.type)
+    with lab._turns.run():
+        model, anatomy, name = lab.model, lab.anatomy, PLACES[at]
+        if reason := anatomy.support.get(name):
+            raise Unavailable(f"at={at!r} can't be patched in {lab.name}: {reason}.")
+        size = _evened(size, _at_most(model, anatomy, at, len(where)))
+        base = _Baseline.take(model, anatomy, name, clean_ids, corrupted_ids, size, metric)
+        runs = base.runs(at, where)
+        values: dict[_Run, float] = {run: base.corrupted for run in runs if base.same(run)}
+        interrupted = _measure(
+            model, anatomy, base, [r for r in runs if r not in values], size, metric, values, progress
+        )
+    facts = {"at": at, "clean": base.clean, "corrupted": base.corrupted, "model": lab.name}
+    done = [run for run in runs if run in values]
+    frame = _frame(
+        done, values, base, token_strings(lab.tokenizer, clean_ids), token_strings(lab.tokenizer, corrupted_ids)
+    )
+    frame.attrs |= facts | {"runs": len(runs), "interrupted": interrupted}
+    return frame
+
+
+@dataclass(frozen=True)
+class _Baseline:
+    """Both runs without a patch. activations: (2, T, d), or (2, heads, T, d_head), by layer; row 0 is the clean run."""
+
+    name: str
+    ids: list[int]
+    activations: dict[int, torch.Tensor]
+    clean: float
+    corrupted: float
+
+    @staticmethod
+    def take(
+        model: Any, anatomy: Any, name: str, clean: list[int], corrupted: list[int], size: int, metric: Metric
+    ) -> _Baseline:
+        # as many rows as the patched passes have: matrix products of another shape round differently
+        rows = [clean, *[corrupted] * (size - 1)]
+        with observing(model, anatomy, (name,)) as captured:
+            logits = _logits(model, rows)
+        kept = {}
+        for layer, tensor in sorted(captured.layered.get(name, {}).items()):
+            whole = tensor if name == "head_output" else tensor.reshape(len(rows), len(clean), -1)
+            kept[layer] = whole[:2].clone()
+        values = [_number(metric(logits[row].float()), metric) for row in (0, 1)]
+        for value, text in zip(values, ("clean", "corrupted"), strict=True):
+            if not math.isfinite(value):
+                raise BadInput(f"The metric of the {text} text is {value}; choose one that is a finite number.")
+        if values[0] == values[1]:
+            raise BadInput(
+                f"The metric is {values[0]:g} for the clean and for the corrupted text, so there is nothing to bring back; "
+                "choose texts that it tells apart."
+            )
+        return _Baseline(name, corrupted, kept, *values)
+
+    def runs(self, at: str, positions: list[int]) -> list[_Run]:
+        if at == "head":
+            return [
+                _Run(i, h, tuple(positions)) for i, whole in self.activations.items() for h in range(whole.shape[1])
+            ]
+        return [_Run(i, None, (p,)) for i in self.activations for p in positions]
+
+    def same(self, run: _Run) -> bool:
+        """Whether clean and corrupted agree there bit for bit, as they do before the first token that differs."""
+        clean, corrupted = self.part(0, run), self.part(1, run)
+        return torch.equal(clean, corrupted)
+
+    def part(self, row: int, run: _Run) -> torch.Tensor:
+        whole = self.activations[run.layer][row]
+        return (whole if run.head is None else whole[run.head])[list(run.positions)]
+
+
+def _measure(
+    model: Any,
+    anatomy: Any,
+    base: _Baseline,
+    todo: list[_Run],
+    size: int,
+    metric: Metric,
+    values: dict[_Run, float],
+    progress: bool,
+) -> bool:
+    """Do the runs, many in each pass, and write down their values. Returns whether an interrupt ended it."""
+    from tqdm.auto import tqdm
+
+    rows = [base.ids] * size
+    try:
+        with tqdm(total=len(todo), desc=f"patching {base.name}", unit="run", disable=not progress) as bar:
+            for start in range(0, len(todo), len(rows)):
+                runs = todo[start : start + len(rows)]
+                with installed(model, anatomy, _patches(base, runs)):
+                    logits = _logits(model, rows)
+                for row, run in enumerate(runs):
+                    values[run] = _number(metric(logits[row].float()), metric)
+                    bar.update()
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def _patches(base: _Baseline, runs: Sequence[_Run]) -> list[Site]:
+    """One change a layer, which patches each row that has its run there."""
+    by_layer: dict[int, list[tuple[int, _Run]]] = {}
+    for row, run in enumerate(runs):
+        by_layer.setdefault(run.layer, []).append((row, run))
+
+    def change_of(mine: list[tuple[int, _Run]]) -> Callable[[torch.Tensor, View], torch.Tensor]:
+        def change(whole: torch.Tensor, _view: View) -> torch.Tensor:
+            new = whole.clone(memory_format=torch.contiguous_format)
+            for row, run in mine:
+                target = new[row] if run.head is None else new[row, run.head]
+                target[list(run.positions)] = base.part(0, run)
+            return new
+
+        return change
+
+    return [Site(base.name, layer, change_of(mine)) for layer, mine in by_layer.items()]
+
+
+def _logits(model: Any, rows: list[list[int]]) -> torch.Tensor:
+    device = model.get_input_embeddings().weight.device
+    with torch.no_grad():
+        return model(input_ids=torch.tensor(rows, device=device), use_cache=False).logits
+
+
+def _number(value: Any, metric: Metric) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+        raise BadInput(
+            f"The metric {getattr(metric, '__name__', metric)} returned a {type(value).__name__}{shape}; return one number."
+        ) from error
+
+
+def _positions(positions: int | slice | Sequence[int] | None, n: int) -> list[int]:
+    if positions is None:
+        return list(range(n))
+    if isinstance(positions, slice):
+        chosen = list(range(n))[positions]
+    else:
+        given = [positions] if isinstance(positions, int) else list(positions)
+        for position in given:
+            if isinstance(position, bool) or not isinstance(position, int) or not -n <= position < n:
+                raise BadInput(f"There is no token {position!r}: the texts have tokens 0 to {n - 1}.")
+        chosen = list(dict.fromkeys(position % n for position in given))
+    if not chosen:
+        raise BadInput(f"positions={positions!r} names no token; the texts have tokens 0 to {n - 1}.")
+    return chosen
+
+
+def _batch_size(batch_size: int | None, n: int, device: str) -> int:
+    if batch_size is None:
+        return max(1, TOKENS_A_PASS.get(device, TOKENS_A_PASS_ELSEWHERE) // n)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise BadInput(f"batch_size={batch_size!r} can't be used; it is to be a whole number from 1.")
+    return batch_size
+
+
+def _at_most(model: Any, anatomy: Any, at: str, positions: int) -> int:
+    """How many runs there may be."""
+    heads = getattr(model.config.get_text_config(), "num_attention_heads", None)
+    a_layer = heads if at == "head" and isinstance(heads, int) else positions
+    return (len(anatomy.layers) + (at == "residual")) * a_layer
+
+
+def _evened(size: int, runs: int) -> int:
+    """The batch size that needs as many passes and leaves the fewest rows of the last one unused; two at least."""
+    return max(2, math.ceil(runs / math.ceil(runs / size)))
+
+
+def _frame(
+    runs: list[_Run], values: dict[_Run, float], base: _Baseline, tokens: list[str], corrupted_tokens: list[str]
+) -> pd.DataFrame:
+    import pandas as pd
+
+    columns: dict[str, list[Any]] = {"layer": [run.layer for run in runs]}
+    if base.name == "head_output":
+        columns["head"] = [run.head for run in runs]
+    else:
+        columns["position"] = [run.positions[0] for run in runs]
+        columns["token"] = [tokens[run.positions[0]] for run in runs]
+        columns["corrupted_token"] = [corrupted_tokens[run.positions[0]] for run in runs]
+    columns["value"] = [values[run] for run in runs]
+    columns["effect"] = [
+        (values[run] - base.corrupted) / (base.clean - base.corrupted) + 0.0 for run in runs
+    ]  # no -0.0
+    return pd.DataFrame(columns)

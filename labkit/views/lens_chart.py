@@ -1,0 +1,242 @@
+"""The logit lens as a heat map, and direct logit attribution as bars: plotly figures of our template."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from labkit.errors import BadInput
+from labkit.views.template import INK, OKABE_ITO, template
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOR, AGAINST, REST = OKABE_ITO[0], OKABE_ITO[5], "#9a9a9a"
+MOST_LABELLED = 40  # tokens; beyond that the cells are too narrow for a word, and the hover has it
+CELL_WIDTH, CELL_HEIGHT = 74, 22  # pixels
+LENS_COLUMNS = (
+    "layer",
+    "position",
+    "token",
+    "top_token",
+    "top_id",
+    "top_probability",
+    "next_token",
+    "rank",
+    "logprob",
+    "kl",
+)
+ATTRIBUTION_COLUMNS = ("component", "layer", "head", "contribution")
+
+
+def lens(frame: pd.DataFrame, *, colour: Literal["top", "next"] = "top", title: str | None = None) -> Any:
+    """The logit lens: layers downward, tokens across, in each cell the token it would say.
+
+    frame: of `logit_lens`; part of it (`frame[frame.position > 3]`) gives part of the picture. colour: the probability of
+    the token in the cell ("top") or of the token that actually follows ("next"). Cells whose logits are no numbers are
+    empty. title: by default a sentence that says after how many layers half of the final predictions can be read.
+    Returns a plotly Figure. Raises BadInput for another frame or colour.
+    """
+    import numpy as np
+    import plotly.graph_objects as go
+
+    _check(frame, LENS_COLUMNS, "logit_lens")
+    if colour not in ("top", "next"):
+        raise BadInput(f"colour={colour!r} is not known; choose 'top' or 'next'.")
+    layers, positions = sorted(frame.layer.unique()), sorted(frame.position.unique())
+    cells = frame.set_index(["layer", "position"])
+    if not cells.index.is_unique:
+        raise BadInput("The frame has several rows for the same layer and position; give what one logit_lens returned.")
+    shape = (len(layers), len(positions))
+    cells = cells.reindex([(i, p) for i in layers for p in positions])
+    probability = cells.top_probability if colour == "top" else np.exp(cells.logprob)
+    texts = ["" if _missing(token) else _escaped(_visible(token)) for token in cells.top_token]
+    rows = cells.reset_index().to_dict("records")
+    hover = [_lens_hover(row) for row in rows]
+    labelled = len(positions) <= MOST_LABELLED
+    tokens = frame.drop_duplicates("position").set_index("position").token
+    last = frame.attrs.get("layers")
+    names = {0: "0 (embedding)", last: f"{last} (output)"}
+    figure = go.Figure(
+        go.Heatmap(
+            z=np.asarray(probability, dtype=float).reshape(shape),
+            x=list(range(len(positions))),
+            y=list(range(len(layers))),
+            text=np.asarray(texts, dtype=object).reshape(shape),
+            texttemplate="%{text}" if labelled else None,
+            textfont={"size": 11},
+            customdata=np.asarray(hover, dtype=object).reshape(shape),
+            hovertemplate="%{customdata}<extra></extra>",
+            colorscale="Cividis",
+            zmin=0,
+            zmax=1,
+            xgap=1,
+            ygap=1,
+            colorbar={
+                "title": {"text": "probability of<br>" + ("the token shown" if colour == "top" else "the next token")}
+            },
+        )
+    )
+    every = max(1, len(positions) // MOST_LABELLED)
+    figure.update_layout(
+        template=template(),
+        title=_escaped(title) if title else _lens_sentence(frame),
+        height=190 + CELL_HEIGHT * len(layers),
+        width=max(520, 230 + CELL_WIDTH * len(positions)) if labelled else None,
+        xaxis={
+            "title": "token (each column: what is said to follow it)",
+            "tickvals": list(range(0, len(positions), every)),
+            "ticktext": [_escaped(_visible(tokens[p])) for p in positions[::every]],
+            "showgrid": False,
+        },
+        yaxis={
+            "title": "layers passed",
+            "autorange": "reversed",
+            "tickvals": list(range(len(layers))),
+            "ticktext": [names.get(i, str(i)) for i in layers],
+            "showgrid": False,
+        },
+    )
+    return figure
+
+
+def attribution(frame: pd.DataFrame, *, most: int = 30, title: str | None = None) -> Any:
+    """What speaks for a token and what against it: a bar for each part of the model, in the model's order.
+
+    frame: of `logit_attribution`. most: how many bars; when there are more parts, those of the largest size are shown and
+    the others are one bar together, so that the bars always sum to the logit. title: by default a sentence that names the
+    strongest. Returns a plotly Figure. Raises BadInput for another frame or most < 1.
+    """
+    import plotly.graph_objects as go
+
+    _check(frame, ATTRIBUTION_COLUMNS, "logit_attribution")
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise BadInput(f"most={most!r} bars can't be drawn; give a number from 1.")
+    size = frame.contribution.abs().sort_values(ascending=False, kind="stable")
+    shown = frame.loc[sorted(size.index[:most])]
+    rest = frame.drop(index=shown.index)
+    names, values = [_part(row) for row in shown.to_dict("records")], list(shown.contribution)
+    colours = [FOR if value >= 0 else AGAINST for value in values]
+    if len(rest):
+        names.append(f"the other {len(rest)} together")
+        values.append(float(rest.contribution.sum()))
+        colours.append(REST)
+    figure = go.Figure(
+        go.Bar(
+            x=values,
+            y=list(range(len(names))),
+            orientation="h",
+            marker_color=colours,
+            customdata=names,
+            text=[_signed(value) for value in values],
+            textposition="outside",
+            textfont={"color": INK},
+            cliponaxis=False,
+            hovertemplate="%{customdata}: %{x:+.4f} logits<extra></extra>",
+        )
+    )
+    reach = [min(0.0, *values), max(0.0, *values)]
+    room = 0.18 * (reach[1] - reach[0]) or 1.0
+    of = "difference of two logits" if frame.attrs.get("against_id") is not None else "logit"
+    before = " before the softcap" if frame.attrs.get("softcap") else ""
+    figure.update_layout(
+        template=template(),
+        title=_escaped(title) if title else _attribution_sentence(frame),
+        height=150 + 20 * len(names),
+        xaxis={
+            "title": f"contribution to the {of}{before}",
+            "range": [reach[0] - room * (reach[0] < 0), reach[1] + room * (reach[1] > 0)],
+            "zeroline": True,
+            "zerolinecolor": INK,
+        },
+        yaxis={"autorange": "reversed", "tickvals": list(range(len(names))), "ticktext": names, "showgrid": False},
+        showlegend=False,
+    )
+    return figure
+
+
+def _lens_sentence(frame: pd.DataFrame) -> str:
+    """From which layer on half of the last row's predictions stay what they are."""
+    final = frame.layer.max()
+    settled = []
+    for _, column in frame.dropna(subset=["top_id"]).groupby("position"):
+        by_layer = column.sort_values("layer", ascending=False)
+        if by_layer.layer.iloc[0] != final:
+            continue
+        same = (by_layer.top_id == by_layer.top_id.iloc[0]).cummin()
+        settled.append(int(by_layer.layer[same].min()))
+    if not settled:
+        return "No prediction of the last layer is a number"
+    settled.sort()
+    return f"Half of the final predictions can be read after {settled[(len(settled) - 1) // 2]} of {final} layers"
+
+
+def _attribution_sentence(frame: pd.DataFrame) -> str:
+    token, against = frame.attrs.get("token"), frame.attrs.get("against")
+    what = "the token" if token is None else f"“{_escaped(_visible(token))}”"
+    over = "" if against is None else f" over “{_escaped(_visible(against))}”"
+    rows = sorted(frame.to_dict("records"), key=lambda row: row["contribution"])
+    if not rows:
+        return "No part of the model was given"
+    best, worst = rows[-1], rows[0]
+    sentence = f"Most for {what}{over}: {_part(best)} ({_signed(best['contribution'])})"
+    if worst["contribution"] < 0:
+        sentence += f"; most against: {_part(worst)} ({_signed(worst['contribution'])})"
+    return sentence
+
+
+def _part(row: dict[str, Any]) -> str:
+    names = {
+        "mlp": "MLP",
+        "attention_bias": "attention bias",
+        "norm_bias": "final norm's bias",
+        "unembedding_bias": "unembedding's bias",
+    }
+    name = _escaped(names.get(row["component"], str(row["component"])))
+    if _missing(row["layer"]):
+        return name
+    if _missing(row["head"]):
+        return f"layer {row['layer']}" if name == "layer" else f"layer {row['layer']} {name}"
+    return f"layer {row['layer']} head {row['head']}"
+
+
+def _lens_hover(row: dict[str, Any]) -> str:
+    if _missing(row["token"]):
+        return ""
+    lines = [f"position {row['position']}, after “{_escaped(_visible(row['token']))}”, {row['layer']} layers passed"]
+    if _missing(row["top_token"]):
+        return "<br>".join([*lines, "its logits are no numbers"])
+    several = not _missing(row.get("top_tokens"))
+    tokens = row["top_tokens"] if several else (row["top_token"],)
+    probabilities = row["top_probabilities"] if several else (row["top_probability"],)
+    lines += [f"<b>{_escaped(_visible(t))}</b> {p:.4f}" for t, p in zip(tokens, probabilities, strict=True)]
+    if not _missing(row["next_token"]) and not _missing(row["rank"]):
+        lines.append(
+            f"really next: “{_escaped(_visible(row['next_token']))}”, rank {row['rank']}, {row['logprob']:.3f} nats"
+        )
+    return "<br>".join([*lines, f"KL from the output {row['kl']:.3f} nats"])
+
+
+def _check(frame: Any, columns: tuple[str, ...], source: str) -> None:
+    if not set(columns) <= set(getattr(frame, "columns", ())) or not len(frame):
+        raise BadInput(f"There is nothing to draw; give the DataFrame that {source} returned.")
+
+
+def _missing(value: Any) -> bool:
+    import pandas as pd
+
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _visible(token: str) -> str:
+    """A token with its spaces and line breaks as signs; whole labels of spaces would look like nothing."""
+    return token.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
+
+
+def _escaped(text: str) -> str:
+    """plotly reads a little HTML in its texts, and formulas between dollars."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return text.replace("$", "&#36;")

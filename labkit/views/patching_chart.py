@@ -1,0 +1,131 @@
+"""The heat map of activation patching: what each activation of the clean run brings back."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from labkit.errors import BadInput
+from labkit.views.template import OKABE_ITO, template
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# blue against orange-red is told apart with any common colour vision; the middle, at zero, is nearly white
+DIVERGING = ((0.0, OKABE_ITO[0]), (0.5, "#f7f7f7"), (1.0, OKABE_ITO[5]))
+WRITTEN_OUT = 60  # tokens along the axis; in a longer text every n-th
+LONGEST = 24  # characters of a token
+WHAT = {
+    "residual": "the residual stream entering layer",
+    "attention": "the attention output of layer",
+    "mlp": "the MLP output of layer",
+    "head": "the output of layer",
+}
+
+
+def patching(frame: pd.DataFrame, title: str | None = None) -> Any:
+    """Effects of activation patching: layers downward, tokens (or heads) across.
+
+    frame: what `lk.patching` returned. Colour is the effect: 0 in the middle (the corrupted result), 1 the clean one,
+    below 0 worse than corrupted. Runs that an interrupt left out stay empty.
+    title: by default a sentence that names the largest effect. Returns a plotly Figure. Raises BadInput for another frame.
+    """
+    import plotly.graph_objects as go
+
+    at = getattr(frame, "attrs", {}).get("at")
+    across = "head" if at == "head" else "position"
+    if at not in WHAT or not {"layer", across, "value", "effect"} <= set(frame.columns):
+        raise BadInput("This is no result of lk.patching; give the DataFrame that it returned, with its attrs.")
+    if frame.empty:
+        raise BadInput("There is nothing to draw: no run was done; call lk.patching again.")
+    rows = frame.to_dict("records")
+    layers, columns = sorted({r["layer"] for r in rows}), sorted({r[across] for r in rows})
+    cells = {(r["layer"], r[across]): r for r in rows}
+    effects = [[_number(cells.get((i, j))) for j in columns] for i in layers]
+    largest = max((abs(e) for row in effects for e in row if e is not None), default=0.0) or 1.0
+    names = {r[across]: _name(r, across) for r in rows}
+    figure = go.Figure(
+        go.Heatmap(
+            z=effects,
+            x=columns,
+            y=layers,
+            text=[[_hover(cells.get((i, j)), at, names[j]) for j in columns] for i in layers],
+            hovertemplate="%{text}<extra></extra>",
+            hoverongaps=False,
+            colorscale=[list(stop) for stop in DIVERGING],
+            zmin=-largest,
+            zmax=largest,
+            zmid=0,
+            xgap=1,
+            ygap=1,
+            colorbar={"title": {"text": "effect<br>0 corrupted<br>1 clean"}, "thickness": 14, "outlinewidth": 0},
+        )
+    )
+    every = math.ceil(len(columns) / WRITTEN_OUT)
+    shown = columns[::every]
+    every_layer = math.ceil(len(layers) / 40)
+    figure.update_layout(
+        template=template(),
+        title=_escaped(title) if title is not None else _sentence(rows, at, names, frame.attrs),
+        width=min(1100, 230 + max(370, 34 * len(columns))),
+        margin={"t": 80},
+        height=min(900, 190 + max(230, 22 * len(layers))),
+        xaxis={
+            "title": "head" if across == "head" else "token",
+            "tickvals": shown,
+            "ticktext": [names[j] for j in shown],
+            "tickangle": 0 if across == "head" else -60,
+            "showgrid": False,
+            "zeroline": False,
+        },
+        yaxis={
+            "title": "layer",
+            "autorange": "reversed",
+            "tickvals": layers[::every_layer],
+            "showgrid": False,
+            "zeroline": False,
+        },
+    )
+    return figure
+
+
+def _number(cell: dict[Any, Any] | None) -> float | None:
+    return None if cell is None or not math.isfinite(cell["effect"]) else float(cell["effect"])
+
+
+def _name(row: dict[Any, Any], across: str) -> str:
+    """How a column is called: 3 for a head, the two texts' tokens for a position."""
+    if across == "head":
+        return str(row["head"])
+    clean, corrupted = _visible(row["token"]), _visible(row["corrupted_token"])
+    return f"{row['position']} {clean}" if clean == corrupted else f"{row['position']} {clean} | {corrupted}"
+
+
+def _visible(token: str) -> str:
+    """A token as escaped text, in which spaces and line breaks can be seen."""
+    text = token if len(token) <= LONGEST else token[: LONGEST - 1] + "…"
+    return _escaped("".join({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "↵"}.get(c, c) for c in text))
+
+
+def _escaped(text: str) -> str:
+    """plotly reads a little HTML in titles, labels and hover texts."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _hover(cell: dict[Any, Any] | None, at: str, name: str) -> str:
+    if cell is None:
+        return ""
+    kind = "head" if at == "head" else "token"
+    return f"layer {cell['layer']}, {kind} {name}<br>effect {cell['effect']:.4f}<br>metric {cell['value']:.5g}"
+
+
+def _sentence(rows: list[dict[Any, Any]], at: str, names: dict[Any, str], facts: dict[Any, Any]) -> str:
+    finite = [r for r in rows if math.isfinite(r["effect"])]
+    note = f" (interrupted after {len(rows)} of {facts['runs']} runs)" if facts.get("interrupted") else ""
+    if not finite:
+        return f"The metric is no finite number in any patched run{note}"
+    best = max(finite, key=lambda r: r["effect"])
+    if best["effect"] <= 0:
+        return f"No single patch brings the clean result back{note}"
+    where = f", head {names[best['head']]}," if at == "head" else f" at token {names[best['position']]}"
+    return f"Patching {WHAT[at]} {best['layer']}{where}<br>brings back {best['effect']:.0%} of the clean result{note}"
