@@ -79,6 +79,7 @@ def tiny_wheel_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         parameters=1000,
         stored_bytes=10_000_000,
         original="nobody/tiny",
+        published="tiny",
         note="",
     )
     monkeypatch.setitem(catalog.MODELS, model.name, model)

@@ -22,9 +22,11 @@ def open_gguf(path: Path, dtype: Any, **options: Any) -> tuple[Any, Any, dict[st
     header = files.read_gguf_header(path)
     files.check_gguf_architecture(header)
     files.check_gguf_tokenizer(header)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    # said outright: left open, transformers would ask at the keyboard whether to run code that lies beside the file
+    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, **safe)
     opened: Any = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True, local_files_only=True, **options
+        path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True, **safe, **options
     )
     model, info = opened
     # transformers marks the model as quantized although its weights are plain tensors now; saving would be refused
