@@ -8,9 +8,13 @@ from typing import Any
 
 import fuzz
 import pytest
+from hypothesis import settings
 
 import labkit as lk
 from labkit.models import catalog, store
+
+settings.register_profile("labkit", deadline=None)  # a busy machine is not a failure
+settings.load_profile("labkit")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,11 @@ def gguf_to_folder(path: Path, folder: Path, *, name: str) -> dict[str, str]:
 
     Returns the versions it was made with.
     """
+    with quietly():  # its three bars speak of shards and de-quantizing; the caller has said what is going on
+        return _gguf_to_folder(path, folder, name)
+
+
+def _gguf_to_folder(path: Path, folder: Path, name: str) -> dict[str, str]:
     import torch
     import transformers
 
@@ -53,6 +60,20 @@ def gguf_to_folder(path: Path, folder: Path, *, name: str) -> dict[str, str]:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return {"transformers": transformers.__version__, "torch": torch.__version__}
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' own progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def refuse_incomplete(info: dict[str, Any], name: str) -> None:

@@ -144,7 +144,7 @@ def _open_folder(place: Place, options: Options) -> Loaded:
     parameters = facts.parameters or facts.weight_bytes // 2  # of pickled files only the size is known unopened
     as_stored = facts.weight_bytes if prequantized or facts.parameters is None else None
     placement = place_weights(place.name, parameters, options, stored_bytes=as_stored)
-    with _told(place.name), _quietly():
+    with _told(place.name), convert.quietly():
         opened: Any = AutoModelForCausalLM.from_pretrained(
             place.path,
             output_loading_info=True,
@@ -231,20 +231,6 @@ def _quantized_bits(quantization: Any) -> int | None:
         return 8
     bits = getattr(quantization, "bits", None)
     return bits if isinstance(bits, int) else 8
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """No progress bar of transformers' own for weights that are mapped in a tenth of a second."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ WEIGHTS, CACHE, FREE = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[5]
 ROOM = 1.25  # of the axis, to the right of the largest, for its number
 
 
-def memory(models: Sequence[Memory], *, free_bytes: int | None = None, title: str | None = None) -> Any:
+def memory(models: Sequence[Memory] | Memory, *, free_bytes: int | None = None, title: str | None = None) -> Any:
     """Bytes of weights and KV cache of several models; a line marks what is free here.
 
     models: as `lk.memory` and `lab.memory` give them. Stacked bars; where the largest is over 50 times the smallest, a dot
@@ -26,6 +26,7 @@ def memory(models: Sequence[Memory], *, free_bytes: int | None = None, title: st
     """
     import plotly.graph_objects as go
 
+    models = list(models) if isinstance(models, Sequence) else [models]
     if not models:
         raise BadInput("There is nothing to draw; give a list of what lk.memory(name) returns.")
     rows = sorted(models, key=lambda m: m.total_bytes)
