@@ -268,7 +268,9 @@ lk.views.memory(sizes, free_bytes=lk.free_bytes())
 
 # %% tags=["nbval-check-output"]
 mixtral = lk.memory("mixtral-8x7b")
-print(f"{mixtral.parameters / 1e9:.1f} billion parameters, {mixtral.active_parameters / 1e9:.1f} of them used for a token")
+print(
+    f"{mixtral.parameters / 1e9:.1f} billion parameters, {mixtral.active_parameters / 1e9:.1f} of them used for a token"
+)
 
 # %% [markdown]
 # The same models with their weights at 4 bits, the cache as before. What that costs in quality is another matter.
