@@ -11,6 +11,10 @@ BASE := .venv/labkit-base.stamp
 DEV := .venv/labkit-dev.stamp
 AXE := .venv/axe.min.js
 
+# as root, or as somebody who may become root without being asked
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -n")
+INSTALL_BROWSER := { command -v apt-get >/dev/null && $(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q chromium; }
+
 .PHONY: help lab test check browser model notebooks pictures constraints bench clean
 
 help:
@@ -22,7 +26,7 @@ lab: $(BASE) model
 # Every test: code style and types, unit tests, widgets in a browser, notebooks.
 test: $(DEV) model browser check $(AXE)
 	LABKIT_AXE=$(AXE) $(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=180 -p no:randomly notebooks
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=180 notebooks
 
 check: $(DEV)
 	$(BIN)/ruff check
@@ -35,11 +39,9 @@ model: $(BASE)
 
 # Widgets are tested in a real Chromium. Where it is missing it is installed if that is allowed here.
 browser:
-	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -y -q chromium; \
-	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo apt-get update -q && sudo apt-get install -y -q chromium; \
-	else echo "No Chromium here, and it can't be installed without your password: the browser tests will be skipped."; \
-	echo "To run them, install it: sudo apt-get install chromium (Debian, Ubuntu), brew install chromium (macOS)."; fi
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || $(INSTALL_BROWSER) || { \
+	echo "No Chromium here, and it could not be installed (no network, or your password is needed): the browser tests will be skipped."; \
+	echo "To run them, install it: sudo apt-get install chromium (Debian, Ubuntu), brew install chromium (macOS)."; }
 
 # axe-core finds what a screen reader would stumble over. Where npm can't bring it, those tests are skipped and say so.
 $(AXE): | .venv/bin/python

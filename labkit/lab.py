@@ -6,13 +6,13 @@ import contextlib
 import gc
 import os
 import threading
-import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadInput, LabClosed
-from labkit.generation.prompts import context_length, encode, is_batch
+from labkit.generation.prompts import encode, is_batch
+from labkit.models.config import context_length
+from labkit.models.reuse import Loaded
 from labkit.trace.turns import Turns
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from labkit.generation.decode import Speed
     from labkit.generation.record import Generation
-    from labkit.models.loading import Loaded
     from labkit.models.memory import Memory
     from labkit.trace.anatomy import Anatomy
     from labkit.trace.edits import Edit
@@ -154,19 +153,21 @@ class Lab:
         if many and show:
             raise BadInput("show=True follows a single prompt; generate the list without it, or one prompt at a time.")
 
+        result: list[Generation] = []
+
         def keep(generations: list[Generation]) -> None:
+            result[:] = generations
             self.last_generation = generations if many else generations[0]
 
         screen = None
-        if show:
-            from labkit.views.live_text import LiveText
+        try:
+            with self._turns.run():
+                if show:
+                    from labkit.views.live_text import LiveText
 
-            screen = LiveText()
-        with self._turns.run():
-            model = self.model
-            try:
+                    screen = LiveText()
                 generations = decode.decode(
-                    model,
+                    self.model,
                     self.tokenizer,
                     prompts,
                     how,
@@ -177,16 +178,16 @@ class Lab:
                     keep=keep,
                 )
                 keep(generations)
-            except KeyboardInterrupt:
-                if screen is None:
-                    raise
-            except BaseException:
-                if screen is not None:
-                    screen.close()
+        except BaseException as error:
+            # with show=True somebody is watching: what they saw is theirs, and an interrupt is how they end it
+            kept = screen is not None and isinstance(error, KeyboardInterrupt) and bool(result)
+            if screen is not None and not kept:
+                screen.close()
+            if not kept:
                 raise
         if screen is not None:
-            screen.finish(self.last_generation)
-        return self.last_generation
+            screen.finish(result[0])
+        return list(result) if many else result[0]
 
     def stream(self, prompt: Any, *, chat: bool | None = None, **settings: Any) -> Iterator[str]:
         """Yield the text piece by piece as it is generated; the settings are those of `generate`.
@@ -285,6 +286,8 @@ class Lab:
         """(vocabulary,) float32 on the CPU: the model's scores for the token after the prompt."""
         from labkit.generation import decode
 
+        if is_batch(prompt):
+            raise BadInput("next_logits takes a single prompt; call it for each.")
         with self._turns.run():
             return decode.next_logits(self.model, encode(self.tokenizer, prompt, chat=chat))
 
@@ -299,7 +302,7 @@ class Lab:
         with self._turns.run():
             on_cuda = self._model is not None and self.device.type == "cuda"
             self._model = self._tokenizer = self._anatomy = None
-        _OPEN.pop(self, None)
+        _OPEN.forget(self)
         gc.collect()
         if on_cuda:
             import torch
@@ -320,7 +323,7 @@ class Lab:
     def _repr_html_(self) -> str:
         from labkit.views.lab_card import as_html
 
-        return f"<p>{self.__repr__()}</p>" if self.closed else as_html(self._facts())
+        return as_html([("lab", repr(self))]) if self.closed else as_html(self._facts())
 
     def _facts(self) -> list[tuple[str, str]]:
         from labkit.models.facts import lab_facts
@@ -328,15 +331,7 @@ class Lab:
         return lab_facts(self.model, name=self.name, licence=self.licence, notes=self.notes)
 
 
-@dataclass(frozen=True)
-class _Key:
-    """What a load asked for, and the state its weights were in when they came."""
-
-    request: str
-    state: int
-
-
-_OPEN: weakref.WeakKeyDictionary[Lab, _Key] = weakref.WeakKeyDictionary()
+_OPEN: Loaded[Lab] = Loaded()
 
 
 def load(
@@ -364,11 +359,12 @@ def load(
     tokenizer: a tokenizer or its folder, for models that come without one.
     allow_pickle, trust_remote_code: off, since both let a model's files run code.
     fresh: a second copy, even when the same model is on the bench already. Without it, running a load cell again gives
-        the lab that is there, unless its weights were changed since: then it is loaded anew.
+        the lab that is there, unless its model was changed since (trained, converted, moved, extended): then it is
+        loaded anew.
     Raises ModelNotFound, BadModelFile, DownloadFailed, NotEnoughMemory, NotEnoughDisk, BadInput or Unavailable, each
     with its remedy.
     """
-    from labkit.models import catalog, loading
+    from labkit.models import catalog, loading, resolve
 
     options = loading.Options(
         device=device,
@@ -383,18 +379,12 @@ def load(
         token=token,
     )
     asked = catalog.DEFAULT if name is None else name
-    request = f"{os.fspath(asked)} {options}"
-    if not fresh:
-        for lab, key in list(_OPEN.items()):
-            if key.request == request and not lab.closed and key.state == _state(lab):
-                return lab
-    loaded: Loaded = loading.open_model(asked, options)
-    lab = Lab(loaded.model, loaded.tokenizer, name=loaded.name, licence=loaded.licence, notes=loaded.notes)
-    if not fresh:
-        _OPEN[lab] = _Key(request, _state(lab))
+    request = (resolve.identity(asked), options)
+    with _OPEN.lock:
+        if not fresh and (there := _OPEN.find(request)) is not None:
+            return there
+        loaded = loading.open_model(asked, options)
+        lab = Lab(loaded.model, loaded.tokenizer, name=loaded.name, licence=loaded.licence, notes=loaded.notes)
+        if not fresh:
+            _OPEN.remember(lab, request)
     return lab
-
-
-def _state(lab: Lab) -> int:
-    """A number that changes when a weight is written in place, replaced, added or removed."""
-    return hash(tuple((name, id(p), p._version) for name, p in lab.model.named_parameters()))

@@ -8,9 +8,13 @@ from typing import Any
 
 import fuzz
 import pytest
+from hypothesis import settings
 
 import labkit as lk
 from labkit.models import catalog, store
+
+settings.register_profile("labkit", deadline=None)  # a busy machine is not a failure
+settings.load_profile("labkit")
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +83,7 @@ def tiny_wheel_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         parameters=1000,
         stored_bytes=10_000_000,
         original="nobody/tiny",
+        published="tiny",
         note="",
     )
     monkeypatch.setitem(catalog.MODELS, model.name, model)

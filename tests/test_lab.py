@@ -55,6 +55,8 @@ def test_the_card_says_what_one_wants_to_know(tiny_lab: lk.Lab) -> None:
     assert f"sharing {c.num_key_value_heads} key-value head" in text
     assert "<script" not in page
     assert "a &amp; b" in page
+    lab.close()
+    assert "<script" not in lab._repr_html_()
 
 
 def test_the_card_of_many_families() -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import secrets
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -22,9 +24,13 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation import logits_process as warpers
 
 from labkit.errors import BadInput, Unavailable
-from labkit.generation.prompts import Encoded, check_length, context_length
+from labkit.generation.prompts import Encoded, check_length
 from labkit.generation.record import FinishReason, Generation, Sampling
+from labkit.models.config import context_length
 from labkit.models.tokens import token_strings
+
+COLDEST, HOTTEST = 1e-3, 100.0  # colder, the divided scores overflow; greedy is what is meant
+SETTLE_TOKENS = 32
 
 Speed = Literal["plain", "fast"]
 OnPiece = Callable[[str], None]
@@ -58,12 +64,10 @@ def settings(
 
     Raises BadInput, naming the setting and its range.
     """
-    _require(
-        _is_whole(max_new_tokens) and max_new_tokens >= 1, "max_new_tokens", max_new_tokens, "a whole number from 1"
-    )
-    _require(
-        _is_number(temperature) and 0 <= temperature <= 100, "temperature", temperature, "a number from 0 (greedy) up"
-    )
+    enough = _is_whole(max_new_tokens) and max_new_tokens >= 1
+    _require(enough, "max_new_tokens", max_new_tokens, "a whole number from 1")
+    warm = _is_number(temperature) and (temperature == 0 or COLDEST <= temperature <= HOTTEST)
+    _require(warm, "temperature", temperature, f"0 (greedy) or from {COLDEST:g} to {HOTTEST:g}")
     _require(top_k is None or (_is_whole(top_k) and top_k >= 1), "top_k", top_k, "a whole number from 1, or None")
     _require(top_p is None or (_is_number(top_p) and 0 < top_p <= 1), "top_p", top_p, "above 0 and at most 1, or None")
     _require(min_p is None or (_is_number(min_p) and 0 <= min_p <= 1), "min_p", min_p, "from 0 to 1, or None")
@@ -72,14 +76,23 @@ def settings(
     _require(seed is None or (_is_whole(seed) and 0 <= seed < 2**63), "seed", seed, "a whole number from 0, or None")
     _require(_is_whole(alternatives) and alternatives >= 1, "alternatives", alternatives, "a whole number from 1")
     _require(speed in ("plain", "fast"), "speed", speed, "'plain' or 'fast'")
+    listed = stop is None or isinstance(stop, str | list | tuple)
+    _require(listed, "stop", stop, "a text or a list of texts")
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     _require(
         all(isinstance(s, str) and s for s in stops), "stop", stop, "a text or a list of texts, none of them empty"
     )
     if temperature > 0 and seed is None:
         seed = secrets.randbelow(2**31)
-    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed if temperature > 0 else None)
-    return Settings(max_new_tokens, sampling, stops, alternatives, speed)
+    sampling = Sampling(
+        temperature=float(temperature),
+        top_k=None if top_k is None else int(top_k),
+        top_p=None if top_p is None else float(top_p),
+        min_p=None if min_p is None else float(min_p),
+        repetition_penalty=None if repetition_penalty is None else float(repetition_penalty),
+        seed=int(seed) if seed is not None and temperature > 0 else None,
+    )
+    return Settings(int(max_new_tokens), sampling, stops, int(alternatives), speed)
 
 
 def decode(
@@ -104,30 +117,29 @@ def decode(
         check_prompt(model, prompt)
     context = context_length(model.config)
     width = max(len(prompt.ids) for prompt in prompts)
-    room = how.max_new_tokens if context is None else min(how.max_new_tokens, context - width)
-    recorder = _Recorder(model, tokenizer, prompts, how, room, name, on_piece, on_token, stop_event)
+    rooms = [how.max_new_tokens if context is None else min(how.max_new_tokens, context - len(p.ids)) for p in prompts]
+    recorder = _Recorder(model, tokenizer, prompts, how, rooms, name, on_piece, on_token, stop_event)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (recorder.end_ids or [0])[0]
     device = model.get_input_embeddings().weight.device
     ids = torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)
-    config = _neutral_config(model, how, room, pad, recorder.end_ids)
+    config = _neutral_config(model, how, max(rooms), pad, recorder.end_ids)
     try:
-        with _seeded(how.sampling.seed, device):
+        with _without_defaults(model), _seeded(how.sampling.seed):
             recorder.began = time.perf_counter()
             sequences = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=config,
-                logits_processor=recorder.processors(),
+                logits_processor=recorder.processors([width - len(p.ids) for p in prompts]),
                 stopping_criteria=StoppingCriteriaList([recorder]),
             )
+        recorder.cut(sequences.shape[1] - width)
+        return recorder.generations(None)
     except BaseException as error:
         if keep is not None:
-            reason: FinishReason = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
-            keep(recorder.generations(reason))
+            keep(recorder.generations("interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"))
         raise
-    recorder.cut(sequences.shape[1] - width)
-    return recorder.generations(None)
 
 
 def check_prompt(model: Any, prompt: Encoded) -> None:
@@ -196,8 +208,25 @@ class _Last(LogitsProcessor):
         return scores
 
 
+class _Penalty(LogitsProcessor):
+    """transformers' repetition penalty (Keskar et al. 2019), row by row, so that padding does not count as text."""
+
+    def __init__(self, penalty: float, padding: Sequence[int]) -> None:
+        self.penalty = warpers.RepetitionPenaltyLogitsProcessor(penalty)
+        self.padding = padding
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        rows: list[Any] = []
+        for row, pad in enumerate(self.padding):
+            seen: Any = input_ids[row : row + 1, pad:]
+            own: Any = scores[row : row + 1]
+            rows.append(self.penalty(seen, own))
+        out: Any = torch.cat(rows)
+        return out
+
+
 class _Recorder(StoppingCriteria):
-    """What happened at each step, and when to stop. Statistics stay on the device until they are asked for."""
+    """What happened at each step, and when each row is to stop."""
 
     def __init__(
         self,
@@ -205,13 +234,13 @@ class _Recorder(StoppingCriteria):
         tokenizer: Any,
         prompts: Sequence[Encoded],
         how: Settings,
-        room: int,
+        rooms: Sequence[int],
         name: str,
         on_piece: OnPiece | None,
         on_token: Callable[[Generation], None] | None,
         stop_event: threading.Event | None,
     ) -> None:
-        self.tokenizer, self.prompts, self.how, self.room, self.name = tokenizer, prompts, how, room, name
+        self.tokenizer, self.prompts, self.how, self.rooms, self.name = tokenizer, prompts, how, rooms, name
         self.on_piece, self.on_token, self.stop_event = on_piece, on_token, stop_event
         self.end_ids = _end_ids(model)
         self.own: torch.Tensor | None = None
@@ -220,26 +249,24 @@ class _Recorder(StoppingCriteria):
         self.times: list[float] = []
         self.began = time.perf_counter()
         self.memo: dict[int, str] = {}
-        self.done: list[FinishReason | None] = [None] * len(prompts)
-        self.lengths: list[int | None] = [None] * len(prompts)  # tokens of a row that has ended
+        self.ended: list[tuple[int, FinishReason] | None] = [None] * len(prompts)  # (tokens, reason) of each row
         self.pieces = [_Text(tokenizer, how.stop) for _ in prompts]
-        self.watching = bool(how.stop or on_piece or on_token)
 
-    def processors(self) -> LogitsProcessorList:
+    def processors(self, padding: Sequence[int]) -> LogitsProcessorList:
         """First, the filters in transformers' order (penalty, temperature, top-k, top-p, min-p), last."""
         s = self.how.sampling
         chain: list[LogitsProcessor] = [_First(self)]
         if s.repetition_penalty is not None and s.repetition_penalty != 1.0:
-            chain.append(warpers.RepetitionPenaltyLogitsProcessor(float(s.repetition_penalty)))
+            chain.append(_Penalty(s.repetition_penalty, padding))
         if s.temperature > 0:
             if s.temperature != 1.0:
-                chain.append(warpers.TemperatureLogitsWarper(float(s.temperature)))
+                chain.append(warpers.TemperatureLogitsWarper(s.temperature))
             if s.top_k is not None:
                 chain.append(warpers.TopKLogitsWarper(s.top_k))
             if s.top_p is not None and s.top_p < 1.0:
-                chain.append(warpers.TopPLogitsWarper(float(s.top_p)))
+                chain.append(warpers.TopPLogitsWarper(s.top_p))
             if s.min_p is not None and s.min_p > 0.0:
-                chain.append(warpers.MinPLogitsWarper(float(s.min_p)))
+                chain.append(warpers.MinPLogitsWarper(s.min_p))
             chain.append(_Last(self))
         return LogitsProcessorList(chain)
 
@@ -256,80 +283,80 @@ class _Recorder(StoppingCriteria):
         rank = (own > logprob).sum(-1, keepdim=True)
         self.steps.append((chosen, logprob, drawn, entropy, rank, top.indices, top.values))
         self.times.append(time.perf_counter())
-        stop = torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-        if self.watching:
-            stop = self._watch(chosen, stop)
-        if self.stop_event is not None and self.stop_event.is_set():
-            self.done = [reason or "stopped" for reason in self.done]
-            self.lengths = [length or len(self.steps) for length in self.lengths]
-            stop = torch.ones_like(stop)
-        return stop
+        going = [row for row, ended in enumerate(self.ended) if ended is None]
+        stopped = self.stop_event is not None and self.stop_event.is_set()
+        new = chosen[:, 0].tolist()
+        for row in going:
+            if (reason := self._reason(row, new[row], stopped)) is not None:
+                self.ended[row] = (len(self.steps), reason)
+        if self.on_token is not None:
+            columns = self._columns()
+            for row in going:
+                self.on_token(self._generation(row, columns, "running"))
+        if self.stop_event is not None and self.stop_event.is_set():  # on_token may have set it
+            self.ended = [ended or (len(self.steps), "stopped") for ended in self.ended]
+        return torch.tensor([ended is not None for ended in self.ended], device=input_ids.device)
 
-    def _watch(self, chosen: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:
-        for row, id_ in enumerate(chosen[:, 0].tolist()):
-            if self.lengths[row] is not None:
-                stop[row] = True
-                continue
-            text = self.pieces[row]
-            ended = id_ in self.end_ids
+    def _reason(self, row: int, id_: int, stopped: bool) -> FinishReason | None:
+        """Why a row ends with this token, or None; hands out the text that became certain."""
+        text = self.pieces[row]
+        ended = id_ in self.end_ids
+        if self.how.stop or self.on_piece is not None:
             piece = text.end() if ended else text.add(id_)
-            if text.stopped or ended:
-                self.done[row] = "stop" if text.stopped else "end"
-                self.lengths[row] = len(self.steps)
-                stop[row] = True
             if self.on_piece is not None and piece:
                 self.on_piece(piece)
-        if self.on_token is not None:
-            for generation in self.generations(None):
-                self.on_token(generation)
-        return stop
+        if ended:
+            return "stop" if text.stopped else "end"
+        if text.stopped:
+            return "stop"
+        if len(self.steps) >= self.rooms[row]:
+            return "length" if self.rooms[row] == self.how.max_new_tokens else "context"
+        return "stopped" if stopped else None
 
     def cut(self, length: int) -> None:
         """Forget steps past `length`: transformers may run one ahead on some devices and undo it."""
         del self.steps[length:]
         del self.times[length:]
-        if self.on_piece is not None and self.lengths[0] is None and (rest := self.pieces[0].end()):
+        if self.on_piece is not None and (rest := self.pieces[0].end()):
             self.on_piece(rest)
 
     def generations(self, reason: FinishReason | None) -> list[Generation]:
-        """The record of each prompt. reason: why all rows that have not ended by themselves ended."""
-        columns = [torch.stack(column, 1).cpu() for column in zip(*self.steps, strict=True)] if self.steps else None
+        """The record of each prompt. reason: why the rows ended that have not ended by themselves."""
+        columns = self._columns()
         return [self._generation(row, columns, reason) for row in range(len(self.prompts))]
+
+    def _columns(self) -> list[torch.Tensor] | None:
+        return [torch.stack(column, 1).cpu() for column in zip(*self.steps, strict=True)] if self.steps else None
 
     def _generation(self, row: int, columns: list[torch.Tensor] | None, reason: FinishReason | None) -> Generation:
         prompt = self.prompts[row]
-        k = self.how.alternatives
+        length, finish = self.ended[row] or (len(self.steps), reason or "length")
         if columns is None:
+            none, no_top = torch.zeros(0), torch.zeros(0, self.how.alternatives)
             ids: list[int] = []
-            none, no_top = torch.zeros(0), torch.zeros(0, k)
             statistics = (none, none, none, none.long(), no_top.long(), no_top)
         else:
-            ids = columns[0][row, :, 0].tolist()
-            ids = ids[: self._length(row, ids)]
-            n = len(ids)
-            logprob, drawn, entropy, rank = (column[row, :n, 0] for column in columns[1:5])
-            statistics = (logprob, drawn, entropy, rank, columns[5][row, :n], columns[6][row, :n])
+            ids = columns[0][row, :length, 0].tolist()
+            logprob, drawn, entropy, rank = (column[row, :length, 0] for column in columns[1:5])
+            statistics = (logprob, drawn, entropy, rank, columns[5][row, :length], columns[6][row, :length])
+        logprobs, sampled_logprobs, entropies, ranks, top_ids, top_logprobs = statistics
         times = self.times[: len(ids)]
         text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        finish = self.done[row] or self._finish(ids, reason)
-        if finish == "stop":
-            text = _before_stop(text, self.how.stop)
-        logprobs, drawn, entropies, ranks, top_ids, top_logprobs = statistics
         return Generation(
-            text=text,
+            text=_before_stop(text, self.how.stop) if finish == "stop" else text,
             ids=ids,
             tokens=self._strings(ids),
             prompt_ids=prompt.ids,
             prompt_tokens=self._strings(prompt.ids),
             logprobs=logprobs,
-            sampled_logprobs=drawn,
+            sampled_logprobs=sampled_logprobs,
             entropies=entropies,
             ranks=ranks,
             top_ids=top_ids,
             top_logprobs=top_logprobs,
             top_tokens=[self._strings(row_ids) for row_ids in top_ids.tolist()],
             finish_reason=finish,
-            sampling=replace(self.how.sampling),
+            sampling=self.how.sampling,
             prefill_seconds=times[0] - self.began if times else 0.0,
             decode_seconds=times[-1] - times[0] if times else 0.0,
             model=self.name,
@@ -338,20 +365,6 @@ class _Recorder(StoppingCriteria):
 
     def _strings(self, ids: list[int]) -> list[str]:
         return token_strings(self.tokenizer, ids, memo=self.memo)
-
-    def _length(self, row: int, ids: list[int]) -> int:
-        """Tokens up to and with the first end token; what follows in a batch is padding."""
-        known = self.lengths[row]
-        if known is not None:
-            return known
-        return next((i + 1 for i, id_ in enumerate(ids) if id_ in self.end_ids), len(ids))
-
-    def _finish(self, ids: list[int], reason: FinishReason | None) -> FinishReason:
-        if ids and ids[-1] in self.end_ids:
-            return "end"
-        if reason is not None:
-            return reason
-        return "context" if self.room < self.how.max_new_tokens and len(ids) >= self.room else "length"
 
 
 class _Text:
@@ -368,16 +381,27 @@ class _Text:
     def add(self, id_: int) -> str:
         """The text that became certain with one more token, "" if none did."""
         self.ids.append(id_)
-        text = self.settled + self._decode(self.ids[self.start :])
+        text = self._whole()
         if text.endswith("�"):  # a character that is not whole yet
             return ""
-        if len(self.ids) - self.start > 32 and text.endswith((" ", "\n")):  # keep each decode short
+        if len(self.ids) - self.start > SETTLE_TOKENS:  # keep each decode short
             self.settled, self.start = text, len(self.ids)
         return self._hand_out(text, final=False)
 
     def end(self) -> str:
         """What was held back."""
-        return self._hand_out(self.settled + self._decode(self.ids[self.start :]), final=True)
+        return self._hand_out(self._whole(), final=True)
+
+    def _whole(self) -> str:
+        """The text so far: what is settled, and the newer tokens decoded after the one before them.
+
+        Some decoders treat the beginning of a text otherwise (SentencePiece's drop its first space), so new tokens are
+        decoded behind one that is known, whose own text is taken off again.
+        """
+        if self.start == 0:
+            return self._decode(self.ids)
+        before = self._decode(self.ids[self.start - 1 : self.start])
+        return self.settled + self._decode(self.ids[self.start - 1 :])[len(before) :]
 
     def _hand_out(self, text: str, *, final: bool) -> str:
         end = len(text)
@@ -409,10 +433,8 @@ def _end_ids(model: Any) -> list[int]:
 
 
 def _neutral_config(model: Any, how: Settings, room: int, pad: int, end_ids: list[int]) -> GenerationConfig:
-    """A configuration that filters nothing, each value set: what is None would be filled from the model's defaults.
-
-    The filters come from `_Recorder.processors` instead, so that the model's own scores are seen before them.
-    """
+    """A configuration that filters nothing: the filters come from `_Recorder.processors`, so that the model's own scores
+    are seen before any of them. What is None here stays None (`_without_defaults`)."""
     filters = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
     cutoffs = {"epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
     config = GenerationConfig(
@@ -441,18 +463,38 @@ def _neutral_config(model: Any, how: Settings, room: int, pad: int, end_ids: lis
     return config
 
 
+@contextlib.contextmanager
+def _without_defaults(model: Any) -> Iterator[None]:
+    """transformers fills a configuration from the model's own defaults (top-k, suppressed tokens, a cache, ...).
+
+    What was not asked for should not shape the text, so the model has none while it runs.
+    """
+    defaults = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = defaults
+
+
 _DRAWING = threading.RLock()  # torch draws from one random state a process: two seeded runs must not mix
 
 
 @contextlib.contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """A seeded stretch that leaves the caller's random state as it found it; nothing at all without a seed."""
+def _seeded(seed: int | None) -> Iterator[None]:
+    """A seeded stretch that leaves the caller's random states as it found them; nothing at all without a seed."""
     if seed is None:
         yield
         return
-    with _DRAWING, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+    on_mps = torch.backends.mps.is_available()
+    with _DRAWING, torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        before = torch.mps.get_rng_state() if on_mps else None
+        try:
+            torch.manual_seed(seed)
+            yield
+        finally:
+            if before is not None:
+                torch.mps.set_rng_state(before)
 
 
 def _nan_error(step: int) -> Unavailable:
@@ -463,11 +505,11 @@ def _nan_error(step: int) -> Unavailable:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _require(condition: bool, name: str, value: Any, wanted: str) -> None:

@@ -37,12 +37,16 @@ def encode(tokenizer: Any, prompt: Prompt, *, chat: bool | None) -> Encoded:
     messages always needs the template. Raises BadInput for an empty prompt or malformed messages, Unavailable where a
     template is needed and there is none.
     """
+    if chat not in (None, True, False):
+        raise BadInput(
+            f"chat={chat!r} can't be used; it is to be True, False or None (the template where there is one)."
+        )
     template = bool(getattr(tokenizer, "chat_template", None))
     if isinstance(prompt, str):
         if not prompt.strip():
             raise BadInput("The prompt is empty; give the model at least one word to start from.")
         if chat is False or (chat is None and not template):
-            return _checked(prompt, list(tokenizer(prompt).input_ids))
+            return _checked(prompt, list(tokenizer(prompt, verbose=False).input_ids))
         messages = [{"role": "user", "content": prompt}]
         given: str | list[dict[str, Any]] = prompt
     else:
@@ -72,11 +76,20 @@ def _checked(given: str | list[dict[str, Any]], ids: list[int]) -> Encoded:
 
 
 def _checked_messages(messages: Any) -> list[dict[str, Any]]:
-    if not isinstance(messages, Sequence) or not messages:
+    if not isinstance(messages, Sequence):
+        raise BadInput(
+            f"A prompt is a text or a list of messages, and this is a {type(messages).__name__}; give one of those."
+        )
+    if not messages:
         raise BadInput(
             "The prompt is empty; give a text or a list of messages such as [{'role': 'user', 'content': 'Hi'}]."
         )
     for message in messages:
+        if not isinstance(message, str | Mapping):
+            kind = type(message).__name__
+            raise BadInput(
+                f"A prompt is a text or a list of messages, and this list holds a {kind}; trace takes token ids."
+            )
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
             raise BadInput(f"A message needs 'role' and 'content', and this has not: {str(message)[:80]}")
     if not any(str(m["content"] or "").strip() for m in messages):
@@ -91,13 +104,3 @@ def check_length(encoded: Encoded, context: int | None) -> None:
             f"The prompt has {len(encoded.ids):,} tokens and the model's context holds {context:,}, with no room for an "
             f"answer; shorten the prompt to {context - 1:,} tokens or fewer."
         )
-
-
-def context_length(config: Any) -> int | None:
-    """The number of positions a model was built for; None where the architecture has no such limit."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        value = getattr(text, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None

@@ -10,7 +10,7 @@ from labkit.errors import BadInput
 if TYPE_CHECKING:
     import torch
 
-FinishReason = Literal["end", "stop", "length", "context", "stopped", "interrupted"]
+FinishReason = Literal["end", "stop", "length", "context", "stopped", "interrupted", "running"]
 
 
 class Alternative(NamedTuple):
@@ -46,7 +46,8 @@ class Generation:
     ranks: (n,) int64: how many tokens the model held more probable than the chosen one.
     top_ids, top_logprobs: (n, k): the model's most probable tokens at each position, best first.
     finish_reason: "end" (end-of-text token), "stop" (a stop string), "length" (max_new_tokens), "context" (the
-        model's context is full), "stopped" (stopped from outside) or "interrupted".
+        model's context is full), "stopped" (stopped from outside), "interrupted",
+        or "running" (the record handed to on_token, before the end).
     prefill_seconds: until the first token; decode_seconds: from the first token to the last.
     """
 
@@ -82,7 +83,9 @@ class Generation:
         Raises BadInput when more are asked for than were kept.
         """
         kept = self.top_ids.shape[-1]
-        if not 1 <= k <= kept:
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise BadInput(f"top({k!r}) can't be given; ask for a whole number from 1.")
+        if k > kept:
             raise BadInput(f"top({k}) can't be given: {kept} alternatives were kept; generate with alternatives={k}.")
         return [
             [

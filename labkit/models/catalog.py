@@ -21,7 +21,7 @@ class CatalogModel:
     """A model that `lk.load(name)` brings without a model hub.
 
     stored_bytes: what the prepared model takes in the cache (with the original file, which is kept).
-    original: the hub name of the full-precision model.
+    original: the hub name of the full-precision model; published: its name in the table of published configurations.
     """
 
     name: str
@@ -32,6 +32,7 @@ class CatalogModel:
     parameters: int
     stored_bytes: int
     original: str
+    published: str
     note: str
 
 
@@ -53,6 +54,7 @@ MODELS = {
         parameters=134_515_008,
         stored_bytes=640_000_000,
         original="HuggingFaceTB/SmolLM2-135M-Instruct",
+        published="smollm2-135m",
         note="linear weights lie on a 4-bit grid (groups of 32); stored as float32, where that grid is exact",
     ),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,11 @@ def open_gguf(path: Path, dtype: Any, **options: Any) -> tuple[Any, Any, dict[st
     header = files.read_gguf_header(path)
     files.check_gguf_architecture(header)
     files.check_gguf_tokenizer(header)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    # said outright: left open, transformers would ask at the keyboard whether to run code that lies beside the file
+    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, **safe)
     opened: Any = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True, local_files_only=True, **options
+        path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True, **safe, **options
     )
     model, info = opened
     # transformers marks the model as quantized although its weights are plain tensors now; saving would be refused
@@ -40,6 +44,11 @@ def gguf_to_folder(path: Path, folder: Path, *, name: str) -> dict[str, str]:
 
     Returns the versions it was made with.
     """
+    with quietly():  # its three bars speak of shards and de-quantizing; the caller has said what is going on
+        return _gguf_to_folder(path, folder, name)
+
+
+def _gguf_to_folder(path: Path, folder: Path, name: str) -> dict[str, str]:
     import torch
     import transformers
 
@@ -51,6 +60,20 @@ def gguf_to_folder(path: Path, folder: Path, *, name: str) -> dict[str, str]:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return {"transformers": transformers.__version__, "torch": torch.__version__}
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' own progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def refuse_incomplete(info: dict[str, Any], name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from labkit.models.config import context_length, first_number
 from labkit.models.memory import human_bytes, model_memory
 
 
@@ -11,12 +12,11 @@ def lab_facts(model: Any, *, name: str, licence: str | None, notes: tuple[str, .
     """Family, sizes, heads and groups, dtype, device, bytes, cache bytes per token, licence."""
     config = model.config.get_text_config()
     memory = model_memory(model, tokens=1, batch=1)
-    context = _first(config, "max_position_embeddings", "n_positions", "max_seq_len")
     sizes = [
-        ("layers", _first(config, "num_hidden_layers", "n_layer", "n_layers")),
-        ("d_model", _first(config, "hidden_size", "n_embd", "d_model")),
+        ("layers", first_number(config, "num_hidden_layers", "n_layer", "n_layers")),
+        ("d_model", first_number(config, "hidden_size", "n_embd", "d_model")),
         ("tokens in the vocabulary", getattr(config, "vocab_size", None)),
-        ("positions", context),
+        ("positions", context_length(config)),
     ]
     cache = memory.kv_bytes_per_token
     pairs = [
@@ -40,7 +40,7 @@ def _per_token(cache: int | None) -> str:
 
 
 def _heads(config: Any) -> str:
-    heads = _first(config, "num_attention_heads", "n_head", "n_heads")
+    heads = first_number(config, "num_attention_heads", "n_head", "n_heads")
     if not heads:
         return ""
     groups = getattr(config, "num_key_value_heads", None) or heads
@@ -53,7 +53,3 @@ def _devices(model: Any) -> str:
     spread = getattr(model, "hf_device_map", None)
     names = sorted({str(d) for d in spread.values()}) if spread else [str(model.device)]
     return " and ".join(names)
-
-
-def _first(config: Any, *names: str) -> int | None:
-    return next((value for name in names if isinstance(value := getattr(config, name, None), int)), None)

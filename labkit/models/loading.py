@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Room for activations and a short cache beside the weights, as a share of the weights.
 HEADROOM = 0.1
+GGUF_HEADROOM = 1.0  # its weights stand in memory twice for a moment, dequantized and in the model
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Options:
     allow_pickle: bool = False
     trust_remote_code: bool = False
     attn_implementation: str | None = None
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,16 @@ def open_model(name: str | os.PathLike[str], options: Options) -> Loaded:
     Raises ModelNotFound, BadModelFile, DownloadFailed, NotEnoughMemory, NotEnoughDisk, BadInput or Unavailable.
     """
 
+    if options.quantization is not None and not hasattr(options.quantization, "quant_method"):
+        raise BadInput(
+            f"quantization={options.quantization!r} is no transformers quantization configuration; pass one, such as "
+            "transformers.BitsAndBytesConfig(load_in_4bit=True)."
+        )
+
     def before_fetch(found: Any) -> None:
-        if found.parameters:
-            place_weights(found.repo_id, found.parameters, options)
+        on_disk = sum(found.weight_files.values())
+        as_stored = on_disk if found.quantized or not found.parameters else None
+        place_weights(found.repo_id, found.parameters or on_disk // 2, options, stored_bytes=as_stored)
 
     place = resolve.resolve(
         name,
@@ -81,10 +89,18 @@ def open_model(name: str | os.PathLike[str], options: Options) -> Loaded:
     return _open_folder(place, options)
 
 
-def place_weights(name: str, parameters: int, options: Options, *, stored_bytes: int | None = None) -> Placement:
+def place_weights(
+    name: str,
+    parameters: int,
+    options: Options,
+    *,
+    stored_bytes: int | None = None,
+    headroom: float = HEADROOM,
+) -> Placement:
     """Decide device and dtype, and hold the bytes of the weights against what is free.
 
-    stored_bytes: what an already quantized checkpoint takes as it is. Raises NotEnoughMemory naming what would fit.
+    stored_bytes: what an already quantized checkpoint takes as it is. headroom: room beside the weights, as a share of
+    them. Raises NotEnoughMemory naming what would fit.
     """
     device = hardware.pick_device(options.device)
     dtype = hardware.pick_dtype(options.dtype, device)
@@ -97,7 +113,7 @@ def place_weights(name: str, parameters: int, options: Options, *, stored_bytes:
         needed, how = parameters * dtype.itemsize, str(dtype).removeprefix("torch.")
     if options.device_map is not None:  # the user decides; accelerate checks and offloads
         return Placement(device, dtype, options.device_map)
-    wanted = int(needed * (1 + HEADROOM))
+    wanted = int(needed * (1 + headroom))
     free = hardware.free_bytes(device)
     if wanted <= free:
         return Placement(device, dtype, None)
@@ -105,9 +121,10 @@ def place_weights(name: str, parameters: int, options: Options, *, stored_bytes:
         note = f"{needed / 2**30:.1f} GiB do not fit on the GPU: spread over GPU and CPU (device_map='auto'), which is slower"
         say(f"{name}: {note}.")
         return Placement(device, dtype, "auto", note)
-    fits = what_fits(name, int(free / (1 + HEADROOM)), tokens=1, parameters=parameters)
+    fits = what_fits(name, int(free / (1 + headroom)), tokens=1, parameters=parameters)
     raise NotEnoughMemory(
-        f"{name} needs {human_bytes(needed)} for its weights in {how} and {human_bytes(free)} are free on {device}. "
+        f"{name} needs {human_bytes(wanted)} ({human_bytes(needed)} of weights in {how}, and room to open and run them), and "
+        f"{human_bytes(free)} are free on {device}. "
         f"What would fit: {'; '.join(fits) if fits else 'nothing labkit knows; close other programs'}."
     )
 
@@ -127,7 +144,7 @@ def _open_folder(place: Place, options: Options) -> Loaded:
     parameters = facts.parameters or facts.weight_bytes // 2  # of pickled files only the size is known unopened
     as_stored = facts.weight_bytes if prequantized or facts.parameters is None else None
     placement = place_weights(place.name, parameters, options, stored_bytes=as_stored)
-    with _told(place.name), _quietly():
+    with _told(place.name), convert.quietly():
         opened: Any = AutoModelForCausalLM.from_pretrained(
             place.path,
             output_loading_info=True,
@@ -143,7 +160,7 @@ def _open_folder(place: Place, options: Options) -> Loaded:
 
 def _open_gguf(place: Place, options: Options) -> Loaded:
     header = files.read_gguf_header(place.path)
-    placement = place_weights(place.name, header.parameters, options)
+    placement = place_weights(place.name, header.parameters, options, headroom=GGUF_HEADROOM)
     keywords = _keywords(placement, options)
     dtype = keywords.pop("dtype")
     with _told(place.name):
@@ -217,20 +234,6 @@ def _quantized_bits(quantization: Any) -> int | None:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """No progress bar of transformers' own for weights that are mapped in a tenth of a second."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
 def _told(name: str) -> Iterator[None]:
     """Turn what transformers raises on a file it can't open into one sentence with a remedy.
 
@@ -251,6 +254,11 @@ def _told(name: str) -> Iterator[None]:
     except ImportError as error:
         raise Unavailable(f"{name} needs a package that is missing: {_first_line(error)}") from error
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise BadModelFile(
+                f"{name} brings its own Python code, which is not run unless asked for; pass trust_remote_code=True if you "
+                "have read it and trust it."
+            ) from error
         if "does not recognize this architecture" in str(error):
             import transformers
 

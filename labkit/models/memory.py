@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import BadInput, ModelNotFound
-from labkit.models import published
+from labkit.models import catalog, published
+from labkit.models.config import context_length, first_number
 
 PARTS = (
     "embeddings",
@@ -255,7 +256,8 @@ def _resolve(what: Any) -> tuple[str, Any]:
     if isinstance(what, dict):
         return str(what.get("_name_or_path") or what.get("model_type")), _config_from_fields(what)
     if isinstance(what, str | Path):
-        entry = published.get(str(what))
+        ours = catalog.find(str(what))
+        entry = published.get(ours.published if ours else str(what))
         if entry is not None:
             return entry.name, _config_from_fields(entry.config)
         folder = Path(what).expanduser()
@@ -433,7 +435,7 @@ def _describe(
         parts=parts,
         layers=layers,
         latent_elements=(rank + rotary) * text.num_hidden_layers if rank and rotary else None,
-        positions=_first_number(text, "max_position_embeddings", "n_positions", "max_seq_len"),
+        positions=context_length(text),
         notes=notes + cache_notes,
     )
 
@@ -441,11 +443,6 @@ def _describe(
 def _text_config(config: Any) -> Any:
     """The language model's part of a configuration that has several."""
     return config.get_text_config(decoder=True)
-
-
-def _first_number(config: Any, *names: str) -> int | None:
-    values = (getattr(config, name, None) for name in names)
-    return next((value for value in values if isinstance(value, int) and not isinstance(value, bool)), None)
 
 
 @contextlib.contextmanager
@@ -533,8 +530,8 @@ def _active_parameters(config: Any, parts: dict[str, int]) -> tuple[int, tuple[s
     routed = parts.get("experts", 0)
     if not routed:
         return total, ()
-    experts = _first_number(config, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-    chosen = _first_number(config, "num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
+    experts = first_number(config, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+    chosen = first_number(config, "num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
     if not experts or not chosen:
         return total, ("The configuration does not say how many experts a token uses: all are counted as active.",)
     return total - routed + routed * chosen // experts, ()
@@ -651,7 +648,7 @@ def _cache_notes(config: Any, layers: list[_LayerCache], heads: set[int], window
     for window in sorted(set(windows)):
         count = windows.count(window)
         notes.append(f"{count} of {len(layers)} layers keep {window - 1:,} tokens at most (a window of {window:,}).")
-    shared = _first_number(config, "num_kv_heads", "num_key_value_heads", "n_head_kv")
+    shared = first_number(config, "num_kv_heads", "num_key_value_heads", "n_head_kv")
     kept = max(heads, default=0)
     # Falcon's configuration names heads it does not have when one key and value serve all queries.
     if shared and kept > shared and getattr(config, "kv_lora_rank", None) is None:

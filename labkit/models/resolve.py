@@ -35,9 +35,26 @@ def say(text: str) -> None:
 
 def is_path_like(name: str) -> bool:
     """Whether a name can only be meant as a file or folder."""
-    return name.startswith((".", "/", "~", "\\")) or name.endswith(
-        ("/", "\\", ".gguf", ".safetensors", *PICKLE_SUFFIXES)
+    drive = len(name) > 2 and name[1] == ":" and name[2] in "\\/"  # C:/models
+    return (
+        drive
+        or name.startswith((".", "/", "~", "\\"))
+        or name.endswith(("/", "\\", ".gguf", ".safetensors", *PICKLE_SUFFIXES))
     )
+
+
+def identity(name: str | os.PathLike[str]) -> str:
+    """What a name stands for, the same for all ways of writing it: aliases, relative paths, upper and lower case."""
+    if not isinstance(name, str | os.PathLike):
+        raise BadInput(f"A model is named by a text or a path, not by {type(name).__name__}; see `labkit models`.")
+    text = os.fspath(name)
+    if not isinstance(name, os.PathLike) and not is_path_like(text):
+        if known := catalog.find(text):
+            return known.name
+        if not Path(text).is_dir():
+            entry = published.get(text)
+            return entry.hub_id if entry else text
+    return str(Path(text).expanduser().resolve())
 
 
 def resolve(

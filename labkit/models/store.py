@@ -72,15 +72,6 @@ def find(name: str) -> Stored | None:
         return None
 
 
-def entries() -> list[Stored]:
-    """All stored models, by name."""
-    folder = models_dir()
-    names = (
-        sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if folder.is_dir() else []
-    )
-    return [stored for name in names if (stored := find(name))]
-
-
 def problems(stored: Stored, *, only: tuple[str, ...] | None = None) -> list[str]:
     """What is wrong with a stored model's files (sizes, then checksums), a short phrase each; empty when intact.
 
@@ -165,12 +156,6 @@ def put(name: str, make: Callable[[Path], Manifest], *, bytes_needed: int) -> St
     if stored is None:
         raise BadModelFile(f"{name} was stored but can't be read back from {final}; see whether the disk is sound.")
     return stored
-
-
-def remove(name: str) -> None:
-    """Delete a stored model; nothing happens when there is none."""
-    with locked(name):
-        shutil.rmtree(models_dir() / name, ignore_errors=True)
 
 
 def _make_folder(folder: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 REPLACEMENT = "�"
+ESCAPED_BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 
 def token_strings(tokenizer: Any, ids: Sequence[int], *, memo: dict[int, str] | None = None) -> list[str]:
@@ -20,6 +22,12 @@ def token_strings(tokenizer: Any, ids: Sequence[int], *, memo: dict[int, str] | 
         if id_ not in memo:
             memo[id_] = _token_string(tokenizer, int(id_))
     return [memo[id_] for id_ in ids]
+
+
+def token_bytes(text: str) -> bytes:
+    """The bytes a token's text stands for, where a token that is part of a character is written <0xE4>."""
+    parts = ESCAPED_BYTE.split(text)  # plain text and the two digits of a byte by turns
+    return b"".join(bytes.fromhex(p) if i % 2 else p.encode("utf-8", "surrogatepass") for i, p in enumerate(parts))
 
 
 def _token_string(tokenizer: Any, id_: int) -> str:

@@ -11,7 +11,6 @@ import base64
 import html
 import json
 import re
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ import anywidget
 from IPython.display import display
 
 from labkit.errors import BadInput
+from labkit.views.visible import clean, shorten, visible
 
 _FOLDER = Path(__file__).parent
 _IMPORT = re.compile(r'^import\s[^;]*?from\s+"\.{1,2}/[^"]+";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?!default\b)", re.MULTILINE)
-_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+__all__ = ["View", "clean", "module", "shorten", "style", "visible"]
 _PLAIN_CHARACTERS = 2_000  # of text/plain, which every saved notebook carries
 
 
@@ -39,28 +39,6 @@ def module(*files: str) -> str:
 def style(*files: str) -> str:
     """The shared theme followed by the view's own style sheets."""
     return "\n".join((_FOLDER / name).read_text("utf-8") for name in ("theme.css", *files))
-
-
-def clean(text: str) -> str:
-    """The text as valid Unicode: surrogate pairs joined, lone surrogates (no encoding takes them) as U+FFFD."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
-def visible(text: str) -> str:
-    """The text with control, bidirectional and invisible characters written out, e.g. U+202E; line breaks stay."""
-    return "".join(
-        f"⟨U+{ord(character):04X}⟩"
-        if unicodedata.category(character) in _UNSEEN and character not in "\n\t"
-        else character
-        for character in clean(text)
-    )
-
-
-def shorten(text: str, characters: int) -> str:
-    """The text, cut to at most so many characters, with a sign where it was cut."""
-    return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
 class View(anywidget.AnyWidget):

@@ -17,7 +17,7 @@ WEIGHTS, CACHE, FREE = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[5]
 ROOM = 1.25  # of the axis, to the right of the largest, for its number
 
 
-def memory(models: Sequence[Memory], *, free_bytes: int | None = None, title: str | None = None) -> Any:
+def memory(models: Sequence[Memory] | Memory, *, free_bytes: int | None = None, title: str | None = None) -> Any:
     """Bytes of weights and KV cache of several models; a line marks what is free here.
 
     models: as `lk.memory` and `lab.memory` give them. Stacked bars; where the largest is over 50 times the smallest, a dot
@@ -26,12 +26,13 @@ def memory(models: Sequence[Memory], *, free_bytes: int | None = None, title: st
     """
     import plotly.graph_objects as go
 
+    models = list(models) if isinstance(models, Sequence) else [models]
     if not models:
         raise BadInput("There is nothing to draw; give a list of what lk.memory(name) returns.")
     rows = sorted(models, key=lambda m: m.total_bytes)
     totals = [m.total_bytes / GIB for m in rows]
     logarithmic = totals[-1] > 50 * totals[0]
-    names = [_escaped(f"{m.name} · {m.dtype}") for m in rows]
+    names = _labels(rows)
     hover = {"customdata": [_hover(m) for m in rows], "hovertemplate": "%{customdata}<extra></extra>"}
     figure = go.Figure()
     if logarithmic:
@@ -64,7 +65,7 @@ def memory(models: Sequence[Memory], *, free_bytes: int | None = None, title: st
         axis = {"type": "log", "range": [lowest - 0.06 * span, highest + (ROOM - 1) * span], "dtick": 1}
     else:
         axis = {"type": "linear", "range": [0, ROOM * largest]}
-    if free_bytes is not None:
+    if free_bytes:
         place = free_bytes / GIB
         figure.add_vline(x=place, line={"color": FREE, "dash": "dash"})
         # an annotation's place on a logarithmic axis is given by its logarithm
@@ -83,6 +84,14 @@ def memory(models: Sequence[Memory], *, free_bytes: int | None = None, title: st
         showlegend=not logarithmic,
     )
     return figure
+
+
+def _labels(rows: Sequence[Memory]) -> list[str]:
+    """A label each, with as much as is needed to tell them apart."""
+    labels = [f"{m.name} · {m.dtype}" for m in rows]
+    if len(set(labels)) < len(rows):
+        labels = [f"{label} · {m.tokens:,} × {m.batch}" for label, m in zip(labels, rows, strict=True)]
+    return [_escaped(f"{label}{' ' * labels[:i].count(label)}") for i, label in enumerate(labels)]
 
 
 def _sentence(rows: Sequence[Memory], free_bytes: int | None) -> str:

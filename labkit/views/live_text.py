@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from labkit.views.visible import visible
+
 if TYPE_CHECKING:
     from labkit.generation.record import Generation
 
@@ -32,7 +34,7 @@ class LiveText:
         self.pieces += 1
         now = time.perf_counter()
         if self.handle is None:
-            sys.stdout.write(piece)
+            sys.stdout.write(visible(piece))  # control characters could steer the terminal
             sys.stdout.flush()
         elif now - self.drawn >= SECONDS_BETWEEN_UPDATES:
             self.drawn = now
@@ -55,7 +57,7 @@ class LiveText:
     def _bundle(self, foot: str) -> dict[str, str]:
         page = (
             '<div style="max-width:48em"><div style="white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate">'
-            f'{html.escape(self.text)}</div><div style="color:var(--jp-ui-font-color2,GrayText);font-size:85%;'
+            f'{html.escape(visible(self.text))}</div><div style="color:var(--jp-ui-font-color2,GrayText);font-size:85%;'
             f'margin-top:.4em">{html.escape(foot)}</div></div>'
         )
         return {"text/plain": f"{self.text}\n[{foot}]", "text/html": page}
@@ -69,6 +71,7 @@ def _ending(generation: Generation) -> str:
         "context": "ended: the model's context is full",
         "stopped": "stopped",
         "interrupted": "interrupted: what was generated is kept",
+        "running": "running",
     }[generation.finish_reason]
 
 

@@ -46,6 +46,8 @@ def lab(
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # as in a container: it still listens on loopback only
+    if os.name == "posix":
+        os.execv(sys.executable, command)  # so that Ctrl-C reaches JupyterLab itself, which asks and ends its kernels
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
@@ -73,7 +75,7 @@ def get(
     if known and stored and not again and not store.problems(stored):
         typer.echo(f"{known.name} is here: {stored.folder}")
         return
-    place = resolve.prepare(known, again=True) if known else resolve.resolve(name)
+    place = resolve.prepare(known, again=again) if known else resolve.resolve(name)
     typer.echo(f"{place.name} is here: {place.path}")
 
 

@@ -18,6 +18,7 @@ Level = Literal["ok", "warning", "problem"]
 
 NEEDED_MEMORY_BYTES = 2 * 2**30  # the default model with a notebook's own objects
 NEEDED_DISK_BYTES = 2**30
+INSTALL = "in the project's folder: make lab, or pip install -c constraints.txt -e ."
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,12 @@ def _packages() -> Finding:
         elif (pin := tested.get(canonicalize_name(requirement.name))) and Version(installed.public) != Version(pin):
             drifted.append(f"{requirement.name} {installed} (tested: {pin})")
     if wrong:
-        return Finding("packages", "problem", "; ".join(wrong), "pip install -U labkit, or `make lab` in the project")
+        return Finding(
+            "packages",
+            "problem",
+            "; ".join(wrong),
+            INSTALL,
+        )
     if drifted:
         return Finding("packages", "warning", f"in range, but not as tested: {'; '.join(drifted)}")
     told = "as tested" if tested else "in range (the list of tested versions comes with the project's folder)"
@@ -139,7 +145,12 @@ def _front_end() -> Finding:
     versions = {name: _version(name) for name in ("jupyterlab", "ipywidgets", "anywidget", "plotly")}
     missing = [name for name, version in versions.items() if version is None]
     if missing:
-        return Finding("front end", "problem", f"{', '.join(missing)} missing", "pip install labkit")
+        return Finding(
+            "front end",
+            "problem",
+            f"{', '.join(missing)} missing",
+            INSTALL,
+        )
     return Finding("front end", "ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 

@@ -9,7 +9,8 @@ from labkit.models import catalog, store
 
 @dataclass(frozen=True)
 class Row:
-    """One model. state: "intact", "damaged", "not fetched" or "cached" (the hub's cache checks its own files)."""
+    """One model. state: "intact" (checksums), "complete" (from the hub: all files there, their headers sound), "damaged"
+    or "not fetched"."""
 
     name: str
     bytes_on_disk: int | None
@@ -34,13 +35,29 @@ def inventory() -> list[Row]:
 
 
 def _hub_rows() -> list[Row]:
-    """Models in the hub's cache; licences are in their cards, which are not read here."""
+    """Models in the hub's cache: their files' headers are read, and the licence in their card."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
+
+    from labkit.errors import LabError
+    from labkit.models.files import check_folder
 
     try:
         repos = scan_cache_dir().repos
     except CacheNotFound:
         return []
-    models = sorted((r for r in repos if r.repo_type == "model"), key=lambda r: r.repo_id)
-    return [Row(r.repo_id, r.size_on_disk, "see its card", "cached", "from the hub") for r in models]
+    rows = []
+    for repo in sorted((r for r in repos if r.repo_type == "model"), key=lambda r: r.repo_id):
+        newest = max(repo.revisions, key=lambda r: r.last_modified, default=None)
+        licence, state, remark = "not stated", "damaged", "nothing of it is here"
+        if newest is not None:
+            try:
+                licence, state, remark = (
+                    check_folder(newest.snapshot_path).licence or licence,
+                    "complete",
+                    "from the hub",
+                )
+            except LabError as error:
+                remark = str(error)
+        rows.append(Row(repo.repo_id, repo.size_on_disk, licence, state, remark))
+    return rows

@@ -27,6 +27,9 @@
 # %% [markdown]
 # ## Set-up
 # In Colab this cell installs labkit, without touching the PyTorch that is there. Elsewhere it only checks.
+#
+# Run the cells one after the other (Shift+Enter). Until a cell is run, you see what is left of an earlier run: numbers
+# and plain tables. The live pictures come when you run it.
 
 # %%
 import importlib.util
@@ -62,8 +65,8 @@ lab
 
 # %% [markdown]
 # The *note* deserves a sentence. Most weights of this copy were rounded to 4 bits before it was published, to make the
-# download small. labkit stores them so that nothing more is lost, but they are not the original's. Notebook 4 is about
-# exactly this.
+# download small. labkit stores them so that nothing more is lost, but they are not the original's. (A notebook on
+# rounding weights, *quantization*, is planned.)
 #
 # **To take away:** a model is a file of numbers and a recipe for using them. `lab.model` and `lab.tokenizer` are plain
 # Hugging Face objects, so whatever you know about those still works.
@@ -93,8 +96,8 @@ print("".join(gen.prompt_tokens))
 # With `chat=False` the text goes in as it is, and the model continues it, whatever it is:
 
 # %%
-raw = lab.generate("The three primary colours are", chat=False, max_new_tokens=16)
-print(raw.prompt, "→", raw.text)
+raw = lab.generate("Once upon a time, in a village by the sea,", chat=False, max_new_tokens=24)
+print(raw.prompt + raw.text)
 
 # %% [markdown]
 # **To take away:** a chat model is a text-continuing model and a convention.
@@ -104,8 +107,13 @@ print(raw.prompt, "→", raw.text)
 # *4 minutes · easy · the most useful picture in this notebook*
 #
 # At each step the model gave every one of its 49,152 tokens a probability. Below is the same answer; the **thicker** the
-# line under a token, the **less sure** the model was of it. Point at a token, or move with the arrow keys, to see what
-# else it might have said.
+# line under a token, the **less sure** the model was of it. Point at a token to see what else it might have said; or click
+# into the text and move with the arrow keys.
+#
+# Some of the numbers beside the bars have names. A **log-probability** is the natural logarithm of a probability (0 is
+# certain, −0.7 is one half, −4.6 is one in a hundred); its unit is called *nat*. The **entropy** says how open the choice
+# was, all tokens taken together: 0 nats is no choice at all, and the line below translates it into a number of equally
+# likely options. The **perplexity** of a text is that number, averaged over its tokens.
 
 # %%
 lk.views.tokens(gen)
@@ -113,17 +121,19 @@ lk.views.tokens(gen)
 # %% [markdown]
 # Before you read on, guess: how many of the tokens had a probability of more than one half? Half of them? Nearly all?
 
-# %%
-# NBVAL_CHECK_OUTPUT
-probability = gen.logprobs.exp()
+# %% tags=["nbval-check-output"]
+import math
+
+probability = gen.logprobs.exp()  # log-probabilities back to probabilities
 print(f"{(probability > 0.5).sum()} of {len(probability)} tokens had a probability above one half")
 least = probability.argmin().item()
 print(f"least sure of {gen.tokens[least]!r}: {probability[least]:.3f}")
 for other in gen.top(5)[least]:
-    print(f"   {other.token!r:14} {2.718281828**other.logprob:.3f}")
+    print(f"   {other.token!r:14} {math.exp(other.logprob):.3f}")
 
 # %% [markdown]
-# Look at where the uncertain tokens are. Inside a word or a fixed phrase the model has hardly a choice; at the start of
+# More than half of them: much of a sentence is decided by what has been said already. Look at where the uncertain tokens
+# are. Inside a word or a fixed phrase the model has hardly a choice; at the start of
 # a new thought it has many. A model that always takes the most probable token (it is called **greedy** decoding, and it
 # is what we have done so far) passes all these forks without a look to the side.
 #
@@ -159,15 +169,14 @@ for _ in range(12):
 print("by hand:", lab.tokenizer.decode(by_hand))
 print("library:", lab.tokenizer.decode(gen.ids[:12]))
 
-# %%
-# NBVAL_CHECK_OUTPUT
+# %% tags=["nbval-check-output"]
 difference = (torch.tensor(logprobs_by_hand) - gen.logprobs[:12]).abs().max().item()
 print("same tokens:", by_hand == gen.ids[:12])
 print("log-probabilities agree to 1e-4:", difference < 1e-4)
 
 # %% [markdown]
 # The loop above reads the whole text anew for each token. The library remembers what it has computed (in the *KV
-# cache*, which you will meet in section 6 and in notebook 2), and so is faster. The numbers are the same up to rounding.
+# cache*, which you will meet in section 6), and so is faster. The numbers are the same up to rounding.
 #
 # **To take away:** generation is: scores, softmax, choose one, append, repeat.
 
@@ -184,8 +193,8 @@ print("log-probabilities agree to 1e-4:", difference < 1e-4)
 # model at its word, and $T = 0$ is understood as greedy.
 
 # %%
-question = "Name an animal that lives in the sea."
-logits = lab.next_logits(question)  # scores for the first token of the answer
+beginning = "He opened the door and saw a"
+logits = lab.next_logits(beginning, chat=False)  # scores for the token that comes next
 for T in (0.3, 1.0, 2.0):
     p = torch.softmax(logits / T, dim=-1)
     top = p.topk(3)
@@ -193,16 +202,14 @@ for T in (0.3, 1.0, 2.0):
     print(f"T = {T}: {', '.join(shown)}; the three together {top.values.sum():.2f}")
 
 # %% [markdown]
-# Now with your hands on it. Move the slider: the bars are the probabilities of the **first** token at that temperature,
-# computed over the whole vocabulary, and below them the model writes an answer at that temperature. *Another sample*
-# draws again.
+# Now with your hands on it. Move the slider: the bars are the probabilities of the **next** token at that temperature,
+# computed over the whole vocabulary, and below them the model writes on from there, at that temperature. *Another
+# sample* draws again.
 #
-# Guess before you move it: at which temperature does the answer stop making sense?
+# Guess before you move it: at which temperature does the text stop making sense?
 
 # %%
-panel = lk.views.temperature(
-    lab.generate, question, next_logits=lab.next_logits, token_text=lab.token_text, max_new_tokens=24
-)
+panel = lk.views.temperature(lab, beginning, chat=False, max_new_tokens=24)
 panel
 
 # %% [markdown]
@@ -213,15 +220,14 @@ panel
 for T in (0.2, 1.0, 2.0):
     print(f"T = {T}")
     for seed in range(3):
-        print("   ", repr(lab.generate(question, temperature=T, seed=seed, max_new_tokens=14).text))
+        print("   ", repr(lab.generate(beginning, chat=False, temperature=T, seed=seed, max_new_tokens=14).text))
 
 # %% [markdown]
 # **To take away:** temperature changes how a token is *chosen*. The model's own probabilities stay what they were:
 # `gen.logprobs` holds the model's, `gen.sampled_logprobs` those after temperature and filters.
 
-# %%
-# NBVAL_CHECK_OUTPUT
-cold = lab.generate(question, temperature=0.5, seed=0, max_new_tokens=8)
+# %% tags=["nbval-check-output"]
+cold = lab.generate(beginning, chat=False, temperature=0.5, seed=0, max_new_tokens=8)
 expected = torch.log_softmax(logits / 0.5, dim=-1)[cold.ids[0]].item()
 print("first token, after temperature, as the formula says:", abs(cold.sampled_logprobs[0].item() - expected) < 1e-4)
 
@@ -230,8 +236,8 @@ print("first token, after temperature, as the formula says:", abs(cold.sampled_l
 # *4 minutes · easy · the question everyone asks first*
 #
 # Two things take memory. The **weights**: parameters times bytes for each, 4 bytes in float32, 2 in bfloat16. And the
-# **KV cache**, what the model remembers of the text so far: for each token and each layer, the keys and values of
-# attention (notebook 2 explains them). It grows with the text.
+# **KV cache**, what the model remembers of the text so far: for each token and each layer, what it will need to look back at it (its
+# *keys* and *values*; a notebook on attention is planned). It grows with the text.
 
 # %%
 lab.memory(tokens=8192)
@@ -240,8 +246,7 @@ lab.memory(tokens=8192)
 # By hand: for each token and layer, a key and a value (2), of 64 numbers (the head's size), for each of 3 heads that
 # have keys of their own, at 4 bytes.
 
-# %%
-# NBVAL_CHECK_OUTPUT
+# %% tags=["nbval-check-output"]
 c = lab.config
 per_token = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * 4
 print("bytes of cache for a token:", per_token, "as labkit says:", per_token == lab.memory().kv_bytes_per_token)
@@ -253,18 +258,27 @@ print("bytes of the weights:", weights, "as labkit says:", weights == lab.memory
 # configuration without giving it any storage, and counts. The dashed line is the memory that is free on your machine.
 
 # %%
-names = ["smollm2-135m", "qwen3-0.6b", "llama-3.2-1b", "mistral-7b", "llama-2-13b", "mixtral-8x7b", "llama-2-70b"]
-sizes = [lk.memory(name, tokens=8192, dtype="bfloat16") for name in names]
+names = ["llama-3.2-1b", "phi-3-mini", "mistral-7b", "llama-2-13b", "mixtral-8x7b"]
+sizes = [lk.memory(name, tokens=4096, dtype="bfloat16") for name in names]
 lk.views.memory(sizes, free_bytes=lk.free_bytes())
 
 # %% [markdown]
-# Bring the same models down to 4 bits a weight, and several more fit (what that costs in quality is the subject of
-# notebook 4):
+# Mixtral is an odd one: it has many *experts*, of which each token uses only two, and still all of them have to be in
+# memory. (A notebook on that is planned.)
+
+# %% tags=["nbval-check-output"]
+mixtral = lk.memory("mixtral-8x7b")
+print(
+    f"{mixtral.parameters / 1e9:.1f} billion parameters, {mixtral.active_parameters / 1e9:.1f} of them used for a token"
+)
+
+# %% [markdown]
+# The same models with their weights at 4 bits, the cache as before. What that costs in quality is another matter.
 
 # %%
 for name in names:
-    gib = {dtype: lk.memory(name, dtype=dtype).weight_bytes / 2**30 for dtype in ("bfloat16", "int4")}
-    print(f"{name:13} {gib['bfloat16']:7.1f} GiB in bfloat16 {gib['int4']:7.1f} GiB at 4 bits")
+    half, quarter = (lk.memory(name, tokens=4096, dtype=dtype).total_bytes / 2**30 for dtype in ("bfloat16", "int4"))
+    print(f"{name:13} {half:7.1f} GiB in bfloat16 {quarter:7.1f} GiB with 4-bit weights")
 
 # %% [markdown]
 # **To take away:** weights are parameters times bytes; the cache grows with every token; both can be known before
@@ -278,7 +292,8 @@ for name in names:
 #    `lk.views.tokens`. Does it *look* less sure?
 # 2. Give `lab.generate` a list of two questions. What comes back?
 # 3. Generate with `top_k=1` and `temperature=2.0`. Why is it the same as greedy?
-# 4. Which of the models above could your machine hold with a text of 100,000 tokens? (`lk.memory(name, tokens=100_000)`)
+# 4. What does a text of 100,000 tokens cost? Try `lk.memory(name, tokens=100_000)` with two of the models above, and read
+#    the notes below the table: not every model was made for such a text, and some forget all but its last part.
 
 # %% [markdown]
 # ## What you have seen
@@ -289,6 +304,6 @@ for name in names:
 #
 # **To read more:** A. Holtzman et al., *The Curious Case of Neural Text Degeneration* (2020), on choosing tokens;
 # L. Ben Allal et al., *SmolLM2: When Smol Goes Big* (2025), on the model you used; A. Vaswani et al., *Attention Is All
-# You Need* (2017), on what happens inside, which is the subject of the next notebook.
+# You Need* (2017), on what happens inside, which is the subject of the next notebook of the series (planned).
 #
 # Done? `lab.close()` gives the memory back. (It is not in a cell, so that the slider stays alive after *Run All*.)

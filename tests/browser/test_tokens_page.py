@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -298,13 +299,17 @@ def france() -> np.ndarray:
     return logits
 
 
-def test_temperature_page_slides_through_exact_distributions(open_page: Open, tmp_path: Path) -> None:
-    view = temperature(
-        lambda *_args, **_kwargs: story(),
-        "The capital of France is",
-        next_logits=lambda _: france(),
-        token_text=lambda i: "</script>" if i == 1 else f" t{i}",
+def sampler(token_text: Callable[[int], str]) -> Any:
+    """Stands in for a lab."""
+    return SimpleNamespace(
+        generate=lambda *_args, **_kwargs: story(),
+        next_logits=lambda *_args, **_kwargs: france(),
+        token_text=token_text,
     )
+
+
+def test_temperature_page_slides_through_exact_distributions(open_page: Open, tmp_path: Path) -> None:
+    view = temperature(sampler(lambda i: "</script>" if i == 1 else f" t{i}"), "The capital of France is")
     assert view.wait(10)
     page = open_page(view.to_html(tmp_path / "temperature.html"))
     view.close()
@@ -334,9 +339,7 @@ def test_temperature_page_slides_through_exact_distributions(open_page: Open, tm
 @pytest.mark.parametrize("which", ["story", "empty", "hostile", "temperature", "folded"])
 def test_axe_finds_nothing(open_page: Open, tmp_path: Path, which: str, dark: bool) -> None:
     if which == "temperature":
-        view: Any = temperature(
-            lambda *_args, **_kwargs: story(), "So", next_logits=lambda _: france(), token_text=lambda i: f" t{i}"
-        )
+        view: Any = temperature(sampler(lambda i: f" t{i}"), "So")
         view.wait(10)
     else:
         runs = {

@@ -99,19 +99,82 @@ def test_top_k_one_is_greedy(tiny_lab: lk.Lab) -> None:
 def test_the_models_own_sampling_defaults_are_not_used(tiny_lab: lk.Lab) -> None:
     plain = tiny_lab.generate("abc", chat=False, temperature=1.5, seed=2)
     tiny_lab.model.generation_config.update(
-        do_sample=True, temperature=0.01, top_k=1, min_p=0.9, repetition_penalty=9.0
+        do_sample=True,
+        temperature=0.01,
+        top_k=1,
+        min_p=0.9,
+        repetition_penalty=9.0,
+        suppress_tokens=plain.ids[:5],
+        min_new_tokens=3,
+        bad_words_ids=[[plain.ids[2]]],
+        sequence_bias=[[[plain.ids[3]], -9.0]],
+        guidance_scale=2.0,
+        max_time=1e-9,
+        stop_strings=["a"],
+        cache_implementation="quantized",
     )
-    assert tiny_lab.generate("abc", chat=False, temperature=1.5, seed=2).ids == plain.ids
+    defaults = tiny_lab.model.generation_config
+    again = tiny_lab.generate("abc", chat=False, temperature=1.5, seed=2)
+    assert again.ids == plain.ids
+    assert torch.equal(again.logprobs, plain.logprobs)
+    assert tiny_lab.model.generation_config is defaults
 
 
-def test_a_list_comes_back_as_if_run_alone(tiny_lab: lk.Lab) -> None:
+@pytest.mark.parametrize("penalty", [None, 1.5])
+def test_a_list_comes_back_as_if_run_alone(tiny_lab: lk.Lab, penalty: float | None) -> None:
     texts = ["abc", "a", "hello there, a longer text", "zz"]
-    together = tiny_lab.generate(texts, chat=False, max_new_tokens=LONG)
+    # with the padding token a likely one, a penalty that counted padding as text would show
+    tiny_lab.tokenizer.pad_token_id = tiny_lab.generate("abc", chat=False, max_new_tokens=1).ids[0]
+    together = tiny_lab.generate(texts, chat=False, max_new_tokens=LONG, repetition_penalty=penalty)
     for text, gen in zip(texts, together, strict=True):
-        alone = tiny_lab.generate(text, chat=False, max_new_tokens=LONG)
+        alone = tiny_lab.generate(text, chat=False, max_new_tokens=LONG, repetition_penalty=penalty)
         assert gen.ids == alone.ids
         assert gen.prompt_ids == alone.prompt_ids
         assert torch.allclose(gen.logprobs, alone.logprobs, atol=1e-5)
+
+
+def test_each_text_of_a_list_has_its_own_room(tiny_lab: lk.Lab) -> None:
+    context = tiny_lab.context
+    assert context is not None
+    long = tiny_lab.tokenizer.decode(tiny_lab.tokenizer("a b " * context).input_ids[: context - 8])
+    short, full = tiny_lab.generate(["abc", long], chat=False, max_new_tokens=20)
+    assert (short.finish_reason, len(short.ids)) == ("length", 20)
+    assert full.finish_reason == "context"
+    assert len(full.prompt_ids) + len(full.ids) == context
+
+
+def test_stopping_a_list_leaves_out_the_padding(tiny_lab: lk.Lab) -> None:
+    end = _end_after(tiny_lab, 2)
+    event = threading.Event()
+
+    def on_token(gen: lk.Generation) -> None:
+        assert gen.finish_reason in ("running", "end")
+        if len(gen.ids) == 8:
+            event.set()
+
+    rows = tiny_lab.generate(["abc", "hello"], chat=False, max_new_tokens=LONG, on_token=on_token, stop_event=event)
+    ended, stopped = rows
+    assert (ended.finish_reason, ended.ids[-1]) == ("end", end)
+    assert len(ended.ids) < 8
+    assert (stopped.finish_reason, len(stopped.ids)) == ("stopped", 8)
+
+
+def test_each_thread_gets_its_own_record(tiny_lab: lk.Lab) -> None:
+    """While one run ends, another begins: what is returned is not what merely was the latest."""
+    wrong = []
+
+    def ask(text: str) -> None:
+        for _ in range(15):
+            gen = tiny_lab.generate(text, chat=False, max_new_tokens=2)
+            if gen.prompt != text:
+                wrong.append(gen.prompt)
+
+    threads = [threading.Thread(target=ask, args=(text,)) for text in ("aaa", "bbb", "ccc")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 def _end_after(lab: lk.Lab, steps: int) -> int:
@@ -162,6 +225,20 @@ def test_streamed_characters_are_whole(default_lab: lk.Lab) -> None:
     assert "" in pieces, "no character took several tokens: the test tests nothing"
     assert all("�" not in piece for piece in pieces)
     assert "".join([*pieces, text.end()]) == written
+
+
+def test_streaming_keeps_the_spaces_of_decoders_that_drop_a_texts_first() -> None:
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    from labkit.generation.decode import _Text
+
+    inner = Tokenizer(models.BPE({"▁": 0, "a": 1, "▁b": 2}, []))
+    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Strip(content=" ", left=1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
+    ids = [1, 0, 0, 0, 2] * 30
+    text = _Text(tokenizer, ())
+    assert "".join([text.add(i) for i in ids] + [text.end()]) == tokenizer.decode(ids)
 
 
 def test_a_stream_left_half_way_stops_the_run(tiny_lab: lk.Lab) -> None:
@@ -288,6 +365,10 @@ def test_a_full_context_ends_the_text(tiny_lab: lk.Lab) -> None:
         {"max_new_tokens": 0},
         {"max_new_tokens": 2.5},
         {"temperature": -1},
+        {"temperature": 1e-38},
+        {"temperature": 1e9},
+        {"chat": "yes"},
+        {"stop": 3},
         {"temperature": float("nan")},
         {"top_k": 0},
         {"top_p": 0.0},
@@ -302,7 +383,20 @@ def test_a_full_context_ends_the_text(tiny_lab: lk.Lab) -> None:
 )
 def test_settings_out_of_range_are_named(tiny_lab: lk.Lab, setting: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match=next(iter(setting))):
-        tiny_lab.generate("abc", chat=False, **setting)
+        tiny_lab.generate("abc", **({"chat": False} | setting))
+
+
+@pytest.mark.parametrize("prompt", [3, None, ["a", 1], [1, 2]])
+def test_what_is_no_prompt(tiny_lab: lk.Lab, prompt: Any) -> None:
+    with pytest.raises(BadInput, match="text or a list of messages"):
+        tiny_lab.generate(prompt)
+
+
+def test_numbers_of_numpy_are_numbers(tiny_lab: lk.Lab) -> None:
+    import numpy as np
+
+    gen = tiny_lab.generate("abc", chat=False, temperature=np.float32(1.0), seed=np.int64(3), top_k=np.int32(5))
+    assert gen.ids == tiny_lab.generate("abc", chat=False, temperature=1.0, seed=3, top_k=5).ids
 
 
 def test_more_alternatives_than_were_kept(tiny_lab: lk.Lab) -> None:

@@ -132,7 +132,6 @@ def test_parameters_and_bytes(tiny: Path) -> None:
     header = read_gguf_header(tiny)
     parameters = sum(p.numel() for p in fuzz.tiny_model().parameters())
     assert header.parameters == parameters
-    assert header.float32_bytes == 4 * parameters
     assert header.weight_bytes <= header.file_bytes - header.data_start == tiny.stat().st_size - header.data_start
 
 

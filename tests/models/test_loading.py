@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -164,7 +165,9 @@ def test_missing_weights_are_not_made_up(folder: Path) -> None:
 def test_too_little_memory_names_what_would_fit(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = sum(p.numel() for p in fuzz.tiny_model().parameters()) * 4
     monkeypatch.setattr(hardware, "free_bytes", lambda device="cpu": needed * 2 // 3)
-    with pytest.raises(NotEnoughMemory, match=r"needs .* KiB .* float32 .*What would fit: tiny-llama in bfloat16"):
+    with pytest.raises(
+        NotEnoughMemory, match=r"needs .* KiB .*weights in float32.*What would fit: tiny-llama in bfloat16"
+    ):
         lk.load(tiny_folder)
     assert lk.load(tiny_folder, dtype="bfloat16").dtype is torch.bfloat16
 
@@ -234,3 +237,96 @@ def test_the_default_model_is_stored_without_loss(default_lab: lk.Lab) -> None:
     assert max(distinct) <= 16
     in_half = weight.bfloat16().float()
     assert not torch.equal(in_half, weight), "bf16 would lose the grid, which is why float32 is stored"
+
+
+def test_code_beside_a_gguf_file_is_not_run_and_nobody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers asks at the keyboard when trust is left open; the answer here would be yes."""
+    import io
+    import json
+
+    path = fuzz.tiny_gguf(tmp_path / "tiny.gguf")
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    auto = {"AutoTokenizer": ["evil.Evil", "evil.Evil"], "AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": auto}))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    with contextlib.suppress(LabError):
+        lk.load(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_tokenizer_with_its_own_code_names_the_remedy(folder: Path) -> None:
+    import json
+
+    (folder / "evil.py").write_text("raise SystemExit('this must not run')")
+    config = {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}, "tokenizer_class": "Evil"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"x")
+    with pytest.raises(BadModelFile, match="trust_remote_code=True"):
+        lk.load(folder)
+
+
+CHANGES = {
+    "converted": lambda m: m.half(),
+    "written through data": lambda m: [p.data.zero_() for p in m.parameters()],
+    "replaced": lambda m: setattr(m.lm_head, "weight", torch.nn.Parameter(torch.zeros_like(m.lm_head.weight))),
+    "hooked": lambda m: m.lm_head.register_forward_hook(lambda *a: None),
+    "set to train": lambda m: m.train(),
+    "extended": lambda m: m.add_module("more", torch.nn.Linear(1, 1)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_kind_of_change_is_noticed(tiny_folder: Path, change: str) -> None:
+    lab = lk.load(tiny_folder)
+    assert lk.load(tiny_folder) is lab
+    CHANGES[change](lab.model)
+    again = lk.load(tiny_folder)
+    assert again is not lab
+    assert again.dtype is torch.float32
+    again.close()
+
+
+def test_other_ways_of_writing_a_name_are_the_same_model(
+    tiny_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = lk.load(tiny_folder)
+    monkeypatch.chdir(tiny_folder.parent)
+    assert lk.load(f"./{tiny_folder.name}") is lab
+    monkeypatch.chdir(folder.parent)
+    other = lk.load(f"./{folder.name}")
+    assert other is not lab
+    tokenizer = fuzz.tiny_tokenizer()
+    assert lk.load(tiny_folder, tokenizer=tokenizer) is not lab
+    assert lk.load(tiny_folder, tokenizer=tokenizer).tokenizer is tokenizer
+    for mine in (lab, other):
+        mine.close()
+
+
+def test_two_threads_load_one_copy(tiny_folder: Path) -> None:
+    import threading
+
+    found: list[lk.Lab] = []
+    threads = [threading.Thread(target=lambda: found.append(lk.load(tiny_folder))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(lab) for lab in found}) == 1
+
+
+@pytest.mark.parametrize("name", ["foo/bar baz", "owner/na--me"])
+def test_a_name_the_hub_can_not_have(name: str) -> None:
+    with pytest.raises(ModelNotFound, match="can't be a name on the hub"):
+        lk.load(name)
+
+
+def test_what_is_no_name_and_no_configuration(tiny_folder: Path) -> None:
+    with pytest.raises(BadInput, match="int"):
+        lk.load(5)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="BitsAndBytesConfig"):
+        lk.load(tiny_folder, quantization="4bit")
+    with pytest.raises(ModelNotFound, match="no file or folder"):
+        lk.load("C:/models/none")

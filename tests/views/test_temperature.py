@@ -77,7 +77,7 @@ def view(sampler: Sampler) -> Iterator[TemperatureView]:
 
 def make(sampler: Any, **settings: Any) -> TemperatureView:
     given_: dict[str, Any] = {"next_logits": lambda _: LOGITS, "token_text": lambda i: f" t{i}", "max_new_tokens": 6}
-    return temperature(sampler, "Once upon", **(given_ | settings))
+    return TemperatureView(sampler, "Once upon", **(given_ | settings))
 
 
 finite = arrays(np.float32, st.integers(1, 40), elements=st.floats(-50, 50, width=32))
@@ -364,3 +364,15 @@ def test_wait_gives_up_in_time() -> None:
     assert time.monotonic() - began < SECONDS / 2
     release.set()
     assert latest.wait(SECONDS)
+
+
+def test_a_lab_is_a_sampler(tiny_lab: Any) -> None:
+    view = temperature(tiny_lab, "abc", chat=False, max_new_tokens=3)
+    assert view.wait(30)
+    assert view.generation is not None
+    assert view.generation.prompt == "abc"
+    expected = torch.softmax(tiny_lab.next_logits("abc", chat=False).double() / 0.7, 0).numpy()
+    np.testing.assert_allclose(view.distribution(), expected, atol=1e-6)
+    view.close()
+    with pytest.raises(BadInput, match="give the lab first"):
+        temperature("abc", "abc")  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -243,3 +244,26 @@ def test_text_of_a_view_is_the_text_of_its_generation() -> None:
 def test_repr_does_not_change_from_one_view_to_the_next() -> None:
     assert repr(labkit.views.tokens(story())) == repr(labkit.views.tokens(story()))
     assert "0x" not in repr(tokens(story()))
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("text", ["Hello 😀 there", "世界 and naïve", "a 🌍🌊 b", "é"])
+def test_a_real_tokenizer_that_splits_characters(default_lab: Any, text: str) -> None:
+    """The tokens of a byte-level vocabulary, as labkit names them, put together to the text again."""
+    from labkit.models.tokens import token_strings
+
+    end = default_lab.tokenizer.eos_token_id
+    ids = [*default_lab.tokenizer(text).input_ids, end]
+    split = pieces(token_strings(default_lab.tokenizer, ids), text)
+    assert "".join(piece.text for piece in split if piece.kind != OUTSIDE) == text
+    assert split[-1].kind == OUTSIDE, "the end token is no part of the text"
+    assert len(split) == len(ids)
+    run = story(prompt_tokens=token_strings(default_lab.tokenizer, ids[:-1]), prompt=text)
+    assert prompt_text(run) == ["", text]
+
+
+def test_what_is_no_generation_is_refused() -> None:
+    with pytest.raises(BadInput, match="show one of the list"):
+        tokens([story()])  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="not by str"):
+        tokens("text")  # type: ignore[arg-type]

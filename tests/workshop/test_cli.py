@@ -114,11 +114,11 @@ def test_lab_listens_on_loopback_only(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (tmp_path / "01_x.ipynb").write_text("{}")
     seen: list[list[str]] = []
 
-    def run(command: list[str], **keywords: Any) -> Any:
+    def become(program: str, command: list[str]) -> None:
         seen.append(command)
-        return subprocess.CompletedProcess(command, 0)
+        raise SystemExit(0)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(os, "execv", become)
     assert runner.invoke(cli.app, ["lab", str(tmp_path), "--no-browser"]).exit_code == 0
     (command,) = seen
     assert "--ip=127.0.0.1" in command

@@ -141,11 +141,6 @@ class GgufHeader:
         return sum(tensor.elements for tensor in self.tensors)
 
     @property
-    def float32_bytes(self) -> int:
-        """Bytes of all weights once unpacked to float32."""
-        return 4 * self.parameters
-
-    @property
     def weight_bytes(self) -> int:
         """Bytes of all weights as stored, without padding."""
         return sum(tensor.n_bytes for tensor in self.tensors)

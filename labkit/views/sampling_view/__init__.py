@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import traitlets
@@ -37,28 +38,40 @@ _DELAY_SECONDS = 0.15  # a slider under way names many values; the one it rests 
 _DRAFT_SECONDS = 0.1  # between two pictures of a text under way
 
 
+class Sampler(Protocol):
+    """What the view is handed: three callables under one name, as a Lab has them."""
+
+    def generate(self, prompt: str, **settings: Any) -> Generation:
+        """Called in a worker thread with max_new_tokens, temperature, seed, chat, on_token (takes the Generation so
+        far) and stop_event (a threading.Event that asks it to return what it has)."""
+        ...
+
+    def next_logits(self, prompt: str, *, chat: bool | None) -> Any:
+        """(vocab,) logits of the token after the prompt."""
+        ...
+
+    def token_text(self, id_: int, /) -> str:
+        """The text of a token id."""
+        ...
+
+
 def temperature(
-    generate: Callable[..., Generation],
-    prompt: str,
-    *,
-    next_logits: Callable[[str], Any],
-    token_text: Callable[[int], str],
-    max_new_tokens: int = 24,
-    value: float = 0.7,
+    sampler: Sampler, prompt: str, *, chat: bool | None = None, max_new_tokens: int = 24, value: float = 0.7
 ) -> TemperatureView:
     """Move the temperature and see the next-token distribution, exact, and a text sampled with it.
 
-    generate: called as generate(prompt, max_new_tokens=, temperature=, seed=, on_token=, stop_event=) in a worker
-        thread, as Lab.generate is; on_token takes the Generation so far; stop_event is a threading.Event that asks it
-        to return what it has.
-    next_logits: (vocab,) logits of the token after the prompt.  token_text: the text of a token id.
+    sampler: a Lab, or anything with its generate, next_logits and token_text. chat: as in Lab.generate.
     Raises BadInput when the logits make no distribution, or a setting is out of range.
     """
+    for name in ("generate", "next_logits", "token_text"):
+        if not callable(getattr(sampler, name, None)):
+            kind = type(sampler).__name__
+            raise BadInput(f"views.temperature samples with a lab, and a {kind} has no {name}; give the lab first.")
     return TemperatureView(
-        generate,
+        partial(sampler.generate, chat=chat),
         prompt,
-        next_logits=next_logits,
-        token_text=token_text,
+        next_logits=partial(sampler.next_logits, chat=chat),
+        token_text=sampler.token_text,
         max_new_tokens=max_new_tokens,
         value=value,
     )
@@ -179,7 +192,6 @@ class TemperatureView(View, TokenTraits):
 
     def _sample(self, request: _Sample, stop: threading.Event) -> None:
         """Runs in the worker thread. Whatever the generation does, the view says so and stands."""
-        began = time.monotonic()
         self._say("running", unless=stop, request=request)
         draft = _Draft(lambda text: self._say("running", draft=text, unless=stop, request=request))
         try:
@@ -200,7 +212,7 @@ class TemperatureView(View, TokenTraits):
             if not self._current(request):
                 return
             self.generation = generation
-            seconds = time.monotonic() - began
+            seconds = generation.prefill_seconds + generation.decode_seconds  # not what it waited for its turn
             with self.hold_sync():
                 for name, value in state.items():
                     setattr(self, name, value)

@@ -6,6 +6,8 @@ import { SLIDER, rowAt, sayTemperature } from "./logic.js";
 
 const FULL_BAR = 100; // per cent of the track
 const DRAFT_CHARACTERS = 80; // of the text under way, its end
+const PATIENCE_MS = 4000;
+const NO_ANSWER = "No answer from the kernel: it is busy with a cell, or it was restarted; then run this cell again.";
 
 function render({ model, el }) {
   const exported = Boolean(model.get("exported"));
@@ -140,12 +142,35 @@ function render({ model, el }) {
     });
   }
 
-  slider.addEventListener("input", () => {
-    model.set("temperature", Number(slider.value));
-    model.save_changes();
-  });
-  again.addEventListener("click", () => model.send({ type: "resample" }));
-  stop.addEventListener("click", () => model.send({ type: "stop" }));
+  // The kernel answers each request at once; where no answer comes, it is busy with a cell, or it was restarted.
+  let unanswered = null;
+  function answered() {
+    clearTimeout(unanswered);
+    unanswered = null;
+  }
+  function ask(request) {
+    if (exported) return request();
+    const giveUp = () => {
+      status.textContent = NO_ANSWER;
+      status.classList.add("lk-sampling-failed");
+    };
+    answered();
+    unanswered = setTimeout(giveUp, PATIENCE_MS);
+    try {
+      request();
+    } catch {
+      answered();
+      giveUp();
+    }
+  }
+  slider.addEventListener("input", () =>
+    ask(() => {
+      model.set("temperature", Number(slider.value));
+      model.save_changes();
+    }),
+  );
+  again.addEventListener("click", () => ask(() => model.send({ type: "resample" })));
+  stop.addEventListener("click", () => ask(() => model.send({ type: "stop" })));
 
   const written = model.get("temperature");
   function sampleNote() {
@@ -155,6 +180,7 @@ function render({ model, el }) {
   const events = [
     ["change:temperature", drawDistribution],
     ["change:current", drawDistribution],
+    ["change:status", answered],
     ["change:status", drawStatus],
     ["change:version", drawSample],
   ];
@@ -166,6 +192,7 @@ function render({ model, el }) {
   for (const [event, callback] of events) model.on(event, callback);
   return () => {
     clearInterval(ticking);
+    answered();
     for (const [event, callback] of events) model.off(event, callback);
   };
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import traitlets
 
+from labkit.errors import BadInput
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.tokens_view.payload import OUTSIDE, TEXT, headline, numbers, payload, pieces, why_empty
 
@@ -50,6 +51,10 @@ class TokensView(View, TokenTraits):
     held = traitlets.Int(-1).tag(sync=True)
 
     def __init__(self, generation: Generation, *, alternatives: int = 5, prompt: bool = True, **kwargs: Any) -> None:
+        if not hasattr(generation, "top_logprobs"):
+            many = isinstance(generation, list | tuple)
+            what = "a list of them: show one of the list" if many else f"not by {type(generation).__name__}"
+            raise BadInput(f"views.tokens shows a Generation, as lab.generate returns it, {what}.")
         self._alternatives = alternatives
         self._prompt = prompt
         self._generation = generation
@@ -98,7 +103,8 @@ def static_html(generation: Generation) -> str:
             continue
         shown = html.escape(visible(piece.text[:room]))
         room -= len(piece.text)
-        text += f"<u>{shown}</u>" if probability < 0.5 else shown
+        space = shown[: len(shown) - len(shown.lstrip())]  # a line under a space says nothing
+        text += f"{space}<u>{shown[len(space) :]}</u>" if probability < 0.5 else shown
     cut = "<p>(cut here)</p>" if room < 0 else ""
     empty = why_empty(generation)
     least = sorted((i for i, piece in enumerate(split) if piece.kind != OUTSIDE), key=lambda i: sure[i])[:_UNSURE_SHOWN]

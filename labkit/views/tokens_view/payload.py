@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from labkit.errors import BadInput
+from labkit.models.tokens import ESCAPED_BYTE, REPLACEMENT, token_bytes
 from labkit.views.base import clean
 
 if TYPE_CHECKING:
     from labkit.generation.record import Generation, Sampling
 
 TEXT, OUTSIDE, CONTINUED = 0, 1, 2  # kinds of a piece
-REPLACEMENT = "\ufffd"  # how a tokenizer writes bytes that are no character by themselves
 PROMPT_SHOWN = 40  # tokens; a longer prompt is folded to its last PROMPT_TAIL
 PROMPT_TAIL = 24
 _PROMPT_CHARACTERS = 20_000
@@ -28,6 +28,7 @@ _FINISH = {
     "context": "cut where the model's context is full",
     "stopped": "stopped",
     "interrupted": "interrupted",
+    "running": "generating …",
 }
 _EMPTY = {
     "end": "the model ended its text at once.",
@@ -53,37 +54,60 @@ class Piece(NamedTuple):
 def pieces(tokens: Sequence[str], text: str) -> list[Piece]:
     """Split the generated text over its tokens; the TEXT pieces joined give the text.
 
-    A character may take several tokens, each of which decodes to U+FFFD alone: the first gets the character.
+    A character may take several tokens, written by their bytes (<0xF0>) or as U+FFFD: the first gets the character.
     Where text and tokens can't be brought together, the tokens' own texts are the pieces.
     """
     if "".join(tokens) == text:
         return [Piece(token, TEXT) for token in tokens]
+    data = text.encode("utf-8", "surrogatepass")
     found: list[Piece] = []
     at = i = 0
     while i < len(tokens):
-        token = tokens[i]
-        rest = text[at : at + len(token)]
-        end = i + 1
-        if token and rest == token:
+        token, end = tokens[i], i + 1
+        whole = token.encode("utf-8", "surrogatepass")
+        rest = data[at : at + len(whole)]
+        dropped = token.lstrip().encode("utf-8", "surrogatepass") if at == 0 else b""
+        if whole and rest == whole:
             found.append(Piece(token, TEXT))
-            at += len(token)
-        elif REPLACEMENT in token:
-            while end < len(tokens) and REPLACEMENT in tokens[end]:
+            at += len(whole)
+        elif _broken(token):
+            while end < len(tokens) and _broken(tokens[end]):
                 end += 1
-            run = tokens[i:end]
-            stop = _where(text, tokens[end:], at, sum(map(len, run)))
-            found += _share(text[at:stop], run)
-            at = stop
-        elif at == 0 and rest and token.lstrip() and text.startswith(token.lstrip()):
+            split, at = _characters(tokens[i:end], tokens[end:], data, at)
+            found += split
+        elif dropped and data.startswith(dropped):
             found.append(Piece(token.lstrip(), TEXT))  # a decoder that drops the first word's space
-            at = len(found[-1].text)
-        elif rest and at + len(rest) == len(text) and token.startswith(rest):
-            found.append(Piece(rest, TEXT))  # a stop string began inside this token
-            at = len(text)
+            at = len(dropped)
+        elif rest and at + len(rest) == len(data) and whole.startswith(rest):
+            found.append(Piece(rest.decode("utf-8", "surrogatepass"), TEXT))  # a stop string began inside this token
+            at = len(data)
         else:
             found.append(Piece(token, OUTSIDE))
         i = end
-    return found if at == len(text) else [Piece(token, TEXT) for token in tokens]
+    return found if at == len(data) else [Piece(token, TEXT) for token in tokens]
+
+
+def _broken(token: str) -> bool:
+    """Whether a token holds part of a character."""
+    return REPLACEMENT in token or ESCAPED_BYTE.search(token) is not None
+
+
+def _characters(run: Sequence[str], following: Sequence[str], data: bytes, at: int) -> tuple[list[Piece], int]:
+    """The pieces of a run of broken tokens that starts at a byte of the text, and the byte where it ends."""
+    parts = [token_bytes(token) for token in run]
+    joined = b"".join(parts)
+    if data.startswith(joined, at):
+        shares = [bytearray() for _ in run]
+        owner = [k for k, part in enumerate(parts) for _ in part]
+        first = 0
+        for k, byte in enumerate(joined):
+            first = k if byte & 0xC0 != 0x80 else first  # a character belongs to the token with its first byte
+            shares[owner[first]].append(byte)
+        whole = [bytes(share).decode("utf-8", "replace") for share in shares]
+        return [Piece(share, TEXT if share else CONTINUED) for share in whole], at + len(joined)
+    text = data[at:].decode("utf-8", "surrogatepass")
+    stop = _where(text, following, 0, sum(map(len, parts)))
+    return _share(text[:stop], run), at + len(text[:stop].encode("utf-8", "surrogatepass"))
 
 
 def _where(text: str, following: Sequence[str], at: int, width: int) -> int:
@@ -216,8 +240,8 @@ def prompt_text(generation: Generation) -> list[str]:
     """The prompt as [what is folded away, what is shown]; a prompt of many characters keeps its last 20,000."""
     tokens = list(generation.prompt_tokens)
     cut = 0 if len(tokens) <= PROMPT_SHOWN else len(tokens) - PROMPT_TAIL
-    whole = _mended("".join(tokens), generation.prompt)
-    tail = "".join(tokens[cut:])
+    whole = _mended(_joined(tokens), generation.prompt)
+    tail = _joined(tokens[cut:])
     if REPLACEMENT in tail or not whole.endswith(tail):
         tail = whole[-len(tail) :] if cut else whole  # counted in characters where tokens split them
     rest = whole[: len(whole) - len(tail)]
@@ -225,6 +249,11 @@ def prompt_text(generation: Generation) -> list[str]:
     if room < 0:
         return ["", "… " + clean(tail[-_PROMPT_CHARACTERS:])]
     return [clean(rest if len(rest) <= room else "… " + rest[len(rest) - room :]), clean(tail)]
+
+
+def _joined(tokens: Sequence[str]) -> str:
+    """Tokens as one text, characters that they split put together from their bytes."""
+    return b"".join(map(token_bytes, tokens)).decode("utf-8", "replace")
 
 
 def _mended(joined: str, prompt: str | Sequence[dict[str, Any]]) -> str:
