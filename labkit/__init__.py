@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from labkit.models.hardware import free_bytes as free_bytes
     from labkit.models.memory import Memory as Memory
     from labkit.models.memory import memory as memory
+    from labkit.trace.edits import Edit as Edit
+    from labkit.trace.edits import ablate_head as ablate_head
+    from labkit.trace.edits import ablate_heads as ablate_heads
+    from labkit.trace.edits import patch as patch
+    from labkit.trace.lens import logit_attribution as logit_attribution
+    from labkit.trace.lens import logit_lens as logit_lens
+    from labkit.trace.patching import patching as patching
+    from labkit.trace.record import Trace as Trace
     from labkit.workshop.setup import setup as setup
 
 # public name -> (module, attribute), or (module, None) for a room
@@ -38,6 +46,14 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "memory": ("labkit.models.memory", "memory"),
     "Memory": ("labkit.models.memory", "Memory"),
     "setup": ("labkit.workshop.setup", "setup"),
+    "Trace": ("labkit.trace.record", "Trace"),
+    "Edit": ("labkit.trace.edits", "Edit"),
+    "ablate_head": ("labkit.trace.edits", "ablate_head"),
+    "ablate_heads": ("labkit.trace.edits", "ablate_heads"),
+    "patch": ("labkit.trace.edits", "patch"),
+    "patching": ("labkit.trace.patching", "patching"),
+    "logit_lens": ("labkit.trace.lens", "logit_lens"),
+    "logit_attribution": ("labkit.trace.lens", "logit_attribution"),
     "views": ("labkit.views", None),
     **{
         name: ("labkit.errors", name)

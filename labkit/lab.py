@@ -259,6 +259,10 @@ class Lab:
             traces = take(self.model, self.tokenizer, self.anatomy, texts, wanted, name=self.name)
         return traces if many else traces[0]
 
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        """Keep the model to oneself for a `with`: for those who run `lab.model` themselves beside labkit's threads."""
+        return self._turns.run()
+
     @contextlib.contextmanager
     def edit(self, *edits: Edit) -> Iterator[Lab]:
         """Change what the model computes for the length of a `with`: `with lab.edit(lk.ablate_head(5, 3)): ...`.

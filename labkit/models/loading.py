@@ -22,6 +22,11 @@ HEADROOM = 0.1
 GGUF_HEADROOM = 1.0  # its weights stand in memory twice for a moment, dequantized and in the model
 
 
+# Architectures that compute attention in code of their own. Under sdpa, falcon hands back wrong patterns and changes its
+# logits when asked for them, and switching later only warns: so they are opened with the implementation that can be seen.
+EAGER_ONLY = ("falcon", "bloom", "mpt")
+
+
 @dataclass(frozen=True)
 class Options:
     """How a model is to be opened; the fields are the arguments of lk.load."""
@@ -151,7 +156,7 @@ def _open_folder(place: Place, options: Options) -> Loaded:
             local_files_only=True,
             use_safetensors=None if options.allow_pickle else True,
             trust_remote_code=options.trust_remote_code,
-            **_keywords(placement, options),
+            **_keywords(placement, options, facts.model_type),
         )
     model, info = opened
     convert.refuse_incomplete(info, place.name)
@@ -161,7 +166,7 @@ def _open_folder(place: Place, options: Options) -> Loaded:
 def _open_gguf(place: Place, options: Options) -> Loaded:
     header = files.read_gguf_header(place.path)
     placement = place_weights(place.name, header.parameters, options, headroom=GGUF_HEADROOM)
-    keywords = _keywords(placement, options)
+    keywords = _keywords(placement, options, header.architecture)
     dtype = keywords.pop("dtype")
     with _told(place.name):
         model, tokenizer, info = convert.open_gguf(place.path, dtype, **keywords)
@@ -182,7 +187,7 @@ def _finish(
     return Loaded(model, tokenizer, place.name, licence, notes)
 
 
-def _keywords(placement: Placement, options: Options) -> dict[str, Any]:
+def _keywords(placement: Placement, options: Options, model_type: Any = None) -> dict[str, Any]:
     keywords: dict[str, Any] = {"dtype": placement.dtype}
     if placement.device_map is not None:
         keywords["device_map"] = placement.device_map
@@ -190,8 +195,9 @@ def _keywords(placement: Placement, options: Options) -> dict[str, Any]:
         keywords["device_map"] = {"": placement.device}
     if options.quantization is not None:
         keywords["quantization_config"] = options.quantization
-    if options.attn_implementation is not None:
-        keywords["attn_implementation"] = options.attn_implementation
+    implementation = options.attn_implementation or ("eager" if model_type in EAGER_ONLY else None)
+    if implementation is not None:
+        keywords["attn_implementation"] = implementation
     return keywords
 
 

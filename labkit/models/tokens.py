@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 REPLACEMENT = "�"
@@ -52,6 +53,7 @@ def _as_bytes(raw: str) -> str | None:
     return "".join(chr(b) if 0x20 <= b < 0x7F else f"<0x{b:02X}>" for b in data)
 
 
+@cache
 def _byte_alphabet() -> dict[str, int]:
     """GPT-2's printable stand-ins for the 256 bytes (Radford et al. 2019): printable ones stand for themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

@@ -17,14 +17,12 @@ import torch
 from torch import nn
 
 from labkit.errors import Unavailable
+from labkit.models.loading import EAGER_ONLY
 from labkit.trace.interface import Call, on_interface, tapped
 
 PROBE_TOKENS = 5
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "proj")
-# Off the interface, yet with real attention that eager hands back. Others (rwkv among them) return something they call
-# attentions that is none, so nothing off the interface is trusted unless it is listed here.
-EAGER_ONLY = ("falcon", "bloom", "mpt")
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,13 @@ def dissect(model: Any) -> Anatomy:
     sums_up = True
     for index, module in enumerate(stack):
         attention_module = seen.attention.get(index)
+        # off the interface, yet with real attention that eager hands back; others (rwkv among them) return something they
+        # call attentions that is none, so nothing off the interface is trusted unless it is listed
         if attention_module is None and config.model_type in EAGER_ONLY:
             attention_module = _attention_by_name(module)
-        writers = _writers(module, seen.inputs[index], seen.outputs[index], seen.parts[index], attention_module, multiplier)
+        writers = _writers(
+            module, seen.inputs[index], seen.outputs[index], seen.parts[index], attention_module, multiplier
+        )
         sums_up &= writers is not None
         attention, mlp = writers or (None, None)
         layers.append(
@@ -106,14 +108,17 @@ def _layers(model: Any) -> list[nn.Module]:
     """The longest list of modules of one kind: a model's layers. Mixed stacks share at least the list."""
     config = model.config.get_text_config()
     wanted = getattr(config, "num_hidden_layers", None)
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
-    exact = [m for m in lists if len(m) == wanted]
+    exact: list[nn.ModuleList] = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == wanted]
     if not exact:
         raise Unavailable(
             f"labkit finds no stack of {wanted} layers in {type(model).__name__}; a base class of transformers with "
             "`num_hidden_layers` modules in a ModuleList is needed."
         )
-    return list(max(exact, key=lambda m: sum(p.numel() for p in m.parameters())))
+    return list(max(exact, key=_size))
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 @dataclass
@@ -233,7 +238,9 @@ def _depth(layer: nn.Module, part: nn.Module) -> int:
 
 def _attention_by_name(layer: nn.Module) -> nn.Module | None:
     """The attention module of an architecture off the interface."""
-    return next((m for n, m in layer.named_children() if "attention" in type(m).__name__.lower() and "norm" not in n), None)
+    return next(
+        (m for n, m in layer.named_children() if "attention" in type(m).__name__.lower() and "norm" not in n), None
+    )
 
 
 def _output_projection(attention_module: nn.Module | None) -> nn.Module | None:
@@ -268,7 +275,7 @@ def first_tensor(output: Any) -> torch.Tensor | None:
 
 # what can be had ------------------------------------------------------------------------------------------------------
 
-RECURRENT = "a {family} layer mixes tokens through a recurrent state and has no attention; look at `residual` instead"
+RECURRENT = "no layer of {family} calls attention where labkit can see it (a recurrent state, or code of its own); look at `residual`"
 
 
 def _support(model: Any, anatomy: Anatomy, sums_up: bool) -> dict[str, str | None]:
@@ -287,10 +294,16 @@ def _support(model: Any, anatomy: Anatomy, sums_up: bool) -> dict[str, str | Non
     inner = off
     if inner is None and not anatomy.on_interface:
         inner = f"{family} computes attention by itself, so only its patterns can be seen; use trace.attention"
-    no_mlp = None if any(layer.mlp is not None for layer in anatomy.layers) else f"a {family} layer has no MLP of its own"
-    writes = None if sums_up else (
-        f"the parts of a {family} layer don't add up to what it changes (it normalizes after adding, or mixes "
-        "otherwise); look at `residual` instead"
+    no_mlp = (
+        None if any(layer.mlp is not None for layer in anatomy.layers) else f"a {family} layer has no MLP of its own"
+    )
+    writes = (
+        None
+        if sums_up
+        else (
+            f"the parts of a {family} layer don't add up to what it changes (it normalizes after adding, or mixes "
+            "otherwise); look at `residual` instead"
+        )
     )
     routers = [layer.router is not None for layer in anatomy.layers]
     return {
@@ -303,5 +316,7 @@ def _support(model: Any, anatomy: Anatomy, sums_up: bool) -> dict[str, str | Non
         "mlp_output": writes or (f"{no_mlp}; look at `residual` instead" if no_mlp else None),
         "residual": None,
         "logits": None,
-        "routes": None if any(routers) else "dense model: it has no router; lk.load a mixture of experts, such as Mixtral or OLMoE",
+        "routes": None
+        if any(routers)
+        else "dense model: it has no router; lk.load a mixture of experts, such as Mixtral or OLMoE",
     }

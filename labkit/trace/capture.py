@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from labkit.errors import Unavailable
+from labkit.errors import BadInput, Unavailable
 from labkit.models.tokens import token_strings
 from labkit.trace.anatomy import Anatomy, first_tensor, layer_input
 from labkit.trace.interface import Call, tapped
@@ -40,7 +40,9 @@ class _Capture:
         if layer is None:
             return
         if "attention" in self.keep:
-            self.into.attention[layer] = Call(call.module, own(call.query), own(call.key), call.value[:0], call.mask, call.options)
+            self.into.attention[layer] = Call(
+                call.module, own(call.query), own(call.key), call.value[:0], call.mask, call.options
+            )
         if "values" in self.keep:
             self.into.layered.setdefault("values", {})[layer] = own(call.value)
 
@@ -133,12 +135,17 @@ def take(
         if what in reasons:
             raise Unavailable(f"{what} can't be had from {name}: {reasons[what]}.")
     device = model.get_input_embeddings().weight.device
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    if (largest := max(max(ids) for ids in texts)) >= vocabulary:
+        raise BadInput(f"There is no token {largest}: this model has tokens 0 to {vocabulary - 1}.")
     width = max(len(ids) for ids in texts)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     batch = torch.tensor([ids + [pad] * (width - len(ids)) for ids in texts], device=device)
     inputs: dict[str, Any] = {"input_ids": batch, "use_cache": False}
     if any(len(ids) < width for ids in texts):
-        inputs["attention_mask"] = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in texts], device=device)
+        inputs["attention_mask"] = torch.tensor(
+            [[1] * len(ids) + [0] * (width - len(ids)) for ids in texts], device=device
+        )
     if "attention" in keep and not anatomy.on_interface:
         inputs["output_attentions"] = True
     with observing(model, anatomy, keep) as captured, torch.no_grad():
@@ -225,7 +232,13 @@ def _routes(captured: Captured, row: int, n: int, width: int) -> Routes:
     start = row * width  # routers see the batch as one long list of tokens
 
     def stacked(part: int) -> torch.Tensor:
-        return torch.stack([captured.routes[i][part].reshape(-1, captured.routes[i][part].shape[-1])[start : start + n] for i in layers], 1)
+        return torch.stack(
+            [
+                captured.routes[i][part].reshape(-1, captured.routes[i][part].shape[-1])[start : start + n]
+                for i in layers
+            ],
+            1,
+        )
 
     return Routes(experts=stacked(2).long(), weights=stacked(1).float(), logits=stacked(0).float(), layers=layers)
 
@@ -254,4 +267,6 @@ def _kv_heads(captured: Captured, config: Any) -> int:
 def _notes(anatomy: Anatomy, config: Any) -> tuple[str, ...]:
     if anatomy.on_interface or anatomy.support["attention"] is not None:
         return ()
-    return (f"{config.model_type} is off the shared attention interface: its patterns were computed eagerly in this pass",)
+    return (
+        f"{config.model_type} is off the shared attention interface: its patterns were computed eagerly in this pass",
+    )

@@ -100,7 +100,9 @@ def tapped(model: Any, listener: Listener) -> Iterator[None]:
 
     Taps nest: what an outer listener changes, an inner one sees changed.
     """
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")}
+    configs = {
+        id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")
+    }
     before = {key: config._attn_implementation for key, config in configs.items()}
     modules = [id(module) for module in model.modules()]
     try:
@@ -111,11 +113,13 @@ def tapped(model: Any, listener: Listener) -> Iterator[None]:
             _LISTENERS.setdefault(module, []).append(listener)
         yield
     finally:
-        for key, config in configs.items():
-            config._attn_implementation_internal = before[key]
         for module in modules:
             listeners = _LISTENERS.get(module, [])
             if listener in listeners:
                 listeners.remove(listener)
             if not listeners:
                 _LISTENERS.pop(module, None)
+        if not any(module in _LISTENERS for module in modules):  # taps may be taken off in any order
+            for config in configs.values():
+                name = config._attn_implementation
+                config._attn_implementation_internal = name and name.removeprefix(PREFIX)

@@ -86,7 +86,7 @@ def patching(
         )
     where = _positions(positions, n)
     size = _batch_size(batch_size, n, lab.device.type)
-    with lab._turns.run():
+    with lab.turn():
         model, anatomy, name = lab.model, lab.anatomy, PLACES[at]
         if reason := anatomy.support.get(name):
             raise Unavailable(f"at={at!r} can't be patched in {lab.name}: {reason}.")

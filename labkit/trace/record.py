@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,9 @@ class Trace:
 
     # attention ---------------------------------------------------------------------------------------------------
 
-    def attention(self, layer: int, head: int | None = None, *, rows: Sequence[int] | slice | None = None) -> torch.Tensor:
+    def attention(
+        self, layer: int, head: int | None = None, *, rows: Sequence[int] | slice | None = None
+    ) -> torch.Tensor:
         """Attention probabilities: (T, T) for a head, (heads, T, T) for a layer, float32; row = query, column = key.
 
         rows: only these queries; the rest is not computed. Rows sum to 1, or less where the architecture has a sink.
@@ -124,7 +127,9 @@ class Trace:
         if head is not None:
             head = self._checked("head", head, self.heads)
         if layer not in self._attention:
-            raise Unavailable(f"Layer {layer} of this {self.family} has no attention; {self._layers_with('_attention')}.")
+            raise Unavailable(
+                f"Layer {layer} of this {self.family} has no attention; {self._layers_with('_attention')}."
+            )
         return pattern(self._attention[layer], head=head, rows=_rows(rows, len(self.ids)))
 
     def queries(self, layer: int, head: int | None = None) -> torch.Tensor:
@@ -206,7 +211,11 @@ class Trace:
         }
         target = Path(path).expanduser()
         partial = target.with_name(target.name + ".partial")
-        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, partial, metadata={"labkit": json.dumps(facts)})
+        save_file(
+            {n: t.detach().cpu().contiguous() for n, t in tensors.items()},
+            partial,
+            metadata={"labkit": json.dumps(facts)},
+        )
         partial.replace(target)
         return target
 
@@ -233,7 +242,12 @@ class Trace:
             routed = facts["routed"]
             routes = None
             if routed is not None:
-                routes = Routes(*(tensors[f"routes.{n}"] for n in ("experts", "weights", "logits")), layers=tuple(routed))
+                routes = Routes(
+                    experts=tensors["routes.experts"],
+                    weights=tensors["routes.weights"],
+                    logits=tensors["routes.logits"],
+                    layers=tuple(routed),
+                )
             return Trace(
                 **{n: facts[n] for n in ("tokens", "ids", "model", "family", "layers", "heads", "kv_heads", "reasons")},
                 keep=tuple(facts["keep"]),
@@ -246,7 +260,9 @@ class Trace:
         except FileNotFoundError as error:
             raise BadInput(f"There is no file {path}; give the path that trace.save returned.") from error
         except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
-            raise BadModelFile(f"{path} is no trace saved by labkit, or it is damaged; trace the text again.") from error
+            raise BadModelFile(
+                f"{path} is no trace saved by labkit, or it is damaged; trace the text again."
+            ) from error
 
     # checking ----------------------------------------------------------------------------------------------------
 
@@ -257,9 +273,9 @@ class Trace:
             raise Unavailable(f"{what} was not kept in this trace; take it with lab.trace(..., keep=({what!r}, ...)).")
 
     def _checked(self, what: str, index: int, count: int) -> int:
-        if isinstance(index, bool) or not isinstance(index, int) or not -count <= index < count:
+        if isinstance(index, bool) or not isinstance(index, Integral) or not -count <= index < count:
             raise BadInput(f"There is no {what} {index!r}: {self.model} has {what} 0 to {count - 1}.")
-        return index % count
+        return int(index) % count
 
     def _at(self, what: str, layer: int) -> torch.Tensor:
         self._require(what)
@@ -279,7 +295,9 @@ class Trace:
             raise Unavailable(f"{what} can't be had from {self.model}: {self.reasons[what]}.")
         layer = self._checked("layer", layer, self.layers)
         if layer not in self._attention:
-            raise Unavailable(f"Layer {layer} of this {self.family} has no attention; {self._layers_with('_attention')}.")
+            raise Unavailable(
+                f"Layer {layer} of this {self.family} has no attention; {self._layers_with('_attention')}."
+            )
         found = self._attention[layer].query if what == "queries" else self._attention[layer].key
         assert found is not None
         return found if head is None else found[self._checked("head", head, count)]
