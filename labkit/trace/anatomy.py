@@ -108,13 +108,14 @@ def _layers(model: Any) -> list[nn.Module]:
     """The longest list of modules of one kind: a model's layers. Mixed stacks share at least the list."""
     config = model.config.get_text_config()
     wanted = getattr(config, "num_hidden_layers", None)
-    exact: list[nn.ModuleList] = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == wanted]
+    exact: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == wanted]
     if not exact:
         raise Unavailable(
             f"labkit finds no stack of {wanted} layers in {type(model).__name__}; a base class of transformers with "
             "`num_hidden_layers` modules in a ModuleList is needed."
         )
-    return list(max(exact, key=_size))
+    largest: Any = max(exact, key=_size)
+    return list(largest)
 
 
 def _size(module: nn.Module) -> int:
@@ -275,7 +276,9 @@ def first_tensor(output: Any) -> torch.Tensor | None:
 
 # what can be had ------------------------------------------------------------------------------------------------------
 
-RECURRENT = "no layer of {family} calls attention where labkit can see it (a recurrent state, or code of its own); look at `residual`"
+RECURRENT = (
+    "no layer of {family} calls attention where labkit sees it (recurrent, or code of its own); look at `residual`"
+)
 
 
 def _support(model: Any, anatomy: Anatomy, sums_up: bool) -> dict[str, str | None]:
@@ -316,7 +319,5 @@ def _support(model: Any, anatomy: Anatomy, sums_up: bool) -> dict[str, str | Non
         "mlp_output": writes or (f"{no_mlp}; look at `residual` instead" if no_mlp else None),
         "residual": None,
         "logits": None,
-        "routes": None
-        if any(routers)
-        else "dense model: it has no router; lk.load a mixture of experts, such as Mixtral or OLMoE",
+        "routes": None if any(routers) else "dense model: it has no router; load a mixture of experts, such as OLMoE",
     }

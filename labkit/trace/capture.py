@@ -170,7 +170,7 @@ def take(
                 _attention=_attention(captured, row, n, masks),
                 _layered=_layered(captured, row, n, batch.shape),
                 _routes=_routes(captured, row, n, width) if "routes" in keep else None,
-                notes=_notes(anatomy, config),
+                notes=_notes(anatomy, config, logits[row, :n]),
             )
         )
     return traces
@@ -264,9 +264,12 @@ def _kv_heads(captured: Captured, config: Any) -> int:
     return int(getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 0) or 0)
 
 
-def _notes(anatomy: Anatomy, config: Any) -> tuple[str, ...]:
-    if anatomy.on_interface or anatomy.support["attention"] is not None:
-        return ()
-    return (
-        f"{config.model_type} is off the shared attention interface: its patterns were computed eagerly in this pass",
-    )
+def _notes(anatomy: Anatomy, config: Any, logits: torch.Tensor) -> tuple[str, ...]:
+    notes = []
+    if not anatomy.on_interface and anatomy.support["attention"] is None:
+        family = config.model_type
+        notes.append(f"{family} is off the shared attention interface: its patterns were computed eagerly in this pass")
+    if (broken := logits.isnan().any(-1)).any():
+        first = int(broken.nonzero()[0])
+        notes.append(f"the logits hold NaN from token {first} on: a weight is NaN, or the dtype too narrow")
+    return tuple(notes)

@@ -200,7 +200,7 @@ def test_families_off_the_interface_and_without_attention_have_reasons() -> None
     config.bos_token_id = config.eos_token_id = None
     lab = lk.Lab(AutoModelForCausalLM.from_config(config).eval(), fuzz.tiny_tokenizer())
     with (
-        pytest.raises(lk.Unavailable, match="look at `residual` instead"),
+        pytest.raises(lk.Unavailable, match="look at `residual`"),
         lab.edit(patch("residual[0]", 0), ablate_head(0, 0)),
     ):
         pytest.fail("it was not refused")

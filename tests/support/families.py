@@ -1,0 +1,130 @@
+"""Tiny random models of every family under the contract: a row each."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 100,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+GROUPED = SMALL | {"num_key_value_heads": 2}
+EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 4}
+ENDS = {"bos_token_id": 1, "eos_token_id": 2}
+OLD = ENDS | {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "vocab_size": 100}
+
+
+@dataclass(frozen=True)
+class Family:
+    """model_type and the fields of its configuration. eager: it computes attention in code of its own."""
+
+    model_type: str
+    fields: dict[str, Any]
+    eager: bool = False
+
+
+FAMILIES = {
+    "llama2": Family("llama", SMALL),
+    "llama3": Family("llama", GROUPED | {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
+    "mistral": Family("mistral", GROUPED | {"sliding_window": 8}),
+    "mixtral": Family("mixtral", GROUPED | EXPERTS),
+    "qwen2": Family("qwen2", GROUPED),
+    "qwen2_moe": Family(
+        "qwen2_moe",
+        GROUPED
+        | {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 16,
+        },
+    ),
+    "qwen3": Family("qwen3", GROUPED | {"head_dim": 8}),
+    "qwen3_moe": Family(
+        "qwen3_moe", GROUPED | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    ),
+    "phi3": Family("phi3", GROUPED),
+    "gemma2": Family(
+        "gemma2",
+        GROUPED
+        | {"head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8}
+        | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    ),
+    "gemma3": Family("gemma3_text", GROUPED | {"head_dim": 8, "sliding_window": 8}),
+    "gpt2": Family("gpt2", ENDS | {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 100, "n_positions": 128}),
+    "gpt_neox": Family("gpt_neox", SMALL),
+    "opt": Family("opt", OLD | {"ffn_dim": 48, "max_position_embeddings": 128, "word_embed_proj_dim": 32}),
+    "bloom": Family("bloom", ENDS | {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 100}, eager=True),
+    "mpt": Family(
+        "mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 100, "max_seq_len": 128}, eager=True
+    ),
+    "falcon_multi_query": Family("falcon", OLD | {"multi_query": True, "parallel_attn": True}, eager=True),
+    "falcon_grouped": Family("falcon", OLD | {"new_decoder_architecture": True, "num_kv_heads": 2}, eager=True),
+    "olmo2": Family("olmo2", GROUPED),
+    "olmoe": Family("olmoe", SMALL | {"num_experts": 4, "num_experts_per_tok": 2}),
+    "deepseek_v3": Family(
+        "deepseek_v3",
+        SMALL
+        | {"num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        | {"n_group": 2, "topk_group": 1, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8}
+        | {"qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 1, "n_shared_experts": 1},
+    ),
+    "gpt_oss": Family("gpt_oss", GROUPED | EXPERTS | {"head_dim": 8, "sliding_window": 8}),
+    "bitnet": Family("bitnet", GROUPED),
+    "granitemoe": Family(
+        "granitemoe",
+        GROUPED
+        | EXPERTS
+        | {"residual_multiplier": 0.5, "attention_multiplier": 0.3, "embedding_multiplier": 2.0, "logits_scaling": 3.0},
+    ),
+    "mamba": Family("mamba", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 100, "state_size": 4}),
+    "rwkv": Family("rwkv", ENDS | {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 100, "context_length": 64}),
+}
+
+
+def build(family: Family, *, implementation: str | None = None) -> Any:
+    """A tiny model with weights large enough that its attention is far from even. The same each time."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)  # of kernels that are missing and token ids out of range
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family.model_type, **family.fields)
+    chosen = implementation or ("eager" if family.eager else None)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=chosen).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.3)
+    return model
+
+
+class Tokens:
+    """A tokenizer of nothing but numbers: token 7 is written "t7 "."""
+
+    pad_token_id = 0
+    eos_token_id = None
+    chat_template = None
+
+    def __len__(self) -> int:
+        return 100
+
+    def __call__(self, text: str, **_: Any) -> Any:
+        from types import SimpleNamespace
+
+        return SimpleNamespace(input_ids=[int(word[1:]) for word in text.split()])
+
+    def convert_ids_to_tokens(self, id_: int) -> str:
+        return f"t{id_} "
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return "".join(f"t{i} " for i in ids)

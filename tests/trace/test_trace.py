@@ -1,0 +1,244 @@
+"""The Trace as a user meets it: inputs, what it holds, that it owns it, and what it says of mistakes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import fuzz
+import pytest
+import torch
+
+import labkit as lk
+from labkit.trace import interface
+from labkit.trace.record import KEEP
+
+ALL = tuple(name for name in KEEP if name != "routes")
+TEXT = "abc and abc again"
+
+
+def test_tokens_and_ids_are_the_models(tiny_lab: lk.Lab) -> None:
+    trace = tiny_lab.trace(TEXT)
+    assert trace.ids == tiny_lab.tokenizer(TEXT).input_ids
+    assert "".join(trace.tokens).endswith(TEXT)
+    assert len(trace) == len(trace.ids)
+    assert (trace.layers, trace.heads) == (tiny_lab.config.num_hidden_layers, tiny_lab.config.num_attention_heads)
+    assert trace.logits.shape == (len(trace), tiny_lab.config.vocab_size)
+    assert trace.logits.dtype is torch.float32
+
+
+def test_everything_that_can_be_traced_gives_the_same(tiny_lab: lk.Lab) -> None:
+    ids = tiny_lab.tokenizer(TEXT).input_ids
+    reference = tiny_lab.trace(TEXT).logits
+    for what in (ids, torch.tensor(ids), torch.tensor([ids])):
+        assert torch.equal(tiny_lab.trace(what).logits, reference)
+    gen = tiny_lab.generate(TEXT, chat=False, max_new_tokens=5)
+    whole = tiny_lab.trace(gen)
+    assert whole.ids == gen.prompt_ids + gen.ids
+    surprise = -whole.loss[len(gen.prompt_ids) :]
+    assert torch.allclose(surprise, gen.logprobs, atol=1e-4)
+    tiny_lab.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert tiny_lab.trace([{"role": "user", "content": TEXT}]).ids == tiny_lab.trace(TEXT, chat=True).ids
+    assert [len(t) for t in tiny_lab.trace([TEXT, "a"])] == [len(ids), len(tiny_lab.tokenizer("a").input_ids)]
+
+
+def test_loss_is_the_cross_entropy(tiny_lab: lk.Lab) -> None:
+    trace = tiny_lab.trace(TEXT)
+    ids = torch.tensor([trace.ids])
+    with torch.no_grad():
+        expected = tiny_lab.model(input_ids=ids, labels=ids).loss
+    assert math.isnan(trace.loss[0])
+    assert torch.allclose(trace.loss[1:].mean(), expected, atol=1e-5)
+    best, probability = trace.next(k=3)
+    assert torch.allclose(probability, trace.logits[-1].softmax(-1)[best])
+
+
+def test_rows_alone_are_rows_of_the_whole(tiny_lab: lk.Lab) -> None:
+    trace = tiny_lab.trace(TEXT)
+    whole = trace.attention(1)
+    assert torch.allclose(trace.attention(1, rows=[2, -1]), whole[:, [2, -1]], atol=1e-6)
+    assert torch.allclose(trace.attention(1, 2, rows=slice(3, 6)), whole[2, 3:6], atol=1e-6)
+    assert trace.queries(1).shape[0] == trace.heads
+    assert trace.keys(1).shape[0] == trace.kv_heads
+    assert torch.equal(trace.queries(1, -1), trace.queries(1)[-1])
+
+
+def test_a_trace_outlives_every_change(tiny_lab: lk.Lab) -> None:
+    """It holds what it needs: weights written, edits and close() after it can't change what it shows."""
+    trace = tiny_lab.trace(TEXT, keep=ALL)
+    before = (trace.attention(1).clone(), trace.logits.clone(), trace.residual(1).clone(), trace.mlp_output(0).clone())
+    with tiny_lab.edit(lk.ablate_head(0, 1)):
+        tiny_lab.trace(TEXT, keep=ALL)
+        assert torch.equal(trace.attention(1), before[0])
+    with torch.no_grad():
+        for parameter in tiny_lab.model.parameters():
+            parameter.zero_()
+    tiny_lab.close()
+    assert torch.equal(trace.attention(1), before[0])
+    assert torch.equal(trace.logits, before[1])
+    assert torch.equal(trace.residual(1), before[2])
+    assert torch.equal(trace.mlp_output(0), before[3])
+    with pytest.raises(lk.LabClosed):
+        tiny_lab.trace(TEXT)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt_oss", "mixtral", "mistral", "falcon_grouped"])
+def test_saved_and_opened_without_the_model(name: str, tmp_path: Path) -> None:
+    from families import FAMILIES, Tokens, build
+
+    lab = lk.Lab(build(FAMILIES[name]), Tokens(), name=name)
+    keep = tuple(k for k in KEEP if lab.support()[k] is None)
+    trace = lab.trace(list(range(3, 23)), keep=keep)
+    same = lk.Trace.load(trace.save(tmp_path / "trace.safetensors"))
+    assert (same.tokens, same.ids, same.keep, same.model, same.notes) == (
+        trace.tokens,
+        trace.ids,
+        trace.keep,
+        trace.model,
+        trace.notes,
+    )
+    assert torch.equal(same.logits, trace.logits)
+    for layer in range(trace.layers):
+        assert torch.equal(same.attention(layer), trace.attention(layer))
+        assert torch.equal(same.residual(layer + 1), trace.residual(layer + 1))
+    if "routes" in keep:
+        assert torch.equal(same.routes.experts, trace.routes.experts)
+        assert same.routes.layers == trace.routes.layers
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path, tiny_lab: lk.Lab) -> None:
+    path = tiny_lab.trace(TEXT).save(tmp_path / "t.safetensors")
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(lk.BadModelFile, match="trace the text again"):
+        lk.Trace.load(path)
+    with pytest.raises(lk.BadInput, match="no file"):
+        lk.Trace.load(tmp_path / "none")
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_default_keeps_little_memory(tiny_lab: lk.Lab) -> None:
+    """Queries and keys, no view of anything larger, and one mask for all layers or none."""
+    trace = tiny_lab.trace(TEXT)
+    for layer in trace._attention.values():
+        assert layer.query is not None
+        assert layer.query.untyped_storage().nbytes() == layer.query.numel() * 4
+        assert layer.mask is None, "plain causal attention needs no mask"
+    assert not trace._layered
+
+
+# bad input -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trace(tiny_lab: lk.Lab) -> lk.Trace:
+    return tiny_lab.trace(TEXT, keep=("attention", "logits", "residual"))
+
+
+def test_a_layer_head_or_token_that_is_not_there(trace: lk.Trace) -> None:
+    last = trace.layers - 1
+    with pytest.raises(lk.BadInput, match=rf"no layer 99: tiny has layer 0 to {last}"):
+        trace.attention(99)
+    with pytest.raises(lk.BadInput, match=rf"no head 44: tiny has head 0 to {trace.heads - 1}"):
+        trace.attention(0, 44)
+    with pytest.raises(lk.BadInput, match=f"residual|layer {trace.layers + 1}"):
+        trace.residual(trace.layers + 1)
+    with pytest.raises(lk.BadInput, match=rf"tokens are 0 to {len(trace) - 1}"):
+        trace.attention(0, rows=[len(trace)])
+    with pytest.raises(lk.BadInput, match="no layer 'first'"):
+        trace.attention("first")  # type: ignore[arg-type]
+
+
+def test_what_was_not_kept_names_the_argument(trace: lk.Trace) -> None:
+    with pytest.raises(lk.Unavailable, match=r"keep=\('mlp_output'"):
+        trace.mlp_output(0)
+    with pytest.raises(lk.Unavailable, match=r"router"):
+        trace.routes  # noqa: B018
+
+
+def test_a_place_that_is_not_there_has_near_matches(tiny_lab: lk.Lab) -> None:
+    with pytest.raises(lk.BadInput, match="did you mean 'residual'"):
+        tiny_lab.trace(TEXT, keep="residuals")
+
+
+@pytest.mark.parametrize("what", ["", [], 7, None, [1.5], [-1]])
+def test_what_can_not_be_traced(tiny_lab: lk.Lab, what: Any) -> None:
+    with pytest.raises(lk.BadInput):
+        tiny_lab.trace(what)
+
+
+def test_ids_and_texts_beyond_the_model(tiny_lab: lk.Lab) -> None:
+    with pytest.raises(lk.BadInput, match="There is no token 100000"):
+        tiny_lab.trace([1, 100_000])
+    assert tiny_lab.context is not None
+    with pytest.raises(lk.BadInput, match=f"context holds {tiny_lab.context:,}"):
+        tiny_lab.trace([1] * (tiny_lab.context + 1))
+
+
+def test_nan_is_marked_not_hidden(tiny_lab: lk.Lab) -> None:
+    with torch.no_grad():
+        tiny_lab.model.model.layers[1].self_attn.q_proj.weight[0, 0] = math.nan
+    trace = tiny_lab.trace(TEXT)
+    assert not trace.attention(0).isnan().any()
+    assert trace.attention(1).isnan().any(), "sdpa itself turns such scores into zeros; the pattern must not"
+    with torch.no_grad():
+        tiny_lab.model.lm_head.weight[0, 0] = math.nan
+    trace = tiny_lab.trace(TEXT)
+    assert trace.logits.isnan().any()
+    assert any("NaN" in note for note in trace.notes)
+
+
+def test_a_users_hook_that_raises_leaves_nothing_behind(tiny_lab: lk.Lab) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("the user's own")
+
+    tiny_lab.anatomy  # noqa: B018 - found before the hook is there
+    handle = tiny_lab.model.model.layers[1].mlp.register_forward_hook(broken)
+    before = [(*m._forward_hooks, *m._forward_pre_hooks) for m in tiny_lab.model.modules()]
+    with pytest.raises(RuntimeError, match="the user's own"):
+        tiny_lab.trace(TEXT, keep=ALL)
+    assert [(*m._forward_hooks, *m._forward_pre_hooks) for m in tiny_lab.model.modules()] == before
+    assert not interface._LISTENERS
+    assert not str(tiny_lab.config._attn_implementation).startswith(interface.PREFIX)
+    handle.remove()
+    assert len(tiny_lab.trace(TEXT)) == len(tiny_lab.tokenizer(TEXT).input_ids)
+
+
+@pytest.fixture
+def other_model() -> Any:
+    return fuzz.tiny_model(1).eval()
+
+
+def test_other_models_are_not_seen(tiny_lab: lk.Lab, other_model: Any) -> None:
+    """A forward pass of another model while ours is tapped goes its own way."""
+    ids = torch.tensor([tiny_lab.tokenizer(TEXT).input_ids])
+    with torch.no_grad():
+        expected = other_model(ids).logits
+    seen = []
+
+    def run_other(*_: Any) -> None:
+        with torch.no_grad():
+            seen.append(other_model(ids).logits)
+
+    handle = tiny_lab.model.model.layers[0].register_forward_hook(run_other)
+    trace = tiny_lab.trace(TEXT)
+    handle.remove()
+    assert torch.equal(seen[-1], expected)
+    assert len(trace._attention) == trace.layers
+
+
+@pytest.mark.real_model
+def test_the_default_model_looks_where_it_should(default_lab: lk.Lab) -> None:
+    """Facts about a real model: the first token is a sink, and repeated text is found again by some head."""
+    words = " red blue green cat dog tree house river stone cloud"
+    trace = default_lab.trace(words + words)
+    half = len(trace) // 2
+    best = 0.0
+    sink = []
+    for layer in range(trace.layers):
+        whole = trace.attention(layer)
+        sink.append(whole[:, 1:, 0].mean().item())
+        rows = torch.arange(half, len(trace) - 1)
+        best = max(best, whole[:, rows, rows - half + 1].mean(-1).max().item())
+    assert sum(sink) / len(sink) > 0.4
+    assert best > 0.5, "no head looks at what followed the same word before"
