@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadInput, LabClosed
 from labkit.generation.prompts import encode, is_batch
-from labkit.models.config import context_length
+from labkit.models.config import context_length, input_device
 from labkit.models.reuse import Loaded
 from labkit.trace.turns import Turns
 
@@ -48,7 +48,7 @@ class Lab:
             raise BadInput(f"Lab needs the model's tokenizer, and {type(tokenizer).__name__} is none.")
         self._model: Any = model
         self._tokenizer: Any = tokenizer
-        self._turns = Turns()
+        self._turns = Turns.of(model)
         self._anatomy: Anatomy | None = None
         self.name: str = name or model.config._name_or_path or type(model).__name__
         self.licence = licence
@@ -84,7 +84,7 @@ class Lab:
     @property
     def device(self) -> torch.device:
         """Where the inputs go; a model spread by device_map lies on several."""
-        return self.model.get_input_embeddings().weight.device
+        return input_device(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -202,9 +202,7 @@ class Lab:
         encoded = encode(self.tokenizer, prompt, chat=chat)
         decode.check_prompt(self.model, encoded)
 
-        caller = threading.get_ident()
-
-        def run(on_piece: decode.OnPiece, stop: threading.Event) -> list[Generation]:
+        def run(on_piece: decode.OnPiece, stop: threading.Event, caller: int) -> list[Generation]:
             def keep(generations: list[Generation]) -> None:
                 self.last_generation = generations[0]
 
@@ -234,9 +232,9 @@ class Lab:
         from labkit.trace.anatomy import dissect
 
         with self._turns.run():
-            if self._anatomy is None:
-                self._anatomy = dissect(self.model)
-            return self._anatomy
+            anatomy = self._anatomy or dissect(self.model)
+            self._anatomy = anatomy if anatomy.sound else None  # what computes NaN now may be mended
+            return anatomy
 
     def trace(self, what: Any, keep: str | Sequence[str] = ("attention", "logits"), *, chat: bool = False) -> Any:
         """Observe one forward pass; returns a Trace, or a list of them for a list of texts.
@@ -268,20 +266,21 @@ class Lab:
         """Change what the model computes for the length of a `with`: `with lab.edit(lk.ablate_head(5, 3)): ...`.
 
         Edits compose and nest, hold for trace, generate and stream, and are undone whatever happens inside. Other
-        threads wait until the block is left. Raises BadInput for a place that is not there, Unavailable for one that
-        this model does not have or that can't be edited in it.
+        threads wait until the block is left, so don't wait inside it for a thread that uses this lab.
+        Raises BadInput for a place that is not there, Unavailable for one this model does not have.
         """
         from labkit.trace.edits import edited
 
         block = contextlib.ExitStack()
-        with self._turns.stretch():
+        owner = threading.get_ident()  # a generator that holds this block may be closed by another thread
+        with self._turns.stretch(owner):
             try:
-                with self._turns.run():  # not while a run is under way
+                with self._turns.run(owner):  # not while a run is under way
                     block.enter_context(edited(self.model, self.anatomy, edits))
                 yield self
             finally:
                 try:
-                    with self._turns.run():
+                    with self._turns.run(owner):
                         block.close()
                 finally:
                     block.close()  # also when an interrupt cuts the wait for a run short; closing again does nothing

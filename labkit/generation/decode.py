@@ -26,7 +26,7 @@ from transformers.generation import logits_process as warpers
 from labkit.errors import BadInput, Unavailable
 from labkit.generation.prompts import Encoded, check_length
 from labkit.generation.record import FinishReason, Generation, Sampling
-from labkit.models.config import context_length
+from labkit.models.config import context_length, input_device
 from labkit.models.tokens import token_strings
 
 COLDEST, HOTTEST = 1e-3, 100.0  # colder, the divided scores overflow; greedy is what is meant
@@ -120,7 +120,7 @@ def decode(
     rooms = [how.max_new_tokens if context is None else min(how.max_new_tokens, context - len(p.ids)) for p in prompts]
     recorder = _Recorder(model, tokenizer, prompts, how, rooms, name, on_piece, on_token, stop_event)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (recorder.end_ids or [0])[0]
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     ids = torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)
     config = _neutral_config(model, how, max(rooms), pad, recorder.end_ids)
@@ -150,24 +150,25 @@ def check_prompt(model: Any, prompt: Encoded) -> None:
 def next_logits(model: Any, prompt: Encoded) -> torch.Tensor:
     """(vocabulary,) float32 on the CPU: the model's scores for the token after the prompt."""
     check_prompt(model, prompt)
-    ids = torch.tensor([prompt.ids], device=model.get_input_embeddings().weight.device)
+    ids = torch.tensor([prompt.ids], device=input_device(model))
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     with torch.no_grad():
         return model(input_ids=ids, use_cache=False, **last_only).logits[0, -1].float().cpu()
 
 
 def stream(
-    run: Callable[[OnPiece, threading.Event], list[Generation]],
+    run: Callable[[OnPiece, threading.Event, int], list[Generation]],
 ) -> Iterator[str]:
     """Yield the pieces of a run that goes on in a worker thread. Closing the iterator half-way stops the run."""
     import queue
 
     pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
     stop = threading.Event()
+    reader = threading.get_ident()  # of the thread that reads, on whose behalf the worker runs
 
     def work() -> None:
         try:
-            run(pieces.put, stop)
+            run(pieces.put, stop, reader)
             pieces.put(None)
         except BaseException as error:
             pieces.put(error)

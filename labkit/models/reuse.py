@@ -43,8 +43,9 @@ def state_of(model: Any) -> int:
         marks.append((name, id(tensor), tensor.dtype, str(tensor.device), tensor._version, _sample(tensor)))
     for module in model.modules():
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-        # transformers puts hooks of its own on a model that is asked for hidden states, and leaves them there
-        foreign = sum(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)
+        # transformers leaves hooks of its own on a model that was asked for hidden states; ours are those of an edit
+        known = ("transformers.", "labkit.")
+        foreign = sum(not str(getattr(hook, "__module__", "")).startswith(known) for hook in hooks)
         marks.append((type(module), module.training, foreign))
     return hash(tuple(marks))
 

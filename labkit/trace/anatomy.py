@@ -9,7 +9,9 @@ come out, that is said instead of guessed.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +19,9 @@ import torch
 from torch import nn
 
 from labkit.errors import Unavailable
+from labkit.models.config import input_device
 from labkit.models.loading import EAGER_ONLY
-from labkit.trace.interface import Call, on_interface, tapped
+from labkit.trace.interface import SEEN, Call, tapped
 
 PROBE_TOKENS = 5
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -50,6 +53,7 @@ class Anatomy:
     unembedding: nn.Module | None
     multiplier: float
     on_interface: bool
+    sound: bool = True  # False where the model computes NaN, so that its parts can't be told by what they add
     support: dict[str, str | None] = field(default_factory=dict)
 
 
@@ -61,12 +65,15 @@ def dissect(model: Any) -> Anatomy:
     seen = _probe(model, stack)
     layers = []
     sums_up = True
+    sound = not any(bool(output.isnan().any()) for output in seen.outputs.values())
     for index, module in enumerate(stack):
         attention_module = seen.attention.get(index)
         # off the interface, yet with real attention that eager hands back; others (rwkv among them) return something they
         # call attentions that is none, so nothing off the interface is trusted unless it is listed
         if attention_module is None and config.model_type in EAGER_ONLY:
             attention_module = _attention_by_name(module)
+        for part in seen.repeated & set(seen.parts[index]):
+            del seen.parts[index][part]
         writers = _writers(
             module, seen.inputs[index], seen.outputs[index], seen.parts[index], attention_module, multiplier
         )
@@ -89,8 +96,9 @@ def dissect(model: Any) -> Anatomy:
         unembedding=model.get_output_embeddings(),
         multiplier=multiplier,
         on_interface=bool(seen.attention),
+        sound=sound,
     )
-    anatomy.support.update(_support(model, anatomy, sums_up))
+    anatomy.support.update(_support(model, anatomy, sums_up, sound=sound))
     return anatomy
 
 
@@ -128,6 +136,7 @@ class _Seen:
     outputs: dict[int, torch.Tensor] = field(default_factory=dict)
     parts: dict[int, dict[nn.Module, torch.Tensor]] = field(default_factory=dict)
     attention: dict[int, nn.Module] = field(default_factory=dict)
+    repeated: set[nn.Module] = field(default_factory=set)
 
 
 class _WhoAttends:
@@ -154,7 +163,9 @@ def _probe(model: Any, stack: list[nn.Module]) -> _Seen:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             tensor = first_tensor(output)
             if tensor is not None and tensor.shape[-1] == seen.inputs[index].shape[-1]:
+                twice = module in seen.parts[index]  # called again: what it writes can't be told from one output
                 seen.parts[index][module] = tensor.detach().clone()  # falcon adds into its MLP's output in place
+                seen.repeated |= {module} if twice else set()
 
         return hook
 
@@ -173,7 +184,7 @@ def _probe(model: Any, stack: list[nn.Module]) -> _Seen:
 
         return hook
 
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = (torch.arange(PROBE_TOKENS, device=device) * 7919 + 3)[None] % vocabulary
     try:
@@ -181,12 +192,8 @@ def _probe(model: Any, stack: list[nn.Module]) -> _Seen:
             handles.append(layer.register_forward_pre_hook(keep_input(index), with_kwargs=True))
             handles += [m.register_forward_hook(keep_part(index, m)) for m in layer.modules() if m is not layer]
             handles.append(layer.register_forward_hook(keep_output(index)))
-        with torch.no_grad():
-            if on_interface(model):
-                with tapped(model, _WhoAttends(owner, seen)):
-                    model(input_ids=ids, use_cache=False)
-            else:
-                model(input_ids=ids, use_cache=False)
+        with torch.no_grad(), tapped(model, _WhoAttends(owner, seen)), evaluating(model):
+            model(input_ids=ids, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
@@ -205,10 +212,15 @@ def _writers(
 
     Outermost parts are tried first, so that a module is preferred to its own last projection.
     """
+    after = after.to(before.device)  # a layer may end on another device than it began
     change = (after - before).double()
     scale = change.norm() + 1e-30
     tolerance = TOLERANCE.get(before.dtype, 5e-2)
-    added = {m: multiplier * t.reshape(change.shape).double() for m, t in parts.items() if t.numel() == change.numel()}
+    added = {
+        m: multiplier * t.to(before.device).reshape(change.shape).double()
+        for m, t in parts.items()
+        if t.numel() == change.numel()
+    }
 
     def fits(*chosen: nn.Module) -> bool:
         return bool((change - sum(added[m] for m in chosen)).norm() / scale < tolerance)
@@ -263,6 +275,19 @@ def _final_norm(base: nn.Module, stack: list[nn.Module]) -> nn.Module | None:
     return norms[-1] if norms else None
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout: what is observed is what the model computes, not what training makes of it."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def layer_input(args: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor:
     return args[0] if args else keywords["hidden_states"]
 
@@ -281,7 +306,7 @@ RECURRENT = (
 )
 
 
-def _support(model: Any, anatomy: Anatomy, sums_up: bool) -> dict[str, str | None]:
+def _support(model: Any, anatomy: Anatomy, sums_up: bool, *, sound: bool) -> dict[str, str | None]:
     config = model.config.get_text_config()
     family = config.model_type
     attends = [layer.attention_module is not None for layer in anatomy.layers]
@@ -309,15 +334,26 @@ def _support(model: Any, anatomy: Anatomy, sums_up: bool) -> dict[str, str | Non
         )
     )
     routers = [layer.router is not None for layer in anatomy.layers]
+    if not sound:
+        writes = "the model computes NaN, so its parts can't be found; look at `residual`, load it in float32 or mend the weights"
+    implementation = getattr(config, "_attn_implementation", None)
+    if off is None and anatomy.on_interface and implementation not in (*SEEN, None):
+        off = inner = f"{implementation} does not say what its mask is; load it with attn_implementation='sdpa'"
+    projected = any(layer.output_projection is not None for layer in anatomy.layers)
+    heads = off
+    if heads is None and not anatomy.on_interface and not projected:
+        heads = f"labkit finds no output projection in {family}'s attention; look at `attention_output` instead"
     return {
         "attention": off,
         "queries": inner,
         "keys": inner,
         "values": inner,
-        "head_output": off,
+        "head_output": heads,
         "attention_output": no_attention or writes,
         "mlp_output": writes or (f"{no_mlp}; look at `residual` instead" if no_mlp else None),
         "residual": None,
         "logits": None,
-        "routes": None if any(routers) else "dense model: it has no router; load a mixture of experts, such as OLMoE",
+        "routes": None
+        if any(routers)
+        else "no router that labkit recognizes (a dense model has none); load a mixture of experts, such as OLMoE",
     }

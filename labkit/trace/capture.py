@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import torch
 
 from labkit.errors import BadInput, Unavailable
+from labkit.models.config import input_device
 from labkit.models.tokens import token_strings
-from labkit.trace.anatomy import Anatomy, first_tensor, layer_input
+from labkit.trace.anatomy import Anatomy, evaluating, first_tensor, layer_input
 from labkit.trace.interface import Call, tapped
 from labkit.trace.record import LayerAttention, Routes, Trace
 
@@ -41,7 +43,7 @@ class _Capture:
             return
         if "attention" in self.keep:
             self.into.attention[layer] = Call(
-                call.module, own(call.query), own(call.key), call.value[:0], call.mask, call.options
+                call.module, own(call.query), own(call.key), call.value.new_empty(0), call.mask, call.options
             )
         if "values" in self.keep:
             self.into.layered.setdefault("values", {})[layer] = own(call.value)
@@ -134,7 +136,7 @@ def take(
     for what in keep:
         if what in reasons:
             raise Unavailable(f"{what} can't be had from {name}: {reasons[what]}.")
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     if (largest := max(max(ids) for ids in texts)) >= vocabulary:
         raise BadInput(f"There is no token {largest}: this model has tokens 0 to {vocabulary - 1}.")
@@ -148,7 +150,9 @@ def take(
         )
     if "attention" in keep and not anatomy.on_interface:
         inputs["output_attentions"] = True
-    with observing(model, anatomy, keep) as captured, torch.no_grad():
+    if "logits" not in keep and "logits_to_keep" in inspect.signature(model.forward).parameters:
+        inputs["logits_to_keep"] = 1  # the whole vocabulary for each token is the largest thing there is
+    with observing(model, anatomy, keep) as captured, torch.no_grad(), evaluating(model):
         logits = model(**inputs).logits
     config = model.config.get_text_config()
     masks = _Masks()
@@ -166,11 +170,11 @@ def take(
                 kv_heads=_kv_heads(captured, config),
                 keep=keep,
                 reasons=reasons,
-                _logits=logits[row, :n].detach() if "logits" in keep else None,
+                _logits=alone(logits[row, :n].detach()) if "logits" in keep else None,
                 _attention=_attention(captured, row, n, masks),
                 _layered=_layered(captured, row, n, batch.shape),
                 _routes=_routes(captured, row, n, width) if "routes" in keep else None,
-                notes=_notes(anatomy, config, logits[row, :n]),
+                notes=_notes(anatomy, config, captured, logits[row, :n], row, n),
             )
         )
     return traces
@@ -192,7 +196,8 @@ class _Masks:
             whole = mask[row if mask.shape[0] > 1 else 0, :, :n, :n]
             if whole.dtype is not torch.bool:
                 allowed = whole > torch.finfo(whole.dtype).min / 2
-                plain = bool(((whole == 0) | ~allowed).all())
+                # one that differs between heads stays as it is: it is added head by head
+                plain = whole.shape[0] == 1 and bool(((whole == 0) | ~allowed).all())
                 whole = allowed if plain else whole
             kept = whole[0].clone() if whole.dtype is torch.bool and whole.shape[0] == 1 else whole.clone()
             if kept.dtype is torch.bool and kept.dim() == 2 and bool((kept == torch.ones_like(kept).tril()).all()):
@@ -203,13 +208,13 @@ class _Masks:
 
 
 def _attention(captured: Captured, row: int, n: int, masks: _Masks) -> dict[int, LayerAttention]:
-    found = {layer: LayerAttention(pattern=p[row, :, :n, :n]) for layer, p in captured.patterns.items()}
+    found = {layer: LayerAttention(pattern=alone(p[row, :, :n, :n])) for layer, p in captured.patterns.items()}
     for layer, call in captured.attention.items():
         sink = call.options.get("s_aux")
         scaling = call.options.get("scaling")
         found[layer] = LayerAttention(
-            query=call.query[row, :, :n],
-            key=call.key[row, :, :n],
+            query=alone(call.query[row, :, :n]),
+            key=alone(call.key[row, :, :n]),
             scaling=float(scaling if scaling is not None else call.query.shape[-1] ** -0.5),
             mask=masks.of(call.mask, row, n),
             sink=sink.detach().clone() if sink is not None else None,
@@ -221,8 +226,8 @@ def _attention(captured: Captured, row: int, n: int, masks: _Masks) -> dict[int,
 def _layered(captured: Captured, row: int, n: int, shape: Sequence[int]) -> dict[str, dict[int, torch.Tensor]]:
     def of_row(kind: str, tensor: torch.Tensor) -> torch.Tensor:
         if kind in ("values", "head_output"):
-            return tensor[row, :, :n]
-        return tensor.reshape(*shape, -1)[row, :n]  # opt passes its tokens through the MLP as one long list
+            return alone(tensor[row, :, :n])
+        return alone(tensor.reshape(*shape, -1)[row, :n])  # opt passes its tokens through the MLP as one long list
 
     return {kind: {i: of_row(kind, t) for i, t in by_layer.items()} for kind, by_layer in captured.layered.items()}
 
@@ -250,6 +255,11 @@ def own(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if fits else tensor.clone(memory_format=torch.contiguous_format)
 
 
+def alone(tensor: torch.Tensor) -> torch.Tensor:
+    """One text's part of a batch, without the batch; the whole of a batch of one is not copied."""
+    return own(tensor).contiguous()
+
+
 def _heads(captured: Captured, config: Any) -> int:
     for call in captured.attention.values():
         return call.query.shape[1]
@@ -264,12 +274,19 @@ def _kv_heads(captured: Captured, config: Any) -> int:
     return int(getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 0) or 0)
 
 
-def _notes(anatomy: Anatomy, config: Any, logits: torch.Tensor) -> tuple[str, ...]:
+def _notes(
+    anatomy: Anatomy, config: Any, captured: Captured, logits: torch.Tensor, row: int, n: int
+) -> tuple[str, ...]:
     notes = []
     if not anatomy.on_interface and anatomy.support["attention"] is None:
         family = config.model_type
         notes.append(f"{family} is off the shared attention interface: its patterns were computed eagerly in this pass")
-    if (broken := logits.isnan().any(-1)).any():
+    for layer, call in sorted(captured.attention.items()):
+        # a maximum is NaN when anything in it is, and needs no copy as large as the tensor
+        if any(bool(x[row, :, :n].amax().isnan()) for x in (call.query, call.key)):
+            notes.append(f"queries or keys hold NaN from layer {layer} on: a weight is NaN, or the dtype too narrow")
+            break
+    if (broken := logits.amax(-1).isnan()).any():
         first = int(broken.nonzero()[0])
         notes.append(f"the logits hold NaN from token {first} on: a weight is NaN, or the dtype too narrow")
     return tuple(notes)

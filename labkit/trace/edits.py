@@ -240,9 +240,9 @@ class _Uncompiled:
             yield
             return
         with self.lock:
-            self.count += 1
-            if self.count == 1:
+            if self.count == 0:
                 self.stance = torch.compiler.set_stance("force_eager")
+            self.count += 1
         try:
             yield
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from labkit.errors import BadInput, Unavailable
@@ -10,9 +11,9 @@ from labkit.errors import BadInput, Unavailable
 
 def is_many(what: Any) -> bool:
     """Whether this is a list of things to trace, rather than one text, list of ids, list of messages or Generation."""
-    if isinstance(what, str) or not isinstance(what, Sequence) or not what:
+    if isinstance(what, str | bytes) or not isinstance(what, Sequence) or not what:
         return False
-    return not isinstance(what[0], int | Mapping)
+    return not isinstance(what[0], Integral | Mapping)
 
 
 def as_ids(tokenizer: Any, what: Any, *, chat: bool, context: int | None) -> list[int]:
@@ -23,11 +24,13 @@ def as_ids(tokenizer: Any, what: Any, *, chat: bool, context: int | None) -> lis
         ids = _templated(tokenizer, [{"role": "user", "content": what}]) if chat else list(tokenizer(what).input_ids)
     elif hasattr(what, "tolist"):
         ids = what.tolist()
+        if not isinstance(ids, list) or (len(ids) > 1 and isinstance(ids[0], list)):
+            raise BadInput("Token ids are to be one row; for several texts give a list of rows.")
         ids = ids[0] if ids and isinstance(ids[0], list) and len(ids) == 1 else ids
     elif isinstance(what, Sequence) and what and isinstance(what[0], Mapping):
         ids = _templated(tokenizer, [dict(m) for m in what])
-    elif isinstance(what, Sequence):
-        ids = list(what)
+    elif isinstance(what, Sequence) and not isinstance(what, bytes):
+        ids = [int(i) if isinstance(i, Integral) and not isinstance(i, bool) else i for i in what]
     else:
         raise BadInput(f"A {type(what).__name__} can't be traced; give a text, token ids, messages or a Generation.")
     if not ids:

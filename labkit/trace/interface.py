@@ -1,24 +1,24 @@
 """The tap at transformers' attention interface: each call is handed on unchanged, and seen on its way.
 
-transformers routes attention through one registry of functions and one of masks, both keyed by the name in the
-configuration. While a model is tapped, its configuration names our entry, which stands for its own implementation: the
-masks are those of that implementation, and the call goes to the very function it would have gone to. Nothing is
-recomputed and nothing is rounded, so the logits are those of the untapped model, bit for bit.
+transformers routes attention through one registry of functions, keyed by the implementation's name. While a model is
+tapped, our entry stands in the registry under that very name and hands each call to the function it would have gone to.
+The configuration keeps its name, so masks and code that asks for the name are as ever; nothing is recomputed and nothing
+is rounded, and the logits are those of the untapped model, bit for bit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import AttentionInterface
 
-PREFIX = "labkit_tap_"
+SEEN = ("sdpa", "eager")  # the implementations whose masks say all there is to say
 
 
 @dataclass
@@ -48,28 +48,37 @@ class Listener(Protocol):
 
 
 _LISTENERS: dict[int, list[Listener]] = {}  # by the id of the attention module, in the order they were put on
+_REPLACED: dict[str, Callable[..., Any] | None] = {}  # what stood in the registry before us; None where nothing did
+_lock = threading.RLock()
 
 
-def _tap_for(implementation: str) -> Callable[..., Any]:
+def _eager_of(module: torch.nn.Module) -> Callable[..., Any]:
+    """A modeling file's own eager attention, with its softcap or its sinks; a user's subclass uses its parent's."""
+    for kind in type(module).__mro__:
+        found = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
+        if found is not None:
+            return found
+    raise LookupError(f"no eager attention beside {type(module).__name__}")
+
+
+def _tap_for(implementation: str, original: Callable[..., Any] | None) -> Callable[..., Any]:
     def tap(
         module: torch.nn.Module,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
         attention_mask: torch.Tensor | None,
+        *rest: Any,
         **options: Any,
     ) -> Any:
-        if implementation == "eager":  # each modeling file has its own, with its softcap or its sinks
-            original = sys.modules[type(module).__module__].eager_attention_forward
-        else:  # a modeling file may override a function for itself
-            original = sys.modules[type(module).__module__].ALL_ATTENTION_FUNCTIONS[implementation]
+        computed_by = original if original is not None else _eager_of(module)
         listeners = _LISTENERS.get(id(module), ())
         if not listeners:
-            return original(module, query, key, value, attention_mask, **options)
+            return computed_by(module, query, key, value, attention_mask, *rest, **options)
         call = Call(module, query, key, value, attention_mask, options)
         for listener in listeners:
             listener.before(call)
-        output, weights = original(module, call.query, call.key, call.value, call.mask, **options)
+        output, weights = computed_by(module, call.query, call.key, call.value, call.mask, *rest, **options)
         for listener in listeners:
             output = listener.after(call, output)
         return output, weights
@@ -77,49 +86,46 @@ def _tap_for(implementation: str) -> Callable[..., Any]:
     return tap
 
 
-def _entry(implementation: str) -> str:
-    """The name of our entry for an implementation, registered when it is first needed."""
-    name = PREFIX + implementation
-    if name not in ALL_ATTENTION_FUNCTIONS:
-        ALL_ATTENTION_FUNCTIONS.register(name, _tap_for(implementation))
-        ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
-    return name
+def _put_on() -> None:
+    """Stand in the registry for each implementation, unless we do already."""
+    registry = AttentionInterface._global_mapping
+    for name in SEEN:
+        if name not in _REPLACED:
+            original = registry.get(name)
+            _REPLACED[name] = original
+            registry[name] = _tap_for(name, original)
 
 
-def on_interface(model: torch.nn.Module) -> bool:
-    """Whether the model's architecture calls attention through the registry.
-
-    Those that don't look at the implementation's name themselves: renamed, falcon would silently compute otherwise.
-    """
-    return hasattr(sys.modules[type(model).__module__], "ALL_ATTENTION_FUNCTIONS")
+def _take_off() -> None:
+    registry = AttentionInterface._global_mapping
+    for name, original in _REPLACED.items():
+        if original is None:
+            registry.pop(name, None)
+        else:
+            registry[name] = original
+    _REPLACED.clear()
 
 
 @contextlib.contextmanager
 def tapped(model: Any, listener: Listener) -> Iterator[None]:
     """While inside, every attention call of the model that goes through the interface is shown to the listener.
 
-    Taps nest: what an outer listener changes, an inner one sees changed.
+    Taps nest, and may be taken off in any order: what an earlier listener changes, a later one sees changed.
     """
-    configs = {
-        id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")
-    }
-    before = {key: config._attn_implementation for key, config in configs.items()}
     modules = [id(module) for module in model.modules()]
     try:
-        for key, config in configs.items():
-            if before[key] is not None and not before[key].startswith(PREFIX):
-                config._attn_implementation_internal = _entry(before[key])
-        for module in modules:
-            _LISTENERS.setdefault(module, []).append(listener)
+        with _lock:
+            _put_on()
+            for module in modules:
+                _LISTENERS.setdefault(module, []).append(listener)
         yield
     finally:
-        for module in modules:
-            listeners = _LISTENERS.get(module, [])
-            if listener in listeners:
-                listeners.remove(listener)
-            if not listeners:
-                _LISTENERS.pop(module, None)
-        if not any(module in _LISTENERS for module in modules):  # taps may be taken off in any order
-            for config in configs.values():
-                name = config._attn_implementation
-                config._attn_implementation_internal = name and name.removeprefix(PREFIX)
+        with _lock:
+            for module in modules:
+                listeners = _LISTENERS.get(module, [])
+                if listener in listeners:
+                    listeners.remove(listener)
+                if not listeners:
+                    _LISTENERS.pop(module, None)
+            if not _LISTENERS:
+                _take_off()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from labkit.errors import BadInput, Unavailable
+from labkit.models.config import input_device
 from labkit.models.tokens import token_strings
 from labkit.trace.capture import observing
 from labkit.trace.edits import Site, View, installed
@@ -204,7 +205,7 @@ def _patches(base: _Baseline, runs: Sequence[_Run]) -> list[Site]:
 
 
 def _logits(model: Any, rows: list[list[int]]) -> torch.Tensor:
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     with torch.no_grad():
         return model(input_ids=torch.tensor(rows, device=device), use_cache=False).logits
 

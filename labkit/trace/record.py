@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -109,7 +109,10 @@ class Trace:
 
     def next(self, position: int = -1, k: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
         """(ids, probabilities) of the k most probable tokens after a position."""
-        best = self.logits[position].softmax(-1).topk(k)
+        position = self._checked("token", position, len(self.ids))
+        if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= self.logits.shape[-1]:
+            raise BadInput(f"next(k={k!r}) can't be given; ask for 1 to {self.logits.shape[-1]:,} tokens.")
+        best = self.logits[position].softmax(-1).topk(int(k))
         return best.indices, best.values
 
     # attention ---------------------------------------------------------------------------------------------------
@@ -173,6 +176,7 @@ class Trace:
 
     def save(self, path: str | Path) -> Path:
         """Write the trace to one safetensors file; `Trace.load` opens it without the model."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors, layers = {}, {}
@@ -211,12 +215,15 @@ class Trace:
         }
         target = Path(path).expanduser()
         partial = target.with_name(target.name + ".partial")
-        save_file(
-            {n: t.detach().cpu().contiguous() for n, t in tensors.items()},
-            partial,
-            metadata={"labkit": json.dumps(facts)},
-        )
-        partial.replace(target)
+        try:
+            on_disk = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(on_disk, partial, metadata={"labkit": json.dumps(facts)})
+            partial.replace(target)
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            raise BadInput(
+                f"The trace can't be written to {target} ({error}); give a file in a folder that is there."
+            ) from error
         return target
 
     @staticmethod
@@ -332,7 +339,7 @@ def pattern(a: LayerAttention, *, head: int | None = None, rows: torch.Tensor | 
         allowed = torch.arange(key.shape[1], device=rows.device)[None] <= rows[:, None]
         scores = scores.masked_fill(~allowed, -torch.inf)
     elif a.mask.dtype is torch.bool:
-        scores = scores.masked_fill(~a.mask[rows], -torch.inf)
+        scores = scores.masked_fill(~a.mask[..., rows, :], -torch.inf)
     else:
         mask = a.mask if head is None or a.mask.shape[0] == 1 else a.mask[head : head + 1]
         scores = scores + mask[:, rows].float()
@@ -348,7 +355,11 @@ def pattern(a: LayerAttention, *, head: int | None = None, rows: torch.Tensor | 
 def _rows(rows: Sequence[int] | slice | None, length: int) -> torch.Tensor | None:
     if rows is None:
         return None
-    chosen = torch.arange(length)[rows] if isinstance(rows, slice) else torch.tensor(list(rows), dtype=torch.long)
+    if not isinstance(rows, slice):
+        if not isinstance(rows, Iterable) or not all(isinstance(r, Integral) and not isinstance(r, bool) for r in rows):
+            raise BadInput(f"rows={rows!r} can't be used; give a list of whole numbers, or a slice.")
+        rows = [int(r) for r in rows]
+    chosen = torch.arange(length)[rows] if isinstance(rows, slice) else torch.tensor(rows, dtype=torch.long)
     if len(chosen) and not (-length <= int(chosen.min()) and int(chosen.max()) < length):
         raise BadInput(f"rows={list(rows)!r} goes outside the text: tokens are 0 to {length - 1}.")  # type: ignore[arg-type]
     return chosen % length
@@ -356,6 +367,8 @@ def _rows(rows: Sequence[int] | slice | None, length: int) -> torch.Tensor | Non
 
 def checked_keep(keep: str | Sequence[str]) -> tuple[str, ...]:
     """What is to be captured, each known. Raises BadInput with near matches."""
+    if not isinstance(keep, Iterable):
+        raise BadInput(f"keep={keep!r} can't be used; give one or several of {', '.join(KEEP)}.")
     wanted = (keep,) if isinstance(keep, str) else tuple(keep)
     for name in wanted:
         if name not in KEEP:

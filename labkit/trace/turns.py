@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 
 class Turns:
@@ -13,6 +15,12 @@ class Turns:
     The gate is held by an owner, by default the calling thread. A worker thread that does something on behalf of the
     thread that started it (a stream read inside `with lab.edit(...)`) names that thread as owner and so may pass.
     """
+
+    @staticmethod
+    def of(model: Any) -> Turns:
+        """The turns of a model: one for all labs around it."""
+        with _lock:
+            return _TURNS.setdefault(model, Turns())
 
     def __init__(self) -> None:
         self._run = threading.RLock()
@@ -43,3 +51,7 @@ class Turns:
                 if self._depth == 0:
                     self._owner = None
                     self._gate.notify_all()
+
+
+_TURNS: weakref.WeakKeyDictionary[Any, Turns] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()

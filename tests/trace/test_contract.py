@@ -91,7 +91,7 @@ def test_looking_leaves_nothing_behind(lab: lk.Lab) -> None:
     before = hooks(lab)
     lab.trace(TEXT, keep=available(lab))
     assert not interface._LISTENERS
-    assert not str(lab.config._attn_implementation).startswith(interface.PREFIX)
+    assert not interface._REPLACED
     assert hooks(lab) == before
 
 
@@ -250,7 +250,16 @@ def test_routes_are_the_routers_choice(lab: lk.Lab) -> None:
     assert (routes.weights >= 0).all()
 
 
-KINDS = ["residual[1]", "attention_output[1]", "mlp_output[0]", "head_output[1, 2]", "queries[0, 1]", "logits"]
+KINDS = [
+    "residual[1]",
+    "attention_output[1]",
+    "mlp_output[0]",
+    "head_output[1, 2]",
+    "queries[0, 1]",
+    "keys[0, 0]",
+    "values[1, 1]",
+    "logits",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -199,7 +199,7 @@ def test_a_users_hook_that_raises_leaves_nothing_behind(tiny_lab: lk.Lab) -> Non
         tiny_lab.trace(TEXT, keep=ALL)
     assert [(*m._forward_hooks, *m._forward_pre_hooks) for m in tiny_lab.model.modules()] == before
     assert not interface._LISTENERS
-    assert not str(tiny_lab.config._attn_implementation).startswith(interface.PREFIX)
+    assert not interface._REPLACED
     handle.remove()
     assert len(tiny_lab.trace(TEXT)) == len(tiny_lab.tokenizer(TEXT).input_ids)
 
@@ -242,3 +242,99 @@ def test_the_default_model_looks_where_it_should(default_lab: lk.Lab) -> None:
         best = max(best, whole[:, rows, rows - half + 1].mean(-1).max().item())
     assert sum(sink) / len(sink) > 0.4
     assert best > 0.5, "no head looks at what followed the same word before"
+
+
+def test_families_that_ask_for_the_implementations_name() -> None:
+    """Some modeling files test the configured name; while a model is looked at, it has to stay what it is."""
+    from families import GROUPED, Family, Tokens, build
+
+    fields = GROUPED | {"reorder_and_upcast_attn": True, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    lab = lk.Lab(build(Family("gpt2", fields), implementation="eager"), Tokens(), name="gpt2")
+    ids = list(range(3, 30))
+    with torch.no_grad():
+        plain = lab.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+    assert torch.equal(lab.trace(ids, keep=("logits", "residual")).logits, plain)
+
+
+def test_implementations_that_hide_their_mask_are_refused(tiny_lab: lk.Lab) -> None:
+    tiny_lab.model.config._attn_implementation_internal = "flex_attention"
+    tiny_lab.model.config._attn_implementation_internal = "sdpa"
+    from labkit.trace.anatomy import _support
+
+    anatomy = tiny_lab.anatomy
+    tiny_lab.model.config._attn_implementation_internal = "flash_attention_2"
+    reason = _support(tiny_lab.model, anatomy, True, sound=True)["attention"]
+    tiny_lab.model.config._attn_implementation_internal = "sdpa"
+    assert reason is not None
+    assert "attn_implementation='sdpa'" in reason
+
+
+def test_dropout_is_off_while_looking(tiny_lab: lk.Lab) -> None:
+    tiny_lab.model.config.attention_dropout = 0.5
+    for layer in tiny_lab.model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    tiny_lab.model.train()
+    trace = tiny_lab.trace(TEXT, keep=("attention", "values", "head_output"))
+    values = trace.values(1).repeat_interleave(trace.heads // trace.kv_heads, 0)
+    assert torch.allclose(trace.attention(1) @ values, trace.head_output(1), atol=1e-5)
+    assert all(module.training for module in tiny_lab.model.modules())
+
+
+def test_a_text_of_a_list_holds_its_own_memory_only(tiny_lab: lk.Lab) -> None:
+    short, _ = tiny_lab.trace(["a", "abc and abc again and again"], keep=ALL)
+    for tensor in (short._attention[0].query, short._logits, short.residual(1)):
+        assert tensor is not None
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+def test_a_users_subclass_is_seen_as_its_parent() -> None:
+    from transformers import LlamaForCausalLM
+
+    class Mine(LlamaForCausalLM):
+        pass
+
+    model = fuzz.tiny_model()
+    mine = Mine(model.config).eval()
+    mine.load_state_dict(model.state_dict())
+    assert lk.Lab(mine, fuzz.tiny_tokenizer()).support()["queries"] is None
+
+
+def test_a_model_that_computes_nan_is_looked_at_again_when_mended(tiny_lab: lk.Lab) -> None:
+    weight = tiny_lab.model.model.layers[0].mlp.down_proj.weight
+    with torch.no_grad():
+        kept = weight.clone()
+        weight[0, 0] = math.nan
+        assert "NaN" in str(tiny_lab.support()["mlp_output"])
+        weight.copy_(kept)
+    assert tiny_lab.support()["mlp_output"] is None
+
+
+def test_an_edit_in_a_generator_closed_by_another_thread(tiny_lab: lk.Lab) -> None:
+    import threading
+
+    def inside() -> Any:
+        with tiny_lab.edit(lk.ablate_head(0, 0)):
+            yield 1
+
+    generator = inside()
+    next(generator)
+    closer = threading.Thread(target=generator.close, daemon=True)
+    closer.start()
+    closer.join(20)
+    assert not closer.is_alive(), "the other thread hangs"
+    assert not interface._LISTENERS
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda t: t.next(999),
+        lambda t: t.next(k=10**6),
+        lambda t: t.attention(0, rows=3),
+        lambda t: t.attention(0, rows=[1.7]),
+        lambda t: t.save("/no/such/folder/t.safetensors"),
+    ],
+)
+def test_misuse_is_told_in_a_sentence(trace: lk.Trace, misuse: Any) -> None:
+    with pytest.raises(lk.BadInput):
+        misuse(trace)
