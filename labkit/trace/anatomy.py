@@ -259,7 +259,8 @@ def _attention_by_name(layer: nn.Module) -> nn.Module | None:
 def _output_projection(attention_module: nn.Module | None) -> nn.Module | None:
     if attention_module is None:
         return None
-    children = dict(attention_module.named_children())
+    # some have it a level down: attn.attention.out_proj
+    children = {name.rpartition(".")[2]: part for name, part in attention_module.named_modules()}
     return next((children[name] for name in OUTPUT_PROJECTIONS if name in children), None)
 
 
