@@ -113,7 +113,8 @@ print(raw.prompt + raw.text)
 # Some of the numbers beside the bars have names. A **log-probability** is the natural logarithm of a probability (0 is
 # certain, −0.7 is one half, −4.6 is one in a hundred); its unit is called *nat*. The **entropy** says how open the choice
 # was, all tokens taken together: 0 nats is no choice at all, and the line below translates it into a number of equally
-# likely options. The **perplexity** of a text is that number, averaged over its tokens.
+# likely options. The **perplexity** of a text is $e$ to the power of minus its mean log-probability: the text surprised the
+# model as much as if each token had been drawn from that many equally likely ones.
 
 # %%
 lk.views.tokens(gen)
