@@ -247,16 +247,23 @@ def test_repr_does_not_change_from_one_view_to_the_next() -> None:
 
 
 @pytest.mark.real_model
-@pytest.mark.parametrize("text", ["Hello 😀 there", "世界 and naïve", "a 🌍🌊 b", "é"])
+@pytest.mark.parametrize("text", ["Hello 😀 there", "世界 and naïve", "a 🌍🌊 b", "é", "世é🌍界x"])
 def test_a_real_tokenizer_that_splits_characters(default_lab: Any, text: str) -> None:
     """The tokens of a byte-level vocabulary, as labkit names them, put together to the text again."""
-    from labkit.models.tokens import token_strings
+    from labkit.models.tokens import token_bytes, token_strings
 
     end = default_lab.tokenizer.eos_token_id
     ids = [*default_lab.tokenizer(text).input_ids, end]
     split = pieces(token_strings(default_lab.tokenizer, ids), text)
     assert "".join(piece.text for piece in split if piece.kind != OUTSIDE) == text
     assert split[-1].kind == OUTSIDE, "the end token is no part of the text"
+    expected = []
+    at = 0
+    for token in token_strings(default_lab.tokenizer, ids[:-1]):  # a character is its first byte's token's
+        end = at + len(token_bytes(token))
+        expected.append("".join(c for i, c in enumerate(text) if at <= len(text[:i].encode()) < end))
+        at = end
+    assert [piece.text for piece in split[:-1]] == expected
     assert len(split) == len(ids)
     run = story(prompt_tokens=token_strings(default_lab.tokenizer, ids[:-1]), prompt=text)
     assert prompt_text(run) == ["", text]
