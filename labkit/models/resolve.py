@@ -87,7 +87,8 @@ def resolve(
     if text.count("/") == 1 and all(text.split("/")):
         return _resolve_hub(text, revision, allow_pickle, remote_code, token, before_fetch)
     raise ModelNotFound(
-        f"There is no model {text!r}{near_matches(text)}; {at_hand()}, and a folder, a .gguf file or a hub name (owner/name) can be given."
+        f"There is no model {text!r}{near_matches(text)}; {at_hand()}, and a folder, a .gguf "
+        "file or a hub name (owner/name) can be given."
     )
 
 
