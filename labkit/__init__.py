@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from labkit import attention as attention
     from labkit import views as views
     from labkit.errors import BadInput as BadInput
     from labkit.errors import BadModelFile as BadModelFile
@@ -54,6 +55,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "patching": ("labkit.trace.patching", "patching"),
     "logit_lens": ("labkit.trace.lens", "logit_lens"),
     "logit_attribution": ("labkit.trace.lens", "logit_attribution"),
+    "attention": ("labkit.attention", None),
     "views": ("labkit.views", None),
     **{
         name: ("labkit.errors", name)

@@ -135,6 +135,21 @@ class Trace:
             )
         return pattern(self._attention[layer], head=head, rows=_rows(rows, len(self.ids)))
 
+    def window(self, layer: int) -> int | None:
+        """How many tokens a query of this layer may see, itself included, where a sliding window bounds them.
+
+        None where it may see all before it in this text, or where only patterns were kept.
+        """
+        self._require("attention")
+        a = self._attention.get(self._checked("layer", layer, self.layers))
+        if a is None or a.mask is None:
+            return None
+        mask = a.mask if a.mask.dtype is torch.bool else a.mask[0] > torch.finfo(a.mask.dtype).min / 2
+        mask = mask if mask.dim() == 2 else mask[0]
+        width = int(mask[-1].sum())
+        banded = torch.ones_like(mask).tril().triu(1 - width)
+        return width if width < len(mask) and bool((mask == banded).all()) else None
+
     def queries(self, layer: int, head: int | None = None) -> torch.Tensor:
         """(heads, T, d_head), or (T, d_head) for a head: after rotary embedding, before scaling."""
         return self._operand("queries", layer, head, self.heads)
@@ -326,13 +341,15 @@ def pattern(a: LayerAttention, *, head: int | None = None, rows: torch.Tensor | 
         return chosen if head is None else chosen[0]
     assert a.query is not None
     assert a.key is not None
-    heads, length = a.query.shape[0], a.query.shape[1]
-    group = heads // a.key.shape[0]
+    length = a.query.shape[1]
+    group = a.query.shape[0] // a.key.shape[0]
     query = a.query if head is None else a.query[head : head + 1]
-    key = a.key.repeat_interleave(group, 0) if head is None else a.key[head // group : head // group + 1]
+    key = a.key if head is None else a.key[head // group : head // group + 1]
     rows = torch.arange(length) if rows is None else rows
     rows = rows.to(query.device)
-    scores = query[:, rows].float() @ key.float().transpose(-1, -2) * a.scaling
+    # heads that share a key are one long list of queries to it: the keys need not be repeated
+    together = query[:, rows].float().reshape(key.shape[0], query.shape[0] // key.shape[0] * len(rows), query.shape[-1])
+    scores = (together @ key.float().transpose(-1, -2) * a.scaling).reshape(query.shape[0], len(rows), key.shape[1])
     if a.softcap is not None:
         scores = a.softcap * torch.tanh(scores / a.softcap)
     if a.mask is None:

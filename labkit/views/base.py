@@ -11,6 +11,7 @@ import base64
 import html
 import json
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ _FOLDER = Path(__file__).parent
 _IMPORT = re.compile(r'^import\s[^;]*?from\s+"\.{1,2}/[^"]+";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?!default\b)", re.MULTILINE)
 __all__ = ["View", "clean", "module", "shorten", "style", "visible"]
+_WORTH_PACKING = 4_096  # bytes, from where they are deflated in a file
 _PLAIN_CHARACTERS = 2_000  # of text/plain, which every saved notebook carries
 
 
@@ -108,13 +110,17 @@ class View(anywidget.AnyWidget):
     def _page(self) -> str:
         values: dict[str, Any] = {"exported": True}
         blobs: dict[str, str] = {}
+        packed: dict[str, str] = {}
         for name, value in self._export_state().items():
             if isinstance(value, bytes | bytearray | memoryview):
-                blobs[name] = base64.b64encode(bytes(value)).decode("ascii")
+                raw = bytes(value)
+                small = zlib.compress(raw, 6) if len(raw) >= _WORTH_PACKING else raw
+                into = packed if len(small) < len(raw) else blobs
+                into[name] = base64.b64encode(small if into is packed else raw).decode("ascii")
             else:
                 values[name] = value
         # ASCII JSON escapes U+2028 and anything else odd; with "<" gone, no text can end or open a script element.
-        state = json.dumps({"values": values, "bytes": blobs}, ensure_ascii=True, allow_nan=False)
+        state = json.dumps({"values": values, "bytes": blobs, "packed": packed}, ensure_ascii=True, allow_nan=False)
         state = state.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
         script = str(self._esm).replace("export default", "const labkitWidget =")
         script += "\n" + (_FOLDER / "page.js").read_text("utf-8")

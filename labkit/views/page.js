@@ -1,10 +1,12 @@
 // Runs at the end of an exported file: the widget's own render(), on a stand-in for the notebook's model.
 {
-  const { values, bytes } = JSON.parse(document.getElementById("labkit-state").textContent);
+  const { values, bytes, packed } = JSON.parse(document.getElementById("labkit-state").textContent);
   const state = new Map(Object.entries(values));
-  for (const [name, text] of Object.entries(bytes)) {
-    const raw = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-    state.set(name, new DataView(raw.buffer));
+  const decoded = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  for (const [name, text] of Object.entries(bytes)) state.set(name, new DataView(decoded(text).buffer));
+  for (const [name, text] of Object.entries(packed)) {
+    const stream = new Blob([decoded(text)]).stream().pipeThrough(new DecompressionStream("deflate"));
+    state.set(name, new DataView(await new Response(stream).arrayBuffer()));
   }
   const listeners = [];
   const model = {

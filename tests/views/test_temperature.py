@@ -27,7 +27,7 @@ from labkit.views.sampling_view.distribution import (
     row,
     table,
 )
-from labkit.views.sampling_view.latest import Latest
+from labkit.views.latest import Latest
 
 LOGITS = np.random.default_rng(1).normal(0, 2, 3000).astype(np.float32)
 SECONDS = 10.0  # for what takes milliseconds; a test that waits so long has failed

@@ -1,94 +1,232 @@
-"""The attention view: which tokens each token looks at, for one head at a time."""
+"""The attention view: all heads on a map, one head in full, the text under it, and what becomes of it without a head."""
 
 from __future__ import annotations
 
 import html
+import math
 import operator
-from collections.abc import Iterable
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import traitlets
 
-from labkit.errors import BadInput
-from labkit.views.attention_view.payload import (
+from labkit.attention import MEASURES, uniform
+from labkit.errors import BadInput, LabError
+from labkit.views.attention_view.codes import pool_size, quantize
+from labkit.views.attention_view.overview import PARTS, Overview, measure_names
+from labkit.views.attention_view.picture import data_address, unpack
+from labkit.views.attention_view.reading import (
+    TILE,
     Head,
-    cell_labels,
     clearest_head,
     label,
     layers_with_attention,
-    pool_size,
+    mean_pattern,
     ranges,
+    read_band,
     read_cell,
     read_head,
+    read_line,
 )
 from labkit.views.base import View, module, shorten, style, visible
+from labkit.views.latest import Latest
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from labkit.attention import AblationEffect
     from labkit.trace.record import Trace
 
-EXPORT_BYTES = 2_000_000  # of patterns in an exported file, unless its heads are chosen
+FILE_BYTES = 3_000_000  # of an exported file, unless its heads are chosen
+AT_ONCE = 20_000_000  # weights of a map that is computed before the view is shown: a fraction of a second
+SCALES = ("sqrt", "linear", "log")
+ORDERS = ("layers", "highest")
+_MEANS_KEPT, _BANDS_KEPT = 4, 16
 
 
-def attention(trace: Trace, *, layer: int | None = None, head: int | None = None) -> AttentionView:
-    """Show where a head looks: a row for each token, shaded by how much it attends to each token before it.
+def attention(
+    trace: Trace,
+    *,
+    layer: int | None = None,
+    head: int | None = None,
+    compare: Trace | tuple[int, int] | None = None,
+    names: tuple[str, str] = ("first", "second"),
+    ablate: Callable[[Sequence[tuple[int, int]]], AblationEffect] | None = None,
+    measures: pd.DataFrame | None = None,
+    measure: str | None = None,
+    order: str = "layers",
+    scale: str = "sqrt",
+    aside: bool = False,
+) -> AttentionView:
+    """Show where a model's heads look: a map of all heads, the chosen one in full, and the text it reads.
 
     layer, head: the first to be shown. Left out, it is the head whose tokens look most firmly at one other token that
     is neither the first (often an attention sink) nor the token itself, compared on at most 48 tokens of the text.
-    Raises Unavailable when the trace has no attention, BadInput for a layer or head that is not there.
+    compare: what stands beside it: another (layer, head) of this trace, or another trace of the same model (another
+        prompt, or this one under an edit), whose same head is then shown. names: what the two traces are called.
+    ablate: `lk.attention.ablation(lab, trace)`, or any callable of (layer, head) pairs; with it, heads can be taken away.
+    measures: a DataFrame with columns layer and head, such as `lk.attention.heads(lab, text)`; its other columns of
+        numbers can then be chosen for the map, beside the measures of this text.
+    measure, order ("layers" or "highest"): what the map shows of each head, and whether it sorts them by that.
+    scale: of the colours, "sqrt", "linear" or "log".  aside: leave the first token out and renormalise the rest.
+    Raises Unavailable when the trace has no attention, BadInput for what is not there or can't be used.
     """
-    return AttentionView(trace, layer=layer, head=head)
+    return AttentionView(
+        trace,
+        layer=layer,
+        head=head,
+        compare=compare,
+        names=names,
+        ablate=ablate,
+        measures=measures,
+        measure=measure,
+        order=order,
+        scale=scale,
+        aside=aside,
+    )
 
 
 class AttentionView(View):
-    """The attention pattern of the head (`layer`, `head`); set either, or both at once with `show`, to see another."""
+    """The attention pattern of the head (`layer`, `head`), among all of them. Set either, or both at once with `show`."""
 
-    _title = "Where a head looks"
-    _esm = module("common.js", "attention_view/logic.js", "attention_view/attention.js")
+    _title = "Where the heads look"
+    _esm = module(
+        "common.js",
+        "attention_view/logic.js",
+        "attention_view/plane.js",
+        "attention_view/source.js",
+        "attention_view/picture.js",
+        "attention_view/map.js",
+        "attention_view/head.js",
+        "attention_view/text.js",
+        "attention_view/ablation.js",
+        "attention_view/attention.js",
+    )
     _css = style("attention_view/attention.css")
 
     layer = traitlets.Int(0).tag(sync=True)
     head = traitlets.Int(0).tag(sync=True)
     cells = traitlets.Bytes(b"").tag(sync=True)
-    """The shown head's codes (`payload.quantize`, `payload.pack`), a byte for each cell."""
+    """The shown head's codes (`codes.quantize`, `codes.pack`), a byte for each cell."""
     summary = traitlets.Dict().tag(sync=True)
     """What is said about the head that `cells` is of, its layer and number among it."""
-    labels = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    facts = traitlets.Dict().tag(sync=True)
     version = traitlets.Int(0).tag(sync=True)
     """Counts the heads drawn. A front end redraws when it changes, once the traits above agree again."""
+    beside = traitlets.List().tag(sync=True)
+    """What is compared: [trace (0 or 1), layer, head], or nothing."""
+    beside_cells = traitlets.Bytes(b"").tag(sync=True)
+    beside_summary = traitlets.Dict().tag(sync=True)
+    beside_version = traitlets.Int(0).tag(sync=True)
+    texts = traitlets.List().tag(sync=True)
+    """The tokens of each trace, as labels."""
+    facts = traitlets.Dict().tag(sync=True)
+    extra = traitlets.Bytes(b"").tag(sync=True)
+    """Measures handed in: (measures, layers, heads) float32."""
+    marked = traitlets.List().tag(sync=True)
+    """The [layer, head] pairs that are marked: for ablation, and for the text's mean."""
+    measure = traitlets.Unicode("").tag(sync=True)
+    order = traitlets.Unicode("layers").tag(sync=True)
+    scale = traitlets.Unicode("sqrt").tag(sync=True)
+    aside = traitlets.Bool(False).tag(sync=True)
+    effect = traitlets.Dict().tag(sync=True)
+    """What ablation did, JSON alone; its `state` is running, done or failed."""
+    trouble = traitlets.Unicode("").tag(sync=True)
+    """Why the map could not be finished."""
+    # The map in eight parts, each set once: what is resent when a part comes does not grow with the model.
+    map_0 = traitlets.Bytes(b"").tag(sync=True)
+    map_1 = traitlets.Bytes(b"").tag(sync=True)
+    map_2 = traitlets.Bytes(b"").tag(sync=True)
+    map_3 = traitlets.Bytes(b"").tag(sync=True)
+    map_4 = traitlets.Bytes(b"").tag(sync=True)
+    map_5 = traitlets.Bytes(b"").tag(sync=True)
+    map_6 = traitlets.Bytes(b"").tag(sync=True)
+    map_7 = traitlets.Bytes(b"").tag(sync=True)
 
-    def __init__(self, trace: Trace, *, layer: int | None = None, head: int | None = None, **kwargs: Any) -> None:
-        if isinstance(trace, list | tuple):
-            raise BadInput("lk.views.attention shows one trace, and this is a list of them; give one, e.g. traces[0].")
-        if not trace.tokens:
-            raise BadInput("This trace has no tokens to show; trace a text of at least one.")
-        self._trace = trace
+    def __init__(
+        self,
+        trace: Trace,
+        *,
+        layer: int | None = None,
+        head: int | None = None,
+        compare: Trace | tuple[int, int] | None = None,
+        names: tuple[str, str] = ("first", "second"),
+        ablate: Callable[[Sequence[tuple[int, int]]], AblationEffect] | None = None,
+        measures: pd.DataFrame | None = None,
+        measure: str | None = None,
+        order: str = "layers",
+        scale: str = "sqrt",
+        aside: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self._made = False
+        _check_trace(trace)
+        other, pair = _compared(trace, compare)
+        self._traces = [trace] if other is None else [trace, other]
         self._layers = layers_with_attention(trace)
+        if other is not None and layers_with_attention(other) != self._layers:
+            raise BadInput("The two traces don't have attention in the same layers; compare traces of the same model.")
         layer = None if layer is None else self._checked("layer", layer)
         head = None if head is None else self._checked("head", head)
         chosen = layer is None and head is None
         self._shown = self._first(layer, head)
-        self._embedded: list[tuple[int, int]] = []
-        shown = read_head(trace, *self._shown)
+        self._ablate = ablate
+        self._bands: OrderedDict[Any, np.ndarray] = OrderedDict()
+        self._means: OrderedDict[Any, np.ndarray] = OrderedDict()
+        self._embedded: list[tuple[int, int, int]] = []
+        self._read: dict[tuple[int, int, int], Head] = {}  # while a file is written
+        self._against = other if other is not None and len(other) == len(trace) else None
+        self._overview = self._new_overview(aside)
+        self._filling = Latest(self._fill)
+        self._ablating = Latest(self._run_ablation)
+        extra, extra_facts = self._handed_in(measures)
+        own = [_measure_facts(name) for name in measure_names(compared=self._against is not None)]
+        known = {m["name"]: m for m in own} | {m["name"]: m for m in extra_facts}
+        if measure is not None and measure not in known:
+            raise BadInput(f"There is no measure {measure!r}; there are {', '.join(known)}.")
+        even = uniform(trace, layers=self._layers[:1], most_weights=AT_ONCE)
+        for facts in own:
+            value = even.get(facts["name"], math.nan)
+            facts["uniform"] = None if math.isnan(value) else value
         super().__init__(
             layer=self._shown[0],
             head=self._shown[1],
-            cells=shown.cells,
-            summary=shown.summary,
-            labels=cell_labels(trace),
+            texts=[[label(each, i) for i in range(len(each.tokens))] for each in self._traces],
             facts={
                 "model": trace.model,
-                "tokens": len(trace.tokens),
-                "pool": pool_size(len(trace.tokens)),
+                "names": [str(name) for name in names],
+                "tokens": [len(each.tokens) for each in self._traces],
+                "pools": [pool_size(len(each.tokens)) for each in self._traces],
                 "layers": self._layers,
                 "heads": trace.heads,
                 "kv_heads": trace.kv_heads,
                 "chosen": list(self._shown) if chosen else None,
+                "measures": own + extra_facts,
+                "can_ablate": ablate is not None,
+                "same_text": self._against is not None and list(other.tokens) == list(trace.tokens) if other else True,
             },
+            extra=extra,
+            measure=measure or ("change" if self._against is not None else "previous"),
+            order=order,
+            scale=scale,
+            aside=bool(aside),
             **kwargs,
         )
+        self._made = True
+        self._read_shown()
+        if other is not None:
+            self.beside = [1, *self._shown]
+        elif pair is not None:
+            self.beside = [0, self._checked("layer", pair[0]), self._checked("head", pair[1])]
+        if len(self._layers) * trace.heads * len(trace) ** 2 <= AT_ONCE:
+            self._finish_map()
         self.on_msg(self._on_message)
+
+    # what a user calls --------------------------------------------------------------------------------------------
 
     def show(self, layer: int, head: int) -> None:
         """Show another head; the front end gets it in one message."""
@@ -96,113 +234,381 @@ class AttentionView(View):
             self.layer = layer
             self.head = head
 
-    def to_html(self, path: str | Path, heads: Iterable[tuple[int, int]] | None = None) -> Path:
+    def ablate(self, heads: Iterable[tuple[int, int]] | None = None) -> None:
+        """Take heads away, by default the marked ones or else the shown one, and show what becomes of the text.
+
+        It is computed in a thread; `wait` waits for it. Raises BadInput when the view was made without `ablate`.
+        """
+        if self._ablate is None:
+            raise BadInput(
+                "This view can't ablate heads; make it with lk.views.attention(trace, ablate=lk.attention.ablation(lab, trace))."
+            )
+        chosen = [(layer, head) for layer, head in (self.marked or [self._shown])] if heads is None else list(heads)
+        pairs = [(self._checked("layer", layer), self._checked("head", head)) for layer, head in chosen]
+        if not pairs:
+            raise BadInput("No head was given to take away; give (layer, head) pairs.")
+        self.effect = {"state": "running", "heads": [list(pair) for pair in pairs]}
+        self._ablating.submit(pairs)
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Until the map is complete and no ablation runs; whether that came in time. For use without a front end."""
+        self._start()
+        return self._filling.wait(timeout_seconds) and self._ablating.wait(timeout_seconds)
+
+    def to_html(
+        self, path: str | Path, heads: Iterable[tuple[int, int]] | None = None, *, most_bytes: int = FILE_BYTES
+    ) -> Path:
         """Write the view to one HTML file that opens offline and in which the heads it holds can be explored.
 
         heads: the (layer, head) pairs to hold beside the shown one. Left out: the others of its layer, then whole
-        layers from the nearest outward, up to about 2 MB. The file says which it does not hold, and gives weights to
-        two digits. Returns the file's path. Raises BadInput for a head that is not there, or a path that can't be
-        written.
+        layers from the nearest outward, as long as the file stays within `most_bytes`. The map is whole in any case;
+        the file says which heads it does not hold, and gives weights to two digits. Returns the file's path.
+        Raises BadInput for a head that is not there, or a path that can't be written.
         """
-        self._embedded = self._that_fit() if heads is None else self._asked_for(heads)
+        self._finish_map()
+        self._embedded = self._that_fit(most_bytes) if heads is None else self._asked_for(heads)
         try:
             return super().to_html(path)
         finally:
-            self._embedded = []
+            self._embedded, self._read = [], {}
+
+    def close(self) -> None:
+        self._filling.close()
+        self._ablating.close()
+        super().close()
+
+    # traits -------------------------------------------------------------------------------------------------------
 
     @traitlets.validate("layer", "head")
-    def _valid(self, proposal: Any) -> int:
+    def _valid_place(self, proposal: Any) -> int:
         return self._checked(proposal["trait"].name, proposal["value"])
+
+    @traitlets.validate("beside")
+    def _valid_beside(self, proposal: Any) -> list[int]:
+        value = list(proposal["value"])
+        if not value:
+            return []
+        if len(value) != 3 or value[0] not in range(len(self._traces)) or isinstance(value[0], bool):
+            raise BadInput(f"beside={value!r} is nothing to compare; give [trace, layer, head], trace 0 or 1.")
+        return [value[0], self._checked("layer", value[1]), self._checked("head", value[2])]
+
+    @traitlets.validate("marked")
+    def _valid_marked(self, proposal: Any) -> list[list[int]]:
+        pairs = [[self._checked("layer", layer), self._checked("head", head)] for layer, head in proposal["value"]]
+        return [list(pair) for pair in dict.fromkeys(map(tuple, pairs))]
+
+    @traitlets.validate("order", "scale")
+    def _valid_word(self, proposal: Any) -> str:
+        name, value = proposal["trait"].name, proposal["value"]
+        allowed = ORDERS if name == "order" else SCALES
+        if value not in allowed:
+            raise BadInput(f"{name}={value!r} is not known; give one of {', '.join(allowed)}.")
+        return str(value)
 
     @traitlets.observe("layer", "head")
     def _on_head(self, _change: Any) -> None:
-        if (self.layer, self.head) == self._shown:
+        if (self.layer, self.head) != self._shown:
+            self._shown = (self.layer, self.head)
+            self._read_shown()
+
+    @traitlets.observe("beside")
+    def _on_beside(self, _change: Any) -> None:
+        self._read_beside()
+
+    @traitlets.observe("aside")
+    def _on_aside(self, _change: Any) -> None:
+        if not self._made:
             return
-        self._shown = (self.layer, self.head)
-        head = read_head(self._trace, *self._shown)
+        self._read_shown()
+        self._read_beside()
+        self._filling.submit(self.aside)
+
+    def _read_shown(self) -> None:
+        head = read_head(self._traces[0], *self._shown, aside=self.aside)
         with self.hold_sync():
-            self.cells = head.cells
-            self.summary = head.summary
+            self.cells, self.summary = head.cells, head.summary
             self.version += 1
 
+    def _read_beside(self) -> None:
+        if not self.beside:
+            return
+        which, layer, head = self.beside
+        read = read_head(self._traces[which], layer, head, aside=self.aside)
+        with self.hold_sync():
+            self.beside_cells, self.beside_summary = read.cells, {**read.summary, "trace": which}
+            self.beside_version += 1
+
+    # the map ------------------------------------------------------------------------------------------------------
+
+    def _new_overview(self, aside: bool) -> Overview:
+        return Overview(self._traces[0], self._layers, aside=aside, against=self._against)
+
+    def _start(self) -> None:
+        if not (self._overview.finished and self._overview.aside == self.aside) and not self._filling.busy:
+            self._filling.submit(self.aside)
+
+    def _fill(self, aside: bool, stop: threading.Event | None) -> None:
+        """Compute what is missing of the map; runs in the worker."""
+        try:
+            if self._overview.aside != aside:
+                self._overview = self._new_overview(aside)
+            self._overview.run(self._put, stop)
+        except Exception as error:  # what broke is told where it would have been seen
+            self.trouble = f"The map could not be computed: {error}"
+
+    def _finish_map(self) -> None:
+        self._filling.stop()
+        self._filling.wait()
+        self._fill(self.aside, None)
+
+    def _put(self, number: int, part: bytes) -> None:
+        setattr(self, f"map_{number}", part)
+
+    # messages -----------------------------------------------------------------------------------------------------
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        if self.comm is not None:
+            self._start()
+        return super()._repr_mimebundle_(**kwargs)
+
     def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
-        if not isinstance(content, dict) or content.get("type") != "exact":
+        if not isinstance(content, dict):
             return
-        place: list[Any] = [content.get(name) for name in ("layer", "head", "row", "column")]
-        if any(isinstance(value, bool) or not isinstance(value, int) for value in place):
+        answer = {
+            "start": self._answer_start,
+            "exact": self._answer_exact,
+            "tile": self._answer_tile,
+            "line": self._answer_line,
+            "ablate": self._answer_ablate,
+        }.get(str(content.get("type")))
+        if answer is not None:
+            answer(content)
+
+    def _answer_start(self, _content: dict[str, Any]) -> None:
+        """A front end shows the view that did not come by `display`: inside a box, or after a reload."""
+        self._start()
+
+    def _answer_exact(self, content: dict[str, Any]) -> None:
+        place = self._place(content)
+        numbers = _whole(content, "row", "column", "pool")
+        if place is None or numbers is None:
             return
-        layer, head, row, column = place
-        known = layer in self._layers and 0 <= head < self._trace.heads
-        if not known or not 0 <= column <= row < len(self.labels):
+        trace, layer, head = place
+        row, column, pool = numbers
+        if not 1 <= pool <= pool_size(len(trace)) or not 0 <= column <= row < -(-len(trace) // pool):
             return
-        query, key, weight = read_cell(self._trace, layer, head, row, column)
+        query, key, weight = read_cell(trace, layer, head, row, column, pool=pool, aside=bool(content.get("aside")))
+        echo = {name: content.get(name) for name in ("id", "trace", "layer", "head", "row", "column", "pool", "aside")}
         self.send(
             {
+                **echo,
                 "type": "exact",
-                "layer": layer,
-                "head": head,
-                "row": row,
-                "column": column,
                 "query": query,
                 "key": key,
-                "query_text": label(self._trace, query),
-                "key_text": label(self._trace, key),
+                "query_text": label(trace, query),
+                "key_text": label(trace, key),
                 "weight": weight if weight == weight else None,  # JSON has no NaN
             }
         )
+
+    def _answer_tile(self, content: dict[str, Any]) -> None:
+        place = self._place(content)
+        numbers = _whole(content, "row", "column", "pool")
+        if place is None or numbers is None:
+            return
+        trace, layer, head = place
+        row, column, pool = numbers
+        tiles = -(-len(trace) // (pool * TILE)) if 1 <= pool <= pool_size(len(trace)) else 0
+        if not 0 <= column <= row < tiles:
+            return
+        aside = bool(content.get("aside"))
+        which = (content.get("trace"), layer, head, pool, row, aside)
+        if which not in self._bands:
+            self._bands[which] = read_band(trace, layer, head, pool, row, aside=aside)
+            if len(self._bands) > _BANDS_KEPT:
+                self._bands.popitem(last=False)
+        tile = self._bands[which][:, column * TILE : (column + 1) * TILE]
+        shape = [int(tile.shape[0]), int(tile.shape[1])]
+        self.send({"type": "tile", "id": content.get("id"), "shape": shape}, buffers=[tile.tobytes()])
+
+    def _answer_line(self, content: dict[str, Any]) -> None:
+        which, pairs = content.get("trace"), content.get("heads")
+        token = _whole(content, "token")
+        if which not in range(len(self._traces)) or isinstance(which, bool) or not isinstance(pairs, list):
+            return
+        try:
+            heads = [(self._checked("layer", layer), self._checked("head", head)) for layer, head in pairs]
+        except (BadInput, TypeError, ValueError):
+            return
+        trace = self._traces[which]
+        if not heads or token is None or not 0 <= token[0] < len(trace):
+            return
+        aside, into = bool(content.get("aside")), bool(content.get("into"))
+        if pool_size(len(trace)) > 1:
+            line = read_line(trace, heads, token[0], into=into, aside=aside)
+        else:
+            mean = self._mean(which, tuple(heads), aside)
+            line = mean[:, token[0]] if into else mean[token[0]]
+        self.send({"type": "line", "id": content.get("id")}, buffers=[quantize(line).tobytes()])
+
+    def _answer_ablate(self, content: dict[str, Any]) -> None:
+        heads = content.get("heads")
+        if self._ablate is None or not isinstance(heads, list):
+            return
+        try:
+            self.ablate([(layer, head) for layer, head in heads])
+        except (BadInput, TypeError, ValueError):
+            return
+
+    def _place(self, content: dict[str, Any]) -> tuple[Trace, int, int] | None:
+        numbers = _whole(content, "trace", "layer", "head")
+        if numbers is None:
+            return None
+        which, layer, head = numbers
+        if which not in range(len(self._traces)) or layer not in self._layers or head not in range(self._heads):
+            return None
+        return self._traces[which], layer, head
+
+    def _mean(self, which: int, heads: tuple[tuple[int, int], ...], aside: bool) -> np.ndarray:
+        if (which, heads, aside) not in self._means:
+            self._means[which, heads, aside] = mean_pattern(self._traces[which], heads, aside=aside)
+            if len(self._means) > _MEANS_KEPT:
+                self._means.popitem(last=False)
+        return self._means[which, heads, aside]
+
+    def _run_ablation(self, heads: list[tuple[int, int]], stop: threading.Event) -> None:
+        assert self._ablate is not None
+        said = {"heads": [list(pair) for pair in heads]}
+        try:
+            effect = self._ablate(heads)
+        except Exception as error:
+            reason = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+            self.effect = {**said, "state": "failed", "reason": shorten(visible(reason), 400)}
+            return
+        if stop.is_set():
+            return
+        self.effect = {
+            **said,
+            "state": "done",
+            "loss_before": _number(effect.loss_before),
+            "loss_after": _number(effect.loss_after),
+            "next": [
+                {"text": shorten(text, 80), "before": _number(before), "after": _number(after)}
+                for text, before, after in effect.next
+            ],
+        }
+
+    # checking -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _heads(self) -> int:
+        return self._traces[0].heads
 
     def _first(self, layer: int | None, head: int | None) -> tuple[int, int]:
         if layer is not None and head is not None:
             return layer, head
         return clearest_head(
-            self._trace,
+            self._traces[0],
             self._layers if layer is None else [layer],
-            range(self._trace.heads) if head is None else [head],
+            range(self._heads) if head is None else [head],
         )
 
     def _checked(self, what: str, value: Any) -> int:
-        there = self._layers if what == "layer" else range(self._trace.heads)
-        count = self._trace.layers if what == "layer" else self._trace.heads
+        trace = self._traces[0]
+        there = self._layers if what == "layer" else range(trace.heads)
+        count = trace.layers if what == "layer" else trace.heads
         try:
             index = operator.index(value)
         except TypeError:
             index = count
         index = index + count if -count <= index < 0 else index
         if isinstance(value, bool) or index not in there:
-            raise BadInput(
-                f"There is no attention of {what} {value!r}: {self._trace.model} has {what} {ranges(there)}."
-            )
+            raise BadInput(f"There is no attention of {what} {value!r}: {trace.model} has {what} {ranges(there)}.")
         return index
 
-    def _asked_for(self, heads: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-        wanted = [self._shown]
+    def _handed_in(self, measures: pd.DataFrame | None) -> tuple[bytes, list[dict[str, Any]]]:
+        """Columns of numbers of a DataFrame of heads, as (measures, layers, heads) float32, and what they are."""
+        if measures is None:
+            return b"", []
+        if not {"layer", "head"} <= set(getattr(measures, "columns", ())):
+            raise BadInput("measures= takes a DataFrame with the columns layer and head, a row for each head.")
+        numbers = measures.select_dtypes("number")
+        names = [name for name in numbers.columns if name not in ("layer", "head", "kv_head")]
+        values = np.full((len(names), len(self._layers), self._heads), np.nan, "<f4")
+        places = {layer: i for i, layer in enumerate(self._layers)}
+        for row, (layer, head) in enumerate(zip(measures["layer"], measures["head"], strict=True)):
+            if layer in places and 0 <= head < self._heads:
+                values[:, places[layer], int(head)] = numbers[names].iloc[row]
+        even = measures.attrs.get("uniform", {})
+        facts = []
+        for name in names:
+            known = _measure_facts(str(name)) if name in MEASURES else {"title": str(name), "unit": "", "text": ""}
+            given = even.get(name)
+            facts.append({
+                **known,
+                "name": f"given:{name}",
+                "title": f"{known['title']} (given)",
+                "uniform": None if given is None or math.isnan(given) else float(given),
+            })  # fmt: skip
+        return values.tobytes(), facts
+
+    # files and fallbacks ------------------------------------------------------------------------------------------
+
+    def _asked_for(self, heads: Iterable[tuple[int, int]]) -> list[tuple[int, int, int]]:
+        wanted = list(self._needed())
         for pair in heads:
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise BadInput(f"heads={pair!r} is no (layer, head) pair; give a list such as [(3, 0), (3, 1)].")
-            wanted.append((self._checked("layer", pair[0]), self._checked("head", pair[1])))
+            layer, head = self._checked("layer", pair[0]), self._checked("head", pair[1])
+            wanted += [(which, layer, head) for which in range(len(self._traces))]
         return list(dict.fromkeys(wanted))
 
-    def _that_fit(self) -> list[tuple[int, int]]:
-        room = max(1, EXPORT_BYTES // (len(self.labels) * (len(self.labels) + 1) // 2))
+    def _needed(self) -> list[tuple[int, int, int]]:
+        """The heads on show."""
+        return [(0, *self._shown), *([tuple(self.beside)] if self.beside else [])]  # type: ignore[list-item]
+
+    def _that_fit(self, most_bytes: int) -> list[tuple[int, int, int]]:
+        """As many heads as the file has room for, compressed as they will be."""
         layer, head = self._shown
-        found = [self._shown, *((layer, h) for h in range(self._trace.heads) if h != head)][:room]
-        for near in sorted(self._layers, key=lambda other: (abs(other - layer), other)):
-            if near != layer and len(found) + self._trace.heads <= room:
-                found += [(near, h) for h in range(self._trace.heads)]
+        order = [(layer, h) for h in range(self._heads) if h != head]
+        near = sorted((at for at in self._layers if at != layer), key=lambda at: (abs(at - layer), at))
+        order += [(at, h) for at in near for h in range(self._heads)]
+        found = self._needed()
+        room = most_bytes - len(self._page().encode("utf-8"))
+        room -= sum(self._bytes_in_file(*place) for place in found)
+        for pair in order:
+            group = [(which, *pair) for which in range(len(self._traces)) if (which, *pair) not in found]
+            room -= sum(self._bytes_in_file(*place) for place in group)
+            if room < 0:
+                break
+            found += group
         return found
 
+    def _bytes_in_file(self, which: int, layer: int, head: int) -> int:
+        read = self._read_for_file(which, layer, head)
+        return len(zlib.compress(read.cells + read.rest.tobytes(), 6)) * 4 // 3 + 1_200  # and what is said about it
+
+    def _read_for_file(self, which: int, layer: int, head: int) -> Head:
+        place = (which, layer, head)
+        if place not in self._read:
+            self._read[place] = read_head(self._traces[which], layer, head)
+        return self._read[place]
+
     def _export_state(self) -> dict[str, Any]:
-        read = {pair: read_head(self._trace, *pair) for pair in sorted(self._embedded)}
+        read = {place: self._read_for_file(*place) for place in sorted(self._embedded)}
         return {
             **super()._export_state(),
-            "embedded": [head.summary for head in read.values()],
+            "cells": b"",
+            "beside_cells": b"",
+            "embedded": [{**head.summary, "trace": place[0]} for place, head in read.items()],
             "embedded_cells": b"".join(head.cells for head in read.values()),
-            "left_out": self._left_out(read),
+            "embedded_rest": b"".join(head.rest.astype("<f4").tobytes() for head in read.values()),
+            "left_out": self._left_out({(layer, head) for which, layer, head in read if which == 0}),
         }
 
-    def _left_out(self, held: dict[tuple[int, int], Head]) -> str:
+    def _left_out(self, held: set[tuple[int, int]]) -> str:
         """What the file does not hold, in words."""
-        heads = range(self._trace.heads)
+        heads = range(self._heads)
         missing = {layer: [h for h in heads if (layer, h) not in held] for layer in self._layers}
         whole = [layer for layer, left in missing.items() if len(left) == len(heads)]
         parts = [f"layer{'s' * (len(whole) > 1)} {ranges(whole)}"] if whole else []
@@ -214,14 +620,13 @@ class AttentionView(View):
         return shorten("; ".join(parts), 400)
 
     def _describe(self) -> str:
-        text = shorten(visible("".join(self._trace.tokens[:60])), 60)
+        text = shorten(visible("".join(self._traces[0].tokens[:60])), 60)
         return f"{text!r}, layer={self.layer}, head={self.head}"
 
     def _head_line(self) -> str:
-        tokens = len(self._trace.tokens)
-        return (
-            f"{self._trace.model} · {tokens} token{'' if tokens == 1 else 's'} · layer {self.layer} · head {self.head}"
-        )
+        trace = self._traces[0]
+        tokens = len(trace.tokens)
+        return f"{trace.model} · {tokens} token{'' if tokens == 1 else 's'} · layer {self.layer} · head {self.head}"
 
     def _static_text(self) -> str:
         lines = [self._head_line()]
@@ -235,8 +640,13 @@ class AttentionView(View):
             f"<td>{weight:.4f}</td></tr>"
             for query, key, weight in self._links()
         )
+        codes = unpack(self.cells)
+        side = min(320, max(96, 12 * len(codes)))
         return (
-            f"<div><p>{html.escape(visible(self._head_line()))}</p><table><caption>The strongest links of this head, "
+            f"<div><p>{html.escape(visible(self._head_line()))}</p>"
+            f'<img src="{data_address(codes)}" width="{side}" height="{side}" style="image-rendering: pixelated" '
+            'alt="The pattern: a row for each token, darker where it looks more at a token before it">'
+            f"<table><caption>The strongest links of this head, "
             "those to the first token and to itself aside</caption><thead><tr><th>token</th><th>looks at</th>"
             f"<th>weight</th></tr></thead><tbody>{rows}</tbody></table></div>"
         )
@@ -250,3 +660,47 @@ class AttentionView(View):
             )
             for link in self.summary["links"]
         ]
+
+
+def _check_trace(trace: Any) -> None:
+    if isinstance(trace, list | tuple):
+        raise BadInput(
+            "lk.views.attention shows one trace, and this is a list of them; give one, e.g. traces[0], "
+            "or two: lk.views.attention(traces[0], compare=traces[1])."
+        )
+    if not getattr(trace, "tokens", None):
+        raise BadInput("This trace has no tokens to show; trace a text of at least one.")
+
+
+def _compared(trace: Trace, compare: Any) -> tuple[Trace | None, tuple[int, int] | None]:
+    """What is shown beside: another trace, or a (layer, head) pair."""
+    if compare is None:
+        return None, None
+    if isinstance(compare, tuple | list) and len(compare) == 2 and not hasattr(compare[0], "tokens"):
+        return None, (compare[0], compare[1])
+    if not hasattr(compare, "attention"):
+        raise BadInput(f"compare={compare!r} can't be shown beside; give another trace, or a (layer, head) pair.")
+    _check_trace(compare)
+    if (compare.layers, compare.heads) != (trace.layers, trace.heads):
+        raise BadInput(
+            f"The two traces have {trace.layers} layers of {trace.heads} heads and {compare.layers} of {compare.heads}; "
+            "compare traces of the same model."
+        )
+    return compare, None
+
+
+def _measure_facts(name: str) -> dict[str, Any]:
+    known = MEASURES[name]
+    return {"name": name, "title": known.title, "unit": known.unit, "text": known.sentence, "uniform": None}
+
+
+def _whole(content: dict[str, Any], *names: str) -> list[int] | None:
+    """Whole numbers out of a message, or None."""
+    values = [content.get(name) for name in names]
+    if any(isinstance(value, bool) or not isinstance(value, int) for value in values):
+        return None
+    return values  # type: ignore[return-value]
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

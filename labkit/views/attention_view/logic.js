@@ -8,13 +8,23 @@ export function weightOf(code) {
   return code === NOT_A_NUMBER ? NaN : (code / LEVELS) ** 2;
 }
 
-/** Where a weight lies on the colour scale, 0 to 1. */
-export function onScale(weight) {
-  return Math.sqrt(Math.min(1, Math.max(0, weight)));
-}
+const FAINTEST = -4; // power of ten where the logarithmic scale begins
 
-/** Weights with a mark on the legend. */
-export const MARKS = [0, 0.01, 0.1, 0.25, 0.5, 1];
+/** The colour scales: where a weight of 0 to 1 lies on each, 0 to 1, and the weights with a mark on the legend. */
+export const SCALES = {
+  sqrt: { title: "square root", marks: [0, 0.01, 0.1, 0.25, 0.5, 1], at: (weight) => Math.sqrt(weight) },
+  linear: { title: "linear", marks: [0, 0.25, 0.5, 0.75, 1], at: (weight) => weight },
+  log: {
+    title: "logarithmic",
+    marks: [0.0001, 0.001, 0.01, 0.1, 1],
+    at: (weight) => (weight <= 0 ? 0 : Math.max(0, 1 - Math.log10(weight) / FAINTEST)),
+  },
+};
+
+/** Where a weight lies on a colour scale, 0 to 1. */
+export function onScale(weight, scale = "sqrt") {
+  return SCALES[scale].at(Math.min(1, Math.max(0, weight)));
+}
 
 /** Bytes of a packed pattern of n × n cells, without the half that a causal model can't see. */
 export function packedBytes(n) {
@@ -98,34 +108,6 @@ export function layout(n, { width, rows = () => 0, columns = () => 0, dpr = 1 })
     }
     step = fits;
   }
-}
-
-/** Where a cell is drawn: {x, y, size}, at least a pixel wide so that it can be framed. */
-export function cellBox(size, row, column) {
-  return { x: column * size.cell, y: row * size.cell, size: Math.max(1, size.cell) };
-}
-
-/** The middle of row or column i. */
-export function middle(size, i) {
-  return (i + 0.5) * size.cell;
-}
-
-/**
- * The cell under a point of the picture, or null outside it. Where several cells share a dot, it is the one with the
- * highest code: the one that is seen.
- */
-export function cellAt(size, codes, x, y) {
-  const { n, q, m, side } = size;
-  if (!(x >= 0 && y >= 0 && x < side && y < side)) return null;
-  const top = Math.min(n - 1, Math.floor((y / side) * m) * q);
-  const left = Math.min(n - 1, Math.floor((x / side) * m) * q);
-  let best = { row: top, column: left };
-  for (let row = top; row < Math.min(n, top + q); row += 1) {
-    for (let column = left; column < Math.min(n, left + q); column += 1) {
-      if (codeAt(codes, row, column) > codeAt(codes, best.row, best.column)) best = { row, column };
-    }
-  }
-  return best;
 }
 
 const PAGE = 10;
@@ -218,9 +200,154 @@ export function colour(t, dark) {
 }
 
 /** What to paint for each code, (256 × 4) RGBA. Code 0, exactly zero, is left clear: the paper shows. */
-export function palette(dark) {
+export function palette(dark, scale = "sqrt") {
   const table = new Uint8ClampedArray(4 * 256);
-  for (let code = 1; code <= LEVELS; code += 1) table.set([...colour(code / LEVELS, dark), 255], 4 * code);
+  for (let code = 1; code <= LEVELS; code += 1) {
+    table.set([...colour(onScale(weightOf(code), scale), dark), 255], 4 * code);
+  }
   table.set(dark ? [240, 149, 61, 255] : [213, 94, 0, 255], 4 * NOT_A_NUMBER);
   return table;
+}
+
+/** The code of a weight: the inverse of `weightOf`. */
+export function codeOf(weight) {
+  if (Number.isNaN(weight)) return NOT_A_NUMBER;
+  if (weight <= 0) return 0;
+  return Math.max(1, Math.round(Math.sqrt(Math.min(1, weight)) * LEVELS));
+}
+
+/**
+ * A packed pattern with the first token set aside, as far as its codes tell: each row divided by what it gives to
+ * others than the first (rest, of as many rows), nothing on the first.
+ */
+export function setAside(codes, n, rest) {
+  const result = new Uint8Array(codes.length);
+  for (let row = 0, at = 0; row < n; row += 1) {
+    const share = rest[row];
+    for (let column = 0; column <= row; column += 1, at += 1) {
+      if (codes[at] === NOT_A_NUMBER) result[at] = NOT_A_NUMBER;
+      else if (column > 0 && share > 0) result[at] = codeOf(weightOf(codes[at]) / share);
+    }
+  }
+  return result;
+}
+
+/** One token's line out of a packed pattern of n × n: what it looks at, or (into) how much each token looks at it. */
+export function lineOf(codes, n, token, into) {
+  return Uint8Array.from({ length: n }, (_, i) => (into ? codeAt(codes, i, token) : codeAt(codes, token, i)));
+}
+
+/** The mean of several packed patterns, as codes. */
+export function meanLine(lines) {
+  return Uint8Array.from({ length: lines[0].length }, (_, i) =>
+    codeOf(lines.reduce((sum, line) => sum + weightOf(line[i]), 0) / lines.length),
+  );
+}
+
+/** The n strongest entries of a line: [{token, code}], without zeros and what is no number. */
+export function strongest(line, count) {
+  return [...line.keys()]
+    .filter((i) => line[i] > 0 && line[i] !== NOT_A_NUMBER)
+    .sort((a, b) => line[b] - line[a] || a - b)
+    .slice(0, count)
+    .map((token) => ({ token, code: line[token] }));
+}
+
+/** Whether light text is read better on a colour, sRGB bytes. */
+export function needsLight([red, green, blue]) {
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 128;
+}
+
+const HEADER = 20; // bytes: five int32
+
+/**
+ * The map's parts, decoded: {layers: [[first, count]], side, rows, aside, thumbnails, measures}. thumbnails: place →
+ * codes of a head, place = layer's place in the list × heads + head; measures: name → Float32Array by place, NaN where
+ * it has not come yet. Parts that are of another kind (aside or not) than asked for are left out.
+ */
+export function decodeMap(parts, { layers, heads, names, aside }) {
+  const found = { done: 0, side: 0, rows: 0, thumbnails: new Map(), measures: new Map() };
+  for (const name of names) found.measures.set(name, new Float32Array(layers * heads).fill(NaN));
+  for (const part of parts) {
+    if (!part || part.byteLength < HEADER) continue;
+    const data = new DataView(part.buffer, part.byteOffset, part.byteLength);
+    const [isAside, side, rows, first, count] = [0, 4, 8, 12, 16].map((at) => data.getInt32(at, true));
+    if (Boolean(isAside) !== aside) continue;
+    Object.assign(found, { side, rows, done: found.done + count });
+    let at = HEADER;
+    for (const name of names) {
+      const values = found.measures.get(name);
+      for (let i = 0; i < count * heads; i += 1, at += 4) values[first * heads + i] = data.getFloat32(at, true);
+    }
+    const bytes = packedBytes(side);
+    for (let i = 0; i < count * heads; i += 1, at += bytes) {
+      found.thumbnails.set(first * heads + i, new Uint8Array(part.buffer, part.byteOffset + at, bytes));
+    }
+  }
+  return found;
+}
+
+/** Places of heads in the order they are drawn: layer by layer, or the highest value first, what has none last. */
+export function arranged(count, order, values) {
+  const places = Array.from({ length: count }, (_, i) => i);
+  if (order !== "highest" || !values) return places;
+  const height = (i) => (Number.isNaN(values[i]) ? -Infinity : values[i]);
+  return places.sort((a, b) => height(b) - height(a) || a - b);
+}
+
+/** A measure's value in words, with its unit. */
+export function sayMeasure(value, unit) {
+  if (value === undefined || Number.isNaN(value)) return "not defined here";
+  if (unit === "share") return `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)} %`;
+  const digits = Math.abs(value) < 0.995 ? 3 : Math.abs(value) < 99.5 ? 2 : 0;
+  return `${value.toFixed(digits).replace("-", "−")}${unit ? ` ${unit}` : ""}`;
+}
+
+const LARGEST_PITCH = 24; // of a thumbnail and the gap after it
+
+/**
+ * Sizes of the map in CSS pixels: {size, columns, rows, pitch, gaps, width, height}. size: a thumbnail's side; gaps(i):
+ * where column i begins; heads that share keys stand together.
+ */
+export function mapLayout({ layers, heads, kvHeads, width, order }) {
+  const group = kvHeads > 0 && order !== "highest" ? Math.max(1, Math.floor(heads / kvHeads)) : heads;
+  const groups = Math.ceil(heads / group);
+  const grouped = group > 1 && groups > 1;
+  const extra = grouped ? 5 : 0;
+  const room = width - (groups - 1) * extra;
+  const pitch = Math.max(7, Math.min(LARGEST_PITCH, Math.floor(room / heads)));
+  const size = pitch - (pitch > 12 ? 3 : 1);
+  const x = (column) => column * pitch + (grouped ? Math.floor(column / group) * extra : 0);
+  const bar = pitch > 12 ? 3 : 2;
+  const rows = layers;
+  return { size, bar, pitch, rowPitch: pitch + bar, x, columns: heads, rows, width: x(heads - 1) + size, height: rows * (pitch + bar) };
+}
+
+/** The slot (row · columns + column) of the map under a point, or null. */
+export function slotAt(map, x, y) {
+  const row = Math.floor(y / map.rowPitch);
+  if (y < 0 || row < 0 || row >= map.rows) return null;
+  for (let column = map.columns - 1; column >= 0; column -= 1) {
+    if (x >= map.x(column)) return x < map.x(column) + map.pitch ? row * map.columns + column : null;
+  }
+  return null;
+}
+
+/** Where a key moves from a slot of the map; null when the key means nothing here. */
+export function slotAfterKey(key, slot, { columns, rows }) {
+  const row = Math.floor(slot / columns);
+  const column = slot % columns;
+  const moves = {
+    ArrowUp: [row - 1, column],
+    ArrowDown: [row + 1, column],
+    ArrowLeft: [row, column - 1],
+    ArrowRight: [row, column + 1],
+    PageUp: [row - 5, column],
+    PageDown: [row + 5, column],
+    Home: [row, 0],
+    End: [row, columns - 1],
+  };
+  if (!Object.hasOwn(moves, key)) return null;
+  const clip = (value, count) => Math.min(count - 1, Math.max(0, value));
+  return clip(moves[key][0], rows) * columns + clip(moves[key][1], columns);
 }

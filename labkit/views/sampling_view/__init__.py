@@ -26,7 +26,7 @@ from labkit.views.sampling_view.distribution import (
     row,
     table,
 )
-from labkit.views.sampling_view.latest import Latest
+from labkit.views.latest import Latest
 from labkit.views.tokens_view import SCRIPTS, TokenTraits, static_html, static_text
 from labkit.views.tokens_view.payload import payload
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Request = TypeVar("Request")
 
+_EXIT_SECONDS = 5.0
 _LOOK_SECONDS = 0.1  # a wait in one piece could not be interrupted on every system
 
 
@@ -28,6 +31,7 @@ class Latest(Generic[Request]):
         self._stop: threading.Event | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        _ALL.add(self)
 
     @property
     def busy(self) -> bool:
@@ -98,3 +102,15 @@ class Latest(Generic[Request]):
                 # wait() never returning.
                 with self._changed:
                     self._stop = None
+
+
+_ALL: weakref.WeakSet[Latest[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _end() -> None:
+    """Let no thread be in the middle of native code when the interpreter goes: that ends in an abort."""
+    for each in list(_ALL):
+        each.close()
+    for each in list(_ALL):
+        each.wait(_EXIT_SECONDS)

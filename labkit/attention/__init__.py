@@ -1,0 +1,52 @@
+"""Attention heads: their measures, and what becomes of the model without them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# imported at once: these functions are called like their modules, which would otherwise stand in their place
+from labkit.attention.heads import heads, repeated
+from labkit.attention.sweep import MEASURES, LayerSweep, Measure, measures, set_aside, sweep, uniform
+
+if TYPE_CHECKING:
+    from labkit.attention.ablations import Ablation as Ablation
+    from labkit.attention.ablations import AblationEffect as AblationEffect
+    from labkit.attention.ablations import HalfLoss as HalfLoss
+    from labkit.attention.ablations import Knockout as Knockout
+    from labkit.attention.ablations import ablation as ablation
+    from labkit.attention.ablations import effects as effects
+    from labkit.attention.ablations import knockout as knockout
+
+_RUN_A_MODEL = ("Ablation", "AblationEffect", "HalfLoss", "Knockout", "ablation", "effects", "knockout")
+
+__all__ = [
+    "MEASURES",
+    "Ablation",
+    "AblationEffect",
+    "HalfLoss",
+    "Knockout",
+    "LayerSweep",
+    "Measure",
+    "ablation",
+    "effects",
+    "heads",
+    "knockout",
+    "measures",
+    "repeated",
+    "set_aside",
+    "sweep",
+    "uniform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RUN_A_MODEL:  # what needs transformers waits until it is asked for
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module("labkit.attention.ablations"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_RUN_A_MODEL])

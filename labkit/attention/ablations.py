@@ -1,0 +1,401 @@
+"""What becomes of a model without some of its heads: its loss, and what it says next."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from labkit.attention.heads import repeated
+from labkit.errors import BadInput, Unavailable
+from labkit.models.config import input_device
+from labkit.models.tokens import token_strings
+from labkit.trace.anatomy import evaluating
+from labkit.trace.edits import Site, View, ablate_heads, installed
+from labkit.trace.input import as_ids, is_many
+from labkit.trace.record import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TOP = 5
+TOKENS_A_PASS = {"cpu": 512}  # a CPU gains nothing from more
+TOKENS_A_PASS_ELSEWHERE = 4096
+Head = tuple[int, int]
+
+
+# one set of heads, at a click -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AblationEffect:
+    """A text's predictions before and after some heads were switched off.
+
+    loss_before, loss_after: mean nats per token over the text; None for a text of one token.
+    next: (token, probability before, probability after), the union of the five most probable tokens before and after
+        the text's end, by the larger of the two probabilities.
+    loss_change: nats, for each token of the text, after − before; NaN for the first, which nothing predicts.
+    """
+
+    heads: tuple[Head, ...]
+    loss_before: float | None
+    loss_after: float | None
+    next: tuple[tuple[str, float, float], ...]
+    loss_change: tuple[float, ...]
+
+
+class Ablation:
+    """Call it with (layer, head) pairs: what the model makes of one text without these heads.
+
+    tokens, ids: the text's. The model's predictions with all heads are taken at the first call and kept. Calls may come
+    from any thread; they wait for their turn on the lab's model.
+    """
+
+    def __init__(self, lab: Any, what: Any) -> None:
+        if is_many(what):
+            raise BadInput("ablation takes one text; make one for each.")
+        self._lab = lab
+        self.ids: list[int] = _ids(lab, what)
+        self.tokens: list[str] = token_strings(lab.tokenizer, self.ids)
+        self._lock = threading.Lock()
+        self._before: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def __call__(self, heads: Sequence[Head], *, stop: threading.Event | None = None) -> AblationEffect | None:
+        """The effect of switching the heads off together; None when stop was set before all was computed.
+
+        Raises BadInput for a head that is not there, Unavailable where this model's heads can't be switched off.
+        """
+        chosen = _pairs(heads)
+        edit = ablate_heads(chosen)
+        if stop is not None and stop.is_set():
+            return None
+        with self._lock:
+            if self._before is None:
+                self._before = self._predictions()
+        before, loss_before = self._before
+        if stop is not None and stop.is_set():
+            return None
+        with self._lab.edit(edit):
+            if stop is not None and stop.is_set():  # the turn may have been long in coming
+                return None
+            after, loss_after = self._predictions()
+        count = min(TOP, len(before))
+        ids = list(dict.fromkeys([*before.topk(count).indices.tolist(), *after.topk(count).indices.tolist()]))
+        ids.sort(key=lambda i: -max(float(before[i]), float(after[i])))
+        names = token_strings(self._lab.tokenizer, ids)
+        many = len(self.ids) > 1
+        return AblationEffect(
+            heads=chosen,
+            loss_before=float(loss_before[1:].mean()) if many else None,
+            loss_after=float(loss_after[1:].mean()) if many else None,
+            next=tuple((name, float(before[i]), float(after[i])) for name, i in zip(names, ids, strict=True)),
+            loss_change=tuple((loss_after - loss_before).tolist()),
+        )
+
+    def __repr__(self) -> str:
+        return f"Ablation({len(self.ids)} tokens, {self._lab.name})"
+
+    def _predictions(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(probabilities of the next token (vocabulary,), loss of each token (T,))."""
+        trace = self._lab.trace(self.ids, keep="logits")
+        return trace.logits[-1].softmax(-1).cpu(), trace.loss
+
+
+def ablation(lab: Any, what: Any) -> Ablation:
+    """Something to call with heads, as views do: `ablation(lab, text)([(5, 3)])` is an AblationEffect.
+
+    what: a text, token ids, messages, a Generation, or a Trace, whose ids are taken.
+    """
+    return Ablation(lab, what)
+
+
+# every head by itself -------------------------------------------------------------------------------------------------
+
+
+def effects(
+    lab: Any,
+    what: Any,
+    heads: Iterable[Head] | None = None,
+    *,
+    value: float | str = 0.0,
+    loss_from: int = 1,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Switch off one head at a time and measure the loss of a text.
+
+    what: as in `ablation`, of two tokens at least.  heads: (layer, head) pairs; all when None.
+    value: what the head's output becomes instead, a number, or "mean": its mean over the tokens of this text.
+    loss_from: the loss is the mean over the tokens from this one on; 1 is the whole text.
+    Returns a row a head: layer, head, loss (nats per token), change (loss − that of the whole model). `attrs`: baseline
+    (the whole model's loss), complete, heads (how many there were to be), model, value, loss_from. An interrupt returns
+    the heads that were done, with complete False.
+    Raises BadInput for what can't be used, Unavailable where this model's heads can't be switched off.
+    """
+    import pandas as pd
+
+    if is_many(what):
+        raise BadInput("effects takes one text; call it once for each.")
+    ids = _ids(lab, what)
+    if isinstance(loss_from, bool) or not isinstance(loss_from, Integral) or not 1 <= loss_from < len(ids):
+        raise BadInput(
+            f"loss_from={loss_from!r} leaves no token to measure: this text's tokens are predicted from 1 to "
+            f"{len(ids) - 1}."
+            if len(ids) > 1
+            else "A text of one token has no loss; give a longer one."
+        )
+    if value != "mean" and (isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value)):
+        raise BadInput(f'value={value!r} can\'t be used; give a number, or "mean".')
+    losses: dict[tuple[Head, ...], torch.Tensor] = {}
+    with lab.turn():
+        outputs = _head_outputs(lab, ids)
+        there = _all_heads(outputs)
+        chosen = there if heads is None else _known(lab, _pairs(heads), there)
+        sets = [(head,) for head in chosen]
+        filling = (
+            {layer: output.mean(1) for layer, output in outputs.items()}
+            if value == "mean"
+            else {layer: torch.full_like(output[:, 0], float(value)) for layer, output in outputs.items()}
+        )
+        baseline, complete = _run(lab, ids, sets, filling, losses, "ablating heads", progress)
+    done = [head for head in chosen if (head,) in losses]
+    whole = float(baseline[loss_from:].mean())
+    loss = [float(losses[head,][loss_from:].mean()) for head in done]
+    frame = pd.DataFrame(
+        {
+            "layer": [layer for layer, _ in done],
+            "head": [head for _, head in done],
+            "loss": np.array(loss, dtype=float),
+            "change": np.array([one - whole for one in loss], dtype=float),
+        }
+    )
+    frame.attrs = {
+        "baseline": whole,
+        "complete": complete,
+        "heads": len(chosen),
+        "model": lab.name,
+        "value": value,
+        "loss_from": int(loss_from),
+    }
+    return frame
+
+
+# copying, with and without some heads ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HalfLoss:
+    """Mean loss (nats per token) on one block of repeated random tokens.
+
+    intact: with all heads; without: with the chosen ones switched off; others: with as many others, one for each draw.
+    """
+
+    intact: float
+    without: float
+    others: tuple[float, ...]
+
+    @property
+    def share(self) -> float:
+        """The share of draws that hurt at least as much as the chosen heads; NaN without draws."""
+        return float(np.mean([loss >= self.without for loss in self.others])) if self.others else math.nan
+
+
+@dataclass(frozen=True)
+class Knockout:
+    """What switching off some heads does to copying, next to switching off as many others.
+
+    second: on the second block, which can be copied from the first.  first: on the first, where nothing can be: what it
+    loses is harm of a general kind. The first token of each block is left out, since nothing tells that a block begins.
+    drawn: the other heads of each draw.
+    """
+
+    heads: tuple[Head, ...]
+    length: int
+    first: HalfLoss
+    second: HalfLoss
+    same_layers: bool
+    drawn: tuple[tuple[Head, ...], ...] = field(repr=False)
+
+    @property
+    def share(self) -> float:
+        """The share of draws that hurt copying at least as much as the chosen heads do."""
+        return self.second.share
+
+
+def knockout(
+    lab: Any, heads: Sequence[Head], *, length: int = 50, draws: int = 20, seed: int = 0, same_layers: bool = False
+) -> Knockout:
+    """Does switching these heads off hurt copying more than switching off as many others?
+
+    The model reads repeated random tokens (`repeated`, block of `length`): intact, without the heads, and `draws` times
+    without as many others, drawn by chance from all heads but these. same_layers: the others are drawn from the same
+    layers, as many in each as there are chosen ones, since a layer's depth alone makes a difference.
+    seed: of the tokens and the draws.
+    Raises BadInput for heads that are not there and where too few others are left to draw from.
+    """
+    if isinstance(draws, bool) or not isinstance(draws, Integral) or draws < 0:
+        raise BadInput(f"draws={draws!r} can't be used; give a whole number from 0.")
+    chosen = tuple(sorted(_pairs(heads)))
+    if not chosen:
+        raise BadInput("There is no head to switch off; give at least one (layer, head).")
+    ids = repeated(lab, length, 2, seed)
+    losses: dict[tuple[Head, ...], torch.Tensor] = {}
+    with lab.turn():
+        outputs = _head_outputs(lab, ids)
+        there = _all_heads(outputs)
+        _known(lab, chosen, there)
+        drawn = _draws(chosen, there, int(draws), int(seed), same_layers)
+        zero = {layer: torch.zeros_like(output[:, 0]) for layer, output in outputs.items()}
+        sets = list(dict.fromkeys([chosen, *drawn]))
+        baseline, complete = _run(lab, ids, sets, zero, losses, "", False)
+    if not complete:
+        raise KeyboardInterrupt
+    start = len(ids) - 2 * length
+
+    def half(first: int) -> HalfLoss:
+        tokens = slice(first + 1, first + length)
+        return HalfLoss(
+            intact=float(baseline[tokens].mean()),
+            without=float(losses[chosen][tokens].mean()),
+            others=tuple(float(losses[d][tokens].mean()) for d in drawn),
+        )
+
+    return Knockout(chosen, int(length), half(start), half(start + length), same_layers, drawn)
+
+
+def _draws(
+    chosen: tuple[Head, ...], there: Sequence[Head], draws: int, seed: int, same_layers: bool
+) -> tuple[tuple[Head, ...], ...]:
+    """As many others as are chosen, each time drawn anew; each draw sorted."""
+    rng = np.random.default_rng([seed, 1])  # another stream than the tokens'
+    others = [head for head in there if head not in chosen]
+    groups = {"the model": (len(chosen), others)}
+    if same_layers:
+        groups = {
+            f"layer {layer}": (sum(i == layer for i, _ in chosen), [head for head in others if head[0] == layer])
+            for layer, _ in chosen
+        }
+    for where, (count, pool) in groups.items():
+        if draws and len(pool) < count:
+            raise BadInput(
+                f"There are {len(pool)} other heads in {where} to draw {count} from; choose fewer heads"
+                f"{', or draw from all layers (same_layers=False)' if same_layers else ''}."
+            )
+    return tuple(
+        tuple(sorted(pool[i] for count, pool in groups.values() for i in rng.choice(len(pool), count, replace=False)))
+        for _ in range(draws)
+    )
+
+
+# running --------------------------------------------------------------------------------------------------------------
+
+
+def _run(
+    lab: Any,
+    ids: list[int],
+    sets: Sequence[tuple[Head, ...]],
+    filling: Mapping[int, torch.Tensor],
+    losses: dict[tuple[Head, ...], torch.Tensor],
+    title: str,
+    progress: bool,
+) -> tuple[torch.Tensor, bool]:
+    """Write down the loss of each token (T,) without each set of heads, several sets as rows of one pass.
+
+    filling: by layer (heads, d_head), what stands in for a head. Returns the whole model's losses, and whether all was
+    done: an interrupt ends it.
+    """
+    from tqdm.auto import tqdm
+
+    model, anatomy = lab.model, lab.anatomy
+    size = max(1, TOKENS_A_PASS.get(lab.device.type, TOKENS_A_PASS_ELSEWHERE) // len(ids))
+    size = math.ceil(len(sets) / math.ceil(len(sets) / size)) if sets else 1
+    # every pass has as many rows, also the whole model's: matrix products of another shape round differently
+    rows = torch.tensor([ids] * size, device=input_device(model))
+    with torch.no_grad(), evaluating(model):
+        baseline = _loss(model(input_ids=rows, use_cache=False).logits[0], ids)
+        try:
+            with tqdm(total=len(sets), desc=title, unit="head", disable=not progress) as bar:
+                for start in range(0, len(sets), size):
+                    now = sets[start : start + size]
+                    with installed(model, anatomy, _sites(now, filling)):
+                        logits = model(input_ids=rows, use_cache=False).logits
+                    for row, heads in enumerate(now):
+                        losses[heads] = _loss(logits[row], ids)
+                        bar.update()
+        except KeyboardInterrupt:
+            return baseline, False
+    return baseline, True
+
+
+def _sites(sets: Sequence[tuple[Head, ...]], filling: Mapping[int, torch.Tensor]) -> list[Site]:
+    """One change a layer, which replaces in each row the heads that are off there."""
+    by_layer: dict[int, list[tuple[int, int]]] = {}
+    for row, heads in enumerate(sets):
+        for layer, head in heads:
+            by_layer.setdefault(layer, []).append((row, head))
+
+    def change_of(layer: int, mine: list[tuple[int, int]]) -> Callable[[torch.Tensor, View], torch.Tensor]:
+        def change(whole: torch.Tensor, _view: View) -> torch.Tensor:
+            new = whole.clone(memory_format=torch.contiguous_format)
+            for row, head in mine:
+                new[row, head] = filling[layer][head].to(new)
+            return new
+
+        return change
+
+    return [Site("head_output", layer, change_of(layer, mine)) for layer, mine in by_layer.items()]
+
+
+def _loss(logits: torch.Tensor, ids: list[int]) -> torch.Tensor:
+    """(T,) float32 on the CPU, nats; the first is NaN. logits: (T, vocabulary)."""
+    loss = torch.full((len(ids),), math.nan)
+    following = torch.tensor(ids[1:], device=logits.device)
+    loss[1:] = torch.nn.functional.cross_entropy(logits[:-1].float(), following, reduction="none").cpu()
+    return loss
+
+
+def _head_outputs(lab: Any, ids: list[int]) -> dict[int, torch.Tensor]:
+    """(heads, T, d_head) of each layer that has heads, as the model computes them on these tokens."""
+    if reason := lab.anatomy.support.get("head_output"):
+        raise Unavailable(f"The heads of {lab.name} can't be switched off: {reason}.")
+    trace = lab.trace(ids, keep="head_output")
+    return {layer: trace.head_output(layer) for layer in sorted(trace._layered["head_output"])}
+
+
+def _all_heads(outputs: Mapping[int, torch.Tensor]) -> list[Head]:
+    return [(layer, head) for layer, output in outputs.items() for head in range(output.shape[0])]
+
+
+def _known(lab: Any, chosen: Sequence[Head], there: Sequence[Head]) -> list[Head]:
+    known = set(there)
+    for layer, head in chosen:
+        if (layer, head) not in known:
+            raise BadInput(
+                f"There is no head ({layer}, {head}) in {lab.name}: it has layers {there[0][0]} to {there[-1][0]} and "
+                f"heads 0 to {max(h for _, h in there)}."
+            )
+    return list(chosen)
+
+
+def _pairs(heads: Any) -> tuple[Head, ...]:
+    """(layer, head) pairs of plain integers, each once, in their order."""
+    if isinstance(heads, str | bytes | Mapping) or not isinstance(heads, Iterable):
+        raise BadInput(f"Heads are given as (layer, head) pairs, such as [(5, 3)], and {heads!r} is no list of them.")
+    pairs: list[Head] = []
+    for pair in heads:
+        items = tuple(pair) if isinstance(pair, Iterable) and not isinstance(pair, str) else ()
+        if len(items) != 2 or not all(isinstance(i, Integral) and not isinstance(i, bool) for i in items):
+            raise BadInput(f"A head is given as (layer, head), two whole numbers, and {pair!r} is none.")
+        pairs.append((int(items[0]), int(items[1])))
+    return tuple(dict.fromkeys(pairs))
+
+
+def _ids(lab: Any, what: Any) -> list[int]:
+    if isinstance(what, Trace):
+        return list(what.ids)
+    return as_ids(lab.tokenizer, what, chat=False, context=lab.context)

@@ -1,0 +1,383 @@
+// The map: a thumbnail of every head, layers downward, with a bar for the measure of choice.
+
+import { make, ownKey, visibleLabel } from "../common.js";
+import { arranged, decodeMap, dots, mapLayout, sayMeasure, slotAfterKey, slotAt } from "./logic.js";
+
+const PARTS = 8;
+const PEEK = 116; // CSS pixels of the larger copy
+
+/**
+ * actions: open(layer, head, beside) shows a head; mark(layer, head) marks or unmarks it.
+ * Returns {element, update(), resize(width), paint(), value(layer, head)}.
+ */
+export function headMap({ model, facts, context, actions, prefix, held }) {
+  const { layers, heads } = facts;
+  const count = layers.length * heads;
+  const own = facts.measures.filter(({ name }) => !name.startsWith("given:")).map(({ name }) => name);
+  const given = facts.measures.filter(({ name }) => name.startsWith("given:")).map(({ name }) => name);
+  const extra = new Map();
+  {
+    const data = model.get("extra");
+    given.forEach((name, k) => {
+      extra.set(name, Float32Array.from({ length: count }, (_, i) => data.getFloat32(4 * (k * count + i), true)));
+    });
+  }
+
+  const element = make("div", "lk-att-map");
+  const controls = make("div", "lk-att-controls");
+  const [measurePick, orderPick] = ["measure", "order"].map((name) => {
+    const select = make("select");
+    select.id = `${prefix}-${name}`;
+    return select;
+  });
+  const measureLabel = make("label", "", "Bars");
+  measureLabel.htmlFor = measurePick.id;
+  const orderLabel = make("label", "", "Order");
+  orderLabel.htmlFor = orderPick.id;
+  orderPick.append(new Option("layers × heads", "layers"), new Option("highest first", "highest"));
+  const pair = (...parts) => {
+    const span = make("span", "lk-att-pair");
+    span.append(...parts);
+    return span;
+  };
+  controls.append(pair(measureLabel, measurePick), pair(orderLabel, orderPick));
+
+  const box = make("div", "lk-att-mapbox");
+  const headsLine = make("div", "lk-att-mapheads");
+  const field = make("div", "lk-att-mapfield");
+  const canvas = make("canvas", "lk-att-mapcanvas");
+  const over = make("canvas", "lk-att-mapover");
+  const layerNames = make("div", "lk-att-maplayers");
+  const grid = make("div", "lk-att-mapgrid");
+  grid.tabIndex = 0;
+  grid.setAttribute("role", "application");
+  for (const part of [canvas, over, layerNames, headsLine]) part.setAttribute("aria-hidden", "true");
+  grid.append(canvas, over);
+  field.append(layerNames, grid);
+  box.append(headsLine, field);
+
+  const peek = make("div", "lk-att-peek");
+  const peekCanvas = make("canvas", "lk-att-peekcanvas");
+  const peekLine = make("p", "");
+  peek.append(peekCanvas, peekLine);
+  peek.setAttribute("aria-hidden", "true");
+  peek.hidden = true;
+
+  const legend = make("p", "lk-att-maplegend");
+  legend.id = `${prefix}-legend`;
+  grid.setAttribute("aria-describedby", legend.id);
+  const progress = make("p", "lk-att-progress");
+  progress.setAttribute("role", "status");
+  const said = make("div", "lk-spoken");
+  said.setAttribute("aria-live", "polite");
+  element.append(controls, box, legend, progress, said, peek);
+
+  let map = null;
+  let decoded = null;
+  let order = []; // slot -> place
+  let width = 0;
+  let cursor = null; // a slot, by keyboard
+  let pointed = null; // a slot, under the pointer
+  let sayTimer = null;
+  let stamps = new Map(); // place -> canvas with the thumbnail in this theme's colours
+
+  const placeOf = (layer, head) => layers.indexOf(layer) * heads + head;
+  const headOf = (place) => [layers[Math.floor(place / heads)], place % heads];
+  const measureFacts = () => facts.measures.find(({ name }) => name === model.get("measure"));
+  const values = (name = model.get("measure")) => extra.get(name) ?? decoded?.measures.get(name);
+
+  function readParts() {
+    const parts = Array.from({ length: PARTS }, (_, i) => model.get(`map_${i}`));
+    decoded = decodeMap(parts, { layers: layers.length, heads, names: own, aside: context.mapAside() });
+    stamps = new Map();
+  }
+
+  function options() {
+    const offered = facts.measures.filter(({ name }) => {
+      const all = values(name);
+      return decoded.done < layers.length || all?.some((v) => !Number.isNaN(v)) || name === model.get("measure");
+    });
+    const wanted = offered.map(({ name }) => name).join();
+    if (measurePick.dataset.names !== wanted) {
+      measurePick.dataset.names = wanted;
+      measurePick.replaceChildren(...offered.map(({ name, title }) => new Option(title, name)));
+    }
+    measurePick.value = model.get("measure");
+    orderPick.value = model.get("order");
+  }
+
+  /** Everything anew: parts came, or the measure, the order, the shown or marked heads changed. */
+  function update() {
+    readParts();
+    options();
+    drawWords();
+    if (width > 0) resize(width, true);
+  }
+
+  function drawWords() {
+    const fact = measureFacts();
+    const all = [...(values() ?? [])].filter((v) => !Number.isNaN(v));
+    const parts = [];
+    if (fact && all.length > 0) {
+      parts.push(`Bar: ${fact.title}, up to ${sayMeasure(Math.max(...all), fact.unit)}.`);
+      if (fact.uniform !== null && fact.uniform !== undefined) {
+        parts.push(`Looking evenly at everything would give ${sayMeasure(fact.uniform, fact.unit)} (the tick).`);
+      }
+      if (fact.text) parts.push(fact.text);
+    } else if (fact && decoded.done === layers.length) parts.push(`${fact.title}: not defined for this text.`);
+    if (facts.kv_heads < heads && model.get("order") === "layers") parts.push("Heads that share keys and values stand together.");
+    if (decoded.done > 0 && decoded.rows < facts.tokens[0]) {
+      parts.push(`From ${decoded.rows} of the ${facts.tokens[0]} rows, evenly spread.`);
+    }
+    if (held && layers.some((_, i) => !held(...headOf(i * heads)))) parts.push("Pale heads are not in this file.");
+    if (held && context.aside()) parts.push("The thumbnails show all weights, the first token's too.");
+    legend.textContent = parts.join(" ");
+    const left = layers.length - decoded.done;
+    progress.textContent = model.get("trouble") || (left > 0 ? `Computing the map: ${decoded.done} of ${layers.length} layers …` : "");
+    grid.setAttribute(
+      "aria-label",
+      `Map of ${count} heads: arrow keys move, Enter shows a head, Shift and Enter beside the other, Space marks it`,
+    );
+  }
+
+  function resize(now, force = false) {
+    if (now === width && !force) return;
+    width = now;
+    const sorted = model.get("order") === "highest";
+    map = mapLayout({ layers: layers.length, heads, kvHeads: facts.kv_heads, width: width - 30, order: model.get("order") });
+    order = arranged(count, model.get("order"), values());
+    const dpr = globalThis.devicePixelRatio || 1;
+    for (const each of [canvas, over]) {
+      each.width = Math.round(map.width * dpr);
+      each.height = Math.round(map.height * dpr);
+    }
+    grid.style.width = `${map.width}px`;
+    grid.style.height = `${map.height}px`;
+    const everyHead = map.pitch >= 16 ? 1 : 8;
+    headsLine.replaceChildren();
+    layerNames.replaceChildren();
+    headsLine.hidden = layerNames.hidden = sorted;
+    if (!sorted) {
+      for (let head = 0; head < heads; head += everyHead) {
+        const name = make("span", "", String(head));
+        name.style.left = `${map.x(head) + map.size / 2}px`;
+        headsLine.append(name);
+      }
+      const everyLayer = map.rowPitch >= 13 ? 1 : Math.ceil(13 / map.rowPitch);
+      for (let row = 0; row < layers.length; row += everyLayer) {
+        const name = make("span", "", String(layers[row]));
+        name.style.top = `${row * map.rowPitch + map.size / 2}px`;
+        layerNames.append(name);
+      }
+    }
+    paint();
+  }
+
+  /** A thumbnail in colour, made once. */
+  function stamp(place) {
+    const there = stamps.get(place);
+    if (there) return there;
+    const codes = decoded.thumbnails.get(place);
+    if (!codes) return null;
+    const side = decoded.side;
+    const image = new ImageData(side, side);
+    const pixels = new Uint32Array(image.data.buffer);
+    const colours = new Uint32Array(context.palette().buffer);
+    const picture = dots(codes, side);
+    for (let i = 0; i < pixels.length; i += 1) pixels[i] = colours[picture[i]];
+    const small = make("canvas");
+    small.width = small.height = side;
+    small.getContext("2d").putImageData(image, 0, 0);
+    stamps.set(place, small);
+    return small;
+  }
+
+  function paint() {
+    if (map === null) return;
+    const dpr = globalThis.devicePixelRatio || 1;
+    const brush = canvas.getContext("2d");
+    const style = getComputedStyle(element);
+    const [wash, accent, ink] = ["--lk-wash", "--lk-accent", "--lk-muted"].map((name) => style.getPropertyValue(name));
+    brush.setTransform(dpr, 0, 0, dpr, 0, 0);
+    brush.clearRect(0, 0, map.width, map.height);
+    const all = values();
+    const fact = measureFacts();
+    const finite = [...(all ?? [])].filter((v) => !Number.isNaN(v));
+    const top = Math.max(1e-9, ...finite);
+    for (let slot = 0; slot < count; slot += 1) {
+      const place = order[slot];
+      const x = map.x(slot % map.columns);
+      const y = Math.floor(slot / map.columns) * map.rowPitch;
+      brush.fillStyle = context.tone(wash);
+      brush.fillRect(x, y, map.size, map.size);
+      const small = stamp(place);
+      if (small) {
+        brush.imageSmoothingEnabled = map.size * dpr < small.width;
+        brush.globalAlpha = held && !held(...headOf(place)) ? 0.45 : 1; // what can't be opened stands back
+        brush.drawImage(small, x, y, map.size, map.size);
+        brush.globalAlpha = 1;
+      }
+      const value = all?.[place];
+      if (value > 0) {
+        brush.fillStyle = context.tone(accent);
+        brush.fillRect(x, y + map.size + 1, Math.max(1, (map.size * value) / top), Math.max(1, map.bar - 1));
+        if (fact?.uniform > 0 && map.size > 12) {
+          brush.fillStyle = context.tone(ink);
+          brush.fillRect(x + Math.min(map.size - 1, (map.size * fact.uniform) / top), y + map.size, 1, map.bar + 1);
+        }
+      }
+    }
+    paintOver();
+  }
+
+  function paintOver() {
+    if (map === null) return;
+    const dpr = globalThis.devicePixelRatio || 1;
+    const brush = over.getContext("2d");
+    brush.setTransform(dpr, 0, 0, dpr, 0, 0);
+    brush.clearRect(0, 0, map.width, map.height);
+    const style = getComputedStyle(over);
+    const frame = (place, colour, line, dash = []) => {
+      const slot = order.indexOf(place);
+      if (slot < 0) return;
+      const x = map.x(slot % map.columns);
+      const y = Math.floor(slot / map.columns) * map.rowPitch;
+      brush.strokeStyle = colour;
+      brush.lineWidth = line;
+      brush.setLineDash(dash);
+      brush.strokeRect(x - 0.5, y - 0.5, map.size + 1, map.size + 1);
+      brush.setLineDash([]);
+    };
+    const marked = model.get("marked");
+    for (const [layer, head] of marked) {
+      const slot = order.indexOf(placeOf(layer, head));
+      const x = map.x(slot % map.columns) + map.size;
+      const y = Math.floor(slot / map.columns) * map.rowPitch;
+      const corner = Math.max(5, map.size / 2.5);
+      brush.fillStyle = context.tone(style.getPropertyValue("--lk-unsure"));
+      brush.beginPath();
+      brush.moveTo(x - corner, y);
+      brush.lineTo(x, y);
+      brush.lineTo(x, y + corner);
+      brush.fill();
+    }
+    const beside = model.get("beside");
+    if (beside.length === 3) frame(placeOf(beside[1], beside[2]), style.color, 2, [3, 2]);
+    frame(placeOf(model.get("layer"), model.get("head")), style.color, 2);
+    const at = pointed ?? cursor;
+    if (at !== null) frame(order[at], context.tone(style.getPropertyValue("--lk-ink")), 1);
+  }
+
+  /** What is said of a head in one line. */
+  function line(place) {
+    const [layer, head] = headOf(place);
+    const parts = [`layer ${layer} · head ${head}`];
+    const name = model.get("measure");
+    const fact = measureFacts();
+    if (fact && values()) parts.push(`${fact.title} ${sayMeasure(values()[place], fact.unit)}`);
+    for (const [other, say] of [
+      ["distance", (v) => `looks ${v.toFixed(1)} tokens back`],
+      ["first", (v) => `${Math.round(100 * v)} % on the first token`],
+      ["induction", (v) => `induction ${sayMeasure(v, "share")}`],
+    ]) {
+      const value = decoded.measures.get(other)?.[place];
+      if (other !== name && value !== undefined && !Number.isNaN(value)) parts.push(say(value));
+    }
+    if (model.get("marked").some(([l, h]) => l === layer && h === head)) parts.push("marked");
+    if (held && !held(layer, head)) parts.push("not in this file");
+    return parts.join(" · ");
+  }
+
+  function showPeek() {
+    const slot = pointed ?? (document.activeElement === grid ? cursor : null);
+    peek.hidden = slot === null;
+    if (slot === null) return;
+    const place = order[slot];
+    peekLine.textContent = line(place);
+    const dpr = globalThis.devicePixelRatio || 1;
+    peekCanvas.width = peekCanvas.height = Math.round(PEEK * dpr);
+    const brush = peekCanvas.getContext("2d");
+    brush.imageSmoothingEnabled = false;
+    const small = stamp(place);
+    if (small) brush.drawImage(small, 0, 0, peekCanvas.width, peekCanvas.height);
+    const x = map.x(slot % map.columns);
+    const y = Math.floor(slot / map.columns) * map.rowPitch;
+    const home = element.getBoundingClientRect();
+    const at = grid.getBoundingClientRect();
+    const left = at.left - home.left + x + map.size + 10;
+    peek.style.left = `${Math.max(0, Math.min(left, context.width() - PEEK - 60))}px`;
+    peek.style.top = `${at.top - home.top + y + map.rowPitch + 6}px`;
+  }
+
+  function point(slot) {
+    if (slot === pointed) return;
+    pointed = slot;
+    paintOver();
+    showPeek();
+  }
+
+  const slotOf = (event) => {
+    const bounds = grid.getBoundingClientRect();
+    const slot = slotAt(map, event.clientX - bounds.left, event.clientY - bounds.top);
+    return slot !== null && slot < count ? slot : null;
+  };
+  grid.addEventListener("pointermove", (event) => {
+    if (event.pointerType !== "touch") point(slotOf(event));
+  });
+  grid.addEventListener("pointerleave", () => point(null));
+  grid.addEventListener("blur", showPeek);
+  grid.addEventListener("click", (event) => {
+    const slot = slotOf(event);
+    if (slot === null) return;
+    cursor = slot;
+    if (event.ctrlKey || event.metaKey) actions.mark(...headOf(order[slot]));
+    else actions.open(...headOf(order[slot]), event.shiftKey);
+  });
+  grid.addEventListener("keydown", (event) => {
+    const beside = event.key === "Enter" && event.shiftKey;
+    if (!ownKey(event) && !beside) return;
+    const now = cursor ?? order.indexOf(placeOf(model.get("layer"), model.get("head")));
+    if (event.key === "Escape") {
+      cursor = null;
+      grid.blur();
+    } else if (event.key === "Enter") actions.open(...headOf(order[now]), beside);
+    else if (event.key === " ") actions.mark(...headOf(order[now]));
+    else {
+      const target = slotAfterKey(event.key, now, map);
+      if (target === null) return;
+      cursor = target;
+    }
+    pointed = null;
+    paintOver();
+    showPeek();
+    if (cursor !== null) {
+      clearTimeout(sayTimer);
+      sayTimer = setTimeout(() => {
+        said.textContent = line(order[cursor]);
+      }, 300);
+      const y = Math.floor(cursor / map.columns) * map.rowPitch;
+      if (box.scrollHeight > box.clientHeight) box.scrollTop = Math.max(0, y - box.clientHeight / 2);
+    }
+    event.preventDefault();
+    event.stopPropagation();
+  });
+  measurePick.addEventListener("change", () => actions.set("measure", measurePick.value));
+  orderPick.addEventListener("change", () => {
+    cursor = null;
+    actions.set("order", orderPick.value);
+  });
+
+  return {
+    element,
+    update,
+    resize,
+    recolour() {
+      stamps = new Map();
+      paint();
+    },
+    paintOver,
+    line: (layer, head) => line(placeOf(layer, head)),
+    close: () => clearTimeout(sayTimer),
+    measureTitle: () => visibleLabel(measureFacts()?.title ?? "", 60),
+  };
+}

@@ -1,0 +1,227 @@
+"""What the attention view reads from a trace when it is asked: a head, a tile of it, one token's line, one weight.
+
+aside, wherever it stands: token 0 is set aside, the rest of each row renormalised (`labkit.attention.set_aside`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from labkit.attention import set_aside
+from labkit.errors import Unavailable
+from labkit.views.attention_view.codes import MOST_CELLS, highest, pack, pool_size, quantize
+from labkit.views.base import clean, shorten
+
+if TYPE_CHECKING:
+    from labkit.trace.record import Trace
+
+TILE = 256  # cells along a side of a tile
+LINKS = 5
+LABEL_CHARACTERS = 80
+_NUMBERS_AT_ONCE = 1 << 22
+_ROWS_COMPARED, _FEWEST_COMPARED = 48, 12
+_FULL_ROW = 0.999
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head, ready to be drawn.
+
+    cells: `codes.pack` of its n × n codes.  summary: what is said about it, JSON alone.
+    rest: (T,) float32, what each token gives to others than token 0; NaN where that is no number.
+    """
+
+    cells: bytes
+    summary: dict[str, Any]
+    rest: np.ndarray
+
+
+def layers_with_attention(trace: Trace) -> list[int]:
+    """The layers whose patterns can be had. Raises Unavailable, with the trace's own reason, when there are none."""
+    found, refused = [], None
+    for layer in range(trace.layers):
+        try:
+            trace.attention(layer, 0, rows=[])
+        except Unavailable as error:
+            refused = error
+        else:
+            found.append(layer)
+    if not found:
+        raise refused or Unavailable("This trace has no layers; take one with lab.trace(text).")
+    return found
+
+
+def clearest_head(trace: Trace, layers: Sequence[int], heads: Iterable[int]) -> tuple[int, int]:
+    """(layer, head) whose tokens look most firmly at one other: the mean, over tokens, of the largest weight on a
+    token that is neither the first nor the token itself. At most 48 tokens of the text, evenly spread, are compared.
+    """
+    heads, length = list(heads), len(trace.tokens)
+    count = min(_ROWS_COMPARED, max(_FEWEST_COMPARED, _ROWS_COMPARED * MOST_CELLS // length))  # a long text has fewer
+    rows = np.unique(np.linspace(2, length - 1, count).astype(int)) if length > 2 else np.arange(0)
+    best, chosen = -1.0, (layers[0], heads[0])
+    for layer in layers if len(rows) else ():
+        weights = numpy(trace.attention(layer, rows=rows.tolist()))[heads].copy()
+        weights[:, :, 0] = 0
+        weights[:, np.arange(len(rows)), rows] = 0
+        means = weights.max(-1).mean(-1)
+        for head, mean in zip(heads, means.tolist(), strict=True):
+            if mean > best:  # never for NaN
+                best, chosen = mean, (layer, head)
+    return chosen
+
+
+def read_head(trace: Trace, layer: int, head: int, *, aside: bool = False) -> Head:
+    """Compute one head's pattern, a few rows at a time, and what is to be said about it."""
+    length = len(trace.tokens)
+    pool = pool_size(length)
+    pooled, links, sums, firsts, selves, broken, ahead = [], [], [], [], [], 0, False
+    for start, weights in _rows_of(trace, layer, head, pool):
+        sums.append(weights.sum(-1))
+        firsts.append(weights[:, 0].copy())
+        selves.append(np.diagonal(weights, offset=start).copy())
+        broken += int(np.isnan(sums[-1]).sum())
+        ahead = ahead or bool((np.triu(weights[:, start:], 1) > 0).any())
+        shown = numpy(set_aside(torch.from_numpy(weights), sums_to_one=False)) if aside else weights
+        pooled.append(quantize(highest(shown, pool)))
+        links += _strongest(shown, start)
+    codes = np.concatenate(pooled)
+    links.sort(key=lambda link: -link[2])
+    whole = np.concatenate(sums)
+    sound = whole[~np.isnan(whole)]
+    lowest = float(sound.min()) if len(sound) else 1.0
+    first, own, rest = _mean(np.concatenate(firsts)[1:]), _mean(np.concatenate(selves)[1:]), _mean(whole[1:])
+    return Head(
+        cells=pack(codes),
+        summary={
+            "layer": layer,
+            "head": head,
+            "aside": aside,
+            "links": [
+                {"query": i, "key": j, "query_text": label(trace, i), "key_text": label(trace, j), "weight": weight}
+                for i, j, weight in links[:LINKS]
+            ],
+            "first": first,
+            "self": own,
+            "others": None if rest is None or first is None or own is None else max(0.0, rest - first - own),
+            "lowest_sum": lowest if lowest < _FULL_ROW else None,
+            "broken_rows": broken,
+            "ahead": ahead,
+            "window": trace.window(layer),
+        },
+        rest=np.concatenate([s - f for s, f in zip(sums, firsts, strict=True)]).astype(np.float32),
+    )
+
+
+def read_cell(
+    trace: Trace, layer: int, head: int, row: int, column: int, *, pool: int = 1, aside: bool = False
+) -> tuple[int, int, float]:
+    """(query, key, weight) behind a cell, exactly; the strongest pair where the cell stands for pool × pool tokens.
+
+    row, column: the cell's place, counted in cells.
+    """
+    length = len(trace.tokens)
+    rows = range(row * pool, min(length, (row + 1) * pool))
+    whole = trace.attention(layer, head, rows=rows)
+    weights = numpy(_aside(whole, aside))[:, column * pool : (column + 1) * pool]
+    query, key = np.unravel_index(np.argmax(weights), weights.shape)  # a NaN counts as the highest
+    return row * pool + int(query), column * pool + int(key), float(weights[query, key])
+
+
+def read_band(trace: Trace, layer: int, head: int, pool: int, row: int, *, aside: bool = False) -> np.ndarray:
+    """(256, cells) codes of a row of tiles, at pool × pool tokens a cell; fewer rows where the text ends.
+
+    A tile is 256 columns of it.
+    """
+    start, length = row * TILE * pool, len(trace.tokens)
+    parts = []
+    step = max(1, _NUMBERS_AT_ONCE // (length * pool)) * pool
+    for at in range(start, min(length, start + TILE * pool), step):
+        rows = slice(at, min(length, at + step, start + TILE * pool))
+        parts.append(highest(numpy(_aside(trace.attention(layer, head, rows=rows), aside)), pool))
+    return quantize(np.concatenate(parts))
+
+
+def mean_pattern(trace: Trace, heads: Sequence[tuple[int, int]], *, aside: bool = False) -> np.ndarray:
+    """(T, T) float32: the mean of the patterns of some heads."""
+    total = sum(_aside(trace.attention(layer, head), aside) for layer, head in heads)
+    assert isinstance(total, torch.Tensor)
+    return numpy(total / len(heads))
+
+
+def read_line(
+    trace: Trace, heads: Sequence[tuple[int, int]], token: int, *, into: bool, aside: bool = False
+) -> np.ndarray:
+    """(T,) float32, the mean over some heads: what a token looks at, or (into) how much each token looks at it."""
+    length = len(trace.tokens)
+    total = np.zeros(length, np.float32)
+    for layer, head in heads:
+        if not into:
+            total += numpy(_aside(trace.attention(layer, head, rows=[token]), aside))[0]
+            continue
+        step = max(1, _NUMBERS_AT_ONCE // length)
+        for start in range(token, length, step):  # tokens before it can't see it
+            rows = slice(start, min(length, start + step))
+            weights = numpy(_aside(trace.attention(layer, head, rows=rows), aside))
+            total[rows] += weights[:, token]
+    return total / len(heads)
+
+
+def label(trace: Trace, token: int) -> str:
+    """A token's text, bounded."""
+    return shorten(clean(shorten(trace.tokens[token], LABEL_CHARACTERS)), LABEL_CHARACTERS)
+
+
+def numpy(tensor: Any) -> np.ndarray:
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Whole numbers in words: 0 to 3, 5, 7 to 9."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}{',' if b == a + 1 else ' to'} {b}" for a, b in runs)
+
+
+def _aside(weights: torch.Tensor, aside: bool) -> torch.Tensor:
+    return set_aside(weights.clone(), sums_to_one=False) if aside else weights
+
+
+def _rows_of(trace: Trace, layer: int, head: int, pool: int) -> Iterator[tuple[int, np.ndarray]]:
+    length = len(trace.tokens)
+    step = max(1, _NUMBERS_AT_ONCE // (length * pool)) * pool
+    for start in range(0, length, step):
+        yield start, numpy(trace.attention(layer, head, rows=slice(start, min(length, start + step)))).copy()
+
+
+def _strongest(weights: np.ndarray, start: int) -> list[tuple[int, int, float]]:
+    """The strongest links of these rows (query, key, weight), those to the first token and to the token itself aside;
+    a text too short to have others gives those."""
+    length = weights.shape[1]
+    others = np.nan_to_num(weights, nan=0.0)
+    if length > 2:
+        others[:, 0] = 0
+        others[np.arange(len(others)), start + np.arange(len(others))] = 0
+    peaks = others.max(-1)
+    rows = np.argsort(-peaks, kind="stable")[:LINKS]  # the strongest links are among the rows with the highest maxima
+    found = others[rows]
+    top = np.argsort(-found, axis=None, kind="stable")[:LINKS]
+    return [
+        (start + int(rows[k // length]), int(k % length), float(found.flat[k]))
+        for k in top.tolist()
+        if found.flat[k] > 0
+    ]
+
+
+def _mean(values: np.ndarray) -> float | None:
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else None
