@@ -18,7 +18,7 @@ import traitlets
 from labkit.attention import MEASURES, uniform
 from labkit.errors import BadInput, LabError
 from labkit.views.attention_view.codes import pool_size, quantize
-from labkit.views.attention_view.overview import PARTS, Overview, measure_names
+from labkit.views.attention_view.overview import Overview, measure_names
 from labkit.views.attention_view.picture import data_address, unpack
 from labkit.views.attention_view.reading import (
     TILE,

@@ -16,6 +16,7 @@ import traitlets
 
 from labkit.errors import BadInput, LabError
 from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.latest import Latest
 from labkit.views.sampling_view.distribution import (
     HIGHEST,
     LOWEST,
@@ -26,7 +27,6 @@ from labkit.views.sampling_view.distribution import (
     row,
     table,
 )
-from labkit.views.latest import Latest
 from labkit.views.tokens_view import SCRIPTS, TokenTraits, static_html, static_text
 from labkit.views.tokens_view.payload import payload
 
