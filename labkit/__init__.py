@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from labkit.models.hardware import free_bytes as free_bytes
     from labkit.models.memory import Memory as Memory
     from labkit.models.memory import memory as memory
+    from labkit.teaching.card import exercise as exercise
+    from labkit.teaching.checking import check as check
+    from labkit.teaching.claims import claim as claim
+    from labkit.teaching.prediction import predict as predict
+    from labkit.teaching.progress import progress as progress
+    from labkit.teaching.reset import reset as reset
     from labkit.trace.edits import Edit as Edit
     from labkit.trace.edits import ablate_head as ablate_head
     from labkit.trace.edits import ablate_heads as ablate_heads
@@ -56,6 +62,12 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "logit_lens": ("labkit.trace.lens", "logit_lens"),
     "logit_attribution": ("labkit.trace.lens", "logit_attribution"),
     "attention": ("labkit.attention", None),
+    "exercise": ("labkit.teaching.card", "exercise"),
+    "check": ("labkit.teaching.checking", "check"),
+    "predict": ("labkit.teaching.prediction", "predict"),
+    "claim": ("labkit.teaching.claims", "claim"),
+    "progress": ("labkit.teaching.progress", "progress"),
+    "reset": ("labkit.teaching.reset", "reset"),
     "views": ("labkit.views", None),
     **{
         name: ("labkit.errors", name)

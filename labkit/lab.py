@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ class Lab:
         self.licence = licence
         self.notes = notes
         self.last_generation: Any = None
+        _LABS.add(self)
 
     @property
     def model(self) -> Any:
@@ -277,8 +279,10 @@ class Lab:
             try:
                 with self._turns.run(owner):  # not while a run is under way
                     block.enter_context(edited(self.model, self.anatomy, edits))
+                _EDITS[block] = (self._turns, owner)
                 yield self
             finally:
+                _EDITS.pop(block, None)
                 try:
                     with self._turns.run(owner):
                         block.close()
@@ -300,9 +304,10 @@ class Lab:
 
         return token_strings(self.tokenizer, [id_])[0]
 
-    def close(self) -> None:
+    def close(self, *, _owner: int | None = None) -> None:
         """Let go of the model and free its memory. Records and views made before stay as they are."""
-        with self._turns.run():
+        # an edit that reset has just ended may still hold the model for the thread that left its block open
+        with self._turns.run(_owner):
             on_cuda = self._model is not None and self.device.type == "cuda"
             self._model = self._tokenizer = self._anatomy = None
         _OPEN.forget(self)
@@ -335,6 +340,23 @@ class Lab:
 
 
 _OPEN: Loaded[Lab] = Loaded()
+_LABS: weakref.WeakSet[Lab] = weakref.WeakSet()
+_EDITS: dict[contextlib.ExitStack, tuple[Turns, int]] = {}  # blocks that are on, the latest last, and who put them on
+
+
+def close_all() -> tuple[int, int]:
+    """End every edit that is on, in whatever thread, and close every open lab; how many of each."""
+    owners: dict[Turns, int] = {}
+    edits = 0
+    for block, (turns, owner) in reversed(list(_EDITS.items())):
+        with turns.run(owner):
+            block.close()
+        owners[turns] = owner
+        edits += _EDITS.pop(block, None) is not None
+    labs = [lab for lab in list(_LABS) if not lab.closed]
+    for lab in labs:
+        lab.close(_owner=owners.get(lab._turns))
+    return edits, len(labs)
 
 
 def load(

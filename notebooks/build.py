@@ -3,18 +3,25 @@
     python notebooks/build.py            run every source, write the notebooks
     python notebooks/build.py --check    fail when a notebook does not follow from its source
 
-A source is notebooks/source/NAME.py in jupytext's percent format. The notebook gets the repository's address (kept in
-pyproject.toml), its picture as an attachment, and only those outputs that a reader on a code-hosting site can use:
-no widget state, no timestamps, nothing large.
+A source is notebooks/source/NAME.py in jupytext's percent format. Two notebooks follow from it: notebooks/NAME.ipynb,
+the learner's, and notebooks/solved/NAME.ipynb. Cells tagged `stub` are in the learner's only, cells tagged `solution`
+in the solved one only, all others in both, under the same id. Both get the repository's address (kept in
+pyproject.toml), their picture as an attachment, and only those outputs that a reader on a code-hosting site can use:
+no widget state, no timestamps, nothing large. Both are run, with a progress file that is thrown away.
+
+Code before the first numbered section ("## 1 · ...") is the set-up. A learner runs it, and then any section.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import os
 import re
 import sys
+import tempfile
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +34,46 @@ LIMIT_BYTES = 150_000
 KEPT_MIMETYPES = ("text/plain", "text/html", "image/png", "application/vnd.plotly.v1+json")
 LARGEST_OUTPUT_BYTES = 20_000
 WIDGET = "application/vnd.jupyter.widget-view+json"
+STUB, SOLUTION = "stub", "solution"  # tags that only say which version a cell is for
+SECTION = re.compile(r"^## (\d+) · (.+)$", re.MULTILINE)
 
 
 def sources() -> list[Path]:
     return sorted((HERE / "source").glob("[0-9]*.py"))
 
 
-def from_source(path: Path) -> Any:
-    """The notebook a source stands for, without outputs."""
+def target(source: Path, *, solved: bool) -> Path:
+    """Where a version of a source belongs."""
+    folder = HERE / "solved" if solved else HERE
+    return folder / f"{source.stem}.ipynb"
+
+
+def from_source(path: Path, *, solved: bool = False) -> Any:
+    """The learner's or the solved notebook a source stands for, without outputs."""
     notebook = jupytext.read(path)
     address = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
     colab = re.sub(r"^https://[^/]+/", "https://colab.research.google.com/github/", address)
-    words = {"REPOSITORY": address, "COLAB": f"{colab}/blob/main/notebooks/{path.stem}.ipynb"}
+    place = f"notebooks/{'solved/' if solved else ''}{path.stem}.ipynb"
+    words = {"REPOSITORY": address, "COLAB": f"{colab}/blob/main/{place}"}
+    cells = []
     for number, cell in enumerate(notebook.cells):
+        tags = cell.metadata.get("tags", [])
+        if STUB in tags and SOLUTION in tags:
+            raise ValueError(f"{path.name}: cell {number} is tagged {STUB} and {SOLUTION}, and so is in no version")
+        if (STUB if solved else SOLUTION) in tags:
+            continue
         for word, text in words.items():
             cell.source = cell.source.replace(f"{{{{{word}}}}}", text)
-        cell.id = f"cell-{number:02d}"
+        cell.id = f"cell-{number:02d}"  # of the source, so that both versions agree
         for picture in re.findall(r"\(attachment:([\w.-]+)\)", cell.source):
-            data = base64.b64encode((HERE / "source" / picture).read_bytes()).decode()
+            data = base64.b64encode((path.parent / picture).read_bytes()).decode()
             cell.setdefault("attachments", {})[picture] = {"image/png": data}
-        tags = cell.metadata.get("tags")
-        cell.metadata = {"tags": tags} if tags else {}
+        kept = [tag for tag in tags if tag not in (STUB, SOLUTION)]
+        cell.metadata = {"tags": kept} if kept else {}
+        cells.append(cell)
+    if solved:
+        _say_solved(cells[0], path)
+    notebook.cells = cells
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -58,13 +84,72 @@ def from_source(path: Path) -> Any:
     return notebook
 
 
-def run(notebook: Any) -> None:
-    """Execute in place, then keep only what helps a reader."""
+def _say_solved(head: Any, path: Path) -> None:
+    """Put it right under the title, before anything else is read."""
+    title, _, rest = head.source.partition("\n")
+    if head.cell_type != "markdown" or not title.startswith("# "):
+        raise ValueError(f"{path.name}: the first cell is to begin with the title, '# ...'")
+    note = (
+        f"> **This version holds the solutions.** The one to work in is [{path.stem}.ipynb](../{path.stem}.ipynb): "
+        "try its exercises before you look here."
+    )
+    head.source = f"{title}\n\n{note}\n{rest}".rstrip("\n")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A numbered section: from its heading "## N · title" to the next heading of that rank."""
+
+    number: int
+    title: str
+    cells: list[Any]
+
+    @property
+    def code(self) -> list[Any]:
+        return [cell for cell in self.cells if cell.cell_type == "code"]
+
+
+def sections(notebook: Any) -> list[Section]:
+    """The numbered sections of a notebook, in order."""
+    found: list[Section] = []
+    inside = False
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and re.search(r"^## ", cell.source, re.MULTILINE):
+            heading = SECTION.search(cell.source)
+            inside = heading is not None
+            if heading is not None:
+                found.append(Section(int(heading[1]), heading[2].strip(), []))
+        if inside:
+            found[-1].cells.append(cell)
+    return found
+
+
+def set_up(notebook: Any) -> list[Any]:
+    """The code a learner runs before any section: all of it that stands before the first numbered one."""
+    before: list[Any] = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and SECTION.search(cell.source):
+            break
+        if cell.cell_type == "code":
+            before.append(cell)
+    return before
+
+
+def execute(notebook: Any, folder: Path) -> None:
+    """Execute in place, in a folder, as nobody in particular: progress is neither read nor written."""
     import nbclient
 
-    nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(HERE)}}
-    ).execute()
+    folder.mkdir(exist_ok=True)
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        client.execute(env=os.environ | {"LABKIT_PROGRESS": str(Path(scratch) / "progress.json")})
+
+
+def run(notebook: Any, folder: Path) -> None:
+    """Execute in place, then keep only what helps a reader."""
+    execute(notebook, folder)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
@@ -109,35 +194,59 @@ def same_input(one: Any, other: Any) -> bool:
     return inputs(one) == inputs(other)
 
 
+def as_text(notebook: Any, *, limit: int = LIMIT_BYTES, plain: bool = False) -> str:
+    """The file's content. plain: where it would be larger than the limit, outputs are kept as text only."""
+    text = nbformat.writes(notebook, indent=1) + "\n"
+    if not plain or len(text.encode()) <= limit:
+        return text
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            for output in cell.outputs:
+                if "data" in output:
+                    output.data = {kind: value for kind, value in output.data.items() if kind == "text/plain"}
+            cell.outputs = [output for output in cell.outputs if output.get("data", True)]
+    return nbformat.writes(notebook, indent=1) + "\n"
+
+
+def out_of_step(chosen: list[Path]) -> list[str]:
+    """Names of the notebooks that do not follow from their source, or have none."""
+    stale = []
+    for source in chosen:
+        for solved in (False, True):
+            path = target(source, solved=solved)
+            expected = from_source(source, solved=solved)
+            if not path.is_file() or not same_input(expected, nbformat.read(path, as_version=4)):
+                stale.append(str(path.relative_to(HERE)))
+    wanted = {target(source, solved=solved) for source in sources() for solved in (False, True)}
+    there = {path for folder in (HERE, HERE / "solved") for path in folder.glob("*.ipynb")}
+    return stale + sorted(f"{path.relative_to(HERE)} (without a source)" for path in there - wanted)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; fail when a notebook is out of step")
     parser.add_argument("names", nargs="*", help="which sources (by the beginning of their names); all by default")
     arguments = parser.parse_args()
-    stale = []
-    for source in sources():
-        if arguments.names and not source.name.startswith(tuple(arguments.names)):
-            continue
-        target = HERE / f"{source.stem}.ipynb"
-        notebook = from_source(source)
-        if arguments.check:
-            if not target.is_file() or not same_input(notebook, nbformat.read(target, as_version=4)):
-                stale.append(target.name)
-            continue
-        run(notebook)
-        nbformat.validate(notebook)
-        text = nbformat.writes(notebook, indent=1) + "\n"
-        if len(text.encode()) > LIMIT_BYTES:
-            print(
-                f"{target.name} would have {len(text.encode()):,} bytes; at most {LIMIT_BYTES:,} are wanted",
-                file=sys.stderr,
-            )
-            return 1
-        target.write_text(text, encoding="utf-8")
-        print(f"{target.name}: {len(text.encode()):,} bytes")
-    if stale:
-        print(f"out of step with their sources: {', '.join(stale)}; run `make notebooks`", file=sys.stderr)
-    return 1 if stale else 0
+    chosen = [path for path in sources() if not arguments.names or path.name.startswith(tuple(arguments.names))]
+    if arguments.check:
+        if stale := out_of_step(chosen):
+            print(f"out of step with their sources: {', '.join(stale)}; run `make notebooks`", file=sys.stderr)
+        return 1 if stale else 0
+    for source in chosen:
+        for solved in (False, True):
+            path = target(source, solved=solved)
+            notebook = from_source(source, solved=solved)
+            run(notebook, path.parent)
+            nbformat.validate(notebook)
+            text = as_text(notebook, plain=solved)
+            size = len(text.encode())
+            name = path.relative_to(HERE)
+            if size > LIMIT_BYTES:
+                print(f"{name} would have {size:,} bytes; at most {LIMIT_BYTES:,} are wanted", file=sys.stderr)
+                return 1
+            path.write_text(text, encoding="utf-8")
+            print(f"{name}: {size:,} bytes")
+    return 0
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from labkit.views.charts import memory as memory
     from labkit.views.lens_chart import attribution as attribution
     from labkit.views.lens_chart import lens as lens
+    from labkit.views.live_panel import live as live
     from labkit.views.patching_chart import patching as patching
     from labkit.views.sampling_view import temperature as temperature
     from labkit.views.tokens_view import tokens as tokens
@@ -21,13 +22,14 @@ _HOMES = {
     "attention": "labkit.views.attention_view",
     "attribution": "labkit.views.lens_chart",
     "lens": "labkit.views.lens_chart",
+    "live": "labkit.views.live_panel",
     "memory": "labkit.views.charts",
     "patching": "labkit.views.patching_chart",
     "tokens": "labkit.views.tokens_view",
     "temperature": "labkit.views.sampling_view",
 }
 
-__all__ = ["attention", "attribution", "lens", "memory", "patching", "temperature", "tokens"]
+__all__ = ["attention", "attribution", "lens", "live", "memory", "patching", "temperature", "tokens"]
 
 
 def __getattr__(name: str) -> Any:

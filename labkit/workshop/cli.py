@@ -115,6 +115,47 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def claims(
+    ids: Annotated[list[str] | None, typer.Argument(help="Which claims; all by default.")] = None,
+    as_json: AsJson = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Compute anew and write to the ledger (in a checkout only).")
+    ] = False,
+) -> None:
+    """What articles state, how labkit tests it, and what came out."""
+    from labkit.teaching import claims as room
+    from labkit.workshop import places
+
+    if record:
+        if places.project_root() is None:
+            raise LabError(
+                "The ledger is written in the project's folder, not in the installed package; clone the project."
+            )
+        rows = room.record(ids or ())
+    else:
+        rows = [room.find(id) for id in ids] if ids else list(room.ledger().values())
+    if as_json:
+        typer.echo(json.dumps([vars(row) for row in rows], indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "claim",
+        "outcome",
+        "stated",
+        "what came out",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    for row in rows:
+        table.add_row(row.id, row.outcome, row.stated, row.comparison or "-")
+    Console().print(table)
+
+
+@app.command()
 def bench(
     names: Annotated[list[str] | None, typer.Argument(help="Which benchmarks; all by default.")] = None,
     as_json: AsJson = False,

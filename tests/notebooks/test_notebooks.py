@@ -9,8 +9,33 @@ from pathlib import Path
 import nbformat
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+from notebooks import ROOT, builder, run_alone
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb")) + sorted((ROOT / "notebooks" / "solved").glob("*.ipynb"))
+
+
+def name(path: Path) -> str:
+    return f"solved-{path.stem}" if path.parent.name == "solved" else path.stem
+
+
+def each_section() -> list[tuple[str, Path, int]]:
+    """(name, notebook, number) of every section; of the solved version only those that are not the learner's again."""
+    build = builder()
+    found: list[tuple[str, Path, int]] = []
+    seen: set[tuple[str, str]] = set()
+    for path in NOTEBOOKS:
+        for section in build.sections(nbformat.read(path, as_version=4)):
+            code = "\n\n".join(cell.source for cell in section.code)
+            if (path.stem, code) not in seen:
+                seen.add((path.stem, code))
+                found.append((f"{name(path)}-{section.number}", path, section.number))
+    return found
+
+
+def test_there_are_notebooks_of_both_kinds() -> None:
+    learner = [path.name for path in NOTEBOOKS if path.parent.name != "solved"]
+    assert learner
+    assert learner == [path.name for path in NOTEBOOKS if path.parent.name == "solved"]
 
 
 def test_each_notebook_follows_from_its_source() -> None:
@@ -20,7 +45,7 @@ def test_each_notebook_follows_from_its_source() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_a_notebook_in_git_is_small_and_clean(path: Path) -> None:
     assert path.stat().st_size <= 150_000
     text = path.read_text(encoding="utf-8")
@@ -36,7 +61,26 @@ def test_a_notebook_in_git_is_small_and_clean(path: Path) -> None:
             assert "NBVAL_SKIP" not in cell.source
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_the_learner_s_version_spoils_nothing() -> None:
+    """What is in the solved version alone is in no cell of the learner's."""
+    for path in (each for each in NOTEBOOKS if each.parent.name == "solved"):
+        learner = nbformat.read(path.parent.parent / path.name, as_version=4)
+        ids = {cell.id for cell in learner.cells}
+        text = "\n".join(cell.source for cell in learner.cells)
+        for cell in nbformat.read(path, as_version=4).cells:
+            assert cell.id in ids or cell.source not in text
+        assert "](../" not in learner.cells[0].source
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize(("path", "number"), [pytest.param(p, n, id=i) for i, p, n in each_section()])
+def test_each_section_runs_alone_after_the_set_up(path: Path, number: int) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    section = next(each for each in builder().sections(notebook) if each.number == number)
+    run_alone(notebook, section, path.parent)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_the_set_up_cell_is_the_same_in_all(path: Path) -> None:
     def set_up(p: Path) -> str:
         return next(c.source for c in nbformat.read(p, as_version=4).cells if c.cell_type == "code")
@@ -45,7 +89,7 @@ def test_the_set_up_cell_is_the_same_in_all(path: Path) -> None:
     assert "lk.setup()" in set_up(path)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_the_set_up_cell_never_replaces_torch_or_numpy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In Colab the installer is handed the versions that are there; a stand-in for pip sees what it is asked."""
     import importlib.util

@@ -20,7 +20,7 @@ runner = CliRunner()
 
 def test_help_lists_the_commands() -> None:
     out = runner.invoke(cli.app, ["--help"]).output
-    for command in ("lab", "get", "models", "doctor", "bench"):
+    for command in ("lab", "get", "models", "doctor", "claims", "bench"):
         assert command in out
 
 
@@ -144,3 +144,23 @@ def test_setup_says_in_one_line_what_is_ready(capsys: pytest.CaptureFixture[str]
     assert out.count("\n") == 1
     assert "not fetched yet" in out
     assert os.environ["LABKIT_CACHE"] == str(cache)
+
+
+def test_claims_prints_the_ledger_and_records_in_a_checkout_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    from labkit.teaching import claims
+
+    out = runner.invoke(cli.app, ["claims"], env={"COLUMNS": "200"}).output
+    assert "gqa-40" in out
+    assert "refuted" in out
+    rows = json.loads(runner.invoke(cli.app, ["claims", "--json"]).output)
+    assert [row["id"] for row in rows] == list(claims.ledger())
+    (row,) = json.loads(runner.invoke(cli.app, ["claims", "gqa-40", "--json"]).output)
+    assert row["value"] == 87.5
+    asked: list[list[str]] = []
+    monkeypatch.setattr(claims, "record", lambda ids: asked.append(list(ids)) or [])
+    assert runner.invoke(cli.app, ["claims", "--record", "gqa-40"]).exit_code == 0
+    assert asked == [["gqa-40"]]
+    monkeypatch.setattr(places, "project_root", lambda: None)
+    refused = runner.invoke(cli.app, ["claims", "--record"])
+    assert "clone the project" in str(refused.exception)
+    assert asked == [["gqa-40"]]

@@ -1,0 +1,308 @@
+"""Predict, then run: a guess is taken and locked, and later shown beside what came out."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import traitlets
+
+from labkit.errors import BadInput
+from labkit.teaching import progress
+from labkit.teaching.prediction.words import curve_words, number_text, number_words
+from labkit.views.base import View, clean, module, shorten, style, visible
+
+Kind = Literal["number", "choice", "curve"]
+_KINDS = ("number", "choice", "curve")
+_MOST_POINTS = 16
+_SCRIPTS = ("common.js", "../teaching/prediction/logic.js", "../teaching/prediction/curve.js")
+
+
+def predict(
+    id: str,
+    question: str,
+    kind: Kind = "number",
+    *,
+    unit: str = "",
+    choices: Sequence[str] = (),
+    low: float | None = None,
+    high: float | None = None,
+    x: Sequence[float] = (),
+    log: bool = False,
+    x_label: str = "",
+    y_label: str = "",
+) -> Prediction:
+    """Ask for a guess before the result is there. A locked guess can't be changed, and is shown when the cell is run again.
+
+    kind: "number" (within low and high, where given), "choice" (one of choices), or "curve": a value for each x, sketched
+        with pointer or keyboard between low (0 by default) and high (1); log puts the values on a logarithmic axis.
+        The points stand at even distances, each labelled with its x.
+    unit: of the number or of the curve's values.
+    Returns a widget with `.guess` (None until locked), `.locked`, `.lock(value)`, and `.show(result)`.
+    Only lk.progress(clear=id) lets one guess again. Raises BadInput for a question that can't be asked like that.
+    """
+    return Prediction(
+        _spec(id, question, kind, unit, list(choices), low, high, list(x), bool(log), str(x_label), str(y_label))
+    )
+
+
+def _spec(
+    id: Any,
+    question: Any,
+    kind: Any,
+    unit: Any,
+    choices: list[Any],
+    low: Any,
+    high: Any,
+    x: list[Any],
+    log: bool,
+    x_label: str,
+    y_label: str,
+) -> dict[str, Any]:
+    if not isinstance(id, str) or not id or not isinstance(question, str) or not question:
+        raise BadInput("A prediction needs an id and a question, both texts that are not empty.")
+    if kind not in _KINDS:
+        raise BadInput(f"There is no prediction of kind {kind!r}; there are number, choice and curve.")
+    if kind == "choice" and (len(choices) < 2 or len({str(c) for c in choices}) < len(choices)):
+        raise BadInput("A choice needs at least two different choices: choices=(...).")
+    if kind == "curve":
+        if not 2 <= len(x) <= _MOST_POINTS:
+            raise BadInput(f"A curve is sketched at 2 to {_MOST_POINTS} points; x has {len(x)}.")
+        x = [_finite(value, "x") for value in x]
+        high = 1.0 if high is None else high
+        low = (_finite(high, "high") / 1000 if log else 0.0) if low is None else low
+    low, high = (None if bound is None else _finite(bound, "low and high") for bound in (low, high))
+    if low is not None and high is not None and low >= high:
+        raise BadInput(f"low={low:g} must be below high={high:g}.")
+    if log and kind == "curve" and cast(float, low) <= 0:
+        raise BadInput("A logarithmic axis has no zero: give a low above 0.")
+    return {
+        "id": clean(id),
+        "question": clean(question),
+        "kind": kind,
+        "unit": clean(str(unit)),
+        "choices": [clean(str(choice)) for choice in choices],
+        "low": low,
+        "high": high,
+        "x": x,
+        "log": log,
+        "x_label": clean(x_label),
+        "y_label": clean(y_label),
+    }
+
+
+class Prediction(View):
+    """A question, the guess, and its lock. `guess` is None until it is locked."""
+
+    _title = "Prediction"
+    _esm = module(*_SCRIPTS, "../teaching/prediction/prediction.js")
+    _css = style("../teaching/prediction/prediction.css")
+
+    spec = traitlets.Dict().tag(sync=True)
+    locked_guess = traitlets.Dict().tag(sync=True)
+    """{"value": the guess}, or nothing."""
+    kept = traitlets.Bool(False).tag(sync=True)
+    """Whether the kernel has the guess: a front end that locks one knows then that it arrived."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.id: str = spec["id"]
+        self._clearing = False
+        super().__init__(spec=spec)
+        self._take_up()
+        self.observe(self._on_locked, names="locked_guess")
+        progress.watch(self)
+
+    @property
+    def locked(self) -> bool:
+        return bool(self.locked_guess)
+
+    @property
+    def guess(self) -> Any:
+        """A number, one of the choices, or a list of numbers for a curve; None until it is locked."""
+        return self.locked_guess.get("value")
+
+    def lock(self, value: Any) -> None:
+        """Lock a guess, as the button does. Raises BadInput for one that doesn't fit, or when another is locked."""
+        value = _checked(self.spec, value)
+        if self.locked:
+            if value != self.guess:
+                raise BadInput(
+                    f'The guess for "{shorten(visible(self.id), 60)}" is locked; lk.progress(clear="{self.id}") lets you '
+                    "guess again."
+                )
+            return
+        self.locked_guess = {"value": value}
+
+    def show(self, result: Any) -> Comparison:
+        """The guess and what came out, side by side.
+
+        result: a number, one of the choices, or a number for each x. Raises BadInput for anything else.
+        """
+        return Comparison(self.spec, self.guess, _checked(self.spec, result, is_result=True))
+
+    def refresh(self) -> None:
+        """Called when the progress changes: a guess that was cleared can be made again."""
+        if self.comm is not None and self.locked and progress.prediction_record(self.id) is None:
+            self._clearing = True
+            try:
+                self.locked_guess = {}
+                self.kept = False
+            finally:
+                self._clearing = False
+
+    @traitlets.validate("locked_guess")
+    def _valid_guess(self, proposal: Any) -> dict[str, Any]:
+        new = proposal["value"]
+        if self._clearing or new == self.locked_guess:
+            return new
+        try:
+            if self.locked or not isinstance(new, dict) or "value" not in new:
+                raise BadInput("A locked guess stays.")
+            return {"value": _checked(self.spec, new["value"])}
+        except BadInput:  # from a front end: it is told what holds
+            if self.comm is not None:
+                self.send_state("locked_guess")
+            return self.locked_guess
+
+    def _take_up(self) -> None:
+        """A guess that was locked in an earlier run, where it fits the question as it is now."""
+        record = progress.prediction_record(self.id)
+        if record is None or record.get("kind") != self.spec["kind"]:
+            return
+        try:
+            value = _checked(self.spec, record.get("guess"))
+        except BadInput:
+            return
+        self.locked_guess = {"value": value}
+        self.kept = True
+
+    def _on_locked(self, change: Any) -> None:
+        if change["new"]:
+            progress.predicted(self.id, self.spec["kind"], change["new"]["value"])
+            self.kept = True
+
+    def _describe(self) -> str:
+        return f"{shorten(visible(self.id), 60)!r}, {'locked' if self.locked else 'no guess yet'}"
+
+    def _static_text(self) -> str:
+        guess = f"Your guess: {value_text(self.spec, self.guess)}" if self.locked else "No guess yet."
+        offered = f"\nOne of: {'; '.join(self.spec['choices'])}" if self.spec["kind"] == "choice" else ""
+        return f"Predict: {self.spec['question']}{offered}\n{guess}"
+
+    def _static_html(self) -> str:
+        question = html.escape(visible(self.spec["question"]))
+        guess = html.escape(visible(value_text(self.spec, self.guess)))
+        offered = "".join(f"<li>{html.escape(visible(choice))}</li>" for choice in self.spec["choices"])
+        said = f"Your guess: {guess}" if self.locked else "No guess yet: run this cell to make one."
+        return (
+            f"<div><p><strong>Predict:</strong> {question}</p>"
+            f"{f'<ul>{offered}</ul>' if self.spec['kind'] == 'choice' else ''}<p>{said}</p></div>"
+        )
+
+
+class Comparison(View):
+    """A guess and what came out, side by side; `words` says how far apart they are."""
+
+    _title = "Prediction and result"
+    _esm = module(*_SCRIPTS, "../teaching/prediction/comparison.js")
+    _css = style("../teaching/prediction/prediction.css")
+
+    spec = traitlets.Dict().tag(sync=True)
+    guessed = traitlets.Dict().tag(sync=True)
+    result = traitlets.Dict().tag(sync=True)
+    words = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(self, spec: dict[str, Any], guess: Any, result: Any) -> None:
+        super().__init__(
+            spec=spec,
+            guessed={} if guess is None else {"value": guess, "text": value_text(spec, guess)},
+            result={"value": result, "text": value_text(spec, result)},
+            words="No guess was made." if guess is None else _words(spec, guess, result),
+        )
+
+    def _describe(self) -> str:
+        return f"{shorten(visible(self.spec['id']), 60)!r}, {self.words!r}"
+
+    def _static_text(self) -> str:
+        guess = f"Guess:  {self.guessed['text']}\n" if self.guessed else ""
+        return f"{guess}Result: {self.result['text']}\n{self.words}"
+
+    def _static_html(self) -> str:
+        guess = self.guessed.get("text", "no guess was made")
+        rows = "".join(
+            f'<tr><th scope="row" style="text-align:left">{label}</th><td>{html.escape(visible(text))}</td></tr>'
+            for label, text in (("guess", guess), ("result", self.result["text"]))
+        )
+        return f"<div><table>{rows}</table><p>{html.escape(visible(self.words))}</p></div>"
+
+
+def value_text(spec: dict[str, Any], value: Any) -> str:
+    """A guess or a result as text, with its unit."""
+    if value is None:
+        return "none"
+    if spec["kind"] == "choice":
+        return str(value)
+    if spec["kind"] == "number":
+        return number_text(value, spec["unit"])
+    pairs = zip(spec["x"], value, strict=True)
+    unit = f" ({spec['unit']})" if spec["unit"] else ""
+    return ", ".join(f"{number_text(x)}: {number_text(y)}" for x, y in pairs) + unit
+
+
+def _words(spec: dict[str, Any], guess: Any, result: Any) -> str:
+    if spec["kind"] == "choice":
+        return "As you said." if guess == result else "It came out otherwise."
+    if spec["kind"] == "number":
+        return number_words(guess, result, spec["unit"])
+    return curve_words(spec["x"], guess, result, spec["unit"], log=spec["log"])
+
+
+def _finite(value: Any, what: str) -> float:
+    """A finite number, whole ones kept whole; tensors and arrays of one number are taken."""
+    if hasattr(value, "item") and not isinstance(value, str):
+        try:
+            value = value.item()
+        except (ValueError, RuntimeError) as error:
+            raise BadInput(f"A single number is wanted for {what}.") from error
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadInput(f"A number is wanted for {what}, not a {type(value).__name__}.")
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise BadInput(f"A finite number is wanted for {what}.")
+    return value
+
+
+def _checked(spec: dict[str, Any], value: Any, *, is_result: bool = False) -> Any:
+    """The value as the kind of question wants it. A result may lie outside the range that was asked for."""
+    what = "the result" if is_result else "the guess"
+    if spec["kind"] == "choice":
+        if not isinstance(value, str) or clean(value) not in spec["choices"]:
+            raise BadInput(f"{what.capitalize()} must be one of the choices: {'; '.join(spec['choices'])}.")
+        return clean(value)
+    low, high = (None, None) if is_result else (spec["low"], spec["high"])
+    if spec["kind"] == "number":
+        return _within(_finite(value, what), low, high)
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if not isinstance(value, list | tuple) or len(value) != len(spec["x"]):
+        raise BadInput(f"{what.capitalize()} must hold {len(spec['x'])} numbers, one for each x.")
+    values = [_within(_finite(y, what), low, high) for y in value]
+    if spec["log"] and min(values) <= 0:
+        raise BadInput("A logarithmic axis has no zero: every value must be above 0.")
+    return values
+
+
+def _within(value: float, low: float | None, high: float | None) -> float:
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = (
+            f"from {low:g} to {high:g}"
+            if low is not None and high is not None
+            else (f"of at least {low:g}" if low is not None else f"of at most {high:g}")
+        )
+        raise BadInput(f"A guess {bounds} is asked for, not {value:g}.")
+    return value

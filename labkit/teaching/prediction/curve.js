@@ -1,0 +1,149 @@
+// A small chart: points at given x, each between low and high, drawn as lines, and, where asked for, movable.
+
+import { make } from "../../views/common.js";
+import { axis, nearest, say, shownLabels, stroke, ticks } from "./logic.js";
+
+const SIZE = { width: 600, height: 290, left: 62, right: 22, top: 30, bottom: 46 };
+const KEY_STEP = 0.02; // of the axis
+const KEY_LEAP = 0.1;
+const MOST_LABELS = 9;
+
+function shape(name, attributes = {}, text = null) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  if (text !== null) element.textContent = text;
+  return element;
+}
+
+/**
+ * {element, draw}. spec: x, low, high, log, x_label, y_label, unit. lines: [{values, kind, label}], kind "guess" or
+ * "result"; a value of null is not drawn. onSet(index, value): where given, points are moved with pointer and keys.
+ */
+export function createCurve(spec, { lines, onSet = null, label }) {
+  const n = spec.x.length;
+  const values = lines.flatMap((line) => line.values ?? []).filter((value) => value !== null);
+  const scale = axis(Math.min(spec.low, ...values), Math.max(spec.high, ...values), spec.log);
+  const plot = { width: SIZE.width - SIZE.left - SIZE.right, height: SIZE.height - SIZE.top - SIZE.bottom };
+  const px = (i) => SIZE.left + (plot.width * i) / (n - 1);
+  const py = (value) => SIZE.top + plot.height * (1 - scale.share(value));
+  const withUnit = (value) => say(value) + (spec.unit ? ` ${spec.unit}` : "");
+
+  const element = make("div", "lk-curve");
+  const svg = shape("svg", { viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, role: onSet ? "group" : "img", "aria-label": label });
+  element.append(svg);
+
+  for (const tick of ticks(scale.low, scale.high, spec.log)) {
+    svg.append(shape("line", { class: "lk-curve-grid", x1: SIZE.left, x2: SIZE.width - SIZE.right, y1: py(tick), y2: py(tick) }));
+    svg.append(shape("text", { class: "lk-curve-tick", x: SIZE.left - 8, y: py(tick) + 4, "text-anchor": "end" }, say(tick)));
+  }
+  shownLabels(n, MOST_LABELS).forEach((shown, i) => {
+    svg.append(shape("line", { class: "lk-curve-stop", x1: px(i), x2: px(i), y1: SIZE.top, y2: SIZE.height - SIZE.bottom }));
+    if (shown) {
+      svg.append(shape("text", { class: "lk-curve-tick", x: px(i), y: SIZE.height - SIZE.bottom + 17, "text-anchor": "middle" }, say(spec.x[i])));
+    }
+  });
+  const unit = spec.unit && !spec.y_label.includes(spec.unit) ? `${spec.y_label ? ", " : ""}${spec.unit}` : "";
+  svg.append(shape("text", { class: "lk-curve-axis", x: 8, y: 14 }, spec.y_label + unit));
+  svg.append(
+    shape("text", { class: "lk-curve-axis", x: SIZE.left + plot.width / 2, y: SIZE.height - 8, "text-anchor": "middle" }, spec.x_label),
+  );
+
+  const layers = lines.map((line) => {
+    const path = shape("path", { class: `lk-curve-line lk-curve-${line.kind}` });
+    const marks = Array.from({ length: n }, () =>
+      line.kind === "guess"
+        ? shape("circle", { class: "lk-curve-mark lk-curve-guess", r: 5 })
+        : shape("rect", { class: "lk-curve-mark lk-curve-result", width: 9, height: 9 }),
+    );
+    const points = marks.map((mark) => {
+      const point = shape("g");
+      point.append(mark);
+      return point;
+    });
+    svg.append(path, ...points);
+    return { path, marks, points, kind: line.kind };
+  });
+
+  function draw(index, current) {
+    const { path, marks, points, kind } = layers[index];
+    let d = "";
+    let pen = "M";
+    current.forEach((value, i) => {
+      const y = value === null ? SIZE.top + plot.height / 2 : py(value);
+      marks[i].classList.toggle("lk-curve-unset", value === null);
+      if (kind === "guess") {
+        marks[i].setAttribute("cx", px(i));
+        marks[i].setAttribute("cy", y);
+      } else {
+        marks[i].setAttribute("x", px(i) - 4.5);
+        marks[i].setAttribute("y", y - 4.5);
+      }
+      if (value === null) {
+        pen = "M";
+      } else {
+        d += `${pen}${px(i).toFixed(1)} ${y.toFixed(1)}`;
+        pen = "L";
+      }
+      if (onSet) {
+        points[i].setAttribute("aria-valuenow", value ?? scale.value(0.5));
+        points[i].setAttribute("aria-valuetext", value === null ? "not set" : withUnit(value));
+      }
+    });
+    path.setAttribute("d", d);
+  }
+
+  if (onSet) {
+    const { points } = layers[0];
+    const state = () => lines[0].values;
+    svg.classList.add("lk-curve-open");
+    points.forEach((point, i) => {
+      const name = `${spec.y_label || "value"} at ${spec.x_label ? `${spec.x_label} ` : ""}${say(spec.x[i])}`;
+      const facts = { role: "slider", tabindex: i ? -1 : 0, "aria-label": name, "aria-orientation": "vertical" };
+      for (const [key, value] of Object.entries({ ...facts, "aria-valuemin": scale.low, "aria-valuemax": scale.high })) {
+        point.setAttribute(key, value);
+      }
+      point.addEventListener("keydown", (event) => {
+        if (event.ctrlKey || event.metaKey || event.altKey) return;
+        const value = state()[i];
+        const share = value === null ? 0.5 : scale.share(value);
+        const moves = { ArrowUp: KEY_STEP, ArrowDown: -KEY_STEP, PageUp: KEY_LEAP, PageDown: -KEY_LEAP };
+        if (event.key in moves) onSet(i, scale.value(share + moves[event.key]));
+        else if (event.key === "Home") onSet(i, scale.low);
+        else if (event.key === "End") onSet(i, scale.high);
+        else if (event.key === "Enter" || event.key === " ") onSet(i, scale.value(share));
+        else if (event.key === "ArrowRight") focus(Math.min(n - 1, i + 1));
+        else if (event.key === "ArrowLeft") focus(Math.max(0, i - 1));
+        else return;
+        event.preventDefault();
+      });
+    });
+    const focus = (to) => {
+      points.forEach((point, i) => point.setAttribute("tabindex", i === to ? 0 : -1));
+      points[to].focus();
+    };
+    const where = (event) => {
+      const box = svg.getBoundingClientRect();
+      const x = ((event.clientX - box.left) / box.width) * SIZE.width;
+      const y = ((event.clientY - box.top) / box.height) * SIZE.height;
+      return { place: (x - SIZE.left) / plot.width, share: Math.min(1, Math.max(0, 1 - (y - SIZE.top) / plot.height)) };
+    };
+    let last = null;
+    svg.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      last = where(event);
+      svg.setPointerCapture(event.pointerId);
+      onSet(nearest(last.place, n), scale.value(last.share));
+      event.preventDefault();
+    });
+    svg.addEventListener("pointermove", (event) => {
+      if (last === null) return;
+      const now = where(event);
+      for (const { index, share } of stroke(last, now, n)) onSet(index, scale.value(share));
+      last = now;
+    });
+    for (const end of ["pointerup", "pointercancel"]) svg.addEventListener(end, () => (last = null));
+  }
+
+  lines.forEach((line, i) => draw(i, line.values));
+  return { element, draw };
+}

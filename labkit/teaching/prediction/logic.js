@@ -1,0 +1,91 @@
+// The arithmetic of predictions, apart from any drawing.
+
+/** A number as a learner types it ("1,000", "−2", "40 %", "1.5e3"), or null. `unit` may stand behind it. */
+export function parseNumber(text, unit = "") {
+  let plain = text.trim().replace(/[−–]/g, "-");
+  if (unit && plain.toLowerCase().endsWith(unit.toLowerCase())) plain = plain.slice(0, -unit.length).trim();
+  if (/^[+-]?\d{1,3}(,\d{3})+(\.\d*)?$/.test(plain)) plain = plain.replaceAll(",", ""); // thousands
+  else if (/^[+-]?\d+,\d+$/.test(plain)) plain = plain.replace(",", "."); // a decimal comma
+  if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(plain)) return null;
+  const value = Number(plain);
+  return Number.isFinite(value) ? value : null;
+}
+
+/** What is wrong with a number for these bounds (null: none), or "". */
+export function boundsProblem(value, low, high) {
+  if (low !== null && value < low) return `At least ${say(low)} is asked for.`;
+  if (high !== null && value > high) return `At most ${say(high)} is asked for.`;
+  return "";
+}
+
+/** A number with up to four digits that matter. */
+export function say(value) {
+  const size = Math.abs(value);
+  const text =
+    Number.isInteger(value) && size < 1e15
+      ? String(size).replace(/\B(?=(\d{3})+$)/g, ",")
+      : size >= 1e15 || (size < 1e-4 && size > 0)
+        ? size.toExponential(2)
+        : String(Number(size.toPrecision(4)));
+  return value < 0 ? `−${text}` : text;
+}
+
+/** An axis from low to high: share (0 to 1) of a value and back. */
+export function axis(low, high, log) {
+  const to = log ? Math.log : (v) => v;
+  const back = log ? Math.exp : (v) => v;
+  const [a, b] = [to(low), to(high)];
+  return {
+    low,
+    high,
+    share: (value) => (to(value) - a) / (b - a),
+    value: (share) => {
+      if (share <= 0) return low;
+      if (share >= 1) return high;
+      return Math.min(high, Math.max(low, Number(back(a + share * (b - a)).toPrecision(3))));
+    },
+  };
+}
+
+/** Round values for the ticks of an axis, a handful. */
+export function ticks(low, high, log) {
+  if (log) {
+    const found = [];
+    const first = Math.ceil(Math.log10(low) - 1e-9);
+    const last = Math.floor(Math.log10(high) + 1e-9);
+    const step = Math.max(1, Math.ceil((last - first + 1) / 6));
+    for (let power = first; power <= last; power += step) found.push(Number(`1e${power}`));
+    return found.length >= 2 ? found : [low, high];
+  }
+  const rough = (high - low) / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].find((m) => m * power >= rough * 0.999) * power;
+  const found = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i += 1) found.push(Number((i * step).toPrecision(12)));
+  return found;
+}
+
+/** Index of the point nearest to a place (0 to 1) among n at even distances. */
+export function nearest(place, n) {
+  return Math.min(n - 1, Math.max(0, Math.round(place * (n - 1))));
+}
+
+/** The points a stroke from one place to another passes: [{index, share}], so that a quick stroke leaves none out. */
+export function stroke(from, to, n) {
+  const [a, b] = [nearest(from.place, n), nearest(to.place, n)];
+  const points = [];
+  const step = a <= b ? 1 : -1;
+  for (let i = a; i !== b; i += step) {
+    if (i === a) continue; // set when the stroke was there
+    const part = (i / (n - 1) - from.place) / (to.place - from.place);
+    points.push({ index: i, share: from.share + (to.share - from.share) * Math.min(1, Math.max(0, part)) });
+  }
+  points.push({ index: b, share: to.share });
+  return points;
+}
+
+/** Which of n labels to write so that at most `most` stand: always the first. */
+export function shownLabels(n, most) {
+  const every = Math.ceil(n / most);
+  return Array.from({ length: n }, (_, i) => i % every === 0);
+}

@@ -1,0 +1,137 @@
+"""The ledger: complete, and true wherever it can be computed again."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import labkit as lk
+from labkit.teaching import claims
+from labkit.teaching.claims import compute
+
+IDS = [
+    "gqa-40", "llama-40-faster", "seven-b-72h", "falcon-256", "mixtral-20", "moe-roles", "lora-small", "neftune",
+    "qwen-alibi", "gptq-75-2x", "int4-phone", "phi3-85", "flash-memory", "matrix-hardware", "rope-one-line", "yarn-128k",
+    "json-for-free", "spec-decoding", "small-beats-giant", "drift", "harder-to-squeeze", "prune-blind", "sae-roles",
+    "golden-gate", "alignment-tax", "ternary", "schedule-free", "vllm-paging", "language-tax",
+]  # fmt: skip
+NOTEBOOKS = {
+    "03_generation", "02_attention", "04_quantization", "05_lora", "06_moe_routing", "07_sparse_autoencoders",
+    "08_model_landscape",
+}  # fmt: skip
+
+
+def test_the_ledger_is_complete() -> None:
+    rows = claims.ledger()
+    assert list(rows) == IDS
+    for row in rows.values():
+        assert row.outcome in claims.OUTCOMES
+        assert row.kind in {"exact", "measured", "time"}
+        assert row.notebook in NOTEBOOKS
+        assert row.stated.endswith(".")
+        assert row.how.endswith(".")
+        assert (row.value is None) == (row.outcome in {"open", "untestable"}), row.id
+        assert (row.recorded is not None) == (row.kind == "time" and row.value is not None), row.id
+        assert (row.value is not None) == (row.id in compute.COMPUTE), row.id
+        if row.recorded:
+            assert re.fullmatch(r"\d{4}-\d\d-\d\d", row.recorded["date"])
+            assert "torch" in row.recorded["machine"]
+    assert rows["phi3-85"].outcome == "untestable"
+
+
+@pytest.mark.parametrize(
+    "id", [id for id, row in claims.ledger().items() if row.value is not None and row.kind != "time"]
+)
+def test_the_ledger_says_what_is_computed(id: str) -> None:
+    row, computed = claims.ledger()[id], compute.COMPUTE[id]()
+    assert claims.same(computed.value, row.value or 0.0, row.tolerance)
+    assert computed.comparison == row.comparison, "labkit claims --record writes it"
+    assert lk.claim(id, computed.value).agrees is True
+
+
+def test_outcomes_follow_from_the_numbers() -> None:
+    rows = claims.ledger()
+    assert rows["gqa-40"].outcome == ("held" if rows["gqa-40"].value == 40 else "refuted")
+    grows = rows["flash-memory"].value
+    assert grows is not None
+    assert rows["flash-memory"].outcome == ("held" if grows < 1.5 else "refuted")
+    assert "to the power 1.00 in tiles, 2.00 all at once" in rows["flash-memory"].comparison
+
+
+def test_a_claim_side_by_side_writes_nothing() -> None:
+    before = claims.LEDGER.read_bytes()
+    shown = lk.claim("gqa-40", torch.tensor(87.5), note="at 4,096 tokens")
+    assert repr(shown) == (
+        "gqa-40\n"
+        "    stated  Sharing keys and values between heads cuts LLaMA 2's KV cache by 40 %.\n"
+        "  computed  87.5 % of the cache, 70B (at 4,096 tokens)\n"
+        "    ledger  refuted: it does not hold; saved of the cache: 0 % in 7B, 0 % in 13B, 87.5 % in 70B; 40 % in none of them"
+    )
+    wrong = lk.claim("gqa-40", 40)
+    assert wrong.agrees is False
+    assert "the ledger has 87.5 %" in repr(wrong)
+    timed = lk.claim("llama-40-faster", 1000)
+    assert timed.agrees is None
+    assert "differs" not in repr(timed)
+    assert "taken 20" in repr(timed)
+    assert lk.claim("yarn-128k", 3).agrees is None
+    assert "<b>" not in lk.claim("gqa-40", 1, note="<b>")._repr_html_()
+    assert claims.LEDGER.read_bytes() == before
+    with pytest.raises(lk.BadInput, match="did you mean gqa-40"):
+        lk.claim("gqa40", 1)
+    for bad in ("many", None, True, torch.zeros(2)):
+        with pytest.raises(lk.BadInput):
+            lk.claim("gqa-40", bad)
+
+
+def test_record_writes_what_it_computes_and_keeps_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = tmp_path / "ledger.json"
+    ledger.write_text(claims.LEDGER.read_text(encoding="utf-8").replace("87.5", "12.5"), encoding="utf-8")
+    original = claims.LEDGER.read_bytes()
+    monkeypatch.setattr(claims, "LEDGER", ledger)
+    assert lk.claim("gqa-40", 87.5).agrees is False
+    (row,) = claims.record(["gqa-40"])
+    assert row.value == 87.5
+    assert ledger.read_bytes() == original
+    with pytest.raises(lk.BadInput, match="Nothing computes"):
+        claims.record(["yarn-128k"])
+    assert [row["id"] for row in json.loads(ledger.read_text(encoding="utf-8"))] == IDS
+
+
+def test_both_attentions_agree_and_live_bytes_are_counted() -> None:
+    q, k, v = torch.randn(3, 150, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    assert torch.allclose(compute.full_attention(q, k, v), compute.tiled_attention(q, k, v, 32), atol=1e-6)
+    with compute.LiveBytes() as live:
+        a = torch.zeros(1000)  # 4,000 bytes
+        b = a + 1
+        assert live.now == 8000
+        b.add_(1)
+        view = b[:10]
+        assert live.now == 8000, "views and writing in place take nothing"
+        del a
+        assert live.now == 4000
+        del b
+        assert live.now == 4000, "a view keeps its storage"
+        del view
+        assert (live.now, live.peak) == (0, 8000)
+
+
+def test_the_timed_layers_are_of_one_size_and_compute_attention() -> None:
+    assert compute.MULTI_HEAD.parameters == compute.GROUPED.parameters
+    shape = compute.Shape(32, 4, 2, 16)
+    layer = compute.DecodeLayer(shape, 5, torch.Generator().manual_seed(0))
+    x = torch.randn(1, 32, generator=torch.Generator().manual_seed(1))
+    out = layer.step(x)
+    query = (x @ layer.q.T).view(4, 8)
+    mixed = [torch.softmax(layer.keys[0, h // 2] @ query[h] / 8**0.5, 0) @ layer.values[0, h // 2] for h in range(4)]
+    y = x + torch.cat(mixed)[None] @ layer.o.T
+    gate = y @ layer.gate.T
+    expected = y + (gate * gate.sigmoid() * (y @ layer.up.T)) @ layer.down.T
+    assert torch.allclose(out, expected, atol=1e-5)
+    assert torch.allclose(layer.keys[0, :, -1], (x @ layer.k.T).view(2, 8))
+    counted = sum(w.numel() for w in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down))
+    assert counted == shape.parameters

@@ -1,0 +1,24 @@
+"""The cards' and predictions' pure JavaScript, in node's own test runner."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def test_the_pure_javascript() -> None:
+    node = shutil.which("node")
+    if node is None:
+        if os.environ.get("LABKIT_REQUIRE_BROWSER") == "1":
+            pytest.fail("node is needed for these tests")
+        pytest.skip("node is not here")
+    files = sorted(str(path) for path in HERE.glob("*.test.mjs"))
+    assert files
+    done = subprocess.run([node, "--test", *files], capture_output=True, text=True, check=False, cwd=HERE)
+    assert done.returncode == 0, done.stdout + done.stderr
