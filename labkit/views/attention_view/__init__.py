@@ -117,17 +117,17 @@ class AttentionView(View):
     """What is said about the head that `cells` is of, its layer and number among it."""
     version = traitlets.Int(0).tag(sync=True)
     """Counts the heads drawn. A front end redraws when it changes, once the traits above agree again."""
-    beside = traitlets.List().tag(sync=True)
+    beside: Any = traitlets.List().tag(sync=True)
     """What is compared: [trace (0 or 1), layer, head], or nothing."""
     beside_cells = traitlets.Bytes(b"").tag(sync=True)
     beside_summary = traitlets.Dict().tag(sync=True)
     beside_version = traitlets.Int(0).tag(sync=True)
-    texts = traitlets.List().tag(sync=True)
+    texts: Any = traitlets.List().tag(sync=True)
     """The tokens of each trace, as labels."""
     facts = traitlets.Dict().tag(sync=True)
     extra = traitlets.Bytes(b"").tag(sync=True)
     """Measures handed in: (measures, layers, heads) float32."""
-    marked = traitlets.List().tag(sync=True)
+    marked: Any = traitlets.List().tag(sync=True)
     """The [layer, head] pairs that are marked: for ablation, and for the text's mean."""
     measure = traitlets.Unicode("").tag(sync=True)
     order = traitlets.Unicode("layers").tag(sync=True)
@@ -432,23 +432,23 @@ class AttentionView(View):
         self.send({"type": "tile", "id": content.get("id"), "shape": shape}, buffers=[tile.tobytes()])
 
     def _answer_line(self, content: dict[str, Any]) -> None:
-        which, pairs = content.get("trace"), content.get("heads")
-        token = _whole(content, "token")
-        if which not in range(len(self._traces)) or isinstance(which, bool) or not isinstance(pairs, list):
+        pairs, numbers = content.get("heads"), _whole(content, "trace", "token")
+        if numbers is None or not isinstance(pairs, list) or numbers[0] not in range(len(self._traces)):
             return
+        which, token = numbers
         try:
             heads = [(self._checked("layer", layer), self._checked("head", head)) for layer, head in pairs]
         except (BadInput, TypeError, ValueError):
             return
         trace = self._traces[which]
-        if not heads or token is None or not 0 <= token[0] < len(trace):
+        if not heads or not 0 <= token < len(trace):
             return
         aside, into = bool(content.get("aside")), bool(content.get("into"))
         if pool_size(len(trace)) > 1:
-            line = read_line(trace, heads, token[0], into=into, aside=aside)
+            line = read_line(trace, heads, token, into=into, aside=aside)
         else:
             mean = self._mean(which, tuple(heads), aside)
-            line = mean[:, token[0]] if into else mean[token[0]]
+            line = mean[:, token] if into else mean[token]
         self.send({"type": "line", "id": content.get("id")}, buffers=[quantize(line).tobytes()])
 
     def _answer_ablate(self, content: dict[str, Any]) -> None:
@@ -699,7 +699,7 @@ def _whole(content: dict[str, Any], *names: str) -> list[int] | None:
     values = [content.get(name) for name in names]
     if any(isinstance(value, bool) or not isinstance(value, int) for value in values):
         return None
-    return values  # type: ignore[return-value]
+    return values
 
 
 def _number(value: Any) -> float | None:
