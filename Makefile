@@ -10,12 +10,20 @@ BIN := .venv/bin
 BASE := .venv/labkit-base.stamp
 DEV := .venv/labkit-dev.stamp
 AXE := .venv/axe.min.js
+# the widget libraries of Google Colab, older than those labkit is tested with elsewhere
+COLAB := .venv/colab/labkit-colab.stamp
+COLAB_VERSIONS := ipywidgets==7.7.1 widgetsnbextension==3.6.10 jupyterlab_widgets==1.1.11 ipython_genutils==0.2.0 \
+	anywidget==0.9.21 plotly==5.24.1
+SITE := import sysconfig; print(sysconfig.get_path("purelib"))
+
+# what the notebooks' own run has solved and guessed is nobody's progress
+PROGRESS := $(CURDIR)/.venv/nbval-progress.json
 
 # as root, or as somebody who may become root without being asked
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -n")
 INSTALL_BROWSER := { command -v apt-get >/dev/null && $(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q chromium; }
 
-.PHONY: help lab test check browser model notebooks pictures constraints bench clean
+.PHONY: help lab test check browser colab model notebooks pictures constraints bench clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
@@ -26,13 +34,19 @@ lab: $(BASE) model
 # Every test: code style and types, unit tests, widgets in a browser, notebooks.
 test: $(DEV) model browser check $(AXE)
 	LABKIT_AXE=$(AXE) $(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=180 notebooks
+	$(MAKE) colab
+	rm -f $(PROGRESS)
+	LABKIT_PROGRESS=$(PROGRESS) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=180 notebooks
 
 check: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# The Python side of every view, with the widget libraries of Colab.
+colab: $(DEV) model $(COLAB)
+	LABKIT_COLAB=1 .venv/colab/bin/python -m pytest -m "not browser" tests/views tests/test_colab_versions.py
 
 model: $(BASE)
 	$(BIN)/labkit get default
@@ -77,6 +91,15 @@ $(BASE): pyproject.toml constraints.txt | .venv/bin/python
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --index-url $(TORCH_INDEX) torch)
 	@echo "Installing labkit and what it needs; the first time this takes a few minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --constraint constraints.txt --editable .
+	@touch $@
+
+# Its own packages come first; everything else is .venv's, seen through a .pth file, so that this takes seconds.
+$(COLAB): Makefile | $(DEV)
+	rm -rf .venv/colab
+	$(BIN)/python -m venv --without-pip .venv/colab
+	$(BIN)/python -m pip --python .venv/colab/bin/python install --quiet --disable-pip-version-check --no-deps $(COLAB_VERSIONS)
+	@outer=$$($(BIN)/python -c '$(SITE)') own=$$(.venv/colab/bin/python -c '$(SITE)'); \
+		echo "import site; site.addsitedir('$$outer')" > "$$own/labkit-outer.pth"
 	@touch $@
 
 $(DEV): $(BASE)

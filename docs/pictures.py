@@ -1,4 +1,4 @@
-"""Take the pictures of the README and the notebooks anew, from the views themselves, in a real browser.
+"""Take the pictures of the README, the notebooks and the pages anew, from the views themselves, in a real browser.
 
     python docs/pictures.py      (or: make pictures)
 
@@ -8,34 +8,192 @@ Needs the default model, playwright and a Chromium.
 from __future__ import annotations
 
 import shutil
+import struct
+import sys
 import tempfile
+import zlib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from playwright.sync_api import sync_playwright
 
 import labkit as lk
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "docs" / "images" / "tokens.png"
+IMAGES = ROOT / "docs" / "images"
+README = IMAGES / "tokens.png"
 NOTEBOOK = ROOT / "notebooks" / "source" / "01_first_look.png"  # goes into the notebook itself, so it has to be small
+
+TEXT = ROOT / "docs" / "architecture.md"
+SHORT = "The cat sat on the mat. The cat sat on the"
+OTHER = "The dog sat on the mat. The dog sat on the"
+LENGTHS = (12, 256, 1024)
+WIDTH = 1240
 
 
 def main() -> None:
+    """`python docs/pictures.py attention` takes those of the attention view alone; likewise `tokens`."""
+    wanted = sys.argv[1:] or ["tokens", "attention"]
     browser_path = next(p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n)))
     lab = lk.load()
-    generation = lab.generate("Why is the sky blue?", max_new_tokens=48)
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
-        page_file = lk.views.tokens(generation, prompt=False).to_html(Path(scratch) / "tokens.html")
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
-        for target, width, scale, last in ((README, 860, 1.5, ".lk-panel"), (NOTEBOOK, 700, 1.0, ".lk-scroll")):
-            page = browser.new_page(viewport={"width": width, "height": 700}, device_scale_factor=scale)
-            page.goto(page_file.as_uri())
-            box = page.locator(last).bounding_box()
-            assert box is not None
-            height = box["y"] + box["height"] + 6
-            page.screenshot(path=target, clip={"x": 0, "y": 0, "width": width, "height": height})
-            print(f"{target.relative_to(ROOT)}: {target.stat().st_size:,} bytes")
+        if "tokens" in wanted:
+            tokens(lab, browser, Path(scratch))
+        if "attention" in wanted:
+            attention(lab, browser, Path(scratch))
         browser.close()
+
+
+def tokens(lab: lk.Lab, browser: Any, scratch: Path) -> None:
+    generation = lab.generate("Why is the sky blue?", max_new_tokens=48)
+    page_file = lk.views.tokens(generation, prompt=False).to_html(scratch / "tokens.html")
+    for target, width, scale, last in ((README, 860, 1.5, ".lk-panel"), (NOTEBOOK, 700, 1.0, ".lk-scroll")):
+        page = browser.new_page(viewport={"width": width, "height": 700}, device_scale_factor=scale)
+        page.goto(page_file.as_uri())
+        box = page.locator(last).bounding_box()
+        assert box is not None
+        height = box["y"] + box["height"] + 6
+        page.screenshot(path=target, clip={"x": 0, "y": 0, "width": width, "height": height})
+        print(f"{target.relative_to(ROOT)}: {target.stat().st_size:,} bytes")
+
+
+def attention(lab: lk.Lab, browser: Any, scratch: Path) -> None:
+    """Every level of the attention view at three lengths, light and dark: the whole view, zoomed, compared, ablated."""
+    ids = lab.tokenizer(TEXT.read_text(encoding="utf-8"))["input_ids"]
+    for tokens_ in LENGTHS:
+        trace = lab.trace(SHORT) if tokens_ == LENGTHS[0] else lab.trace(ids[:tokens_])
+        first = lk.views.attention(trace, ablate=lk.attention.ablation(lab, trace))
+        shown = (first.layer, first.head)
+        first.ablate([shown])
+        first.wait()
+        whole = first.to_html(scratch / f"whole-{tokens_}.html")
+        if tokens_ == LENGTHS[0]:
+            beside = lk.views.attention(trace, compare=lab.trace(OTHER), names=("cat", "dog"))
+        else:
+            beside = lk.views.attention(trace, layer=shown[0], head=shown[1], compare=_another(trace, shown))
+        compared = beside.to_html(scratch / f"compared-{tokens_}.html", heads=[])
+        for dark in (False, True):
+            paper = "dark" if dark else "light"
+            page = _opened(browser, whole, dark=dark)
+            grid = page.locator(".lk-att-grid").first
+            _on(page, grid, 0.45, 0.8)
+            _keep(page, page.locator(".lk-attention"), f"attention-{tokens_}-{paper}.png")
+            page.locator(".lk-att-tokens").focus()
+            for key in ("End", "ArrowLeft", "Enter"):
+                page.keyboard.press(key)
+            grid.focus()
+            for _ in range({12: 1, 256: 4, 1024: 6}[tokens_]):
+                page.keyboard.press("+")
+            _on(page, grid, 0.4, 0.6)
+            _keep(page, page.locator(".lk-att-figure").first, f"attention-{tokens_}-zoomed-{paper}.png")
+            page.close()
+            page = _opened(browser, compared, dark=dark)
+            _on(page, page.locator(".lk-att-grid").first, 0.3, 0.7)
+            _keep(page, page.locator(".lk-att-heads"), f"attention-{tokens_}-compared-{paper}.png")
+            page.close()
+
+
+def _another(trace: Any, shown: tuple[int, int]) -> tuple[int, int]:
+    """The head that looks most at the token before, or the next one where that is the one shown."""
+    measured = lk.attention.measures(trace)
+    ranked = measured.sort_values("previous", ascending=False)[["layer", "head"]].itertuples(index=False)
+    return next((int(layer), int(head)) for layer, head in ranked if (layer, head) != shown)
+
+
+def _opened(browser: Any, path: Path, *, dark: bool) -> Any:
+    page = browser.new_page(viewport={"width": WIDTH, "height": 900}, color_scheme="dark" if dark else "light")
+    page.goto(path.as_uri())
+    page.locator(".lk-att-title").first.wait_for()
+    return page
+
+
+def _on(page: Any, grid: Any, x: float, y: float) -> None:
+    """Hold the pointer over a cell, at these shares of the picture's width and height."""
+    box = grid.bounding_box()
+    grid.hover(position={"x": x * box["width"], "y": y * box["height"]})
+    page.wait_for_timeout(400)
+
+
+def _keep(page: Any, element: Any, name: str) -> None:
+    target = IMAGES / name
+    target.write_bytes(few_colours(element.screenshot()))
+    print(f"{target.relative_to(ROOT)}: {target.stat().st_size:,} bytes")
+
+
+def few_colours(picture: bytes) -> bytes:
+    """A PNG as browsers write it (8 bits, RGB or RGBA, not interlaced) with 256 colours: about a third of the bytes."""
+    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", picture[16:29])
+    assert (depth, interlaced) == (8, 0)
+    channels = {2: 3, 6: 4}[kind]
+    at, packed = 8, b""
+    while at < len(picture):
+        (length,) = struct.unpack(">I", picture[at : at + 4])
+        if picture[at + 4 : at + 8] == b"IDAT":
+            packed += picture[at + 8 : at + 8 + length]
+        at += 12 + length
+    pixels = _unfiltered(zlib.decompress(packed), width, height, channels)[..., :3]
+    # The colours most used stay as they are; every other becomes the nearest of them.
+    colours, where, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True, return_counts=True)
+    kept = np.argsort(-counts, kind="stable")[:200]
+    spread = np.argsort(-counts, kind="stable")[200 :: max(1, (len(colours) - 200) // 56)][:56]
+    palette = colours[np.concatenate([kept, spread])].astype(np.int32)
+    nearest = np.concatenate(
+        [
+            ((part[:, None].astype(np.int32) - palette[None]) ** 2).sum(-1).argmin(1)
+            for part in np.array_split(colours, 1 + len(colours) // 4096)
+        ]
+    ).astype(np.uint8)
+    rows = np.zeros((height, width + 1), np.uint8)
+    rows[:, 1:] = nearest[where.reshape(-1)].reshape(height, width)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
+        (b"PLTE", palette.astype(np.uint8).tobytes()),
+        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+        (b"IEND", b""),
+    ]
+    framed = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def _unfiltered(data: bytes, width: int, height: int, channels: int) -> np.ndarray:
+    """(height, width, channels) uint8, the filters of the PNG's rows undone."""
+    lines = np.frombuffer(data, np.uint8).reshape(height, 1 + width * channels)
+    before = np.zeros((width, channels), np.int32)
+    made = np.zeros((height, width, channels), np.uint8)
+    for y, line in enumerate(lines):
+        kind, raw = int(line[0]), line[1:].reshape(width, channels).astype(np.int32)
+        if kind == 0:
+            now = raw
+        elif kind == 1:
+            now = np.cumsum(raw, axis=0) & 255
+        elif kind == 2:
+            now = (raw + before) & 255
+        else:
+            now = _pixel_by_pixel(kind, raw.tolist(), before.tolist(), channels)
+        made[y] = now
+        before = now
+    return made
+
+
+def _pixel_by_pixel(kind: int, raw: list[list[int]], above: list[list[int]], channels: int) -> np.ndarray:
+    """Rows of the filters average (3) and Paeth (4), where each pixel needs the one before it."""
+    left, corner, row = [0] * channels, [0] * channels, []
+    for pixel, up in zip(raw, above, strict=True):
+        now = []
+        for value, a, b, c in zip(pixel, left, up, corner, strict=True):
+            if kind == 3:
+                guess = (a + b) // 2
+            else:
+                p = a + b - c
+                guess = min((abs(p - a), 0, a), (abs(p - b), 1, b), (abs(p - c), 2, c))[2]
+            now.append((value + guess) & 255)
+        row.append(now)
+        left, corner = now, up
+    return np.array(row, np.int32)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ ROOT = HERE.parent
 LIMIT_BYTES = 150_000
 KEPT_MIMETYPES = ("text/plain", "text/html", "image/png", "application/vnd.plotly.v1+json")
 LARGEST_OUTPUT_BYTES = 20_000
+LARGEST_CHART_BYTES = 6_000  # code-hosting sites don't draw plotly's charts: it is only there before a cell is run
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STUB, SOLUTION = "stub", "solution"  # tags that only say which version a cell is for
 SECTION = re.compile(r"^## (\d+) · (.+)$", re.MULTILINE)
@@ -168,7 +169,8 @@ def _kept(output: Any) -> Any | None:
     output.data = {
         kind: value
         for kind, value in output.data.items()
-        if kind in KEPT_MIMETYPES and len(str(value)) <= LARGEST_OUTPUT_BYTES
+        if kind in KEPT_MIMETYPES
+        and len(str(value)) <= (LARGEST_CHART_BYTES if "plotly" in kind else LARGEST_OUTPUT_BYTES)
     }
     output.metadata = {}
     return output if output.data else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 # imported at once: these functions are called like their modules, which would otherwise stand in their place
 from labkit.attention.heads import heads, repeated
+from labkit.attention.peak import LiveBytes, peak_bytes
 from labkit.attention.sweep import MEASURES, LayerSweep, Measure, measures, set_aside, sweep, uniform
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ __all__ = [
     "HalfLoss",
     "Knockout",
     "LayerSweep",
+    "LiveBytes",
     "Measure",
     "ablation",
     "effects",
     "heads",
     "knockout",
     "measures",
+    "peak_bytes",
     "repeated",
     "set_aside",
     "sweep",

@@ -320,7 +320,10 @@ def _place(error: BaseException, answer: Any) -> str:
 
 def _nan(value: Any) -> bool:
     values = value if isinstance(value, tuple | list) else (value,)
-    return any(isinstance(v, torch.Tensor) and v.is_floating_point() and bool(v.isnan().any()) for v in values)
+    return any(
+        isinstance(v, torch.Tensor) and v.is_floating_point() and not v.is_meta and bool(v.isnan().any())
+        for v in values
+    )
 
 
 def _safe_show(value: Any, names: tuple[str, ...] = ()) -> str:

@@ -19,17 +19,24 @@
 #
 # | | |
 # |---|---|
-# | **Time** | 20 minutes |
+# | **Time** | 45 minutes, in seven sections; about 20 of them for the exercises |
+# | **Contains** | 4 exercises, 3 predictions |
 # | **Runs on** | any computer with 2 GiB of free memory; no GPU, no account; the model (93 MB) is fetched once |
 # | **You need** | to read a little Python; nothing about language models |
-# | **You will be able to** | load a model, generate text, read its probabilities, say what temperature does, and say what a model needs in memory |
+# | **You will be able to** | load a model, generate text, read its probabilities, say what temperature and top-p do, and say what a model needs in memory |
 
 # %% [markdown]
 # ## Set-up
-# In Colab this cell installs labkit, without touching the PyTorch that is there. Elsewhere it only checks.
+# In Colab the first cell installs labkit, without touching the PyTorch that is there. Elsewhere it only checks. The second
+# puts the model on the bench. **Run these two, then any section.**
 #
-# Run the cells one after the other (Shift+Enter). Until a cell is run, you see what is left of an earlier run: numbers
-# and plain tables. The live pictures come when you run it.
+# Run the cells of a section one after the other (Shift+Enter). Until a cell is run, you see what is left of an earlier
+# run: numbers and plain tables. The live pictures come when you run it. Two kinds of cells want something from you:
+#
+# - A **prediction** asks what will come out. Lock your guess before you run the next cell; the result is then shown beside
+#   it. With *Run All* no guess is made, and that is said.
+# - An **exercise** asks for a few lines of code in place of a `...`, and a check says at once whether they are right, or
+#   what is wrong with them. An exercise left unsolved stops nothing.
 
 # %%
 import importlib.util
@@ -45,25 +52,27 @@ import labkit as lk
 
 lk.setup()
 
+# %%
+lab = lk.load(dtype="float32")
+
 # %% [markdown]
 # ## 1 · Put a model on the bench
-# *3 minutes · easy · needed for everything after*
+# *2 minutes · easy · needed for everything after*
 #
-# `lk.load()` brings the default model, SmolLM2-135M-Instruct: small enough for a laptop, large enough to answer simple
-# questions. The card below says what it is. Two words to know now:
+# `lk.load()`, which you have just run, brings the default model, SmolLM2-135M-Instruct: small enough for a laptop, large
+# enough to answer simple questions. The card below says what it is. Two words to know now:
 #
 # - **parameters** are the numbers the model learned. This one has 135 million; the large ones you have heard of have
 #   hundreds of billions.
 # - **layers** are the steps a text passes through on its way to a prediction, one after the other.
-#
-# `dtype="float32"` asks for full precision on any machine, so that the numbers below come out the same on yours. (Left
-# out, labkit would use half the bits on a GPU, which is faster.)
 
 # %%
-lab = lk.load(dtype="float32")
 lab
 
 # %% [markdown]
+# `dtype="float32"` asked for full precision on any machine, so that the numbers below come out the same on yours. (Left
+# out, labkit would use half the bits on a GPU, which is faster.)
+#
 # The *note* deserves a sentence. Most weights of this copy were rounded to 4 bits before it was published, to make the
 # download small. labkit stores them so that nothing more is lost, but they are not the original's. (A notebook on
 # rounding weights, *quantization*, is planned.)
@@ -73,7 +82,7 @@ lab
 
 # %% [markdown]
 # ## 2 · Let it talk
-# *4 minutes · easy*
+# *3 minutes · easy*
 
 # %%
 gen = lab.generate("Why is the sky blue?", max_new_tokens=60, show=True)
@@ -104,11 +113,47 @@ print(raw.prompt + raw.text)
 
 # %% [markdown]
 # ## 3 · How sure was it?
-# *4 minutes · easy · the most useful picture in this notebook*
+# *10 minutes · easy · the most useful picture in this notebook*
 #
-# At each step the model gave every one of its 49,152 tokens a probability. Below is the same answer; the **thicker** the
-# line under a token, the **less sure** the model was of it. Point at a token to see what else it might have said; or click
-# into the text and move with the arrow keys.
+# At each step the model gave every one of its 49,152 tokens a probability, and the most probable one was taken. Always
+# taking the most probable token is called **greedy** decoding, and it is what we have done so far.
+#
+# Some tokens of the answer must have been nearly certain, others one of many that would have done. Before you see the
+# numbers: what do you think?
+
+# %%
+sure = lk.predict(
+    "first_look.sure",
+    "Of the 60 tokens of the answer, what share had a probability of more than one half?",
+    unit="%",
+    low=0,
+    high=100,
+)
+sure
+
+# %% [markdown]
+# Locked? Then run on. The first line makes the answer again: greedy decoding gives the same text each time.
+
+# %% tags=["nbval-check-output"]
+import math
+
+import torch
+
+gen = lab.generate("Why is the sky blue?", max_new_tokens=60)
+probability = gen.logprobs.exp()  # log-probabilities back to probabilities
+above = (probability > 0.5).sum().item()
+print(f"{above} of {len(probability)} tokens had a probability above one half")
+least = probability.argmin().item()
+print(f"least sure of {gen.tokens[least]!r}: {probability[least]:.3f}")
+for other in gen.top(5)[least]:
+    print(f"   {other.token!r:14} {math.exp(other.logprob):.3f}")
+
+# %%
+sure.show(100 * above / len(probability))
+
+# %% [markdown]
+# Below is the same answer; the **thicker** the line under a token, the **less sure** the model was of it. Point at a token
+# to see what else it might have said; or click into the text and move with the arrow keys.
 #
 # Some of the numbers beside the bars have names. A **log-probability** is the natural logarithm of a probability (0 is
 # certain, −0.7 is one half, −4.6 is one in a hundred); its unit is called *nat*. The **entropy** says how open the choice
@@ -120,33 +165,57 @@ print(raw.prompt + raw.text)
 lk.views.tokens(gen)
 
 # %% [markdown]
-# Before you read on, guess: how many of the tokens had a probability of more than one half? Half of them? Nearly all?
-
-# %% tags=["nbval-check-output"]
-import math
-
-probability = gen.logprobs.exp()  # log-probabilities back to probabilities
-print(f"{(probability > 0.5).sum()} of {len(probability)} tokens had a probability above one half")
-least = probability.argmin().item()
-print(f"least sure of {gen.tokens[least]!r}: {probability[least]:.3f}")
-for other in gen.top(5)[least]:
-    print(f"   {other.token!r:14} {math.exp(other.logprob):.3f}")
-
-# %% [markdown]
-# More than half of them: much of a sentence is decided by what has been said already. Look at where the uncertain tokens
-# are. Inside a word or a fixed phrase the model has hardly a choice; at the start of
-# a new thought it has many. A model that always takes the most probable token (it is called **greedy** decoding, and it
-# is what we have done so far) passes all these forks without a look to the side.
+# Much of a sentence is decided by what has been said already. Look at where the uncertain tokens are. Inside a word or a
+# fixed phrase the model has hardly a choice; at the start of a new thought it has many. Greedy decoding passes all these
+# forks without a look to the side.
 #
 # A word of warning: *sure* does not mean *right*. The probability says how well a token fits the texts the model has
 # learned from, not whether the sentence is true.
+#
+# Log-probabilities and perplexity are two lines of code, and everything that measures language models is built on them.
+# Write those two lines:
+
+# %%
+lk.exercise("first_look.surprise")
+
+
+# %% tags=["stub"]
+def surprise(probabilities):
+    """How surprised was the model by a text?
+
+    probabilities: (tokens,) what the model gave each token that came.
+    Returns two numbers: the sum of -log(p) over all tokens, in nats;
+    and the perplexity, exp of the mean of -log(p).
+    """
+    return ...
+
+
+# %% tags=["solution"]
+def surprise(probabilities):
+    """Sum of -log(p) over all tokens, in nats; and the perplexity, exp of the mean of -log(p)."""
+    nats = -torch.log(probabilities)  # of each token: 0 where the model was certain
+    return nats.sum(), torch.exp(nats.mean())
+
+
+# %%
+checked = lk.check("first_look.surprise", surprise)
+checked
+
+# %% tags=["nbval-check-output"]
+print(f"perplexity of the answer: {math.exp(-gen.logprobs.mean()):.2f}")
+if checked.passed:
+    print(f"by your function:         {float(surprise(gen.logprobs.exp())[1]):.2f}")
+
+# %% [markdown]
+# That is the perplexity in the picture's head too. It is low because the model judges a text of its own: the most probable
+# tokens, one after the other. A text by somebody else surprises it more (*Try it yourself*, at the end).
 #
 # **To take away:** every generated token comes with a probability, and the probabilities show where the text could have
 # gone elsewhere.
 
 # %% [markdown]
 # ## 4 · Generate by hand
-# *4 minutes · medium · worth it, because there is no more to it than this*
+# *3 minutes · medium · worth it, because there is no more to it than this*
 #
 # `lab.generate` is a loop around one question. Here is the loop, written out. The model returns a score for each token
 # of its vocabulary, the **logits**; the **softmax** makes them probabilities:
@@ -156,11 +225,12 @@ for other in gen.top(5)[least]:
 # %%
 import torch
 
-ids = list(gen.prompt_ids)
+library = lab.generate("Why is the sky blue?", max_new_tokens=12)
+ids = list(library.prompt_ids)
 by_hand, logprobs_by_hand = [], []
 for _ in range(12):
-    with torch.no_grad():
-        logits = lab.model(torch.tensor([ids], device=lab.device)).logits[0, -1].float()  # a score for each token
+    with torch.no_grad():  # a score for each token of the vocabulary
+        logits = lab.model(torch.tensor([ids], device=lab.device)).logits[0, -1].float()
     p = torch.softmax(logits, dim=-1)  # probabilities: positive, adding up to 1
     best = int(p.argmax())  # greedy: take the most probable
     by_hand.append(best)
@@ -168,22 +238,22 @@ for _ in range(12):
     ids.append(best)  # and ask again, with one more token
 
 print("by hand:", lab.tokenizer.decode(by_hand))
-print("library:", lab.tokenizer.decode(gen.ids[:12]))
+print("library:", library.text)
 
 # %% tags=["nbval-check-output"]
-difference = (torch.tensor(logprobs_by_hand) - gen.logprobs[:12]).abs().max().item()
-print("same tokens:", by_hand == gen.ids[:12])
+difference = (torch.tensor(logprobs_by_hand) - library.logprobs).abs().max().item()
+print("same tokens:", by_hand == library.ids)
 print("log-probabilities agree to 1e-4:", difference < 1e-4)
 
 # %% [markdown]
 # The loop above reads the whole text anew for each token. The library remembers what it has computed (in the *KV
-# cache*, which you will meet in section 6), and so is faster. The numbers are the same up to rounding.
+# cache*, which you will meet in section 7), and so is faster. The numbers are the same up to rounding.
 #
 # **To take away:** generation is: scores, softmax, choose one, append, repeat.
 
 # %% [markdown]
 # ## 5 · Temperature
-# *5 minutes · medium*
+# *11 minutes · medium*
 #
 # Instead of always taking the best token one can draw one at random, by its probability. **Temperature** $T$ sets how
 # adventurous the draw is: the scores are divided by it before the softmax.
@@ -193,52 +263,224 @@ print("log-probabilities agree to 1e-4:", difference < 1e-4)
 # Small $T$ exaggerates differences, so the best token nearly always wins; large $T$ flattens them. $T = 1$ takes the
 # model at its word, and $T = 0$ is understood as greedy.
 
-# %%
+# Take a beginning with many ways to go on. At temperature 1 these are the model's favourites:
+
+# %% tags=["nbval-check-output"]
+import torch
+
 beginning = "He opened the door and saw a"
 logits = lab.next_logits(beginning, chat=False)  # scores for the token that comes next
-for T in (0.3, 1.0, 2.0):
-    p = torch.softmax(logits / T, dim=-1)
-    top = p.topk(3)
-    shown = [f"{lab.token_text(int(i))!r} {v:.2f}" for v, i in zip(top.values, top.indices, strict=True)]
-    print(f"T = {T}: {', '.join(shown)}; the three together {top.values.sum():.2f}")
+top = torch.softmax(logits, dim=-1).topk(5)
+for share, token in zip(top.values, top.indices, strict=True):
+    print(f"{lab.token_text(int(token))!r:10} {share:.3f}")
 
 # %% [markdown]
-# Now with your hands on it. Move the slider: the bars are the probabilities of the **next** token at that temperature,
-# computed over the whole vocabulary, and below them the model writes on from there, at that temperature. *Another
-# sample* draws again.
+# The formula for any temperature is a function of a few lines, and it is yours to write:
+
+# %%
+lk.exercise("first_look.temperature_softmax")
+
+
+# %% tags=["stub"]
+def temperature_softmax(logits, temperature):
+    """Scores to probabilities, at a temperature.
+
+    logits: (vocabulary,) scores.  temperature: a number, 0 or more; 0 means greedy.
+    Returns (vocabulary,) probabilities that add up to 1.
+    """
+    return ...
+
+
+# %% tags=["solution"]
+def temperature_softmax(logits, temperature):
+    """(vocabulary,) scores to probabilities; temperature 0 puts everything on the best token."""
+    if temperature == 0:
+        probabilities = torch.zeros_like(logits)
+        probabilities[logits.argmax()] = 1.0
+        return probabilities
+    scaled = logits / temperature
+    weights = torch.exp(scaled - scaled.max())  # the largest is exp(0) = 1, so nothing overflows
+    return weights / weights.sum()
+
+
+# %%
+checked = lk.check("first_look.temperature_softmax", temperature_softmax)
+checked
+
+# %% tags=["nbval-check-output"]
+by_torch = torch.softmax(logits / 0.7, dim=-1)
+print(f"the best token at temperature 0.7, by torch: {by_torch.max():.4f}")
+if checked.passed:
+    yours = temperature_softmax(logits, 0.7)
+    print(f"by your function:                            {yours.max():.4f}")
+    print("all 49,152 agree to 1e-5:", (yours - by_torch).abs().max().item() < 1e-5)
+
+# %% [markdown]
+# The most probable token has a share of 0.144 at temperature 1. How does that share move with the temperature? Sketch it:
+# draw across the chart, or move each point with the arrow keys.
+
+# %%
+temperatures = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2)
+peak = lk.predict(
+    "first_look.peak",
+    "The most probable next token has a probability of 0.144 at temperature 1. And at the others?",
+    "curve",
+    x=temperatures,
+    x_label="temperature",
+    y_label="probability of the most probable token",
+)
+peak
+
+# %% tags=["nbval-check-output"]
+curve = [torch.softmax(logits / T, dim=-1).max().item() for T in temperatures]
+for T, share in zip(temperatures, curve, strict=True):
+    print(f"T = {T:<4} {share:.3f}")
+
+# %%
+peak.show(curve)
+
+# %% [markdown]
+# Towards 0 all of it goes to the best token. At temperature 2 the best token has hardly more than one in a hundred, although
+# it is still the best: temperature changes the shares, never the order.
 #
-# Guess before you move it: at which temperature does the text stop making sense?
+# What does that do to a text? Call a token **stray** when the model itself, at temperature 1, gave it less than 1 %. Now and
+# then a stray token is a good idea; where most of them are, nothing holds together any more.
+
+# %%
+apart = lk.predict(
+    "first_look.apart",
+    "From which temperature on does the text fall apart: half of its tokens or more are stray?",
+    "choice",
+    choices=("from 0.5 on", "from 1 on", "from 1.5 on", "from 2 on", "at none of them"),
+)
+apart
+
+# %% [markdown]
+# Locked? Then put your hands on it. Move the slider: the bars are the probabilities of the **next** token at that
+# temperature, computed over the whole vocabulary, and below them the model writes on from there, at that temperature.
+# *Another sample* draws again; *Stop* ends a sample early and keeps what is there.
 
 # %%
 panel = lk.views.temperature(lab, beginning, chat=False, max_new_tokens=24)
 panel
 
 # %% [markdown]
-# The same without the slider: three draws at each of three temperatures. Cold draws are much alike; hot ones scatter and
-# at last fall apart. A **seed** makes a draw repeatable.
+# And counted, over four draws at each of four temperatures. (Three of the four are printed.) A list of beginnings gives as many
+# texts at once; the **seed** makes the draws repeatable.
 
 # %%
-for T in (0.2, 1.0, 2.0):
-    print(f"T = {T}")
-    for seed in range(3):
-        print("   ", repr(lab.generate(beginning, chat=False, temperature=T, seed=seed, max_new_tokens=14).text))
+stray = {}
+for T in (0.5, 1, 1.5, 2):
+    draws = lab.generate([beginning] * 4, chat=False, temperature=T, seed=0, max_new_tokens=20)
+    stray[T] = (torch.cat([draw.logprobs for draw in draws]).exp() < 0.01).float().mean().item()
+    print(f"T = {T}: {stray[T]:.0%} of the tokens are stray")
+    for draw in draws[:3]:
+        print("   ", repr(draw.text[:90]))
+
+# %%
+first = next((f"from {T:g} on" for T in stray if stray[T] >= 0.5), "at none of them")
+apart.show(first)
 
 # %% [markdown]
+# The fall is steep: a stray token becomes part of the text, and what is to follow it has to make sense of it.
+#
 # **To take away:** temperature changes how a token is *chosen*. The model's own probabilities stay what they were:
 # `gen.logprobs` holds the model's, `gen.sampled_logprobs` those after temperature and filters.
 
 # %% tags=["nbval-check-output"]
 cold = lab.generate(beginning, chat=False, temperature=0.5, seed=0, max_new_tokens=8)
 expected = torch.log_softmax(logits / 0.5, dim=-1)[cold.ids[0]].item()
-print("first token, after temperature, as the formula says:", abs(cold.sampled_logprobs[0].item() - expected) < 1e-4)
+difference = abs(cold.sampled_logprobs[0].item() - expected)
+print("first token, after temperature, as the formula says, to 1e-4:", difference < 1e-4)
 
 # %% [markdown]
-# ## 6 · What does a model need in memory?
-# *4 minutes · easy · the question everyone asks first*
+# ## 6 · Cutting off the tail: top-p
+# *10 minutes · medium*
+#
+# Where do stray tokens come from, when each of them is so improbable? There are very many of them:
+
+# %% tags=["nbval-check-output"]
+import torch
+
+beginning = "He opened the door and saw a"
+p = torch.softmax(lab.next_logits(beginning, chat=False), dim=-1)
+tail = p < 0.01
+print(f"{tail.sum():,} of {len(p):,} tokens have less than 1 % each")
+print(f"together they have {p[tail].sum():.0%}")
+
+# %% [markdown]
+# So even at temperature 1, half of the draws come from this tail. **Top-p** (also called nucleus sampling) cuts it off: of
+# the most probable tokens it keeps only as many as are needed for their probabilities to add up to $p$, say 0.9, and draws
+# from those. Which tokens stay?
+
+# %%
+lk.exercise("first_look.top_p")
+
+
+# %% tags=["stub"]
+def top_p(probabilities, p):
+    """Which tokens stay: the fewest most probable ones that add up to at least p.
+
+    probabilities: (vocabulary,), in the vocabulary's order.  p: above 0, at most 1.
+    Returns (vocabulary,) bool, in the same order: True for the tokens that stay.
+    """
+    return ...
+
+
+# %% tags=["solution"]
+def top_p(probabilities, p):
+    """(vocabulary,) bool: True for the fewest most probable tokens that add up to at least p."""
+    order = probabilities.argsort(descending=True)
+    before = probabilities[order].cumsum(0) - probabilities[order]  # what all more probable tokens add up to
+    stays = torch.zeros_like(probabilities, dtype=torch.bool)
+    stays[order[before < p]] = True  # as long as that is short of p, one more is needed
+    return stays
+
+
+# %%
+checked = lk.check("first_look.top_p", top_p)
+checked
+
+# %% [markdown]
+# How many stay depends on how sure the model is. Here they are counted with the function that Hugging Face's own `generate`
+# uses, and with yours:
+
+# %% tags=["nbval-check-output"]
+from transformers import TopPLogitsWarper
+
+for text in ("Monday, Tuesday, Wednesday,", beginning):
+    logits = lab.next_logits(text, chat=False)
+    stays = TopPLogitsWarper(0.9)(None, logits[None])[0].isfinite()  # the others get minus infinity
+    print(f"after {text!r} {stays.sum()} of {len(stays):,} tokens stay")
+    if checked.passed:
+        yours = top_p(torch.softmax(logits, dim=-1), 0.9)
+        print("    the same with your function:", torch.equal(yours, stays))
+
+# %% [markdown]
+# And what it does to a text, at temperature 1:
+
+# %%
+for cut in (None, 0.9, 0.5):
+    draws = lab.generate([beginning] * 4, chat=False, temperature=1.0, top_p=cut, seed=0, max_new_tokens=20)
+    share = (torch.cat([draw.logprobs for draw in draws]).exp() < 0.01).float().mean().item()
+    print(f"top_p = {cut}: {share:.0%} of the tokens are stray")
+    for draw in draws[:2]:
+        print("   ", repr(draw.text))
+
+# %% [markdown]
+# Cutting at 0.9 changes little here: where so much is open, hundreds of tokens stay, and stray ones among them. At 0.5 the
+# stray tokens are gone, and so is much of the surprise: the usual bargain.
+#
+# **To take away:** the many improbable tokens weigh much together. Top-p keeps few tokens where the model is sure and many
+# where it is not, which a fixed number of best tokens (`top_k`) can't do.
+
+# %% [markdown]
+# ## 7 · What does a model need in memory?
+# *6 minutes · easy · the question everyone asks first*
 #
 # Two things take memory. The **weights**: parameters times bytes for each, 4 bytes in float32, 2 in bfloat16. And the
-# **KV cache**, what the model remembers of the text so far: for each token and each layer, what it will need to look back at it (its
-# *keys* and *values*; a notebook on attention is planned). It grows with the text.
+# **KV cache**, what the model remembers of the text so far: for each token and each layer, what it will need to look back at it
+# (its *keys* and *values*, explained in notebook [02_attention](02_attention.ipynb)). It grows with the text.
 
 # %%
 lab.memory(tokens=8192)
@@ -250,9 +492,10 @@ lab.memory(tokens=8192)
 # %% tags=["nbval-check-output"]
 c = lab.config
 per_token = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * 4
-print("bytes of cache for a token:", per_token, "as labkit says:", per_token == lab.memory().kv_bytes_per_token)
 weights = 4 * lab.model.num_parameters()
-print("bytes of the weights:", weights, "as labkit says:", weights == lab.memory().weight_bytes)
+said = lab.memory()
+print("bytes of cache for a token:", per_token, "as labkit says:", per_token == said.kv_bytes_per_token)
+print("bytes of the weights:", weights, "as labkit says:", weights == said.weight_bytes)
 
 # %% [markdown]
 # `lk.memory` knows this of other models too, without fetching them: it builds their architecture from the published
@@ -269,17 +512,44 @@ lk.views.memory(sizes, free_bytes=lk.free_bytes())
 
 # %% tags=["nbval-check-output"]
 mixtral = lk.memory("mixtral-8x7b")
-print(
-    f"{mixtral.parameters / 1e9:.1f} billion parameters, {mixtral.active_parameters / 1e9:.1f} of them used for a token"
-)
+print(f"{mixtral.parameters / 1e9:.1f} billion parameters")
+print(f"{mixtral.active_parameters / 1e9:.1f} billion of them used for a token")
+
+# %% [markdown]
+# How many bits a weight has is a choice: 32, 16, lately 8 or 4. How many bytes is that, for any number of bits?
+
+# %%
+lk.exercise("first_look.weights_bytes")
+
+
+# %% tags=["stub"]
+def weights_bytes(parameters, bits):
+    """Bytes of so many weights at so many bits each, packed without gaps: whole, rounded up."""
+    return ...
+
+
+# %% tags=["solution"]
+def weights_bytes(parameters, bits):
+    """Bytes of so many weights at so many bits each, packed without gaps: whole, rounded up."""
+    return (parameters * bits + 7) // 8  # whole-number division is exact; 7 more bits round up
+
+
+# %%
+checked = lk.check("first_look.weights_bytes", weights_bytes)
+checked
 
 # %% [markdown]
 # The same models with their weights at 4 bits, the cache as before. What that costs in quality is another matter.
 
 # %%
 for name in names:
-    half, quarter = (lk.memory(name, tokens=4096, dtype=dtype).total_bytes / 2**30 for dtype in ("bfloat16", "int4"))
+    half = lk.memory(name, tokens=4096, dtype="bfloat16").total_bytes / 2**30
+    quarter = lk.memory(name, tokens=4096, dtype="int4").total_bytes / 2**30
     print(f"{name:13} {half:7.1f} GiB in bfloat16 {quarter:7.1f} GiB with 4-bit weights")
+if checked.passed:
+    counted = {name: lk.memory(name, dtype="int4") for name in names}
+    same = all(weights_bytes(m.parameters, 4) == m.weight_bytes for m in counted.values())
+    print("bytes of the 4-bit weights by your function, as labkit says:", same)
 
 # %% [markdown]
 # **To take away:** weights are parameters times bytes; the cache grows with every token; both can be known before
@@ -287,11 +557,12 @@ for name in names:
 
 # %% [markdown]
 # ## Try it yourself
-# No solutions here: change a cell and see.
+# Open questions, without a check and without a solution: change a cell and see.
 #
 # 1. Ask a question the model can't know the answer to (`"What did I have for breakfast?"`) and look at it with
 #    `lk.views.tokens`. Does it *look* less sure?
-# 2. Give `lab.generate` a list of two questions. What comes back?
+# 2. Which text surprises the model? `lab.trace("some text").loss[1:].mean()` is the mean surprise of a token, in nats (the first
+#    token has nothing before it). Compare a sentence of yours with the same words in another order.
 # 3. Generate with `top_k=1` and `temperature=2.0`. Why is it the same as greedy?
 # 4. What does a text of 100,000 tokens cost? Try `lk.memory(name, tokens=100_000)` with two of the models above, and read
 #    the notes below the table: not every model was made for such a text, and some forget all but its last part.
@@ -301,10 +572,11 @@ for name in names:
 # - A model continues text, one token at a time, from a probability for each token of its vocabulary.
 # - Each generated token has a probability, and the picture of them shows where the text could have gone elsewhere.
 # - Temperature divides the scores before the softmax; it changes the choice, not the model.
+# - The many improbable tokens weigh much together; top-p cuts them off.
 # - Weights take parameters × bytes; the KV cache grows with the text.
 #
-# **To read more:** A. Holtzman et al., *The Curious Case of Neural Text Degeneration* (2020), on choosing tokens;
-# L. Ben Allal et al., *SmolLM2: When Smol Goes Big* (2025), on the model you used; A. Vaswani et al., *Attention Is All
-# You Need* (2017), on what happens inside, which is the subject of the next notebook of the series (planned).
+# **To read more:** A. Holtzman et al., *The Curious Case of Neural Text Degeneration* (2020), on choosing tokens, and the
+# source of top-p; L. Ben Allal et al., *SmolLM2: When Smol Goes Big* (2025), on the model you used; A. Vaswani et al., *Attention Is All
+# You Need* (2017), on what happens inside, which is the subject of the next notebook, [02_attention](02_attention.ipynb).
 #
 # Done? `lab.close()` gives the memory back. (It is not in a cell, so that the slider stays alive after *Run All*.)

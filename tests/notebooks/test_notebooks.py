@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+import torch
 
-from notebooks import ROOT, builder, run_alone
+from labkit.teaching.exercises import find
+from notebooks import ROOT, builder
 
+COLAB = ROOT / ".venv" / "colab" / "bin" / "python"  # made by `make colab`
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb")) + sorted((ROOT / "notebooks" / "solved").glob("*.ipynb"))
 
 
@@ -72,12 +81,129 @@ def test_the_learner_s_version_spoils_nothing() -> None:
         assert "](../" not in learner.cells[0].source
 
 
+# Names a section makes, taken away again; what the set-up made is put back.
+REMEMBER = "_set_up = {name: value for name, value in globals().items() if not name.startswith('_')}"
+FORGET = """for _name in [name for name in globals() if not name.startswith('_') and name not in _set_up]:
+    del globals()[_name]
+globals().update(_set_up)"""
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path, list[str]], None]]:
+    """Runs cells as the only ones after a notebook's set-up; the set-up itself is run once for each notebook."""
+    from jupyter_client.manager import start_new_kernel
+
+    environment = os.environ | {
+        "LABKIT_PROGRESS": str(tmp_path_factory.mktemp("progress") / "progress.json"),
+        "OMP_NUM_THREADS": "1",  # on a busy machine, threads that wait for one another make it ten times slower
+    }
+    running: dict[Path, Any] = {}
+
+    def execute(client: Any, code: str) -> None:
+        reply = client.execute_interactive(code, timeout=300, output_hook=lambda message: None)["content"]
+        assert reply["status"] == "ok", f"{code}\n{reply.get('ename')}: {reply.get('evalue')}"
+
+    def stop() -> None:
+        for manager, client in running.values():
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
+        running.clear()
+
+    def run(path: Path, cells: list[str]) -> None:
+        if path not in running:
+            stop()  # one model in memory is enough
+            running[path] = start_new_kernel(kernel_name="python3", env=environment, cwd=str(path.parent))
+            for cell in builder().set_up(nbformat.read(path, as_version=4)):
+                execute(running[path][1], cell.source)
+            execute(running[path][1], REMEMBER)
+        client = running[path][1]
+        execute(client, FORGET)
+        for source in cells:
+            execute(client, source)
+
+    yield run
+    stop()
+
+
 @pytest.mark.real_model
 @pytest.mark.parametrize(("path", "number"), [pytest.param(p, n, id=i) for i, p, n in each_section()])
-def test_each_section_runs_alone_after_the_set_up(path: Path, number: int) -> None:
+def test_each_section_runs_alone_after_the_set_up(
+    path: Path, number: int, bench: Callable[[Path, list[str]], None]
+) -> None:
+    section = next(s for s in builder().sections(nbformat.read(path, as_version=4)) if s.number == number)
+    bench(path, [cell.source for cell in section.code])
+
+
+@pytest.mark.real_model
+def test_what_a_section_made_is_gone_for_the_next(bench: Callable[[Path, list[str]], None]) -> None:
+    """The bench of the test above: it would hide a section that lives on another's names."""
+    bench(NOTEBOOKS[0], ["made_before = 1", "lab = None"])
+    with pytest.raises(AssertionError, match="name 'made_before' is not defined"):
+        bench(NOTEBOOKS[0], ["made_before"])
+    bench(NOTEBOOKS[0], ["assert lab is not None"])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_the_head_keeps_its_promises(path: Path) -> None:
+    """Minutes are the sections' minutes; exercises and predictions are as many as are announced, none of them twice."""
     notebook = nbformat.read(path, as_version=4)
-    section = next(each for each in builder().sections(notebook) if each.number == number)
-    run_alone(notebook, section, path.parent)
+    head = notebook.cells[0].source
+    sections = builder().sections(notebook)
+    minutes = [re.search(r"^\*(\d+) minutes", section.cells[0].source, re.MULTILINE) for section in sections]
+    assert all(minutes), "each section says how long it takes"
+    total = re.search(r"\*\*Time\*\* \| (\d+)", head)
+    assert total is not None
+    assert abs(int(total[1]) - sum(int(each[1]) for each in minutes if each)) < 3, "rounded to five minutes at most"
+
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    cards = re.findall(r'lk\.exercise\(\s*"([\w.]+)"', code)
+    predictions = re.findall(r'lk\.predict\(\s*"([\w.]+)"', code)
+    promised = re.search(r"\*\*Contains\*\* \| (\d+) exercises, (\d+) predictions", head)
+    assert promised is not None
+    assert (len(cards), len(predictions)) == (int(promised[1]), int(promised[2]))
+    assert len(set(predictions)) == len(predictions)
+    assert sorted(cards) == sorted(re.findall(r'lk\.check\(\s*"([\w.]+)"', code))
+    assert sum(find(id).minutes for id in cards) < int(total[1])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_every_exercise_is_open_in_one_version_and_solved_in_the_other(path: Path) -> None:
+    solved = path.parent.name == "solved"
+    code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    for cell in code:
+        for id in re.findall(r'lk\.check\(\s*"([\w.]+)"', cell.source):
+            exercise = find(id)
+            (own,) = [c.source for c in code if f"def {exercise.name}(" in c.source]
+            assert ("    return ..." in own) is not solved
+            space: dict[str, Any] = {"torch": torch}
+            exec(compile(own, id, "exec"), space)
+            assert tuple(inspect.signature(space[exercise.name]).parameters) == exercise.arguments
+            assert space[exercise.name].__doc__
+            said = "".join(o.data["text/plain"] for o in cell.outputs if "data" in o)
+            assert said.startswith("Right: " if solved else "Not solved yet: "), id
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_a_result_is_shown_in_a_later_cell_than_its_prediction(path: Path) -> None:
+    """A guess that is locked while the next cell runs comes too late for that cell."""
+    code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    asked = {
+        m[1]: place
+        for place, cell in enumerate(code)
+        for m in re.finditer(r"^(\w+) = lk\.predict\(", cell.source, re.M)
+    }
+    shown = {
+        m[1]: place
+        for place, cell in enumerate(code)
+        for m in re.finditer(r"^(\w+)\.show\(", cell.source, re.M)
+        if m[1] in asked
+    }
+    assert asked
+    assert asked.keys() == shown.keys()
+    for variable in asked:
+        assert shown[variable] > asked[variable]
+        plain = "".join(o.data.get("text/plain", "") for o in code[shown[variable]].outputs if "data" in o)
+        assert "No guess was made." in plain
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
@@ -96,7 +222,6 @@ def test_the_set_up_cell_never_replaces_torch_or_numpy(path: Path, monkeypatch: 
     import types
 
     import numpy
-    import torch
 
     source = next(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
     switched_on = []
@@ -116,3 +241,51 @@ def test_the_set_up_cell_never_replaces_torch_or_numpy(path: Path, monkeypatch: 
     assert "--upgrade" not in command
     assert "-U" not in command
     assert switched_on == [True]
+
+
+COLAB_SCRIPT = """
+import importlib.util, json, subprocess, sys, types
+from importlib import metadata
+
+switched_on, asked = [], []
+colab = types.ModuleType("google.colab")
+colab.output = types.SimpleNamespace(enable_custom_widget_manager=lambda: switched_on.append(True))
+sys.modules["google"], sys.modules["google.colab"] = types.ModuleType("google"), colab
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "labkit" else real(name, *rest)
+subprocess.run = lambda command, **keywords: asked.append(command)
+exec(sys.stdin.read())
+importlib.util.find_spec = real
+first = [lk.exercise("first_look.surprise"), lk.predict("first_look.sure", "How many?")]
+print(json.dumps({
+    "asked": asked, "switched_on": switched_on, "ipywidgets": metadata.version("ipywidgets"),
+    "torch": metadata.version("torch"), "numpy": metadata.version("numpy"),
+    "shown": [sorted(w._repr_mimebundle_()[0] if isinstance(w._repr_mimebundle_(), tuple) else w._repr_mimebundle_())
+              for w in first],
+}))
+"""
+
+
+@pytest.mark.real_model
+@pytest.mark.skipif(not COLAB.is_file(), reason="needs the environment of Colab's versions: make colab")
+def test_the_set_up_cell_with_the_versions_of_colab(tmp_path: Path) -> None:
+    """The cell in the environment of Colab's widget libraries, with a stand-in for google.colab and for pip."""
+    source = next(c.source for c in nbformat.read(NOTEBOOKS[0], as_version=4).cells if c.cell_type == "code")
+    done = subprocess.run(
+        [COLAB, "-c", COLAB_SCRIPT],
+        input=source,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"LABKIT_PROGRESS": str(tmp_path / "progress.json")},
+    )
+    assert done.returncode == 0, done.stderr
+    ready, *_, found = done.stdout.splitlines()
+    assert "ready" in ready
+    facts = json.loads(found)
+    assert facts["ipywidgets"] == "7.7.1"
+    assert facts["switched_on"] == [True]
+    (command,) = facts["asked"]
+    assert {f"{name}=={facts[name].split('+')[0]}" for name in ("torch", "numpy")} < set(command)
+    assert "--upgrade" not in command
+    assert all("application/vnd.jupyter.widget-view+json" in kinds for kinds in facts["shown"])

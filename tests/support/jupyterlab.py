@@ -1,4 +1,4 @@
-"""A JupyterLab of the test's own, driven through its application object rather than its looks."""
+"""A JupyterLab or Notebook 7 of the test's own, driven through its application object rather than its looks."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ CELLS = """() => {
   }));
 }"""
 
+CONTENT = "window.jupyterapp.shell.currentWidget.content"
 KERNEL = "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status ?? 'none'"
 
 
 @contextlib.contextmanager
-def server(folder: Path, scratch: Path) -> Iterator[str]:
-    """JupyterLab on loopback with fresh settings, serving `folder`; yields its address."""
+def server(folder: Path, scratch: Path, front_end: str = "lab") -> Iterator[str]:
+    """JupyterLab ("lab") or Notebook 7 ("notebook") on loopback with fresh settings, serving `folder`; yields its address."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     environment = os.environ | {
@@ -45,7 +46,7 @@ def server(folder: Path, scratch: Path) -> Iterator[str]:
         sys.executable,
         "-m",
         "jupyter",
-        "lab",
+        front_end,
         "--no-browser",
         "--ip=127.0.0.1",
         f"--port={port}",
@@ -81,14 +82,63 @@ def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None
     raise TimeoutError(f"JupyterLab did not start: {log.read_text()[-2000:]}")
 
 
-def open_notebook(page: Any, address: str, name: str, *, dark: bool = False) -> None:
+def open_notebook(page: Any, address: str, name: str, *, dark: bool = False, front_end: str = "lab") -> None:
     """Open a notebook and wait until its kernel is there; the idle label alone shows before a kernel exists."""
-    page.goto(f"{address}/lab/tree/{name}?reset")
-    page.wait_for_function(f"({KERNEL})() === 'idle'", timeout=90_000)
-    theme = "JupyterLab Dark" if dark else "JupyterLab Light"
-    page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    page.goto(f"{address}/lab/tree/{name}?reset" if front_end == "lab" else f"{address}/notebooks/{name}?reset")
+    wait_for_kernel(page)
+    set_theme(page, dark=dark)
     with contextlib.suppress(Exception):
         page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
+
+
+def wait_for_kernel(page: Any, *, timeout_seconds: float = 90) -> None:
+    page.wait_for_function(f"({KERNEL})() === 'idle'", timeout=timeout_seconds * 1000)
+
+
+def set_theme(page: Any, *, dark: bool) -> None:
+    theme = "JupyterLab Dark" if dark else "JupyterLab Light"
+    page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    page.wait_for_function("light => document.body.dataset.jpThemeLight === light", arg="false" if dark else "true")
+
+
+def save(page: Any) -> None:
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+
+
+def evaluate(page: Any, code: str, *, timeout_seconds: float = 60) -> str:
+    """What a line of code prints in the notebook's kernel; no cell is run."""
+    asking = """code => new Promise((resolve, reject) => {
+      const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+      const asked = kernel.requestExecute({ code, store_history: false });
+      let printed = "";
+      asked.onIOPub = ({ header, content }) => {
+        if (header.msg_type === "stream") printed += content.text;
+        if (header.msg_type === "error") reject(new Error(`${content.ename}: ${content.evalue}`));
+      };
+      asked.done.then(() => resolve(printed), reject);
+    })"""
+    page.set_default_timeout(timeout_seconds * 1000)
+    printed: str = page.evaluate(asking, code)
+    return printed
+
+
+def run_cell(page: Any, index: int) -> None:
+    """Start one cell; doesn't wait for it."""
+    page.evaluate(
+        f"""index => {{ const notebook = {CONTENT}; notebook.deselectAll(); notebook.activeCellIndex = index;
+        window.jupyterapp.commands.execute('notebook:run-cell'); }}""",
+        index,
+    )
+
+
+def place(page: Any) -> dict[str, Any]:
+    """What the notebook's own keys would change: its cells, which of them is active, and the mode."""
+    asked = f"""() => {{ const notebook = {CONTENT}; return {{
+      active: notebook.activeCellIndex, mode: notebook.mode,
+      cells: Array.from({{length: notebook.model.cells.length}}, (_, i) => notebook.model.cells.get(i).id),
+      hidden: notebook.widgets.map(cell => [cell.inputHidden, Boolean(cell.outputHidden)]) }}; }}"""
+    found: dict[str, Any] = page.evaluate(asked)
+    return found
 
 
 def run_all(page: Any, *, timeout_seconds: float = 240) -> list[dict[str, Any]]:

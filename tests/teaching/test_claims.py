@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import labkit as lk
+from labkit.attention import LiveBytes
 from labkit.teaching import claims
 from labkit.teaching.claims import compute
 
@@ -105,7 +106,7 @@ def test_record_writes_what_it_computes_and_keeps_the_rest(tmp_path: Path, monke
 def test_both_attentions_agree_and_live_bytes_are_counted() -> None:
     q, k, v = torch.randn(3, 150, 16, generator=torch.Generator().manual_seed(0)).unbind()
     assert torch.allclose(compute.full_attention(q, k, v), compute.tiled_attention(q, k, v, 32), atol=1e-6)
-    with compute.LiveBytes() as live:
+    with LiveBytes() as live:
         a = torch.zeros(1000)  # 4,000 bytes
         b = a + 1
         assert live.now == 8000

@@ -336,3 +336,74 @@ def test_an_edit_in_a_generator_closed_by_another_thread(tiny_lab: lk.Lab) -> No
 def test_misuse_is_told_in_a_sentence(trace: lk.Trace, misuse: Any) -> None:
     with pytest.raises(lk.BadInput):
         misuse(trace)
+
+
+# windows ------------------------------------------------------------------------------------------------------------
+
+
+def windowed(mask: torch.Tensor | None, length: int = 8, pattern: torch.Tensor | None = None) -> lk.Trace:
+    from labkit.trace.record import LayerAttention, Trace
+
+    query = torch.zeros(2, length, 4)
+    kept = LayerAttention(query=query, key=query, mask=mask) if pattern is None else LayerAttention(pattern=pattern)
+    return Trace(["t"] * length, list(range(length)), "m", "llama", 2, 2, 2, ("attention",), {}, _attention={0: kept})
+
+
+def band(length: int, width: int) -> torch.Tensor:
+    """True where a query may look: at itself and the width - 1 tokens before it."""
+    distance = torch.arange(length)[:, None] - torch.arange(length)[None]
+    return (distance >= 0) & (distance < width)
+
+
+def test_a_sliding_window_is_told_by_its_mask() -> None:
+    for width in range(1, 8):
+        assert windowed(band(8, width)).window(0) == width
+        additive = torch.zeros(8, 8).masked_fill(~band(8, width), -torch.inf)
+        assert windowed(additive[None]).window(0) == width
+        lowest = torch.zeros(2, 8, 8).masked_fill(~band(8, width), torch.finfo(torch.float32).min)
+        assert windowed(lowest).window(0) == width
+        weights = windowed(band(8, width)).attention(0, 0)
+        assert torch.equal(weights > 0, band(8, width)), "the pattern has that window"
+
+
+def test_what_is_no_sliding_window_has_none() -> None:
+    assert windowed(None).window(0) is None
+    assert windowed(band(8, 8)).window(0) is None, "all before it can be seen"
+    assert windowed(torch.ones(8, 8, dtype=torch.bool)).window(0) is None
+    chunked = band(8, 8) & (torch.arange(8)[:, None] // 4 == torch.arange(8)[None] // 4)
+    assert windowed(chunked).window(0) is None
+    biased = -torch.rand(1, 8, 8).masked_fill(~band(8, 8), torch.inf)
+    assert windowed(biased).window(0) is None, "a bias is no window"
+    stored = torch.eye(8).repeat(2, 1, 1)
+    assert windowed(None, pattern=stored).window(0) is None
+    assert windowed(None).window(1) is None, "a layer without attention"
+    with pytest.raises(lk.BadInput, match="no layer 2"):
+        windowed(None).window(2)
+
+
+def test_windows_of_a_model_with_both_kinds_of_layers() -> None:
+    from families import FAMILIES, Tokens, build
+
+    lab = lk.Lab(build(FAMILIES["gemma2"]), Tokens(), name="gemma2")
+    trace = lab.trace(list(range(3, 43)))
+    width = lab.config.sliding_window
+    kinds = [kind == "sliding_attention" for kind in lab.config.layer_types]
+    assert True in kinds
+    assert False in kinds
+    for layer, sliding in enumerate(kinds):
+        assert trace.window(layer) == (width if sliding and width < 40 else None)
+        seen = (trace.attention(layer)[0, -1] > 0).sum()
+        assert seen == (min(width, 40) if sliding else 40)
+
+
+def test_heads_that_share_a_key_have_their_own_pattern() -> None:
+    from labkit.trace.record import LayerAttention, pattern
+
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(6, 9, 4, generator=generator), torch.randn(2, 9, 4, generator=generator)
+    got = pattern(LayerAttention(query=query, key=key, scaling=0.5, softcap=2.0))
+    for head in range(6):
+        scores = query[head].double() @ key[head // 3].double().T * 0.5
+        scores = 2.0 * torch.tanh(scores / 2.0)
+        scores = scores.masked_fill(~band(9, 9), -torch.inf)
+        assert torch.allclose(got[head].double(), scores.softmax(-1), atol=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,16 @@ import labkit.views
 from labkit.errors import BadInput, Unavailable
 from labkit.trace.record import LayerAttention, Trace
 from labkit.views.attention_view import AttentionView, attention
-from labkit.views.attention_view.payload import (
+from labkit.views.attention_view.codes import (
     LEVELS,
     MOST_CELLS,
     NOT_A_NUMBER,
-    clearest_head,
     dequantize,
     pack,
     pool_size,
     quantize,
-    ranges,
-    read_cell,
-    read_head,
 )
+from labkit.views.attention_view.reading import clearest_head, ranges, read_cell, read_head
 
 
 def unpack(data: bytes) -> np.ndarray:
@@ -59,7 +57,8 @@ def ask(view: AttentionView, **content: Any) -> list[dict[str, Any]]:
 
 def exported(page: str) -> tuple[dict[str, Any], dict[str, bytes]]:
     state = json.loads(re.search(r'id="labkit-state">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
-    return state["values"], {name: base64.b64decode(text) for name, text in state["bytes"].items()}
+    blobs = {name: base64.b64decode(text) for name, text in state["bytes"].items()}
+    return state["values"], blobs | {name: zlib.decompress(base64.b64decode(v)) for name, v in state["packed"].items()}
 
 
 # what is drawn ------------------------------------------------------------------------------------------------------
@@ -84,7 +83,7 @@ def test_payload_is_half_a_square_of_bytes_and_is_the_pattern() -> None:
     assert len(view.cells) == 37 * 38 // 2
     shown = dequantize(unpack(view.cells))
     np.testing.assert_allclose(np.sqrt(shown), np.sqrt(trace.attention(1, 2).numpy()), atol=1 / LEVELS)
-    assert len(json.dumps([view.summary, view.facts])) < 2_000
+    assert len(json.dumps([view.summary, view.facts])) < 4_000
 
 
 def test_a_long_text_is_pooled_to_the_highest_of_each_block() -> None:
@@ -96,12 +95,12 @@ def test_a_long_text_is_pooled_to_the_highest_of_each_block() -> None:
     n = -(-length // 3)
     assert n <= MOST_CELLS
     assert len(view.cells) == n * (n + 1) // 2
-    assert len(view.labels) == n
+    assert view.texts == [trace.tokens]
     got, whole = unpack(view.cells), trace.attention(0, 0).numpy()
     for row, column in [(0, 0), (1, 0), (500, 499), (n - 1, 0), (n - 1, n - 1), (400, 123)]:
         block = whole[3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
         assert got[row, column] == quantize(block.max())
-        query, key, weight = read_cell(trace, 0, 0, row, column)
+        query, key, weight = read_cell(trace, 0, 0, row, column, pool=3)
         assert weight == block.max() == whole[query, key]
     best = view.summary["links"][0]
     aside = whole.copy()
@@ -153,7 +152,7 @@ def test_what_is_no_number_is_marked_and_counted() -> None:
     assert (codes == NOT_A_NUMBER).sum() == 8
     assert view.summary["broken_rows"] == 1
     assert all(link["query"] != 7 for link in view.summary["links"])
-    assert ask(view, type="exact", layer=0, head=0, row=7, column=3)[0]["weight"] is None
+    assert ask(view, type="exact", trace=0, layer=0, head=0, row=7, column=3, pool=1)[0]["weight"] is None
     json.dumps(view.summary, allow_nan=False)
     everything = attention(patterned(["t"] * 12, {0: torch.full((2, 12, 12), torch.nan)}))
     json.dumps(everything.summary, allow_nan=False)
@@ -238,7 +237,7 @@ def test_a_real_trace_with_grouped_heads(tiny_lab: Any) -> None:
     shown = dequantize(unpack(view.cells))
     exact = trace.attention(view.layer, view.head).numpy()
     np.testing.assert_allclose(np.sqrt(shown), np.sqrt(exact), atol=1 / LEVELS)
-    assert view.labels == trace.tokens
+    assert view.texts == [trace.tokens]
 
 
 # between kernel and front end ---------------------------------------------------------------------------------------
@@ -285,16 +284,18 @@ def test_show_is_one_message_and_the_same_head_none() -> None:
 def test_setting_a_trait_shows_the_head() -> None:
     trace = random_trace(9)
     view = attention(trace, layer=0, head=0)
+    before = view.version
     view.layer = 1
     view.head = -1
-    assert (view.layer, view.head, view.version) == (1, 3, 2)
+    assert (view.layer, view.head, view.version) == (1, 3, before + 2)
     np.testing.assert_array_equal(unpack(view.cells), quantize(trace.attention(1, 3).numpy()))
 
 
 def test_exact_weights_are_answered() -> None:
     trace = random_trace(9)
     view = attention(trace, layer=0, head=0)
-    (answer,) = ask(view, type="exact", layer=1, head=2, row=7, column=4)
+    (answer,) = ask(view, type="exact", id="a 1", trace=0, layer=1, head=2, row=7, column=4, pool=1)
+    assert answer["id"] == "a 1"
     assert answer["weight"] == float(trace.attention(1, 2)[7, 4])
     assert (answer["query"], answer["key"], answer["query_text"], answer["key_text"]) == (7, 4, " it", " the")
     assert json.loads(json.dumps(answer)) == answer
@@ -304,11 +305,13 @@ def test_exact_weights_are_answered() -> None:
     "content",
     [
         {}, {"type": "other"}, {"type": "exact"}, {"layer": 5}, {"head": 4}, {"row": 9}, {"column": 8}, {"row": -1},
-        {"row": "7"}, {"row": True}, {"column": None},
+        {"row": "7"}, {"row": True}, {"column": None}, {"pool": 0}, {"pool": 2}, {"pool": None}, {"trace": 1},
+        {"trace": -1}, {"trace": 0.0}, {"trace": None}, {"trace": []},
     ],
 )  # fmt: skip
 def test_questions_that_make_no_sense_are_not_answered(content: dict[str, Any]) -> None:
-    whole = {"type": "exact", "layer": 1, "head": 2, "row": 7, "column": 4} | content if content else {}
+    asked = {"type": "exact", "trace": 0, "layer": 1, "head": 2, "row": 7, "column": 4, "pool": 1}
+    whole = asked | content if content else {}
     if content == {"type": "exact"}:
         whole = content
     assert ask(attention(random_trace(9)), **whole) == []
@@ -316,7 +319,11 @@ def test_questions_that_make_no_sense_are_not_answered(content: dict[str, Any]) 
 
 def test_no_trait_hides_one_of_the_widgets() -> None:
     own = set(AttentionView.class_traits()) - set(anywidget.AnyWidget.class_traits())
-    assert own == {"layer", "head", "cells", "summary", "labels", "facts", "version"}
+    assert own == {
+        "layer", "head", "cells", "summary", "version", "beside", "beside_cells", "beside_summary", "beside_version",
+        "texts", "facts", "extra", "marked", "measure", "order", "scale", "aside", "effect", "trouble",
+        *(f"map_{i}" for i in range(8)),
+    }  # fmt: skip
     assert not [name for name in own if hasattr(anywidget.AnyWidget, name)]
 
 
@@ -339,19 +346,44 @@ def test_export_holds_every_head_of_a_short_text(tmp_path: Path) -> None:
     assert view.version == before
 
 
+def left_out(said: str, *, heads: int) -> set[tuple[int, int]]:
+    """What "layers 0, 4; heads 1 to 3 of layer 2" names."""
+    found = set()
+    for part in said.split("; "):
+        _, numbers, layer = re.fullmatch(r"(layers?|heads?) ([\d, to]+?)(?: of layer (\d+))?", part).groups()  # type: ignore[union-attr]
+        named: list[int] = []
+        for run in numbers.split(", "):
+            first, _, last = run.partition(" to ")
+            named += range(int(first), int(last or first) + 1)
+        found |= {(int(layer), n) for n in named} if layer else {(n, head) for n in named for head in range(heads)}
+    return found
+
+
 def test_export_keeps_to_its_budget_and_names_what_is_left_out(tmp_path: Path) -> None:
-    trace = random_trace(500, layers=5, heads=4)
+    trace = random_trace(300, layers=5, heads=4)
     view = attention(trace, layer=2, head=1)
-    page = view.to_html(tmp_path / "some.html")
-    values, blobs = exported(page.read_text("utf-8"))
-    assert 1_000_000 < len(blobs["embedded_cells"]) <= 2_000_000
-    assert {head["layer"] for head in values["embedded"]} == {1, 2, 3}
-    assert values["left_out"] == "layers 0, 4"
-    assert page.stat().st_size < 3_200_000
-    long = attention(random_trace(1024, layers=2, heads=5), layer=0, head=4)
-    values, _ = exported(long.to_html(tmp_path / "long.html").read_text("utf-8"))
-    assert [(head["layer"], head["head"]) for head in values["embedded"]] == [(0, 0), (0, 1), (0, 4)]
-    assert values["left_out"] == "layer 1; heads 2, 3 of layer 0"
+    page = view.to_html(tmp_path / "some.html", most_bytes=550_000)
+    values, _ = exported(page.read_text("utf-8"))
+    held = [(head["layer"], head["head"]) for head in values["embedded"]]
+    assert 490_000 < page.stat().st_size <= 550_000, "one head more would be 50,000 bytes"
+    assert {(2, head) for head in range(4)} <= set(held)
+    assert {layer for layer, _ in held} <= {1, 2, 3}, "the nearest layers first"
+    named = left_out(values["left_out"], heads=4)
+    assert named == {(layer, head) for layer in range(5) for head in range(4)} - set(held)
+    small = view.to_html(tmp_path / "small.html", most_bytes=1)
+    values, _ = exported(small.read_text("utf-8"))
+    assert [(head["layer"], head["head"]) for head in values["embedded"]] == [(2, 1)], "the shown head is always there"
+    whole, _ = exported(view.to_html(tmp_path / "whole.html", most_bytes=10**8).read_text("utf-8"))
+    assert whole["left_out"] == ""
+
+
+def test_export_is_within_three_megabytes(tmp_path: Path) -> None:
+    page = attention(random_trace(1024, layers=2, heads=5), layer=0, head=4).to_html(tmp_path / "long.html")
+    assert 1_500_000 < page.stat().st_size <= 3_000_000
+    values, _ = exported(page.read_text("utf-8"))
+    held = [(head["layer"], head["head"]) for head in values["embedded"]]
+    assert held[:5] == [(0, head) for head in range(5)], "first the shown head's layer"
+    assert "of layer 1" in values["left_out"]
 
 
 def test_export_of_chosen_heads(tmp_path: Path) -> None:
@@ -373,13 +405,13 @@ def hostile() -> AttentionView:
 
 def test_hostile_tokens_stay_text(tmp_path: Path) -> None:
     view = hostile()
-    assert max(map(len, view.labels)) <= 80
-    "".join(view.labels).encode("utf-8")
+    assert max(map(len, view.texts[0])) <= 80
+    "".join(view.texts[0]).encode("utf-8")
     page = view.to_html(tmp_path / "hostile.html").read_text("utf-8")
     assert len(re.findall("<script", page)) == len(re.findall("</script", page)) == 2
     fallback = view._static_html()
     assert set(re.findall(r"<(\w+)", fallback)) <= {
-        "div", "p", "table", "caption", "thead", "tbody", "tr", "th", "td", "code",
+        "div", "p", "table", "caption", "thead", "tbody", "tr", "th", "td", "code", "img",
     }  # fmt: skip
     assert len(view._repr_mimebundle_()[0]["text/plain"]) <= 2_000
 

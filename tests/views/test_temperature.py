@@ -17,6 +17,7 @@ from hypothesis.extra.numpy import arrays
 
 from labkit.errors import BadInput, Unavailable
 from labkit.generation.record import Generation
+from labkit.views.latest import Latest
 from labkit.views.sampling_view import TemperatureView, temperature
 from labkit.views.sampling_view.distribution import (
     SETTINGS,
@@ -27,7 +28,6 @@ from labkit.views.sampling_view.distribution import (
     row,
     table,
 )
-from labkit.views.latest import Latest
 
 LOGITS = np.random.default_rng(1).normal(0, 2, 3000).astype(np.float32)
 SECONDS = 10.0  # for what takes milliseconds; a test that waits so long has failed

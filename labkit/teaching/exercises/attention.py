@@ -456,7 +456,7 @@ EXERCISES = (
         task="Each token may look at itself and at what came before, never at what comes later.\n\n"
         "For `T` tokens return a bool tensor of shape `(T, T)`: row `i`, column `j` is `True` where token `i` may look at "
         "token `j`.",
-        minutes=4,
+        minutes=3,
         difficulty="easy",
         importance=5,
         cases=_mask_cases,
@@ -496,7 +496,7 @@ EXERCISES = (
         "`query` and `key` have shape `(T, d_head)`, `value` has `(T, d_value)`. Return the output, `(T, d_value)`: for each "
         "token the mean of the values of all tokens up to and including itself, weighted by the softmax of "
         "`query · key / sqrt(d_head)`.",
-        minutes=10,
+        minutes=6,
         difficulty="medium",
         importance=5,
         cases=_head_cases,
@@ -535,7 +535,7 @@ EXERCISES = (
         "`query` has shape `(heads, T, d_head)`, `key` and `value` have `(kv_heads, T, d_head)`, and `heads` is a multiple of "
         "`kv_heads`. Neighbouring query heads share: with 6 and 2, heads 0 to 2 use key-value head 0, heads 3 to 5 use 1. "
         "Return the causal attention's output, `(heads, T, d_head)`.",
-        minutes=8,
+        minutes=5,
         difficulty="medium",
         importance=4,
         cases=_grouped_cases,
@@ -578,7 +578,7 @@ EXERCISES = (
         "`x` has shape `(T, d)` with even `d`, `positions` has `(T,)`, `base` is a number. Number `i` of the first half is "
         "paired with number `i` of the second half, and the pair is turned by `position * base ** (-2 * i / d)`: "
         "`(a, b)` becomes `(a cos - b sin, b cos + a sin)`. Return `(T, d)`.",
-        minutes=10,
+        minutes=7,
         difficulty="hard",
         importance=4,
         cases=_rotate_cases,
@@ -612,7 +612,7 @@ EXERCISES = (
         "`query`, `key` and `value` of the new token have shape `(d,)`; `keys` and `values`, the cache, have `(T, d)`, and T "
         "may be 0. Return three things: the new token's attention output `(d,)`, and the cache with the new token at its "
         "end, keys and values, both `(T + 1, d)`. Scores are divided by `sqrt(d)`.",
-        minutes=8,
+        minutes=5,
         difficulty="medium",
         importance=5,
         cases=_cache_cases,
@@ -647,7 +647,7 @@ EXERCISES = (
         "`scores` has shape `(T,)`, `values` has `(T, d)`. Go through them in tiles of `tile` and keep only three things: the "
         "largest score so far, the sum of `exp(score - largest)`, and the same sum with the values. Return "
         "`softmax(scores) @ values`, `(d,)`. The last tile may be shorter.",
-        minutes=12,
+        minutes=8,
         difficulty="hard",
         importance=4,
         cases=_online_cases,
@@ -690,7 +690,7 @@ EXERCISES = (
         "for each position whose token came before, the weight on the tokens right after its earlier occurrences, summed; "
         "then the mean over those positions. Return `(layer, head)` of the head with the largest score, two whole numbers, "
         "counted from 0.",
-        minutes=12,
+        minutes=8,
         difficulty="hard",
         importance=4,
         cases=_copying_cases,
@@ -721,7 +721,7 @@ EXERCISES = (
         task="For each token, each layer and each key-value head the cache holds a key and a value of `d_head` numbers.\n\n"
         "Given `layers`, `kv_heads`, `d_head`, `tokens`, `bytes_per_number` and `batch` (texts at once), all whole numbers, "
         "return the bytes of the cache.",
-        minutes=3,
+        minutes=2,
         difficulty="easy",
         importance=5,
         cases=_cache_bytes_cases,

@@ -18,7 +18,7 @@ import traitlets
 from labkit.attention import MEASURES, uniform
 from labkit.errors import BadInput, LabError
 from labkit.views.attention_view.codes import pool_size, quantize
-from labkit.views.attention_view.overview import Overview, measure_names
+from labkit.views.attention_view.overview import PARTS, Overview, measure_names
 from labkit.views.attention_view.picture import data_address, unpack
 from labkit.views.attention_view.reading import (
     TILE,
@@ -33,7 +33,7 @@ from labkit.views.attention_view.reading import (
     read_head,
     read_line,
 )
-from labkit.views.base import View, module, shorten, style, visible
+from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.latest import Latest
 
 if TYPE_CHECKING:
@@ -164,8 +164,12 @@ class AttentionView(View):
         **kwargs: Any,
     ) -> None:
         self._made = False
+        self._filling = Latest(self._fill)  # before anything is refused: a widget that was not finished is closed, too
+        self._ablating = Latest(self._run_ablation)
         _check_trace(trace)
         other, pair = _compared(trace, compare)
+        if isinstance(names, str) or len(names) != 2:
+            raise BadInput(f"names={names!r} can't be used; give a name for each of the two traces.")
         self._traces = [trace] if other is None else [trace, other]
         self._layers = layers_with_attention(trace)
         if other is not None and layers_with_attention(other) != self._layers:
@@ -179,16 +183,13 @@ class AttentionView(View):
         self._means: OrderedDict[Any, np.ndarray] = OrderedDict()
         self._embedded: list[tuple[int, int, int]] = []
         self._read: dict[tuple[int, int, int], Head] = {}  # while a file is written
+        self._file_map: dict[str, bytes] = {}
         self._against = other if other is not None and len(other) == len(trace) else None
         self._overview = self._new_overview(aside)
-        self._filling = Latest(self._fill)
-        self._ablating = Latest(self._run_ablation)
         extra, extra_facts = self._handed_in(measures)
         own = [_measure_facts(name) for name in measure_names(compared=self._against is not None)]
-        known = {m["name"]: m for m in own} | {m["name"]: m for m in extra_facts}
-        if measure is not None and measure not in known:
-            raise BadInput(f"There is no measure {measure!r}; there are {', '.join(known)}.")
-        even = uniform(trace, layers=self._layers[:1], most_weights=AT_ONCE)
+        self._measures = [facts["name"] for facts in own + extra_facts]
+        even = uniform(trace, layers=self._layers, most_weights=AT_ONCE)
         for facts in own:
             value = even.get(facts["name"], math.nan)
             facts["uniform"] = None if math.isnan(value) else value
@@ -198,7 +199,7 @@ class AttentionView(View):
             texts=[[label(each, i) for i in range(len(each.tokens))] for each in self._traces],
             facts={
                 "model": trace.model,
-                "names": [str(name) for name in names],
+                "names": [shorten(visible(str(name)), 40) for name in names],
                 "tokens": [len(each.tokens) for each in self._traces],
                 "pools": [pool_size(len(each.tokens)) for each in self._traces],
                 "layers": self._layers,
@@ -260,17 +261,18 @@ class AttentionView(View):
     ) -> Path:
         """Write the view to one HTML file that opens offline and in which the heads it holds can be explored.
 
-        heads: the (layer, head) pairs to hold beside the shown one. Left out: the others of its layer, then whole
-        layers from the nearest outward, as long as the file stays within `most_bytes`. The map is whole in any case;
+        heads: the (layer, head) pairs to hold beside the shown one. Left out: the others of its layer, then those of
+        the nearest layers outward, as long as the file stays within `most_bytes`. The map is whole in any case;
         the file says which heads it does not hold, and gives weights to two digits. Returns the file's path.
         Raises BadInput for a head that is not there, or a path that can't be written.
         """
         self._finish_map()
+        self._file_map = self._map_of_file()
         self._embedded = self._that_fit(most_bytes) if heads is None else self._asked_for(heads)
         try:
             return super().to_html(path)
         finally:
-            self._embedded, self._read = [], {}
+            self._embedded, self._read, self._file_map = [], {}, {}
 
     def close(self) -> None:
         self._filling.close()
@@ -304,6 +306,15 @@ class AttentionView(View):
         if value not in allowed:
             raise BadInput(f"{name}={value!r} is not known; give one of {', '.join(allowed)}.")
         return str(value)
+
+    @traitlets.validate("measure")
+    def _valid_measure(self, proposal: Any) -> str:
+        asked = str(proposal["value"])
+        known = asked if asked in self._measures else f"given:{asked}"
+        if known not in self._measures:
+            there = ", ".join(name.removeprefix("given:") for name in self._measures)
+            raise BadInput(f"There is no measure {asked!r}; there are {there}.")
+        return known
 
     @traitlets.observe("layer", "head")
     def _on_head(self, _change: Any) -> None:
@@ -350,9 +361,10 @@ class AttentionView(View):
     def _fill(self, aside: bool, stop: threading.Event | None) -> None:
         """Compute what is missing of the map; runs in the worker."""
         try:
-            if self._overview.aside != aside:
+            if self._overview.aside != aside or self.trouble:  # a pass that broke can't go on
                 self._overview = self._new_overview(aside)
             self._overview.run(self._put, stop)
+            self.trouble = ""
         except Exception as error:  # what broke is told where it would have been seen
             self.trouble = f"The map could not be computed: {error}"
 
@@ -360,6 +372,13 @@ class AttentionView(View):
         self._filling.stop()
         self._filling.wait()
         self._fill(self.aside, None)
+
+    def _map_of_file(self) -> dict[str, bytes]:
+        """The map's parts with the first token counted: in a file the view itself sets it aside, head by head."""
+        parts = {f"map_{i}": getattr(self, f"map_{i}") for i in range(PARTS)}
+        if self.aside and not self.trouble:
+            self._new_overview(False).run(lambda number, part: parts.update({f"map_{number}": part}))
+        return parts
 
     def _put(self, number: int, part: bytes) -> None:
         setattr(self, f"map_{number}", part)
@@ -481,22 +500,20 @@ class AttentionView(View):
         said = {"heads": [list(pair) for pair in heads]}
         try:
             effect = self._ablate(heads)
+            found = {
+                "loss_before": _number(effect.loss_before),
+                "loss_after": _number(effect.loss_after),
+                "next": [
+                    {"text": clean(shorten(text, 80)), "before": _number(before), "after": _number(after)}
+                    for text, before, after in effect.next
+                ],
+            }
         except Exception as error:
             reason = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
             self.effect = {**said, "state": "failed", "reason": shorten(visible(reason), 400)}
             return
-        if stop.is_set():
-            return
-        self.effect = {
-            **said,
-            "state": "done",
-            "loss_before": _number(effect.loss_before),
-            "loss_after": _number(effect.loss_after),
-            "next": [
-                {"text": shorten(text, 80), "before": _number(before), "after": _number(after)}
-                for text, before, after in effect.next
-            ],
-        }
+        if not stop.is_set():
+            self.effect = {**said, "state": "done", **found}
 
     # checking -----------------------------------------------------------------------------------------------------
 
@@ -539,6 +556,7 @@ class AttentionView(View):
         for row, (layer, head) in enumerate(zip(measures["layer"], measures["head"], strict=True)):
             if layer in places and 0 <= head < self._heads:
                 values[:, places[layer], int(head)] = numbers[names].iloc[row]
+        values[np.isinf(values)] = np.nan
         even = measures.attrs.get("uniform", {})
         facts = []
         for name in names:
@@ -565,7 +583,7 @@ class AttentionView(View):
 
     def _needed(self) -> list[tuple[int, int, int]]:
         """The heads on show."""
-        return [(0, *self._shown), *([tuple(self.beside)] if self.beside else [])]  # type: ignore[list-item]
+        return [(0, *self._shown), *([tuple(self.beside)] if self.beside else [])]
 
     def _that_fit(self, most_bytes: int) -> list[tuple[int, int, int]]:
         """As many heads as the file has room for, compressed as they will be."""
@@ -598,6 +616,7 @@ class AttentionView(View):
         read = {place: self._read_for_file(*place) for place in sorted(self._embedded)}
         return {
             **super()._export_state(),
+            **self._file_map,
             "cells": b"",
             "beside_cells": b"",
             "embedded": [{**head.summary, "trace": place[0]} for place, head in read.items()],
@@ -696,7 +715,7 @@ def _measure_facts(name: str) -> dict[str, Any]:
 
 def _whole(content: dict[str, Any], *names: str) -> list[int] | None:
     """Whole numbers out of a message, or None."""
-    values = [content.get(name) for name in names]
+    values: list[Any] = [content.get(name) for name in names]
     if any(isinstance(value, bool) or not isinstance(value, int) for value in values):
         return None
     return values

@@ -1,6 +1,6 @@
 // What becomes of the text when heads are taken away: the next token and the loss, before and after.
 
-import { decimal, make, percent, visibleLabel } from "../common.js";
+import { decimal, make, percent } from "../common.js";
 import { axisLabel, button } from "./head.js";
 
 /** Heads in words: layer 5 · head 3 and layer 6 · heads 1, 2. */
@@ -26,7 +26,7 @@ export function ablationStrip({ model, facts, actions }) {
   const element = make("div", "lk-att-ablation");
   element.hidden = !facts.can_ablate;
   const bar = make("div", "lk-att-controls");
-  bar.append(make("h3", "lk-att-title", "Take heads away"));
+  bar.append(make("h2", "lk-att-title", "Take heads away"));
   const one = button("Ablate this head", "", () => actions.ablate([actions.chosen().shown]));
   const many = button("", "", () => actions.ablate(actions.chosen().marked));
   const status = make("span", "lk-att-status");
@@ -49,7 +49,7 @@ export function ablationStrip({ model, facts, actions }) {
     one.disabled = many.disabled = running;
     status.textContent = running ? `computing without ${sayHeads(effect.heads)} …` : "";
     if (effect.state === "failed") {
-      result.replaceChildren(make("p", "", visibleLabel(`It could not be computed: ${effect.reason}`, 400)));
+      result.replaceChildren(make("p", "", `It could not be computed: ${effect.reason}`));
     } else if (effect.state === "done") drawEffect(effect);
     else if (!running) result.replaceChildren(make("p", "lk-att-muted", "Nothing has been taken away yet."));
   }

@@ -197,7 +197,11 @@ function render({ model, el }) {
     prefix,
     actions: {
       trace: () => panes[0].trace(),
-      point: (token) => panes[0].link(token === null ? null : { row: token }),
+      point(token) {
+        const place = token === null ? null : { row: token };
+        panes[0].link(place);
+        if (facts.same_text || panes[0].trace() === panes[1].trace()) panes[1].link(place);
+      },
       scopes() {
         const [layer, head] = [model.get("layer"), model.get("head")];
         const all = Array.from({ length: facts.heads }, (_, i) => [layer, i]);
@@ -320,7 +324,7 @@ function render({ model, el }) {
     const options = [["", "nothing"], ["0", facts.tokens.length > 1 ? `${facts.names[0]}` : "another head"]];
     if (facts.tokens.length > 1) options.push(["1", facts.names[1]]);
     const select = comparePicker.select;
-    if (select.options.length === 0) select.append(...options.map(([value, name]) => new Option(visibleLabel(name, 40), value)));
+    if (select.options.length === 0) select.append(...options.map(([value, name]) => new Option(name, value)));
     const beside = model.get("beside");
     select.value = beside.length === 3 ? String(beside[0]) : "";
     besideLayer.pair.hidden = besideHead.pair.hidden = beside.length !== 3;
@@ -364,6 +368,7 @@ function render({ model, el }) {
       said.push(`Not in this file: ${model.get("left_out")}. They can be seen where the notebook runs.`);
     }
     if (exported) said.push("Without the notebook, weights are known to about two digits.");
+    if (exported && pool > 1) said.push("In this file the text shows the highest weight of the cells that a token is in.");
     if (exported && model.get("aside") && pool > 1) said.push("In this file the first token of so long a text can't be set aside.");
     notes.replaceChildren(...said.map((each) => make("p", "", each)));
   }
@@ -385,7 +390,13 @@ function render({ model, el }) {
     if (which === "") set("beside", []);
     else {
       const now = model.get("beside");
-      set("beside", [Number(which), now[1] ?? model.get("layer"), now[2] ?? model.get("head")]);
+      const wanted = [now[1] ?? model.get("layer"), now[2] ?? model.get("head")];
+      const there = exported ? source.held.filter((h) => h.trace === Number(which)).map((h) => [h.layer, h.head]) : [wanted];
+      const held = there.find(([layer, head]) => layer === wanted[0] && head === wanted[1]) ?? there[0];
+      if (held === undefined) {
+        drawCompare();
+        status.textContent = "No head of it is in this file.";
+      } else set("beside", [Number(which), ...held]);
     }
   };
   comparePicker.select.addEventListener("change", pickBeside);
@@ -454,7 +465,7 @@ function render({ model, el }) {
     map.resize(wide && !manyHeads ? mapWidth : width);
     let room = wide && !manyHeads ? width - mapWidth - 22 : width;
     if (textBeside) room -= TEXT_WIDTH + 22;
-    const each = two && room >= 640 ? Math.floor((room - 20) / 2) : room;
+    const each = two && room >= 640 ? Math.floor((room - 22) / 2) : room; // a hair less: the width is a rounded one
     for (const pane of panes) {
       pane.element.style.width = two ? `${each}px` : "";
       if (!pane.element.hidden) pane.resize(each);

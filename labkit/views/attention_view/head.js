@@ -13,7 +13,7 @@ import {
   layout,
   saySharing,
 } from "./logic.js";
-import { TILE, cellBox, cellUnder, crowd, isWhole, panned, revealing, ticks, tilesFor, unitOf, wholePlane, zoomed } from "./plane.js";
+import { TILE, aligned, cellBox, cellUnder, crowd, isWhole, panned, revealing, ticks, tilesFor, unitOf, wholePlane, zoomed } from "./plane.js";
 import { codeReader } from "./source.js";
 
 const EXACT_DELAY = 60; // ms; a pointer on its way over many cells asks for none of them
@@ -24,6 +24,7 @@ const GAP_FROM = 16; // device pixels of a dot, from where dots are drawn apart
 const EXACT_KEPT = 5000;
 const ROW_GAP = 6; // between a label and the picture
 const COLUMN_GAP = 5;
+const SMALLEST_LABEL = 14; // CSS pixels; where there is less room it is left out
 const OVERVIEW = 92; // CSS pixels
 const ZOOM_STEP = 1.6;
 const STRIP = 76; // room for upright labels below a zoomed picture
@@ -64,10 +65,10 @@ export function button(text, name, action) {
 export function headPane({ which, facts, texts, source, context, actions, prefix }) {
   const element = make("div", "lk-att-figure");
   const titleBar = make("div", "lk-att-titlebar");
-  const title = make("h3", "lk-att-title");
+  const title = make("h2", "lk-att-title");
   const shares = make("span", "lk-att-shares");
   const tools = make("div", "lk-att-tools");
-  const fit = button("Fit", "Show the whole pattern", () => setWindow(whole));
+  const fit = button("Fit", "Fit: show the whole pattern", () => setWindow(whole));
   const closer = button("+", "Zoom in", () => zoomBy(ZOOM_STEP));
   const farther = button("−", "Zoom out", () => zoomBy(1 / ZOOM_STEP));
   const markButton = button("Mark", "", () => actions.mark(summary.layer, summary.head));
@@ -162,7 +163,7 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
     const was = size === null || isWhole(seen, whole) ? null : seen;
     size = layout(n, { width, dpr, ...labelWidths() });
     whole = wholePlane(size, pool());
-    seen = was === null ? whole : panned(was, whole, 0, 0);
+    seen = was === null ? whole : zoomed(was, whole, 1);
     for (const canvas of [base, over]) canvas.width = canvas.height = devicePixels();
     grid.style.width = grid.style.height = `${size.side}px`;
     for (const part of [grid, columnLabels]) part.style.left = `${size.gutter}px`;
@@ -239,7 +240,6 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
     const across = base.width;
     brush.setTransform(1, 0, 0, 1, 0, 0);
     brush.clearRect(0, 0, across, across);
-    drawWindow(brush, across);
     brush.imageSmoothingEnabled = false;
     const dotTokens = q * pool();
     const { canvas } = picture(u < pool() ? 1 : q);
@@ -251,13 +251,14 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
       0, 0, across, across,
     );
     if (u < pool()) drawTiles(brush, u, pixel);
+    drawWindow(brush, across);
     if (u * q * pixel >= GAP_FROM) drawGaps(brush, u * q, pixel, across);
     if (u * q * pixel >= 6) crossOut(brush, u * q, pixel, across);
-    fit.disabled = full;
-    farther.disabled = full;
+    for (const each of [fit, farther]) each.setAttribute("aria-disabled", String(full)); // disabled, it would lose the focus
+    grid.classList.toggle("lk-att-zoomed", !full);
     drawLabels(full, u);
     drawOverview(full);
-    drawCross();
+    drawPlace();
   }
 
   /** Where a sliding window keeps a token from looking: hatched, so that it is not taken for an exact zero. */
@@ -268,6 +269,7 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
     const x = (token) => (token - seen.left) * pixel;
     const y = (token) => (token - seen.top) * pixel;
     brush.save();
+    brush.globalCompositeOperation = "destination-over"; // behind what is painted
     brush.beginPath();
     brush.moveTo(x(0), y(reach));
     brush.lineTo(x(tokens() - reach), y(tokens()));
@@ -288,7 +290,7 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
   function drawTiles(brush, u, pixel) {
     for (const { row, column } of tilesFor(seen, tokens(), u)) {
       const place = { ...placeKey(), pool: u, row, column };
-      const found = waiting ? null : source.tile(place, redraw);
+      const found = source.tile(place, redraw, !waiting);
       if (!found) continue;
       const [down, across] = found.shape;
       const theme = context.stamp();
@@ -362,7 +364,11 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
   function columnLabel(token, u) {
     const label = make("span", "lk-att-column");
     label.style.top = `${middleOf(token, u, seen.top)}px`;
-    label.style.left = `${((token + u - seen.left) * size.side) / seen.span + COLUMN_GAP}px`;
+    const left = ((token + u - seen.left) * size.side) / seen.span + COLUMN_GAP;
+    const room = size.side + size.overhang - left;
+    label.hidden = room < SMALLEST_LABEL;
+    label.style.left = `${left}px`;
+    label.style.maxWidth = `${Math.ceil(room)}px`;
     label.append(axisLabel(labelOf(token, u), LABEL_CHARACTERS));
     return label;
   }
@@ -420,7 +426,9 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
 
   // ------------------------------------------------------------------------------------------ the cell under the pointer
 
-  const place = () => pointed ?? held ?? linked;
+  // what was chosen among other cells, before a zoom or in the text, is the cell of now that it lies in
+  const cellOf = (at) => (at === null ? null : aligned(at, unit()));
+  const place = () => cellOf(pointed ?? held ?? linked);
 
   function drawPlace() {
     drawCross();
@@ -491,7 +499,7 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
   const sentence = (query, key, same, value) => [...query, " looks at ", ...(same ? ["itself"] : key), ": ", value];
 
   function drawFoot() {
-    const at = pointed ?? held ?? (linked?.column === undefined ? null : linked);
+    const at = cellOf(pointed ?? held ?? (linked?.column === undefined ? null : linked));
     if (at === null) {
       foot.replaceChildren(
         tokens() > 1 ? "Point at a cell, or move with the arrow keys, to read its weight." : "One token can only look at itself.",
@@ -530,7 +538,8 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
 
   function askExact() {
     clearTimeout(timers.exact);
-    const at = pointed ?? held;
+    if (size === null) return;
+    const at = cellOf(pointed ?? held);
     const u = unit();
     if (!source.live || at === null || at.column > at.row || exact.has(exactKey(at, u))) return;
     timers.exact = setTimeout(() => {
@@ -560,7 +569,7 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
   // ------------------------------------------------------------------------------------------------------ listening
 
   function tell() {
-    const at = pointed ?? held;
+    const at = cellOf(pointed ?? held);
     actions.point(which, at === null ? null : { ...at, unit: unit() });
   }
 
@@ -650,9 +659,8 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
     else if (event.key === "0") setWindow(whole);
     else {
       const link = summary.links[0];
-      const aligned = (at) => ({ row: Math.floor(at.row / u) * u, column: Math.floor(at.column / u) * u });
       const now = pointed ?? held;
-      const start = aligned(now ?? (link ? { row: link.query, column: link.key } : { row: 0, column: 0 }));
+      const start = aligned(now ?? (link ? { row: link.query, column: link.key } : { row: 0, column: 0 }), u);
       const cell = { row: start.row / u, column: start.column / u };
       const target = now === null && event.key.startsWith("Arrow") ? cell : cellAfterKey(event.key, cell, Math.ceil(tokens() / u));
       if (target === null) return;

@@ -253,9 +253,15 @@ export function strongest(line, count) {
     .map((token) => ({ token, code: line[token] }));
 }
 
-/** Whether light text is read better on a colour, sRGB bytes. */
-export function needsLight([red, green, blue]) {
-  return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 128;
+/** Whether white letters are read better on a colour, sRGB bytes, than black: the higher contrast of WCAG 2. */
+export function needsLight(rgb) {
+  const [red, green, blue] = Array.from(rgb, linearOf);
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179; // √(1.05 · 0.05) − 0.05
+}
+
+function linearOf(byte) {
+  const share = byte / 255;
+  return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
 }
 
 const HEADER = 20; // bytes: five int32

@@ -5,6 +5,7 @@ import { arranged, decodeMap, dots, mapLayout, sayMeasure, slotAfterKey, slotAt 
 
 const PARTS = 8;
 const PEEK = 116; // CSS pixels of the larger copy
+const EDGE = 2; // CSS pixels around the map, for the frames of its outermost heads
 
 /**
  * actions: open(layer, head, beside) shows a head; mark(layer, head) marks or unmarks it.
@@ -84,6 +85,8 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
   const placeOf = (layer, head) => layers.indexOf(layer) * heads + head;
   const headOf = (place) => [layers[Math.floor(place / heads)], place % heads];
   const measureFacts = () => facts.measures.find(({ name }) => name === model.get("measure"));
+  /** What looking evenly would give; not known where the first token is set aside. */
+  const even = (fact) => (context.mapAside() ? null : (fact?.uniform ?? null));
   const values = (name = model.get("measure")) => extra.get(name) ?? decoded?.measures.get(name);
 
   function readParts() {
@@ -120,7 +123,7 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
     const parts = [];
     if (fact && all.length > 0) {
       parts.push(`Bar: ${fact.title}, up to ${sayMeasure(Math.max(...all), fact.unit)}.`);
-      if (fact.uniform !== null && fact.uniform !== undefined) {
+      if (even(fact) !== null) {
         parts.push(`Looking evenly at everything would give ${sayMeasure(fact.uniform, fact.unit)} (the tick).`);
       }
       if (fact.text) parts.push(fact.text);
@@ -147,9 +150,9 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
     map = mapLayout({ layers: layers.length, heads, kvHeads: facts.kv_heads, width: width - 30, order: model.get("order") });
     order = arranged(count, model.get("order"), values());
     const dpr = globalThis.devicePixelRatio || 1;
-    for (const each of [canvas, over]) {
-      each.width = Math.round(map.width * dpr);
-      each.height = Math.round(map.height * dpr);
+    for (const [each, edge] of [[canvas, 0], [over, EDGE]]) {
+      each.width = Math.round((map.width + 2 * edge) * dpr);
+      each.height = Math.round((map.height + 2 * edge) * dpr);
     }
     grid.style.width = `${map.width}px`;
     grid.style.height = `${map.height}px`;
@@ -213,7 +216,7 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
       const small = stamp(place);
       if (small) {
         brush.imageSmoothingEnabled = map.size * dpr < small.width;
-        brush.globalAlpha = held && !held(...headOf(place)) ? 0.45 : 1; // what can't be opened stands back
+        brush.globalAlpha = held && !held(...headOf(place)) ? 0.55 : 1; // what can't be opened stands back
         brush.drawImage(small, x, y, map.size, map.size);
         brush.globalAlpha = 1;
       }
@@ -221,7 +224,7 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
       if (value > 0) {
         brush.fillStyle = context.tone(accent);
         brush.fillRect(x, y + map.size + 1, Math.max(1, (map.size * value) / top), Math.max(1, map.bar - 1));
-        if (fact?.uniform > 0 && map.size > 12) {
+        if (even(fact) > 0 && map.size > 12) {
           brush.fillStyle = context.tone(ink);
           brush.fillRect(x + Math.min(map.size - 1, (map.size * fact.uniform) / top), y + map.size, 1, map.bar + 1);
         }
@@ -234,8 +237,8 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
     if (map === null) return;
     const dpr = globalThis.devicePixelRatio || 1;
     const brush = over.getContext("2d");
-    brush.setTransform(dpr, 0, 0, dpr, 0, 0);
-    brush.clearRect(0, 0, map.width, map.height);
+    brush.setTransform(dpr, 0, 0, dpr, EDGE * dpr, EDGE * dpr);
+    brush.clearRect(-EDGE, -EDGE, map.width + 2 * EDGE, map.height + 2 * EDGE);
     const style = getComputedStyle(over);
     const frame = (place, colour, line, dash = []) => {
       const slot = order.indexOf(place);

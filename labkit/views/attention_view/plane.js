@@ -10,6 +10,12 @@ export function wholePlane(size, pool) {
   return { left: 0, top: 0, span: size.m * size.q * pool };
 }
 
+/** The cell of unit × unit tokens that a cell, or only a row of it, lies in. */
+export function aligned(at, unit) {
+  const start = (token) => Math.floor(token / unit) * unit;
+  return at.column === undefined ? { row: start(at.row) } : { row: start(at.row), column: start(at.column) };
+}
+
 /** Whether a window shows everything. */
 export function isWhole(window, whole) {
   return window.span >= whole.span;

@@ -33,7 +33,8 @@ class Head:
     """One head, ready to be drawn.
 
     cells: `codes.pack` of its n × n codes.  summary: what is said about it, JSON alone.
-    rest: (T,) float32, what each token gives to others than token 0; NaN where that is no number.
+    rest: (T,) float32, what each token has left for others than token 0, by which the rest of its row is divided when
+        that is set aside; NaN where that is no number.
     """
 
     cells: bytes
@@ -113,7 +114,7 @@ def read_head(trace: Trace, layer: int, head: int, *, aside: bool = False) -> He
             "ahead": ahead,
             "window": trace.window(layer),
         },
-        rest=np.concatenate([s - f for s, f in zip(sums, firsts, strict=True)]).astype(np.float32),
+        rest=np.where(np.isnan(whole), np.nan, 1 - np.concatenate(firsts)).astype(np.float32),
     )
 
 

@@ -2,6 +2,7 @@
 
 import { codeAt, lineOf, meanLine, packedBytes, setAside } from "./logic.js";
 
+const PATIENCE = 20000; // ms, after which what was asked for is asked again: the kernel was restarted, or is busy
 const TILES_KEPT = 64;
 const LINES_KEPT = 400;
 
@@ -39,12 +40,13 @@ export function kernelSource(model) {
     live: true,
     /** The exact weight of a cell: then({weight, query, key, query_text, key_text}). */
     exact: (place, then) => ask({ type: "exact", ...place }, then),
-    /** A tile of codes, now or later: {shape, codes}; null until then. */
-    tile(place, then) {
+    /** A tile of codes, now or later: {shape, codes}; null until then. asking: whether to ask for what is not here. */
+    tile(place, then, asking = true) {
       const key = JSON.stringify(place);
       const there = tiles.get(key);
-      if (there !== undefined) return there === "coming" ? null : there;
-      remember(tiles, key, "coming", TILES_KEPT);
+      if (there?.codes) return there;
+      if (!asking || (there && Date.now() - there.asked < PATIENCE)) return null;
+      remember(tiles, key, { asked: Date.now() }, TILES_KEPT);
       ask({ type: "tile", ...place }, (answer, buffers) => {
         remember(tiles, key, { shape: answer.shape, codes: bytesOf(buffers[0]) }, TILES_KEPT);
         then();
@@ -55,8 +57,9 @@ export function kernelSource(model) {
     line(place, then) {
       const key = JSON.stringify(place);
       const there = lines.get(key);
-      if (there !== undefined) return there === "coming" ? null : there;
-      remember(lines, key, "coming", LINES_KEPT);
+      if (there instanceof Uint8Array) return there;
+      if (there && Date.now() - there.asked < PATIENCE) return null;
+      remember(lines, key, { asked: Date.now() }, LINES_KEPT);
       ask({ type: "line", ...place }, (_answer, buffers) => {
         remember(lines, key, bytesOf(buffers[0]), LINES_KEPT);
         then();
@@ -96,7 +99,8 @@ export function fileSource(model, facts) {
     if (found === undefined) return null;
     if (!aside || facts.pools[trace] > 1) return { summary: { ...found.summary, aside: false }, codes: found.plain };
     found.aside ??= setAside(found.plain, facts.tokens[trace], found.rests);
-    return { summary: { ...found.summary, aside: true }, codes: found.aside };
+    // The strongest links are those of the whole pattern.
+    return { summary: { ...found.summary, aside: true, links: [] }, codes: found.aside };
   }
 
   return {

@@ -15,7 +15,7 @@ const ASK_AFTER = 50; // ms; a pointer on its way asks for nothing
 export function textPane({ facts, texts, source, context, actions, prefix }) {
   const element = make("div", "lk-att-text");
   const controls = make("div", "lk-att-controls");
-  const heading = make("h3", "lk-att-title", "The text");
+  const heading = make("h2", "lk-att-title", "The text");
   const direction = make("select");
   direction.id = `${prefix}-direction`;
   direction.append(new Option("what it looks at", "from"), new Option("who looks at it", "into"));
@@ -57,6 +57,8 @@ export function textPane({ facts, texts, source, context, actions, prefix }) {
       span.dataset.token = String(i);
       appendRuns(span, visibleRuns(text, { limit: 40 }));
       if (text === "") span.append("∅");
+      // what can't be seen has a name too
+      if (visibleRuns(text).every(({ kind }) => kind !== "text")) span.setAttribute("aria-label", spokenLabel(text, 40));
       return span;
     });
     list.replaceChildren(...spans);
@@ -79,6 +81,13 @@ export function textPane({ facts, texts, source, context, actions, prefix }) {
 
   function heads() {
     return actions.scopes().find(({ name }) => name === scope.value)?.heads ?? [];
+  }
+
+  /** Scroll the list, and nothing but the list, so that a token is in it. The list is the tokens' offset parent. */
+  function reveal(token) {
+    const { offsetTop: above, offsetHeight: height } = spans[token];
+    if (above < list.scrollTop) list.scrollTop = above;
+    else if (above + height > list.scrollTop + list.clientHeight) list.scrollTop = above + height - list.clientHeight;
   }
 
   function draw() {
@@ -123,7 +132,7 @@ export function textPane({ facts, texts, source, context, actions, prefix }) {
       }
       const rgb = colours.subarray(4 * code, 4 * code + 3);
       span.style.backgroundColor = `rgb(${rgb.join(" ")})`;
-      span.style.color = needsLight(rgb) ? "#ffffff" : "#101418";
+      span.style.color = needsLight(rgb) ? "#ffffff" : "#000000";
     });
   }
 
@@ -196,10 +205,7 @@ export function textPane({ facts, texts, source, context, actions, prefix }) {
       cursor = Math.max(0, Math.min(last, moves[event.key]));
       held = null;
       pointed = null;
-      const span = spans[cursor];
-      const above = span.offsetTop - list.offsetTop;
-      if (above < list.scrollTop) list.scrollTop = above;
-      else if (above + span.offsetHeight > list.scrollTop + list.clientHeight) list.scrollTop = above + span.offsetHeight - list.clientHeight;
+      reveal(cursor);
     } else return;
     draw();
     actions.point(focus());
@@ -220,7 +226,9 @@ export function textPane({ facts, texts, source, context, actions, prefix }) {
     link(token) {
       if (linked === token) return;
       linked = token;
-      if (pointed === null && held === null && cursor === null) draw();
+      if (pointed !== null || held !== null || cursor !== null) return;
+      if (token !== null) reveal(token);
+      draw();
     },
     close() {
       clearTimeout(askTimer);

@@ -18,8 +18,8 @@ from IPython.display import display
 
 from labkit.errors import BadInput, LabError
 from labkit.views.base import View, _in_colab, clean, module, shorten, style, visible
+from labkit.views.latest import Latest
 from labkit.views.live_panel.record import LISTED_NAMES, Event, Record, Summary, as_event, bar_points, line_points
-from labkit.views.sampling_view.latest import Latest
 
 __all__ = ["Event", "LivePanel", "live"]
 
