@@ -23,7 +23,9 @@ import labkit as lk
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 README = IMAGES / "tokens.png"
-NOTEBOOK = ROOT / "notebooks" / "source" / "01_first_look.png"  # goes into the notebook itself, so it has to be small
+NOTEBOOKS = ROOT / "notebooks" / "source"  # these go into the notebooks themselves, so they have to be small
+NOTEBOOK = NOTEBOOKS / "01_first_look.png"
+COPYING = NOTEBOOKS / "02_attention.png"
 
 TEXT = ROOT / "docs" / "architecture.md"
 SHORT = "The cat sat on the mat. The cat sat on the"
@@ -33,8 +35,8 @@ WIDTH = 1240
 
 
 def main() -> None:
-    """`python docs/pictures.py attention` takes those of the attention view alone; likewise `tokens`."""
-    wanted = sys.argv[1:] or ["tokens", "attention"]
+    """`python docs/pictures.py attention` takes those of the attention view alone; likewise `tokens`, `copying`."""
+    wanted = sys.argv[1:] or ["tokens", "attention", "copying"]
     browser_path = next(p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n)))
     lab = lk.load()
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
@@ -43,6 +45,8 @@ def main() -> None:
             tokens(lab, browser, Path(scratch))
         if "attention" in wanted:
             attention(lab, browser, Path(scratch))
+        if "copying" in wanted:
+            copying(lab, browser, Path(scratch))
         browser.close()
 
 
@@ -57,6 +61,22 @@ def tokens(lab: lk.Lab, browser: Any, scratch: Path) -> None:
         height = box["y"] + box["height"] + 6
         page.screenshot(path=target, clip={"x": 0, "y": 0, "width": width, "height": height})
         print(f"{target.relative_to(ROOT)}: {target.stat().st_size:,} bytes")
+
+
+def copying(lab: lk.Lab, browser: Any, scratch: Path) -> None:
+    """The head that copies, on random tokens said twice."""
+    trace = lab.trace(lk.attention.repeated(lab, length=50, seed=0))
+    best = lk.attention.measures(trace).nlargest(1, "induction").iloc[0]
+    view = lk.views.attention(trace, layer=int(best["layer"]), head=int(best["head"]))
+    page = browser.new_page(viewport={"width": 600, "height": 900})
+    page.goto(view.to_html(scratch / "copying.html", heads=[]).as_uri())
+    page.locator(".lk-att-title").first.wait_for()
+    page.wait_for_timeout(400)
+    box = page.locator(".lk-att-plot").first.bounding_box()
+    clip = {"x": box["x"], "y": box["y"] - 8, "width": box["width"], "height": box["height"] + 10}
+    COPYING.write_bytes(few_colours(page.screenshot(full_page=True, clip=clip)))
+    print(f"{COPYING.relative_to(ROOT)}: {COPYING.stat().st_size:,} bytes")
+    page.close()
 
 
 def attention(lab: lk.Lab, browser: Any, scratch: Path) -> None:

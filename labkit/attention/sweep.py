@@ -146,10 +146,7 @@ def sweep(
     caller may stop between layers.
     """
     chosen = _layers(trace, layers)
-    for name, value in (("side", side), ("most_weights", most_weights)):
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if value is not None and not (whole and value >= 1):
-            raise BadInput(f"{name}={value!r} can't be used; give a whole number from 1.")
+    _check_counts(side=side, most_weights=most_weights)
     if against is not None:
         _check_pair(trace, against, chosen)
     plan = _Plan.of(trace, chosen, side, int(most_weights))
@@ -210,6 +207,7 @@ def uniform(
     own is taken to be visible.
     """
     chosen = _layers(trace, layers)
+    _check_counts(most_weights=most_weights)
     plan = _Plan.of(trace, chosen, None, most_weights)
     known: dict[int, dict[str, np.ndarray]] = {}
     for layer in chosen:
@@ -519,6 +517,13 @@ def _layers(trace: Trace, layers: int | Sequence[int] | None) -> list[int]:
                 f"Layer {layer} of this {trace.family} has no attention; {trace._layers_with('_attention')}."
             )
     return chosen
+
+
+def _check_counts(**counts: Any) -> None:
+    for name, value in counts.items():
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= 1):
+            raise BadInput(f"{name}={value!r} can't be used; give a whole number from 1.")
 
 
 def _check_pair(trace: Trace, against: Any, layers: Sequence[int]) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jupyterlab
 import nbformat
 import pytest
-from conftest import local
+from opened import Opened, checks, opened, whole
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "01_first_look.ipynb"
@@ -20,85 +18,11 @@ NAME = "01_first_look.ipynb"
 pytestmark = [pytest.mark.browser, pytest.mark.real_model]
 
 
-@dataclass
-class Opened:
-    """A notebook after Run All. left: requests that left the machine. progress: the learner's file."""
-
-    page: Any
-    cells: list[dict[str, Any]]
-    progress: Path
-    left: list[str] = field(default_factory=list)
-
-    def place(self, beginning: str) -> int:
-        """Which cell begins with this."""
-        (found,) = [i for i, cell in enumerate(self.cells) if cell["source"].startswith(beginning)]
-        return found
-
-    def output(self, place: int) -> str:
-        """A cell's outputs as text, now."""
-        outputs = self.page.evaluate(jupyterlab.CELLS)[place]["outputs"]
-        return "\n".join(o["text"] if "text" in o else o.get("data", {}).get("text/plain", "") for o in outputs)
-
-    def run(self, place: int) -> str:
-        """Run one cell; what came out."""
-        count = f"{jupyterlab.CONTENT}.model.cells.get(i).executionCount"
-        before = self.page.evaluate(f"i => {count}", place)
-        jupyterlab.run_cell(self.page, place)
-        changed = f"([i, before]) => {count} !== null && {count} !== before"
-        self.page.wait_for_function(changed, arg=[place, before])
-        jupyterlab.wait_for_kernel(self.page)
-        return self.output(place)
-
-    def write(self, place: int, source: str) -> None:
-        """Type into a cell, through the model that the editor shows."""
-        self.page.evaluate(
-            f"([i, text]) => {jupyterlab.CONTENT}.model.cells.get(i).sharedModel.setSource(text)", [place, source]
-        )
-
-
-def opened(chromium: Any, source: Path, folder: Path, scratch: Path) -> Iterator[Opened]:
-    """Run all of a notebook. The page is tall, so that no cell is left undrawn."""
-    shutil.copy(source, folder)
-    progress = scratch / "progress.json"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LABKIT_PROGRESS", str(progress))
-        patch.setenv(
-            "OMP_NUM_THREADS", "1"
-        )  # on a busy machine, threads that wait for one another are ten times slower
-        with jupyterlab.server(folder, scratch) as address:
-            context = chromium.new_context(viewport={"width": 1200, "height": 18500})
-            page = context.new_page()
-            left: list[str] = []
-            page.on(
-                "request", lambda r: None if local(r.url) or r.url.startswith("attachment:") else left.append(r.url)
-            )
-            jupyterlab.open_notebook(page, address, NAME)
-            yield Opened(page, jupyterlab.run_all(page), progress, left)
-            context.close()
-
-
 @pytest.fixture(scope="module")
 def notebook(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     """The learner's version."""
     folder, scratch = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("jupyter")
     yield from opened(chromium, ROOT / "notebooks" / NAME, folder, scratch)
-
-
-def whole(notebook: Opened) -> None:
-    """Every cell ran, once and in order, without an error; every picture is there; nothing was fetched."""
-    assert jupyterlab.errors(notebook.cells) == []
-    code = [cell for cell in notebook.cells if cell["type"] == "code"]
-    assert [cell["count"] for cell in code] == list(range(1, len(code) + 1))
-    assert notebook.page.locator(".jp-RenderedHTMLCommon img").count() >= 2
-    broken = "() => [...document.querySelectorAll('.jp-RenderedMarkdown img')].filter(i => !i.naturalWidth).length"
-    assert notebook.page.evaluate(broken) == 0
-    assert notebook.left == []
-
-
-def checks(notebook: Opened) -> list[str]:
-    """What the checks said, the first line of each."""
-    found = [i for i, cell in enumerate(notebook.cells) if "lk.check(" in cell["source"] and cell["type"] == "code"]
-    return [notebook.output(i).splitlines()[0].split(":")[0] for i in found]
 
 
 def test_run_all_has_no_error(notebook: Opened) -> None:

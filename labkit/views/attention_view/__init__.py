@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from labkit.trace.record import Trace
 
 FILE_BYTES = 3_000_000  # of an exported file, unless its heads are chosen
-AT_ONCE = 20_000_000  # weights of a map that is computed before the view is shown: a fraction of a second
+AT_ONCE = 3_000_000  # weights of a map that is computed before the view is shown: some hundredths of a second
+UNIFORM_WEIGHTS = 20_000_000  # from which the uniform level is taken; more change nothing that could be seen
 SCALES = ("sqrt", "linear", "log")
 ORDERS = ("layers", "highest")
 _MEANS_KEPT, _BANDS_KEPT = 4, 16
@@ -176,7 +177,7 @@ class AttentionView(View):
             raise BadInput("The two traces don't have attention in the same layers; compare traces of the same model.")
         layer = None if layer is None else self._checked("layer", layer)
         head = None if head is None else self._checked("head", head)
-        chosen = layer is None and head is None
+        chosen = layer is None and head is None and len(trace.tokens) > 2  # else there was nothing to choose by
         self._shown = self._first(layer, head)
         self._ablate = ablate
         self._bands: OrderedDict[Any, np.ndarray] = OrderedDict()
@@ -189,7 +190,7 @@ class AttentionView(View):
         extra, extra_facts = self._handed_in(measures)
         own = [_measure_facts(name) for name in measure_names(compared=self._against is not None)]
         self._measures = [facts["name"] for facts in own + extra_facts]
-        even = uniform(trace, layers=self._layers, most_weights=AT_ONCE)
+        even = uniform(trace, layers=self._layers, most_weights=UNIFORM_WEIGHTS)
         for facts in own:
             value = even.get(facts["name"], math.nan)
             facts["uniform"] = None if math.isnan(value) else value

@@ -121,7 +121,8 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
     const fact = measureFacts();
     const all = [...(values() ?? [])].filter((v) => !Number.isNaN(v));
     const parts = [];
-    if (fact && all.length > 0) {
+    if (facts.tokens[0] === 1) parts.push("One token can only look at itself: there is nothing to measure.");
+    else if (fact && all.length > 0) {
       parts.push(`Bar: ${fact.title}, up to ${sayMeasure(Math.max(...all), fact.unit)}.`);
       if (even(fact) !== null) {
         parts.push(`Looking evenly at everything would give ${sayMeasure(fact.uniform, fact.unit)} (the tick).`);
