@@ -7,7 +7,8 @@ A source is notebooks/source/NAME.py in jupytext's percent format. Two notebooks
 the learner's, and notebooks/solved/NAME.ipynb. Cells tagged `stub` are in the learner's only, cells tagged `solution`
 in the solved one only, all others in both, under the same id. Both get the repository's address (kept in
 pyproject.toml), their picture as an attachment, and only those outputs that a reader on a code-hosting site can use:
-no widget state, no timestamps, nothing large. Both are run, with a progress file that is thrown away.
+no widget state, no timestamps, nothing large; and in the learner's none that answers a prediction before it is made
+(they are compared in the solved one). Both are run, with a progress file that is thrown away.
 
 Code before the first numbered section ("## 1 · ...") is the set-up. A learner runs it, and then any section.
 """
@@ -36,6 +37,9 @@ LARGEST_OUTPUT_BYTES = 20_000
 LARGEST_CHART_BYTES = 6_000  # code-hosting sites don't draw plotly's charts: it is only there before a cell is run
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STUB, SOLUTION = "stub", "solution"  # tags that only say which version a cell is for
+PREDICT = "lk.predict("
+SPOILER = "answer"  # tag of a learner's cell whose output would give away what is to be guessed just above it
+COMPARED = "nbval-check-output"
 SECTION = re.compile(r"^## (\d+) · (.+)$", re.MULTILINE)
 
 
@@ -57,6 +61,7 @@ def from_source(path: Path, *, solved: bool = False) -> Any:
     place = f"notebooks/{'solved/' if solved else ''}{path.stem}.ipynb"
     words = {"REPOSITORY": address, "COLAB": f"{colab}/blob/main/{place}"}
     cells = []
+    after_guess = False  # whether a guess has been asked for and the prose has not gone on since
     for number, cell in enumerate(notebook.cells):
         tags = cell.metadata.get("tags", [])
         if STUB in tags and SOLUTION in tags:
@@ -69,7 +74,14 @@ def from_source(path: Path, *, solved: bool = False) -> Any:
         for picture in re.findall(r"\(attachment:([\w.-]+)\)", cell.source):
             data = base64.b64encode((path.parent / picture).read_bytes()).decode()
             cell.setdefault("attachments", {})[picture] = {"image/png": data}
-        kept = [tag for tag in tags if tag not in (STUB, SOLUTION)]
+        if not solved and cell.cell_type == "code":
+            spoils = after_guess and PREDICT not in cell.source
+            after_guess = after_guess or PREDICT in cell.source
+        else:
+            spoils = after_guess = False
+        kept = [tag for tag in tags if tag not in (STUB, SOLUTION, *([COMPARED] if spoils else []))]
+        if spoils:
+            kept.append(SPOILER)
         cell.metadata = {"tags": kept} if kept else {}
         cells.append(cell)
     if solved:
@@ -155,6 +167,10 @@ def run(notebook: Any, folder: Path) -> None:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.outputs = _joined([kept for output in cell.outputs if (kept := _kept(output))])
+            if SPOILER in cell.metadata.get("tags", []):
+                cell.outputs = []
+            if "lk.setup()" in cell.source:  # what it says is of the machine that built the notebook
+                cell.outputs = []
     notebook.metadata.pop("widgets", None)
     notebook.metadata.language_info = nbformat.from_dict({"name": "python"})
 

@@ -53,18 +53,17 @@ class AblationEffect:
 class Ablation:
     """Call it with (layer, head) pairs: what the model makes of one text without these heads.
 
-    tokens, ids: the text's. The model's predictions with all heads are taken at the first call and kept. Calls may come
-    from any thread; they wait for their turn on the lab's model.
+    tokens, ids: the text's. The model's predictions with all heads are taken at each call, in the same turn on the lab's
+    model: inside a `with lab.edit(...)` both are those of the edited model. Calls may come from any thread.
     """
 
     def __init__(self, lab: Any, what: Any) -> None:
+        _check_lab(lab)
         if is_many(what):
             raise BadInput("ablation takes one text; make one for each.")
         self._lab = lab
         self.ids: list[int] = _ids(lab, what)
         self.tokens: list[str] = token_strings(lab.tokenizer, self.ids)
-        self._lock = threading.Lock()
-        self._before: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, heads: Sequence[Head], *, stop: threading.Event | None = None) -> AblationEffect | None:
         """The effect of switching the heads off together; None when stop was set before all was computed.
@@ -75,16 +74,14 @@ class Ablation:
         edit = ablate_heads(chosen)
         if stop is not None and stop.is_set():
             return None
-        with self._lock:
-            if self._before is None:
-                self._before = self._predictions()
-        before, loss_before = self._before
-        if stop is not None and stop.is_set():
-            return None
-        with self._lab.edit(edit):
+        with self._lab.turn():
             if stop is not None and stop.is_set():  # the turn may have been long in coming
                 return None
-            after, loss_after = self._predictions()
+            before, loss_before = self._predictions()
+            if stop is not None and stop.is_set():
+                return None
+            with self._lab.edit(edit):
+                after, loss_after = self._predictions()
         count = min(TOP, len(before))
         ids = list(dict.fromkeys([*before.topk(count).indices.tolist(), *after.topk(count).indices.tolist()]))
         ids.sort(key=lambda i: -max(float(before[i]), float(after[i])))
@@ -115,6 +112,11 @@ def ablation(lab: Any, what: Any) -> Ablation:
     return Ablation(lab, what)
 
 
+def _check_lab(lab: Any) -> None:
+    if not hasattr(lab, "tokenizer") or not hasattr(lab, "edit"):
+        raise BadInput(f"This takes a Lab, from lk.load(), and {type(lab).__name__} is none.")
+
+
 # every head by itself -------------------------------------------------------------------------------------------------
 
 
@@ -132,13 +134,14 @@ def effects(
     what: as in `ablation`, of two tokens at least.  heads: (layer, head) pairs; all when None.
     value: what the head's output becomes instead, a number, or "mean": its mean over the tokens of this text.
     loss_from: the loss is the mean over the tokens from this one on; 1 is the whole text.
-    Returns a row a head: layer, head, loss (nats per token), change (loss − that of the whole model). `attrs`: baseline
+    Returns a row a head: layer, head, loss (nats per token), loss_change (loss − that of the whole model). `attrs`: baseline
     (the whole model's loss), complete, heads (how many there were to be), model, value, loss_from. An interrupt returns
     the heads that were done, with complete False.
     Raises BadInput for what can't be used, Unavailable where this model's heads can't be switched off.
     """
     import pandas as pd
 
+    _check_lab(lab)
     if is_many(what):
         raise BadInput("effects takes one text; call it once for each.")
     ids = _ids(lab, what)
@@ -171,7 +174,7 @@ def effects(
             "layer": [layer for layer, _ in done],
             "head": [head for _, head in done],
             "loss": np.array(loss, dtype=float),
-            "change": np.array([one - whole for one in loss], dtype=float),
+            "loss_change": np.array([one - whole for one in loss], dtype=float),
         }
     )
     frame.attrs = {

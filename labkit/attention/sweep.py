@@ -136,7 +136,7 @@ def sweep(
     - duplicate: over queries whose token occurred before; the sum over all j < i with ids[j] == ids[i].
     - change, only with against: over all queries that hold numbers in both traces.
     layers: which; all that have attention when None.  side: the most cells a picture may have along a side.
-    aside: measure the patterns with token 0 set aside: row / (1 − weight on token 0), nothing on token 0, the first row
+    aside: measure the patterns with token 0 set aside: row / (sum of the row but for token 0), nothing on token 0, the first row
         all zero and in no mean. `first` alone is still that of the whole pattern.
     against: another trace of as many tokens and heads, such as the same text under an edit.
     most_weights: when layers · heads · T · T is more, rows are taken at even distances, the last one among them and in a
@@ -218,14 +218,14 @@ def uniform(
     return {name: float(np.mean([m[name].mean() for m in by_layer])) for name in by_layer[0]} if by_layer else {}
 
 
-def set_aside(weights: torch.Tensor, *, sums_to_one: bool = True) -> torch.Tensor:
-    """Patterns (..., rows, keys) without token 0: row / (1 − w0), column 0 zero, a row with nothing else all zero.
+def set_aside(weights: torch.Tensor) -> torch.Tensor:
+    """Patterns (..., rows, keys) without token 0: column 0 zero, the rest of each row scaled to sum to 1; a row with nothing
+    else is all zero.
 
-    Works in place. sums_to_one: rows are known to sum to 1, so 1 − w0 is the sum of the rest, which rounds less.
+    Works in place. It divides by the sum of the rest: 1 − w0 in float32 would be mostly rounding where token 0 holds nearly all.
     """
-    first = weights[..., :1].clone()
     weights[..., :1] *= 0  # keeps NaN
-    rest = weights.sum(-1, keepdim=True) if sums_to_one else 1 - first
+    rest = weights.sum(-1, keepdim=True)
     return weights.mul_(torch.where(rest > 0, 1 / rest, 0.0))
 
 
@@ -367,7 +367,7 @@ def _layer(a: LayerAttention, plan: _Plan, aside: bool, other: LayerAttention | 
         at = slice(block.start, block.stop)
         found["first"][:, at] = weights[..., 0]
         if aside:
-            weights = set_aside(weights, sums_to_one=a.pattern is None and a.sink is None)
+            weights = set_aside(weights)
         _measure(weights, rows, {name: found[name][:, at] for name in found})
         for name in ("induction", "duplicate"):
             found[name][:, at] = plan.matches.share(name, block, weights)
@@ -376,7 +376,7 @@ def _layer(a: LayerAttention, plan: _Plan, aside: bool, other: LayerAttention | 
         if other is not None:
             theirs = _weights(other, rows, keys)
             if aside:
-                theirs = set_aside(theirs, sums_to_one=other.pattern is None and other.sink is None)
+                theirs = set_aside(theirs)
             found["change"][:, at] = theirs.to(device).sub_(weights).abs_().sum(-1) / 2
     sound = ~found.pop("total").isnan().cpu().numpy()
     return LayerSweep(

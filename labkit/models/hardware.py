@@ -103,7 +103,8 @@ def describe_device(device: str = "auto") -> str:
         return f"{properties.name}, {free:.1f} of {properties.total_memory / 2**30:.1f} GiB free"
     if kind == "mps":
         return f"Apple GPU, {free:.1f} of {torch.mps.recommended_max_memory() / 2**30:.1f} GiB free"
-    return f"CPU, {torch.get_num_threads()} threads, {free:.1f} GiB free"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}, {free:.1f} GiB free"
 
 
 def _cgroup_free_bytes(root: Path | None = None, own: Path | None = None) -> int | None:

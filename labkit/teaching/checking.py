@@ -99,6 +99,9 @@ def check(id: str, answer: Any) -> CheckResult:
                 return _unsolved(exercise)
         results = tuple(_judge(exercise, *three) for three in zip(cases, expected, got, strict=True))
         if all(result.passed for result in results):
+            if objection := _objection(exercise, answer):
+                progress.tried(exercise.id, solved=False)
+                return CheckResult(exercise.id, False, f"Not yet: {objection}", results)
             progress.tried(exercise.id, solved=True)
             count = f"all {len(cases)} cases agree" if len(cases) > 1 else "the case agrees"
             message = f"Right: {count} with the reference.\n{exercise.right}"
@@ -106,6 +109,16 @@ def check(id: str, answer: Any) -> CheckResult:
                 message += f"\n{note}"
             return CheckResult(exercise.id, True, message, results)
         return _explain(exercise, cases, expected, got, results, answer)
+
+
+def _objection(exercise: Exercise, answer: Any) -> str | None:
+    """What is wrong with an answer that agrees on all cases; None where nothing is, or where it fails on more of them."""
+    if exercise.objection is None:
+        return None
+    try:
+        return exercise.objection(answer)
+    except Exception:
+        return None
 
 
 # ------------------------------------------------------------------------------------------------------- running it
@@ -159,10 +172,10 @@ def _same(a: Any, b: Any) -> bool:
 
 @contextlib.contextmanager
 def _state_kept() -> Iterator[None]:
-    """Give back random state, grad mode and default dtype as they were."""
+    """Give back random state, grad mode, default dtype and default device as they were."""
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    grad, dtype, device = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device()
     torch.set_default_dtype(torch.float32)
     try:
         yield
@@ -174,6 +187,8 @@ def _state_kept() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
         torch.set_grad_enabled(grad)
         torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
 
 
 # ------------------------------------------------------------------------------------------------------- judging it

@@ -9,14 +9,16 @@ import random
 def reset(seed: int = 0) -> None:
     """End edits that are still on, close all labs, free their memory, and seed Python, NumPy and torch.
 
-    Says in one line what it did. Progress and predictions are not touched. A run under way in another thread is waited
-    for, so stop it first if it is a long one.
+    Says in one line what it did. Progress and predictions are not touched. What views and live panels compute is told to
+    stop; another run under way in another thread is waited for, so stop it first if it is a long one.
     """
     import numpy as np
     import torch
 
     from labkit.lab import close_all
+    from labkit.views.latest import stop_all
 
+    stop_all()
     edits, labs = close_all()
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():

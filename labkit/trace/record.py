@@ -75,6 +75,7 @@ class Trace:
     _layered: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
     _routes: Routes | None = None
     notes: tuple[str, ...] = ()
+    _windows: dict[int, int | None] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -144,11 +145,9 @@ class Trace:
         a = self._attention.get(self._checked("layer", layer, self.layers))
         if a is None or a.mask is None:
             return None
-        mask = a.mask if a.mask.dtype is torch.bool else a.mask[0] > torch.finfo(a.mask.dtype).min / 2
-        mask = mask if mask.dim() == 2 else mask[0]
-        width = int(mask[-1].sum())
-        banded = torch.ones_like(mask).tril().triu(1 - width)
-        return width if width < len(mask) and bool((mask == banded).all()) else None
+        if id(a.mask) not in self._windows:  # layers of a kind share their mask
+            self._windows[id(a.mask)] = window(a.mask)
+        return self._windows[id(a.mask)]
 
     def queries(self, layer: int, head: int | None = None) -> torch.Tensor:
         """(heads, T, d_head), or (T, d_head) for a head: after rotary embedding, before scaling."""
@@ -326,6 +325,18 @@ class Trace:
 
     def _layers_with(self, what: str) -> str:
         return f"these layers do: {sorted(getattr(self, what))}"
+
+
+def window(mask: torch.Tensor) -> int | None:
+    """The width of a sliding window: each query sees itself and the width − 1 tokens before it. None for other masks.
+
+    mask: (T, T) bool, True where a query may see a key; or (..., T, T), added to the scores.
+    """
+    allowed = mask if mask.dtype is torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    allowed = allowed.reshape(-1, *allowed.shape[-2:])[0]
+    width = int(allowed[-1].sum())
+    banded = torch.ones_like(allowed).tril().triu(1 - width)
+    return width if width < len(allowed) and bool((allowed == banded).all()) else None
 
 
 def pattern(a: LayerAttention, *, head: int | None = None, rows: torch.Tensor | None = None) -> torch.Tensor:

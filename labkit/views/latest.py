@@ -107,6 +107,12 @@ class Latest(Generic[Request]):
 _ALL: weakref.WeakSet[Latest[Any]] = weakref.WeakSet()
 
 
+def stop_all() -> None:
+    """Stop whatever runs or waits in any worker; returns at once."""
+    for each in list(_ALL):
+        each.stop()
+
+
 @atexit.register
 def _end() -> None:
     """Let no thread be in the middle of native code when the interpreter goes: that ends in an abort."""

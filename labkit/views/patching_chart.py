@@ -47,7 +47,7 @@ def patching(frame: pd.DataFrame, title: str | None = None) -> Any:
     figure = go.Figure(
         go.Heatmap(
             z=effects,
-            x=columns,
+            x=list(range(len(columns))),  # equally wide, whichever positions were patched
             y=layers,
             text=[[_hover(cells.get((i, j)), at, names[j]) for j in columns] for i in layers],
             hovertemplate="%{text}<extra></extra>",
@@ -72,7 +72,7 @@ def patching(frame: pd.DataFrame, title: str | None = None) -> Any:
         height=min(900, 190 + max(230, 22 * len(layers))),
         xaxis={
             "title": "head" if across == "head" else "token",
-            "tickvals": shown,
+            "tickvals": list(range(0, len(columns), every)),
             "ticktext": [names[j] for j in shown],
             "tickangle": 0 if across == "head" else -60,
             "showgrid": False,
@@ -127,5 +127,5 @@ def _sentence(rows: list[dict[Any, Any]], at: str, names: dict[Any, str], facts:
     best = max(finite, key=lambda r: r["effect"])
     if best["effect"] <= 0:
         return f"No single patch brings the clean result back{note}"
-    where = f", head {names[best['head']]}," if at == "head" else f" at token {names[best['position']]}"
+    where = f", head {names[best['head']]}" if at == "head" else f" at token {names[best['position']]}"
     return f"Patching {WHAT[at]} {best['layer']}{where}<br>brings back {best['effect']:.0%} of the clean result{note}"

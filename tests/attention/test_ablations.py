@@ -48,7 +48,7 @@ def alone(lab: lk.Lab, heads: list[tuple[int, int]], value: Any = 0.0, ids: list
 def test_effects_are_the_loop_one_at_a_time(tiny_lab: lk.Lab, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setitem(ablations.TOKENS_A_PASS, "cpu", size)
     frame = effects(tiny_lab, IDS, progress=False)
-    assert list(frame.columns) == ["layer", "head", "loss", "change"]
+    assert list(frame.columns) == ["layer", "head", "loss", "loss_change"]
     assert list(zip(frame["layer"], frame["head"], strict=True)) == [(i, h) for i in range(2) for h in range(4)]
     baseline = float(tiny_lab.trace(IDS).loss[1:].mean())
     assert frame.attrs == {
@@ -62,8 +62,8 @@ def test_effects_are_the_loop_one_at_a_time(tiny_lab: lk.Lab, monkeypatch: pytes
     for row in frame.to_dict("records"):
         expected = float(alone(tiny_lab, [(row["layer"], row["head"])])[1:].mean())
         assert row["loss"] == pytest.approx(expected, abs=1e-5)
-        assert row["change"] == pytest.approx(expected - baseline, abs=1e-5)
-    assert frame["change"].abs().max() > 0.01
+        assert row["loss_change"] == pytest.approx(expected - baseline, abs=1e-5)
+    assert frame["loss_change"].abs().max() > 0.01
 
 
 def test_means_parts_of_a_text_and_chosen_heads(tiny_lab: lk.Lab) -> None:
@@ -149,7 +149,7 @@ def test_the_user_s_edits_hold_around_it(tiny_lab: lk.Lab) -> None:
     with tiny_lab.edit(lk.ablate_head(0, 1)):
         frame = effects(tiny_lab, IDS, [(1, 3), (0, 1)], progress=False)
     assert frame["loss"][0] == pytest.approx(both, abs=1e-5)
-    assert frame["change"][1] == pytest.approx(0, abs=1e-6)
+    assert frame["loss_change"][1] == pytest.approx(0, abs=1e-6)
 
 
 def test_progress_is_shown_unless_told_not_to(tiny_lab: lk.Lab, capsys: pytest.CaptureFixture[str]) -> None:

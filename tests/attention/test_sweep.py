@@ -58,12 +58,11 @@ def made(ids: list[int], kind: str, *, layers: int = 2, seed: int = 0, broken: t
     return replace(trace, ids=list(ids), _attention=attention)
 
 
-def naive_aside(p: np.ndarray, to_one: bool) -> np.ndarray:
-    """to_one: rows sum to 1, so that 1 − w0 can be had without the rounding of w0 near 1."""
+def naive_aside(p: np.ndarray) -> np.ndarray:
     out = np.zeros_like(p)
     for h in range(p.shape[0]):
         for i in range(p.shape[1]):
-            left = p[h, i, 1:].sum() if to_one else 1 - p[h, i, 0]
+            left = p[h, i, 1:].sum()
             if np.isnan(p[h, i]).any():
                 out[h, i] = math.nan
             elif left > 0:
@@ -73,8 +72,8 @@ def naive_aside(p: np.ndarray, to_one: bool) -> np.ndarray:
 
 def shown(trace: Trace, layer: int, aside: bool) -> np.ndarray:
     """(heads, T, T) float64."""
-    a, p = trace._attention[layer], trace.attention(layer).double().numpy()
-    return naive_aside(p, a.pattern is None and a.sink is None) if aside else p
+    p = trace.attention(layer).double().numpy()
+    return naive_aside(p) if aside else p
 
 
 def naive(
@@ -348,8 +347,8 @@ def test_setting_aside_what_holds_nearly_all() -> None:
     weights = torch.tensor([[[1.0, 0, 0], [1.0, 0, 0], [0.9999999, 0.75e-7, 0.25e-7]]])
     assert set_aside(weights.clone())[0, 2].tolist() == pytest.approx([0, 0.75, 0.25])
     assert set_aside(weights.clone())[0, :2].tolist() == [[0, 0, 0]] * 2
-    sink = torch.tensor([[0.5, 0.25, 0.0]])
-    assert set_aside(sink, sums_to_one=False)[0].tolist() == [0, 0.5, 0]
+    with_sink = torch.tensor([[0.5, 0.25, 0.0]])  # a quarter went outside the text
+    assert set_aside(with_sink)[0].tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize(

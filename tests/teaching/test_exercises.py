@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import labkit as lk
 from labkit.teaching import progress
-from labkit.teaching.exercises import Exercise, all_exercises
+from labkit.teaching.exercises import Exercise, all_exercises, find
 from labkit.teaching.exercises.definition import IMPORTANCE
 
 IDS = list(all_exercises())
@@ -231,7 +231,7 @@ def test_an_answer_that_fills_one_tensor_again_and_again_is_judged_by_each_call(
 
     def reuses(scores: torch.Tensor, values: torch.Tensor, tile: int) -> torch.Tensor:
         out = kept[0, : values.shape[1]]
-        out.copy_(torch.softmax(scores, 0) @ values)
+        out.copy_(find("attention.online_softmax").reference(scores, values, tile))
         return out
 
     assert lk.check("attention.online_softmax", reuses).passed is True
@@ -373,3 +373,9 @@ def test_hostile_text_in_a_card_is_escaped() -> None:
     fallback = ExerciseCard(hostile_exercise())._static_html()
     assert "<img" not in fallback
     assert "<code>&lt;b&gt;</code>" in fallback
+
+
+def test_a_right_answer_that_is_not_in_tiles_is_told_so() -> None:
+    result = lk.check("attention.online_softmax", lambda scores, values, tile: torch.softmax(scores, 0) @ values)
+    assert result.passed is False
+    assert "all weights existed at once" in result.message

@@ -76,9 +76,9 @@ def answers(view: AttentionView, **content: Any) -> list[tuple[dict[str, Any], l
 
 
 def without_first(weights: torch.Tensor) -> np.ndarray:
-    """(rows, T): each row's weights but the first, divided by what the first leaves; float64."""
+    """(rows, T): each row's weights but the first, divided by their sum; float64."""
     whole = weights.double().numpy().copy()
-    left = 1 - whole[:, :1]
+    left = whole[:, 1:].sum(1, keepdims=True)
     whole[:, 0] = np.where(np.isnan(whole[:, 0]), np.nan, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(left > 0, whole / left, np.where(np.isnan(left), np.nan, 0))
@@ -750,7 +750,7 @@ def test_a_file_can_set_the_first_token_aside(tmp_path: Path) -> None:
         for head in range(2):
             weights = trace.attention(0, head)
             codes = unpack(blobs["embedded_cells"][head * size : (head + 1) * size])
-            np.testing.assert_allclose(rest[head], 1 - weights[:, 0].numpy(), atol=1e-6)
+            np.testing.assert_allclose(rest[head], weights[:, 1:].double().sum(1), atol=1e-6)
             with np.errstate(divide="ignore", invalid="ignore"):
                 rebuilt = np.nan_to_num(np.sqrt((codes / LEVELS) ** 2 / rest[head][:, None]))
                 off = np.abs(rebuilt - np.sqrt(without_first(weights)))[1:, 1:]
@@ -759,6 +759,26 @@ def test_a_file_can_set_the_first_token_aside(tmp_path: Path) -> None:
         close_codes(unpack(view.cells), without_first(trace.attention(0, 0)))
         assert all(part.aside == 0 for part in file_parts(blobs, trace.heads)), "a file's map counts the first token"
         assert len(file_parts(blobs, trace.heads)) == 1
+
+
+def test_aside_is_exact_where_the_first_token_holds_nearly_all() -> None:
+    """From scores in float64; 1 − w0 in float32 is off by half here."""
+    query = torch.randn(1, 40, 8, generator=torch.Generator().manual_seed(1))
+    key = query.clone()
+    key[:, 0] = 0
+    query[..., 0], key[:, 0, 0] = 6.0, 8.0  # every query looks at token 0: a score of about 17 above the others
+    layer = LayerAttention(query=query, key=key, scaling=8**-0.5)
+    trace = dataclasses.replace(queried(40, layers=1, heads=1), _attention={0: layer})
+    assert trace.attention(0, 0)[1:, 0].min() > 0.999
+    scores = (query[0].double() @ key[0].double().T * 8**-0.5)[:, 1:]
+    scores = scores.masked_fill(torch.ones(40, 39).triu(0).bool(), -torch.inf)
+    truth = np.zeros((40, 40))
+    truth[1:, 1:] = scores[1:].softmax(-1).numpy()
+    view = attention(trace, layer=0, head=0, aside=True)
+    close_codes(unpack(view.cells), truth)
+    ((answer, _),) = answers(view, type="exact", trace=0, layer=0, head=0, row=30, column=17, pool=1, aside=True)
+    assert answer["weight"] == pytest.approx(truth[30, 17], rel=1e-4)
+    assert view.summary["links"][0]["weight"] <= 1
 
 
 def file_parts(blobs: dict[str, bytes], heads: int) -> list[Part]:

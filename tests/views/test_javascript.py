@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def test_the_pure_javascript() -> None:
@@ -18,7 +18,7 @@ def test_the_pure_javascript() -> None:
         if os.environ.get("LABKIT_REQUIRE_BROWSER") == "1":
             pytest.fail("node is needed for these tests")
         pytest.skip("node is not here")
-    files = sorted(str(path) for path in HERE.glob("*.test.mjs"))
+    files = sorted(str(path) for path in TESTS.glob("*/*.test.mjs"))
     assert files
-    done = subprocess.run([node, "--test", *files], capture_output=True, text=True, check=False, cwd=HERE)
+    done = subprocess.run([node, "--test", *files], capture_output=True, text=True, check=False, cwd=TESTS)
     assert done.returncode == 0, done.stdout + done.stderr

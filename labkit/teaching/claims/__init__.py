@@ -6,6 +6,7 @@ import difflib
 import html
 import json
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -79,15 +80,17 @@ class ClaimResult:
     def _rows(self) -> list[tuple[str, str]]:
         claim = self.claim
         note = f" ({self.note})" if self.note else ""
-        rows = [("stated", claim.stated), ("computed", _with_unit(self.value, claim.unit) + note)]
+        rows = [("stated", claim.stated), ("computed", number_text(self.value, claim.unit) + note)]
         outcome = f"{claim.outcome}: {OUTCOMES[claim.outcome]}"
         if claim.value is not None:
-            outcome += f"; {claim.comparison}" if claim.comparison else f"; {_with_unit(claim.value, claim.unit)}"
+            outcome += f"; {claim.comparison}" if claim.comparison else f"; {number_text(claim.value, claim.unit)}"
         if claim.recorded:
             outcome += f" (taken {claim.recorded['date']} on {claim.recorded['machine']})"
         rows.append(("ledger", outcome))
+        if claim.kind == "time":
+            rows.append(("compared", "no: a time holds for the machine and the shape it was taken on"))
         if self.agrees is False:
-            expected = _with_unit(claim.value or 0.0, claim.unit)
+            expected = number_text(claim.value or 0.0, claim.unit)
             rows.append(("differs", f"the ledger has {expected}: what was computed, or the library, is not the same"))
         return rows
 
@@ -124,6 +127,8 @@ def claim(id: str, value: Any, note: str = "") -> ClaimResult:
             raise BadInput("lk.claim takes a single number; choose the one that belongs to the statement.") from error
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadInput(f"lk.claim takes a number, not a {type(value).__name__}.")
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise BadInput("lk.claim takes a number that fits a float; this one is larger.")
     agrees = None
     if found.value is not None and found.kind != "time":
         agrees = same(value, found.value, found.tolerance)
@@ -163,7 +168,3 @@ def record(ids: Iterable[str] = ()) -> list[Claim]:
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(LEDGER)
     return written
-
-
-def _with_unit(value: float, unit: str) -> str:
-    return number_text(value, unit)

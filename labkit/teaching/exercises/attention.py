@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from labkit.attention import LiveBytes
 from labkit.teaching.exercises.definition import Case, Exercise, Mistake
 
 
@@ -82,6 +83,10 @@ def _head_unscaled(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) 
 
 def _head_scaled_by_size(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return attention_head(query / query.shape[-1] ** 0.5, key, value)
+
+
+def _head_scaled_by_64(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return attention_head(query * query.shape[-1] ** 0.5 / 8, key, value)
 
 
 def _head_sees_all(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -211,6 +216,10 @@ def _rotate_half_exponent(x: torch.Tensor, positions: torch.Tensor, base: float)
     return rotate(x, positions, base**0.5)  # arange(half) / d in place of 2 * arange(half) / d
 
 
+def _rotate_double_exponent(x: torch.Tensor, positions: torch.Tensor, base: float) -> torch.Tensor:
+    return rotate(x, positions, base**2)  # 2 * arange(half) / half in place of 2 * arange(half) / d
+
+
 def _rotate_by_row(x: torch.Tensor, positions: torch.Tensor, base: float) -> torch.Tensor:
     return rotate(x, torch.arange(len(x)), base)
 
@@ -286,6 +295,7 @@ def _online_cases() -> list[Case]:
         Case((_random(7, seed=5), _random(7, 3, seed=6), 3), "a last tile that is not full"),
         Case((_random(5, seed=7) + 200, _random(5, 2, seed=8), 2), "scores so large that exp overflows"),
         Case((_random(5, seed=9), _random(5, 2, seed=10), 1), "tiles of one"),
+        Case((torch.tensor([200.0, 0.0, 1.0]), _random(3, 2, seed=11), 1), "a score far above those that follow"),
     ]
 
 
@@ -324,6 +334,29 @@ def _online_overflows(scores: torch.Tensor, values: torch.Tensor, tile: int) -> 
 def _online_full_tiles_only(scores: torch.Tensor, values: torch.Tensor, tile: int) -> torch.Tensor:
     whole = len(scores) // tile * tile
     return online_softmax(scores[:whole], values[:whole], tile)
+
+
+def _online_forgets_the_largest(scores: torch.Tensor, values: torch.Tensor, tile: int) -> torch.Tensor:
+    largest, total, output = torch.tensor(float("-inf")), torch.tensor(0.0), torch.zeros(values.shape[1])
+    for start in range(0, len(scores), tile):
+        s, v = scores[start : start + tile], values[start : start + tile]
+        new = s.max()
+        shrink, weights = torch.exp(largest - new), torch.exp(s - new)
+        total, output = total * shrink + weights.sum(), output * shrink + weights @ v
+        largest = new
+    return output / total
+
+
+def _online_at_once(answer: Callable[..., Any]) -> str | None:
+    """What is said of an answer that is right and holds all weights at once; None of one that does not."""
+    scores, values = _random(16_384, seed=1), _random(16_384, 1, seed=2)
+    with LiveBytes() as live:
+        answer(scores, values, 64)
+    if live.peak < scores.nbytes // 2:
+        return None
+    return (
+        "The result is right, but all weights existed at once: go through the scores in tiles, and keep three things."
+    )
 
 
 def _online_not_divided(scores: torch.Tensor, values: torch.Tensor, tile: int) -> torch.Tensor:
@@ -399,6 +432,14 @@ def _copying_flat(patterns: torch.Tensor, ids: torch.Tensor) -> int:
 def _copying_turned(patterns: torch.Tensor, ids: torch.Tensor) -> tuple[int, int]:
     layer, head = copying_heads(patterns, ids)
     return head, layer
+
+
+def _copying_fixed_distance(patterns: torch.Tensor, ids: torch.Tensor) -> tuple[int, int]:
+    T = len(ids)
+    wanted = torch.zeros(T, T)
+    for now in range(T // 2, T):
+        wanted[now, now - T // 2 + 1] = 1.0
+    return divmod(int((patterns * wanted).sum((-1, -2)).argmax()), patterns.shape[1])
 
 
 def _copying_counts_from_one(patterns: torch.Tensor, ids: torch.Tensor) -> tuple[int, int]:
@@ -481,7 +522,7 @@ EXERCISES = (
             (_mask_inverted, "True and False are swapped: True is for what may be seen."),
             (
                 _mask_of_floats,
-                "The right triangle, but of floats. Ask for bools: `dtype=torch.bool`, or compare positions.",
+                "The correct triangle, but of floats. Ask for bools: `dtype=torch.bool`, or compare positions.",
             ),
             (
                 _mask_to_add,
@@ -515,6 +556,10 @@ EXERCISES = (
                 "the head and the softmax hardens.",
             ),
             (_head_scaled_by_size, "The scores are divided by `d_head` itself; its square root is meant."),
+            (
+                _head_scaled_by_64,
+                "The scores are divided by the square root of 64, but here d_head is another number: take it from query.shape.",
+            ),
             (_head_sees_all, "The mask is missing: tokens look at what comes later."),
             (_head_wrong_axis, "The softmax runs down the columns. Each row must add up to 1: `dim=-1`."),
             (
@@ -599,6 +644,10 @@ EXERCISES = (
             (_rotate_all_alike, "All pairs turn equally fast. Pair i turns with the frequency `base ** (-2 * i / d)`."),
             (_rotate_half_exponent, "The frequencies fall half as fast as they should: the exponent is `-2 * i / d`."),
             (
+                _rotate_double_exponent,
+                "The frequencies fall twice as fast as they should: the exponent is `-2 * i / d`, with d the whole length.",
+            ),
+            (
                 _rotate_by_row,
                 "The row number is taken for the position. Use `positions`: with a cache, the first row is not "
                 "position 0.",
@@ -658,7 +707,8 @@ EXERCISES = (
             "Both sums have to be rescaled: the plain one and the one with the values. Divide one by the other only at the end. "
             "Start with the largest at minus infinity: `exp(-inf)` is 0.",
         ),
-        right="Equal to the whole, up to rounding, and the memory it needs no longer grows with the square of the length.",
+        right="Equal to the whole, up to rounding, and the memory it needs no longer grows with the length.",
+        objection=_online_at_once,
         mistakes=_mistakes(
             (
                 _online_no_rescale,
@@ -678,6 +728,10 @@ EXERCISES = (
                 "All but very large scores is right: `exp` overflows there. Take the largest score away first.",
             ),
             (_online_full_tiles_only, "The last tile is left out where it is not full."),
+            (
+                _online_forgets_the_largest,
+                "The largest score so far is forgotten when a tile has only smaller ones: take the larger of the two.",
+            ),
             (_online_not_divided, "The sum of the weights is missing: divide by it at the end."),
         ),
     ),
@@ -711,6 +765,10 @@ EXERCISES = (
             (_copying_previous, "That is the head that looks at the token before (a previous-token head)."),
             (_copying_flat, "`argmax` counts through all heads of all layers. Take it apart: `divmod(it, heads)`."),
             (_copying_turned, "Layer and head are swapped: the layer comes first."),
+            (
+                _copying_fixed_distance,
+                "You look at a fixed distance, half the text back. Texts need not repeat like that: compare the ids.",
+            ),
             (_copying_counts_from_one, "Layers and heads count from 0 here."),
         ),
         outputs=("layer", "head"),

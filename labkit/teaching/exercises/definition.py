@@ -35,6 +35,7 @@ class Exercise:
     task: what is wanted, with shapes; `code` between backticks, paragraphs apart by an empty line.
     importance: 1 to 5.  cases: makes the inputs; called anew for each check.
     reference: the solution; its source is what a learner is shown in the end, so the two can't differ.
+    objection: what is wrong with an answer that passes all cases, in a sentence, or None.
     outputs: names of what is returned, where it is a tuple.  tolerance: largest difference taken for equal, relative
         to the larger of 1 and the expected number.
     """
@@ -52,6 +53,7 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     outputs: tuple[str, ...] = ()
     tolerance: float = 1e-5
+    objection: Callable[[Callable[..., Any]], str | None] | None = None
 
     @property
     def topic(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, cast
 
 import traitlets
@@ -43,6 +43,9 @@ def predict(
     Returns a widget with `.guess` (None until locked), `.locked`, `.lock(value)`, and `.show(result)`.
     Only lk.progress(clear=id) lets one guess again. Raises BadInput for a question that can't be asked like that.
     """
+    for name, values in (("choices", choices), ("x", x)):
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise BadInput(f"{name}={values!r} can't be used; give a list.")
     return Prediction(
         _spec(id, question, kind, unit, list(choices), low, high, list(x), bool(log), str(x_label), str(y_label))
     )

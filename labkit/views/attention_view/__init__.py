@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+import inspect
 import math
 import operator
 import threading
+import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -92,6 +94,10 @@ def attention(
     )
 
 
+class _Refused(BadInput, traitlets.TraitError):
+    """A value that a trait does not take: traitlets puts the old one back."""
+
+
 class AttentionView(View):
     """The attention pattern of the head (`layer`, `head`), among all of them. Set either, or both at once with `show`."""
 
@@ -169,8 +175,13 @@ class AttentionView(View):
         self._ablating = Latest(self._run_ablation)
         _check_trace(trace)
         other, pair = _compared(trace, compare)
-        if isinstance(names, str) or len(names) != 2:
+        if not isinstance(names, tuple | list) or len(names) != 2:
             raise BadInput(f"names={names!r} can't be used; give a name for each of the two traces.")
+        if ablate is not None and not callable(ablate):
+            raise BadInput(f"ablate={ablate!r} can't be called; give lk.attention.ablation(lab, trace).")
+        for name, value, allowed in (("order", order, ORDERS), ("scale", scale, SCALES)):
+            if value not in allowed:
+                raise BadInput(f"{name}={value!r} is not known; give one of {', '.join(allowed)}.")
         self._traces = [trace] if other is None else [trace, other]
         self._layers = layers_with_attention(trace)
         if other is not None and layers_with_attention(other) != self._layers:
@@ -180,6 +191,7 @@ class AttentionView(View):
         chosen = layer is None and head is None and len(trace.tokens) > 2  # else there was nothing to choose by
         self._shown = self._first(layer, head)
         self._ablate = ablate
+        self._ablate_stops = ablate is not None and "stop" in inspect.signature(ablate).parameters
         self._bands: OrderedDict[Any, np.ndarray] = OrderedDict()
         self._means: OrderedDict[Any, np.ndarray] = OrderedDict()
         self._embedded: list[tuple[int, int, int]] = []
@@ -191,9 +203,8 @@ class AttentionView(View):
         own = [_measure_facts(name) for name in measure_names(compared=self._against is not None)]
         self._measures = [facts["name"] for facts in own + extra_facts]
         even = uniform(trace, layers=self._layers, most_weights=UNIFORM_WEIGHTS)
-        for facts in own:
-            value = even.get(facts["name"], math.nan)
-            facts["uniform"] = None if math.isnan(value) else value
+        for name, known in zip(self._measures, own, strict=False):
+            known["uniform"] = _number(even.get(name))
         super().__init__(
             layer=self._shown[0],
             head=self._shown[1],
@@ -212,7 +223,7 @@ class AttentionView(View):
                 "same_text": self._against is not None and list(other.tokens) == list(trace.tokens) if other else True,
             },
             extra=extra,
-            measure=measure or ("change" if self._against is not None else "previous"),
+            measure=str(measure) if measure is not None else ("change" if self._against is not None else "previous"),
             order=order,
             scale=scale,
             aside=bool(aside),
@@ -231,7 +242,8 @@ class AttentionView(View):
     # what a user calls --------------------------------------------------------------------------------------------
 
     def show(self, layer: int, head: int) -> None:
-        """Show another head; the front end gets it in one message."""
+        """Show another head; the front end gets it in one message. Raises BadInput for one that is not there."""
+        layer, head = self._checked("layer", layer), self._checked("head", head)
         with self.hold_sync(), self.hold_trait_notifications():
             self.layer = layer
             self.head = head
@@ -245,17 +257,17 @@ class AttentionView(View):
             raise BadInput(
                 "This view can't ablate heads; make it with lk.views.attention(trace, ablate=lk.attention.ablation(lab, trace))."
             )
-        chosen = [(layer, head) for layer, head in (self.marked or [self._shown])] if heads is None else list(heads)
-        pairs = [(self._checked("layer", layer), self._checked("head", head)) for layer, head in chosen]
+        pairs = self._pairs((self.marked or [self._shown]) if heads is None else heads)
         if not pairs:
             raise BadInput("No head was given to take away; give (layer, head) pairs.")
-        self.effect = {"state": "running", "heads": [list(pair) for pair in pairs]}
         self._ablating.submit(pairs)
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Until the map is complete and no ablation runs; whether that came in time. For use without a front end."""
         self._start()
-        return self._filling.wait(timeout_seconds) and self._ablating.wait(timeout_seconds)
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        done = self._filling.wait(timeout_seconds)
+        return done and self._ablating.wait(None if end is None else max(0.0, end - time.monotonic()))
 
     def to_html(
         self, path: str | Path, heads: Iterable[tuple[int, int]] | None = None, *, most_bytes: int = FILE_BYTES
@@ -265,8 +277,13 @@ class AttentionView(View):
         heads: the (layer, head) pairs to hold beside the shown one. Left out: the others of its layer, then those of
         the nearest layers outward, as long as the file stays within `most_bytes`. The map is whole in any case;
         the file says which heads it does not hold, and gives weights to two digits. Returns the file's path.
-        Raises BadInput for a head that is not there, or a path that can't be written.
+        Raises BadInput for a head that is not there, for fewer bytes than the map and the shown head take, or a path that
+        can't be written.
         """
+        if isinstance(most_bytes, bool) or not isinstance(most_bytes, int) or most_bytes < 1:
+            raise BadInput(
+                f"most_bytes={most_bytes!r} can't be used; give a whole number of bytes, such as {FILE_BYTES:,}."
+            )
         self._finish_map()
         self._file_map = self._map_of_file()
         self._embedded = self._that_fit(most_bytes) if heads is None else self._asked_for(heads)
@@ -291,21 +308,20 @@ class AttentionView(View):
         value = list(proposal["value"])
         if not value:
             return []
-        if len(value) != 3 or value[0] not in range(len(self._traces)) or isinstance(value[0], bool):
-            raise BadInput(f"beside={value!r} is nothing to compare; give [trace, layer, head], trace 0 or 1.")
+        if len(value) != 3 or isinstance(value[0], bool) or value[0] not in range(len(self._traces)):
+            raise _Refused(f"beside={value!r} is nothing to compare; give [trace, layer, head], trace 0 or 1.")
         return [value[0], self._checked("layer", value[1]), self._checked("head", value[2])]
 
     @traitlets.validate("marked")
     def _valid_marked(self, proposal: Any) -> list[list[int]]:
-        pairs = [[self._checked("layer", layer), self._checked("head", head)] for layer, head in proposal["value"]]
-        return [list(pair) for pair in dict.fromkeys(map(tuple, pairs))]
+        return [list(pair) for pair in dict.fromkeys(self._pairs(proposal["value"]))]
 
     @traitlets.validate("order", "scale")
     def _valid_word(self, proposal: Any) -> str:
         name, value = proposal["trait"].name, proposal["value"]
         allowed = ORDERS if name == "order" else SCALES
         if value not in allowed:
-            raise BadInput(f"{name}={value!r} is not known; give one of {', '.join(allowed)}.")
+            raise _Refused(f"{name}={value!r} is not known; give one of {', '.join(allowed)}.")
         return str(value)
 
     @traitlets.validate("measure")
@@ -314,7 +330,7 @@ class AttentionView(View):
         known = asked if asked in self._measures else f"given:{asked}"
         if known not in self._measures:
             there = ", ".join(name.removeprefix("given:") for name in self._measures)
-            raise BadInput(f"There is no measure {asked!r}; there are {there}.")
+            raise _Refused(f"There is no measure {asked!r}; there are {there}.")
         return known
 
     @traitlets.observe("layer", "head")
@@ -499,8 +515,12 @@ class AttentionView(View):
     def _run_ablation(self, heads: list[tuple[int, int]], stop: threading.Event) -> None:
         assert self._ablate is not None
         said = {"heads": [list(pair) for pair in heads]}
+        self.effect = {**said, "state": "running"}  # said here, so that what it says comes in the order of the work
         try:
-            effect = self._ablate(heads)
+            effect: Any = self._ablate(heads, stop=stop) if self._ablate_stops else self._ablate(heads)  # type: ignore[call-arg]
+            if stop.is_set():
+                self.effect = {**said, "state": "stopped"}
+                return
             found = {
                 "loss_before": _number(effect.loss_before),
                 "loss_after": _number(effect.loss_after),
@@ -513,8 +533,7 @@ class AttentionView(View):
             reason = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
             self.effect = {**said, "state": "failed", "reason": shorten(visible(reason), 400)}
             return
-        if not stop.is_set():
-            self.effect = {**said, "state": "done", **found}
+        self.effect = {**said, "state": "done", **found}
 
     # checking -----------------------------------------------------------------------------------------------------
 
@@ -541,8 +560,21 @@ class AttentionView(View):
             index = count
         index = index + count if -count <= index < 0 else index
         if isinstance(value, bool) or index not in there:
-            raise BadInput(f"There is no attention of {what} {value!r}: {trace.model} has {what} {ranges(there)}.")
+            raise _Refused(f"There is no attention of {what} {value!r}: {trace.model} has {what} {ranges(there)}.")
         return index
+
+    def _pairs(self, heads: Any) -> list[tuple[int, int]]:
+        """(layer, head) pairs, each there. Raises BadInput."""
+        if isinstance(heads, str) or not isinstance(heads, Iterable):
+            raise _Refused(
+                f"heads={heads!r} can't be used; give a list of (layer, head) pairs, such as [(3, 0), (3, 1)]."
+            )
+        pairs = []
+        for pair in heads:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise _Refused(f"{pair!r} is no (layer, head) pair; give a list such as [(3, 0), (3, 1)].")
+            pairs.append((self._checked("layer", pair[0]), self._checked("head", pair[1])))
+        return pairs
 
     def _handed_in(self, measures: pd.DataFrame | None) -> tuple[bytes, list[dict[str, Any]]]:
         """Columns of numbers of a DataFrame of heads, as (measures, layers, heads) float32, and what they are."""
@@ -558,10 +590,15 @@ class AttentionView(View):
             if layer in places and 0 <= head < self._heads:
                 values[:, places[layer], int(head)] = numbers[names].iloc[row]
         values[np.isinf(values)] = np.nan
-        even = measures.attrs.get("uniform", {})
+        even = measures.attrs.get("uniform")
+        even = even if isinstance(even, dict) else {}  # it says that the columns are the measures of labkit.attention
         facts = []
         for name in names:
-            known = _measure_facts(str(name)) if name in MEASURES else {"title": str(name), "unit": "", "text": ""}
+            known = (
+                _measure_facts(str(name))
+                if name in MEASURES and name in even
+                else {"title": str(name), "unit": "", "text": ""}
+            )
             given = even.get(name)
             facts.append({
                 **known,
@@ -575,11 +612,7 @@ class AttentionView(View):
 
     def _asked_for(self, heads: Iterable[tuple[int, int]]) -> list[tuple[int, int, int]]:
         wanted = list(self._needed())
-        for pair in heads:
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise BadInput(f"heads={pair!r} is no (layer, head) pair; give a list such as [(3, 0), (3, 1)].")
-            layer, head = self._checked("layer", pair[0]), self._checked("head", pair[1])
-            wanted += [(which, layer, head) for which in range(len(self._traces))]
+        wanted += [(which, *pair) for pair in self._pairs(heads) for which in range(len(self._traces))]
         return list(dict.fromkeys(wanted))
 
     def _needed(self) -> list[tuple[int, int, int]]:
@@ -595,6 +628,11 @@ class AttentionView(View):
         found = self._needed()
         room = most_bytes - len(self._page().encode("utf-8"))
         room -= sum(self._bytes_in_file(*place) for place in found)
+        if room < 0:
+            raise BadInput(
+                f"A file of {most_bytes:,} bytes can't hold the map and the shown head; "
+                f"give most_bytes={most_bytes - room:,} or more."
+            )
         for pair in order:
             group = [(which, *pair) for which in range(len(self._traces)) if (which, *pair) not in found]
             room -= sum(self._bytes_in_file(*place) for place in group)

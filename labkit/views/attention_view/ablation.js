@@ -27,13 +27,16 @@ export function ablationStrip({ model, facts, actions }) {
   element.hidden = !facts.can_ablate;
   const bar = make("div", "lk-att-controls");
   bar.append(make("h2", "lk-att-title", "Take heads away"));
-  const one = button("Ablate this head", "", () => actions.ablate([actions.chosen().shown]));
-  const many = button("", "", () => actions.ablate(actions.chosen().marked));
+  const unlessRunning = (action) => () => model.get("effect").state !== "running" && action();
+  const one = button("Ablate this head", "", unlessRunning(() => actions.ablate([actions.chosen().shown])));
+  const many = button("", "", unlessRunning(() => actions.ablate(actions.chosen().marked)));
   const status = make("span", "lk-att-status");
   status.setAttribute("role", "status");
   bar.append(one, many, status);
+  const sentence = make("p", "lk-att-outcome");
+  sentence.setAttribute("role", "status"); // what came of it is said aloud; the table can be read after it
   const result = make("div", "lk-att-effect");
-  element.append(bar, result);
+  element.append(bar, sentence, result);
 
   function update() {
     if (!facts.can_ablate) return;
@@ -46,17 +49,23 @@ export function ablationStrip({ model, facts, actions }) {
     many.hidden ||= !live;
     const effect = model.get("effect");
     const running = effect.state === "running";
-    one.disabled = many.disabled = running;
+    for (const each of [one, many]) each.setAttribute("aria-disabled", String(running)); // disabled, it would lose the focus
     status.textContent = running ? `computing without ${sayHeads(effect.heads)} …` : "";
-    if (effect.state === "failed") {
-      result.replaceChildren(make("p", "", `It could not be computed: ${effect.reason}`));
-    } else if (effect.state === "done") drawEffect(effect);
-    else if (!running) result.replaceChildren(make("p", "lk-att-muted", "Nothing has been taken away yet."));
+    if (running) return; // what was there stays until there is something else
+    sentence.classList.toggle("lk-att-muted", effect.state !== "done");
+    if (effect.state === "done") drawEffect(effect);
+    else {
+      result.replaceChildren();
+      sentence.textContent = {
+        failed: `It could not be computed: ${effect.reason}`,
+        stopped: "It was stopped before it was done.",
+      }[effect.state] ?? "Nothing has been taken away yet.";
+    }
   }
 
   function drawEffect(effect) {
-    const head = make("p", "");
-    head.append(make("strong", "", `Without ${sayHeads(effect.heads)}. `), sayLoss(effect.loss_before, effect.loss_after));
+    const without = make("strong", "", `Without ${sayHeads(effect.heads)}. `);
+    sentence.replaceChildren(without, sayLoss(effect.loss_before, effect.loss_after));
     const table = make("table", "lk-att-next");
     const caption = make("caption", "", "The next token");
     const header = make("tr");
@@ -83,7 +92,7 @@ export function ablationStrip({ model, facts, actions }) {
       }
       table.append(row);
     }
-    result.replaceChildren(head, table);
+    result.replaceChildren(table);
   }
 
   return { element, update };

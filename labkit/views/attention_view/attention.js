@@ -159,13 +159,14 @@ function render({ model, el }) {
     actions: {
       set,
       mark,
-      open(layer, head, beside) {
+      open(layer, head, beside, byKey = false) {
         if (holds && !holds(layer, head)) {
           status.textContent = `Layer ${layer} · head ${head} is not in this file.`;
           return;
         }
         if (beside) set("beside", [model.get("beside")[0] ?? facts.tokens.length - 1, layer, head]);
         else choose(layer, head);
+        if (byKey) panes[beside ? 1 : 0].grid.focus();
       },
     },
   });
@@ -465,6 +466,7 @@ function render({ model, el }) {
     map.resize(wide && !manyHeads ? mapWidth : width);
     let room = wide && !manyHeads ? width - mapWidth - 22 : width;
     if (textBeside) room -= TEXT_WIDTH + 22;
+    root.classList.toggle("lk-att-two", two && room >= 640);
     const each = two && room >= 640 ? Math.floor((room - 22) / 2) : room; // a hair less: the width is a rounded one
     for (const pane of panes) {
       pane.element.style.width = two ? `${each}px` : "";

@@ -6,7 +6,6 @@ import {
   aboutWeight,
   cellAfterKey,
   cellCount,
-  codeAt,
   dots,
   exactWeight,
   labelled,
@@ -60,7 +59,7 @@ export function button(text, name, action) {
 /**
  * which: 0 for the shown head, 1 for the one beside it. actions: point(which, cell) tells that a cell {row, column, unit}
  * or null is under the pointer or the keyboard; mark(layer, head).
- * Returns {element, receive(trace, codes, summary), resize(width), recolour(), link(cell), svg(), close(), ...}.
+ * Returns {element, receive(trace, codes, summary), resize(width), recolour(), link(cell), picture(), close(), ...}.
  */
 export function headPane({ which, facts, texts, source, context, actions, prefix }) {
   const element = make("div", "lk-att-figure");
@@ -719,8 +718,6 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
     },
     summary: () => summary,
     trace: () => trace,
-    codes: () => codes,
-    codeAt: (row, column) => codeAt(codes, Math.floor(row / pool()), Math.floor(column / pool())),
     close() {
       cancelAnimationFrame(frame);
       for (const timer of Object.values(timers)) clearTimeout(timer);

@@ -324,9 +324,10 @@ export function mapLayout({ layers, heads, kvHeads, width, order }) {
   const pitch = Math.max(7, Math.min(LARGEST_PITCH, Math.floor(room / heads)));
   const size = pitch - (pitch > 12 ? 3 : 1);
   const x = (column) => column * pitch + (grouped ? Math.floor(column / group) * extra : 0);
-  const bar = pitch > 12 ? 3 : 2;
+  const bar = pitch > 12 ? 4 : 2;
+  const caption = order === "highest" && pitch >= 20 ? 9 : 0; // where a head's place no longer says which it is
   const rows = layers;
-  return { size, bar, pitch, rowPitch: pitch + bar, x, columns: heads, rows, width: x(heads - 1) + size, height: rows * (pitch + bar) };
+  return { size, bar, caption, pitch, rowPitch: pitch + bar + caption, x, columns: heads, rows, width: x(heads - 1) + size, height: rows * (pitch + bar + caption) };
 }
 
 /** The slot (row · columns + column) of the map under a point, or null. */

@@ -1,6 +1,6 @@
 // The map: a thumbnail of every head, layers downward, with a bar for the measure of choice.
 
-import { make, ownKey, visibleLabel } from "../common.js";
+import { make, ownKey } from "../common.js";
 import { arranged, decodeMap, dots, mapLayout, sayMeasure, slotAfterKey, slotAt } from "./logic.js";
 
 const PARTS = 8;
@@ -71,7 +71,8 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
   progress.setAttribute("role", "status");
   const said = make("div", "lk-spoken");
   said.setAttribute("aria-live", "polite");
-  element.append(controls, box, legend, progress, said, peek);
+  const below = make("p", "lk-att-maplegend");
+  element.append(controls, legend, box, below, progress, said, peek);
 
   let map = null;
   let decoded = null;
@@ -121,21 +122,24 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
     const fact = measureFacts();
     const all = [...(values() ?? [])].filter((v) => !Number.isNaN(v));
     const parts = [];
+    const notes = [];
     if (facts.tokens[0] === 1) parts.push("One token can only look at itself: there is nothing to measure.");
     else if (fact && all.length > 0) {
       parts.push(`Bar: ${fact.title}, up to ${sayMeasure(Math.max(...all), fact.unit)}.`);
+      if (Math.min(...all) < 0) parts.push("Orange: below zero.");
       if (even(fact) !== null) {
         parts.push(`Looking evenly at everything would give ${sayMeasure(fact.uniform, fact.unit)} (the tick).`);
       }
-      if (fact.text) parts.push(fact.text);
+      if (fact.text) notes.push(fact.text);
     } else if (fact && decoded.done === layers.length) parts.push(`${fact.title}: not defined for this text.`);
-    if (facts.kv_heads < heads && model.get("order") === "layers") parts.push("Heads that share keys and values stand together.");
+    if (facts.kv_heads < heads && model.get("order") === "layers") notes.push("Heads that share keys and values stand together.");
     if (decoded.done > 0 && decoded.rows < facts.tokens[0]) {
-      parts.push(`From ${decoded.rows} of the ${facts.tokens[0]} rows, evenly spread.`);
+      notes.push(`From ${decoded.rows} of the ${facts.tokens[0]} rows, evenly spread.`);
     }
-    if (held && layers.some((_, i) => !held(...headOf(i * heads)))) parts.push("Pale heads are not in this file.");
-    if (held && context.aside()) parts.push("The thumbnails show all weights, the first token's too.");
+    if (held && layers.some((_, i) => !held(...headOf(i * heads)))) notes.push("Pale heads are not in this file.");
+    if (held && context.aside()) notes.push("The thumbnails show all weights, the first token's too.");
     legend.textContent = parts.join(" ");
+    below.textContent = notes.join(" ");
     const left = layers.length - decoded.done;
     progress.textContent = model.get("trouble") || (left > 0 ? `Computing the map: ${decoded.done} of ${layers.length} layers …` : "");
     grid.setAttribute(
@@ -201,13 +205,14 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
     const dpr = globalThis.devicePixelRatio || 1;
     const brush = canvas.getContext("2d");
     const style = getComputedStyle(element);
-    const [wash, accent, ink] = ["--lk-wash", "--lk-accent", "--lk-muted"].map((name) => style.getPropertyValue(name));
+    const [wash, accent, ink, negative] = ["--lk-wash", "--lk-accent", "--lk-muted", "--lk-unsure"].map((name) => style.getPropertyValue(name));
     brush.setTransform(dpr, 0, 0, dpr, 0, 0);
     brush.clearRect(0, 0, map.width, map.height);
     const all = values();
     const fact = measureFacts();
     const finite = [...(all ?? [])].filter((v) => !Number.isNaN(v));
-    const top = Math.max(1e-9, ...finite);
+    brush.font = "8px system-ui, sans-serif";
+    const top = Math.max(1e-9, ...finite.map(Math.abs));
     for (let slot = 0; slot < count; slot += 1) {
       const place = order[slot];
       const x = map.x(slot % map.columns);
@@ -221,10 +226,14 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
         brush.drawImage(small, x, y, map.size, map.size);
         brush.globalAlpha = 1;
       }
+      if (map.caption > 0) {
+        brush.fillStyle = context.tone(ink);
+        brush.fillText(headOf(place).join("·"), x, y + map.size + map.bar + map.caption - 2);
+      }
       const value = all?.[place];
-      if (value > 0) {
-        brush.fillStyle = context.tone(accent);
-        brush.fillRect(x, y + map.size + 1, Math.max(1, (map.size * value) / top), Math.max(1, map.bar - 1));
+      if (value && !Number.isNaN(value)) {
+        brush.fillStyle = context.tone(value > 0 ? accent : negative);
+        brush.fillRect(x, y + map.size + 1, Math.max(1, (map.size * Math.abs(value)) / top), Math.max(1, map.bar - 1));
         if (even(fact) > 0 && map.size > 12) {
           brush.fillStyle = context.tone(ink);
           brush.fillRect(x + Math.min(map.size - 1, (map.size * fact.uniform) / top), y + map.size, 1, map.bar + 1);
@@ -344,7 +353,7 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
     if (event.key === "Escape") {
       cursor = null;
       grid.blur();
-    } else if (event.key === "Enter") actions.open(...headOf(order[now]), beside);
+    } else if (event.key === "Enter") actions.open(...headOf(order[now]), beside, true);
     else if (event.key === " ") actions.mark(...headOf(order[now]));
     else {
       const target = slotAfterKey(event.key, now, map);
@@ -380,8 +389,6 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
       paint();
     },
     paintOver,
-    line: (layer, head) => line(placeOf(layer, head)),
     close: () => clearTimeout(sayTimer),
-    measureTitle: () => visibleLabel(measureFacts()?.title ?? "", 60),
   };
 }

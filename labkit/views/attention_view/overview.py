@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from labkit.trace.record import Trace
 
 PARTS = 8
-MOST_BYTES = 100_000  # of thumbnails, whatever the number of heads
+MOST_BYTES = 100_000  # of thumbnails, up to about 4,700 heads; with more, each is still SMALLEST_SIDE cells wide
 LARGEST_SIDE, SMALLEST_SIDE = 21, 6
 _HEADER = 5  # int32: aside, side, rows computed, first layer (its place in the list), layers
 
 
 def thumbnail_side(heads: int, tokens: int) -> int:
-    """Cells along the side of a thumbnail, so that all heads of the model stay within the budget."""
+    """Cells along the side of a thumbnail: all heads within MOST_BYTES, but none smaller than SMALLEST_SIDE."""
     side = int((2 * MOST_BYTES / max(1, heads)) ** 0.5)
     return max(1, min(tokens, max(SMALLEST_SIDE, min(LARGEST_SIDE, side))))
 

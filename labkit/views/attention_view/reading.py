@@ -80,14 +80,15 @@ def read_head(trace: Trace, layer: int, head: int, *, aside: bool = False) -> He
     """Compute one head's pattern, a few rows at a time, and what is to be said about it."""
     length = len(trace.tokens)
     pool = pool_size(length)
-    pooled, links, sums, firsts, selves, broken, ahead = [], [], [], [], [], 0, False
+    pooled, links, sums, rests, firsts, selves, broken, ahead = [], [], [], [], [], [], 0, False
     for start, weights in _rows_of(trace, layer, head, pool):
         sums.append(weights.sum(-1))
+        rests.append(weights[:, 1:].sum(-1))
         firsts.append(weights[:, 0].copy())
         selves.append(np.diagonal(weights, offset=start).copy())
         broken += int(np.isnan(sums[-1]).sum())
         ahead = ahead or bool((np.triu(weights[:, start:], 1) > 0).any())
-        shown = numpy(set_aside(torch.from_numpy(weights), sums_to_one=False)) if aside else weights
+        shown = numpy(set_aside(torch.from_numpy(weights))) if aside else weights
         pooled.append(quantize(highest(shown, pool)))
         links += _strongest(shown, start)
     codes = np.concatenate(pooled)
@@ -114,7 +115,7 @@ def read_head(trace: Trace, layer: int, head: int, *, aside: bool = False) -> He
             "ahead": ahead,
             "window": trace.window(layer),
         },
-        rest=np.where(np.isnan(whole), np.nan, 1 - np.concatenate(firsts)).astype(np.float32),
+        rest=np.concatenate(rests).astype(np.float32),
     )
 
 
@@ -194,7 +195,7 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def _aside(weights: torch.Tensor, aside: bool) -> torch.Tensor:
-    return set_aside(weights.clone(), sums_to_one=False) if aside else weights
+    return set_aside(weights.clone()) if aside else weights
 
 
 def _rows_of(trace: Trace, layer: int, head: int, pool: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -3,12 +3,14 @@
 import { codeAt, lineOf, meanLine, packedBytes, setAside } from "./logic.js";
 
 const PATIENCE = 20000; // ms, after which what was asked for is asked again: the kernel was restarted, or is busy
-const TILES_KEPT = 64;
+const TILES_KEPT = 192; // more than two panes on a fine screen show at a time
 const LINES_KEPT = 400;
 
 const bytesOf = (data) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
+/** Keep it, and let go of what was kept longest ago where there is too much. */
 function remember(cache, key, value, most) {
+  cache.delete(key);
   if (cache.size >= most) cache.delete(cache.keys().next().value);
   cache.set(key, value);
   return value;
@@ -26,13 +28,18 @@ export function kernelSource(model) {
     const waiting = asked.get(answer?.id);
     if (waiting === undefined) return;
     asked.delete(answer.id);
-    waiting(answer, buffers ?? []);
+    waiting.then(answer, buffers ?? []);
   }
   model.on("msg:custom", onAnswer);
 
   function ask(question, then) {
     const id = `${own} ${(count += 1)}`;
-    asked.set(id, then);
+    const now = Date.now();
+    for (const [old, { since }] of asked) {
+      if (now - since < PATIENCE) break; // they stand in the order they were asked
+      asked.delete(old);
+    }
+    asked.set(id, { then, since: now });
     model.send({ ...question, id });
   }
 
