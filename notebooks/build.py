@@ -37,7 +37,7 @@ LARGEST_OUTPUT_BYTES = 20_000
 LARGEST_CHART_BYTES = 6_000  # code-hosting sites don't draw plotly's charts: it is only there before a cell is run
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STUB, SOLUTION = "stub", "solution"  # tags that only say which version a cell is for
-PREDICT = "lk.predict("
+PREDICT = re.compile(r"^(\w+) = lk\.predict\(", re.MULTILINE)
 SPOILER = "answer"  # tag of a learner's cell whose output would give away what is to be guessed just above it
 COMPARED = "nbval-check-output"
 SECTION = re.compile(r"^## (\d+) · (.+)$", re.MULTILINE)
@@ -61,7 +61,10 @@ def from_source(path: Path, *, solved: bool = False) -> Any:
     place = f"notebooks/{'solved/' if solved else ''}{path.stem}.ipynb"
     words = {"REPOSITORY": address, "COLAB": f"{colab}/blob/main/{place}"}
     cells = []
-    after_guess = False  # whether a guess has been asked for and the prose has not gone on since
+    asked, told = (
+        "",
+        False,
+    )  # the guess that is open, and whether its answer has been shown; closed by the prose after that
     for number, cell in enumerate(notebook.cells):
         tags = cell.metadata.get("tags", [])
         if STUB in tags and SOLUTION in tags:
@@ -74,11 +77,12 @@ def from_source(path: Path, *, solved: bool = False) -> Any:
         for picture in re.findall(r"\(attachment:([\w.-]+)\)", cell.source):
             data = base64.b64encode((path.parent / picture).read_bytes()).decode()
             cell.setdefault("attachments", {})[picture] = {"image/png": data}
-        if not solved and cell.cell_type == "code":
-            spoils = after_guess and PREDICT not in cell.source
-            after_guess = after_guess or PREDICT in cell.source
-        else:
-            spoils = after_guess = False
+        if guess := PREDICT.search(cell.source) if cell.cell_type == "code" and not solved else None:
+            asked, told = guess[1], False
+        elif cell.cell_type == "markdown" and told:
+            asked = ""
+        spoils = cell.cell_type == "code" and bool(asked) and not guess
+        told = told or f"{asked}.show(" in cell.source
         kept = [tag for tag in tags if tag not in (STUB, SOLUTION, *([COMPARED] if spoils else []))]
         if spoils:
             kept.append(SPOILER)

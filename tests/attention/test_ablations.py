@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -217,7 +218,8 @@ def test_an_ablation_is_two_passes_compared(tiny_lab: lk.Lab) -> None:
         effect.loss_before = 0.0  # type: ignore[misc]
 
 
-def test_the_whole_model_is_run_once(tiny_lab: lk.Lab) -> None:
+def test_both_predictions_are_of_one_turn(tiny_lab: lk.Lab) -> None:
+    """A baseline kept from a call inside somebody's edit would be another model's."""
     take = ablation(tiny_lab, tiny_lab.trace(IDS))
     assert take.ids == IDS
     assert take.tokens == tiny_lab.trace(IDS).tokens
@@ -226,8 +228,27 @@ def test_the_whole_model_is_run_once(tiny_lab: lk.Lab) -> None:
     take([(0, 1)])
     assert len(passes) == 2
     take([(0, 2)])
-    assert len(passes) == 3
+    assert len(passes) == 4
     handle.remove()
+    with tiny_lab.edit(lk.ablate_head(0, 0)):
+        inside = take([(0, 1)])
+    outside = take([(0, 1)])
+    assert inside is not None
+    assert outside is not None
+    assert outside.loss_before == pytest.approx(float(tiny_lab.trace(IDS).loss[1:].mean()), abs=1e-6)
+    assert inside.loss_before != pytest.approx(outside.loss_before, abs=1e-6)
+
+
+def test_a_thread_that_waits_for_its_turn_holds_up_nobody(tiny_lab: lk.Lab) -> None:
+    take, found = ablation(tiny_lab, IDS), []
+    worker = threading.Thread(target=lambda: found.append(take([(0, 1)])), daemon=True)
+    with tiny_lab.edit(lk.ablate_head(0, 0)):
+        worker.start()
+        time.sleep(0.1)
+        assert take([(0, 2)]) is not None
+        assert found == []
+    worker.join(20)
+    assert len(found) == 1
 
 
 def test_a_text_of_one_token_has_no_loss(tiny_lab: lk.Lab) -> None:

@@ -110,8 +110,8 @@ def test_without_either_of_them_it_copies_no_more(head: tuple[int, int]) -> None
     assert result.second.intact < 1e-3
     assert result.second.without == pytest.approx(chance, rel=0.05)
     losses = effects(lab, repeated(lab, LENGTH), loss_from=LENGTH + 1, progress=False).set_index(["layer", "head"])
-    assert losses.loc[head, "change"] == pytest.approx(chance, rel=0.05)
-    assert losses["change"].drop([PREVIOUS, INDUCTION]).abs().max() < 1e-3
+    assert losses.loc[head, "loss_change"] == pytest.approx(chance, rel=0.05)
+    assert losses["loss_change"].drop([PREVIOUS, INDUCTION]).abs().max() < 1e-3
     for draw, loss in zip(result.drawn, result.second.others, strict=True):
         assert head not in draw
         copies = not {PREVIOUS, INDUCTION} & set(draw)

@@ -261,8 +261,8 @@ def test_ablation_shows_before_and_after(desk: Desk) -> None:
     view = desk.view("model")
     view.get_by_role("button", name="Ablate this head").click()
     view.locator(".lk-att-next").wait_for(timeout=60_000)
-    assert title(view) in view.locator(".lk-att-effect strong").first.inner_text().replace("Without ", "")
-    assert "before" in view.locator(".lk-att-effect").inner_text()
+    assert title(view) in view.locator(".lk-att-outcome strong").first.inner_text().replace("Without ", "")
+    assert "before" in view.locator(".lk-att-ablation").inner_text()
     rows = view.locator(".lk-att-next tr").count() - 1
     assert rows >= 5
     layer, head = map(int, re.findall(r"\d+", title(view)))
@@ -274,7 +274,7 @@ def test_ablation_shows_before_and_after(desk: Desk) -> None:
             "print(json.dumps([effect.loss_before, effect.loss_after]))",
         )
     )
-    words = view.locator(".lk-att-effect").inner_text()
+    words = view.locator(".lk-att-outcome").inner_text()
     for loss in effect:
         assert f"{loss:.3f}" in words
 
@@ -363,6 +363,8 @@ def test_keys_alone_from_the_map_to_the_head_to_the_text_and_back(desk: Desk) ->
         "([e, t]) => e.innerText.includes(t)",
         arg=[view.locator(".lk-att-figure .lk-att-title").first.element_handle(), named[0]],
     )
+    assert page.evaluate("() => document.activeElement.matches('.lk-att-grid')")
+    page.keyboard.press("Escape")  # back to the map
     page.keyboard.press(" ")
     page.wait_for_function(
         "e => e.innerText === 'Marked'", arg=view.get_by_role("button", name="Mark").first.element_handle()
@@ -604,17 +606,17 @@ def test_a_reloaded_page_has_the_view_back_without_running_a_cell(desk: Desk) ->
     view.get_by_role("button", name="Ablate this head").click()
     page.wait_for_function(
         "([e, t]) => e.innerText.includes(t)",
-        arg=[view.locator(".lk-att-effect").element_handle(), shown],
+        arg=[view.locator(".lk-att-outcome").element_handle(), shown],
         timeout=60_000,
     )
-    effect = view.locator(".lk-att-effect").inner_text()
+    effect = view.locator(".lk-att-ablation").inner_text()
     jupyterlab.save(page)
     page.reload()
     jupyterlab.wait_for_kernel(page)
     view.locator(".lk-att-next").wait_for(timeout=60_000)
     filled(page, view)
     assert (title(view, 0), title(view, 1)) == (shown, beside)
-    assert view.locator(".lk-att-effect").inner_text() == effect
+    assert view.locator(".lk-att-ablation").inner_text() == effect
     assert shades(view, ".lk-att-mapcanvas") >= 6
     assert shades(view, ".lk-att-base") >= 6
     for name in ("long", "compare"):

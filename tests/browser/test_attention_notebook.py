@@ -105,25 +105,25 @@ def test_a_head_is_taken_away_at_a_click(notebook: Opened) -> None:
     page = notebook.page
     view = page.locator(".lk-attention").nth(3)
     view.get_by_role("button", name="Ablate this head").click()
-    effect = view.locator(".lk-att-effect")
+    effect = view.locator(".lk-att-ablation")
     page.wait_for_function("e => e.innerText.includes('nats a token')", arg=effect.element_handle(), timeout=60_000)
     assert effect.locator("tr").count() > 3
 
 
 def test_the_panel_is_stopped_and_keeps_what_is_done(notebook: Opened) -> None:
     page = notebook.page
-    notebook.run(notebook.place("without = lk.attention.ablation"))
+    notebook.run(notebook.place("ids = lk.attention.repeated(lab, length=50, seed=0)\n\n\ndef copying"))
     panel = page.locator(".lk-live").last
     stop = panel.get_by_role("button", name="Stop")
     stop.wait_for()
     page.wait_for_function(
-        "e => !/\\b0 of 18/.test(e.innerText) && / of 18/.test(e.innerText)", arg=panel.element_handle()
+        "e => !/\\b0 of 27/.test(e.innerText) && / of 27/.test(e.innerText)", arg=panel.element_handle()
     )
     stop.focus()
     page.keyboard.press("Enter")
     page.wait_for_function("e => /stopped|finished/.test(e.innerText)", arg=panel.element_handle(), timeout=30_000)
     done = int(jupyterlab.evaluate(page, "print(len(panel.events))").strip())
-    assert 0 < done <= 18
+    assert 0 < done <= 27
     assert jupyterlab.evaluate(page, "print(panel.state)").strip() in ("stopped", "finished")
 
 

@@ -171,7 +171,7 @@ def test_walk_with_the_keyboard_alone(open_page: Open, tmp_path: Path) -> None:
         stops.append(page.evaluate("document.activeElement.className || document.activeElement.tagName"))
         assert len(stops) < 20
     assert stops == [
-        *["SELECT"] * 4, "INPUT", *["lk-att-button"] * 2, *["SELECT"] * 2, "lk-att-mapgrid", *["lk-att-button"] * 2,
+        *["SELECT"] * 4, "INPUT", *["lk-att-button"] * 2, *["SELECT"] * 2, "lk-att-mapgrid", *["lk-att-button"] * 4,
         "lk-att-grid",
     ], "map and pattern are one stop each"  # fmt: skip
     page.keyboard.press("ArrowDown")
@@ -487,7 +487,7 @@ def test_pooled_cells_name_the_pair_behind_them(open_page: Open, tmp_path: Path)
 
 # the map --------------------------------------------------------------------------------------------------------------
 
-PITCH, ROW, GROUP = 24, 27, 5  # of the map in pixels: a column, a row, the gap between heads that share keys
+PITCH, ROW, GROUP = 24, 28, 5  # of the map in pixels: a column, a row, the gap between heads that share keys
 
 
 def on_map(page: Any, layer: int, head: int) -> tuple[float, float]:
@@ -571,6 +571,9 @@ def test_the_map_with_the_keyboard_alone(open_page: Open, tmp_path: Path) -> Non
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Enter")
     assert "layer 0, head 2" in pane(page).get_attribute("aria-label")
+    assert page.evaluate("document.activeElement.className").startswith("lk-att-grid"), "Enter opens the head"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.className") == "lk-att-mapgrid", "and Escape leads back"
     assert spoken(page, ".lk-att-map").startswith("layer 0 · head 2 · previous token")
     page.keyboard.press("Space")
     assert page.locator(".lk-att-peek p").inner_text().endswith(" · marked")
@@ -581,6 +584,7 @@ def test_the_map_with_the_keyboard_alone(open_page: Open, tmp_path: Path) -> Non
     page.keyboard.press("Shift+Enter")
     assert pane(page, 1).is_visible()
     assert "layer 0, head 0" in pane(page, 1).get_attribute("aria-label")
+    page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement === document.body")
 
@@ -624,7 +628,7 @@ def test_heads_in_order_of_a_measure(open_page: Open, tmp_path: Path) -> None:
 
 def test_heads_that_a_file_does_not_hold_stand_back(open_page: Open, tmp_path: Path) -> None:
     page = open_page(attention(chosen()).to_html(tmp_path / "page.html", heads=[(0, 0)]))
-    assert "Pale heads are not in this file." in page.locator(".lk-att-maplegend").inner_text()
+    assert "Pale heads are not in this file." in page.locator(".lk-att-mapnotes").inner_text()
     page.mouse.move(*on_map(page, 0, 1))
     assert page.locator(".lk-att-peek p").inner_text().endswith("not in this file")
     page.mouse.click(*on_map(page, 0, 1))
@@ -821,7 +825,7 @@ def test_the_first_token_set_aside_in_a_file(open_page: Open, tmp_path: Path) ->
     assert foot(page).endswith("about 1.00")
     point(page, 7, 0, 10)
     assert foot(page).endswith("exactly 0")
-    assert "The thumbnails show all weights, the first token's too." in page.locator(".lk-att-maplegend").inner_text()
+    assert "The thumbnails show all weights, the first token's too." in page.locator(".lk-att-mapnotes").inner_text()
     made = open_page(attention(chosen(), aside=True).to_html(tmp_path / "aside.html"))
     assert made.get_by_label("Set the first token aside").is_checked()
     assert made.locator(".lk-att-progress").inner_text() == ""
@@ -1085,21 +1089,24 @@ def ablated() -> AttentionView:
 def test_taking_heads_away(open_page: Open, tmp_path: Path) -> None:
     view = ablated()
     page = as_widget(open_page, view, tmp_path / "live.html")
-    assert page.locator(".lk-att-effect").inner_text() == "Nothing has been taken away yet."
+    assert page.locator(".lk-att-outcome").inner_text() == "Nothing has been taken away yet."
     page.get_by_role("button", name="Ablate this head").click()
     asked = [each for each in page.evaluate("window.asked") if each["type"] == "ablate"]
     assert asked == [{"type": "ablate", "heads": [[1, 3]]}]
     page.evaluate("([s, b]) => window.receive(s, b)", [{"effect": {"state": "running", "heads": [[1, 3]]}}, {}])
     assert page.locator(".lk-att-ablation .lk-att-status").inner_text() == "computing without layer 1 · head 3 …"
-    assert page.get_by_role("button", name="Ablate this head").is_disabled()
+    asked_now = len(page.evaluate("window.asked"))
+    page.get_by_role("button", name="Ablate this head").click(force=True)
+    assert len(page.evaluate("window.asked")) == asked_now, "one at a time"
+    assert page.get_by_role("button", name="Ablate this head").get_attribute("aria-disabled") == "true"
     pump(page, view)
     assert view.wait(10)
     page.evaluate("([s, b]) => window.receive(s, b)", state(view))
-    said = page.locator(".lk-att-effect").inner_text()
+    said = page.locator(".lk-att-outcome").inner_text()
     assert "Without layer 1 · head 3. The loss of this text rises by 0.750: 2.000 before, 2.750 after" in said
     rows = [row.inner_text().split() for row in page.locator(".lk-att-effect tr").all()]
     assert rows[1:] == [["·mat", "60.0", "%", "10.0", "%"], ["<b>", "10.0", "%", "50.0", "%"]]
-    assert page.get_by_role("button", name="Ablate this head").is_enabled()
+    assert page.get_by_role("button", name="Ablate this head").get_attribute("aria-disabled") == "false"
     page.locator(".lk-att-mapgrid").focus()
     page.keyboard.press("Space")
     page.keyboard.press("ArrowLeft")
@@ -1109,7 +1116,7 @@ def test_taking_heads_away(open_page: Open, tmp_path: Path) -> None:
     page.evaluate(
         "([s, b]) => window.receive(s, b)", [{"effect": {"state": "failed", "heads": [], "reason": "<i>no"}}, {}]
     )
-    assert page.locator(".lk-att-effect").inner_text() == "It could not be computed: <i>no"
+    assert page.locator(".lk-att-outcome").inner_text() == "It could not be computed: <i>no"
     view.effect = {}
     plain = open_page(view.to_html(tmp_path / "file.html"))
     assert not plain.locator(".lk-att-ablation").is_visible(), "a file can't compute it"

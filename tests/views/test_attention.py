@@ -370,9 +370,15 @@ def test_export_keeps_to_its_budget_and_names_what_is_left_out(tmp_path: Path) -
     assert {layer for layer, _ in held} <= {1, 2, 3}, "the nearest layers first"
     named = left_out(values["left_out"], heads=4)
     assert named == {(layer, head) for layer in range(5) for head in range(4)} - set(held)
-    small = view.to_html(tmp_path / "small.html", most_bytes=1)
-    values, _ = exported(small.read_text("utf-8"))
+    with pytest.raises(BadInput, match="most_bytes=") as refused:
+        view.to_html(tmp_path / "small.html", most_bytes=1000)
+    assert not (tmp_path / "small.html").exists()
+    enough = int(re.search(r"most_bytes=([\d,]+)", str(refused.value))[1].replace(",", ""))  # type: ignore[index]
+    values, _ = exported(view.to_html(tmp_path / "small.html", most_bytes=enough).read_text("utf-8"))
     assert [(head["layer"], head["head"]) for head in values["embedded"]] == [(2, 1)], "the shown head is always there"
+    for wrong in (0, -5, True, "x"):
+        with pytest.raises(BadInput, match="most_bytes"):
+            view.to_html(tmp_path / "x.html", most_bytes=wrong)  # type: ignore[arg-type]
     whole, _ = exported(view.to_html(tmp_path / "whole.html", most_bytes=10**8).read_text("utf-8"))
     assert whole["left_out"] == ""
 

@@ -9,6 +9,7 @@ import math
 import re
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -650,6 +651,10 @@ def test_ablation_runs_behind_the_view_and_tells_what_became_of_the_text() -> No
     assert view.facts["can_ablate"]
     assert view.effect == {}
     view.ablate()
+    for _ in range(200):
+        if view.effect:
+            break
+        time.sleep(0.01)
     assert view.effect == {"state": "running", "heads": [[1, 2]]}
     assert not view.wait(0.05)
     may.set()
@@ -864,3 +869,44 @@ def test_a_saved_notebook_has_the_picture_and_nothing_that_acts() -> None:
     assert not re.search(r"<[^>]*\son\w+\s*=", page)
     assert len(page) < 60_000
     assert ' alt="' in images[0]
+
+
+def test_a_refused_value_leaves_the_old_one() -> None:
+    """Also when it comes from a front end, or two are set at once."""
+    view = attention(random_trace(6), layer=1, head=2)
+    for change in (
+        lambda: view.show(99, 0),
+        lambda: view.set_state({"marked": [[99, 1]]}),
+        lambda: view.set_state({"marked": [5]}),
+        lambda: view.set_state({"beside": [5, 5, 5]}),
+        lambda: view.set_state({"scale": "boo"}),
+        lambda: view.set_state({"layer": 1, "head": 77}),
+    ):
+        with pytest.raises(BadInput):
+            change()
+    assert (view.layer, view.head, view.marked, view.beside, view.scale) == (1, 2, [], [], "sqrt")
+    assert view.summary["head"] == 2
+
+
+def test_a_stopped_ablation_is_said_to_be() -> None:
+    began = threading.Event()
+
+    def ablate(heads: Any, *, stop: threading.Event) -> Any:
+        began.set()
+        stop.wait(10)
+
+    view = attention(random_trace(6), layer=0, head=0, ablate=ablate)
+    view.ablate()
+    assert began.wait(10)
+    view._ablating.stop()
+    assert view.wait(10)
+    assert view.effect["state"] == "stopped"
+
+
+def test_what_can_not_be_used_is_refused_in_words() -> None:
+    trace = random_trace(6)
+    for wrong in ({"names": 5}, {"names": ("a",)}, {"order": 3}, {"scale": None}, {"measure": 3}, {"ablate": 5}):
+        with pytest.raises(BadInput):
+            attention(trace, **wrong)
+    with pytest.raises(BadInput):
+        attention(trace).to_html("x.html", heads=5)  # type: ignore[arg-type]

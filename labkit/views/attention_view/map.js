@@ -71,7 +71,7 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
   progress.setAttribute("role", "status");
   const said = make("div", "lk-spoken");
   said.setAttribute("aria-live", "polite");
-  const below = make("p", "lk-att-maplegend");
+  const below = make("p", "lk-att-mapnotes");
   element.append(controls, legend, box, below, progress, said, peek);
 
   let map = null;
