@@ -535,7 +535,7 @@ def test_map_shows_every_head_on_the_papers_side(open_page: Open, tmp_path: Path
     assert map_colour(page, 3 * PITCH + GROUP + 18, 23) != bar
     said = page.locator(".lk-att-maplegend").inner_text()
     assert said.startswith("Bar: previous token, up to 90 %. Looking evenly at everything would give ")
-    assert "Heads that share keys and values stand together." in said
+    assert "Heads that share keys and values stand together." in page.locator(".lk-att-mapnotes").inner_text()
     assert page.locator(".lk-att-progress").inner_text() == ""
 
 
