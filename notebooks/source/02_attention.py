@@ -964,7 +964,9 @@ power = math.log(peaks["tiled"][-1] / peaks["tiled"][0]) / math.log(lengths[-1] 
 
 # %% tags=["nbval-check-output"]
 lk.claim(
-    "flash-memory", round(power, 2), note="memory in tiles grows with the length to this power; the full table with its square"
+    "flash-memory",
+    round(power, 2),
+    note="memory in tiles grows with the length to this power; the full table with its square",
 )
 
 # %% [markdown]
