@@ -32,7 +32,7 @@ lab: $(BASE) model
 	$(BIN)/labkit lab
 
 # Every test: code style and types, unit tests, widgets in a browser, notebooks.
-test: $(DEV) model browser check $(AXE)
+test: $(DEV) model browser check $(AXE) $(COLAB)
 	LABKIT_AXE=$(AXE) $(BIN)/python -m pytest
 	$(MAKE) colab
 	rm -f $(PROGRESS)
