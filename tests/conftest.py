@@ -38,13 +38,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def default_lab() -> Iterator[lk.Lab]:
-    """The default model, loaded once."""
+def _default_labs() -> Iterator[list[lk.Lab]]:
+    labs: list[lk.Lab] = []
+    yield labs
+    for lab in labs:
+        lab.close()
+
+
+@pytest.fixture
+def default_lab(_default_labs: list[lk.Lab]) -> lk.Lab:
+    """The default model, loaded once; and again where a test of `lk.reset` has closed it."""
     if store.find(catalog.DEFAULT) is None:
         pytest.fail("the default model is not here; run: labkit get default")
-    lab = lk.load(fresh=True)
-    yield lab
-    lab.close()
+    if not _default_labs or _default_labs[-1].closed:
+        _default_labs.append(lk.load(fresh=True))
+    return _default_labs[-1]
 
 
 @pytest.fixture
