@@ -66,6 +66,8 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
         page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
         page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.goto(Path(path).resolve().as_uri())
+        if page.locator("#labkit-state").count():  # an exported view: it unpacks its bytes before it draws itself
+            page.locator("#labkit-view .lk-view").first.wait_for()
         return page
 
     yield opened
