@@ -1,0 +1,74 @@
+"""The models that come with labkit itself, in labkit/assets: no network is needed for them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from labkit.errors import BadModelFile
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """folder: under labkit/assets; its SHA256.json holds the checksum of every file that is read."""
+
+    name: str
+    title: str
+    aliases: tuple[str, ...]
+    licence: str
+    folder: str
+    parameters: int
+
+    @property
+    def path(self) -> Path:
+        return ASSETS / self.folder
+
+    @property
+    def bytes_on_disk(self) -> int:
+        return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
+
+
+MODELS = {
+    "labkit-moe": ShippedModel(
+        name="labkit-moe",
+        title="labkit's mixture of experts",
+        aliases=("moe",),
+        licence="Apache-2.0",
+        folder="moe",
+        parameters=9_356_352,
+    ),
+}
+
+
+def find(name: str) -> ShippedModel | None:
+    """The shipped model of this name or alias (any case), or None."""
+    wanted = name.lower()
+    return next((m for m in MODELS.values() if wanted in (m.name, *m.aliases)), None)
+
+
+def problems(model: ShippedModel) -> list[str]:
+    """What is missing or changed among the files of a shipped model; empty when all is as it was shipped."""
+    from labkit.models.files import sha256
+
+    try:
+        sums = json.loads((model.path / "SHA256.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return [f"{model.path / 'SHA256.json'} can't be read"]
+    found = []
+    for name, expected in sums.items():
+        file = model.path / name
+        if not file.is_file():
+            found.append(f"{name} is missing")
+        elif sha256(file) != expected:
+            found.append(f"{name} is not what was shipped")
+    return found
+
+
+def checked(model: ShippedModel) -> Path:
+    """The model's folder, every file as it was shipped. Raises BadModelFile otherwise."""
+    if wrong := problems(model):
+        raise BadModelFile(f"{model.name}, which comes with labkit, is damaged ({wrong[0]}); install labkit again.")
+    return model.path

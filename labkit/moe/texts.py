@@ -1,0 +1,65 @@
+"""The texts that come with labkit: passages of five plainly different kinds, none of which the shipped models have read."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from labkit.errors import BadInput, BadModelFile
+from labkit.models.shipped import ASSETS
+
+KINDS = ("prose", "encyclopaedia", "python", "mathematics", "chinese")
+
+
+class Passage(NamedTuple):
+    """A passage of one document. title and source: which document, of what collection; licences: assets/texts/README.md."""
+
+    title: str
+    source: str
+    text: str
+
+
+@cache
+def passages(kind: str) -> tuple[Passage, ...]:
+    """All shipped passages of a kind, each of another document, held out from the training of labkit's own models.
+
+    kind: "prose", "encyclopaedia", "python", "mathematics" or "chinese". Raises BadInput for another.
+    """
+    if kind not in KINDS:
+        raise BadInput(f"There are no texts of kind {kind!r}; there are {', '.join(KINDS)}.")
+    path = ASSETS / "texts" / f"{kind}.json"
+    try:
+        entries = json.loads(path.read_text("utf-8"))
+        return tuple(Passage(e["title"], e["source"], e["text"]) for e in entries)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadModelFile(f"{path.name}, which comes with labkit, can't be read; install labkit again.") from error
+
+
+def texts(documents: int | None = None, *, skip: int = 0) -> dict[str, list[str]]:
+    """The text of the shipped passages, by kind: all, or `documents` of each kind after the first `skip`.
+
+    So that what is ranked on some can be judged on others: `texts(15)` and `texts(15, skip=15)` share nothing.
+    """
+    if skip < 0 or (documents is not None and documents < 1):
+        raise BadInput(f"texts({documents}, skip={skip}) asks for no text; give a number from 1, and skip from 0.")
+    stop = None if documents is None else skip + documents
+    return {kind: [p.text for p in passages(kind)[skip:stop]] for kind in KINDS}
+
+
+def checkpoints() -> dict[int, np.ndarray]:
+    """{training step: chosen experts, (tokens, layers, k) uint8} of labkit-moe on 1,000 tokens of the shipped passages.
+
+    The first entry is step 0, the untrained model; the last is the shipped one. For `saturation`.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = ASSETS / "moe" / "choices.safetensors"
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BadModelFile(f"{path.name}, which comes with labkit, can't be read; install labkit again.") from error
+    return dict(sorted((int(step), chosen) for step, chosen in found.items()))

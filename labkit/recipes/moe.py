@@ -1,0 +1,330 @@
+"""Train the mixture of experts that labkit ships, and two models to compare it with, on five kinds of text.
+
+    python -m labkit.recipes.texts gather WORK/texts       # once
+    python -m labkit.recipes.moe prepare WORK              # tokenizer and token ids
+    python -m labkit.recipes.moe train   WORK fine         # also: coarse, dense; interrupted runs go on where they were
+    python -m labkit.recipes.moe pack    WORK              # into labkit/assets, with the record
+
+All three models have the same depth, width, attention and tokens, and the same number of parameters at work on a token:
+`fine` chooses 4 of 32 experts of width 64, `coarse` 2 of 16 of width 128, `dense` has one feed-forward part of width 256.
+They are transformers' own Qwen3-MoE and Qwen3 classes. Every step reads 5,120 tokens, as many of each kind of text:
+twenty pieces of 256 at first, five pieces of 1,024 in the last fifth of the steps. What keeps the experts in use is the
+balancing loss of Switch Transformer (Fedus et al. 2021, eq. 4), 0.01 times, taken over all tokens of a step, so that an
+expert may take all of one kind of text; beside it the router z-loss of ST-MoE (Zoph et al. 2022), 0.001 times. No token
+is dropped.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from labkit.recipes import texts
+
+SEED = 0
+VOCABULARY = 8_192
+START = "<|endoftext|>"  # before every document, and the first token of every piece
+STEPS, WARM_UP = 1_600, 100
+PIECES = ((0.8, 256, 4), (1.0, 1_024, 1))  # (until this share of the steps, tokens a piece, pieces of each kind a step)
+LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP = 2e-3, 0.1, (0.9, 0.95), 1.0
+BALANCE, Z = 0.01, 0.001
+CHECKPOINTS = (0, 25, 50, 100, 200, 400, 600, 800, 1_000, 1_200, 1_400, 1_600)
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 192,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 32,
+    "intermediate_size": 256,
+    "max_position_embeddings": 2_048,
+    "tie_word_embeddings": True,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+EXPERTS = {"fine": (32, 4, 64), "coarse": (16, 2, 128)}  # experts, chosen, width of each
+
+
+def build(name: str) -> Any:
+    """An untrained model in float32, the same for the same name."""
+    torch.manual_seed(SEED)
+    if name == "dense":
+        return Qwen3ForCausalLM(Qwen3Config(**SHAPE))
+    experts, chosen, width = EXPERTS[name]
+    config = Qwen3MoeConfig(
+        **SHAPE, num_experts=experts, num_experts_per_tok=chosen, moe_intermediate_size=width, norm_topk_prob=True
+    )
+    config._experts_implementation = "grouped_mm"
+    return Qwen3MoeForCausalLM(config)
+
+
+# ------------------------------------------------------------------ tokens
+
+
+def prepare(work: Path) -> None:
+    """Train the tokenizer on as many characters of every kind, and write the training ids of each kind."""
+    documents = {kind: texts.load(work / "texts", "train", kind) for kind in texts.KINDS}
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[START],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_equal_shares(documents, 2_500_000), trainer)
+    start = tokenizer.token_to_id(START)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A", special_tokens=[(START, start)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=START, eos_token=START, pad_token=START, model_max_length=2_048
+    ).save_pretrained(work / "tokenizer")
+    for kind, held in documents.items():
+        ids = [np.array(e.ids, dtype=np.uint16) for e in tokenizer.encode_batch([d["text"] for d in held])]
+        np.save(work / f"{kind}.npy", np.concatenate(ids))
+        tokens, characters = sum(map(len, ids)), sum(len(d["text"]) for d in held)
+        print(f"{kind:14} {tokens:11,} tokens, {characters / tokens:.2f} characters each")
+
+
+def _equal_shares(documents: dict[str, list[texts.Document]], most: int) -> Iterator[str]:
+    for held in documents.values():
+        total = 0
+        for document in held:
+            if total < most:
+                yield document["text"]
+            total += len(document["text"])
+
+
+def batch(ids: dict[str, np.ndarray], step: int) -> torch.Tensor:
+    """(pieces, tokens): what step `step` reads; a function of the step alone, so that a run can be resumed."""
+    length, each = next((n, k) for share, n, k in PIECES if step < share * STEPS)
+    first = 0 if length == PIECES[0][1] else int(PIECES[0][0] * STEPS)
+    rows = []
+    for number, kind in enumerate(texts.KINDS):
+        pieces = (len(ids[kind]) - 1) // (length - 1)
+        for k in range(each):
+            turn, place = divmod((step - first) * each + k, pieces)
+            order = np.random.default_rng([SEED, number, length, turn]).permutation(pieces)
+            at = int(order[place]) * (length - 1)
+            rows.append(np.concatenate([[0], ids[kind][at : at + length - 1]]))
+    return torch.from_numpy(np.stack(rows).astype(np.int64))
+
+
+# ------------------------------------------------------------------ training
+
+
+def balancing_loss(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """experts · sum over experts of (share of choices it got) · (mean probability it was given); 1 when even.
+
+    logits: (tokens, experts).  chosen: (tokens, k).  Fedus et al. 2021, eq. 4, with k choices a token.
+    """
+    experts = logits.shape[-1]
+    share = torch.bincount(chosen.flatten(), minlength=experts) / chosen.numel()
+    return experts * (share * logits.softmax(-1).mean(0)).sum()
+
+
+@contextlib.contextmanager
+def routers(model: torch.nn.Module) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """(logits, chosen experts) of every router, layer by layer, appended at each forward pass."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output: seen.append((output[0], output[2])))
+        for name, module in model.named_modules()
+        if name.endswith("mlp.gate")
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def learning_rate(step: int) -> float:
+    """Up in a straight line over the warm-up, then down in a straight line to nothing."""
+    return LEARNING_RATE * min((step + 1) / WARM_UP, (STEPS - step) / (STEPS - WARM_UP))
+
+
+def train(work: Path, name: str, *, stop_after: int | None = None, device: str | None = None) -> None:
+    """Train model `name` to the last step, going on from the last checkpoint where there is one."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    folder = work / name
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = {kind: np.load(work / f"{kind}.npy") for kind in texts.KINDS}
+    model = build(name).to(device)
+    decayed = [p for n, p in model.named_parameters() if p.ndim > 1 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim > 1 and "embed" not in n)]
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=BETAS, fused=True)
+    step, seconds = 0, 0.0
+    if (folder / "state.pt").exists():
+        state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, seconds = state["step"], state["seconds"]
+        _keep_record_until(folder / "record.jsonl", step)
+    held_out = HeldOut.load(work)
+    last = STEPS if stop_after is None else min(STEPS, stop_after)
+    began = time.perf_counter() - seconds
+    while True:
+        if step in CHECKPOINTS:
+            _write(folder / "record.jsonl", {"step": step, **held_out.measure(model, folder / f"choices-{step}.npy")})
+        if step >= last:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step)
+        model.train()
+        tokens = batch(ids, step).to(device)
+        with routers(model) as seen:
+            logits = model(input_ids=tokens, use_cache=False).logits
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
+        balance = sum((balancing_loss(r, c) for r, c in seen), torch.zeros((), device=device))
+        z = sum((r.logsumexp(-1).square().mean() for r, _ in seen), torch.zeros((), device=device))
+        (loss + BALANCE * balance + Z * z).backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+        if not math.isfinite(loss.item()):
+            raise SystemExit(f"the loss is {loss.item()} at step {step}: start again from the last checkpoint")
+        if step % 10 == 0:
+            line = {
+                "step": step,
+                "loss": loss.item(),
+                "gradient_norm": norm.item(),
+                "seconds": time.perf_counter() - began,
+            }
+            if seen:
+                line |= {"balance": balance.item() / len(seen), "z": z.item() / len(seen)}
+            _write(folder / "record.jsonl", line)
+        step += 1
+        if step % 100 == 0 or step == last:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            _save(folder / "state.pt", state | {"seconds": time.perf_counter() - began})
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    torch.save(state, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def _write(path: Path, line: dict[str, Any]) -> None:
+    rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(rounded) + "\n")
+    print(rounded, flush=True)
+
+
+def _keep_record_until(path: Path, step: int) -> None:
+    """Lines of steps that will be run again are taken out of the record, so that it has each step once."""
+    kept = [line for line in path.read_text("utf-8").splitlines() if json.loads(line)["step"] < step]
+    path.write_text("".join(line + "\n" for line in kept), "utf-8")
+
+
+# ------------------------------------------------------------------ measuring along the way
+
+
+@dataclass
+class HeldOut:
+    """The passages that labkit ships, as token ids, by kind: each starts with the start token."""
+
+    ids: dict[str, list[torch.Tensor]]
+
+    @classmethod
+    def load(cls, work: Path) -> "HeldOut":
+        tokenizer = Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json"))
+        return cls(
+            {
+                kind: [torch.tensor([tokenizer.encode(d["text"]).ids]) for d in texts.passages(work / "texts", kind)]
+                for kind in texts.KINDS
+            }
+        )
+
+    @torch.no_grad()
+    def measure(self, model: Any, choices: Path) -> dict[str, Any]:
+        """Loss of each kind (nats a token, all tokens of all passages), load, and the choices written to a file.
+
+        choices: (tokens, layers, k) uint8, the tokens of all passages in order, kinds in the order of KINDS.
+        """
+        model.eval()
+        device = next(model.parameters()).device
+        losses, chosen = {}, []
+        for kind, passages in self.ids.items():
+            total = count = 0.0
+            for ids in passages:
+                ids = ids.to(device)
+                with routers(model) as seen:
+                    logits = model(input_ids=ids, use_cache=False).logits
+                total += F.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="sum").item()
+                count += ids.shape[1] - 1
+                if seen:
+                    chosen.append(torch.stack([c for _, c in seen], dim=1).to("cpu", torch.uint8))
+            losses[kind] = round(total / count, 5)
+        report: dict[str, Any] = {"held_out": losses}
+        if chosen:
+            every = torch.cat(chosen)
+            np.save(choices, every.numpy())
+            experts = int(model.config.num_experts)
+            load = torch.stack([torch.bincount(layer.flatten().int(), minlength=experts) for layer in every.unbind(1)])
+            shares = load / load.sum(1, keepdim=True)
+            report["max_violation"] = [round(float(v), 3) for v in shares.amax(1) * experts - 1]
+        return report
+
+
+# ------------------------------------------------------------------ into labkit/assets
+
+ASSETS = Path(__file__).parents[1] / "assets"
+RECORDS = Path(__file__).parent / "records"
+SAMPLE = 1_000  # tokens whose choices are shipped, evenly spread over all passages
+
+
+def pack(work: Path) -> None:
+    """Write the trained model in half precision, its tokenizer, the choices along the way and the records."""
+    folder = ASSETS / "moe"
+    folder.mkdir(parents=True, exist_ok=True)
+    model = build("fine")
+    state = torch.load(work / "fine" / "state.pt", map_location="cpu", weights_only=True)
+    if state["step"] != STEPS:
+        raise SystemExit(f"the training has come to step {state['step']} of {STEPS}; go on with `train` first")
+    model.load_state_dict(state["model"])
+    model.half().save_pretrained(folder)
+    PreTrainedTokenizerFast.from_pretrained(work / "tokenizer").save_pretrained(folder)
+    choices = {step: np.load(work / "fine" / f"choices-{step}.npy") for step in CHECKPOINTS}
+    at = np.linspace(0, len(choices[0]) - 1, SAMPLE).round().astype(int)
+    save_file({str(step): np.ascontiguousarray(c[at]) for step, c in choices.items()}, folder / "choices.safetensors")
+    RECORDS.mkdir(exist_ok=True)
+    for name in ("fine", "coarse", "dense"):
+        if (work / name / "record.jsonl").exists():
+            shutil.copy(work / name / "record.jsonl", RECORDS / f"moe-{name}.jsonl")
+    read = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json") and p.name != "SHA256.json")
+    sums = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in read}
+    (folder / "SHA256.json").write_text(json.dumps(sums, indent=1) + "\n", "utf-8")
+    print(sum(p.stat().st_size for p in read) / 1e6, "MB")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("prepare", "train", "pack"))
+    parser.add_argument("work", type=Path)
+    parser.add_argument("model", nargs="?", choices=("fine", "coarse", "dense"), default="fine")
+    parser.add_argument("--stop-after", type=int, help="stop after this many steps (a short run)")
+    arguments = parser.parse_args()
+    if arguments.what == "prepare":
+        prepare(arguments.work)
+    elif arguments.what == "train":
+        train(arguments.work, arguments.model, stop_after=arguments.stop_after)
+    else:
+        pack(arguments.work)
