@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Result, compare, report
+from common import Result, compare, default_lab, report
 
 import labkit as lk
 
@@ -65,11 +65,6 @@ class Drawn(Result):
 
 
 # what is shown --------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def default_lab() -> lk.Lab:
-    return lk.load(device="cpu")
 
 
 @functools.cache

@@ -9,28 +9,16 @@ patterns are had and gone through differs; the measures are those of `labkit.att
 
 from __future__ import annotations
 
-import functools
 import sys
 from typing import Any
 
 import torch
-from common import Result, compare, report
+from common import Result, compare, default_lab, eager_model, report
 
-import labkit as lk
 from labkit.attention import measures, repeated, sweep
 
 ROUNDS = {256: 5, 1024: 3}
 SIDE = 64  # of the pictures, where they are asked for too
-
-
-@functools.cache
-def default_lab() -> lk.Lab:
-    return lk.load(device="cpu")
-
-
-@functools.cache
-def eager_model() -> Any:
-    return lk.load(device="cpu", fresh=True, attn_implementation="eager").model
 
 
 def ours(ids: list[int]) -> Any:

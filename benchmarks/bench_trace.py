@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
-from common import Result, compare, report
+from common import Result, compare, default_lab, eager_model, report
 
 import labkit as lk
 
@@ -63,16 +63,6 @@ class NoTokenizer:
 
     def decode(self, ids: list[int], **options: object) -> str:
         return " ".join(map(str, ids))
-
-
-@functools.cache
-def default_lab() -> lk.Lab:
-    return lk.load(device="cpu")
-
-
-@functools.cache
-def eager_model() -> Any:
-    return lk.load(device="cpu", fresh=True, attn_implementation="eager").model
 
 
 @functools.cache

@@ -1,7 +1,8 @@
-"""What the benchmarks share: rounds that alternate between peers, medians, and one way of printing a ratio."""
+"""What the benchmarks share: rounds that alternate between peers, medians, one way of printing a ratio, the model."""
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import statistics
@@ -10,6 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import labkit as lk
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,22 @@ class Result:
     rounds: int
     machine: str
     date: str
+
+
+@functools.cache
+def default_lab() -> lk.Lab:
+    """The default model on the CPU, loaded once."""
+    import labkit as lk
+
+    return lk.load(device="cpu")
+
+
+@functools.cache
+def eager_model() -> Any:
+    """The default model with transformers' own eager attention, apart from that of `default_lab`."""
+    import labkit as lk
+
+    return lk.load(device="cpu", fresh=True, attn_implementation="eager").model
 
 
 def machine() -> str:

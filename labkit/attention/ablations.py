@@ -19,7 +19,7 @@ from labkit.models.tokens import token_strings
 from labkit.trace.anatomy import evaluating
 from labkit.trace.edits import Site, View, ablate_heads, installed
 from labkit.trace.input import as_ids, is_many
-from labkit.trace.record import Trace
+from labkit.trace.record import Trace, token_loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -320,7 +320,7 @@ def _run(
     # every pass has as many rows, also the whole model's: matrix products of another shape round differently
     rows = torch.tensor([ids] * size, device=input_device(model))
     with torch.no_grad(), evaluating(model):
-        baseline = _loss(model(input_ids=rows, use_cache=False).logits[0], ids)
+        baseline = token_loss(model(input_ids=rows, use_cache=False).logits[0], ids)
         try:
             with tqdm(total=len(sets), desc=title, unit="head", disable=not progress) as bar:
                 for start in range(0, len(sets), size):
@@ -328,7 +328,7 @@ def _run(
                     with installed(model, anatomy, _sites(now, filling)):
                         logits = model(input_ids=rows, use_cache=False).logits
                     for row, heads in enumerate(now):
-                        losses[heads] = _loss(logits[row], ids)
+                        losses[heads] = token_loss(logits[row], ids)
                         bar.update()
         except KeyboardInterrupt:
             return baseline, False
@@ -352,14 +352,6 @@ def _sites(sets: Sequence[tuple[Head, ...]], filling: Mapping[int, torch.Tensor]
         return change
 
     return [Site("head_output", layer, change_of(layer, mine)) for layer, mine in by_layer.items()]
-
-
-def _loss(logits: torch.Tensor, ids: list[int]) -> torch.Tensor:
-    """(T,) float32 on the CPU, nats; the first is NaN. logits: (T, vocabulary)."""
-    loss = torch.full((len(ids),), math.nan)
-    following = torch.tensor(ids[1:], device=logits.device)
-    loss[1:] = torch.nn.functional.cross_entropy(logits[:-1].float(), following, reduction="none").cpu()
-    return loss
 
 
 def _head_outputs(lab: Any, ids: list[int]) -> dict[int, torch.Tensor]:

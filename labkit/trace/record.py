@@ -102,11 +102,7 @@ class Trace:
         """
         self._require("logits")
         assert self._logits is not None
-        loss = torch.full((len(self.ids),), math.nan)
-        if len(self.ids) > 1:
-            following = torch.tensor(self.ids[1:], device=self._logits.device)
-            loss[1:] = torch.nn.functional.cross_entropy(self._logits[:-1].float(), following, reduction="none").cpu()
-        return loss
+        return token_loss(self._logits, self.ids)
 
     def next(self, position: int = -1, k: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
         """(ids, probabilities) of the k most probable tokens after a position."""
@@ -325,6 +321,17 @@ class Trace:
 
     def _layers_with(self, what: str) -> str:
         return f"these layers do: {sorted(getattr(self, what))}"
+
+
+def token_loss(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+    """(T,) float32 on the CPU, nats: the cross entropy of each token given those before it; the first is NaN.
+
+    logits: (T, vocabulary), of any float dtype, on any device.
+    """
+    loss = torch.full((len(ids),), math.nan)
+    following = torch.tensor(ids[1:], dtype=torch.long, device=logits.device)
+    loss[1:] = torch.nn.functional.cross_entropy(logits[:-1].float(), following, reduction="none").cpu()
+    return loss
 
 
 def window(mask: torch.Tensor) -> int | None:

@@ -68,8 +68,11 @@ def get(
     again: Annotated[bool, typer.Option("--again", help="Fetch and convert even when it is here.")] = False,
 ) -> None:
     """Bring a model into the cache, so that it opens without a network."""
-    from labkit.models import catalog, resolve, store
+    from labkit.models import catalog, resolve, shipped, store
 
+    if ours := shipped.find(name):
+        typer.echo(f"{ours.name} comes with labkit: {shipped.checked(ours)}")
+        return
     known = catalog.find(name)
     stored = store.find(known.name) if known else None
     if known and stored and not again and not store.problems(stored):
@@ -158,6 +161,7 @@ def claims(
 @app.command()
 def bench(
     names: Annotated[list[str] | None, typer.Argument(help="Which benchmarks; all by default.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The smallest size only, where there are several.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure labkit against its peers, in one run, as ratios."""
@@ -170,10 +174,10 @@ def bench(
     unknown = [n for n in names or [] if n not in scripts]
     if unknown:
         raise LabError(f"There is no benchmark {unknown[0]!r}; there are {', '.join(scripts)}.")
+    options = [*(["--quick"] if quick else []), *(["--json"] if as_json else [])]
     status = 0
     for name in names or scripts:
-        command = [sys.executable, str(scripts[name]), *(["--json"] if as_json else [])]
-        status |= subprocess.run(command, check=False).returncode
+        status |= subprocess.run([sys.executable, str(scripts[name]), *options], check=False).returncode
     raise typer.Exit(status)
 
 

@@ -44,9 +44,11 @@ import subprocess
 import sys
 
 if "google.colab" in sys.modules and importlib.util.find_spec("labkit") is None:
-    keep = [f"{name}=={__import__(name).__version__.split('+')[0]}" for name in ("torch", "numpy")]
-    command = [sys.executable, "-m", "pip", "install", "-q", *keep, "labkit @ git+{{REPOSITORY}}"]
-    subprocess.run(command, check=True)
+    versions = {name: __import__(name).__version__ for name in ("torch", "numpy")}
+    keep = [f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
+    pip = [sys.executable, "-m", "pip", "install", "-q"]
+    project = "labkit @ git+{{REPOSITORY}}"
+    subprocess.run([*pip, *keep, project], check=True)
 
 import labkit as lk
 
@@ -192,7 +194,7 @@ def surprise(probabilities):
 
 # %% tags=["solution"]
 def surprise(probabilities):
-    """Sum of -log(p) over all tokens, in nats; and the perplexity, exp of the mean of -log(p)."""
+    """Sum of -log(p) over all tokens, in nats; and the perplexity: exp of their mean."""
     nats = -torch.log(probabilities)  # of each token: 0 where the model was certain
     return nats.sum(), torch.exp(nats.mean())
 
@@ -293,13 +295,13 @@ def temperature_softmax(logits, temperature):
 
 # %% tags=["solution"]
 def temperature_softmax(logits, temperature):
-    """(vocabulary,) scores to probabilities; temperature 0 puts everything on the best token."""
+    """(vocabulary,) scores to probabilities; temperature 0 puts all on the best token."""
     if temperature == 0:
         probabilities = torch.zeros_like(logits)
         probabilities[logits.argmax()] = 1.0
         return probabilities
     scaled = logits / temperature
-    weights = torch.exp(scaled - scaled.max())  # the largest is exp(0) = 1, so nothing overflows
+    weights = torch.exp(scaled - scaled.max())  # the largest is exp(0) = 1: no overflow
     return weights / weights.sum()
 
 
@@ -323,7 +325,8 @@ if checked.passed:
 temperatures = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2)
 peak = lk.predict(
     "first_look.peak",
-    "The most probable next token has a probability of 0.144 at temperature 1. And at the others?",
+    "The most probable next token has a probability of 0.144 at temperature 1. "
+    "And at the others?",
     "curve",
     x=temperatures,
     x_label="temperature",
@@ -429,9 +432,10 @@ def top_p(probabilities, p):
 
 # %% tags=["solution"]
 def top_p(probabilities, p):
-    """(vocabulary,) bool: True for the fewest most probable tokens that add up to at least p."""
+    """(vocabulary,) bool: True for the fewest most probable tokens that sum to at least p."""
     order = probabilities.argsort(descending=True)
-    before = probabilities[order].cumsum(0) - probabilities[order]  # what all more probable tokens add up to
+    # what all more probable tokens add up to
+    before = probabilities[order].cumsum(0) - probabilities[order]
     stays = torch.zeros_like(probabilities, dtype=torch.bool)
     stays[order[before < p]] = True  # as long as that is short of p, one more is needed
     return stays
@@ -450,7 +454,8 @@ from transformers import TopPLogitsWarper
 
 for text in ("Monday, Tuesday, Wednesday,", beginning):
     logits = lab.next_logits(text, chat=False)
-    stays = TopPLogitsWarper(0.9)(None, logits[None])[0].isfinite()  # the others get minus infinity
+    # the tokens that don't stay get minus infinity
+    stays = TopPLogitsWarper(0.9)(None, logits[None])[0].isfinite()
     print(f"after {text!r} {stays.sum()} of {len(stays):,} tokens stay")
     if checked.passed:
         yours = top_p(torch.softmax(logits, dim=-1), 0.9)
@@ -461,7 +466,9 @@ for text in ("Monday, Tuesday, Wednesday,", beginning):
 
 # %%
 for cut in (None, 0.9, 0.5):
-    draws = lab.generate([beginning] * 4, chat=False, temperature=1.0, top_p=cut, seed=0, max_new_tokens=20)
+    draws = lab.generate(
+        [beginning] * 4, chat=False, temperature=1.0, top_p=cut, seed=0, max_new_tokens=20
+    )
     share = (torch.cat([draw.logprobs for draw in draws]).exp() < 0.01).float().mean().item()
     print(f"top_p = {cut}: {share:.0%} of the tokens are stray")
     for draw in draws[:2]:
@@ -494,7 +501,8 @@ c = lab.config
 per_token = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * 4
 weights = 4 * lab.model.num_parameters()
 said = lab.memory()
-print("bytes of cache for a token:", per_token, "as labkit says:", per_token == said.kv_bytes_per_token)
+same = per_token == said.kv_bytes_per_token
+print("bytes of cache for a token:", per_token, "as labkit says:", same)
 print("bytes of the weights:", weights, "as labkit says:", weights == said.weight_bytes)
 
 # %% [markdown]

@@ -38,9 +38,11 @@ import subprocess
 import sys
 
 if "google.colab" in sys.modules and importlib.util.find_spec("labkit") is None:
-    keep = [f"{name}=={__import__(name).__version__.split('+')[0]}" for name in ("torch", "numpy")]
-    command = [sys.executable, "-m", "pip", "install", "-q", *keep, "labkit @ git+{{REPOSITORY}}"]
-    subprocess.run(command, check=True)
+    versions = {name: __import__(name).__version__ for name in ("torch", "numpy")}
+    keep = [f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
+    pip = [sys.executable, "-m", "pip", "install", "-q"]
+    project = "labkit @ git+{{REPOSITORY}}"
+    subprocess.run([*pip, *keep, project], check=True)
 
 import labkit as lk
 
@@ -100,16 +102,20 @@ value = trace.values(16, 0)
 T, d = query.shape
 
 scores = query @ key.T / d**0.5  # (T, T): row i is what token i makes of every token
-allowed = torch.ones(T, T, dtype=torch.bool).tril()  # token i may look at itself and at what came before
+allowed = torch.ones(T, T, dtype=torch.bool).tril()  # token i may look at itself and back
 weights = torch.softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1)
 output = weights @ value  # (T, 64): for each token a mean of values
 
-print(f"{T} tokens, {d} numbers each; every row of weights adds up to {weights.sum(-1).min():.4f}")
+sums = weights.sum(-1)
+print(f"{T} tokens, {d} numbers each; every row of weights adds up to {sums.min():.4f}")
 
 # %% tags=["nbval-check-output"]
-print("weights agree with the model's to 1e-5:", bool((weights - trace.attention(16, 0)).abs().max() < 1e-5))
-print("outputs agree with the model's to 1e-5:", bool((output - trace.head_output(16, 0)).abs().max() < 1e-5))
-torchs = torch.nn.functional.scaled_dot_product_attention(query[None], key[None], value[None], is_causal=True)[0]
+apart = (weights - trace.attention(16, 0)).abs().max()
+print("weights agree with the model's to 1e-5:", bool(apart < 1e-5))
+apart = (output - trace.head_output(16, 0)).abs().max()
+print("outputs agree with the model's to 1e-5:", bool(apart < 1e-5))
+attend = torch.nn.functional.scaled_dot_product_attention
+torchs = attend(query[None], key[None], value[None], is_causal=True)[0]
 print("and with torch's own attention:        ", bool((output - torchs).abs().max() < 1e-5))
 
 # %% [markdown]
@@ -145,13 +151,13 @@ lk.exercise("attention.attention_head")
 
 # %% tags=["stub"]
 def attention_head(query, key, value):
-    """query, key: (T, d_head); value: (T, d_value). Returns the causal head's output, (T, d_value)."""
+    """query, key: (T, d_head); value: (T, d_value). Returns the causal output, (T, d_value)."""
     return ...
 
 
 # %% tags=["solution"]
 def attention_head(query, key, value):
-    """query, key: (T, d_head); value: (T, d_value). Returns the causal head's output, (T, d_value)."""
+    """query, key: (T, d_head); value: (T, d_value). Returns the causal output, (T, d_value)."""
     scores = query @ key.T / query.shape[-1] ** 0.5
     allowed = torch.ones(len(query), len(query), dtype=torch.bool).tril()
     return torch.softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1) @ value
@@ -183,7 +189,7 @@ def multi_head_attention(x, W_query, W_key, W_value, W_output, heads):
     scores = query @ key.transpose(-1, -2) / (d_model // heads) ** 0.5
     allowed = torch.ones(T, T, dtype=torch.bool).tril()
     weights = torch.softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1)
-    together = (weights @ value).transpose(0, 1).reshape(T, d_model)  # the heads side by side again
+    together = (weights @ value).transpose(0, 1).reshape(T, d_model)  # the heads side by side
     return together @ W_output.T
 
 
@@ -191,24 +197,29 @@ torch.manual_seed(0)
 theirs = torch.nn.MultiheadAttention(64, num_heads=4, bias=False, batch_first=True)
 x = torch.randn(1, 10, 64)
 with torch.no_grad():
-    ours = multi_head_attention(x[0], *theirs.in_proj_weight.chunk(3), theirs.out_proj.weight, heads=4)
+    matrices = (*theirs.in_proj_weight.chunk(3), theirs.out_proj.weight)
+    ours = multi_head_attention(x[0], *matrices, heads=4)
     torchs = theirs(x, x, x, attn_mask=torch.ones(10, 10).triu(1).bool())[0][0]
 
 # %% tags=["nbval-check-output"]
-print("the same as torch's MultiheadAttention to 1e-5:", bool((ours - torchs).abs().max() < 1e-5))
+apart = (ours - torchs).abs().max()
+print("the same as torch's MultiheadAttention to 1e-5:", bool(apart < 1e-5))
 
 # %% [markdown]
 # The last step on the model itself: its nine heads' outputs, side by side, times its own output projection, are what the
 # layer's attention adds to each token.
 
 # %%
-trace = lab.trace("The cat sat on the mat because it was tired", keep=("attention", "head_output", "attention_output"))
-together = trace.head_output(16).transpose(0, 1).reshape(len(trace), -1)  # (heads, T, 64) -> (T, 576)
+text = "The cat sat on the mat because it was tired"
+trace = lab.trace(text, keep=("attention", "head_output", "attention_output"))
+together = trace.head_output(16).transpose(0, 1)  # (heads, T, 64) -> (T, heads, 64)
+together = together.reshape(len(trace), -1)  # -> (T, 576)
 with torch.no_grad():
     mixed = together @ lab.model.model.layers[16].self_attn.o_proj.weight.T
 
 # %% tags=["nbval-check-output"]
-print("the same as the layer's own to 1e-5:", bool((mixed - trace.attention_output(16)).abs().max() < 1e-5))
+apart = (mixed - trace.attention_output(16)).abs().max()
+print("the same as the layer's own to 1e-5:", bool(apart < 1e-5))
 
 # %% [markdown]
 # Now look at all 270 of them. Before you do, a guess. In this sentence the first token is *The*, which says next to
@@ -216,7 +227,8 @@ print("the same as the layer's own to 1e-5:", bool((mixed - trace.attention_outp
 # get, on average over all heads? (The first two tokens have little choice; here and below we count from the third.)
 
 # %%
-sink = lk.predict("attention.sink", "Share of the attention that rests on the first token", unit="%", low=0, high=100)
+question = "Share of the attention that rests on the first token"
+sink = lk.predict("attention.sink", question, unit="%", low=0, high=100)
 sink
 
 # %%
@@ -224,10 +236,9 @@ measures = lk.attention.measures(trace)  # a row for each of the 270 heads
 sink.show(100 * measures["first"].mean())
 
 # %% tags=["nbval-check-output"]
-print(
-    f"on the first token: {measures['first'].mean():.2f} of the attention; evenly it would be {measures.attrs['uniform']['first']:.2f}"
-)
-print(f"heads that give it more than half: {(measures['first'] > 0.5).sum()} of {len(measures)}")
+first, even = measures["first"], measures.attrs["uniform"]["first"]
+print(f"on the first token: {first.mean():.2f} of the attention; evenly it would be {even:.2f}")
+print(f"heads that give it more than half: {(first > 0.5).sum()} of {len(measures)}")
 
 # %% [markdown]
 # More than half of all attention goes to a token that says nothing. The weights of a row must add up to 1; a head that
@@ -269,7 +280,8 @@ print(random_trace.tokens[:8], "...")
 # 51: that the text begins again at token 50 nobody can know.)
 
 # %%
-copying = lk.predict("attention.copying_loss", "Mean loss of a token in the second half", unit="nats", low=0, high=20)
+question = "Mean loss of a token in the second half"
+copying = lk.predict("attention.copying_loss", question, unit="nats", low=0, high=20)
 copying
 
 # %%
@@ -319,13 +331,19 @@ lk.exercise("attention.copying_heads")
 
 # %% tags=["stub"]
 def copying_heads(patterns, ids):
-    """patterns: (layers, heads, T, T); ids: (T,). Returns (layer, head) of the head with the highest induction score."""
+    """patterns: (layers, heads, T, T); ids: (T,).
+
+    Returns (layer, head) of the head with the highest induction score.
+    """
     return ...
 
 
 # %% tags=["solution"]
 def copying_heads(patterns, ids):
-    """patterns: (layers, heads, T, T); ids: (T,). Returns (layer, head) of the head with the highest induction score."""
+    """patterns: (layers, heads, T, T); ids: (T,).
+
+    Returns (layer, head) of the head with the highest induction score.
+    """
     T = len(ids)
     wanted = torch.zeros(T, T)
     for now in range(T):
@@ -350,7 +368,8 @@ from transformers import AutoModelForCausalLM
 
 heads = lk.attention.heads(lab)
 torch.manual_seed(0)
-untrained = lk.Lab(AutoModelForCausalLM.from_config(lab.config).eval(), lab.tokenizer, name="untrained")
+by_chance = AutoModelForCausalLM.from_config(lab.config).eval()
+untrained = lk.Lab(by_chance, lab.tokenizer, name="untrained")
 untrained_heads = lk.attention.heads(untrained)
 untrained.close()
 
@@ -358,9 +377,8 @@ untrained.close()
 best = heads.nlargest(5, "induction")
 for row in best.itertuples():
     print(f"layer {row.layer:2} head {row.head}: {row.induction:.2f}")
-print(
-    f"looking evenly: {heads.attrs['uniform']['induction']:.2f}; best of the untrained model: {untrained_heads['induction'].max():.2f}"
-)
+even, best_untrained = heads.attrs["uniform"]["induction"], untrained_heads["induction"].max()
+print(f"looking evenly: {even:.2f}; best of the untrained model: {best_untrained:.2f}")
 
 # %% [markdown]
 # There they are: a handful of heads, in layers 17 and 18, that put most of their attention exactly there. Nothing of the
@@ -390,13 +408,15 @@ lk.views.attention(random_trace, layer=layer, head=head, measure="induction", or
 
 # %%
 heads = lk.attention.heads(lab)
-copiers = [(int(row.layer), int(row.head)) for row in heads.nlargest(5, "induction").itertuples()]
+best = heads.nlargest(5, "induction")
+copiers = [(int(row.layer), int(row.head)) for row in best.itertuples()]
 print(copiers)
 
 # %%
 guess = lk.predict(
     "attention.knockout",
-    "These 5 of 270 heads are taken away. Copying random tokens had a loss of 2 nats. What becomes of it?",
+    "These 5 of 270 heads are taken away. Copying random tokens had a loss of 2 nats. "
+    "What becomes of it?",
     kind="choice",
     choices=(
         "nothing: others step in",
@@ -411,19 +431,20 @@ guess
 result = lk.attention.knockout(lab, copiers, draws=10, seed=0)
 second, first = result.second, result.first
 hurt = second.without - second.intact
-others = sorted(loss - second.intact for loss in second.others)
+others = [loss - second.intact for loss in second.others]
 if abs(first.without - first.intact) > 1:
     answer = "everything breaks, also what needs no copying"
-elif hurt > 2 * others[-2]:
+elif hurt > 2 * max(others):
     answer = "much worse than with any 5 heads"
 else:
     answer = "a little worse, as with any 5 heads" if hurt > 0.1 else "nothing: others step in"
 guess.show(answer)
 
 # %% tags=["nbval-check-output"]
-print(f"copied half:  {second.intact:.1f} nats as it is, {second.without:.1f} without the five copying heads")
-print(f"              {min(second.others):.1f} to {max(second.others):.1f} without five others, drawn 10 times")
-print(f"random half: {first.intact:.1f} nats as it is, {first.without:.1f} without the five copying heads")
+least, most = min(second.others), max(second.others)
+print(f"copied half: {second.intact:.1f} nats, {second.without:.1f} without the copying heads,")
+print(f"             {least:.1f} to {most:.1f} without five others, drawn 10 times")
+print(f"random half: {first.intact:.1f} nats, {first.without:.1f} without the copying heads")
 
 # %% [markdown]
 # Without these five heads the model hardly copies at all, while the first half, where there is nothing to copy, is as it
@@ -442,7 +463,8 @@ def copying_loss():
 
 def one_at_a_time(stop):
     added, intact = {}, copying_loss()
-    some = [(layer, head) for layer in (16, 17, 18) for head in range(lab.config.num_attention_heads)]
+    count = lab.config.num_attention_heads
+    some = [(layer, head) for layer in (16, 17, 18) for head in range(count)]
     for i, (layer, head) in enumerate(some):
         if stop.is_set():  # Stop was pressed
             break
@@ -503,7 +525,8 @@ clean = "When Mary and John went to the store, John gave a drink to"
 corrupted = "When Mary and John went to the store, Mary gave a drink to"
 for prompt in (clean, corrupted):
     best, probability = lab.trace(prompt).next(k=1)
-    print(f"... {prompt[-22:]!r}: {lab.token_text(int(best[0]))!r} with probability {probability[0]:.2f}")
+    said = lab.token_text(int(best[0]))
+    print(f"... {prompt[-22:]!r}: {said!r} with probability {probability[0]:.2f}")
 
 # %% [markdown]
 # The model runs on the corrupted prompt, but on entering one layer, at one token, what it carries (its *residual stream*) is
@@ -530,7 +553,9 @@ def prefers_mary(logits):
     return logits[-1, mary] - logits[-1, john]
 
 
-patched = lk.patching(lab, clean, corrupted, prefers_mary, at="residual", positions=range(9, 14), progress=False)
+patched = lk.patching(
+    lab, clean, corrupted, prefers_mary, at="residual", positions=range(9, 14), progress=False
+)
 effect = {int(row.position): row.effect for row in patched[patched["layer"] == 10].itertuples()}
 at_9, at_13 = effect[9] > 0.5, effect[13] > 0.5
 place.show(
@@ -552,7 +577,8 @@ lk.views.patching(patched)
 # %% tags=["nbval-check-output"]
 effect = {(int(row.layer), int(row.position)): row.effect for row in patched.itertuples()}
 for layer in (10, 18, 21, 24, 30):
-    print(f"entering layer {layer}: token 9 brings back {effect[layer, 9]:.1f}, token 13 {effect[layer, 13]:.1f}")
+    at_9, at_13 = effect[layer, 9], effect[layer, 13]  # z: as 0.0 where rounding leaves -0.0
+    print(f"entering layer {layer}: token 9 brings back {at_9:z.1f}, token 13 {at_13:z.1f}")
 
 # %% [markdown]
 # Up to layer 19 everything hangs on token 9, where the prompts differ. In layers 19 to 23 it moves; from layer 24 on the last
@@ -619,13 +645,19 @@ lk.exercise("attention.kv_cache_step")
 
 # %% tags=["stub"]
 def kv_cache_step(query, key, value, keys, values):
-    """query, key, value: (d,) of the new token; keys, values: (T, d), the cache. Returns output, keys, values."""
+    """query, key, value: (d,) of the new token; keys, values: (T, d), the cache.
+
+    Returns output, keys, values.
+    """
     return ...
 
 
 # %% tags=["solution"]
 def kv_cache_step(query, key, value, keys, values):
-    """query, key, value: (d,) of the new token; keys, values: (T, d), the cache. Returns output, keys, values."""
+    """query, key, value: (d,) of the new token; keys, values: (T, d), the cache.
+
+    Returns output, keys, values.
+    """
     keys, values = torch.cat([keys, key[None]]), torch.cat([values, value[None]])
     weights = torch.softmax(keys @ query / len(query) ** 0.5, dim=0)
     return weights @ values, keys, values
@@ -646,13 +678,19 @@ lk.exercise("attention.grouped_attention")
 
 # %% tags=["stub"]
 def grouped_attention(query, key, value):
-    """query: (heads, T, d_head); key, value: (kv_heads, T, d_head). Returns (heads, T, d_head), causal."""
+    """query: (heads, T, d_head); key, value: (kv_heads, T, d_head).
+
+    Returns (heads, T, d_head), causal.
+    """
     return ...
 
 
 # %% tags=["solution"]
 def grouped_attention(query, key, value):
-    """query: (heads, T, d_head); key, value: (kv_heads, T, d_head). Returns (heads, T, d_head), causal."""
+    """query: (heads, T, d_head); key, value: (kv_heads, T, d_head).
+
+    Returns (heads, T, d_head), causal.
+    """
     group = query.shape[0] // key.shape[0]
     key, value = key.repeat_interleave(group, dim=0), value.repeat_interleave(group, dim=0)
     scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
@@ -668,18 +706,24 @@ lk.check("attention.grouped_attention", grouped_attention)
 # torch's grouped attention and the model's own; then all nine heads on the first key-value head, which is multi-query.
 
 # %%
-trace = lab.trace("The cat sat on the mat because it was tired", keep=("attention", "values", "head_output"))
-query, key, value = trace.queries(16), trace.keys(16), trace.values(16)  # (9, T, 64), (3, T, 64), (3, T, 64)
+text = "The cat sat on the mat because it was tired"
+trace = lab.trace(text, keep=("attention", "values", "head_output"))
+query = trace.queries(16)  # (9, T, 64)
+key, value = trace.keys(16), trace.values(16)  # (3, T, 64) each
 attend = torch.nn.functional.scaled_dot_product_attention
-grouped = torch.stack([attend(query[h], key[h // 3], value[h // 3], is_causal=True) for h in range(9)])
-multi_query = torch.stack([attend(query[h], key[0], value[0], is_causal=True) for h in range(9)])
+grouped, multi_query = torch.empty_like(query), torch.empty_like(query)
+for h in range(9):
+    grouped[h] = attend(query[h], key[h // 3], value[h // 3], is_causal=True)
+    multi_query[h] = attend(query[h], key[0], value[0], is_causal=True)
 
 # %% tags=["nbval-check-output"]
 torchs = attend(query[None], key[None], value[None], is_causal=True, enable_gqa=True)[0]
 print("grouped: the same as torch's to 1e-5:     ", bool((grouped - torchs).abs().max() < 1e-5))
-print("grouped: the same as the model's to 1e-5: ", bool((grouped - trace.head_output(16)).abs().max() < 1e-5))
+apart = (grouped - trace.head_output(16)).abs().max()
+print("grouped: the same as the model's to 1e-5: ", bool(apart < 1e-5))
 torchs = attend(query[None], key[None, :1], value[None, :1], is_causal=True, enable_gqa=True)[0]
-print("multi-query: the same as torch's to 1e-5: ", bool((multi_query - torchs).abs().max() < 1e-5))
+apart = (multi_query - torchs).abs().max()
+print("multi-query: the same as torch's to 1e-5: ", bool(apart < 1e-5))
 
 # %% [markdown]
 # What does it save? For each token and layer the cache holds a key and a value for each key-value head:
@@ -709,17 +753,22 @@ lk.check("attention.cache_bytes", cache_bytes)
 # its published configuration, without fetching it. LLaMA 2 came in three sizes:
 
 # %%
-shapes = {"llama-2-7b": (32, 32), "llama-2-13b": (40, 40), "llama-2-70b": (80, 64)}  # layers, query heads (of size 128)
+# layers, query heads (of size 128)
+shapes = {"llama-2-7b": (32, 32), "llama-2-13b": (40, 40), "llama-2-70b": (80, 64)}
 saved = {}
 for name, (layers, query_heads) in shapes.items():
     cache = lk.memory(name, tokens=4096, dtype="bfloat16").kv_cache_bytes
-    ungrouped = 2 * layers * query_heads * 128 * 4096 * 2  # if every query head had keys and values of its own
+    # if every query head had keys and values of its own
+    ungrouped = 2 * layers * query_heads * 128 * 4096 * 2
     saved[name] = 100 * (1 - cache / ungrouped)
-    print(f"{name}: {cache / 2**30:.2f} GiB for 4,096 tokens; ungrouped {ungrouped / 2**30:.2f} GiB")
+    gib, ungrouped_gib = cache / 2**30, ungrouped / 2**30
+    print(f"{name}: {gib:.2f} GiB for 4,096 tokens; ungrouped {ungrouped_gib:.2f} GiB")
 
 # %% tags=["nbval-check-output"]
 lk.claim(
-    "gqa-40", saved["llama-2-70b"], note="saved in the 70B model; the two smaller ones don't group and save nothing"
+    "gqa-40",
+    saved["llama-2-70b"],
+    note="saved in the 70B model; the two smaller ones don't group and save nothing",
 )
 
 # %% [markdown]
@@ -735,16 +784,19 @@ from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 
 def decoder_step(kv_heads, mlp, cached, d_model=1024, heads=16):
-    """A function that computes one decoding step of one layer, its cache filled with `cached` tokens."""
+    """A function that computes one decoding step of a layer, `cached` tokens in its cache."""
     d, kv = d_model // heads, kv_heads * (d_model // heads)
     W = {name: torch.randn(*shape) / 32 for name, shape in {
-        "q": (d_model, d_model), "k": (kv, d_model), "v": (kv, d_model), "o": (d_model, d_model),
-        "gate": (mlp, d_model), "up": (mlp, d_model), "down": (d_model, mlp)}.items()}  # fmt: skip
+        "q": (d_model, d_model), "k": (kv, d_model), "v": (kv, d_model),
+        "o": (d_model, d_model), "gate": (mlp, d_model), "up": (mlp, d_model),
+        "down": (d_model, mlp)}.items()}  # fmt: skip
     keys, values = torch.randn(2, 1, kv_heads, cached, d)
 
     def step(x):
-        linear(x, W["k"]), linear(x, W["v"])  # the new token's key and value: what they cost counts
-        query = linear(x, W["q"]).view(1, kv_heads, heads // kv_heads, d)  # heads that share keys, as rows
+        # the new token's key and value: what they cost counts
+        linear(x, W["k"]), linear(x, W["v"])
+        # heads that share keys, as rows
+        query = linear(x, W["q"]).view(1, kv_heads, heads // kv_heads, d)
         x = x + linear(scaled_dot_product_attention(query, keys, values).reshape(1, -1), W["o"])
         return x + linear(silu(linear(x, W["gate"])) * linear(x, W["up"]), W["down"])
 
@@ -757,15 +809,18 @@ for cached in (512, 4096, 16384):
     assert a == b, "the same number of parameters"
     seconds = {own: [], shared: []}
     for _ in range(40):
-        for step, taken in seconds.items():  # in turns, so that both suffer alike from whatever else the machine does
+        # in turns, so that both suffer alike from whatever else the machine does
+        for step, taken in seconds.items():
             start = time.perf_counter()
             step(x)
             taken.append(time.perf_counter() - start)
-    faster[cached] = 100 * (statistics.median(seconds[own]) / statistics.median(seconds[shared]) - 1)
+    typical = {step: statistics.median(taken) for step, taken in seconds.items()}
+    faster[cached] = 100 * (typical[own] / typical[shared] - 1)
     print(f"{cached:6,} tokens in the cache: {faster[cached]:4.0f} % faster")
 
 # %%
-each = f"at 4,096 tokens; {faster[512]:.0f} % at 512, {faster[16384]:.0f} % at 16,384: no one number holds"
+others = f"{faster[512]:.0f} % at 512, {faster[16384]:.0f} % at 16,384"
+each = f"at 4,096 tokens; {others}: no one number holds"
 lk.claim("llama-40-faster", faster[4096], note=f"a small layer, on this machine, {each}")
 
 # %% [markdown]
@@ -794,17 +849,24 @@ lk.exercise("attention.rotate")
 
 # %% tags=["stub"]
 def rotate(x, positions, base):
-    """x: (T, d); positions: (T,). Number i of the first half is paired with number i of the second. Returns (T, d)."""
+    """x: (T, d); positions: (T,). Number i of the first half is paired with i of the second.
+
+    Returns (T, d).
+    """
     return ...
 
 
 # %% tags=["solution"]
 def rotate(x, positions, base):
-    """x: (T, d); positions: (T,). Number i of the first half is paired with number i of the second. Returns (T, d)."""
+    """x: (T, d); positions: (T,). Number i of the first half is paired with i of the second.
+
+    Returns (T, d).
+    """
     half = x.shape[-1] // 2
     angles = positions[:, None] * base ** (-torch.arange(half) / half)
     first, second = x[:, :half], x[:, half:]
-    return torch.cat([first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()], -1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
 # %%
@@ -819,7 +881,8 @@ def turned(x, positions, base):
     """The same as the exercise asks for, with complex numbers: turning is multiplying."""
     half = x.shape[-1] // 2
     angles = positions[:, None] * base ** (-torch.arange(half) / half)
-    pairs = torch.complex(x[:, :half], x[:, half:]) * torch.polar(torch.ones_like(angles), angles)
+    turn = torch.polar(torch.ones_like(angles), angles)
+    pairs = torch.complex(x[:, :half], x[:, half:]) * turn
     return torch.cat([pairs.real, pairs.imag], -1)
 
 
@@ -831,7 +894,8 @@ with torch.no_grad():
 queries = turned(unturned, torch.arange(len(trace)), base)
 
 # %% tags=["nbval-check-output"]
-print("the same as the model's queries to 1e-5:", bool((queries - trace.queries(16, 0)).abs().max() < 1e-5))
+apart = (queries - trace.queries(16, 0)).abs().max()
+print("the same as the model's queries to 1e-5:", bool(apart < 1e-5))
 
 # %% [markdown]
 # Why turn? Because a product of two turned vectors depends only on the **difference** of their positions:
@@ -841,7 +905,8 @@ torch.manual_seed(0)
 q, k = torch.randn(2, 1, 64)
 near = turned(q, torch.tensor([9]), base) @ turned(k, torch.tensor([3]), base).T
 far = turned(q, torch.tensor([1009]), base) @ turned(k, torch.tensor([1003]), base).T
-print("6 tokens apart, here or 1,000 tokens later: the same to 1e-3:", bool((near - far).abs() < 1e-3))
+same = bool((near - far).abs() < 1e-3)
+print("6 tokens apart, here or 1,000 tokens later: the same to 1e-3:", same)
 
 # %% [markdown]
 # One more guess. Take a query and a key that are **equal**, so that at distance 0 they fit perfectly (call that product 1).
@@ -891,18 +956,20 @@ lk.exercise("attention.online_softmax")
 
 # %% tags=["stub"]
 def online_softmax(scores, values, tile):
-    """scores: (T,); values: (T, d). The softmax-weighted sum, (d,), reading `tile` scores at a time."""
+    """scores: (T,); values: (T, d). The softmax-weighted sum, (d,), `tile` scores at a time."""
     return ...
 
 
 # %% tags=["solution"]
 def online_softmax(scores, values, tile):
-    """scores: (T,); values: (T, d). The softmax-weighted sum, (d,), reading `tile` scores at a time."""
-    largest, total, output = torch.tensor(float("-inf")), torch.tensor(0.0), torch.zeros(values.shape[1])
+    """scores: (T,); values: (T, d). The softmax-weighted sum, (d,), `tile` scores at a time."""
+    largest, total = torch.tensor(float("-inf")), torch.tensor(0.0)
+    output = torch.zeros(values.shape[1])
     for start in range(0, len(scores), tile):
         some = scores[start : start + tile]
         new = torch.maximum(largest, some.max())
-        shrink = torch.exp(largest - new)  # what was summed up so far was measured against the old maximum
+        # what was summed up so far was measured against the old maximum
+        shrink = torch.exp(largest - new)
         weights = torch.exp(some - new)
         total = total * shrink + weights.sum()
         output = output * shrink + weights @ values[start : start + tile]
@@ -928,7 +995,8 @@ def tiled(query, key, value, tile=64):
     largest, total = torch.full((len(query), 1), float("-inf")), torch.zeros(len(query), 1)
     output = torch.zeros(len(query), value.shape[1])
     for start in range(0, len(key), tile):
-        scores = query @ key[start : start + tile].T  # (T, tile): the only part of the table that is there at a time
+        # (T, tile): the only part of the table that is there at a time
+        scores = query @ key[start : start + tile].T
         new = torch.maximum(largest, scores.amax(1, keepdim=True))
         weights, shrink = (scores - new).exp_(), torch.exp(largest - new)
         total = total * shrink + weights.sum(1, keepdim=True)
@@ -941,11 +1009,11 @@ torch.manual_seed(0)
 query, key, value = torch.randn(3, 1000, 64)
 
 # %% tags=["nbval-check-output"]
-torchs = torch.nn.functional.scaled_dot_product_attention(query[None], key[None], value[None])[0]
-print(
-    "tiled equals full to 1e-5:       ", bool((tiled(query, key, value) - full(query, key, value)).abs().max() < 1e-5)
-)
-print("and torch's own attention to 1e-5:", bool((tiled(query, key, value) - torchs).abs().max() < 1e-5))
+attend = torch.nn.functional.scaled_dot_product_attention
+ours, torchs = tiled(query, key, value), attend(query[None], key[None], value[None])[0]
+apart = (ours - full(query, key, value)).abs().max()
+print("tiled equals full to 1e-5:       ", bool(apart < 1e-5))
+print("and torch's own attention to 1e-5:", bool((ours - torchs).abs().max() < 1e-5))
 
 # %% [markdown]
 # `lk.attention.peak_bytes` counts the most bytes that are alive at one time while a function runs. Twice the length:
@@ -959,7 +1027,8 @@ for T in lengths:
     inputs = torch.randn(3, T, 128).unbind()
     for name, function in (("full", full), ("tiled", tiled)):
         peaks[name].append(lk.attention.peak_bytes(function, *inputs))
-    print(f"{T:5,} tokens: {peaks['full'][-1] / 2**20:6.1f} MiB full, {peaks['tiled'][-1] / 2**20:5.1f} MiB tiled")
+    whole, parts = (peaks[name][-1] / 2**20 for name in ("full", "tiled"))
+    print(f"{T:5,} tokens: {whole:6.1f} MiB full, {parts:5.1f} MiB tiled")
 power = math.log(peaks["tiled"][-1] / peaks["tiled"][0]) / math.log(lengths[-1] / lengths[0])
 
 # %% tags=["nbval-check-output"]

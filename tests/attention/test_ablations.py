@@ -83,7 +83,7 @@ def test_means_parts_of_a_text_and_chosen_heads(tiny_lab: lk.Lab) -> None:
 
 def interrupting(monkeypatch: pytest.MonkeyPatch, after: int, error: type[BaseException]) -> None:
     """Raise at the n-th loss that is read."""
-    real, left = ablations._loss, [after]
+    real, left = ablations.token_loss, [after]
 
     def counted(logits: Any, ids: Any) -> Any:
         left[0] -= 1
@@ -91,7 +91,7 @@ def interrupting(monkeypatch: pytest.MonkeyPatch, after: int, error: type[BaseEx
             raise error("mine")
         return real(logits, ids)
 
-    monkeypatch.setattr(ablations, "_loss", counted)
+    monkeypatch.setattr(ablations, "token_loss", counted)
 
 
 def test_an_interrupt_keeps_what_is_done(tiny_lab: lk.Lab, monkeypatch: pytest.MonkeyPatch) -> None:

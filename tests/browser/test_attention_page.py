@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import struct
@@ -12,8 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import anywidget
 import pytest
+import stand_in
 import torch
 from generations import HOSTILE, LONE_SURROGATES
 from traces import patterned, previous_token, random_patterns, random_trace
@@ -326,79 +325,39 @@ def test_text_is_there_without_scripts(chromium: Any, tmp_path: Path) -> None:
     assert "' sat' (2)" in body
 
 
+@pytest.mark.parametrize("width", [750, 845, 1000])
+@pytest.mark.parametrize("two", [False, True])
+def test_a_cell_beside_a_sidebar_has_room_for_the_map(open_page: Open, tmp_path: Path, width: int, two: bool) -> None:
+    """As wide as an output of JupyterLab on a laptop's screen: the whole map stands beside the head."""
+    view = attention(random_trace(60, layers=30, heads=9), head=2)
+    view.beside = [0, 1, 1] if two else []
+    page = open_page(view.to_html(tmp_path / "page.html"), width=1200)
+    page.locator(".lk-attention").evaluate("(e, width) => { e.style.width = `${width}px`; }", width)
+    page.wait_for_timeout(100)
+    assert page.evaluate("document.querySelector('.lk-attention').clientWidth") == width
+    parts = ", ".join(f".lk-att-{part}" for part in ("map", "mapbox", "figure", "plot", "side", "bar"))
+    sticking_out = page.locator(f".lk-attention, {parts}").evaluate_all(
+        "all => all.filter(e => e.offsetParent && e.scrollWidth > e.clientWidth).map(e => e.className)"
+    )
+    assert sticking_out == []
+    cut = "(e => e.scrollHeight > e.clientHeight)(document.querySelector('.lk-att-mapbox'))"
+    assert not page.evaluate(cut), "all layers are seen"
+    map_, figure, side = (page.locator(f".lk-att-{part}").first.bounding_box() for part in ("map", "figure", "side"))
+    assert map_["x"] + map_["width"] < min(figure["x"], side["x"])
+    assert abs(figure["y"] - map_["y"]) < 1
+    for which in range(1 + two):
+        assert pane(page, which).bounding_box()["width"] >= 200
+
+
 # as a widget: its own render(), on a model that answers as a kernel does ------------------------------------------------
-
-STAND_IN = """
-([state, bytes]) => {
-    const values = new Map(Object.entries(state));
-    const keep = (bytes) => {
-        for (const [name, text] of Object.entries(bytes)) {
-            values.set(name, new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer));
-        }
-    };
-    keep(bytes);
-    const held = [];
-    const tell = (name) => {
-        for (const [event, callback] of [...held]) if (event === `change:${name}`) callback();
-    };
-    const changed = new Set();
-    const model = {
-        get: (name) => values.get(name),
-        set(name, value) {
-            if (values.get(name) === value) return;
-            values.set(name, value);
-            changed.add(name);
-            tell(name);
-        },
-        save_changes() {
-            window.saved.push(Object.fromEntries([...changed].map((name) => [name, values.get(name)])));
-            changed.clear();
-        },
-        send(content) { window.asked.push(content); },
-        on: (event, callback) => held.push([event, callback]),
-        off(event, callback) {
-            const i = held.findIndex(([e, c]) => e === event && c === callback);
-            if (i >= 0) held.splice(i, 1);
-        },
-    };
-    window.saved = [];
-    window.asked = [];
-    window.held = held;
-    window.answer = (content, buffers) => {
-        const views = buffers.map((text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer));
-        for (const [event, callback] of [...held]) if (event === "msg:custom") callback(content, views);
-    };
-    window.receive = (state, bytes) => {  // all of a message first, then what changed
-        const before = new Map(values);
-        keep(bytes);
-        for (const [name, value] of Object.entries(state)) values.set(name, value);
-        for (const name of [...Object.keys(bytes), ...Object.keys(state)]) {
-            if (JSON.stringify(before.get(name)) !== JSON.stringify(values.get(name)) || name in bytes) tell(name);
-        }
-    };
-    const el = document.createElement("div");
-    document.getElementById("labkit-view").replaceChildren(el);
-    window.done = window.labkit.render({ model, el });
-}
-"""
-
-
-def state(view: AttentionView) -> list[dict[str, Any]]:
-    """All that a kernel would send, numbers and texts apart from bytes."""
-    own = set(type(view).class_traits(sync=True)) - set(anywidget.AnyWidget.class_traits())
-    values = {name: getattr(view, name) for name in own if not name.startswith("_")}
-    raw = {name: base64.b64encode(value).decode() for name, value in values.items() if isinstance(value, bytes)}
-    return [{name: value for name, value in values.items() if name not in raw}, raw]
 
 
 def as_widget(open_page: Open, view: AttentionView, path: Path, *, without_map: bool = False, **settings: Any) -> Any:
     page = open_page(view.to_html(path, heads=[]), **settings)
-    module = str(view._esm).replace("export default", "window.labkit =")
-    page.add_script_tag(content=f"{{{module}}}")
-    values, raw = state(view)
+    values, raw = stand_in.state(view)
     if without_map:
         raw = {name: "" if name.startswith("map_") else value for name, value in raw.items()}
-    page.evaluate(STAND_IN, [values, raw])
+    stand_in.draw(page, view, [values, raw])
     settle(page)
     return page
 
@@ -419,10 +378,9 @@ def pump(page: Any, view: AttentionView) -> list[dict[str, Any]]:
         for changes in saved:
             view._handle_msg({"content": {"data": {"method": "update", "state": changes}}, "buffers": []})
         for answer, buffers in answers:
-            texts = [base64.b64encode(bytes(b)).decode() for b in buffers]
-            page.evaluate("([answer, buffers]) => window.answer(answer, buffers)", [answer, texts])
+            stand_in.answer(page, answer, buffers)
         if saved:
-            page.evaluate("([state, bytes]) => window.receive(state, bytes)", state(view))
+            stand_in.receive(page, stand_in.state(view))
         settle(page)
     raise AssertionError("it never stops asking")
 
@@ -461,11 +419,11 @@ def test_a_head_is_asked_for_and_drawn_when_it_comes(open_page: Open, tmp_path: 
     until(page, "document.querySelector('.lk-att-bar .lk-att-status').textContent === 'computing layer 0 · head 3 …'")
     assert colour(page, 7, 6, 10) == before, "what is shown stays until the other is here"
     view.layer = 0
-    page.evaluate("([s, b]) => window.receive(s, b)", state(view))
+    stand_in.receive(page, stand_in.state(view))
     assert page.locator(".lk-att-bar .lk-att-status").inner_text() == ""
     assert colour(page, 7, 6, 10) != before
     view.show(1, 0)  # from Python
-    page.evaluate("([s, b]) => window.receive(s, b)", state(view))
+    stand_in.receive(page, stand_in.state(view))
     assert (
         page.get_by_label("Layer", exact=True).input_value(),
         page.get_by_label("Head", exact=True).input_value(),
@@ -1072,14 +1030,14 @@ def test_the_map_says_how_far_it_is(open_page: Open, tmp_path: Path) -> None:
     assert [each["type"] for each in page.evaluate("window.asked")] == ["start"]
     assert progress.inner_text() == "Computing the map: 0 of 12 layers …"
     assert pane(page).is_visible()
-    _, raw = state(view)
-    page.evaluate("([s, b]) => window.receive(s, b)", [{}, {name: raw[name] for name in ("map_0", "map_3")}])
+    _, raw = stand_in.state(view)
+    stand_in.receive(page, [{}, {name: raw[name] for name in ("map_0", "map_3")}])
     settle(page)
     assert progress.inner_text() == "Computing the map: 4 of 12 layers …"
-    page.evaluate("([s, b]) => window.receive(s, b)", [{}, raw])
+    stand_in.receive(page, [{}, raw])
     settle(page)
     assert progress.inner_text() == ""
-    page.evaluate("([s, b]) => window.receive(s, b)", [{"trouble": "The map could not be computed: <i>"}, {}])
+    stand_in.receive(page, [{"trouble": "The map could not be computed: <i>"}, {}])
     assert progress.inner_text() == "The map could not be computed: <i>"
 
 
@@ -1096,7 +1054,7 @@ def test_taking_heads_away(open_page: Open, tmp_path: Path) -> None:
     page.get_by_role("button", name="Ablate this head").click()
     asked = [each for each in page.evaluate("window.asked") if each["type"] == "ablate"]
     assert asked == [{"type": "ablate", "heads": [[1, 3]]}]
-    page.evaluate("([s, b]) => window.receive(s, b)", [{"effect": {"state": "running", "heads": [[1, 3]]}}, {}])
+    stand_in.receive(page, [{"effect": {"state": "running", "heads": [[1, 3]]}}, {}])
     assert page.locator(".lk-att-ablation .lk-att-status").inner_text() == "computing without layer 1 · head 3 …"
     asked_now = len(page.evaluate("window.asked"))
     page.get_by_role("button", name="Ablate this head").click(force=True)
@@ -1104,7 +1062,7 @@ def test_taking_heads_away(open_page: Open, tmp_path: Path) -> None:
     assert page.get_by_role("button", name="Ablate this head").get_attribute("aria-disabled") == "true"
     pump(page, view)
     assert view.wait(10)
-    page.evaluate("([s, b]) => window.receive(s, b)", state(view))
+    stand_in.receive(page, stand_in.state(view))
     said = page.locator(".lk-att-outcome").inner_text()
     assert "Without layer 1 · head 3. The loss of this text rises by 0.750: 2.000 before, 2.750 after" in said
     rows = [row.inner_text().split() for row in page.locator(".lk-att-effect tr").all()]
@@ -1116,9 +1074,7 @@ def test_taking_heads_away(open_page: Open, tmp_path: Path) -> None:
     page.keyboard.press("Space")
     page.get_by_role("button", name="Ablate the 2 marked").click()
     assert page.evaluate("window.asked").pop() == {"type": "ablate", "heads": [[1, 3], [1, 2]]}
-    page.evaluate(
-        "([s, b]) => window.receive(s, b)", [{"effect": {"state": "failed", "heads": [], "reason": "<i>no"}}, {}]
-    )
+    stand_in.receive(page, [{"effect": {"state": "failed", "heads": [], "reason": "<i>no"}}, {}])
     assert page.locator(".lk-att-outcome").inner_text() == "It could not be computed: <i>no"
     view.effect = {}
     plain = open_page(view.to_html(tmp_path / "file.html"))
@@ -1132,7 +1088,7 @@ def test_the_first_token_set_aside_by_the_kernel(open_page: Open, tmp_path: Path
     pump(page, view)
     assert view.aside
     assert view.wait(10)
-    page.evaluate("([s, b]) => window.receive(s, b)", state(view))
+    stand_in.receive(page, stand_in.state(view))
     settle(page)
     assert page.locator(".lk-att-progress").inner_text() == ""
     point(page, 7, 6, 10)

@@ -12,6 +12,7 @@ from typing import Any
 import jupyterlab
 import nbformat
 import pytest
+import stand_in
 from conftest import local
 from generations import HOSTILE
 
@@ -143,41 +144,6 @@ def test_text_is_there_without_scripts(chromium: Any, tmp_path: Path) -> None:
 
 # as a widget: its own render(), on a model that answers as a kernel does ------------------------------------------------
 
-STAND_IN = """
-([state, points]) => {
-    const bytes = (list) => new DataView(Uint8Array.from(list).buffer);
-    const values = new Map([...Object.entries(state), ["points", bytes(points)]]);
-    const held = [];
-    const model = {
-        get: (name) => values.get(name),
-        set() {},
-        save_changes() {},
-        send(content) { window.asked.push(content.type); },
-        on: (event, callback) => held.push([event, callback]),
-        off(event, callback) {
-            const i = held.findIndex(([e, c]) => e === event && c === callback);
-            if (i >= 0) held.splice(i, 1);
-        },
-    };
-    window.asked = [];
-    window.held = held;
-    window.receive = (state, points) => {
-        for (const [name, value] of [...Object.entries(state), ["points", bytes(points)]]) values.set(name, value);
-        for (const [event, callback] of [...held]) callback();
-    };
-    window.draw = () => {
-        const el = document.createElement("div");
-        document.getElementById("labkit-view").replaceChildren(el);
-        window.done = window.labkit.render({ model, el });
-    };
-    window.draw();
-}
-"""
-
-
-def state(panel: LivePanel) -> list[Any]:
-    return [{name: getattr(panel, name) for name in ("labels", "status", "series")}, list(panel.points)]
-
 
 class Stepwise:
     """A panel whose work goes on when told to."""
@@ -211,19 +177,22 @@ def steps() -> Iterator[Stepwise]:
 
 def as_widget(open_page: Open, panel: LivePanel, path: Path, **settings: Any) -> Any:
     page = open_page(panel.to_html(path), **settings)
-    module = str(panel._esm).replace("export default", "window.labkit =")
-    page.add_script_tag(content=f"{{{module}}}")
-    page.evaluate(STAND_IN, state(panel))
+    stand_in.draw(page, panel)
     return page
 
 
+def asked(page: Any) -> list[str]:
+    """The kinds of the messages that the view sent."""
+    return [content["type"] for content in page.evaluate("window.asked")]
+
+
 def receive(page: Any, panel: LivePanel) -> None:
-    page.evaluate("([s, p]) => window.receive(s, p)", state(panel))
+    stand_in.receive(page, stand_in.state(panel))
 
 
 def test_it_grows_and_stops_by_keyboard(open_page: Open, tmp_path: Path, steps: Stepwise) -> None:
     page = as_widget(open_page, steps.panel, tmp_path / "live.html")
-    assert page.evaluate("window.asked") == ["hello"], "a page loaded anew asks how far it is"
+    assert asked(page) == ["hello"], "a page loaded anew asks how far it is"
     assert words(page, ".lk-live-chart") == "No values yet"
     steps.go(34)
     receive(page, steps.panel)
@@ -234,7 +203,7 @@ def test_it_grows_and_stops_by_keyboard(open_page: Open, tmp_path: Path, steps: 
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Stop"
     page.keyboard.press("Enter")
-    assert page.evaluate("window.asked") == ["hello", "stop"]
+    assert asked(page) == ["hello", "stop"]
     steps.panel._on_message(steps.panel, {"type": "stop"}, [])
     assert steps.panel.wait(SECONDS)
     receive(page, steps.panel)
@@ -262,7 +231,7 @@ def test_a_start_button_where_nothing_was_started(open_page: Open, tmp_path: Pat
     page = as_widget(open_page, steps.panel, tmp_path / "live.html")
     assert words(page, ".lk-live-progress") == "not started"
     page.get_by_role("button", name="Start").click()
-    assert page.evaluate("window.asked") == ["hello", "start"]
+    assert asked(page) == ["hello", "start"]
     steps.panel._on_message(steps.panel, {"type": "start"}, [])
     steps.go(1)
     receive(page, steps.panel)
@@ -276,6 +245,7 @@ def test_no_answer_is_said(open_page: Open, tmp_path: Path, steps: Stepwise) -> 
     assert not page.locator(".lk-live-warning").is_visible()
     page.wait_for_timeout(4200)
     assert "No answer from the kernel" in words(page, ".lk-live-warning")
+    steps.go(1)
     receive(page, steps.panel)
     until(page, "document.querySelector('.lk-live-warning').hidden")
 
@@ -327,10 +297,10 @@ def work(stop):
         if stop.is_set():
             return i
         time.sleep(0.02)
-        yield {"done": i + 1, "total": 2000, "say": f"head {i}", "values": {"loss": 1 / (i + 1)}}
+        yield {"done": i + 1, "total": 2000, "say": f"head {i}", "values": {"loss": 1 / (i + 1), "held out": 2.5, "n" * 60: 3}}
 
 
-panel = lk.views.live(work, title="All heads", x="head", y="loss")
+panel = lk.views.live(work, title="All heads", x="head", y="loss", unit="nats")
 panel
 """
 
@@ -361,6 +331,14 @@ def test_stop_and_reload_in_jupyterlab(chromium: Any, tmp_path: Path) -> None:
         page.wait_for_function(
             "([s, t]) => document.querySelector(s).textContent.split(' ')[0] !== t.split(' ')[0]", arg=[line, before]
         )
+        # JupyterLab has its own looks for dt and dd
+        lines = view.locator(".lk-live-value dt, .lk-live-value dd").evaluate_all(
+            "all => all.map(e => e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight))"
+        )
+        assert len(lines) == 6
+        assert max(lines) < 1.5, "a name stands beside its sample, and its value on the same line"
+        view.evaluate("e => { e.style.width = '300px'; }")
+        assert view.evaluate("e => e.scrollWidth <= e.clientWidth"), "a long name is broken where there is no room"
         view.get_by_role("button", name="Stop").click()
         page.wait_for_function(f"() => document.querySelector('{line}').textContent.startsWith('stopped after')")
         said = words(page, line).split(" · ")[0]

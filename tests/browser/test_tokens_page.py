@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stand_in
 from generations import HOSTILE, LONE_SURROGATES, STORY, generation, long, of_tokens, story
 
 from labkit.views.base import clean
@@ -251,46 +252,20 @@ def test_growing_text_keeps_nodes_scroll_and_focus(open_page: Open, tmp_path: Pa
     from labkit.views.tokens_view import TokensView
 
     view = TokensView(long(400))
-    view.to_html(tmp_path / "grow.html")
-    first = {"strings": view.strings, "block": list(view.block), "facts": view.facts, "version": 1}
+    page = open_page(view.to_html(tmp_path / "grow.html"))
+    stand_in.draw(page, view)
+    page.evaluate("window.nodes = [...document.querySelectorAll('.lk-token')]")
+    page.locator(".lk-list").focus()
+    page.evaluate("document.querySelector('.lk-scroll').scrollTop = 120")
     view.update(long(500))
-    second = {"strings": view.strings, "block": list(view.block), "facts": view.facts, "version": 2}
-    page = open_page(tmp_path / "grow.html")
-    module = str(view._esm).replace("export default", "window.labkit =")
-    page.add_script_tag(content=f"{{{module}}}")
-    result = page.evaluate(
-        """async ([first, second]) => {
-            const state = new Map([["prompt_text", ["", ""]], ["held", -1]]);
-            const put = (part) => {
-                for (const [name, value] of Object.entries(part)) {
-                    state.set(name, name === "block" ? new DataView(Uint8Array.from(value).buffer) : value);
-                }
-            };
-            put(first);
-            const callbacks = {};
-            const model = {
-                get: (name) => state.get(name), set: (name, value) => state.set(name, value), save_changes() {},
-                on: (name, callback) => { callbacks[name] = callback; }, off: (name) => { delete callbacks[name]; },
-            };
-            const el = document.createElement("div");
-            document.body.append(el);
-            const done = window.labkit.render({ model, el });
-            const scroll = el.querySelector(".lk-scroll");
-            const nodes = [...el.querySelectorAll(".lk-token")];
-            el.querySelector(".lk-list").focus();
-            scroll.scrollTop = 120;
-            put(second);
-            callbacks["change:version"]();
-            const after = [...el.querySelectorAll(".lk-token")];
-            const kept = nodes.every((node, i) => node === after[i]);
-            const focused = document.activeElement === el.querySelector(".lk-list");
-            const top = scroll.scrollTop;
-            done();
-            return { kept, top, focused, count: after.length, left: Object.keys(callbacks).length };
-        }""",
-        [first, second],
-    )
-    assert result == {"kept": True, "top": 120, "focused": True, "count": 500, "left": 0}
+    stand_in.receive(page, stand_in.state(view))
+    assert page.locator(".lk-token").count() == 500
+    kept = "[...document.querySelectorAll('.lk-token')].slice(0, 400).every((node, i) => node === window.nodes[i])"
+    assert page.evaluate(f"window.nodes.length === 400 && {kept}")
+    assert page.evaluate("document.activeElement === document.querySelector('.lk-list')")
+    assert page.evaluate("document.querySelector('.lk-scroll').scrollTop") == 120
+    page.evaluate("window.done()")
+    assert page.evaluate("window.held.length") == 0
 
 
 def france() -> np.ndarray:

@@ -21,6 +21,7 @@ from notebooks import ROOT, builder
 
 COLAB = ROOT / ".venv" / "colab" / "bin" / "python"  # made by `make colab`
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb")) + sorted((ROOT / "notebooks" / "solved").glob("*.ipynb"))
+WIDEST = 96  # characters; also in notebooks/source/ruff.toml
 
 
 def name(path: Path) -> str:
@@ -68,6 +69,7 @@ def test_a_notebook_in_git_is_small_and_clean(path: Path) -> None:
             assert not [o for o in cell.outputs if o.output_type == "error"]
             assert "nbval-skip" not in cell.metadata.get("tags", [])
             assert "NBVAL_SKIP" not in cell.source
+            assert [line for line in cell.source.splitlines() if len(line) > WIDEST] == [], "it is cut in a narrow cell"
 
 
 def test_the_learner_s_version_spoils_nothing() -> None:

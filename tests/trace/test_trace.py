@@ -12,7 +12,7 @@ import torch
 
 import labkit as lk
 from labkit.trace import interface
-from labkit.trace.record import KEEP
+from labkit.trace.record import KEEP, token_loss
 
 ALL = tuple(name for name in KEEP if name != "routes")
 TEXT = "abc and abc again"
@@ -52,6 +52,16 @@ def test_loss_is_the_cross_entropy(tiny_lab: lk.Lab) -> None:
     assert torch.allclose(trace.loss[1:].mean(), expected, atol=1e-5)
     best, probability = trace.next(k=3)
     assert torch.allclose(probability, trace.logits[-1].softmax(-1)[best])
+
+
+def test_loss_of_logits_is_counted_by_hand() -> None:
+    logits = torch.tensor([[0.0, 0.0, math.log(2)], [5.0, -5.0, 0.0], [1.0, 1.0, 1.0]], dtype=torch.bfloat16)
+    loss = token_loss(logits, [0, 2, 1])
+    assert loss.dtype is torch.float32
+    assert math.isnan(loss[0])
+    rounded = logits.double().softmax(-1)
+    torch.testing.assert_close(loss[1:].double(), -torch.stack([rounded[0, 2], rounded[1, 1]]).log())
+    assert token_loss(logits[:1], [0]).isnan().tolist() == [True]
 
 
 def test_rows_alone_are_rows_of_the_whole(tiny_lab: lk.Lab) -> None:

@@ -24,6 +24,7 @@ import {
   onScale,
   packedBytes,
   palette,
+  roughPercent,
   sayMeasure,
   saySharing,
   setAside,
@@ -33,6 +34,7 @@ import {
   strongest,
   weightOf,
 } from "../../labkit/views/attention_view/logic.js";
+import { headNotes } from "../../labkit/views/attention_view/head.js";
 
 /** A packed pattern whose cells are value(row, column). */
 function packed(n, value) {
@@ -396,4 +398,21 @@ test("setting the first token aside scales the rest of each row to what it would
   );
   const broken = packed(2, () => NOT_A_NUMBER);
   assert.deepEqual([...setAside(broken, 2, [NaN, NaN])], [255, 255, 255]);
+});
+
+test("shares in a sentence have no more digits than can be read", () => {
+  const expected = [
+    [0, "0 %"], [4.6e-7, "under 0.1 %"], [0.0009, "under 0.1 %"], [0.001, "0.1 %"], [0.0064, "0.6 %"], [0.01, "1 %"],
+    [0.182, "18 %"], [0.99, "99 %"], [0.9912, "99.1 %"], [0.999, "99.9 %"], [0.99951, "over 99.9 %"],
+    [1 - 1e-9, "over 99.9 %"], [1, "100 %"], [-1e-9, "0 %"], [NaN, "unknown"],
+  ];
+  for (const [share, text] of expected) assert.equal(roughPercent(share), text);
+});
+
+test("the notes of a head that looks at the first token alone", () => {
+  const summary = { first: 0.9999991, self: 4.6e-7, others: 0.5e-7, broken_rows: 0, lowest_sum: null, layer: 1, head: 2 };
+  const [shares] = headNotes(summary, { tokens: 12, pool: 1, chosen: null });
+  assert.ok(shares.startsWith(
+    "On average over 99.9 % of a token's attention goes to the first token, under 0.1 % to itself, under 0.1 % to the others.",
+  ));
 });

@@ -28,7 +28,6 @@ from labkit.views.attention_view.codes import (
     LEVELS,
     MOST_CELLS,
     NOT_A_NUMBER,
-    dequantize,
     pack,
     pool_size,
     quantize,
@@ -45,6 +44,11 @@ def unpack(data: bytes) -> np.ndarray:
         square[row, : row + 1] = np.frombuffer(data[at : at + row + 1], np.uint8)
         at += row + 1
     return square
+
+
+def dequantize(codes: np.ndarray) -> np.ndarray:
+    """The weights that codes stand for, float64; NaN for what is no number."""
+    return np.where(codes == NOT_A_NUMBER, np.nan, (codes.astype(np.float64) / LEVELS) ** 2)
 
 
 def ask(view: AttentionView, **content: Any) -> list[dict[str, Any]]:

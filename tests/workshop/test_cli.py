@@ -110,6 +110,23 @@ def test_an_unknown_benchmark_names_those_there_are() -> None:
     assert "import" in done.stderr
 
 
+def test_a_benchmark_is_given_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def run(command: list[str], **settings: Any) -> subprocess.CompletedProcess[bytes]:
+        seen.append(command[1:])
+        return subprocess.CompletedProcess(command, len(seen) - 1)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for options in ([], ["--quick"], ["--quick", "--json"]):
+        seen.clear()
+        assert runner.invoke(cli.app, ["bench", "import", *options]).exit_code == 0
+        ((script, *passed),) = seen
+        assert Path(script).name == "bench_import.py"
+        assert passed == options
+    assert runner.invoke(cli.app, ["bench", "import", "load"]).exit_code == 3, "one that fails is not lost"
+
+
 def test_lab_listens_on_loopback_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "01_x.ipynb").write_text("{}")
     seen: list[list[str]] = []

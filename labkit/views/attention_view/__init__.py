@@ -104,6 +104,7 @@ class AttentionView(View):
     _title = "Where the heads look"
     _esm = module(
         "common.js",
+        "attention_view/controls.js",
         "attention_view/logic.js",
         "attention_view/plane.js",
         "attention_view/source.js",

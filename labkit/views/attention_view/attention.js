@@ -3,32 +3,17 @@
 import { make, makeRoot, thousands, visibleLabel } from "../common.js";
 import { SCALES, colour, exactWeight, onScale, palette } from "./logic.js";
 import { ablationStrip } from "./ablation.js";
-import { axisLabel, button, headNotes, headPane } from "./head.js";
+import { button, picker, setOptions } from "./controls.js";
+import { axisLabel, headNotes, headPane } from "./head.js";
 import { headMap } from "./map.js";
 import { headSvg, pngOf, saveAs } from "./picture.js";
 import { fileSource, kernelSource } from "./source.js";
 import { textPane } from "./text.js";
 
 const SLOW = 250; // ms; what is there sooner needs no word
-const WIDE = 860; // CSS pixels from where the map stands beside the head
+const WIDE = 720; // CSS pixels from where the map stands beside the head
 const WIDEST = 1180; // and from where the text does
 const TEXT_WIDTH = 300;
-
-function picker(name, id) {
-  const label = make("label", "", name);
-  label.htmlFor = id;
-  const select = make("select");
-  select.id = id;
-  const pair = make("span", "lk-att-pair");
-  pair.append(label, select);
-  return { pair, select };
-}
-
-function setOptions(select, numbers, value) {
-  const before = [...select.options].map((option) => option.value).join();
-  if (before !== numbers.join()) select.replaceChildren(...numbers.map((n) => new Option(String(n), String(n))));
-  select.value = String(value);
-}
 
 function render({ model, el }) {
   const exported = Boolean(model.get("exported"));
@@ -86,8 +71,8 @@ function render({ model, el }) {
   const comparePicker = picker("Beside it", `${prefix}-compare`);
   const besideLayer = picker("Layer beside", `${prefix}-beside-layer`);
   const besideHead = picker("Head beside", `${prefix}-beside-head`);
-  const scalePicker = picker("Colours", `${prefix}-scale`);
-  for (const [name, { title }] of Object.entries(SCALES)) scalePicker.select.append(new Option(title, name));
+  const scales = Object.entries(SCALES).map(([value, { title }]) => ({ value, title }));
+  const scalePicker = picker("Colours", `${prefix}-scale`, scales);
   const asideBox = make("input");
   asideBox.type = "checkbox";
   asideBox.id = `${prefix}-aside`;
@@ -322,12 +307,10 @@ function render({ model, el }) {
   }
 
   function drawCompare() {
-    const options = [["", "nothing"], ["0", facts.tokens.length > 1 ? `${facts.names[0]}` : "another head"]];
-    if (facts.tokens.length > 1) options.push(["1", facts.names[1]]);
-    const select = comparePicker.select;
-    if (select.options.length === 0) select.append(...options.map(([value, name]) => new Option(name, value)));
+    const names = facts.tokens.length > 1 ? facts.names : ["another head"];
+    const options = [{ value: "", title: "nothing" }, ...names.map((title, value) => ({ value, title }))];
     const beside = model.get("beside");
-    select.value = beside.length === 3 ? String(beside[0]) : "";
+    setOptions(comparePicker.select, options, beside.length === 3 ? beside[0] : "");
     besideLayer.pair.hidden = besideHead.pair.hidden = beside.length !== 3;
     if (beside.length !== 3) return;
     const held = (layer) => (exported ? source.held.filter((h) => h.trace === beside[0] && (layer === undefined || h.layer === layer)) : null);

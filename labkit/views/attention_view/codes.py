@@ -21,11 +21,6 @@ def quantize(weights: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(weights), NOT_A_NUMBER, codes).astype(np.uint8)
 
 
-def dequantize(codes: np.ndarray) -> np.ndarray:
-    """The weights that codes stand for, float64; NaN for what is no number."""
-    return np.where(codes == NOT_A_NUMBER, np.nan, (codes.astype(np.float64) / LEVELS) ** 2)
-
-
 def pool_size(tokens: int) -> int:
     """How many tokens a cell stands for in each direction, so that there are at most MOST_CELLS."""
     return max(1, -(-tokens // MOST_CELLS))

@@ -1,6 +1,7 @@
 // One head in full: the pattern on a canvas that zooms and pans, its labels, and what is under the pointer.
 
-import { decimal, make, ownKey, percent, spokenLabel, thousands, visibleLabel } from "../common.js";
+import { decimal, make, ownKey, spokenLabel, thousands, visibleLabel } from "../common.js";
+import { button } from "./controls.js";
 import {
   NOT_A_NUMBER,
   aboutWeight,
@@ -10,6 +11,7 @@ import {
   exactWeight,
   labelled,
   layout,
+  roughPercent,
   saySharing,
 } from "./logic.js";
 import { TILE, aligned, cellBox, cellUnder, crowd, isWhole, panned, revealing, ticks, tilesFor, unitOf, wholePlane, zoomed } from "./plane.js";
@@ -42,18 +44,6 @@ export function quoted(text) {
   const shown = visibleLabel(text, 40);
   const word = shown.length > 1 && shown.startsWith("·") ? shown.slice(1) : shown;
   return make("bdi", "lk-att-quoted", `"${word}"`);
-}
-
-/** A button with a word, or with a sign and a name for those who hear it. */
-export function button(text, name, action) {
-  const element = make("button", "lk-att-button", text);
-  element.type = "button";
-  if (name) {
-    element.setAttribute("aria-label", name);
-    element.title = name;
-  }
-  element.addEventListener("click", action);
-  return element;
 }
 
 /**
@@ -725,15 +715,13 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
   };
 }
 
-const percentWhole = (share) => (share > 0.005 && share < 0.995 ? `${Math.round(share * 100)} %` : percent(share));
-
 /** What is to be known about a head, in sentences. */
 export function headNotes(summary, { tokens, pool, chosen }) {
   const said = [];
   if (summary.others !== null && tokens > 2) {
     said.push(
-      `On average ${percentWhole(summary.first)} of a token's attention goes to the first token, ` +
-        `${percentWhole(summary.self)} to itself, ${percentWhole(summary.others)} to the others.` +
+      `On average ${roughPercent(summary.first)} of a token's attention goes to the first token, ` +
+        `${roughPercent(summary.self)} to itself, ${roughPercent(summary.others)} to the others.` +
         (summary.first > 0.5 ? " The first token often takes what a head has no other use for: an attention sink." : ""),
     );
   }

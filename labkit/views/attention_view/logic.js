@@ -301,6 +301,16 @@ export function arranged(count, order, values) {
   return places.sort((a, b) => height(b) - height(a) || a - b);
 }
 
+/** A share in percent for a sentence: whole, with a digit more close to 0 and to 1, and no digits beyond that. */
+export function roughPercent(share) {
+  if (!Number.isFinite(share)) return "unknown";
+  if (share <= 0) return "0 %";
+  if (share >= 1) return "100 %";
+  if (share < 0.001) return "under 0.1 %";
+  if (share > 0.999) return "over 99.9 %";
+  return `${(100 * share).toFixed(share < 0.01 || share > 0.99 ? 1 : 0)} %`;
+}
+
 /** A measure's value in words, with its unit. */
 export function sayMeasure(value, unit) {
   if (value === undefined || Number.isNaN(value)) return "not defined here";

@@ -1,8 +1,10 @@
 // The map: a thumbnail of every head, layers downward, with a bar for the measure of choice.
 
 import { make, ownKey } from "../common.js";
+import { picker, setOptions } from "./controls.js";
 import { arranged, decodeMap, dots, mapLayout, sayMeasure, slotAfterKey, slotAt } from "./logic.js";
 
+const ORDERS = [{ value: "layers", title: "layers × heads" }, { value: "highest", title: "highest first" }];
 const PARTS = 8;
 const PEEK = 116; // CSS pixels of the larger copy
 const EDGE = 2; // CSS pixels around the map, for the frames of its outermost heads
@@ -26,22 +28,10 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
 
   const element = make("div", "lk-att-map");
   const controls = make("div", "lk-att-controls");
-  const [measurePick, orderPick] = ["measure", "order"].map((name) => {
-    const select = make("select");
-    select.id = `${prefix}-${name}`;
-    return select;
-  });
-  const measureLabel = make("label", "", "Bars");
-  measureLabel.htmlFor = measurePick.id;
-  const orderLabel = make("label", "", "Order");
-  orderLabel.htmlFor = orderPick.id;
-  orderPick.append(new Option("layers × heads", "layers"), new Option("highest first", "highest"));
-  const pair = (...parts) => {
-    const span = make("span", "lk-att-pair");
-    span.append(...parts);
-    return span;
-  };
-  controls.append(pair(measureLabel, measurePick), pair(orderLabel, orderPick));
+  const measurePicker = picker("Bars", `${prefix}-measure`);
+  const orderPicker = picker("Order", `${prefix}-order`, ORDERS);
+  const [measurePick, orderPick] = [measurePicker.select, orderPicker.select];
+  controls.append(measurePicker.pair, orderPicker.pair);
 
   const box = make("div", "lk-att-mapbox");
   const headsLine = make("div", "lk-att-mapheads");
@@ -101,12 +91,7 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
       const all = values(name);
       return decoded.done < layers.length || all?.some((v) => !Number.isNaN(v)) || name === model.get("measure");
     });
-    const wanted = offered.map(({ name }) => name).join();
-    if (measurePick.dataset.names !== wanted) {
-      measurePick.dataset.names = wanted;
-      measurePick.replaceChildren(...offered.map(({ name, title }) => new Option(title, name)));
-    }
-    measurePick.value = model.get("measure");
+    setOptions(measurePick, offered.map(({ name, title }) => ({ value: name, title })), model.get("measure"));
     orderPick.value = model.get("order");
   }
 

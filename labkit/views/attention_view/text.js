@@ -1,9 +1,11 @@
 // The text: point at a token and see where it looks, or who looks at it, for one head, a layer, or the marked heads.
 
 import { appendRuns, make, ownKey, spokenLabel, thousands, visibleRuns } from "../common.js";
+import { picker, setOptions } from "./controls.js";
 import { NOT_A_NUMBER, aboutWeight, needsLight, strongest } from "./logic.js";
 import { quoted } from "./head.js";
 
+const DIRECTIONS = [{ value: "from", title: "what it looks at" }, { value: "into", title: "who looks at it" }];
 const NAMED = 4;
 const SAY_AFTER = 400; // ms
 const ASK_AFTER = 50; // ms; a pointer on its way asks for nothing
@@ -16,16 +18,13 @@ export function textPane({ facts, texts, source, context, actions, prefix }) {
   const element = make("div", "lk-att-text");
   const controls = make("div", "lk-att-controls");
   const heading = make("h2", "lk-att-title", "The text");
-  const direction = make("select");
-  direction.id = `${prefix}-direction`;
-  direction.append(new Option("what it looks at", "from"), new Option("who looks at it", "into"));
-  const directionLabel = make("label", "lk-spoken", "Shade");
-  directionLabel.htmlFor = direction.id;
-  const scope = make("select");
-  scope.id = `${prefix}-scope`;
-  const scopeLabel = make("label", "lk-spoken", "Heads");
-  scopeLabel.htmlFor = scope.id;
-  controls.append(heading, directionLabel, direction, scopeLabel, scope);
+  const [directionPicker, scopePicker] = [picker("Shade", `${prefix}-direction`, DIRECTIONS), picker("Heads", `${prefix}-scope`)];
+  const [direction, scope] = [directionPicker.select, scopePicker.select];
+  controls.append(heading);
+  for (const { label, select } of [directionPicker, scopePicker]) {
+    label.className = "lk-spoken"; // the list's own words tell what it is for
+    controls.append(label, select);
+  }
   const list = make("div", "lk-att-tokens");
   list.tabIndex = 0;
   list.setAttribute("role", "listbox");
@@ -68,13 +67,7 @@ export function textPane({ facts, texts, source, context, actions, prefix }) {
   function update() {
     fill(actions.trace());
     const scopes = actions.scopes();
-    const before = scope.value;
-    const wanted = scopes.map(({ name, title }) => `${name} ${title}`).join();
-    if (scope.dataset.names !== wanted) {
-      scope.dataset.names = wanted;
-      scope.replaceChildren(...scopes.map(({ name, title }) => new Option(title, name)));
-      scope.value = scopes.some(({ name }) => name === before) ? before : scopes[0].name;
-    }
+    setOptions(scope, scopes.map(({ name, title }) => ({ value: name, title })));
     shaded = null;
     draw();
   }

@@ -1,0 +1,43 @@
+// Buttons and pickers, as every part of the attention view has them.
+
+import { make } from "../common.js";
+
+/** A button with a word, or with a sign and a name for those who hear it. */
+export function button(text, name, action) {
+  const element = make("button", "lk-att-button", text);
+  element.type = "button";
+  if (name) {
+    element.setAttribute("aria-label", name);
+    element.title = name;
+  }
+  element.addEventListener("click", action);
+  return element;
+}
+
+/** A list to choose from and its label, side by side in `pair`. options: as `setOptions` takes them. */
+export function picker(name, id, options = []) {
+  const label = make("label", "", name);
+  label.htmlFor = id;
+  const select = make("select");
+  select.id = id;
+  setOptions(select, options);
+  const pair = make("span", "lk-att-pair");
+  pair.append(label, select);
+  return { pair, label, select };
+}
+
+/**
+ * What a list offers: numbers, or {value, title}. A list that offers just that already is left alone, so that an open one
+ * stays open. value: what is chosen; without it, what was chosen stays where it is still offered.
+ */
+export function setOptions(select, options, value) {
+  const before = select.value;
+  const wanted = options.map((each) => (typeof each === "object" ? each : { value: each, title: each }));
+  const key = JSON.stringify(wanted.map((each) => [each.value, each.title]));
+  if (select.dataset.offered !== key) {
+    select.dataset.offered = key;
+    select.replaceChildren(...wanted.map((each) => new Option(String(each.title), String(each.value))));
+  }
+  if (value !== undefined) select.value = String(value);
+  else if (wanted.some((each) => String(each.value) === before)) select.value = before;
+}
