@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labkit.errors import BadInput, BadModelFile, ModelNotFound, NotEnoughDisk
-from labkit.models import catalog, published, sources, store
+from labkit.models import catalog, published, shipped, sources, store
 from labkit.models.catalog import CatalogModel
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -49,7 +49,7 @@ def identity(name: str | os.PathLike[str]) -> str:
         raise BadInput(f"A model is named by a text or a path, not by {type(name).__name__}; see `labkit models`.")
     text = os.fspath(name)
     if not isinstance(name, os.PathLike) and not is_path_like(text):
-        if known := catalog.find(text):
+        if known := catalog.find(text) or shipped.find(text):
             return known.name
         if not Path(text).is_dir():
             entry = published.get(text)
@@ -68,7 +68,7 @@ def resolve(
 ) -> Place:
     """Find a model, fetching and preparing it where needed.
 
-    Order: a path; labkit's own catalogue; a published short name ("qwen3-0.6b"); a hub name ("owner/name").
+    Order: a path; labkit's own catalogue, and what comes with it; a published short name ("qwen3-0.6b"); a hub name ("owner/name").
     before_fetch may refuse a hub model, by raising, once its sizes are known and before its weights are fetched.
     Raises ModelNotFound with near matches or with what can be loaded instead.
     """
@@ -80,6 +80,8 @@ def resolve(
         return _resolve_path(path)
     if known := catalog.find(text):
         return prepare(known)
+    if ours := shipped.find(text):
+        return Place(ours.name, "folder", shipped.checked(ours), ours.licence)
     if path.is_dir():
         return _resolve_path(path)
     if entry := published.get(text):
@@ -221,8 +223,8 @@ def _existing_parent(path: Path) -> Path:
 
 def near_matches(name: str) -> str:
     """ ", did you mean ...?" over the names labkit knows, or nothing."""
-    known = {n.lower(): n for n in [*catalog.names(), *published.names()]}
-    for model in catalog.MODELS.values():
+    known = {n.lower(): n for n in [*catalog.names(), *shipped.MODELS, *published.names()]}
+    for model in (*catalog.MODELS.values(), *shipped.MODELS.values()):
         known |= {alias: alias for alias in model.aliases}
     close = difflib.get_close_matches(name.lower().rsplit("/", 1)[-1], known, n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(known[c] for c in close)}?)" if close else ""
@@ -237,4 +239,5 @@ def _near_paths(path: Path) -> str:
 
 def at_hand() -> str:
     """What can be loaded without a hub, as the end of a sentence."""
-    return f"lk.load() brings {' or '.join(catalog.names())}"
+    ours = " or ".join(f'lk.load("{name}")' for name in shipped.MODELS)
+    return f"lk.load() brings {' or '.join(catalog.names())}, {ours} the mixture of experts that comes with labkit"

@@ -309,10 +309,51 @@ def pack(work: Path) -> None:
     for name in ("fine", "coarse", "dense"):
         if (work / name / "record.jsonl").exists():
             shutil.copy(work / name / "record.jsonl", RECORDS / f"moe-{name}.jsonl")
+    (folder / "README.md").write_text(card(), "utf-8")
     read = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json") and p.name != "SHA256.json")
     sums = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in read}
     (folder / "SHA256.json").write_text(json.dumps(sums, indent=1) + "\n", "utf-8")
     print(sum(p.stat().st_size for p in read) / 1e6, "MB")
+
+
+def card() -> str:
+    """The model's card, its figures taken from the records."""
+    records = {name: _lines(RECORDS / f"moe-{name}.jsonl") for name in ("fine", "coarse", "dense")}
+    complete = {name: lines for name, lines in records.items() if lines and lines[-1]["step"] == STEPS}
+    last = {name: lines[-1] for name, lines in complete.items()}
+    fine = records["fine"]
+    tokens_a_step = PIECES[0][1] * PIECES[0][2] * len(texts.KINDS)
+    model = build("fine")
+    parameters = sum(p.numel() for p in model.parameters())
+    experts, chosen, width = EXPERTS["fine"]
+    resting = (experts - chosen) * 3 * width * SHAPE["hidden_size"] * SHAPE["num_hidden_layers"]
+    head = "| kind | " + " | ".join(complete) + " |\n|---|" + "---|" * len(complete) + "\n"
+    rows = [[kind, *(f"{last[n]['held_out'][kind]:.3f}" for n in complete)] for kind in texts.KINDS]
+    means = {n: float(np.mean(list(last[n]["held_out"].values()))) for n in complete}
+    rows.append(["mean of the five", *(f"{means[n]:.3f}" for n in complete)])
+    gains = [f"{means[n] - means['fine']:+.3f} nats for `{n}`" for n in complete if n != "fine"]
+    return (
+        (Path(__file__).parent / "moe_card.md")
+        .read_text("utf-8")
+        .format(
+            parameters=parameters,
+            active=parameters - resting,
+            megabytes=(ASSETS / "moe" / "model.safetensors").stat().st_size / 1e6,
+            tokens=STEPS * tokens_a_step,
+            steps=STEPS,
+            seconds=f"{max(line.get('seconds', 0) for line in fine) / 60:.0f} minutes on one core",
+            losses=head + "\n".join(f"| {' | '.join(row)} |" for row in rows),
+            difference="Mean against `fine`: " + ", ".join(gains) + "." if gains else "",
+            violation=", ".join(f"{v:.2f}" for v in last["fine"]["max_violation"]),
+            untrained=", ".join(f"{v:.2f}" for v in fine[0]["max_violation"]),
+            sample=SAMPLE,
+            checkpoints=len(CHECKPOINTS),
+        )
+    )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from labkit.models import catalog, store
+from labkit.models import catalog, shipped, store
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ def inventory() -> list[Row]:
         problems = store.problems(stored)
         state, remark = ("damaged", f"{problems[0]}: labkit get {model.name}") if problems else ("intact", model.note)
         rows.append(Row(model.name, stored.bytes_on_disk, model.licence, state, remark))
+    for ours in shipped.MODELS.values():
+        wrong = shipped.problems(ours)
+        state, remark = ("damaged", f"{wrong[0]}: install labkit again") if wrong else ("intact", "comes with labkit")
+        rows.append(Row(ours.name, ours.bytes_on_disk if ours.path.is_dir() else None, ours.licence, state, remark))
     return rows + _hub_rows()
 
 
