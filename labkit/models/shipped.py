@@ -38,7 +38,7 @@ MODELS = {
         aliases=("moe",),
         licence="Apache-2.0",
         folder="moe",
-        parameters=9_356_352,
+        parameters=9_354_048,
     ),
 }
 

@@ -158,6 +158,8 @@ def _number_difference(expected: Any, got: Any, tolerance: float) -> str | None:
     number = _to_float(actual)
     if number == exact or abs(number - exact) <= tolerance * max(1.0, abs(exact)):
         return None
+    if math.isnan(number) and math.isnan(exact):  # as in tensors: a usual mistake may be known by it
+        return None
     return f"{exact:.6g} expected, {_number(actual)} there"
 
 

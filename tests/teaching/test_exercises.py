@@ -33,6 +33,13 @@ def test_the_exercises_that_are_asked_for_are_there() -> None:
     assert {id for id in IDS if id.startswith("first_look.")} == {
         f"first_look.{name}" for name in ("temperature_softmax", "surprise", "top_p", "weights_bytes")
     }
+    assert [id for id in IDS if id.startswith("moe.")] == [
+        f"moe.{name}"
+        for name in (
+            "top_k_router", "mixture_layer", "active_parameters", "balancing_loss", "domain_share", "mutual_information",
+            "kept_experts",
+        )
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -120,6 +127,54 @@ def same_token_head(patterns: torch.Tensor, ids: torch.Tensor) -> Any:
     return place
 
 
+def router_in_numpy(logits: torch.Tensor, k: int) -> Any:
+    """Ascending, as np.argsort has it."""
+    table = logits.numpy()
+    experts = np.argsort(table, axis=1)[:, -k:]
+    best = np.take_along_axis(table, experts, axis=1)
+    weights = np.exp(best - best.max(axis=1, keepdims=True))
+    return experts, weights / weights.sum(axis=1, keepdims=True)
+
+
+def layer_that_overwrites(x: Any, router: Any, gate: Any, up: Any, down: Any, k: int) -> torch.Tensor:
+    output = torch.zeros_like(x)
+    for t, token in enumerate(x):
+        best, experts = (router @ token).topk(k)
+        for weight, e in zip(torch.softmax(best, 0), experts, strict=True):
+            z = gate[e] @ token
+            output[t] = weight * (down[e] @ (z * torch.sigmoid(z) * (up[e] @ token)))
+    return output
+
+
+def layer_of_all_experts(x: Any, router: Any, gate: Any, up: Any, down: Any, k: int) -> torch.Tensor:
+    weights = softmax_over(x @ router.T)
+    outputs = [(torch.nn.functional.silu(x @ g.T) * (x @ u.T)) @ d.T for g, u, d in zip(gate, up, down, strict=True)]
+    return (weights[..., None] * torch.stack(outputs, 1)).sum(1)
+
+
+def loss_by_counting_tokens(logits: torch.Tensor, experts: torch.Tensor) -> float:
+    T, E = logits.shape
+    probability = softmax_over(logits).mean(0)
+    return E * sum(float((experts == e).any(1).sum() / T * probability[e]) for e in range(E))
+
+
+def share_by_expert(experts: torch.Tensor, kinds: torch.Tensor, n_experts: int, n_kinds: int) -> torch.Tensor:
+    table = torch.zeros(n_kinds, n_experts)
+    for row, kind in zip(experts.tolist(), kinds.tolist(), strict=True):
+        for expert in row:
+            table[kind, expert] += 1
+    return table / table.sum(0).clamp(min=1)
+
+
+def information_in_a_loop(table: torch.Tensor, log: Callable[[float], float] = math.log) -> float:
+    total, bits = int(table.sum()), 0.0
+    for row in table:
+        for column, cell in zip(table.T, row, strict=True):
+            if cell:
+                bits += float(cell) / total * log(float(cell) * total / (float(row.sum()) * float(column.sum())))
+    return bits
+
+
 # Written as a learner might, apart from the solutions the exercises themselves recognise mistakes by.
 LEARNERS: list[tuple[str, Callable[..., Any], str]] = [
     ("attention.causal_mask", lambda T: np.triu(np.ones((T, T), dtype=bool)), "wrong way round"),
@@ -153,6 +208,37 @@ LEARNERS: list[tuple[str, Callable[..., Any], str]] = [
     ("first_look.top_p", lambda p, t: [bool(x >= t) for x in p], "compares each probability with p"),
     ("first_look.weights_bytes", lambda n, bits: n * bits, "A byte has 8 of them"),
     ("first_look.weights_bytes", lambda n, bits: round(n * bits / 8), "Not yet"),
+    ("moe.top_k_router", router_in_numpy, "but the smallest first"),
+    ("moe.top_k_router", lambda z, k: tuple(reversed(softmax_over(z).topk(k))), "add up to less than 1"),
+    ("moe.top_k_router", lambda z, k: tuple(z.topk(k, dim=0))[::-1], "In experts: "),
+    ("moe.top_k_router", lambda z, k: softmax_over(z.topk(k).values), "2 things are wanted (experts, weights)"),
+    ("moe.mixture_layer", layer_that_overwrites, "Add with `+=`"),
+    ("moe.mixture_layer", layer_of_all_experts, "All experts work on every token"),
+    ("moe.mixture_layer", lambda x, r, g, u, d, k: g @ u, "RuntimeError"),
+    (
+        "moe.active_parameters",
+        lambda L, d, w, E, k, o: (o + 3 * L * E * d * w, 3 * L * k * d * w),
+        "every token passes",
+    ),
+    ("moe.active_parameters", lambda L, d, w, E, k, o: o + L * k * 3 * d * w, "2 things are wanted (total, active)"),
+    ("moe.active_parameters", lambda L, d, w, E, k, o: (o + 3 * L * E * d * w, o), "In active: 34 expected, 10 there"),
+    ("moe.balancing_loss", loss_by_counting_tokens, "This is k times too large"),
+    ("moe.balancing_loss", lambda z, e: len(z[0]) * (softmax_over(z).mean(0) ** 2).sum(), "multiplied by themselves"),
+    ("moe.balancing_loss", lambda z, e: softmax_over(z).mean(0) * len(z[0]), "A number is wanted"),
+    ("moe.domain_share", share_by_expert, "Divide by the tokens of the kind"),
+    ("moe.domain_share", lambda e, kinds, E, K: share_by_expert(e, kinds, E, K).T, "Not yet"),
+    ("moe.domain_share", lambda e, kinds, E, K: torch.zeros(K, E), "0.333333 expected, 0 there"),
+    ("moe.mutual_information", information_in_a_loop, "information in nats"),
+    ("moe.mutual_information", lambda t: -(t * (t / t.sum()).log2()).nansum() / t.sum(), "how mixed it is"),
+    (
+        "moe.mutual_information",
+        lambda t: float((t * (t * t.sum() / t.sum(1, keepdim=True) / t.sum(0)).log2() / t.sum()).sum()),
+        "0 times minus infinity is NaN",
+    ),
+    ("moe.mutual_information", lambda t: information_in_a_loop(t, lambda p: p), "0.188722 expected, 1.25 there"),
+    ("moe.kept_experts", lambda e, n, keep: e[:, 0].bincount(minlength=n).topk(keep).indices.sort()[0], "first choice"),
+    ("moe.kept_experts", lambda e, n, keep: np.argsort(-np.bincount(e.flatten(), minlength=n))[:keep], "ascending"),
+    ("moe.kept_experts", lambda e, n, keep: torch.arange(keep), "1 expected, 0 there"),
 ]
 
 
@@ -169,6 +255,8 @@ def test_answers_in_numpy_and_in_lists_are_taken() -> None:
     assert lk.check("attention.causal_mask", lambda T: [[j <= i for j in range(T)] for i in range(T)]).passed
     assert lk.check("first_look.surprise", lambda p: [float(-p.log().sum()), np.exp(-p.log().mean().item())]).passed
     assert lk.check("attention.cache_bytes", lambda *n: np.int64(2 * math.prod(n))).passed
+    assert lk.check("moe.mutual_information", lambda table: information_in_a_loop(table, math.log2)).passed
+    assert lk.check("moe.active_parameters", lambda *n: [n[5] + 3 * math.prod(n[:3]) * m for m in n[3:5]]).passed
 
 
 def broken(T: int) -> torch.Tensor:
