@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from labkit import attention as attention
+    from labkit import moe as moe
     from labkit import views as views
     from labkit.errors import BadInput as BadInput
     from labkit.errors import BadModelFile as BadModelFile
@@ -62,6 +63,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "logit_lens": ("labkit.trace.lens", "logit_lens"),
     "logit_attribution": ("labkit.trace.lens", "logit_attribution"),
     "attention": ("labkit.attention", None),
+    "moe": ("labkit.moe", None),
     "exercise": ("labkit.teaching.card", "exercise"),
     "check": ("labkit.teaching.checking", "check"),
     "predict": ("labkit.teaching.prediction", "predict"),

@@ -6,28 +6,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labkit.moe.costs import costs as costs
+    from labkit.moe.corpus import Passage as Passage
+    from labkit.moe.corpus import checkpoints as checkpoints
+    from labkit.moe.corpus import passages as passages
+    from labkit.moe.corpus import texts as texts
     from labkit.moe.edits import choose as choose
     from labkit.moe.edits import drop as drop
     from labkit.moe.edits import forbid as forbid
     from labkit.moe.edits import force as force
     from labkit.moe.edits import random_router as random_router
-    from labkit.moe.corpus import checkpoints as checkpoints
-    from labkit.moe.corpus import passages as passages
-    from labkit.moe.corpus import texts as texts
+    from labkit.moe.lexicon import Vocabulary as Vocabulary
+    from labkit.moe.lexicon import vocabulary as vocabulary
+    from labkit.moe.measures import Coactivation as Coactivation
+    from labkit.moe.measures import balance as balance
+    from labkit.moe.measures import coactivation as coactivation
+    from labkit.moe.measures import load as load
+    from labkit.moe.measures import saturation as saturation
+    from labkit.moe.measures import specialisation as specialisation
+    from labkit.moe.mutual import information as information
+    from labkit.moe.mutual import roles as roles
+    from labkit.moe.routing import Routing as Routing
+    from labkit.moe.routing import collect as collect
 
-# name -> module, fetched when first asked for; no function is named like its module, which would stand in its place
-_HOMES = {
-    "choose": "edits",
-    "drop": "edits",
-    "forbid": "edits",
-    "force": "edits",
-    "random_router": "edits",
-    "costs": "costs",
-    "checkpoints": "corpus",
-    "passages": "corpus",
-    "texts": "corpus",
+# module -> its names, fetched when first asked for; no module is named like a function, which it would hide
+_NAMES = {
+    "corpus": ("Passage", "checkpoints", "passages", "texts"),
+    "edits": ("choose", "drop", "forbid", "force", "random_router"),
+    "lexicon": ("Vocabulary", "vocabulary"),
+    "measures": ("Coactivation", "balance", "coactivation", "load", "saturation", "specialisation"),
+    "mutual": ("information", "roles"),
+    "routing": ("Routing", "collect"),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = sorted(_HOMES)
 

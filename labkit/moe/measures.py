@@ -1,0 +1,437 @@
+"""Who takes what: load, balance, specialisation, co-activation and saturation of a mixture's experts.
+
+Every number stands beside its chance level: an even choice, routers of random directions in the same model, and for
+what could come from a few documents an interval over documents. Tokens are never taken for independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labkit.errors import BadInput
+from labkit.moe.counts import (
+    LEAST_DOCUMENTS,
+    LEAST_TOKENS,
+    LEVEL,
+    attributes,
+    check_routing,
+    choices_by_document,
+    entropy,
+    grid,
+    resampled,
+    tokens_by_document,
+    too_few,
+)
+from labkit.moe.routing import Routing, check_count
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DRAWS = 1_000
+
+
+def load(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
+    """Each expert's share of the choices.
+
+    Returns a row for each layer and expert: layer, expert, load (the shares of a layer sum to 1), low and high (95 %,
+    resampling documents within their kinds), uniform (1/E).
+    """
+    import pandas as pd
+
+    check_routing(routing)
+    check_count("draws", draws, 1)
+    counts = _by_document(routing, routing.experts).astype(np.float64)
+    samples = np.tensordot(resampled(routing.kind_of, draws, np.random.default_rng(seed)), counts, 1)
+    low, high = np.percentile(samples / samples.sum(-1, keepdims=True), LEVEL, axis=0)
+    shares = counts.sum(0) / counts.sum((0, 2))[:, None]
+    table = pd.DataFrame(
+        grid(layer=routing.layers, expert=range(routing.n_experts))
+        | {"load": shares.ravel(), "low": low.ravel(), "high": high.ravel(), "uniform": 1 / routing.n_experts}
+    )
+    table.attrs = attributes(routing, draws=draws, seed=seed)
+    return table
+
+
+def balance(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
+    """How evenly the experts of each layer are used.
+
+    Returns a row a layer: layer; entropy of the load (bits); entropy_share (of log2 E, 1 when even); max_violation (the
+    largest load over the mean load, minus 1: MaxVio of Wang et al. 2024, over all these tokens as one batch);
+    never_chosen (experts). Beside them, with the prefix even_, the mean over `draws` choices of k experts at random for as
+    many tokens, and with untrained_ the mean over the untrained routers (NaN where none were collected).
+    """
+    import pandas as pd
+
+    check_routing(routing)
+    check_count("draws", draws, 1)
+    counts = _by_document(routing, routing.experts).sum(0)
+    even = even_counts(len(routing), routing.n_experts, routing.k, draws, np.random.default_rng(seed))
+    columns: dict[str, Any] = {"layer": routing.layers} | _evenness(counts)
+    columns |= {f"even_{name}": np.full(len(counts), np.mean(value)) for name, value in _evenness(even).items()}
+    if routing.untrained is not None:
+        others = [_evenness(_by_document(routing, chosen).sum(0)) for chosen in routing.untrained]
+    else:
+        others = [{name: np.full(len(counts), np.nan) for name in _evenness(counts)}]
+    columns |= {f"untrained_{name}": np.mean([other[name] for other in others], axis=0) for name in others[0]}
+    table = pd.DataFrame(columns)
+    table.attrs = attributes(routing, draws=draws, seed=seed, most_entropy=float(np.log2(routing.n_experts)))
+    return table
+
+
+def specialisation(
+    routing: Routing,
+    *,
+    least_documents: int = LEAST_DOCUMENTS,
+    least_tokens: int = LEAST_TOKENS,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """For each layer, kind of text and expert, the share of the kind's tokens for which the expert is among the k chosen.
+
+    Domain specialisation of OLMoE (Muennighoff et al. 2024). Returns a row each: layer, kind, expert, share (those of a
+    layer and kind sum to k), low and high (95 %, resampling the kind's documents), uniform (k/E). An untrained router's
+    experts have no identity, so what they show is told for the layer and kind as a whole: untrained_low and
+    untrained_high, between which 95 % of the shares of all their experts lie, and untrained_largest, the largest share of
+    a router, which one router in twenty exceeds: the one to hold the most striking of many experts against. tokens,
+    documents: of the kind. note: why there are no numbers, for a kind with fewer than least_documents or least_tokens.
+    """
+    import pandas as pd
+
+    check_routing(routing)
+    check_count("draws", draws, 1)
+    rng = np.random.default_rng(seed)
+    notes = too_few(routing, least_documents, least_tokens)
+    tokens, counts = tokens_by_document(routing), _by_document(routing, routing.experts)
+    others = [_by_document(routing, chosen) for chosen in routing.untrained] if routing.untrained is not None else []
+    shape = (len(routing.layers), len(routing.kinds), routing.n_experts)
+    columns = {
+        name: np.full(shape, np.nan)
+        for name in ("share", "low", "high", "untrained_low", "untrained_high", "untrained_largest")
+    }
+    of_kind = np.bincount(routing.kind, minlength=len(routing.kinds))
+    for kind, note in enumerate(notes):
+        if note:
+            continue
+        members = np.flatnonzero(routing.kind_of == kind)
+        total = tokens[members].sum()
+        columns["share"][:, kind] = counts[members].sum(0) / total
+        weights = resampled(np.zeros(len(members), np.int64), draws, rng)
+        samples = (
+            np.tensordot(weights, counts[members].astype(np.float64), 1) / (weights @ tokens[members])[:, None, None]
+        )
+        columns["low"][:, kind], columns["high"][:, kind] = np.percentile(samples, LEVEL, axis=0)
+        if others:
+            shares = np.stack([other[members].sum(0) for other in others], axis=1) / total  # (L, R, E)
+            low, high = np.percentile(shares.reshape(shape[0], -1), LEVEL, axis=1)
+            largest = np.percentile(shares.max(-1), 95, axis=1)
+            columns["untrained_low"][:, kind] = low[:, None]
+            columns["untrained_high"][:, kind] = high[:, None]
+            columns["untrained_largest"][:, kind] = largest[:, None]
+    axes = grid(layer=routing.layers, kind=routing.kinds, expert=range(routing.n_experts))
+    number = np.tile(np.repeat(np.arange(shape[1]), shape[2]), shape[0])
+    documents = np.bincount(routing.kind_of, minlength=shape[1])
+    table = pd.DataFrame(
+        axes
+        | {name: columns[name].ravel() for name in ("share", "low", "high")}
+        | {"uniform": routing.k / routing.n_experts}
+        | {name: columns[name].ravel() for name in ("untrained_low", "untrained_high", "untrained_largest")}
+        | {"tokens": of_kind[number], "documents": documents[number], "note": np.array(notes, dtype=object)[number]}
+    )
+    table.attrs = attributes(routing, draws=draws, seed=seed, untrained=len(others))
+    return table
+
+
+# co-activation --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Coactivation:
+    """Which experts are chosen together.
+
+    given: (L, E, E) float64, the share of the tokens that chose expert i (row) which chose j (column) as well; NaN on the
+        diagonal and for an expert never chosen.
+    independent: (L, E, E), the same for a choice of k experts that has each expert's load and nothing else in common.
+    pairs: the strongest pairs of each layer, a row each: layer, first, second (the more often chosen first), together
+        (tokens that chose both), given (share of the second's tokens that chose the first), independent, ratio (given over
+        independent), low and high (95 % of the ratio, resampling documents within their kinds), untrained_largest (the
+        largest ratio of an untrained router, which one in twenty exceeds).
+    """
+
+    given: np.ndarray
+    independent: np.ndarray
+    pairs: pd.DataFrame
+    layers: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return f"Coactivation of {self.given.shape[1]} experts in {len(self.layers)} layers\n{self.pairs}"
+
+
+def coactivation(
+    routing: Routing, *, top: int = 5, least_share: float = 0.001, draws: int = DRAWS, seed: int = 0
+) -> Coactivation:
+    """Experts chosen together by a token, beside what independent choice with the same loads would give.
+
+    top: how many pairs of each layer are told, by how much more often they are chosen together than independent choice
+    would; pairs that independent choice would bring together for fewer than `least_share` of the tokens are left out.
+    Independent choice: the one distribution over sets of k experts that has these loads and is otherwise as random as can
+    be (conditional Bernoulli, Chen, Dempster and Liu 1994).
+    Raises BadInput where a single expert is chosen, which has no company.
+    """
+    import pandas as pd
+
+    check_routing(routing)
+    check_count("top", top, 1)
+    check_count("draws", draws, 1)
+    if routing.k < 2:
+        raise BadInput("One expert is chosen for each token here, so none are chosen together; see load instead.")
+    n, experts = len(routing), routing.n_experts
+    given = np.full((len(routing.layers), experts, experts), np.nan)
+    independent = np.full_like(given, np.nan)
+    rng = np.random.default_rng(seed)
+    weights = resampled(routing.kind_of, draws, rng)
+    rows = []
+    for index, layer in enumerate(routing.layers):
+        chosen = _indicator(routing.experts[:, index], experts)
+        joint, expected, ratio = _together(chosen, routing.k, least_share)
+        alone = np.diag(joint)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            given[index] = np.where(np.eye(experts, dtype=bool), np.nan, joint / alone[:, None])
+            independent[index] = np.where(np.eye(experts, dtype=bool), np.nan, expected / alone[:, None])
+        largest = np.nan
+        if routing.untrained is not None:
+            others = [_together(_indicator(o[:, index], experts), routing.k, least_share)[2] for o in routing.untrained]
+            largest = float(np.percentile([np.nanmax(o, initial=0.0) for o in others], 95))
+        upper = np.triu(np.nan_to_num(ratio, nan=-1.0), 1)
+        for place in np.argsort(-upper, axis=None, kind="stable")[:top]:
+            pair = sorted(divmod(int(place), experts), key=lambda e: (-alone[e], e))
+            if not ratio[pair[0], pair[1]] > 0:
+                continue
+            low, high = _ratio_interval(chosen[:, pair], routing, weights, ratio[pair[0], pair[1]])
+            first, second = pair
+            rows.append(
+                {
+                    "layer": layer,
+                    "first": first,
+                    "second": second,
+                    "together": int(joint[first, second]),
+                    "given": given[index, second, first],
+                    "independent": independent[index, second, first],
+                    "ratio": ratio[first, second],
+                    "low": low,
+                    "high": high,
+                    "untrained_largest": largest,
+                }
+            )
+    pairs = pd.DataFrame(rows)
+    pairs.attrs = attributes(routing, draws=draws, seed=seed, least_share=least_share, n=n)
+    return Coactivation(given=given, independent=independent, pairs=pairs, layers=routing.layers)
+
+
+def _together(chosen: np.ndarray, k: int, least_share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(E, E) each: tokens that chose both (an expert's own on the diagonal), as many by independent choice, the ratio."""
+    n = len(chosen)
+    joint = (chosen.T @ chosen).astype(np.float64)
+    expected = joint_inclusion(np.diag(joint) / n, k) * n
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where((expected >= least_share * n) & (expected > 0), joint / expected, np.nan)
+    np.fill_diagonal(ratio, np.nan)
+    return joint, expected, ratio
+
+
+def _ratio_interval(pair: np.ndarray, routing: Routing, weights: np.ndarray, ratio: float) -> tuple[float, float]:
+    """The pair's own three counts are resampled by document; the constant between their product and chance is kept."""
+    documents = len(routing.kind_of)
+    counts = [
+        np.bincount(routing.document, weights=w, minlength=documents)
+        for w in (pair[:, 0] * pair[:, 1], pair[:, 0], pair[:, 1], np.ones(len(pair)))
+    ]
+    both, first, second, total = (weights @ c for c in counts)
+    lift = both * total / np.maximum(first * second, 1)
+    plain = counts[0].sum() * counts[3].sum() / (counts[1].sum() * counts[2].sum())
+    low, high = np.percentile(lift * (ratio / plain), LEVEL)
+    return float(low), float(high)
+
+
+def joint_inclusion(loads: np.ndarray, k: int) -> np.ndarray:
+    """(E, E): how often i and j are both in a random set of k that holds each expert with its probability in `loads`.
+
+    loads: (E,), summing to k.  Off the diagonal rows sum to (k - 1) times the load; the diagonal is 0.
+    Conditional Bernoulli (Chen, Dempster and Liu 1994): sets are weighted by the product of their members' odds. The odds
+    that give these loads are the maximum of a concave likelihood, found by Newton's method.
+    """
+    always, never = loads >= 1 - 1e-9, loads <= 1e-12
+    free = np.flatnonzero(~always & ~never)
+    joint = np.where(always[:, None], loads, np.where(always, loads[:, None], 0.0))
+    left = k - int(always.sum())
+    if len(free) and left > 0:
+        wanted = loads[free]
+        logits = np.log(wanted / (1 - wanted))
+        among, got = _of_odds(np.exp(logits - logits.max()), left)
+        for _ in range(100):
+            if np.abs(got - wanted).max() < 1e-12:
+                break
+            covariance = among - np.outer(got, got)
+            np.fill_diagonal(covariance, got * (1 - got))
+            # adding a constant to all logits changes nothing: the solution of least length is taken
+            step = np.linalg.lstsq(covariance, wanted - got, rcond=1e-10)[0]
+            logits = logits + step / max(1.0, np.abs(step).max())  # far from the end Newton's steps are too long
+            among, got = _of_odds(np.exp(logits - logits.max()), left)
+        joint[np.ix_(free, free)] = among
+    np.fill_diagonal(joint, 0.0)
+    return joint
+
+
+def _of_odds(odds: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(E, E) how often both, (E,) how often each is in a random set of k, sets being weighted by their members' odds."""
+    experts = len(odds)
+    whole = _symmetric(odds[None], k)[0, k]
+    others = ~np.eye(experts, dtype=bool)
+    rows = odds * others
+    each = odds * _symmetric(rows, k - 1)[:, k - 1] / whole
+    if k == 1:
+        return np.zeros((experts, experts)), each
+    # without i and j: everything before j times everything after it, for all i at once
+    before = np.zeros((experts + 1, experts, k - 1))
+    after = np.zeros((experts + 1, experts, k - 1))
+    before[0, :, 0] = after[experts, :, 0] = 1
+    for j in range(experts):
+        before[j + 1] = before[j]
+        before[j + 1, :, 1:] += rows[:, j, None] * before[j, :, :-1]
+        back = experts - 1 - j
+        after[back] = after[back + 1]
+        after[back, :, 1:] += rows[:, back, None] * after[back + 1, :, :-1]
+    rest = np.einsum("jia,jia->ij", before[:experts], after[1:, :, ::-1])  # sums of k - 2 members
+    return np.where(others, np.outer(odds, odds) * rest / whole, 0.0), each
+
+
+def _symmetric(weights: np.ndarray, k: int) -> np.ndarray:
+    """(rows, k + 1): elementary symmetric polynomials e_0 to e_k of each row of weights."""
+    found = np.zeros((len(weights), k + 1))
+    found[:, 0] = 1
+    for column in weights.T:
+        found[:, 1:] += column[:, None] * found[:, :-1]
+    return found
+
+
+# saturation -----------------------------------------------------------------------------------------------------------
+
+
+def saturation(
+    choices: Mapping[int, np.ndarray],
+    final: np.ndarray | None = None,
+    *,
+    n_experts: int | None = None,
+    document: np.ndarray | None = None,
+    untrained: np.ndarray | None = None,
+    layers: tuple[int, ...] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How much of the final choice of experts was made already at each step of training.
+
+    Router saturation of OLMoE (Muennighoff et al. 2024). choices: step -> (N, L, k), the same tokens in the same order.
+    final: (N, L, k); the last step's when None.  document: (N,) of each token, for an interval.
+    untrained: (R, N, L, k), routers of random directions that chose for the same tokens.
+    n_experts: E; the highest number that occurs, plus 1, when None.
+    Returns a row for each step and layer: step, layer, share (of the k final experts, those chosen at this step: mean over
+    tokens), low and high (95 %, resampling documents; NaN without `document`), uniform (k/E), same_loads (what two choices
+    with the loads of this step and of the end share if they have nothing else in common), unrelated (what an untrained
+    router shares with the final choice; NaN without `untrained`).
+    """
+    import pandas as pd
+
+    if not isinstance(choices, Mapping) or not choices:
+        raise BadInput("saturation takes the choices of each step: {step: array (tokens, layers, k)}.")
+    steps = sorted(choices)
+    last = np.asarray(choices[steps[-1]] if final is None else final)
+    if last.ndim != 3 or any(np.shape(choices[step]) != last.shape for step in steps):
+        raise BadInput("The choices are to be arrays (tokens, layers, k) of one shape; collect them on the same texts.")
+    if untrained is not None and np.shape(untrained)[1:] != last.shape:
+        raise BadInput(f"untrained is to be (routers, *{last.shape}); collect it on the same texts.")
+    if document is not None and len(document) != len(last):
+        raise BadInput(f"document names {len(document):,} tokens and the choices hold {len(last):,}; give one each.")
+    check_count("draws", draws, 1)
+    n, depth, k = last.shape
+    every = n_experts or 1 + max(int(np.max(c)) for c in (*choices.values(), last))
+    layers = tuple(range(depth)) if layers is None else layers
+    shares = np.stack([overlap(np.asarray(choices[step]), last) for step in steps])  # (steps, N, L)
+    low = high = np.full((len(steps), depth), np.nan)
+    if document is not None:
+        _, place = np.unique(document, return_inverse=True)
+        size = np.bincount(place)
+        sums = np.zeros((len(size), len(steps), depth))
+        np.add.at(sums, place, shares.swapaxes(0, 1))
+        weights = resampled(np.zeros(len(size), np.int64), draws, np.random.default_rng(seed))
+        low, high = np.percentile(np.tensordot(weights, sums, 1) / (weights @ size)[:, None, None], LEVEL, axis=0)
+
+    def loads(chosen: np.ndarray) -> np.ndarray:
+        return choices_by_document(chosen, np.zeros(n, np.int64), 1, every)[0] / n
+
+    at_end = loads(last)
+    same = np.stack([(loads(np.asarray(choices[step])) * at_end).sum(-1) / k for step in steps])
+    unrelated = np.full(depth, np.nan)
+    if untrained is not None:
+        unrelated = np.mean([overlap(other, last).mean(0) for other in untrained], axis=0)
+    table = pd.DataFrame(
+        grid(step=steps, layer=layers)
+        | {"share": shares.mean(1).ravel(), "low": low.ravel(), "high": high.ravel(), "uniform": k / every}
+        | {"same_loads": same.ravel(), "unrelated": np.tile(unrelated, len(steps))}
+    )
+    table.attrs = {"tokens": n, "draws": draws, "seed": seed, "n_experts": every, "k": k}
+    return table
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(N, L) float64: the share of the k experts that two choices (N, L, k) have in common."""
+    common = np.zeros(first.shape[:2], np.int64)
+    for i in range(first.shape[2]):
+        common += (first[:, :, i : i + 1] == second).any(-1)
+    return common / first.shape[2]
+
+
+# counting -------------------------------------------------------------------------------------------------------------
+
+
+def _by_document(routing: Routing, chosen: np.ndarray) -> np.ndarray:
+    return choices_by_document(chosen, routing.document, len(routing.kind_of), routing.n_experts)
+
+
+def _indicator(chosen: np.ndarray, experts: int) -> np.ndarray:
+    """(N, E) float32: 1 where the expert is among those chosen. chosen: (N, k)."""
+    found = np.zeros((len(chosen), experts), np.float32)
+    np.put_along_axis(found, chosen.astype(np.int64), 1.0, axis=1)
+    return found
+
+
+def _evenness(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """counts: (..., E)."""
+    experts = counts.shape[-1]
+    bits = entropy(counts.astype(np.float64))
+    return {
+        "entropy": bits,
+        "entropy_share": bits / np.log2(experts) if experts > 1 else np.ones_like(bits),
+        "max_violation": counts.max(-1) / counts.mean(-1) - 1,
+        "never_chosen": (counts == 0).sum(-1),
+    }
+
+
+def even_counts(n: int | np.ndarray, experts: int, k: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """(draws, E): how often each expert is chosen when each of n tokens chooses k at random, none twice.
+
+    n: one number, or one for each draw.
+    Expert by expert: a token that still has j to choose among m takes the next with probability j/m. Tokens that have the
+    same j are alike, so their number is all that is kept.
+    """
+    counts = np.zeros((draws, experts), np.int64)
+    left = np.zeros((draws, k + 1), np.int64)  # tokens that have this many still to choose
+    left[:, k] = n
+    for expert in range(experts):
+        taken = rng.binomial(left, np.minimum(np.arange(k + 1) / (experts - expert), 1.0))
+        counts[:, expert] = taken.sum(-1)
+        left -= taken
+        left[:, :-1] += taken[:, 1:]
+    return counts

@@ -1,0 +1,247 @@
+"""The routes of many documents of several kinds: what every measure of this room is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from labkit.errors import BadInput, Unavailable
+
+TOKENS_A_PASS = {"cpu": 1_024}  # a CPU gains nothing from more
+TOKENS_A_PASS_ELSEWHERE = 8_192
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Routing:
+    """Routes of many documents of several kinds: N tokens, L routed layers, E experts, k chosen. Special tokens left out.
+
+    ids: (N,) int64, a document's tokens in their order.  document: (N,) int64, the index of the token's document.
+    kind_of: (documents,) int64, index into kinds.
+    experts: (N, L, k) of the smallest unsigned type that holds E.  weights: (N, L, k) float32, as they multiply the
+        experts' outputs.  loss: (N,) float32, nats; NaN where the first token of a document has none.
+    untrained: (R, N, L, k) as experts: what R routers of random directions choose from the same router inputs, or None.
+    layers: which layers of the model are routed.  tokens: the text of each id that occurs.
+    notes: what a reader has to know about these counts, such as documents that were cut.
+    """
+
+    ids: np.ndarray
+    document: np.ndarray
+    kind_of: np.ndarray
+    kinds: tuple[str, ...]
+    experts: np.ndarray
+    weights: np.ndarray
+    loss: np.ndarray
+    untrained: np.ndarray | None
+    layers: tuple[int, ...]
+    n_experts: int
+    model: str
+    tokens: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def k(self) -> int:
+        """How many experts are chosen for a token in each routed layer."""
+        return int(self.experts.shape[2])
+
+    @property
+    def kind(self) -> np.ndarray:
+        """(N,) int64: the kind of each token's document."""
+        return self.kind_of[self.document]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        untrained = f", {len(self.untrained)} untrained routers" if self.untrained is not None else ""
+        return (
+            f"Routing({self.model}: {len(self):,} tokens of {len(self.kind_of)} documents of {len(self.kinds)} kinds, "
+            f"{len(self.layers)} routed layers, {self.k} of {self.n_experts} experts{untrained})"
+            + "".join(f"\n  {note}" for note in self.notes)
+        )
+
+
+def collect(
+    lab: Any,
+    texts: Mapping[str, Sequence[str | Sequence[int]]],
+    *,
+    untrained: int = 0,
+    seed: int = 0,
+    progress: bool = True,
+    batch_tokens: int | None = None,
+) -> Routing:
+    """Run documents of several kinds through a mixture of experts and keep which experts each token was sent to.
+
+    texts: kind of text -> its documents, each a text or token ids. Kinds and documents keep their order.
+    untrained: how many routers of random directions, with rows as long as the trained ones', choose from the same router
+        inputs, the highest k of their logits: those of lk.moe.random_router(seed), (seed + 1) and so on. They are what a
+        measure's `untrained` columns come from. Memory: as many times that of the routes.
+    batch_tokens: the most tokens of one pass, padding included; documents of like length share a pass.
+    Special tokens of the tokenizer are seen by the model and not counted. A document longer than the model's context is
+    cut to it, and a note says so. Inside `with lab.edit(...)` the routes are those of the edited model.
+    Raises Unavailable for a dense model, BadInput for texts that can't be used.
+    """
+    from tqdm.auto import tqdm
+
+    from labkit.models.tokens import token_strings
+
+    check_count("untrained", untrained, 0)
+    check_count("seed", seed, 0)
+    if batch_tokens is not None:
+        check_count("batch_tokens", batch_tokens, 1)
+    if (reason := lab.anatomy.support["routes"]) is not None:
+        raise Unavailable(
+            f'{lab.name} has no routes to collect: {reason}. labkit\'s own mixture is lk.load("labkit-moe").'
+        )
+    documents, kind_of, notes = _documents(lab, texts)
+    special = np.array(sorted(set(getattr(lab.tokenizer, "all_special_ids", None) or ())), dtype=np.int64)
+    counted = [~np.isin(ids, special) for ids in documents]
+    ends = np.cumsum([int(mask.sum()) for mask in counted])
+    if ends[-1] == 0:
+        raise BadInput("These documents hold nothing but special tokens; give texts.")
+    limit = batch_tokens or TOKENS_A_PASS.get(lab.device.type, TOKENS_A_PASS_ELSEWHERE)
+    found: _Found | None = None
+    with (
+        lab.turn(),
+        _RouterInputs(lab, untrained, seed) as others,
+        tqdm(total=len(documents), desc="routes", unit="document", disable=not progress) as bar,
+    ):
+        for group in _batches([len(ids) for ids in documents], limit):
+            traces = lab.trace([documents[d].tolist() for d in group], keep=("routes", "logits"))
+            chosen = others.choices(traces[0].routes.experts.shape[-1], [len(documents[d]) for d in group])
+            for row, (d, trace) in enumerate(zip(group, traces, strict=True)):
+                routes, mask = trace.routes, counted[d]
+                if found is None:
+                    found = _Found(int(ends[-1]), untrained, routes)
+                found.put(slice(ends[d] - mask.sum(), ends[d]), mask, trace, chosen[row] if untrained else None)
+            bar.update(len(group))
+    assert found is not None
+    ids = np.concatenate([ids[mask] for ids, mask in zip(documents, counted, strict=True)])
+    different = np.unique(ids).tolist()
+    return Routing(
+        ids=ids,
+        document=np.repeat(np.arange(len(documents)), [int(mask.sum()) for mask in counted]),
+        kind_of=kind_of,
+        kinds=tuple(texts),
+        experts=found.experts,
+        weights=found.weights,
+        loss=found.loss,
+        untrained=found.untrained,
+        layers=found.layers,
+        n_experts=found.n_experts,
+        model=lab.name,
+        tokens=dict(zip(different, token_strings(lab.tokenizer, different), strict=True)),
+        notes=notes,
+    )
+
+
+class _Found:
+    """The arrays of a Routing, filled document by document."""
+
+    def __init__(self, n: int, routers: int, routes: Any) -> None:
+        _, layers, k = routes.experts.shape
+        self.layers: tuple[int, ...] = tuple(routes.layers)
+        self.n_experts = int(routes.logits.shape[-1])
+        small = np.min_scalar_type(self.n_experts)
+        self.experts = np.zeros((n, layers, k), small)
+        self.weights = np.zeros((n, layers, k), np.float32)
+        self.loss = np.zeros(n, np.float32)
+        self.untrained = np.zeros((routers, n, layers, k), small) if routers else None
+
+    def put(self, place: slice, mask: np.ndarray, trace: Any, chosen: np.ndarray | None) -> None:
+        self.experts[place] = trace.routes.experts.cpu().numpy()[mask]
+        self.weights[place] = trace.routes.weights.cpu().numpy()[mask]
+        self.loss[place] = trace.loss.cpu().numpy()[mask]
+        if chosen is not None:
+            assert self.untrained is not None
+            self.untrained[:, place] = chosen[:, mask]
+
+
+class _RouterInputs:
+    """Sees what enters every router while a batch runs, and gives what random routers choose from it."""
+
+    def __init__(self, lab: Any, routers: int, seed: int) -> None:
+        import torch
+
+        from labkit.trace.routing import random_weights
+
+        self.routers = [layer.router for layer in lab.anatomy.layers if layer.router is not None] if routers else []
+        # (R · E, d) for each layer
+        self.weights = [torch.cat([random_weights(r, seed + i).float() for i in range(routers)]) for r in self.routers]
+        self.count = routers
+        self.seen: dict[int, Any] = {}
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> _RouterInputs:
+        for index, router in enumerate(self.routers):
+            self.handles.append(router.module.register_forward_pre_hook(self._keep(index), with_kwargs=True))
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _keep(self, index: int) -> Any:
+        def hook(_module: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            hidden = args[0] if args else next(iter(keywords.values()))
+            self.seen[index] = hidden.detach().reshape(-1, hidden.shape[-1])
+
+        return hook
+
+    def choices(self, k: int, lengths: Sequence[int]) -> list[np.ndarray]:
+        """(R, tokens, L, k) of each document of the batch that just ran, without its padding."""
+        if not self.count:
+            return []
+        layers = []
+        for index, weights in enumerate(self.weights):
+            hidden = self.seen.pop(index).float()
+            logits = (hidden @ weights.to(hidden.device).T).unflatten(-1, (self.count, -1))
+            layers.append(logits.topk(k, dim=-1).indices.cpu().numpy())
+        every = np.stack(layers, axis=2)  # (batch · width, R, L, k)
+        rows = every.reshape(len(lengths), -1, *every.shape[1:])
+        return [row[:n].swapaxes(0, 1) for row, n in zip(rows, lengths, strict=True)]
+
+
+def _documents(lab: Any, texts: Any) -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
+    """The token ids of every document, its kind, and what was cut."""
+    from labkit.trace.input import as_ids
+
+    if not isinstance(texts, Mapping) or not texts:
+        raise BadInput('collect takes kinds of text and their documents: {"prose": [text, ...], "python": [...]}.')
+    documents, kind_of, cut = [], [], 0
+    for number, (kind, of_kind) in enumerate(texts.items()):
+        if isinstance(of_kind, str | bytes) or not isinstance(of_kind, Sequence) or not len(of_kind):
+            raise BadInput(f"{kind!r} is to be a list of documents, with one at least; give a list of texts.")
+        for index, document in enumerate(of_kind):
+            if isinstance(document, Integral):
+                raise BadInput(f"{kind!r} is to be a list of documents, and holds token ids; put them in a list.")
+            try:
+                ids = as_ids(lab.tokenizer, document, chat=False, context=None)
+            except BadInput as error:
+                raise BadInput(f"Document {index} of {kind!r}: {error}") from error
+            cut += lab.context is not None and len(ids) > lab.context
+            documents.append(np.array(ids[: lab.context], dtype=np.int64))
+            kind_of.append(number)
+    were = "document was" if cut == 1 else "documents were"
+    notes = (f"{cut} {were} cut to the model's context of {lab.context:,} tokens.",) if cut else ()
+    return documents, np.array(kind_of, dtype=np.int64), notes
+
+
+def _batches(lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Documents of like length together, each batch of at most `limit` tokens with its padding, or of one document."""
+    batches: list[list[int]] = []
+    for d in np.argsort(lengths, kind="stable").tolist():
+        if batches and (len(batches[-1]) + 1) * lengths[d] <= limit:
+            batches[-1].append(d)
+        else:
+            batches.append([d])
+    return batches
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Raises BadInput when a setting is no whole number from `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise BadInput(f"{name}={value!r} can't be used; give a whole number from {least}.")
