@@ -6,9 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labkit.moe.ablations import OwnDomain as OwnDomain
+    from labkit.moe.ablations import effects as effects
+    from labkit.moe.ablations import own_domain as own_domain
     from labkit.moe.corpus import Passage as Passage
     from labkit.moe.corpus import checkpoints as checkpoints
     from labkit.moe.corpus import passages as passages
+    from labkit.moe.corpus import recorded_effects as recorded_effects
     from labkit.moe.corpus import texts as texts
     from labkit.moe.edits import choose as choose
     from labkit.moe.edits import drop as drop
@@ -25,17 +29,27 @@ if TYPE_CHECKING:
     from labkit.moe.measures import specialisation as specialisation
     from labkit.moe.mutual import information as information
     from labkit.moe.mutual import roles as roles
+    from labkit.moe.pruning import Pruning as Pruning
+    from labkit.moe.pruning import damage as damage
+    from labkit.moe.pruning import prune as prune
     from labkit.moe.routing import Routing as Routing
     from labkit.moe.routing import collect as collect
+    from labkit.moe.sizes import Costs as Costs
+    from labkit.moe.sizes import costs as costs
+    from labkit.moe.upcycling import upcycle as upcycle
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
-    "corpus": ("Passage", "checkpoints", "passages", "texts"),
+    "ablations": ("OwnDomain", "effects", "own_domain"),
+    "corpus": ("Passage", "checkpoints", "passages", "recorded_effects", "texts"),
     "edits": ("choose", "drop", "forbid", "force", "random_router"),
     "lexicon": ("Vocabulary", "vocabulary"),
     "measures": ("Coactivation", "balance", "coactivation", "load", "saturation", "specialisation"),
     "mutual": ("information", "roles"),
+    "pruning": ("Pruning", "damage", "prune"),
     "routing": ("Routing", "collect"),
+    "sizes": ("Costs", "costs"),
+    "upcycling": ("upcycle",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 

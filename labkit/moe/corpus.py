@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from labkit.errors import BadInput, BadModelFile
 from labkit.models.shipped import ASSETS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KINDS = ("prose", "encyclopaedia", "python", "mathematics", "chinese")
 
@@ -47,6 +50,21 @@ def texts(documents: int | None = None, *, skip: int = 0) -> dict[str, list[str]
         raise BadInput(f"texts({documents}, skip={skip}) asks for no text; give a number from 1, and skip from 0.")
     stop = None if documents is None else skip + documents
     return {kind: [p.text for p in passages(kind)[skip:stop]] for kind in KINDS}
+
+
+def recorded_effects() -> pd.DataFrame:
+    """What dropping each expert of labkit-moe does to the loss of each kind of text, measured once by its recipe.
+
+    Returns the table of `effects` (layer, expert, kind, loss_change, low, high) on the first 600 characters of the first
+    twelve shipped passages of each kind: `effects(lab, {k: [t[:600] for t in v] for k, v in texts(12).items()})`.
+    """
+    import pandas as pd
+
+    path = ASSETS / "moe" / "effects.csv"
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise BadModelFile(f"{path.name}, which comes with labkit, can't be read; install labkit again.") from error
 
 
 def checkpoints() -> dict[int, np.ndarray]:

@@ -4,6 +4,7 @@
     python -m labkit.recipes.moe prepare WORK              # tokenizer and token ids
     python -m labkit.recipes.moe train   WORK fine         # also: coarse, dense; interrupted runs go on where they were
     python -m labkit.recipes.moe pack    WORK              # into labkit/assets, with the record
+    python -m labkit.recipes.moe effects WORK              # what each expert's loss would cost, into labkit/assets
 
 All three models have the same depth, width, attention and tokens, and the same number of parameters at work on a token:
 `fine` chooses 4 of 32 experts of width 64, `coarse` 2 of 16 of width 128, `dense` has one feed-forward part of width 256.
@@ -67,7 +68,12 @@ def build(name: str) -> Any:
         return Qwen3ForCausalLM(Qwen3Config(**SHAPE))
     experts, chosen, width = EXPERTS[name]
     config = Qwen3MoeConfig(
-        **SHAPE, num_experts=experts, num_experts_per_tok=chosen, moe_intermediate_size=width, norm_topk_prob=True
+        **SHAPE,
+        num_experts=experts,
+        num_experts_per_tok=chosen,
+        moe_intermediate_size=width,
+        norm_topk_prob=True,
+        router_aux_loss_coef=BALANCE,
     )
     config._experts_implementation = "grouped_mm"
     return Qwen3MoeForCausalLM(config)
@@ -316,6 +322,17 @@ def pack(work: Path) -> None:
     print(sum(p.stat().st_size for p in read) / 1e6, "MB")
 
 
+def effects() -> None:
+    """Measure what dropping each expert of the shipped model does, and write it beside the model."""
+    import labkit as lk
+
+    lab = lk.load("labkit-moe", dtype="float32", device="cpu")
+    some = {kind: [text[:600] for text in passages] for kind, passages in lk.moe.texts(12).items()}
+    table = lk.moe.effects(lab, some)
+    columns = ["layer", "expert", "kind", "loss_change", "low", "high"]
+    table[columns].round(5).to_csv(ASSETS / "moe" / "effects.csv", index=False)
+
+
 def card() -> str:
     """The model's card, its figures taken from the records."""
     records = {name: _lines(RECORDS / f"moe-{name}.jsonl") for name in ("fine", "coarse", "dense")}
@@ -358,7 +375,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("prepare", "train", "pack"))
+    parser.add_argument("what", choices=("prepare", "train", "pack", "effects"))
     parser.add_argument("work", type=Path)
     parser.add_argument("model", nargs="?", choices=("fine", "coarse", "dense"), default="fine")
     parser.add_argument("--stop-after", type=int, help="stop after this many steps (a short run)")
@@ -367,5 +384,7 @@ if __name__ == "__main__":
         prepare(arguments.work)
     elif arguments.what == "train":
         train(arguments.work, arguments.model, stop_after=arguments.stop_after)
-    else:
+    elif arguments.what == "pack":
         pack(arguments.work)
+    else:
+        effects()

@@ -9,9 +9,7 @@ come out, that is said instead of guessed.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +19,12 @@ from torch import nn
 from labkit.errors import Unavailable
 from labkit.models.config import input_device
 from labkit.models.loading import EAGER_ONLY
+from labkit.trace import routing
 from labkit.trace.interface import SEEN, Call, tapped
+from labkit.trace.probing import COARSEST, TOLERANCE, evaluating
+from labkit.trace.routing import Router, Sightings
 
 PROBE_TOKENS = 5
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "proj")
 
 
@@ -33,7 +33,7 @@ class Layer:
     """One layer. attention and mlp: the modules whose outputs are added to the residual stream; None where none is.
 
     attention_module: the one that computes attention (told from the writer where a norm comes after it).
-    output_projection: from the heads' outputs to the residual stream. router: of a mixture of experts.
+    output_projection: from the heads' outputs to the residual stream. router: of the MLP, where it is a mixture of experts.
     """
 
     module: nn.Module
@@ -41,7 +41,7 @@ class Layer:
     mlp: nn.Module | None
     attention_module: nn.Module | None
     output_projection: nn.Module | None
-    router: nn.Module | None
+    router: Router | None
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def dissect(model: Any) -> Anatomy:
                 mlp=mlp,
                 attention_module=attention_module,
                 output_projection=_output_projection(attention_module),
-                router=_router(module),
+                router=routing.find(index, module, attention_module, seen.routing[index]),
             )
         )
     base = _base(model)
@@ -137,6 +137,7 @@ class _Seen:
     parts: dict[int, dict[nn.Module, torch.Tensor]] = field(default_factory=dict)
     attention: dict[int, nn.Module] = field(default_factory=dict)
     repeated: set[nn.Module] = field(default_factory=set)
+    routing: dict[int, Sightings] = field(default_factory=dict)
 
 
 class _WhoAttends:
@@ -160,7 +161,8 @@ def _probe(model: Any, stack: list[nn.Module]) -> _Seen:
     handles = []
 
     def keep_part(index: int, module: nn.Module) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        def hook(_module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+            seen.routing[index].saw(module, args, keywords, output)
             tensor = first_tensor(output)
             if tensor is not None and tensor.shape[-1] == seen.inputs[index].shape[-1]:
                 twice = module in seen.parts[index]  # called again: what it writes can't be told from one output
@@ -173,6 +175,7 @@ def _probe(model: Any, stack: list[nn.Module]) -> _Seen:
         def hook(_module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             seen.inputs[index] = layer_input(args, keywords).detach().clone()
             seen.parts[index] = {}
+            seen.routing[index] = Sightings(PROBE_TOKENS)
 
         return hook
 
@@ -190,7 +193,8 @@ def _probe(model: Any, stack: list[nn.Module]) -> _Seen:
     try:
         for index, layer in enumerate(stack):
             handles.append(layer.register_forward_pre_hook(keep_input(index), with_kwargs=True))
-            handles += [m.register_forward_hook(keep_part(index, m)) for m in layer.modules() if m is not layer]
+            parts = [m for m in layer.modules() if m is not layer]
+            handles += [m.register_forward_hook(keep_part(index, m), with_kwargs=True) for m in parts]
             handles.append(layer.register_forward_hook(keep_output(index)))
         with torch.no_grad(), tapped(model, _WhoAttends(owner, seen)), evaluating(model):
             model(input_ids=ids, use_cache=False)
@@ -215,7 +219,7 @@ def _writers(
     after = after.to(before.device)  # a layer may end on another device than it began
     change = (after - before).double()
     scale = change.norm() + 1e-30
-    tolerance = TOLERANCE.get(before.dtype, 5e-2)
+    tolerance = TOLERANCE.get(before.dtype, COARSEST)
     added = {
         m: multiplier * t.to(before.device).reshape(change.shape).double()
         for m, t in parts.items()
@@ -264,29 +268,11 @@ def _output_projection(attention_module: nn.Module | None) -> nn.Module | None:
     return next((children[name] for name in OUTPUT_PROJECTIONS if name in children), None)
 
 
-def _router(layer: nn.Module) -> nn.Module | None:
-    """A module that chooses experts: transformers' routers return (logits, weights, indices)."""
-    return next((m for m in layer.modules() if type(m).__name__.lower().endswith("topkrouter")), None)
-
-
 def _final_norm(base: nn.Module, stack: list[nn.Module]) -> nn.Module | None:
     """The norm between the last layer and the unembedding: the last norm among the base model's own parts."""
     inside = {part for layer in stack for part in layer.modules()}
     norms = [m for m in base.modules() if "norm" in type(m).__name__.lower() and m not in inside]
     return norms[-1] if norms else None
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout: what is observed is what the model computes, not what training makes of it."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def layer_input(args: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor:
@@ -334,7 +320,6 @@ def _support(model: Any, anatomy: Anatomy, sums_up: bool, *, sound: bool) -> dic
             "otherwise); look at `residual` instead"
         )
     )
-    routers = [layer.router is not None for layer in anatomy.layers]
     if not sound:
         writes = "the model computes NaN, so its parts can't be found; look at `residual`, load it in float32 or mend the weights"
     implementation = getattr(config, "_attn_implementation", None)
@@ -354,7 +339,16 @@ def _support(model: Any, anatomy: Anatomy, sums_up: bool, *, sound: bool) -> dic
         "mlp_output": writes or (f"{no_mlp}; look at `residual` instead" if no_mlp else None),
         "residual": None,
         "logits": None,
-        "routes": None
-        if any(routers)
-        else "no router that labkit recognizes (a dense model has none); load a mixture of experts, such as OLMoE",
+        "routes": _no_routes(anatomy, family),
     }
+
+
+def _no_routes(anatomy: Anatomy, family: str) -> str | None:
+    if any(layer.router is not None for layer in anatomy.layers):
+        return None
+    kinds = {type(part).__name__ for layer in anatomy.layers for part in layer.module.modules()}
+    if routers := sorted(kind for kind in kinds if "router" in kind.lower()):
+        return f"labkit can't tell what {routers[0]} of {family} chooses for each token; look at `mlp_output` instead"
+    return (
+        'a dense model has no router, and labkit recognizes none here; load a mixture of experts: lk.load("labkit-moe")'
+    )

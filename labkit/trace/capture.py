@@ -16,6 +16,7 @@ from labkit.models.tokens import token_strings
 from labkit.trace.anatomy import Anatomy, evaluating, first_tensor, layer_input
 from labkit.trace.interface import Call, tapped
 from labkit.trace.record import LayerAttention, Routes, Trace
+from labkit.trace.routing import watch
 
 PATTERN_DIMENSIONS = 4  # (batch, heads, T, T)
 
@@ -79,12 +80,11 @@ def observing(model: Any, anatomy: Anatomy, keep: Sequence[str]) -> Iterator[Cap
 
         return hook
 
-    def on_router(index: int) -> Any:
-        def hook(_module: Any, _args: Any, output: Any) -> None:
-            logits, weights, experts = output
+    def on_decision(index: int) -> Any:
+        def decide(logits: torch.Tensor, weights: torch.Tensor, experts: torch.Tensor) -> None:
             captured.routes[index] = (logits.detach().clone(), weights.detach().clone(), experts.detach().clone())
 
-        return hook
+        return decide
 
     def on_eager_attention(index: int) -> Any:
         def hook(_module: Any, _args: Any, output: Any) -> None:
@@ -113,7 +113,7 @@ def observing(model: Any, anatomy: Anatomy, keep: Sequence[str]) -> Iterator[Cap
                 if kind in wanted and part is not None:
                     handles.append(part.register_forward_hook(on_output(kind, index, anatomy.multiplier)))
             if "routes" in wanted and layer.router is not None:
-                handles.append(layer.router.register_forward_hook(on_router(index)))
+                handles += watch(layer.router, on_decision(index))
             if not anatomy.on_interface and layer.attention_module is not None:
                 if "attention" in wanted:
                     handles.append(layer.attention_module.register_forward_hook(on_eager_attention(index)))
@@ -286,6 +286,8 @@ def _notes(
         if any(bool(x[row, :, :n].amax().isnan()) for x in (call.query, call.key)):
             notes.append(f"queries or keys hold NaN from layer {layer} on: a weight is NaN, or the dtype too narrow")
             break
+    if captured.routes and any(layer.router is not None and layer.router.in_attention for layer in anatomy.layers):
+        notes.append(f"attention in {config.model_type} is a mixture of experts too; the routes are those of the MLPs")
     if (broken := logits.amax(-1).isnan()).any():
         first = int(broken.nonzero()[0])
         notes.append(f"the logits hold NaN from token {first} on: a weight is NaN, or the dtype too narrow")

@@ -1,9 +1,9 @@
 """Edits: what a model computes, changed at written places for the length of a `with`.
 
 Everything is checked before anything is installed. Queries, keys, values and head outputs are changed at transformers'
-attention interface, all else by module hooks. Both are put on before a Trace's own, so that a Trace sees what was
-changed. Which token of the text lies where in a forward pass is read from what the model is called with, so that places
-hold with padding and with a KV cache, when a pass sees the newest token only.
+attention interface, what routers decide as routing.py does, all else by module hooks. All are put on before a Trace's
+own, so that a Trace sees what was changed. Which token of the text lies where in a forward pass is read from what the
+model is called with, so that places hold with padding and with a KV cache, when a pass sees the newest token only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from labkit.errors import BadInput, Unavailable
 from labkit.trace.anatomy import Anatomy, Layer, first_tensor, layer_input
 from labkit.trace.interface import Call, tapped
 from labkit.trace.places import Place, parse
+from labkit.trace.routing import Rerouting, Router, Steering, asked_of, check_choice, steered, steering, weighing
 
 PADDED_DIMENSIONS = 2  # of an attention mask that says which tokens are padding: (batch, tokens)
 
@@ -34,6 +35,17 @@ class Edit:
 
     where: tuple[str, ...]
     value: Any
+
+
+@dataclass(frozen=True, eq=False)
+class RouterEdit(Edit):
+    """A change to routers, for `lab.edit`; labkit.moe.edits makes them. where: the routers, as text.
+
+    value: by layer, or None for all layers with a router, what is asked of the choice; or a function of the router that
+        gives it other weights, (E, d).
+    """
+
+    value: Mapping[int | None, Rerouting | Callable[[Router], torch.Tensor]]
 
 
 def patch(where: str, value: Any) -> Edit:
@@ -87,6 +99,7 @@ def edited(model: Any, anatomy: Anatomy, edits: Sequence[Edit]) -> Iterator[None
     Raises BadInput and Unavailable before anything is installed; the caller sees to it that no run is under way.
     """
     sites = [site for edit in edits for site in _sites(model, anatomy, edit)]
+    _check_routers(sites)
     with installed(model, anatomy, sites):
         yield
 
@@ -106,8 +119,20 @@ class Site(NamedTuple):
     change: Callable[[torch.Tensor, View], torch.Tensor | None]
 
 
+class RouterSite(NamedTuple):
+    """A router that is changed. change: what is asked of its choice, or other weights for it, (E, d)."""
+
+    router: Router
+    change: Steering | torch.Tensor
+
+    def put_on(self) -> contextlib.AbstractContextManager[None]:
+        if isinstance(self.change, Steering):
+            return steered(self.router, self.change)
+        return weighing(self.router, self.change)
+
+
 @contextlib.contextmanager
-def installed(model: Any, anatomy: Anatomy, sites: Sequence[Site]) -> Iterator[None]:
+def installed(model: Any, anatomy: Anatomy, sites: Sequence[Site | RouterSite]) -> Iterator[None]:
     """Make changes at sites for the length of a `with`."""
     if not sites:
         yield
@@ -119,7 +144,9 @@ def installed(model: Any, anatomy: Anatomy, sites: Sequence[Site]) -> Iterator[N
         for entrance in now.entrances:
             stack.callback(entrance.register_forward_pre_hook(now.begin, with_kwargs=True).remove)
         for site in sites:
-            if anatomy.on_interface and site.name in ("queries", "keys", "values", "head_output"):
+            if isinstance(site, RouterSite):
+                stack.enter_context(site.put_on())
+            elif anatomy.on_interface and site.name in ("queries", "keys", "values", "head_output"):
                 at_interface.append(site)
             else:
                 stack.callback(_hook(model, anatomy, site, now).remove)
@@ -388,19 +415,60 @@ def _past(given: dict[str, Any], mask: Any, tokens: int) -> int | None:
 # from edits to changes ------------------------------------------------------------------------------------------------
 
 
-def _sites(model: Any, anatomy: Anatomy, edit: Edit) -> list[Site]:
+def _sites(model: Any, anatomy: Anatomy, edit: Edit) -> list[Site | RouterSite]:
     """The sites of one edit, checked."""
+    if isinstance(edit, RouterEdit):
+        return _router_sites(model, anatomy, edit)
     if not isinstance(edit, Edit):
         raise BadInput(f"lab.edit takes edits such as lk.ablate_head(5, 3) or lk.patch(...), and {edit!r} is none.")
     config = model.config.get_text_config()
     heads = _whole_number(config, "num_attention_heads")
     kv_heads = _whole_number(config, "num_key_value_heads") or heads
-    sites = []
+    sites: list[Site | RouterSite] = []
     for text in edit.where:
         place = parse(text, len(anatomy.layers), heads, kv_heads)
         change = _change(place, edit.value)
         sites += [Site(place.name, layer, change) for layer in _layers(anatomy, place, str(config.model_type))]
     return sites
+
+
+def _router_sites(model: Any, anatomy: Anatomy, edit: RouterEdit) -> list[Site | RouterSite]:
+    """The sites of an edit of routers, each checked by itself."""
+    if reason := anatomy.support.get("routes"):
+        raise Unavailable(f"{', '.join(edit.where)} can't be edited: {reason}.")
+    routers = {i: layer.router for i, layer in enumerate(anatomy.layers) if layer.router is not None}
+    sites: list[Site | RouterSite] = []
+    for at, change in edit.value.items():
+        for layer in routers if at is None else [_routed_layer(at, model, anatomy, list(routers))]:
+            router = routers[layer]
+            sites.append(
+                RouterSite(router, steering(router, change) if isinstance(change, Rerouting) else change(router))
+            )
+    return sites
+
+
+def _check_routers(sites: Sequence[Site | RouterSite]) -> None:
+    """Check that what is asked of each router, with what is asked of it already, leaves it a choice."""
+    asked: dict[Router, Rerouting] = {}
+    for site in sites:
+        if isinstance(site, RouterSite) and isinstance(site.change, Steering):
+            asked[site.router] = asked.get(site.router, asked_of(site.router)) + site.change.asked
+    for router, whole in asked.items():
+        check_choice(router, whole)
+
+
+def _routed_layer(layer: int, model: Any, anatomy: Anatomy, routed: list[int]) -> int:
+    family, count = model.config.get_text_config().model_type, len(anatomy.layers)
+    if not -count <= layer < count:
+        raise BadInput(f"There is no layer {layer}: this {family} has layers 0 to {count - 1}.")
+    if layer % count not in routed:
+        run = routed == list(range(routed[0], routed[-1] + 1))
+        there = f"{routed[0]} to {routed[-1]}" if run and len(routed) > 1 else ", ".join(map(str, routed))
+        raise BadInput(
+            f"Layer {layer % count} of this {family} has no router; "
+            f"{f'layers {there} have' if len(routed) > 1 else f'layer {there} has'} one."
+        )
+    return layer % count
 
 
 def _layers(anatomy: Anatomy, place: Place, family: str) -> list[int]:

@@ -77,7 +77,7 @@ def parse(text: str, layers: int, heads: int | None = None, kv_heads: int | None
     """Read a place, checked against a model's numbers of layers, heads and key-value heads (None: not known).
 
     Negative layers and heads count from the end, as in Python. Raises BadInput that names what is wrong and what there
-    is, Unavailable for attention patterns and routes, which can be seen but not set.
+    is, Unavailable for attention patterns, which can be seen but not set, and for routes, which labkit.moe has edits for.
     """
     if not isinstance(text, str):
         raise BadInput(f"A place is written as a text, and {text!r} is none; for instance {EXAMPLES}.")
@@ -99,7 +99,10 @@ def _check_name(name: str, text: str) -> None:
             "patch head_output, or queries and keys."
         )
     if name == "routes":
-        raise Unavailable("Routes can be seen and not patched; patch mlp_output, which is what the experts add.")
+        raise Unavailable(
+            "Routes can't be patched as tensors; use lk.moe.forbid, force, drop or choose, or patch mlp_output, which is what "
+            "the experts add."
+        )
     close = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.5)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise BadInput(f"There is no place {name!r} in {text!r}{hint}; there are {', '.join(NAMES)}.")

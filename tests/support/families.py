@@ -20,6 +20,11 @@ SMALL = {
 GROUPED = SMALL | {"num_key_value_heads": 2}
 EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 4}
 ENDS = {"bos_token_id": 1, "eos_token_id": 2}
+LATENT = SMALL | {  # DeepSeek's attention and mixture; layer 0 is dense
+    **{"num_key_value_heads": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_shared_experts": 1},
+    **{"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8},
+    "first_k_dense_replace": 1,
+}
 OLD = ENDS | {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "vocab_size": 100}
 
 
@@ -37,6 +42,21 @@ FAMILIES = {
     "llama3": Family("llama", GROUPED | {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
     "mistral": Family("mistral", GROUPED | {"sliding_window": 8}),
     "mixtral": Family("mixtral", GROUPED | EXPERTS),
+    "phimoe": Family("phimoe", GROUPED | EXPERTS),
+    "jetmoe": Family(
+        "jetmoe",
+        OLD
+        | {"num_key_value_heads": 2, "num_attention_heads": 4, "kv_channels": 8, "intermediate_size": 24}
+        | EXPERTS
+        | {"max_position_embeddings": 128},
+    ),
+    "dbrx": Family(
+        "dbrx",
+        ENDS
+        | {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128, "vocab_size": 100}
+        | {"attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0}}
+        | {"ffn_config": {"hidden_size": 32, "ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 2}},
+    ),
     "qwen2": Family("qwen2", GROUPED),
     "qwen2_moe": Family(
         "qwen2_moe",
@@ -51,6 +71,12 @@ FAMILIES = {
     "qwen3": Family("qwen3", GROUPED | {"head_dim": 8}),
     "qwen3_moe": Family(
         "qwen3_moe", GROUPED | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    ),
+    "qwen3_moe_sparse_step": Family(  # layers 0 and 2 are dense
+        "qwen3_moe",
+        GROUPED
+        | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        | {"num_hidden_layers": 4, "decoder_sparse_step": 2, "norm_topk_prob": True},
     ),
     "phi3": Family("phi3", GROUPED),
     "gemma2": Family(
@@ -71,12 +97,17 @@ FAMILIES = {
     "falcon_grouped": Family("falcon", OLD | {"new_decoder_architecture": True, "num_kv_heads": 2}, eager=True),
     "olmo2": Family("olmo2", GROUPED),
     "olmoe": Family("olmoe", SMALL | {"num_experts": 4, "num_experts_per_tok": 2}),
+    "deepseek_v2": Family("deepseek_v2", LATENT | {"n_routed_experts": 4, "topk_method": "greedy", "n_group": None}),
+    "deepseek_v2_groups": Family(
+        "deepseek_v2",
+        LATENT
+        | {"n_routed_experts": 8, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}
+        | {"num_experts_per_tok": 3, "routed_scaling_factor": 2.5},
+    ),
     "deepseek_v3": Family(
         "deepseek_v3",
-        SMALL
-        | {"num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-        | {"n_group": 2, "topk_group": 1, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8}
-        | {"qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 1, "n_shared_experts": 1},
+        LATENT
+        | {"n_routed_experts": 8, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 3, "norm_topk_prob": True},
     ),
     "gpt_oss": Family("gpt_oss", GROUPED | EXPERTS | {"head_dim": 8, "sliding_window": 8}),
     "bitnet": Family("bitnet", GROUPED),
@@ -105,6 +136,9 @@ def build(family: Family, *, implementation: str | None = None) -> Any:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.3)
+        for name, tensor in [*model.named_buffers(), *model.named_parameters()]:
+            if name.endswith(("e_score_correction_bias", "router.bias")):  # as they come they are zero
+                tensor.normal_(0, 0.3)
     return model
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, Family, Tokens, build
+from mixtures import Blocks, chosen_and_there, mixture
 
 import labkit as lk
 from labkit.trace import interface
@@ -237,17 +238,71 @@ def test_head_outputs_are_pattern_times_values(lab: lk.Lab) -> None:
         assert torch.allclose(trace.attention(layer) @ values.float(), trace.head_output(layer).float(), atol=1e-4)
 
 
+ROUTED_LAYERS = {"deepseek_v2": (1,), "deepseek_v2_groups": (1,), "deepseek_v3": (1,), "qwen3_moe_sparse_step": (1, 3)}
+
+
 def test_routes_are_the_routers_choice(lab: lk.Lab) -> None:
+    """What the trace shows is what the layers computed: with it, their outputs come out, expert by expert."""
     needs(lab, "routes")
-    routes = lab.trace(TEXT, keep="routes").routes
-    k = lab.config.num_experts_per_tok
-    assert routes.experts.shape == (len(TEXT), len(routes.layers), k)
-    assert routes.logits.shape[:2] == routes.experts.shape[:2]
-    assert routes.layers == ((1,) if lab.family == "deepseek_v3" else (0, 1))
-    if lab.family != "deepseek_v3":  # its groups may keep the best expert from being chosen
-        best = routes.logits.topk(k, dim=-1).indices
-        assert torch.equal(routes.experts.sort(-1).values, best.sort(-1).values)
-    assert (routes.weights >= 0).all()
+    with Blocks(lab) as blocks:
+        routes = lab.trace(TEXT, keep="routes").routes
+    routers = {i: layer.router for i, layer in enumerate(lab.anatomy.layers) if layer.router is not None}
+    assert routes.layers == tuple(routers) == ROUTED_LAYERS.get(lab.name, (0, 1))
+    for place, (layer, router) in enumerate(routers.items()):
+        seen = blocks[layer]
+        k, count = chosen_and_there(lab)
+        assert (router.top_k, router.experts_count) == (k, count)
+        assert routes.experts.shape == routes.weights.shape == (len(TEXT), len(routers), k)
+        assert routes.logits.shape == (len(TEXT), len(routers), count)
+        assert routes.experts.dtype is torch.long
+        assert (routes.experts[:, place].sort(-1).values.diff(dim=-1) > 0).all(), "an expert twice"
+        bias = getattr(router.module, "bias", None)
+        logits = seen.hidden @ router.weight.T + (0 if bias is None else bias)
+        assert torch.allclose(routes.logits[:, place], logits, atol=1e-4)
+        by_hand = mixture(lab, router.block, seen.hidden, routes.experts[:, place], routes.weights[:, place])
+        assert torch.allclose(seen.output, by_hand, atol=1e-5 * float(by_hand.abs().max()))
+        wrong = (routes.experts[:, place] + 1) % count, routes.weights[:, place]
+        assert not torch.allclose(seen.output, mixture(lab, router.block, seen.hidden, *wrong), atol=1e-3)
+
+
+def test_routes_of_a_batch_are_those_of_each_text_alone(lab: lk.Lab) -> None:
+    needs(lab, "routes")
+    other = [3, 9, 27, 81, 43, 29, 87, 61]
+    batch = lab.trace([SHORT, TEXT, other], keep="routes")
+    for ids, trace in zip((SHORT, TEXT, other), batch, strict=True):
+        alone = lab.trace(ids, keep="routes").routes
+        assert trace.routes.experts.shape[0] == len(ids)
+        assert torch.equal(trace.routes.experts, alone.experts)
+        assert torch.allclose(trace.routes.weights, alone.weights, atol=1e-4)
+        assert torch.allclose(trace.routes.logits, alone.logits, atol=1e-3)
+
+
+def test_jetmoe_says_that_its_attention_is_a_mixture_too() -> None:
+    assert any("attention" in note for note in lab_of("jetmoe").trace(TEXT, keep="routes").notes)
+    assert not lab_of("mixtral").trace(TEXT, keep="routes").notes
+
+
+def test_routes_that_cant_be_read_have_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router that only says its scores, and experts within the block: nobody outside sees the choice."""
+
+    def forward(router: Any, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(hidden.reshape(-1, hidden.shape[-1]), router.weight)
+
+    model = build(FAMILIES["mixtral"])
+    block, router, experts = (
+        type(m) for m in (model.model.layers[0].mlp, model.model.layers[0].mlp.gate, model.model.layers[0].mlp.experts)
+    )
+    monkeypatch.setattr(router, "forward", forward)
+
+    def whole(block: Any, hidden: torch.Tensor) -> torch.Tensor:
+        weights, chosen = block.gate(hidden).softmax(-1).topk(2, dim=-1)
+        return experts.forward(block.experts, hidden.reshape(-1, hidden.shape[-1]), chosen, weights).view(hidden.shape)
+
+    monkeypatch.setattr(block, "forward", whole)
+    lab = lk.Lab(model, Tokens())
+    assert "MixtralTopKRouter" in lab.support()["routes"]
+    with pytest.raises(lk.Unavailable, match="look at `mlp_output`"):
+        lab.trace(TEXT, keep="routes")
 
 
 KINDS = [

@@ -1,0 +1,493 @@
+"""What a mixture of experts loses without one of its experts, and whether that is where the expert is used.
+
+Losses are sums over the counted tokens of a document, so that an interval can resample documents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labkit.errors import BadInput, Unavailable
+from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, LEVEL, p_value, resampled
+from labkit.moe.routing import TOKENS_A_PASS, TOKENS_A_PASS_ELSEWHERE, _batches, _documents, check_count
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DRAWS = 1_000
+STORED_BYTES = 2**28  # of what enters a layer, kept for all documents so that the layers before it run once
+HOW = ("drop", "forbid")
+
+Expert = tuple[int, int]
+Texts = Mapping[str, Sequence[Any]]
+
+
+# one expert at a time -------------------------------------------------------------------------------------------------
+
+
+def effects(
+    lab: Any,
+    texts: Any,
+    experts: Iterable[Expert] | None = None,
+    how: str = "drop",
+    *,
+    least_documents: int = LEAST_DOCUMENTS,
+    least_tokens: int = LEAST_TOKENS,
+    draws: int = DRAWS,
+    seed: int = 0,
+    progress: bool = True,
+    stop: threading.Event | None = None,
+) -> pd.DataFrame:
+    """Take one expert at a time away and measure the loss of each kind of text.
+
+    texts: kind of text -> its documents, as `collect` takes them, or a list of documents.
+    experts: (layer, expert) pairs; all when None.
+    how: "drop" leaves out what the expert adds where it is chosen; "forbid" lets the router choose the next one instead.
+    stop: set it, from another thread, to end early.
+    Returns a row for each expert and kind: layer, expert, kind, loss_change (nats a token, without − with the expert, mean
+    over the kind's tokens), low and high (95 %, resampling the kind's documents), tokens, documents, note: why there are
+    no numbers, for a kind with fewer than least_documents or least_tokens. Special tokens and the first of a document are
+    not counted. `attrs`: baseline (loss of each kind with all experts), complete, experts (how many there were to be), how,
+    model, draws, seed, notes. An interrupt returns the experts that were done, with complete False.
+    Raises Unavailable for a dense model, BadInput for an expert that is not there and texts that can't be used.
+    """
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    if how not in HOW:
+        raise BadInput(f'how={how!r} can\'t be used; give "drop" or "forbid".')
+    check_count("draws", draws, 1)
+    chosen = _experts(lab, experts)
+    documents = Documents(lab, texts)
+    found: list[np.ndarray] = []
+    with lab.turn():
+        baseline = documents.losses(lab)
+        complete = False
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            tqdm(total=len(chosen), desc="experts", unit="expert", disable=not progress) as bar,
+        ):
+            stored, at = None, None
+            for layer, expert in chosen:
+                if stop is not None and stop.is_set():
+                    break
+                if layer != at:
+                    stored, at = documents.entering(lab, layer, baseline), layer
+                with lab.edit(_without(how, layer, expert)):
+                    found.append(documents.losses(lab, stored))
+                bar.update()
+            else:
+                complete = True
+    done = chosen[: len(found)]
+    changes = np.array(found).reshape(len(found), len(baseline)) - baseline
+    enough = documents.notes(least_documents, least_tokens)
+    mean, low, high = documents.means(changes, enough, draws, seed)
+    pairs = np.array(done, dtype=np.int64).reshape(-1, 2).repeat(len(documents.kinds), axis=0)
+    frame = pd.DataFrame(
+        {
+            "layer": pairs[:, 0],
+            "expert": pairs[:, 1],
+            "kind": np.tile(np.array(documents.kinds, dtype=object), len(done)),
+            "loss_change": mean.ravel(),
+            "low": low.ravel(),
+            "high": high.ravel(),
+            "tokens": np.tile(documents.tokens_of_kind, len(done)),
+            "documents": np.tile(documents.documents_of_kind, len(done)),
+            "note": np.tile(np.array(enough, dtype=object), len(done)),
+        }
+    )
+    frame.attrs = {
+        "baseline": documents.baseline(baseline),
+        "complete": complete,
+        "experts": len(chosen),
+        "how": how,
+        "model": lab.name,
+        "draws": draws,
+        "seed": seed,
+        "notes": documents.cut,
+    }
+    return frame
+
+
+def _without(how: str, layer: int, expert: int) -> Any:
+    from labkit.moe.edits import drop, forbid
+
+    return drop(expert, layer) if how == "drop" else forbid(expert, layer)
+
+
+def _experts(lab: Any, experts: Iterable[Expert] | None) -> list[Expert]:
+    """(layer, expert) pairs that are there, layer by layer, each once."""
+    there = routed(lab)
+    if experts is None:
+        return [(layer, expert) for layer, count in there.items() for expert in range(count)]
+    if isinstance(experts, str | bytes | Mapping) or not isinstance(experts, Iterable):
+        raise BadInput(
+            f"Experts are given as (layer, expert) pairs, such as [(2, 5)], and {experts!r} is no list of them."
+        )
+    pairs = []
+    for pair in experts:
+        items = tuple(pair) if isinstance(pair, Iterable) and not isinstance(pair, str) else ()
+        if len(items) != 2 or not all(isinstance(i, Integral) and not isinstance(i, bool) for i in items):
+            raise BadInput(f"An expert is given as (layer, expert), two whole numbers, and {pair!r} is none.")
+        layer, expert = int(items[0]), int(items[1])
+        if layer not in there:
+            raise BadInput(f"Layer {layer} of {lab.name} has no experts; these have: {', '.join(map(str, there))}.")
+        if not 0 <= expert < there[layer]:
+            raise BadInput(
+                f"There is no expert {expert} in layer {layer} of {lab.name}; there are 0 to {there[layer] - 1}."
+            )
+        pairs.append((layer, expert))
+    return sorted(dict.fromkeys(pairs))
+
+
+def routed(lab: Any) -> dict[int, int]:
+    """The routed layers of a lab and how many experts each has. Raises Unavailable for a dense model."""
+    if not hasattr(lab, "anatomy"):
+        raise BadInput(f"This takes a Lab, from lk.load(), and a {type(lab).__name__} is none.")
+    if (reason := lab.anatomy.support["routes"]) is not None:
+        raise Unavailable(
+            f'{lab.name} has no experts to take away: {reason}. labkit\'s own mixture is lk.load("labkit-moe").'
+        )
+    return {i: layer.router.experts_count for i, layer in enumerate(lab.anatomy.layers) if layer.router is not None}
+
+
+def as_kinds(texts: Any) -> Texts:
+    """Documents by kind; a list of documents is of one kind, "texts"."""
+    if isinstance(texts, Mapping):
+        return texts
+    if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
+        raise BadInput('texts are documents by kind, {"prose": [text, ...]}, or a list of documents.')
+    return {"texts": texts}
+
+
+# losses of documents --------------------------------------------------------------------------------------------------
+
+
+class Documents:
+    """Documents of several kinds, batched once, on which a model's loss is measured again and again.
+
+    kinds; kind_of: (documents,) index into kinds.  tokens: (documents,) how many are counted: neither the first of a
+    document, which nothing predicts, nor special ones.
+    """
+
+    def __init__(self, lab: Any, texts: Any) -> None:
+        import torch
+
+        texts = as_kinds(texts)
+        self.ids, self.kind_of, self.cut = _documents(lab, texts)
+        self.kinds = tuple(texts)
+        special = np.array(sorted(set(getattr(lab.tokenizer, "all_special_ids", None) or ())), dtype=np.int64)
+        counted = [~np.isin(ids, special) & (np.arange(len(ids)) > 0) for ids in self.ids]
+        self.tokens = np.array([int(mask.sum()) for mask in counted])
+        if not self.tokens.any():
+            raise BadInput("These documents have no token with a loss; give longer ones.")
+        vocabulary = lab.model.get_input_embeddings().weight.shape[0]
+        if (largest := max(int(ids.max()) for ids in self.ids)) >= vocabulary:
+            raise BadInput(f"There is no token {largest}: this model has tokens 0 to {vocabulary - 1}.")
+        limit = TOKENS_A_PASS.get(lab.device.type, TOKENS_A_PASS_ELSEWHERE)
+        pad = getattr(lab.tokenizer, "pad_token_id", None) or 0
+        self.batches = []
+        for group in _batches([len(ids) for ids in self.ids], limit):
+            width = max(len(self.ids[d]) for d in group)
+            rows = np.full((len(group), width), pad, np.int64)
+            real, wanted = np.zeros((len(group), width), bool), np.zeros((len(group), width), bool)
+            for row, d in enumerate(group):
+                n = len(self.ids[d])
+                rows[row, :n], real[row, :n], wanted[row, :n] = self.ids[d], True, counted[d]
+            inputs = {"input_ids": torch.from_numpy(rows).to(lab.device)}
+            if not real.all():
+                inputs["attention_mask"] = torch.from_numpy(real.astype(np.int64)).to(lab.device)
+            self.batches.append((group, inputs, torch.from_numpy(wanted).to(lab.device)))
+
+    @property
+    def tokens_of_kind(self) -> np.ndarray:
+        return np.bincount(self.kind_of, weights=self.tokens, minlength=len(self.kinds)).astype(np.int64)
+
+    @property
+    def documents_of_kind(self) -> np.ndarray:
+        """How many documents of each kind have a counted token."""
+        return np.bincount(self.kind_of[self.tokens > 0], minlength=len(self.kinds))
+
+    def losses(self, lab: Any, entering: _Entering | None = None) -> np.ndarray:
+        """(documents,) float64: nats summed over each document's counted tokens, as the model computes them now.
+
+        entering: what enters a layer; the layers before it are then not run.
+        """
+        import torch
+
+        from labkit.trace.anatomy import evaluating
+
+        found = np.zeros(len(self.ids))
+        with torch.no_grad(), evaluating(lab.model), entering or contextlib.nullcontext():
+            for number, (group, inputs, wanted) in enumerate(self.batches):
+                if entering is not None:
+                    entering.number = number
+                logits = lab.model(**inputs, use_cache=False).logits
+                found[group] = _summed(logits, inputs["input_ids"], wanted)
+        return found
+
+    def entering(self, lab: Any, layer: int, baseline: np.ndarray) -> _Entering | None:
+        """What enters a layer, for all documents; None where it is too much, or replaying it gives other losses.
+
+        baseline: the losses without it.
+        """
+        import torch
+
+        from labkit.trace.anatomy import evaluating
+
+        width = lab.model.get_input_embeddings().weight.shape[-1]
+        elements = sum(inputs["input_ids"].numel() for _, inputs, _ in self.batches) * width
+        if layer == 0 or elements * lab.dtype.itemsize > STORED_BYTES:
+            return None
+        modules = [one.module for one in lab.anatomy.layers[:layer]]
+        outputs: list[Any] = []
+        handle = modules[-1].register_forward_hook(lambda _module, _args, output: outputs.append(_copied(output)))
+        try:
+            with torch.no_grad(), evaluating(lab.model):
+                for _, inputs, _ in self.batches:
+                    lab.model(**inputs, use_cache=False, **_no_logits(lab.model))
+        finally:
+            handle.remove()
+        if len(outputs) != len(self.batches):
+            return None
+        stored = _Entering(modules, outputs)
+        # a layer may hand on more than its output; then the model is run whole
+        return stored if np.allclose(self.losses(lab, stored), baseline, rtol=1e-4, atol=1e-4) else None
+
+    def notes(self, least_documents: int, least_tokens: int) -> list[str]:
+        """For each kind "" or why nothing is said of it."""
+        return [
+            ""
+            if d >= least_documents and t >= least_tokens
+            else f"{d} documents with {t:,} tokens of {kind} are too few; give {least_documents} with {least_tokens:,}"
+            for kind, d, t in zip(self.kinds, self.documents_of_kind, self.tokens_of_kind, strict=True)
+        ]
+
+    def means(
+        self, sums: np.ndarray, notes: Sequence[str], draws: int, seed: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rows, kinds) each: the mean a token of each kind, and where 95 % of resamplings of its documents lie.
+
+        sums: (rows, documents).  notes: of each kind; NaN where there is one.
+        """
+        mean, samples = self.samples(sums, notes, draws, seed)
+        low, high = np.percentile(samples, LEVEL, axis=1) if len(sums) else (mean, mean)
+        return mean, low, high
+
+    def samples(self, sums: np.ndarray, notes: Sequence[str], draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The means (rows, kinds), and those of `draws` resamplings (rows, draws, kinds). See `means`."""
+        rng = np.random.default_rng(seed)
+        mean = np.full((len(sums), len(self.kinds)), np.nan)
+        samples = np.full((len(sums), draws, len(self.kinds)), np.nan)
+        for kind, note in enumerate(notes):
+            if note:
+                continue
+            members = np.flatnonzero((self.kind_of == kind) & (self.tokens > 0))
+            weights = resampled(np.zeros(len(members), np.int64), draws, rng)
+            mean[:, kind] = sums[:, members].sum(1) / self.tokens[members].sum()
+            samples[:, :, kind] = sums[:, members] @ weights.T / (weights @ self.tokens[members])
+        return mean, samples
+
+    def baseline(self, sums: np.ndarray) -> dict[str, float]:
+        """Mean loss of each kind, nats a token."""
+        total = np.bincount(self.kind_of, weights=sums, minlength=len(self.kinds))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return dict(zip(self.kinds, (total / self.tokens_of_kind).tolist(), strict=True))
+
+
+class _Entering:
+    """While inside, the layers before a layer hand back what they gave before, without computing it.
+
+    number: which batch is on.
+    """
+
+    def __init__(self, modules: Sequence[Any], outputs: Sequence[Any]) -> None:
+        self.modules, self.outputs, self.number = modules, outputs, 0
+        self.held: list[tuple[Any, Any]] = []
+
+    def __enter__(self) -> _Entering:
+        try:
+            for module in self.modules:
+                self.held.append((module, vars(module).get("forward")))
+                module.forward = lambda *_args, **_keywords: _copied(self.outputs[self.number])
+        except BaseException:  # an interrupt, after which __exit__ would not be called
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        while self.held:
+            module, before = self.held.pop()
+            if before is None:
+                vars(module).pop("forward", None)
+            else:
+                module.forward = before
+
+
+def _copied(output: Any) -> Any:
+    """A layer's output that later layers can't write into."""
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        return output.detach().clone()
+    return type(output)(_copied(one) for one in output) if isinstance(output, tuple | list) else output
+
+
+def _no_logits(model: Any) -> dict[str, Any]:
+    import inspect
+
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+
+
+def _summed(logits: Any, ids: Any, wanted: Any) -> np.ndarray:
+    """(batch,) float64: nats of the wanted tokens, each predicted from the tokens before it."""
+    from torch.nn.functional import cross_entropy
+
+    nats = cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    return (nats.view(ids.shape[0], -1).double() * wanted[:, 1:]).sum(1).cpu().numpy()
+
+
+# is it where the expert is used? --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OwnDomain:
+    """Whether taking an expert away hurts the kind of text it is used for most.
+
+    agreement: the share of experts whose kind of highest specialisation is the kind that loses most without them; chance:
+        1/kinds; agreement_permuted: the mean agreement when the experts of each layer swap their specialisations, which is
+        the better chance level where one kind is hurt most by whatever is taken away; agreement_p: the share of these
+        permutations that agree as much.
+    correlation: Spearman's, over experts and kinds, of loss change with specialisation, both centred within each kind;
+        p: the share of permutations that correlate as much. An expert used much by all kinds raises it too.
+    correlation_within: the same with both centred within each expert as well, so that only which kinds counts and not
+        how much the expert is used; p_within.
+    experts: a row each: layer, expert, kind (of highest specialisation), hurt (the kind that loses most), agree.
+    left_out: experts whose absence changes nothing at all, in no column.
+    """
+
+    agreement: float
+    chance: float
+    agreement_permuted: float
+    agreement_p: float
+    correlation: float
+    p: float
+    correlation_within: float
+    p_within: float
+    kinds: tuple[str, ...]
+    left_out: int
+    permutations: int
+    experts: pd.DataFrame = field(repr=False)
+
+    def __repr__(self) -> str:
+        left_out = f"; {self.left_out} experts whose absence changes nothing are left out" if self.left_out else ""
+        return (
+            f"own domain hurt most: {self.agreement:.1%} of {len(self.experts)} experts (chance {self.chance:.1%}, "
+            f"permuted {self.agreement_permuted:.1%}, p = {self.agreement_p:.3g}{left_out})\n"
+            f"loss change with specialisation: Spearman {self.correlation:.2f} (p = {self.p:.3g}), "
+            f"within experts {self.correlation_within:.2f} (p = {self.p_within:.3g})"
+        )
+
+
+def own_domain(
+    effects: pd.DataFrame, specialisation: pd.DataFrame, *, permutations: int = 999, seed: int = 0
+) -> OwnDomain:
+    """Does dropping an expert hurt its own domain most?
+
+    effects: of `effects`.  specialisation: of `specialisation`, best on other documents than the effects, since an
+    expert can't hurt a text in which it is never chosen. Kinds without numbers in either are left out.
+    Permutations exchange experts within their layer: what would be if their specialisation said nothing.
+    Raises BadInput where fewer than two kinds or three experts are in both.
+    """
+    import pandas as pd
+
+    check_count("permutations", permutations, 1)
+    change, share = _matrix(effects, "loss_change"), _matrix(specialisation, "share")
+    kinds = [k for k in change.columns if k in share.columns]
+    pairs = change.index.intersection(share.index)
+    change, share = change.loc[pairs, kinds], share.loc[pairs, kinds]
+    kinds = [k for k in kinds if not change[k].isna().any() and not share[k].isna().any()]
+    c, s = change[kinds].to_numpy(np.float64), share[kinds].to_numpy(np.float64)
+    some = (c != 0).any(1) if len(kinds) else np.zeros(len(c), bool)
+    c, s, left = c[some], s[some], [pair for pair, keep in zip(pairs, some, strict=True) if keep]
+    if len(kinds) < 2 or len(left) < 3:
+        raise BadInput(
+            f"{len(left)} experts and {len(kinds)} kinds of text have numbers both as effects and as specialisation; "
+            "give three experts and two kinds at least, with enough documents."
+        )
+    layer = np.array([pair[0] for pair in left])
+    rng = np.random.default_rng(seed)
+    orders = np.stack([np.arange(len(s)), *(_within(layer, rng) for _ in range(permutations))])
+    hurt = c.argmax(1)
+    agree = (s.argmax(1)[orders] == hurt).mean(1)
+    of_kind = _correlations(c - c.mean(0), s - s.mean(0), orders)
+    within = _correlations(_centred(c), _centred(s), orders)
+    names = np.array(kinds, dtype=object)
+    table = pd.DataFrame(
+        {"layer": layer, "expert": [p[1] for p in left], "kind": names[s.argmax(1)], "hurt": names[hurt]}
+    )
+    table["agree"] = table["kind"] == table["hurt"]
+    return OwnDomain(
+        agreement=float(agree[0]),
+        chance=1 / len(kinds),
+        agreement_permuted=float(agree[1:].mean()),
+        agreement_p=float(p_value(agree[0], agree[1:])),
+        correlation=float(of_kind[0]),
+        p=float(p_value(of_kind[0], of_kind[1:])),
+        correlation_within=float(within[0]),
+        p_within=float(p_value(within[0], within[1:])),
+        kinds=tuple(kinds),
+        left_out=int((~some).sum()),
+        permutations=permutations,
+        experts=table,
+    )
+
+
+def _matrix(frame: Any, value: str) -> pd.DataFrame:
+    """Rows (layer, expert), columns kinds in their order."""
+    missing = {"layer", "expert", "kind", value} - set(getattr(frame, "columns", ()))
+    if missing:
+        raise BadInput(
+            f"own_domain takes the tables of lk.moe.effects and lk.moe.specialisation; one has no {min(missing)!r}."
+        )
+    wide = frame.pivot(index=["layer", "expert"], columns="kind", values=value)
+    return wide[list(dict.fromkeys(frame["kind"]))]
+
+
+def _centred(x: np.ndarray) -> np.ndarray:
+    """(experts, kinds) less the mean of each expert and each kind."""
+    x = x - x.mean(0)
+    return x - x.mean(1, keepdims=True)
+
+
+def _within(layer: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A permutation that leaves every expert in its layer."""
+    order = np.arange(len(layer))
+    for one in np.unique(layer):
+        members = np.flatnonzero(layer == one)
+        order[members] = rng.permutation(members)
+    return order
+
+
+def _correlations(c: np.ndarray, s: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of c (experts, kinds) with s, its experts put in each of the orders (orders, experts)."""
+    ranks = [_ranks(x) for x in (c, s)]
+    spread = [float(np.sqrt((r**2).sum())) for r in ranks]
+    if not all(spread):
+        return np.full(len(orders), np.nan)
+    return np.array([(ranks[0] * ranks[1][order]).sum() for order in orders]) / (spread[0] * spread[1])
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks over the whole of x, ties sharing theirs, less their mean."""
+    _, place, count = np.unique(x.ravel(), return_inverse=True, return_counts=True)
+    ends = np.cumsum(count)
+    ranks = (ends - (count - 1) / 2)[place.ravel()]
+    return (ranks - ranks.mean()).reshape(x.shape)

@@ -1,0 +1,227 @@
+"""From a dense model to a mixture of experts that computes the same: sparse upcycling.
+
+Every expert begins as a copy of the dense feed-forward part and the weights of the chosen ones sum to 1, so whichever
+experts a router chooses, the layer's output is the dense one's. Komatsuzaki et al. 2022, "Sparse Upcycling: Training
+Mixture-of-Experts from Dense Checkpoints".
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+
+from labkit.errors import BadInput, NotEnoughMemory, Unavailable
+from labkit.models.hardware import free_bytes
+from labkit.models.memory import human_bytes, memory
+
+ROUTER_STD = 0.02
+HEADROOM = 0.1  # room for activations beside the weights, as a share of them, as when a model is loaded
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The mixture a dense family becomes. fields: those of its configuration that say so, given (config, experts, top_k).
+
+    refuse: a sentence's middle about what this configuration has and the mixture's class has no place for, or None.
+    """
+
+    model_type: str
+    fields: Callable[[Any, int, int], dict[str, Any]]
+    refuse: Callable[[Any], str | None]
+
+
+def _mixtral(config: Any, experts: int, top_k: int) -> dict[str, Any]:
+    window = getattr(config, "sliding_window", None)
+    return {"num_local_experts": experts, "num_experts_per_tok": top_k, "sliding_window": window}
+
+
+def _qwen(config: Any, experts: int, top_k: int) -> dict[str, Any]:
+    return {
+        "num_experts": experts,
+        "num_experts_per_tok": top_k,
+        "moe_intermediate_size": config.intermediate_size,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
+
+
+def _qwen2_moe(config: Any, experts: int, top_k: int) -> dict[str, Any]:
+    # the class always has a shared expert: one as narrow as can be, whose weights are zero
+    return _qwen(config, experts, top_k) | {"shared_expert_intermediate_size": 1, "qkv_bias": True}
+
+
+def _qwen3_moe(config: Any, experts: int, top_k: int) -> dict[str, Any]:
+    slides = "sliding_attention" in config.layer_types
+    return _qwen(config, experts, top_k) | {"use_sliding_window": slides}
+
+
+def _llama_refuses(config: Any) -> str | None:
+    biases = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
+    return f"it has biases ({', '.join(biases)}), and Mixtral has none" if biases else None
+
+
+def _qwen3_refuses(config: Any) -> str | None:
+    mixed = len(set(config.layer_types)) > 1
+    return "some of its layers have a window and some none, and Qwen3-MoE has one rule for all" if mixed else None
+
+
+TARGETS = {
+    "llama": _Target("mixtral", _mixtral, _llama_refuses),
+    "mistral": _Target("mixtral", _mixtral, lambda _: None),
+    "qwen2": _Target("qwen2_moe", _qwen2_moe, lambda _: None),
+    "qwen3": _Target("qwen3_moe", _qwen3_moe, _qwen3_refuses),
+}
+
+
+def upcycle(lab: Any, experts: int = 8, top_k: int = 2, seed: int = 0, noise: float = 0.0) -> Any:
+    """A new Lab with a mixture of experts made from a dense model, which computes the same until it is trained.
+
+    lab: with a dense model of the families llama, mistral (they become Mixtral), qwen2 (Qwen2-MoE, its shared expert
+        one unit wide and zero) or qwen3 (Qwen3-MoE). It is not changed, and shares no weights with the new one.
+    experts: in each layer, every one a copy of its MLP.  top_k: how many are chosen for a token, with weights that sum
+        to 1.  seed: of the routers, normal with a standard deviation of 0.02, and of the noise.
+    noise: standard deviation of what is added to each weight of each expert, as a share of the standard deviation of
+        its matrix. With 0 the logits are the dense model's, up to rounding (1e-5 in float32; in 16 bits the weights of
+        the chosen experts sum to 1 only to that precision). Trained on, equal experts come apart by themselves, since
+        each is trained on the tokens that its router sends it.
+    Tied embeddings, biases, windows, rotary scaling, the generation settings and the tokenizer are kept.
+    Raises Unavailable for other families, mixtures, and models that are quantized, spread over devices or changed;
+    NotEnoughMemory where the mixture would not fit beside the dense model; BadInput for numbers that can't be used.
+    Komatsuzaki et al. 2022.
+    """
+    _check(experts, top_k, noise)
+    target = _target(lab)
+    dense, config = lab.model, _config(lab, target, int(experts), int(top_k))
+    _check_memory(lab, config)
+    generator = torch.Generator().manual_seed(int(seed))
+    with lab.turn(), torch.no_grad():
+        model = empty_model(config, dense)
+        held = dict(model.named_parameters(remove_duplicate=False))
+        state = dense.state_dict()
+        _check_names(lab, held, state)
+        for name, tensor in state.items():
+            if name in held:
+                held[name].copy_(tensor)
+        for layer in range(config.num_hidden_layers):
+            part = f"model.layers.{layer}.mlp."
+            gate, up, down = (state[f"{part}{name}.weight"] for name in MLP)
+            _copy_into(held[f"{part}experts.gate_up_proj"], torch.cat([gate, up]), float(noise), generator)
+            _copy_into(held[f"{part}experts.down_proj"], down, float(noise), generator)
+            router = held[f"{part}gate.weight"]
+            router.copy_(torch.randn(router.shape, generator=generator) * ROUTER_STD)
+            for name, weight in held.items():
+                if name.startswith((f"{part}shared_expert.", f"{part}shared_expert_gate.")):
+                    weight.zero_()
+    model.generation_config = copy.deepcopy(dense.generation_config)
+    return type(lab)(
+        model.eval(),
+        lab.tokenizer,
+        name=f"{lab.name}, {experts} experts",
+        licence=lab.licence,
+        notes=(*lab.notes, f"upcycled: every expert began as a copy of the MLP of {lab.name}"),
+    )
+
+
+def empty_model(config: Any, like: Any) -> Any:
+    """A model of this configuration on the device and in the dtype of another, its weights not yet filled."""
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights(), torch.device(like.device):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=like.dtype, attn_implementation=like.config._attn_implementation
+        )
+    model.tie_weights()  # left out with the initialization
+    return model
+
+
+def refuse_odd_weights(lab: Any, what: str) -> None:
+    """Raise Unavailable where a model's weights are not plain tensors on one device. what: such as "upcycled"."""
+    tensors = list(lab.model.parameters())
+    if getattr(lab.model, "is_quantized", False) or not all(t.is_floating_point() for t in tensors):
+        raise Unavailable(f"{lab.name} is quantized and can't be {what}; load it without a quantization.")
+    if len({t.device for t in tensors}) > 1 or any(t.device.type == "meta" for t in tensors):
+        raise Unavailable(f"{lab.name} is spread over several devices and can't be {what}; load it with device='cpu'.")
+
+
+def check_room(lab: Any, needed: int, what: str, remedy: str) -> None:
+    """Raise NotEnoughMemory where `needed` bytes of weights, and room to run them, are not free on the lab's device."""
+    wanted, free = int(needed * (1 + HEADROOM)), free_bytes(str(lab.device))
+    if wanted > free:
+        raise NotEnoughMemory(
+            f"{what} needs {human_bytes(wanted)} beside the model that is there, and {human_bytes(free)} are free on "
+            f"{lab.device}; {remedy}."
+        )
+
+
+def _check(experts: Any, top_k: Any, noise: Any) -> None:
+    for name, value in (("experts", experts), ("top_k", top_k)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise BadInput(f"{name}={value!r} can't be used; give a whole number from 1.")
+    if top_k > experts:
+        raise BadInput(f"top_k={top_k} of {experts} experts can't be chosen; give at most {experts}.")
+    if isinstance(noise, bool) or not isinstance(noise, Real) or not 0 <= float(noise) < float("inf"):
+        raise BadInput(f"noise={noise!r} can't be used; give a share of the weights' standard deviation, 0 or more.")
+
+
+def _target(lab: Any) -> _Target:
+    if any(layer.router is not None for layer in lab.anatomy.layers):
+        raise Unavailable(
+            f"{lab.name} is a mixture of experts already; upcycle a dense model, such as lk.load() brings."
+        )
+    target = TARGETS.get(lab.family)
+    if target is None:
+        raise Unavailable(
+            f"labkit can't upcycle the family {lab.family!r}; load a dense model of {', '.join(list(TARGETS)[:-1])} or "
+            f"{list(TARGETS)[-1]}."
+        )
+    if reason := target.refuse(lab.config):
+        raise Unavailable(f"{lab.name} can't be upcycled: {reason}; load another model.")
+    refuse_odd_weights(lab, "upcycled")
+    return target
+
+
+def _config(lab: Any, target: _Target, experts: int, top_k: int) -> Any:
+    """The mixture's configuration: every field the two classes share, and those that are the mixture's own."""
+    from transformers import CONFIG_MAPPING
+
+    kind: Any = CONFIG_MAPPING[target.model_type]
+    given = lab.config.to_dict()
+    known = set(kind().to_dict()) - {"model_type", "architectures", "transformers_version", "_name_or_path"}
+    fields = {name: value for name, value in given.items() if name in known}
+    return kind(**copy.deepcopy(fields | target.fields(lab.config, experts, top_k)))
+
+
+def _check_memory(lab: Any, config: Any) -> None:
+    check_room(
+        lab,
+        memory(config, tokens=1, dtype=lab.dtype).weight_bytes,
+        f"{lab.name} with {config.num_experts} experts in every layer",
+        "take fewer experts, or load the model with dtype='bfloat16'",
+    )
+
+
+def _check_names(lab: Any, held: dict[str, Any], state: dict[str, Any]) -> None:
+    """Every weight of the dense model has a place, and every place a weight: else the model is not what it says."""
+    copied = {name for name in state if not (".mlp." in name and name.split(".")[-2] in MLP)}
+    places = {name for name in held if ".mlp." not in name}
+    if odd := sorted(copied ^ places):
+        raise Unavailable(
+            f"{lab.name} does not have the weights of a plain {lab.family} ({odd[0]}); merge its adapter, or load it anew."
+        )
+
+
+def _copy_into(place: Any, weight: Any, noise: float, generator: Any) -> None:
+    """Fill (experts, out, in) with copies of (out, in), each with its own noise."""
+    place.copy_(weight.expand_as(place))
+    if noise:
+        scale = noise * float(weight.float().std())
+        for expert in place:
+            expert.add_((torch.randn(expert.shape, generator=generator) * scale).to(expert))
