@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from labkit.views.lens_chart import lens as lens
     from labkit.views.live_panel import live as live
     from labkit.views.patching_chart import patching as patching
+    from labkit.views.routes_view import routes as routes
     from labkit.views.sampling_view import temperature as temperature
+    from labkit.views.specialisation_chart import damage as damage
+    from labkit.views.specialisation_chart import specialisation as specialisation
     from labkit.views.tokens_view import tokens as tokens
 
 _HOMES = {
@@ -25,11 +28,14 @@ _HOMES = {
     "live": "labkit.views.live_panel",
     "memory": "labkit.views.charts",
     "patching": "labkit.views.patching_chart",
+    "routes": "labkit.views.routes_view",
+    "specialisation": "labkit.views.specialisation_chart",
+    "damage": "labkit.views.specialisation_chart",
     "tokens": "labkit.views.tokens_view",
     "temperature": "labkit.views.sampling_view",
 }
 
-__all__ = ["attention", "attribution", "lens", "live", "memory", "patching", "temperature", "tokens"]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
