@@ -239,5 +239,4 @@ def _near_paths(path: Path) -> str:
 
 def at_hand() -> str:
     """What can be loaded without a hub, as the end of a sentence."""
-    ours = " or ".join(f'lk.load("{name}")' for name in shipped.MODELS)
-    return f"lk.load() brings {' or '.join(catalog.names())}, {ours} the mixture of experts that comes with labkit"
+    return f'lk.load() brings {" or ".join(catalog.names())}, lk.load("labkit-moe") the mixture of experts that comes with labkit'

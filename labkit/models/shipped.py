@@ -40,6 +40,14 @@ MODELS = {
         folder="moe",
         parameters=9_354_048,
     ),
+    "labkit-dense": ShippedModel(
+        name="labkit-dense",
+        title="labkit's dense model beside the mixture",
+        aliases=(),
+        licence="Apache-2.0",
+        folder="moe_dense",
+        parameters=3_124_032,
+    ),
 }
 
 

@@ -294,32 +294,54 @@ class HeldOut:
 
 ASSETS = Path(__file__).parents[1] / "assets"
 RECORDS = Path(__file__).parent / "records"
+DENSE_CARD = """# labkit-dense: the dense model beside labkit-moe
+
+`lk.load("labkit-dense")` opens it: Qwen3 class, the same depth, width, attention, tokenizer, texts, order and settings as
+labkit-moe, with one feed-forward part of width 256 where that chooses 4 of 32 experts of width 64. It is here to be compared
+with, and can do even less. Figures, data, licence (Apache-2.0) and limits: `../moe/README.md`.
+"""
 SAMPLE = 1_000  # tokens whose choices are shipped, evenly spread over all passages
 
 
 def pack(work: Path) -> None:
-    """Write the trained model in half precision, its tokenizer, the choices along the way and the records."""
-    folder = ASSETS / "moe"
-    folder.mkdir(parents=True, exist_ok=True)
-    model = build("fine")
-    state = torch.load(work / "fine" / "state.pt", map_location="cpu", weights_only=True)
-    if state["step"] != STEPS:
-        raise SystemExit(f"the training has come to step {state['step']} of {STEPS}; go on with `train` first")
-    model.load_state_dict(state["model"])
-    model.half().save_pretrained(folder)
-    PreTrainedTokenizerFast.from_pretrained(work / "tokenizer").save_pretrained(folder)
-    choices = {step: np.load(work / "fine" / f"choices-{step}.npy") for step in CHECKPOINTS}
-    at = np.linspace(0, len(choices[0]) - 1, SAMPLE).round().astype(int)
-    save_file({str(step): np.ascontiguousarray(c[at]) for step, c in choices.items()}, folder / "choices.safetensors")
+    """Write the models that are trained to the end in half precision, the choices along the way, the records and cards."""
     RECORDS.mkdir(exist_ok=True)
     for name in ("fine", "coarse", "dense"):
         if (work / name / "record.jsonl").exists():
             shutil.copy(work / name / "record.jsonl", RECORDS / f"moe-{name}.jsonl")
-    (folder / "README.md").write_text(card(), "utf-8")
-    read = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json") and p.name != "SHA256.json")
+    moe = _pack_model(work, "fine", ASSETS / "moe")
+    choices = {step: np.load(work / "fine" / f"choices-{step}.npy") for step in CHECKPOINTS}
+    at = np.linspace(0, len(choices[0]) - 1, SAMPLE).round().astype(int)
+    save_file({str(step): np.ascontiguousarray(c[at]) for step, c in choices.items()}, moe / "choices.safetensors")
+    (moe / "README.md").write_text(card(), "utf-8")
+    dense = _pack_model(work, "dense", ASSETS / "moe_dense")
+    (dense / "README.md").write_text(DENSE_CARD, "utf-8")
+    for folder in (moe, dense):
+        sign(folder)
+
+
+def _pack_model(work: Path, name: str, folder: Path) -> Path:
+    state = torch.load(work / name / "state.pt", map_location="cpu", weights_only=True)
+    if state["step"] != STEPS:
+        raise SystemExit(
+            f"the training of {name} has come to step {state['step']} of {STEPS}; go on with `train` first"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    model = build(name)
+    model.load_state_dict(state["model"])
+    model.half().save_pretrained(folder)
+    PreTrainedTokenizerFast.from_pretrained(work / "tokenizer").save_pretrained(folder)
+    return folder
+
+
+def sign(folder: Path) -> None:
+    """Write the checksums that are verified whenever the model is opened."""
+    read = sorted(
+        p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".csv") and p.name != "SHA256.json"
+    )
     sums = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in read}
     (folder / "SHA256.json").write_text(json.dumps(sums, indent=1) + "\n", "utf-8")
-    print(sum(p.stat().st_size for p in read) / 1e6, "MB")
+    print(folder.name, sum(p.stat().st_size for p in read) / 1e6, "MB")
 
 
 def effects() -> None:
@@ -331,6 +353,7 @@ def effects() -> None:
     table = lk.moe.effects(lab, some)
     columns = ["layer", "expert", "kind", "loss_change", "low", "high"]
     table[columns].round(5).to_csv(ASSETS / "moe" / "effects.csv", index=False)
+    sign(ASSETS / "moe")
 
 
 def card() -> str:

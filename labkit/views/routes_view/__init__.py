@@ -1,0 +1,413 @@
+"""The routes view: a text coloured by the expert each token goes to, all layers under it, and how the load is shared."""
+
+from __future__ import annotations
+
+import html
+import operator
+import re
+import threading
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import traitlets
+
+from labkit.errors import BadInput, LabError
+from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.latest import Latest
+from labkit.views.routes_view.picture import COLOURS, data_address
+from labkit.views.routes_view.reading import (
+    Read,
+    changed,
+    check,
+    probability_codes,
+    read,
+    read_token,
+    router,
+    shape,
+    text_of,
+)
+
+if TYPE_CHECKING:
+    from labkit.trace.record import Trace
+
+FILE_BYTES = 1_500_000  # of router probabilities in an exported file; the tokens beyond them are without
+ORDERS = ("number", "most")
+_DELAY_SECONDS = 0.3  # somebody who types on does not mean what stands there yet
+_STATIC_TOKENS, _STATIC_EXPERTS = 400, 8
+_MARKUP = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
+
+
+def routes(
+    trace: Trace,
+    other: Trace | None = None,
+    *,
+    take: Callable[[str], Any] | None = None,
+    layer: int | None = None,
+    names: tuple[str, str] | None = None,
+    special: Collection[int] = (),
+) -> RoutesView:
+    """Show which experts a text's tokens are sent to: the text in their colours, every layer, and each expert's load.
+
+    trace: taken with keep="routes". other: a second trace of the same model beside it: another prompt, or the same one
+        under an edit; where the ids are equal, tokens whose choice changed are marked and counted.
+    take: a function from a text to its trace, such as `lambda text: lab.trace(text, keep="routes")`; with it the text can
+        be typed over. With `other` it may return two traces; one alone replaces the first.
+    layer: the one to be shown, by its number in the model; left out, the middle one of those that have a router.
+    names: what the two traces are called. special: ids, such as `lab.tokenizer.all_special_ids`, that are not counted in
+        the loads.
+    Raises Unavailable when the trace has no routes, BadInput for what is not there or can't be used.
+    """
+    return RoutesView(trace, other, take=take, layer=layer, names=names, special=special)
+
+
+class _Refused(BadInput, traitlets.TraitError):
+    """A value that a trait does not take: traitlets puts the old one back."""
+
+
+class RoutesView(View):
+    """The routes of a text in the layer `layer`; set it for another. With `take`, set `typed` for another text, and
+    `wait()` until it is shown."""
+
+    _title = "Which experts the tokens go to"
+    _esm = module(
+        "common.js",
+        "attention_view/controls.js",
+        "routes_view/logic.js",
+        "routes_view/source.js",
+        "routes_view/chart.js",
+        "routes_view/text.js",
+        "routes_view/strip.js",
+        "routes_view/pane.js",
+        "routes_view/routes.js",
+    )
+    _css = style("routes_view/routes.css")
+
+    layer = traitlets.Int(0).tag(sync=True)
+    held: Any = traitlets.List().tag(sync=True)
+    """The token that is held: [trace (0 or 1), token], or nothing."""
+    order = traitlets.Unicode("number").tag(sync=True)
+    """How the loads stand: by the experts' "number", or the "most" chosen first."""
+    numbers = traitlets.Bool(True).tag(sync=True)
+    """Whether each token has its expert's number under it."""
+    picked = traitlets.Dict().tag(sync=True)
+    """Experts given a colour by hand: the layer (as text) -> their numbers, the latest last."""
+    texts: Any = traitlets.List().tag(sync=True)
+    """For each trace its tokens' pieces of the running text."""
+    experts = traitlets.Bytes(b"").tag(sync=True)
+    """For each trace (layers, drawn tokens, k), the largest weight first; a byte each, or two from 257 experts on."""
+    weights = traitlets.Bytes(b"").tag(sync=True)
+    """For each trace (layers, drawn tokens, k) codes: a weight is (code / 254)² times the largest."""
+    load = traitlets.Bytes(b"").tag(sync=True)
+    """For each trace (layers, experts) uint32: choices over all counted tokens."""
+    facts = traitlets.Dict().tag(sync=True)
+    version = traitlets.Int(0).tag(sync=True)
+    """Counts the traces shown. A front end redraws when it changes, once the traits above agree again."""
+    typed = traitlets.Unicode("").tag(sync=True)
+    status = traitlets.Dict().tag(sync=True)
+    """state: "" or "waiting", "running", "done", "failed"; message: a sentence."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        other: Trace | None = None,
+        *,
+        take: Callable[[str], Any] | None = None,
+        layer: int | None = None,
+        names: tuple[str, str] | None = None,
+        special: Collection[int] = (),
+        **kwargs: Any,
+    ) -> None:
+        self._worker: Latest[str] = Latest(self._take_text, delay_seconds=_DELAY_SECONDS)
+        self._lock = threading.RLock()  # what the worker sets, and what is set meanwhile, are each sent whole
+        if take is not None and not callable(take):
+            raise BadInput(f'take={take!r} can\'t be called; give lambda text: lab.trace(text, keep="routes").')
+        if names is not None and (isinstance(names, str) or not isinstance(names, Sequence) or len(names) != 2):
+            raise BadInput(f"names={names!r} can't be used; give a name for each of the two traces.")
+        check(trace)
+        if other is not None:
+            check(other)
+        self._take = take
+        self._names = names
+        self._special = _ids(special)
+        self._traces = [trace] if other is None else [trace, other]
+        self._shape = shape(trace)
+        self._reads: list[Read] = []
+        state = self._read(self._traces)
+        layers = self._shape[0]
+        super().__init__(
+            **state,
+            layer=layers[len(layers) // 2] if layer is None else self._checked(layer),
+            typed="" if take is None else self._first_text(),
+            **kwargs,
+        )
+        self.observe(self._on_typed, names="typed")
+        self.on_msg(self._on_message)
+
+    # what a user calls --------------------------------------------------------------------------------------------
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Until what was typed is shown; whether that came in time."""
+        return self._worker.wait(timeout_seconds)
+
+    def close(self) -> None:
+        self._worker.close()
+        super().close()
+
+    # reading ------------------------------------------------------------------------------------------------------
+
+    def _read(self, traces: Sequence[Trace]) -> dict[str, Any]:
+        """The traits of these traces. Raises BadInput when they are of another shape than the view's."""
+        for each in traces:
+            if shape(each) != self._shape:
+                layers, experts, k = self._shape
+                raise BadInput(
+                    f"A trace with {_said(*shape(each))} can't stand in a view of {_said(layers, experts, k)}; "
+                    "give traces of one model."
+                )
+        reads = [read(each, self._special) for each in traces]
+        layers, experts, k = self._shape
+        same = len(traces) == 2 and list(traces[0].ids) == list(traces[1].ids)
+        kind, alone = router(traces[0])
+        names = self._names or (("before", "after") if same else ("first", "second"))
+        sets, firsts = changed(*traces) if same else ([], [])
+        facts = {
+            "model": clean(shorten(traces[0].model, 80)),
+            "names": [shorten(visible(str(name)), 40) for name in names],
+            "layers": list(layers),
+            "experts": experts,
+            "k": k,
+            "bytes": reads[0].experts.itemsize,
+            "tokens": [each.tokens for each in reads],
+            "drawn": [len(each.texts) for each in reads],
+            "counted": [each.counted for each in reads],
+            "special": [each.special for each in reads],
+            "kinds": [[[i, kind] for i, kind in enumerate(each.kinds) if kind] for each in reads],
+            "called": [[[i, name] for i, name in each.names.items()] for each in reads],
+            "bands": [None if each.band is None else list(each.band) for each in reads],
+            "tops": [each.top for each in reads],
+            "router": kind,
+            "alone": alone,
+            "same": same,
+            "changed": sets,
+            "changed_first": firsts,
+            "can_take": self._take is not None,
+        }
+        self._reads, self._router = reads, kind
+        return {
+            "texts": [each.texts for each in reads],
+            "experts": b"".join(each.experts.tobytes() for each in reads),
+            "weights": b"".join(each.weights.tobytes() for each in reads),
+            "load": b"".join(each.load.astype("<u4").tobytes() for each in reads),
+            "facts": facts,
+        }
+
+    def _first_text(self) -> str:
+        trace = self._traces[0]
+        text = text_of(trace, self._special)
+        first = trace.tokens[0]
+        # a start token that nobody said is special would be typed as text, and come twice
+        return text.removeprefix(first) if _MARKUP.fullmatch(first) else text
+
+    def _take_text(self, text: str, stop: threading.Event) -> None:
+        """Runs in the worker. Whatever `take` does, the view says so and stands."""
+        if stop.is_set():
+            return
+        self._say("running")
+        try:
+            assert self._take is not None
+            taken = self._take(text)
+            given = list(taken) if isinstance(taken, list | tuple) else [taken, *self._traces[1:]]
+            if len(given) != len(self._traces):
+                raise BadInput(
+                    f"take returned {len(given)} traces, and the view shows {len(self._traces)}; return as many, or one."
+                )
+            for each in given:
+                check(each)
+            with self._lock:
+                if stop.is_set() or self.comm is None:
+                    return
+                state = self._read(given)
+                self._traces = given
+                with self.hold_sync():
+                    for name, value in state.items():
+                        setattr(self, name, value)
+                    if self.held and self.held[1] >= state["facts"]["drawn"][self.held[0]]:
+                        self.held = []
+                    self.version += 1
+                    self._say("done")
+        except BaseException as error:  # in this thread there is nobody above to tell
+            if not stop.is_set():
+                self._say("failed", _sentence(error))
+
+    def _say(self, state: str, message: str = "") -> None:
+        with self._lock:
+            if self.comm is not None:
+                self.status = {"state": state, "message": message}
+
+    # traits and messages ------------------------------------------------------------------------------------------
+
+    @traitlets.validate("layer")
+    def _valid_layer(self, proposal: Any) -> int:
+        return self._checked(proposal["value"])
+
+    @traitlets.validate("order")
+    def _valid_order(self, proposal: Any) -> str:
+        if proposal["value"] not in ORDERS:
+            raise _Refused(f"order={proposal['value']!r} is not known; give one of {', '.join(ORDERS)}.")
+        return str(proposal["value"])
+
+    @traitlets.validate("held")
+    def _valid_held(self, proposal: Any) -> list[int]:
+        value = list(proposal["value"])
+        whole = all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+        if value and not (
+            len(value) == 2
+            and whole
+            and value[0] in range(len(self._reads))
+            and value[1] in range(len(self._reads[value[0]].texts))
+        ):
+            raise _Refused(f"held={value!r} is no token; give [trace, token], such as [0, 3], or [].")
+        return value
+
+    def _on_typed(self, change: Any) -> None:
+        if self._take is not None:
+            self._say("waiting")
+            self._worker.submit(change["new"])
+
+    def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
+        """A front end asks for one token's exact numbers."""
+        if not isinstance(content, dict) or content.get("type") != "token":
+            return
+        asked: list[Any] = [content.get(name) for name in ("trace", "layer", "token")]
+        if any(isinstance(value, bool) or not isinstance(value, int) for value in asked):
+            return
+        which, layer, token = asked
+        with self._lock:
+            if content.get("version") != self.version or which not in range(len(self._traces)):
+                return
+            if layer not in range(len(self._shape[0])) or token not in range(self._reads[which].tokens):
+                return
+            numbers = read_token(self._traces[which], layer, token, self._router)
+        buffers = [np.ascontiguousarray(each, "<f4").tobytes() for each in numbers]
+        self.send({"type": "token", "id": content.get("id")}, buffers=buffers)
+
+    def _checked(self, value: Any) -> int:
+        layers = self._shape[0]
+        try:
+            layer = operator.index(value)
+        except TypeError:
+            layer = -1
+        if isinstance(value, bool) or layer not in layers:
+            raise _Refused(
+                f"There is no router in layer {value!r} of {self._traces[0].model}; these layers have one: "
+                f"{_ranges(layers)}."
+            )
+        return layer
+
+    # files and fallbacks ------------------------------------------------------------------------------------------
+
+    def _export_state(self) -> dict[str, Any]:
+        layers, experts, _ = self._shape
+        room = FILE_BYTES // (len(layers) * experts * len(self._reads))
+        with_probabilities = [min(len(each.texts), room) for each in self._reads]
+        codes = [
+            probability_codes(trace, n, self._router) for trace, n in zip(self._traces, with_probabilities, strict=True)
+        ]
+        return {
+            **super()._export_state(),
+            "facts": {**self.facts, "with_probabilities": with_probabilities},
+            "probabilities": b"".join(each.tobytes() for each in codes),
+            "typed": "",
+            "status": {},
+        }
+
+    def _describe(self) -> str:
+        trace = self._traces[0]
+        text = shorten(visible("".join(trace.tokens[:60])), 60)
+        beside = f" and {len(self._traces[1])}" if len(self._traces) > 1 else ""
+        return f"{text!r}, {len(trace)}{beside} tokens, layer={self.layer}"
+
+    def _head_line(self) -> str:
+        layers, experts, k = self._shape
+        trace = self._traces[0]
+        tokens = len(trace)
+        return f"{trace.model} · {tokens} token{'' if tokens == 1 else 's'} · layer {self.layer} of {_said(layers, experts, k)}"
+
+    def _place(self) -> int:
+        return self._shape[0].index(self.layer)
+
+    def _most_chosen(self, layer: int, count: int) -> list[int]:
+        """The experts of a layer that all traces on show choose most, those nobody chooses left out."""
+        load = sum(each.load[layer] for each in self._reads)
+        return [int(e) for e in np.argsort(-load, kind="stable")[:count] if load[e] > 0]
+
+    def _loads(self) -> list[tuple[int, int, float]]:
+        """The most chosen experts of the layer on show in the first trace: number, tokens, share of the choices."""
+        load, choices = self._reads[0].load[self._place()], max(1, self._reads[0].counted * self._shape[2])
+        most = [int(e) for e in np.argsort(-load, kind="stable")[:_STATIC_EXPERTS] if load[e] > 0]
+        return [(e, int(load[e]), float(load[e] / choices)) for e in most]
+
+    def _chance_line(self) -> str:
+        band = self._reads[0].band
+        uniform = f"uniform {1 / self._shape[1]:.1%}"
+        return uniform if band is None else f"{uniform}, random choice {band[0]:.1%} to {band[1]:.1%} in 95 % of cases"
+
+    def _static_text(self) -> str:
+        lines = [self._head_line(), f"share of the choices ({self._chance_line()}):"]
+        return "\n".join(lines + [f"expert {e}: {share:.1%} ({tokens} tokens)" for e, tokens, share in self._loads()])
+
+    def _static_html(self) -> str:
+        layer, first = self._place(), self._reads[0]
+        strip = first.experts[:, :, 0].astype(int)
+        slots = np.full(strip.shape, -1)
+        for i in range(len(strip)):
+            for slot, expert in enumerate(self._most_chosen(i, len(COLOURS))):
+                slots[i, strip[i] == expert] = slot
+        text = "".join(
+            f"{html.escape(visible(shorten(piece, 60)))}<sub>{expert}</sub>"
+            for piece, expert in zip(first.texts[:_STATIC_TOKENS], strip[layer], strict=False)
+        )
+        cut = f"<p>({len(first.texts) - _STATIC_TOKENS} more tokens)</p>" if len(first.texts) > _STATIC_TOKENS else ""
+        rows = "".join(
+            f"<tr><td>{e}</td><td>{tokens}</td><td>{share:.1%}</td></tr>" for e, tokens, share in self._loads()
+        )
+        width, height = min(860, 20 * strip.shape[1]), min(600, 16 * strip.shape[0])
+        return (
+            f"<div><p>{html.escape(visible(self._head_line()))}</p>"
+            "<p>After each token the number of the expert it goes to first:</p>"
+            f'<div style="white-space: pre-wrap">{text}</div>{cut}'
+            f'<img src="{data_address(slots)}" width="{width}" height="{height}" style="image-rendering: pixelated" '
+            'alt="A row for each routed layer, a cell for each token, coloured by the expert that it goes to first">'
+            f"<table><caption>The most chosen experts of layer {self.layer} ({html.escape(self._chance_line())})</caption>"
+            "<thead><tr><th>expert</th><th>tokens</th><th>share of the choices</th></tr></thead>"
+            f"<tbody>{rows}</tbody></table></div>"
+        )
+
+
+def _ids(special: Any) -> frozenset[int]:
+    try:
+        return frozenset(operator.index(each) for each in special)
+    except TypeError:
+        raise BadInput(
+            f"special={special!r} can't be used; give token ids, such as lab.tokenizer.all_special_ids."
+        ) from None
+
+
+def _said(layers: Sequence[int], experts: int, k: int) -> str:
+    return f"{len(layers)} routed layer{'' if len(layers) == 1 else 's'}, {k} of {experts} experts"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    whole = list(numbers) == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 2
+    return f"{numbers[0]} to {numbers[-1]}" if whole else ", ".join(map(str, numbers))
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, LabError) and text:
+        return shorten(visible(text), 400)
+    return shorten(visible(f"The text can't be traced: {type(error).__name__}{': ' + text if text else ''}."), 400)
+
+
+__all__ = ["RoutesView", "routes"]

@@ -1,0 +1,210 @@
+"""What the routes view reads from a trace: choices in order of weight, loads, what chance gives, router probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from labkit.errors import BadInput
+from labkit.models.tokens import token_bytes
+from labkit.views.attention_view.codes import quantize
+from labkit.views.base import clean, shorten
+from labkit.views.tokens_view.payload import pieces
+
+if TYPE_CHECKING:
+    from labkit.trace.record import Trace
+
+MOST_TOKENS = 2_048  # drawn; a browser's canvas has a widest side, and nobody reads further in a picture
+MOST_BYTES = 2_000_000  # of experts and weights of one trace
+LABEL_CHARACTERS = 200
+COVERED = 0.95
+_LOOKED_AT = 64  # tokens, to tell which function turns router logits into weights
+_SAME = 1e-3
+
+
+@dataclass(frozen=True)
+class Read:
+    """The routes of one trace of T tokens, its first n drawn: L routed layers, E experts, k chosen.
+
+    texts, kinds: n pieces of the running text and what they are (`tokens_view.payload.Piece`).  names: n tokens by name.
+    experts: (L, n, k), the largest weight first.  weights: (L, n, k) codes of weight / top.  top: the largest weight.
+    load: (L, E) choices by expert, over all counted tokens of T.  counted: how many tokens these are.
+    band: shares of the choices between which a uniform random choice leaves an expert in 95 % of cases, or None.
+    special: those of the n tokens that are not counted.
+    """
+
+    tokens: int
+    texts: list[str]
+    kinds: list[int]
+    names: dict[int, str]
+    experts: np.ndarray
+    weights: np.ndarray
+    top: float
+    load: np.ndarray
+    counted: int
+    band: tuple[float, float] | None
+    special: list[int]
+
+
+def read(trace: Trace, special: Collection[int]) -> Read:
+    """special: token ids that are drawn but not counted. Raises Unavailable where the trace has no routes."""
+    routes = trace.routes
+    experts, weights = by_weight(_numpy(routes.experts), _numpy(routes.weights))
+    tokens, layers, k = experts.shape
+    n_experts = routes.logits.shape[-1]
+    kind = np.dtype(np.uint8 if n_experts <= 1 << 8 else "<u2")
+    drawn = max(1, min(tokens, MOST_TOKENS, MOST_BYTES // (layers * k * (kind.itemsize + 1))))
+    counted = ~np.isin(np.asarray(trace.ids), list(special))
+    load = np.stack([np.bincount(experts[counted, i].ravel(), minlength=n_experts) for i in range(layers)])
+    finite = weights[np.isfinite(weights)]
+    top = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    texts, kinds, names = _texts(trace.tokens[:drawn])
+    return Read(
+        tokens=tokens,
+        texts=texts,
+        kinds=kinds,
+        names=names,
+        experts=np.ascontiguousarray(experts[:drawn].swapaxes(0, 1), kind),
+        weights=quantize(np.ascontiguousarray(weights[:drawn].swapaxes(0, 1)) / top),
+        top=top,
+        load=load,
+        counted=int(counted.sum()),
+        band=chance(int(counted.sum()), k, n_experts),
+        special=np.flatnonzero(~counted[:drawn]).tolist(),
+    )
+
+
+def by_weight(experts: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(T, L, k) experts and weights, each token's largest weight first: not every router hands them over in order."""
+    order = np.argsort(-weights, axis=-1, kind="stable")
+    return np.take_along_axis(experts, order, -1), np.take_along_axis(weights, order, -1)
+
+
+def chance(tokens: int, k: int, experts: int) -> tuple[float, float] | None:
+    """Between which shares of the choices an expert lies in 95 % of cases when each token chooses k of E at random.
+
+    An expert is then among a token's k with probability k / E: its number of tokens is binomial, and the two ends are
+    that distribution's 2.5 % and 97.5 % quantiles over tokens · k. None where there is no token.
+    """
+    if tokens < 1:
+        return None
+    p = k / experts
+    if p >= 1:
+        return 1 / k, 1 / k
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, tokens + 1)))])
+    counts = np.arange(tokens + 1)
+    log = factorials[-1] - factorials - factorials[::-1] + counts * np.log(p) + (tokens - counts) * np.log1p(-p)
+    below = np.cumsum(np.exp(log))
+    tail = (1 - COVERED) / 2
+    low, high = np.searchsorted(below, [tail, 1 - tail])
+    return float(low / (tokens * k)), float(min(high, tokens) / (tokens * k))
+
+
+def router(trace: Trace) -> tuple[str, bool]:
+    """Which function makes probabilities of a router's logits, and whether the choice follows them alone.
+
+    "softmax" or "sigmoid", or "given" where the logits are probabilities already: the one to which the weights of the
+    chosen experts are in proportion, or with one expert a token, are equal. The choice does not follow them alone where
+    a balancing bias or groups of experts have a say (DeepSeek-AI 2024).
+    """
+    routes = trace.routes
+    logits = _numpy(routes.logits[:_LOOKED_AT]).astype(np.float64)
+    experts = _numpy(routes.experts[:_LOOKED_AT])
+    weights = _numpy(routes.weights[:_LOOKED_AT]).astype(np.float64)
+    off = {}
+    candidates = ["softmax", "sigmoid"]
+    if np.nanmin(logits, initial=0) >= 0 and np.allclose(np.nansum(logits, -1), 1, atol=_SAME):
+        candidates.append("given")
+    for name in candidates:
+        chosen = np.take_along_axis(as_probabilities(logits, name), experts, -1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.log(weights / chosen)
+        spread = ratio - ratio.mean(-1, keepdims=True) if experts.shape[-1] > 1 else ratio
+        spread = np.abs(spread[np.isfinite(spread)])
+        off[name] = float(spread.mean()) if spread.size else np.inf
+    best = min(off, key=lambda name: off[name] + (0 if name == "softmax" else _SAME))
+    kth = -np.sort(-logits, axis=-1)[..., experts.shape[-1] - 1 : experts.shape[-1]]
+    with np.errstate(invalid="ignore"):
+        alone = not (np.take_along_axis(logits, experts, -1) < kth).any()
+    return best, alone
+
+
+def as_probabilities(logits: np.ndarray, router: str) -> np.ndarray:
+    """Router probabilities of logits (..., E), in their own precision."""
+    if router == "given":
+        return logits
+    with np.errstate(over="ignore", invalid="ignore"):
+        if router == "sigmoid":
+            return np.asarray(1 / (1 + np.exp(-logits)))
+        raised = np.exp(logits - logits.max(-1, keepdims=True))
+        return np.asarray(raised / raised.sum(-1, keepdims=True))
+
+
+def read_token(trace: Trace, layer: int, token: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """(E,) router probabilities and (k,) weights, largest first, float32. layer: its place among the routed ones."""
+    routes = trace.routes
+    probabilities = as_probabilities(_numpy(routes.logits[token, layer]).astype(np.float64), kind)
+    weights = _numpy(routes.weights[token, layer]).astype(np.float32)
+    return probabilities.astype(np.float32), -np.sort(-weights, kind="stable")
+
+
+def probability_codes(trace: Trace, tokens: int, kind: str) -> np.ndarray:
+    """(tokens, L, E) codes of the first tokens' router probabilities, for a file: (code / 254)², to two digits."""
+    return quantize(as_probabilities(_numpy(trace.routes.logits[:tokens]), kind))
+
+
+def changed(one: Trace, other: Trace) -> tuple[list[int], list[int]]:
+    """By layer, of two traces of the same ids: tokens that choose another set of experts, and those of them that
+    have another first one."""
+    a, _ = by_weight(_numpy(one.routes.experts), _numpy(one.routes.weights))
+    b, _ = by_weight(_numpy(other.routes.experts), _numpy(other.routes.weights))
+    sets = (np.sort(a, -1) != np.sort(b, -1)).any(-1)
+    return sets.sum(0).tolist(), (sets & (a[..., 0] != b[..., 0])).sum(0).tolist()
+
+
+def shape(trace: Trace) -> tuple[tuple[int, ...], int, int]:
+    """Routed layers, experts, and how many are chosen."""
+    routes = trace.routes
+    return tuple(routes.layers), int(routes.logits.shape[-1]), int(routes.experts.shape[-1])
+
+
+def check(trace: Any) -> None:
+    """Raises BadInput or Unavailable for what has no routes to show."""
+    if isinstance(trace, list | tuple):
+        raise BadInput(
+            "lk.views.routes shows one trace, and this is a list of them; give one, e.g. traces[0], "
+            "or two: lk.views.routes(traces[0], traces[1])."
+        )
+    if not hasattr(trace, "routes") or not hasattr(trace, "tokens"):  # a Trace without them says itself why
+        raise BadInput(
+            f'lk.views.routes shows a trace, not a {type(trace).__name__}; take one with lab.trace(text, keep="routes").'
+        )
+    if not trace.tokens or not trace.routes.layers:
+        raise BadInput("This trace has no tokens or no routed layer to show; trace a text of at least one token.")
+
+
+def text_of(trace: Trace, special: Collection[int]) -> str:
+    """The text a trace was taken of, special tokens left out, as somebody would have typed it."""
+    kept = [token for token, id_ in zip(trace.tokens, trace.ids, strict=True) if id_ not in special]
+    return clean(b"".join(map(token_bytes, kept)).decode("utf-8", "replace"))
+
+
+def _texts(tokens: list[str]) -> tuple[list[str], list[int], dict[int, str]]:
+    """Each token's piece of the running text, and by name those tokens whose piece does not show what they are."""
+    text = b"".join(map(token_bytes, tokens)).decode("utf-8", "replace")
+    split = pieces(tokens, text)
+    texts = [shorten(clean(shorten(piece.text, LABEL_CHARACTERS)), LABEL_CHARACTERS) for piece in split]
+    names = {
+        i: shorten(clean(shorten(token, LABEL_CHARACTERS)), LABEL_CHARACTERS)
+        for i, (token, piece) in enumerate(zip(tokens, split, strict=True))
+        if piece.text != token
+    }
+    return texts, [piece.kind for piece in split], names
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array

@@ -1,0 +1,341 @@
+// The routes view as a widget: the box to type in, the bar, one trace or two.
+
+import { make, makeRoot, thousands, visibleLabel } from "../common.js";
+import { button, picker, setOptions } from "../attention_view/controls.js";
+import { NO_COLOUR, OTHERS, PALETTE, changedTokens, colouredExperts, decodeRoutes, exampleToken } from "./logic.js";
+import { routesPane } from "./pane.js";
+import { heldRoutes, liveRoutes } from "./source.js";
+
+const SLOW = 250; // ms; what is there sooner needs no word
+const PATIENCE_MS = 4000;
+const WIDE = 720; // CSS pixels from where the loads stand beside the text, or two traces side by side
+const NO_ANSWER = "No answer from the kernel: it is busy with a cell, or it was restarted; then run this cell again.";
+const ORDER_TITLES = [{ value: "number", title: "by number" }, { value: "most", title: "most chosen first" }];
+
+function render({ model, el }) {
+  const exported = Boolean(model.get("exported"));
+  const prefix = `lk-${Math.random().toString(36).slice(2, 10)}`;
+  const root = makeRoot("lk-routes");
+  PALETTE.forEach(([light, dark], i) => root.style.setProperty(`--lk-e${i}`, `light-dark(${light}, ${dark})`));
+  root.style.setProperty("--lk-eo", `light-dark(${OTHERS.join(", ")})`);
+
+  let facts = model.get("facts");
+  let routes = [];
+  let slots = []; // by layer, its coloured experts
+  let slotOf = []; // by layer, expert -> colour
+  let changes = null;
+  let dark = false;
+  let tones = {};
+  let heldExpert = null;
+  let pointedExpert = null;
+  let painted = 0;
+  const source = exported ? heldRoutes(model, facts) : liveRoutes(model);
+
+  const set = (name, value) => {
+    model.set(name, value);
+    model.save_changes();
+  };
+
+  const context = {
+    facts: () => facts,
+    route: (which) => routes[which],
+    source: () => source,
+    version: () => model.get("version"),
+    layer: () => Math.max(0, facts.layers.indexOf(model.get("layer"))),
+    setLayer(place) {
+      if (facts.layers[place] !== model.get("layer")) set("layer", facts.layers[place]);
+    },
+    order: () => model.get("order"),
+    slot: (layer, expert) => slotOf[layer].get(expert) ?? NO_COLOUR,
+    colours: () => painted,
+    held(which) {
+      const [trace, token] = model.get("held");
+      return trace === which || (facts.same && trace !== undefined) ? token : null;
+    },
+    hold: (place) => {
+      if (String(model.get("held")) !== String(place ?? [])) set("held", place ?? []);
+    },
+    /** The expert whose tokens are lit, in every trace: the one pointed at, else the one held. */
+    expert: () => pointedExpert ?? heldExpert,
+    heldExpert: () => heldExpert,
+    pointExpert(expert) {
+      if (pointedExpert === expert) return;
+      pointedExpert = expert;
+      for (const pane of panes) pane.shine();
+    },
+    holdExpert(expert) {
+      if (heldExpert === expert) return;
+      heldExpert = expert;
+      for (const pane of panes) pane.shine();
+    },
+    /** An expert's bar was clicked: hold it or let it go, and give it a colour where it has none. */
+    choose(expert) {
+      const layer = context.layer();
+      if (heldExpert !== expert && context.slot(layer, expert) === NO_COLOUR) {
+        const name = String(facts.layers[layer]);
+        const before = model.get("picked")[name] ?? [];
+        heldExpert = expert;
+        set("picked", { ...model.get("picked"), [name]: [...before.filter((e) => e !== expert), expert].slice(-PALETTE.length) });
+      } else context.holdExpert(heldExpert === expert ? null : expert);
+    },
+    changed: () => changes,
+    /** The token to show while none is pointed at; of a text traced twice, one that chooses otherwise. */
+    example(which) {
+      if (!facts.same) return exampleToken(routes[which], context.layer());
+      const first = changes[context.layer()].findIndex((mark) => mark > 0);
+      return first >= 0 ? first : exampleToken(routes[0], context.layer());
+    },
+    linked(which, token) {
+      if (facts.same) panes[1 - which].link(token);
+    },
+    dark: () => dark,
+    tone: (name) => tones[name],
+  };
+
+  // -------------------------------------------------------------------------------------------------------- the top
+
+  const head = make("p", "lk-rt-head");
+  const entry = make("div", "lk-rt-entry");
+  const label = make("label", "", "Your text");
+  const typed = make("textarea", "lk-rt-typed");
+  typed.id = `${prefix}-typed`;
+  typed.rows = 2;
+  typed.spellcheck = false;
+  typed.placeholder = "Type a text and see which experts its tokens go to";
+  label.htmlFor = typed.id;
+  const status = make("p", "lk-rt-status");
+  status.setAttribute("role", "status");
+  entry.append(label, typed, status);
+
+  const bar = make("div", "lk-rt-bar-top");
+  const layerPicker = picker("Layer", `${prefix}-layer`);
+  const orderPicker = picker("Loads", `${prefix}-order`, ORDER_TITLES);
+  const numbersBox = make("input");
+  numbersBox.type = "checkbox";
+  numbersBox.id = `${prefix}-numbers`;
+  const numbersLabel = make("label", "lk-att-check", "Expert numbers under the tokens");
+  numbersLabel.htmlFor = numbersBox.id;
+  const numbersPair = make("span", "lk-att-pair");
+  numbersPair.append(numbersBox, numbersLabel);
+  const back = button("Colour the most chosen again", "", () => {
+    const { [String(model.get("layer"))]: _gone, ...rest } = model.get("picked");
+    set("picked", rest);
+  });
+  bar.append(layerPicker.pair, orderPicker.pair, numbersPair, back);
+  const legend = make("p", "lk-rt-legend");
+  const difference = make("p", "lk-rt-difference");
+
+  const panes = facts.tokens.map((_, which) => routesPane({ which, context, prefix: `${prefix}-${which}` }));
+  const body = make("div", "lk-rt-body");
+  body.append(...panes.map(({ element }) => element));
+  const notes = make("p", "lk-rt-muted lk-rt-notes");
+  root.append(head, entry, bar, legend, difference, body, notes);
+  el.append(root);
+  root.classList.toggle("lk-rt-two", panes.length > 1);
+
+  function drawHead() {
+    const counts = facts.tokens.map((n, i) => `${facts.tokens.length > 1 ? `${facts.names[i]}: ` : ""}${thousands(n)} token${n === 1 ? "" : "s"}`);
+    const layers = `${facts.layers.length} routed layer${facts.layers.length === 1 ? "" : "s"}`;
+    head.replaceChildren(
+      make("strong", "", visibleLabel(facts.model, 80)),
+      ` · ${counts.join(" · ")} · ${layers}, each with ${facts.experts} experts: ${facts.k} for every token`,
+    );
+    entry.hidden = !facts.can_take || exported;
+    const said = [];
+    if (facts.layers.length > 1) said.push("Experts of different layers have nothing in common: the same number or colour in two rows is not the same expert.");
+    if (exported) said.push("Without the notebook, weights and probabilities are known to about two digits.");
+    if (exported && facts.with_probabilities.some((n, i) => n < facts.drawn[i])) {
+      said.push(`This file holds the router probabilities of the first ${listedCounts()} tokens.`);
+    }
+    notes.textContent = said.join(" ");
+  }
+  const listedCounts = () => [...new Set(facts.with_probabilities.map((n) => thousands(n)))].join(" and ");
+
+  function drawLegend() {
+    const layer = context.layer();
+    const chips = slots[layer].flatMap((expert, slot) => (expert === NO_COLOUR ? [] : [make("span", `lk-rt-chip lk-rt-c${slot}`, String(expert))]));
+    const others = facts.experts - chips.length;
+    legend.replaceChildren("Colour and number: the expert that gets a token first in layer ", make("strong", "", String(facts.layers[layer])), ". ");
+    chips.forEach((chip) => legend.append(chip, " "));
+    if (others > 0) {
+      legend.append(make("span", "lk-rt-chip lk-rt-c-1", chips.length > 0 ? `${others} others` : `${others}`));
+      if (chips.length > 0) legend.append(" – click a bar to colour it");
+    }
+    drawDifference(layer);
+    back.hidden = !(model.get("picked")[String(facts.layers[layer])]?.length > 0);
+  }
+
+  function drawDifference(layer) {
+    difference.hidden = !facts.same;
+    if (!facts.same) return;
+    const [sets, firsts, n] = [facts.changed[layer], facts.changed_first[layer], facts.tokens[0]];
+    if (sets === 0) {
+      difference.textContent = `In layer ${facts.layers[layer]}, every token chooses the same experts ${facts.names.join(" and ")}.`;
+      return;
+    }
+    const tokens = `${thousands(sets)} of ${thousands(n)} tokens choose${sets === 1 ? "s" : ""} other experts`;
+    difference.replaceChildren(
+      make("strong", "", `In layer ${facts.layers[layer]}, ${tokens}`),
+      ` (`,
+      make("span", "lk-rt-changed1", "underlined twice"),
+      `)${firsts > 0 ? `, ${thousands(firsts)} of them another first one` : ", none of them another first one"}.`,
+    );
+  }
+
+  // ------------------------------------------------------------------------------------------------------- the data
+
+  /** Whether the paper is another than before. What the canvases need of the theme is read once: asking costs a layout. */
+  function readTheme() {
+    if (!root.isConnected) return false;
+    const brush = make("canvas").getContext("2d");
+    brush.fillStyle = getComputedStyle(root).backgroundColor;
+    brush.fillRect(0, 0, 1, 1);
+    const [red, green, blue] = brush.getImageData(0, 0, 1, 1).data;
+    const now = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 110;
+    const style = getComputedStyle(root);
+    const before = JSON.stringify(tones);
+    dark = now;
+    tones = Object.fromEntries(
+      ["--lk-ink"].map((name) => {
+        const value = style.getPropertyValue(name).trim();
+        // a canvas does not understand light-dark()
+        const pair = /light-dark\(\s*([^,]+(?:\([^)]*\))?)\s*,\s*(.+)\)\s*$/.exec(value);
+        return [name, pair ? (dark ? pair[2] : pair[1]).trim() : value];
+      }),
+    );
+    return JSON.stringify(tones) !== before;
+  }
+
+  function readColours() {
+    const picked = model.get("picked");
+    const before = slots;
+    slots = facts.layers.map((layer, l) => {
+      const load = routes[0].load(l).map((count, e) => count + (routes[1]?.load(l)[e] ?? 0));
+      return colouredExperts(load, picked[String(layer)] ?? [], before[l] ?? []);
+    });
+    slotOf = slots.map((experts) => new Map(experts.flatMap((expert, slot) => (expert === NO_COLOUR ? [] : [[expert, slot]]))));
+    painted += 1;
+  }
+
+  function readTrace() {
+    heldExpert = pointedExpert = null;
+    facts = model.get("facts");
+    routes = decodeRoutes(facts, model.get("texts"), model.get("experts"), model.get("weights"), model.get("load"));
+    changes = facts.same ? facts.layers.map((_, l) => changedTokens(routes[0], routes[1], l)) : null;
+    readColours();
+    drawHead();
+    setOptions(layerPicker.select, facts.layers, model.get("layer"));
+    drawLegend();
+    for (const pane of panes) pane.fill();
+    resize(true);
+  }
+
+  // ------------------------------------------------------------------------------------------------------ listening
+
+  let slow = null;
+  let unanswered = null;
+  function drawStatus() {
+    clearTimeout(slow);
+    clearTimeout(unanswered);
+    const { state = "", message = "" } = model.get("status");
+    const busy = state === "waiting" || state === "running";
+    entry.setAttribute("aria-busy", String(busy));
+    status.classList.toggle("lk-rt-failed", state === "failed");
+    if (busy) {
+      slow = setTimeout(() => {
+        if (!status.classList.contains("lk-rt-failed")) status.textContent = "computing the routes …";
+      }, SLOW);
+    } else status.textContent = state === "failed" ? message : "";
+  }
+  typed.addEventListener("input", () => {
+    clearTimeout(unanswered);
+    unanswered = setTimeout(() => {
+      status.textContent = NO_ANSWER;
+      status.classList.add("lk-rt-failed");
+    }, PATIENCE_MS);
+    set("typed", typed.value);
+  });
+  layerPicker.select.addEventListener("change", () => set("layer", Number(layerPicker.select.value)));
+  orderPicker.select.addEventListener("change", () => set("order", orderPicker.select.value));
+  numbersBox.addEventListener("change", () => set("numbers", numbersBox.checked));
+
+  const repaint = () => {
+    for (const pane of panes) pane.paint();
+  };
+  function layerChanged() {
+    heldExpert = pointedExpert = null; // another layer's expert of this number is another expert
+    setOptions(layerPicker.select, facts.layers, model.get("layer"));
+    drawLegend();
+    repaint();
+  }
+  function orderChanged() {
+    orderPicker.select.value = model.get("order");
+    repaint();
+  }
+  function numbersChanged() {
+    numbersBox.checked = model.get("numbers");
+    root.classList.toggle("lk-rt-numbers", model.get("numbers"));
+  }
+  function pickedChanged() {
+    readColours();
+    drawLegend();
+    repaint();
+  }
+  function typedChanged() {
+    if (typed.value !== model.get("typed")) typed.value = model.get("typed");
+  }
+  const recolour = () => {
+    if (readTheme()) repaint();
+  };
+
+  const theme = new MutationObserver(recolour);
+  for (const element of [document.documentElement, document.body]) {
+    theme.observe(element, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "theme", "class"] });
+  }
+  const queries = ["(prefers-color-scheme: dark)", "print"].map((query) => globalThis.matchMedia(query));
+  for (const query of queries) query.addEventListener("change", recolour);
+
+  let width = 0;
+  function resize(force = false) {
+    recolour();
+    const now = root.clientWidth - 28;
+    if ((now === width && !force) || now <= 0) return;
+    width = now;
+    const wide = width >= WIDE;
+    root.classList.toggle("lk-rt-wide", wide);
+    for (const pane of panes) pane.resize();
+  }
+  const watcher = new ResizeObserver(() => resize());
+
+  const events = [
+    ["change:version", readTrace],
+    ["change:layer", layerChanged],
+    ["change:order", orderChanged],
+    ["change:numbers", () => (numbersChanged(), resize(true))],
+    ["change:picked", pickedChanged],
+    ["change:held", () => panes.forEach((pane) => pane.heldChanged())],
+    ["change:typed", typedChanged],
+    ["change:status", drawStatus],
+  ];
+  root.classList.toggle("lk-rt-wide", root.clientWidth - 28 >= WIDE);
+  readTheme();
+  numbersChanged();
+  orderPicker.select.value = model.get("order");
+  typedChanged();
+  readTrace();
+  if (!exported) drawStatus();
+  watcher.observe(root);
+  for (const [event, callback] of events) model.on(event, callback);
+  return () => {
+    clearTimeout(slow);
+    clearTimeout(unanswered);
+    theme.disconnect();
+    watcher.disconnect();
+    for (const query of queries) query.removeEventListener("change", recolour);
+    for (const pane of panes) pane.close();
+    source.close();
+    for (const [event, callback] of events) model.off(event, callback);
+  };
+}
+
+export default { render };

@@ -1,0 +1,395 @@
+"""Experts against kinds of text as heat maps, and what pruning costs as curves: plotly figures of our template."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from labkit.errors import BadInput
+from labkit.views.template import INK, OKABE_ITO, template
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# blue against orange-red is told apart with any common colour vision; the middle, at the uniform share, is nearly white
+DIVERGING = ((0.0, OKABE_ITO[0]), (0.5, "#f7f7f7"), (1.0, OKABE_ITO[5]))
+SPECIALISATION_COLUMNS = ("layer", "kind", "expert", "share", "uniform", "low", "high")
+DAMAGE_COLUMNS = ("by", "keep", "kind", "loss_change", "low", "high")
+LEVELS = ("untrained_high", "untrained", "uniform")  # what a share is held against unless told, the first that is there
+MOST_LAYERS = 12  # small multiples; beyond that every n-th layer is drawn, and the chart says so
+MOST_HATCHED = 2_500  # cells with a mark of their own; beyond that they are faded only
+WIDE_ENOUGH = 72  # experts, up to which a cell has room for a mark
+FADED = 0.3
+_BELOW = {"yref": "container", "y": 0.0, "yanchor": "bottom"}
+NARROWEST, WIDEST = -3.0, 3.0  # of the colours: an eighth and eight times the uniform share
+ROW = 21  # pixels
+ALL = "all"  # the mean over the kinds of text
+BESIDE = ("random", "chance")  # what is nobody's choice is drawn grey
+
+
+def specialisation(frame: pd.DataFrame, *, chance: str | None = None, title: str | None = None) -> Any:
+    """How often each expert is chosen for each kind of text: experts across, kinds downward, a map for each layer.
+
+    frame: of `lk.moe.specialisation`, a row for each layer, kind and expert: share of the kind's tokens for which the
+        expert is chosen, low and high (its 95 % interval), uniform (what even routing gives), and where they were
+        collected, untrained_low and untrained_high (or untrained, the upper one alone): between which 95 % of the shares
+        of routers nobody trained lie. Part of it (`frame[frame.layer == 3]`) gives part of the picture.
+    chance: the column a share has to exceed; left out, untrained_high, or where there is none, uniform. A cell counts as
+        beyond it when its whole interval is; the others are faded and hatched.
+    Colour is the share over the uniform share, its middle at 1, on a scale of doublings that ends at 8 and 1/8. Experts
+    stand by the kind they are chosen for most, so that each layer has its own order. title: by default a sentence that
+    counts. Returns a plotly Figure. Raises BadInput for another frame or column.
+    """
+    import numpy as np
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    columns = set(getattr(frame, "columns", ()))
+    if not set(SPECIALISATION_COLUMNS) <= columns or not len(frame):
+        raise BadInput("There is nothing to draw; give the DataFrame that lk.moe.specialisation returned.")
+    level = chance if chance is not None else next(name for name in LEVELS if name in columns and _any(frame[name]))
+    if level not in columns:
+        there = ", ".join(name for name in (*LEVELS, "untrained_largest") if name in columns)
+        raise BadInput(f"chance={chance!r} is no column of this frame; there are {there}.")
+    every_layer = [int(layer) for layer in sorted(frame.layer.unique())]
+    step = math.ceil(len(every_layer) / MOST_LAYERS)
+    layers = every_layer[::step]
+    kinds = list(dict.fromkeys(frame.kind))
+    cells = frame.assign(beyond=_beyond(frame, level))
+    if cells.duplicated(["layer", "kind", "expert"]).any():
+        raise BadInput("The frame has several rows for one layer, kind and expert; give what one call returned.")
+    figure = make_subplots(
+        rows=len(layers),
+        cols=1,
+        subplot_titles=[f"layer {layer}" for layer in layers],
+        vertical_spacing=min(0.5 / len(layers), 46 / (len(layers) * (ROW * len(kinds) + 46))),
+    )
+    experts = int(frame.expert.nunique())
+    hatched = experts <= WIDE_ENOUGH and len(layers) * len(kinds) * experts <= MOST_HATCHED
+    reach = 0.0
+    maps = []
+    for row, layer in enumerate(layers, 1):
+        part = cells[cells.layer == layer]
+        share, uniform, beyond, text = (_table(part, name, kinds) for name in ("share", "uniform", "beyond", "hover"))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.log2(share.astype(float) / uniform.astype(float))
+        ratio = np.clip(ratio, NARROWEST, WIDEST)
+        order = _blocks(ratio)
+        numbers = sorted(part.expert.unique())
+        ratio, beyond, text = ratio[:, order], beyond[:, order].astype(bool), text[:, order]
+        reach = max(reach, float(np.nanmax(np.abs(ratio), initial=0.0)))
+        labels = [str(numbers[i]) for i in order]
+        maps.append((row, ratio, beyond, text, labels))
+    reach = min(WIDEST, max(1.0, math.ceil(reach)))
+    for row, ratio, beyond, text, labels in maps:
+        places = list(range(len(labels)))
+        for drawn, opacity in ((beyond, 1.0), (~beyond, FADED)):
+            figure.add_trace(
+                go.Heatmap(
+                    z=np.where(drawn, ratio, np.nan),
+                    x=places,
+                    y=list(range(len(kinds))),
+                    text=text,
+                    hovertemplate="%{text}<extra></extra>",
+                    hoverongaps=False,
+                    coloraxis="coloraxis" if opacity == 1.0 else None,
+                    colorscale=None if opacity == 1.0 else [list(stop) for stop in DIVERGING],
+                    zmin=-reach,
+                    zmax=reach,
+                    showscale=False,
+                    opacity=opacity,
+                    xgap=1,
+                    ygap=1,
+                ),
+                row=row,
+                col=1,
+            )
+        where = np.argwhere(~beyond & ~np.isnan(ratio)) if hatched else np.zeros((0, 2), int)
+        figure.add_trace(
+            go.Scatter(
+                x=where[:, 1].tolist() or [None],
+                y=where[:, 0].tolist() or [None],
+                mode="markers",
+                marker={"symbol": "line-ne", "size": 9, "line": {"width": 1, "color": INK}, "color": INK},
+                hoverinfo="skip",
+                name=_faded_name(level),
+                legendgroup="faded",
+                showlegend=row == 1,
+            ),
+            row=row,
+            col=1,
+        )
+        every = max(1, math.ceil(len(labels) / (40 if experts <= 100 else 24)))
+        figure.update_xaxes(
+            tickvals=places[::every],
+            ticktext=labels[::every],
+            tickfont={"size": 10},
+            tickangle=0,
+            showgrid=False,
+            zeroline=False,
+            row=row,
+            col=1,
+        )
+        figure.update_yaxes(
+            tickvals=list(range(len(kinds))),
+            ticktext=[_escaped(str(kind)) for kind in kinds],
+            autorange="reversed",
+            showgrid=False,
+            zeroline=False,
+            row=row,
+            col=1,
+        )
+    figure.update_xaxes(title=_titled("expert, by the kind it is chosen for most"), row=len(layers), col=1)
+    ticks = list(range(-int(reach), int(reach) + 1))
+    figure.update_layout(
+        template=template(),
+        title=_escaped(title) if title else _specialisation_sentence(cells, level, every_layer, layers),
+        height=190 + len(layers) * (ROW * len(kinds) + 46),
+        margin={"t": 110, "b": 90},
+        coloraxis={
+            "colorscale": [list(stop) for stop in DIVERGING],
+            "cmin": -reach,
+            "cmax": reach,
+            "colorbar": {
+                "title": _titled("share over<br>uniform"),
+                "tickvals": ticks,
+                "ticktext": [_times(tick) for tick in ticks],
+                "thickness": 14,
+                "outlinewidth": 0,
+                "len": min(1.0, 260 / (len(layers) * (ROW * len(kinds) + 46))),
+                "y": 1,
+                "yanchor": "top",
+            },
+        },
+        legend=_BELOW,
+    )
+    for annotation in figure.layout.annotations or ():  # the layers' names stand at the left, as labels do
+        annotation.update(x=0, xanchor="left", font={"size": 12, "color": INK})
+    return figure
+
+
+def damage(frame: pd.DataFrame, *, title: str | None = None) -> Any:
+    """What a text's loss gains as experts are taken away: a line for each way of choosing whom to keep.
+
+    frame: of `lk.moe.damage`, a row for each by (how the kept experts were chosen), keep (how many in each layer) and kind
+        of text, "all" for their mean: loss_change (nats a token, pruned − whole), low and high (its 95 % interval). Several
+        kinds have a picture each, on one scale. title: by default a sentence that compares the choices where they differ
+        most.
+    Returns a plotly Figure. Raises BadInput for another frame.
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    if not set(DAMAGE_COLUMNS) <= set(getattr(frame, "columns", ())) or not len(frame):
+        raise BadInput("There is nothing to draw; give the DataFrame that lk.moe.damage returned.")
+    kinds, ways = list(dict.fromkeys(frame.kind)), list(dict.fromkeys(frame.by))
+    kinds.sort(key=lambda kind: kind != ALL)  # the mean over the kinds comes first
+    across = min(3, len(kinds))
+    down = math.ceil(len(kinds) / across)
+    figure = make_subplots(
+        rows=down,
+        cols=across,
+        shared_yaxes="all",
+        subplot_titles=["all kinds" if kind == ALL else _escaped(str(kind)) for kind in kinds]
+        if len(kinds) > 1
+        else None,
+        horizontal_spacing=0.04,
+        vertical_spacing=0.22 / down if down > 1 else 0.0,
+    )
+    colours = _colours(ways)
+    for at, kind in enumerate(kinds):
+        place = {"row": at // across + 1, "col": at % across + 1}
+        for way in ways:
+            line = frame[(frame.kind == kind) & (frame.by == way)].sort_values("keep")
+            if line.empty:
+                continue
+            keep, change = line.keep.tolist(), line.loss_change.astype(float).tolist()
+            low, high = line.low.astype(float).tolist(), line.high.astype(float).tolist()
+            colour = colours[way]
+            name = _escaped(str(way))
+            known = [i for i in range(len(keep)) if math.isfinite(low[i]) and math.isfinite(high[i])]
+            if len(known) > 1:
+                figure.add_trace(
+                    go.Scatter(
+                        x=[keep[i] for i in known] + [keep[i] for i in reversed(known)],
+                        y=[low[i] for i in known] + [high[i] for i in reversed(known)],
+                        fill="toself",
+                        fillcolor=_clear(colour),
+                        line={"width": 0},
+                        mode="lines",
+                        hoverinfo="skip",
+                        legendgroup=name,
+                        showlegend=False,
+                    ),
+                    **place,
+                )
+            bars = None if len(known) > 1 else {"array": _reach(high, change), "arrayminus": _reach(change, low)}
+            figure.add_trace(
+                go.Scatter(
+                    x=keep,
+                    y=change,
+                    error_y=bars,
+                    mode="lines+markers",
+                    name=name,
+                    legendgroup=name,
+                    showlegend=at == 0,
+                    line={"color": colour, "width": 2, "dash": "dot" if way in BESIDE else "solid"},
+                    marker={"size": 6, "symbol": _SYMBOLS[ways.index(way) % len(_SYMBOLS)]},
+                    customdata=[
+                        f"{_escaped(str(kind))}, {k} experts kept by {name}<br>{_signed(c, 4)} nats a token "
+                        f"({_signed(a, 4)} to {_signed(b, 4)})"
+                        for k, c, a, b in zip(keep, change, low, high, strict=True)
+                    ],
+                    hovertemplate="%{customdata}<extra></extra>",
+                ),
+                **place,
+            )
+        figure.update_xaxes(tickvals=sorted(int(k) for k in frame.keep.unique()), showgrid=False, **place)
+        figure.update_yaxes(zeroline=True, zerolinecolor=INK, **place)
+        if place["row"] == down or at + across >= len(kinds):
+            figure.update_xaxes(title=_titled("experts kept in each layer"), **place)
+        if place["col"] == 1:
+            figure.update_yaxes(title=_titled("change of the loss, nats a token"), **place)
+    figure.update_layout(
+        template=template(),
+        title=_escaped(title) if title else _damage_sentence(frame),
+        height=170 + 290 * down,
+        margin={"t": 90, "b": 100},
+        legend={**_BELOW, "title": {"text": "kept by ", "font": {"size": 13}}},
+    )
+    return figure
+
+
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
+
+
+def _beyond(frame: pd.DataFrame, level: str) -> Any:
+    """Cells whose whole interval lies beyond the level, or below what untrained routers give at least."""
+    above = (frame.low > frame[level]).to_numpy(bool)
+    if level.startswith("untrained") and "untrained_low" in frame:
+        return above | (frame.high < frame.untrained_low).to_numpy(bool)
+    return above | (frame.high < frame[level]).to_numpy(bool) if level == "uniform" else above
+
+
+def _table(part: pd.DataFrame, name: str, kinds: list[Any]) -> Any:
+    """(kinds, experts) of a column; of "hover", what is said of each cell."""
+    if name == "hover":
+        part = part.assign(hover=[_specialisation_hover(row) for row in part.to_dict("records")])
+    return part.pivot(index="kind", columns="expert", values=name).reindex(kinds).to_numpy()
+
+
+def _blocks(ratio: Any) -> list[int]:
+    """Places of the experts by the kind each is strongest in, and within it by how strong."""
+    import numpy as np
+
+    known = np.where(np.isnan(ratio), -np.inf, ratio)
+    strongest, strength = known.argmax(0), known.max(0)
+    return [int(i) for i in np.lexsort((np.arange(len(strength)), -strength, strongest))]
+
+
+def _specialisation_hover(row: dict[str, Any]) -> str:
+    lines = [f"layer {row['layer']}, expert {row['expert']}, {_escaped(str(row['kind']))}"]
+    if row.get("note"):
+        lines.append(_escaped(str(row["note"])))
+    if not math.isfinite(row["share"]):
+        return "<br>".join(lines)
+    lines.append(f"<b>{row['share']:.4f}</b> of its tokens (95 %: {row['low']:.4f} to {row['high']:.4f})")
+    lines.append(f"uniform {row['uniform']:.4f}: {row['share'] / row['uniform']:.2f} times")
+    low, high = row.get("untrained_low"), row.get("untrained_high", row.get("untrained"))
+    if _finite(high):
+        between = f"{low:.4f} to {high:.4f}" if _finite(low) else f"to {high:.4f}"
+        lines.append(f"untrained routers: {between}")
+    lines.append("beyond chance" if row["beyond"] else "within chance")
+    return "<br>".join(lines)
+
+
+def _specialisation_sentence(cells: pd.DataFrame, level: str, every: list[int], shown: list[int]) -> str:
+    known = cells[cells.share.notna()]
+    drawn = "" if len(every) == len(shown) else f"<br><sup>{len(shown)} of {len(every)} layers are drawn</sup>"
+    if known.empty:
+        return f"No kind of text here has enough tokens and documents to say anything{drawn}"
+    experts = len(known[["layer", "expert"]].drop_duplicates())
+    more = known[known.beyond & (known.share > known.uniform)]
+    prefer = len(more[["layer", "expert"]].drop_duplicates())
+    than = "untrained routers choose theirs" if level.startswith("untrained") else "even routing would"
+    where = f" of layer {every[0]}" if len(every) == 1 else ""
+    sentence = f"{prefer} of {experts} experts{where} are chosen for some kind of text<br>more often than {than}"
+    if len(more):
+        ratios: pd.Series[float] = more.share / more.uniform
+        best = more.loc[ratios.idxmax()]
+        place = f"expert {best.expert}" if len(every) == 1 else f"expert {best.expert} of layer {best.layer}"
+        sentence += (
+            f"<br><sup>most of all {place}: {ratios.max():.1f} times its even share of {_escaped(str(best.kind))}"
+        )
+        return sentence + (f"; {len(shown)} of {len(every)} layers are drawn</sup>" if drawn else "</sup>")
+    return sentence + drawn
+
+
+def _faded_name(level: str) -> str:
+    if level == "uniform":
+        return "faded: can't be told from the uniform share"
+    if level.startswith("untrained"):
+        return "faded: no more than untrained routers show"
+    return f"faded: not beyond {_escaped(level)}"
+
+
+def _damage_sentence(frame: pd.DataFrame) -> str:
+    """The cheapest and the dearest choice, at the number of experts where they differ most; means over the kinds."""
+    frame = frame[frame.kind == ALL] if (frame.kind == ALL).any() else frame
+    mean = frame.groupby(["keep", "by"], sort=False).loss_change.mean().unstack("by")
+    if mean.shape[1] < 2:
+        way = mean.columns[0]
+        fewest = int(mean.index.min())
+        change = float(mean[way].loc[fewest])
+        return f"Keeping {fewest} experts by {_escaped(str(way))} changes the loss by {_signed(change)} nats a token"
+    apart = mean.max(axis=1) - mean.min(axis=1)
+    if not apart.notna().any():
+        return "What experts are kept for makes no difference that could be measured"
+    keep = apart.idxmax()
+    row = mean.loc[keep].dropna()
+    best, worst = row.idxmin(), row.idxmax()
+    return (
+        f"With {int(keep)} experts kept by {_escaped(str(best))} the loss changes by {_signed(float(row[best]))} nats, "
+        f"by {_escaped(str(worst))} by {_signed(float(row[worst]))}"
+    )
+
+
+def _colours(ways: list[Any]) -> dict[Any, str]:
+    free = iter(OKABE_ITO * (1 + len(ways) // len(OKABE_ITO)))
+    return {way: "#8a8a8a" if way in BESIDE else next(free) for way in ways}
+
+
+def _clear(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.18)"
+
+
+def _reach(high: list[float], low: list[float]) -> list[float]:
+    return [max(0.0, a - b) if math.isfinite(a - b) else 0.0 for a, b in zip(high, low, strict=True)]
+
+
+def _titled(text: str) -> dict[str, Any]:
+    return {"text": text, "font": {"size": 13}}
+
+
+def _times(doublings: int) -> str:
+    if doublings == 0:
+        return "1 ×"
+    return f"{2**doublings} ×" if doublings > 0 else f"1/{2**-doublings} ×"
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def _any(column: Any) -> bool:
+    return bool(column.notna().any())
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _escaped(text: str) -> str:
+    """plotly reads a little HTML in its texts, and formulas between dollars."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
