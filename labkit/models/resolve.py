@@ -68,7 +68,8 @@ def resolve(
 ) -> Place:
     """Find a model, fetching and preparing it where needed.
 
-    Order: a path; labkit's own catalogue, and what comes with it; a published short name ("qwen3-0.6b"); a hub name ("owner/name").
+    Order: a path; labkit's own catalogue, and what comes with it; a published short name ("qwen3-0.6b"); a hub name
+    ("owner/name").
     before_fetch may refuse a hub model, by raising, once its sizes are known and before its weights are fetched.
     Raises ModelNotFound with near matches or with what can be loaded instead.
     """

@@ -14,6 +14,7 @@ import {
   decodeRoutes,
   everyNth,
   exampleToken,
+  firstChoices,
   inOrder,
   nameOf,
   niceTop,
@@ -110,6 +111,12 @@ test("the eight most chosen have the colours, whoever nobody chooses has none", 
   assert.deepEqual(colouredExperts(load), [11, 10, 9, 8, 7, 6, 5, 4]);
   assert.deepEqual(colouredExperts([0, 5, 0]), [1, ...Array(COLOURED - 1).fill(NO_COLOUR)]);
   assert.equal(PALETTE.length, COLOURED);
+});
+
+test("colours go to those who are chosen first, and among equals to the more chosen", () => {
+  const { route } = made([[[4, 1], [4, 1], [2, 1], [0, 3], [3, 1]]], { experts: 5 });
+  const firsts = firstChoices(route, 0);
+  assert.deepEqual(inOrder(firsts, "most").slice(0, 5), [4, 3, 0, 2, 1], "1 is chosen most, and never first");
 });
 
 test("a picked expert gets a colour, and those that stay keep theirs", () => {

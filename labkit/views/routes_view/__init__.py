@@ -338,9 +338,13 @@ class RoutesView(View):
         return self._shape[0].index(self.layer)
 
     def _most_chosen(self, layer: int, count: int) -> list[int]:
-        """The experts of a layer that all traces on show choose most, those nobody chooses left out."""
-        load = sum(each.load[layer] for each in self._reads)
-        return [int(e) for e in np.argsort(-load, kind="stable")[:count] if load[e] > 0]
+        """The experts of a layer that most tokens of all traces on show choose first, those nobody chooses left out."""
+        firsts = np.zeros(self._shape[1])
+        for each in self._reads:  # among equals the more chosen one comes first
+            words = np.delete(each.experts[layer, :, 0], each.special)
+            firsts += np.bincount(words, minlength=self._shape[1])
+            firsts += each.load[layer] / (1 + each.counted * self._shape[2])
+        return [int(e) for e in np.argsort(-firsts, kind="stable")[:count] if firsts[e] > 0]
 
     def _loads(self) -> list[tuple[int, int, float]]:
         """The most chosen experts of the layer on show in the first trace: number, tokens, share of the choices."""

@@ -83,7 +83,7 @@ export function inOrder(load, order) {
 }
 
 /**
- * Which experts have the eight colours: those picked by hand, the latest first, then the most chosen. An expert that had
+ * Which experts have the eight colours: those picked by hand, the latest first, then those with most. An expert that had
  * a colour before keeps that one, so that nothing changes its colour while a text is typed. Returns eight expert numbers,
  * -1 where a colour is left over.
  */
@@ -96,10 +96,21 @@ export function colouredExperts(load, picked = [], before = []) {
   const chosen = wanted.slice(0, COLOURED);
   const slots = Array.from({ length: COLOURED }, (_, i) => (chosen.includes(before[i]) ? before[i] : NO_COLOUR));
   const rest = chosen.filter((expert) => !slots.includes(expert));
-  // With nothing to keep, colours go by how often an expert is chosen, whoever was picked.
+  // With nothing to keep, colours go by how much an expert has, whoever was picked.
   if (rest.length === chosen.length) rest.sort((a, b) => load[b] - load[a] || a - b);
   for (const expert of rest) slots[slots.indexOf(NO_COLOUR)] = expert;
   return slots;
+}
+
+/**
+ * How much of the text each expert would colour: the tokens that choose it first, special ones aside; among equals the
+ * more chosen one counts a little more.
+ */
+export function firstChoices(route, layer) {
+  const load = route.load(layer);
+  const firsts = Array.from(load, (count) => count / (1 + route.counted * route.k));
+  for (let i = 0; i < route.n; i += 1) if (!route.special.has(i)) firsts[route.expert(layer, i)] += 1;
+  return firsts;
 }
 
 /** Tokens that choose another set of experts in one route than in the other: a Uint8Array, 2 where the first differs. */

@@ -2,7 +2,7 @@
 
 import { make, makeRoot, thousands, visibleLabel } from "../common.js";
 import { button, picker, setOptions } from "../attention_view/controls.js";
-import { NO_COLOUR, OTHERS, PALETTE, changedTokens, colouredExperts, decodeRoutes, exampleToken } from "./logic.js";
+import { NO_COLOUR, OTHERS, PALETTE, changedTokens, colouredExperts, decodeRoutes, exampleToken, firstChoices } from "./logic.js";
 import { routesPane } from "./pane.js";
 import { heldRoutes, liveRoutes } from "./source.js";
 
@@ -210,8 +210,9 @@ function render({ model, el }) {
     const picked = model.get("picked");
     const before = slots;
     slots = facts.layers.map((layer, l) => {
-      const load = routes[0].load(l).map((count, e) => count + (routes[1]?.load(l)[e] ?? 0));
-      return colouredExperts(load, picked[String(layer)] ?? [], before[l] ?? []);
+      const other = routes[1] && firstChoices(routes[1], l);
+      const firsts = firstChoices(routes[0], l).map((count, e) => count + (other?.[e] ?? 0));
+      return colouredExperts(firsts, picked[String(layer)] ?? [], before[l] ?? []);
     });
     slotOf = slots.map((experts) => new Map(experts.flatMap((expert, slot) => (expert === NO_COLOUR ? [] : [[expert, slot]]))));
     painted += 1;
