@@ -314,6 +314,12 @@ def _specialisation_sentence(cells: pd.DataFrame, level: str, every: list[int], 
     than = "untrained routers choose theirs" if level.startswith("untrained") else "even routing would"
     where = f" of layer {every[0]}" if len(every) == 1 else ""
     sentence = f"{prefer} of {experts} experts{where} are chosen for some kind of text<br>more often than {than}"
+    if level == "untrained_high":  # a level that one in forty exceeds is exceeded by chance too, and here are many
+        by_chance = f"about {n}" if (n := round(0.025 * len(known))) else "hardly any"
+        sentence = (
+            f"{prefer} of {experts} experts{where} stand out for some kind of text;<br>"
+            f"of an untrained router's {by_chance} would"
+        )
     if len(more):
         ratios: pd.Series[float] = more.share / more.uniform
         best = more.loc[ratios.idxmax()]
