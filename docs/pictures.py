@@ -2,7 +2,7 @@
 
     python docs/pictures.py      (or: make pictures)
 
-Needs the default model, Pillow, playwright and a Chromium.
+Needs the default model, Pillow, playwright, a Chromium, and a font with Chinese (Debian: fonts-wqy-microhei).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ README = IMAGES / "tokens.png"
 NOTEBOOKS = ROOT / "notebooks" / "source"  # these go into the notebooks themselves, so they have to be small
 NOTEBOOK = NOTEBOOKS / "01_first_look.png"
 COPYING = NOTEBOOKS / "02_attention.png"
+ROUTES = NOTEBOOKS / "06_moe_routing.png"
 
 TEXT = ROOT / "docs" / "architecture.md"
 SHORT = "The cat sat on the mat. The cat sat on the"
@@ -34,8 +35,8 @@ WIDTH = 1240
 
 
 def main() -> None:
-    """`python docs/pictures.py attention` takes those of the attention view alone; likewise `tokens`, `copying`."""
-    wanted = sys.argv[1:] or ["tokens", "attention", "copying"]
+    """`python docs/pictures.py attention` takes those of the attention view alone; likewise `tokens`, `copying`, `routes`."""
+    wanted = sys.argv[1:] or ["tokens", "attention", "copying", "routes"]
     browser_path = next(p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n)))
     lab = lk.load()
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
@@ -46,6 +47,8 @@ def main() -> None:
             attention(lab, browser, Path(scratch))
         if "copying" in wanted:
             copying(lab, browser, Path(scratch))
+        if "routes" in wanted:
+            routes(browser, Path(scratch))
         browser.close()
 
 
@@ -76,6 +79,35 @@ def copying(lab: lk.Lab, browser: Any, scratch: Path) -> None:
     COPYING.write_bytes(few_colours(page.screenshot(full_page=True, clip=clip)))
     print(f"{COPYING.relative_to(ROOT)}: {COPYING.stat().st_size:,} bytes")
     page.close()
+
+
+FIVE_KINDS = (
+    "The people of the United States have always desired peace.\n"
+    "The city is the capital and largest city of the province.\n"
+    "def __init__(self, name):\n    return self.name\n"
+    "( ph -> ( A e. B /\\ C e. D ) )\n"
+    "春风吹雨，江上人归。"
+)
+
+
+def routes(browser: Any, scratch: Path) -> None:
+    """Lines of five kinds of text, coloured by the expert that takes each token in the last layer."""
+    lab = lk.load("labkit-moe", dtype="float32", device="cpu")
+    trace = lab.trace(FIVE_KINDS, keep="routes")
+    view = lk.views.routes(trace, layer=5, special=lab.tokenizer.all_special_ids)
+    file = view.to_html(scratch / "routes.html").as_uri()
+    for target, width, scheme, part in (
+        (ROUTES, 660, "light", ".lk-rt-text"),
+        (IMAGES / "routes-light.png", WIDTH, "light", None),
+        (IMAGES / "routes-dark.png", WIDTH, "dark", None),
+    ):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.goto(file)
+        page.wait_for_timeout(600)
+        shot = page.locator(part).first.screenshot() if part else page.screenshot(full_page=True)
+        target.write_bytes(few_colours(shot))
+        print(f"{target.relative_to(ROOT)}: {target.stat().st_size:,} bytes")
+        page.close()
 
 
 def attention(lab: lk.Lab, browser: Any, scratch: Path) -> None:

@@ -313,7 +313,7 @@ def damage(
     given = {name: _given_scores(lab, there, value) for name, value in (scores or {}).items()}
     if known := set(given) & set(BY):
         raise BadInput(f"scores can't be named {sorted(known)[0]!r}, which labkit measures itself; give another name.")
-    ways = [*_ways(by), *given] if by or not given else list(given)
+    ways = [*(_ways(by) if by or not given else []), *given]
     routing.check_count("draws", draws, 1)
     routing.check_count("resamples", resamples, 1)
     documents = Documents(lab, texts)

@@ -338,3 +338,19 @@ def test_an_interrupt_keeps_the_sizes_that_were_done(monkeypatch: pytest.MonkeyP
 def test_what_damage_cannot_use(arguments: dict[str, Any]) -> None:
     with pytest.raises(lk.BadInput):
         damage(hand_lab(), texts(seed=1), **({"rank_on": texts()} | arguments))
+
+
+def test_scores_of_ones_own_beside_the_others() -> None:
+    """The best and the worst ranking by hand: what is measured lies between them, and a name of labkit's own is refused."""
+    lab = hand_lab()
+    scores = effects(lab, texts(), least_documents=1, least_tokens=1, progress=False)
+    worst = scores.assign(loss_change=-scores["loss_change"])
+    given = {"mine": scores, "backwards": worst}
+    frame = damage(lab, texts(seed=1), keeps=[3, 1], by=(), scores=given, progress=False)
+    assert list(dict.fromkeys(frame["by"])) == ["mine", "backwards"]
+    change = frame[frame["kind"] == "all"].set_index(["by", "keep"])["loss_change"]
+    assert change["mine", 3] < change["backwards", 3]
+    beside = damage(lab, texts(seed=1), keeps=[3], by="random", scores={"mine": scores}, progress=False)
+    assert list(dict.fromkeys(beside["by"])) == ["random", "mine"]
+    with pytest.raises(lk.BadInput, match="labkit measures itself"):
+        damage(lab, texts(seed=1), keeps=[3], by=(), scores={"usage": scores}, progress=False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from labkit.attention import peak_bytes
+from labkit.teaching.claims import mixtures
 
 
 @dataclass(frozen=True)
@@ -198,4 +199,7 @@ COMPUTE: dict[str, Callable[[], Computed]] = {
     "gqa-40": gqa_40,
     "llama-40-faster": llama_40_faster,
     "flash-memory": flash_memory,
+    "mixtral-20": lambda: Computed(*mixtures.mixtral_20()),
+    "moe-roles": lambda: Computed(*mixtures.moe_roles()),
+    "prune-blind": lambda: Computed(*mixtures.prune_blind()),
 }

@@ -1,0 +1,756 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 6 · Mixtures of experts: who takes which token
+#
+# [![Open in Colab](attachment:colab.png)]({{COLAB}})
+#
+# Large models have grown faster than the computers that run them. One way out: give each layer many small parts, the
+# **experts**, and send each token to a few of them. Most of the model rests while a token passes. In this notebook you watch
+# tokens choose their experts, in a real if small mixture that comes with labkit, build such a layer from scratch, and go
+# after the question everybody asks: *do experts have roles?*
+#
+# ![A text coloured by the expert that took each token](attachment:06_moe_routing.png)
+#
+# | | |
+# |---|---|
+# | **Time** | 75 minutes in all, in eight sections; each can be done alone |
+# | **Contains** | 7 exercises, 5 predictions, 3 claims from articles put to the test |
+# | **Runs on** | any computer with 2 GiB of free memory; no GPU, no account, nothing to download: the model comes with labkit |
+# | **You need** | to read Python and a little PyTorch (a tensor, its shape, `@` for a matrix product) |
+# | **You will be able to** | say what a mixture saves and what it does not, measure whether routes mean anything, and tell a finding from what chance would show as well |
+
+# %% [markdown]
+# ## Set-up
+# In Colab the first cell installs labkit, without touching the PyTorch that is there. Elsewhere it only checks. The second
+# puts the mixture on the bench, in full precision and on the processor, so that your numbers are those below.
+#
+# **Run these two. Then start at any section.**
+
+# %%
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and importlib.util.find_spec("labkit") is None:
+    versions = {name: __import__(name).__version__ for name in ("torch", "numpy")}
+    keep = [f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
+    pip = [sys.executable, "-m", "pip", "install", "-q"]
+    project = "labkit @ git+{{REPOSITORY}}"
+    subprocess.run([*pip, *keep, project], check=True)
+
+import labkit as lk
+
+lk.setup()
+
+# %%
+import torch
+
+lab = lk.load("labkit-moe", dtype="float32", device="cpu")
+lab
+
+# %% [markdown]
+# ## 1 · A token's way through the experts
+# *8 minutes · easy · what everything below is about*
+#
+# A model is a stack of layers. In each, attention lets tokens look at one another; then a second part works on every token by
+# itself. In an ordinary, **dense** model this second part is one large stack of matrices that all tokens pass. In a **mixture
+# of experts** it is many small ones, and a **router** chooses a few of them for each token.
+#
+# The model on the bench has 6 layers with 32 experts each and chooses 4. It is small and was trained within hours on
+# five kinds of text: English prose, an encyclopaedia, Python, mathematics and Chinese. It writes nothing worth reading; its
+# routes are real. A **trace** keeps them:
+
+# %%
+text = "def mean(values):\n    return sum(values) / len(values)"
+trace = lab.trace(text, keep="routes")
+routes = trace.routes
+print("tokens, layers, chosen experts:", tuple(routes.experts.shape))
+for token, experts, weights in zip(
+    trace.tokens[:4], routes.experts[:4, 3], routes.weights[:4, 3], strict=True
+):
+    shares = ", ".join(
+        f"{e} ({w:.0%})" for e, w in zip(experts.tolist(), weights.tolist(), strict=True)
+    )
+    print(f"{token!r:16} in layer 3 to experts {shares}")
+
+# %% [markdown]
+# Each token goes to four experts, and what they make of it is added up with the weights in brackets. Here is the whole path,
+# live: type something and see it take its way. The text is coloured by the first choice of each token in the layer on show;
+# below it are all layers, and at the side how much each expert has to do.
+
+# %%
+lk.views.routes(
+    trace,
+    layer=3,
+    take=lambda text: lab.trace(text, keep="routes"),
+    special=lab.tokenizer.all_special_ids,
+)
+
+# %% [markdown]
+# Try a line of English, then some Chinese (我们的房子), then a formula. Do the colours change with the kind of text? Do they
+# change from layer to layer for the same token? Hold on to your impression; section 5 asks whether it is more than an impression.
+#
+# **To take away:** in each layer a router chooses a few experts for each token, and the token never sees the others.
+
+# %% [markdown]
+# ## 2 · A router and a mixture by hand
+# *14 minutes · medium · everything is in a dozen lines*
+#
+# A router is the simplest thing imaginable: one row of numbers for each expert. A token is a list of 192 numbers in this
+# model; its product with an expert's row is that expert's **router logit**. The experts with the largest logits are
+# **chosen**, and a softmax over the chosen ones gives their weights.
+#
+# The trace can hand us what the router of layer 3 read, and what it made of it:
+
+# %%
+text = "The sum of two even numbers is even."
+trace = lab.trace(text, keep=("routes", "residual", "attention_output", "mlp_output"))
+layer = lab.model.model.layers[3]
+with torch.no_grad():
+    # what enters the layer, and what its attention adds; normalized, it is what the router reads
+    x = layer.post_attention_layernorm(trace.residual(3) + trace.attention_output(3))
+    router = layer.mlp.gate.weight  # (32, 192): a row for each expert
+    logits = x @ router.T
+
+# %% tags=["nbval-check-output"]
+apart = (logits - trace.routes.logits[:, 3]).abs().max()
+print("router logits agree with the model's to 1e-5:", bool(apart < 1e-5))
+
+# %% [markdown]
+# Your turn: from logits to choices.
+
+# %%
+lk.exercise("moe.top_k_router")
+
+
+# %% tags=["stub"]
+def top_k_router(logits, k):
+    """logits: (T, experts). Returns experts (T, k), the best first, and weights (T, k)."""
+    return ...
+
+
+# %% tags=["solution"]
+def top_k_router(logits, k):
+    """logits: (T, experts). Returns experts (T, k), the best first, and weights (T, k)."""
+    best = logits.topk(k, dim=-1)
+    return best.indices, torch.softmax(best.values, dim=-1)
+
+
+# %%
+lk.check("moe.top_k_router", top_k_router)
+
+# %% [markdown]
+# An expert is a small version of the part it stands for: three matrices, `gate`, `up` and `down`. A token goes through `gate`
+# and `up` side by side, to 64 numbers each; the first list is bent by a curve called *silu* and multiplied with the
+# second; `down` leads back to 192. The mixture adds up what the chosen experts say, times their weights.
+
+# %%
+lk.exercise("moe.mixture_layer")
+
+
+# %% tags=["stub"]
+def mixture_layer(x, router, gate, up, down, k):
+    """x: (T, d); router: (experts, d); gate, up: (experts, width, d); down: (experts, d, width).
+
+    Returns (T, d).
+    """
+    return ...
+
+
+# %% tags=["solution"]
+def mixture_layer(x, router, gate, up, down, k):
+    """x: (T, d); router: (experts, d); gate, up: (experts, width, d); down: (experts, d, width).
+
+    Returns (T, d).
+    """
+    best = (x @ router.T).topk(k, dim=-1)
+    weights = torch.softmax(best.values, dim=-1)
+    output = torch.zeros_like(x)
+    for t in range(len(x)):
+        for expert, weight in zip(best.indices[t], weights[t], strict=True):
+            inner = torch.nn.functional.silu(gate[expert] @ x[t]) * (up[expert] @ x[t])
+            output[t] += weight * (down[expert] @ inner)
+    return output
+
+
+# %%
+lk.check("moe.mixture_layer", mixture_layer)
+
+# %% [markdown]
+# Libraries don't go token by token; they collect, for each expert, the tokens that chose it. Here is layer 3 of the model so,
+# beside the model itself:
+
+
+# %%
+def mixture_by_expert(x, router, gate, up, down, k):
+    best = (x @ router.T).topk(k, dim=-1)
+    weights = torch.softmax(best.values, dim=-1)
+    output = torch.zeros_like(x)
+    for expert in best.indices.unique():
+        tokens, place = (best.indices == expert).nonzero(as_tuple=True)  # who chose it
+        theirs = x[tokens]
+        inner = torch.nn.functional.silu(theirs @ gate[expert].T) * (theirs @ up[expert].T)
+        output[tokens] += weights[tokens, place, None] * (inner @ down[expert].T)
+    return output
+
+
+experts = layer.mlp.experts
+with torch.no_grad():
+    gate, up = experts.gate_up_proj.chunk(2, dim=1)
+    ours = mixture_by_expert(x, router, gate, up, experts.down_proj, k=4)
+    library = layer.mlp(x[None])[0]
+
+# %% tags=["nbval-check-output"]
+print("the same as the library's to 1e-5:", bool((ours - library).abs().max() < 1e-5))
+apart = (ours - trace.mlp_output(3)).abs().max()
+print("and what the trace has of it:     ", bool(apart < 1e-5))
+
+# %% [markdown]
+# **To take away:** a router is one matrix; a mixture is the sum of what the chosen experts say, times their weights. Which
+# experts are chosen changes from token to token, and only their matrices are touched.
+
+# %% [markdown]
+# ## 3 · What a mixture saves, and what it does not
+# *9 minutes · easy · for every model card you will read*
+#
+# All experts have to be in memory; a token pays only for the few it goes to. So such a model has two sizes: **total**
+# parameters, which must be stored, and **active** ones, which work on a token.
+
+# %%
+lk.exercise("moe.active_parameters")
+
+
+# %% tags=["stub"]
+def active_parameters(layers, d_model, width, experts, k, other):
+    """other: the parameters that every token passes. Returns (total, active)."""
+    return ...
+
+
+# %% tags=["solution"]
+def active_parameters(layers, d_model, width, experts, k, other):
+    """other: the parameters that every token passes. Returns (total, active)."""
+    one = 3 * d_model * width  # gate, up and down
+    return layers * experts * one + other, layers * k * one + other
+
+
+# %%
+lk.check("moe.active_parameters", active_parameters)
+
+# %% [markdown]
+# An article states that Mixtral 8x7B "reaches its quality with 20 % of the compute". It has 8 experts in each of its 32 layers
+# and chooses 2. What share of its parameters works on a token?
+
+# %%
+question = "Share of Mixtral 8x7B's parameters that work on a token"
+share = lk.predict("moe.mixtral_active", question, unit="%", low=0, high=100)
+share
+
+# %%
+mixtral = lk.moe.costs("mixtral-8x7b")
+share.show(100 * mixtral.share_active)
+
+# %% tags=["nbval-check-output"]
+total, active = mixtral.parameters / 1e9, mixtral.active_parameters / 1e9
+print(f"Mixtral 8x7B: {total:.1f} billion parameters, {active:.1f} billion active")
+lk.claim(
+    "mixtral-20",
+    round(100 * mixtral.share_active, 1),
+    note="of the parameters work on a token, and so much of the arithmetic; all are in memory",
+)
+
+# %% [markdown]
+# A quarter, not a fifth: two of eight experts is 25 %, and what every token passes (attention, embeddings) comes on top. And
+# the name misleads twice: eight times seven would be 56 billion, but only the experts are eightfold.
+#
+# Newer models go further. They have more, smaller experts, so that a token finds a better fitting set among them. These
+# counts come from the published configurations; the last row is the model on your bench:
+
+# %%
+names = ["mixtral-8x7b", "qwen1.5-moe-a2.7b", "olmoe-1b-7b", "qwen3-30b-a3b", "gpt-oss-20b"]
+table = lk.moe.costs([*names, "deepseek-v3", lab])
+columns = [
+    "experts",
+    "chosen",
+    "shared_experts",
+    "parameters",
+    "active_parameters",
+    "share_active",
+]
+table[columns].style.format(
+    {"parameters": "{:,}", "active_parameters": "{:,}", "share_active": "{:.1%}"}
+)
+
+# %% [markdown]
+# (*Shared* experts are taken by every token besides the chosen ones.) DeepSeek-V3 works on each token with a model of 37
+# billion parameters and has to keep 671 billion ready. So a mixture saves **arithmetic**, not memory: it is made for
+# machines that serve many people at once, where all experts are busy for somebody. On your own computer, the memory is the
+# price you see.
+#
+# Does it pay? Here the one fair comparison we can make: a dense model with the same attention, whose one part is as
+# wide as the four chosen experts together, read the same texts in the same order.
+
+# %%
+dense = lk.load("labkit-dense", dtype="float32", device="cpu")
+some = lk.moe.texts(6)
+losses = {}
+for name, each in (("mixture", lab), ("dense", dense)):
+    by_kind = {}
+    for kind, texts in some.items():
+        per_token = torch.cat([each.trace(t, keep="logits").loss[1:] for t in texts])
+        by_kind[kind] = per_token.mean().item()
+    losses[name] = by_kind
+
+# %% tags=["nbval-check-output"]
+print(f"{'':15}mixture  dense")
+for kind in some:
+    print(f"{kind:15}{losses['mixture'][kind]:7.2f} {losses['dense'][kind]:6.2f}")
+
+# %% [markdown]
+# (Loss is in nats a token: the lower, the less surprised.) For the same work on each token the mixture is the better model of all five kinds of text. The price: three times
+# the parameters.
+#
+# **To take away:** total parameters say what must be stored, active ones what a token costs. A mixture buys a better model
+# for the same arithmetic, with memory.
+
+# %% [markdown]
+# ## 4 · Keeping all experts in use
+# *8 minutes · medium · what training has to add*
+#
+# Nothing so far makes a router use all its experts. An expert that is chosen a little more often learns a little more, is
+# therefore better, and is chosen more often still; the others starve. So training adds a penalty, the **balancing loss**
+# (Fedus et al. 2021). For each expert take its share of all choices, and the mean probability that the router gave it;
+# multiply the two, add up over experts, and multiply with the number of experts. When all is even it is 1; when one
+# expert takes everything, it is as large as the number of experts.
+
+# %%
+lk.exercise("moe.balancing_loss")
+
+
+# %% tags=["stub"]
+def balancing_loss(logits, experts):
+    """logits: (T, experts); experts: (T, k), those chosen. Returns one number."""
+    return ...
+
+
+# %% tags=["solution"]
+def balancing_loss(logits, experts):
+    """logits: (T, experts); experts: (T, k), those chosen. Returns one number."""
+    count = logits.shape[-1]
+    share = torch.bincount(experts.flatten(), minlength=count) / experts.numel()
+    probability = torch.softmax(logits, dim=-1).mean(0)
+    return count * (share * probability).sum()
+
+
+# %%
+lk.check("moe.balancing_loss", balancing_loss)
+
+# %% [markdown]
+# How well did it work? The usual measure is the **max violation**: by how much the busiest expert's load exceeds the mean
+# load. 0 is perfectly even, 1 means twice the mean. Some of it is luck: even if every choice were made by dice,
+# some expert would come out ahead. So that stands beside it, and routers of random directions in the same model too.
+
+# %%
+routing = lk.moe.collect(lab, lk.moe.texts(12), untrained=20, progress=False)
+balance = lk.moe.balance(routing)
+
+# %% tags=["nbval-check-output"]
+columns = ["max_violation", "even_max_violation", "untrained_max_violation"]
+print(f"{len(routing):,} tokens of five kinds")
+print(balance[["layer", *columns]].round(2).to_string(index=False))
+
+# %% [markdown]
+# The load is uneven by half or so, far more than dice would make it, far less than without training. That is by design: the
+# penalty is weak (a hundredth of it is added to the loss), and it looks at all texts of a training step together, so that an
+# expert may take all of one kind of text if the others even it out. A stronger penalty, or one that looks at each text by
+# itself, would forbid what we look for next.
+#
+# **To take away:** left alone, a router starves most of its experts. A small penalty keeps them in use, and over what it is
+# taken decides what experts can become.
+
+# %% [markdown]
+# ## 5 · Do experts have roles?
+# *20 minutes · medium to hard · the heart of this notebook*
+#
+# Articles say that experts "take different roles", and merge tools ask you to name a purpose for each expert. Let us
+# find out, for this model. We have passages of five kinds of text that it has never read, each from another document.
+
+# %%
+routing = lk.moe.collect(lab, lk.moe.texts(20), untrained=20, progress=False)
+print(f"{len(routing):,} tokens, {len(routing.kind_of)} documents: {', '.join(routing.kinds)}")
+
+# %% [markdown]
+# The measure of the OLMoE paper (Muennighoff et al. 2024): of all tokens of a kind, which share goes to an expert? By
+# pure dice it is 4 of 32, 12.5 %, for each. Before you look:
+
+# %%
+question = "In layer 5: share of the Chinese tokens that go to the expert they use most"
+favourite = lk.predict("moe.favourite", question, unit="%", low=0, high=100)
+favourite
+
+# %%
+lk.exercise("moe.domain_share")
+
+
+# %% tags=["stub"]
+def domain_share(experts, kinds, n_experts, n_kinds):
+    """experts: (T, k); kinds: (T,), the kind of each token's text.
+
+    Returns (n_kinds, n_experts): the share of a kind's tokens that have the expert among their k.
+    """
+    return ...
+
+
+# %% tags=["solution"]
+def domain_share(experts, kinds, n_experts, n_kinds):
+    """experts: (T, k); kinds: (T,), the kind of each token's text.
+
+    Returns (n_kinds, n_experts): the share of a kind's tokens that have the expert among their k.
+    """
+    chosen = torch.zeros(len(experts), n_experts)
+    chosen.scatter_(1, experts.long(), 1.0)
+    return torch.stack([chosen[kinds == kind].mean(0) for kind in range(n_kinds)])
+
+
+# %%
+lk.check("moe.domain_share", domain_share)
+
+# %% [markdown]
+# labkit's own measure adds to each share an interval, drawn by resampling whole **documents**: the tokens of one document
+# are no independent witnesses.
+
+# %%
+specialisation = lk.moe.specialisation(routing)
+in_layer_5 = specialisation[specialisation["layer"] == 5]
+chinese = in_layer_5[in_layer_5["kind"] == "chinese"].nlargest(1, "share").iloc[0]
+favourite.show(100 * chinese["share"])
+
+# %% tags=["nbval-check-output"]
+print(f"expert {chinese['expert']}: {chinese['share']:.0%} of the Chinese tokens")
+print(
+    f"(95 % interval {chinese['low']:.0%} to {chinese['high']:.0%}; by dice {chinese['uniform']:.1%})"
+)
+
+# %%
+lk.views.specialisation(in_layer_5)
+
+# %% [markdown]
+# So there are experts for Chinese, for Python, for mathematics; look at their colours in the picture: a column is an expert, a
+# row a kind of text, orange is more than an even share. It looks like a finding. Now be careful: most cells are faded, and the
+# next part says why.
+#
+# ### What chance can do
+# Kinds of text differ in their **tokens**. A router that knows nothing, a table of random numbers, still sends the same
+# token to the same experts; Chinese characters occur in Chinese only; so even a random router will seem to have a
+# Chinese expert. To compare, we need one number for "how much does the expert tell about the kind of text", and information
+# theory has it: the **mutual information**, in bits. It is 0 when knowing the expert does not help at all to guess the kind,
+# and $\log_2 5 = 2.3$ bits at most, when it gives it away (a little less, if kinds have unequal numbers of tokens).
+
+# %%
+lk.exercise("moe.mutual_information")
+
+
+# %% tags=["stub"]
+def mutual_information(table):
+    """table: (kinds, experts), how often they occurred together. Returns bits."""
+    return ...
+
+
+# %% tags=["solution"]
+def mutual_information(table):
+    """table: (kinds, experts), how often they occurred together. Returns bits."""
+    joint = table / table.sum()
+    apart = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
+    there = joint > 0  # 0 log 0 counts as 0
+    return (joint[there] * torch.log2(joint[there] / apart[there])).sum()
+
+
+# %%
+lk.check("moe.mutual_information", mutual_information)
+
+# %%
+guess = lk.predict(
+    "moe.random_router",
+    "The router of layer 3 is replaced by random numbers (nothing else is changed). "
+    "How much does it tell about the kind of text, compared with the trained one?",
+    kind="choice",
+    choices=("nothing", "some, but less than half", "more than half", "as much or more"),
+)
+guess
+
+# %%
+information = lk.moe.information(routing)
+row = information[information["layer"] == 3].iloc[0]
+part = row["untrained"] / row["information"]
+steps = (0.05, "nothing"), (0.5, "some, but less than half"), (0.95, "more than half")
+guess.show(next((name for limit, name in steps if part < limit), "as much or more"))
+
+# %% tags=["nbval-check-output"]
+shown = {
+    "information": "trained",
+    "shuffled_high": "dealt out",
+    "untrained": "random",
+    "by_token": "token table",
+    "given_token_above": "beyond token",
+    "given_token_untrained": "(random)",
+}
+most = information.attrs["kind"]
+print(f"bits that an expert tells about the kind of text (of at most {most:.2f}):")
+table = information[["layer", *shown]].round(2).rename(columns=shown)
+print(table.to_string(index=False))
+
+# %% [markdown]
+# Read it from left to right.
+#
+# - **trained**: what an expert chosen by the trained router tells about the kind of text.
+# - **dealt out**: the same when the labels are dealt out to the documents anew, by chance (97.5 % of the deals stay
+#   below). This is what the usual test compares with, and next to it everything looks like a triumph.
+# - **random**: routers of random numbers, twenty of them. Not nothing at all; and this is the comparison that most pictures
+#   of "specialised" experts lack.
+# - **token table**: each token goes where it went in *other* documents, whatever stands around it. So much follows from the
+#   tokens that a kind of text consists of.
+# - **beyond token**: what the expert tells to somebody who knows the token already: the comma of a poem or the comma of a
+#   program? Only this is attention to what *surrounds* a token. Beside it in brackets: what random routers tell so.
+#
+# In layers 0 to 2 nothing is left beyond the token that random routers would not tell as well. From layer 3 on there is, and
+# in the last layer most of what is told is of this kind.
+#
+# One more way to ask: what does an expert know about? The token, the kind of text, or the place in the document?
+
+# %%
+roles = lk.moe.roles(routing)
+wide = roles.pivot(index="layer", columns="by", values="above")
+
+# %% tags=["nbval-check-output"]
+print("bits above chance about ...")
+print(wide[["token", "kind", "position"]].round(2).to_string())
+
+# %% [markdown]
+# The first layers' experts know the token, and the kind of text only as far as the token gives it away. Layer by layer
+# that turns round; in the last, the kind of text is what they know best. Where in a document a token stands is nobody's
+# business. What this looks like, for two experts of the first layer and the two that take most Chinese in the last:
+
+# %%
+tokens = lk.moe.vocabulary(routing).tokens
+for layer, expert in ((0, 2), (0, 5), (5, 1), (5, 31)):
+    own = tokens[(tokens["layer"] == layer) & (tokens["expert"] == expert)]
+    print(f"layer {layer} expert {expert:2}:", *(repr(token) for token in own["token"]))
+
+# %% [markdown]
+# ### The answer
+# An article says: experts take different roles, so a merge tool asks for a purpose for each. For a last number, let us count
+# the experts that could be given a name: those that surely (with the whole of their interval) take more of some kind of text
+# than the **most one-sided** expert of a random router takes of it.
+
+# %%
+limit = specialisation["untrained_largest"]
+out = specialisation[specialisation["low"] > limit]
+print(
+    out[["layer", "expert", "kind", "share", "low", "untrained_largest"]]
+    .round(2)
+    .to_string(index=False)
+)
+
+# %% tags=["nbval-check-output"]
+lk.claim(
+    "moe-roles",
+    len(out.groupby(["layer", "expert"])),
+    note="of 192 experts stand out so far that one could name them",
+)
+
+# %% [markdown]
+# So, do experts have roles?
+#
+# - **Different they are.** In every layer, who is chosen tells more about the kind of text than any of twenty random routers.
+# - **Mostly it is the token.** In the first half of the layers experts are a table of tokens; only in the second half do they
+#   listen to what stands around.
+# - **A purpose each they have not.** A handful of 192 can be named. What the others know is spread over all of them, four at a
+#   time, and no list of names would describe it.
+# - **Nobody gave them any of this.** It grew in training, together with everything else. A list of purposes handed to a merge
+#   tool is a wish, not a finding.
+#
+# And what of other models? Ours is tiny, and its kinds of text differ plainly, which makes roles easier to have. The authors of
+# Mixtral looked for experts by subject and found hardly any, but much regard for the form of words; those of OLMoE, with more
+# and smaller experts, found more. The cells above run on any mixture that `lk.load` opens: `lk.moe.collect(lab, texts)`.
+#
+# **To take away:** a picture of specialised experts proves little until a random router's stands beside it. Ask what remains
+# when the token is known.
+
+# %% [markdown]
+# ## 6 · When do routes settle?
+# *5 minutes · easy · a look at training*
+#
+# Twelve times during training the choices on the same 1,000 tokens were written down, from the untrained model to the one on
+# your bench. How much of the final choice was made already? (Of a token's four final experts, the share it had already.)
+# Two choices of 4 of 32 by dice share 12.5 %. Sketch it:
+
+# %%
+choices = lk.moe.checkpoints()
+steps = list(choices)
+settled = lk.predict(
+    "moe.saturation",
+    "Share of the final choice already made, by training step",
+    kind="curve",
+    x=steps,
+    low=0,
+    high=100,
+    x_label="training step",
+    y_label="% of the final choice",
+)
+settled
+
+# %%
+saturation = lk.moe.saturation(choices, n_experts=32)
+mean = saturation.groupby("step")["share"].mean()
+settled.show([100 * mean[step] for step in steps])
+
+# %% tags=["nbval-check-output"]
+half = next(step for step in steps if mean[step] > 0.5)
+print(
+    f"untrained: {mean[0]:.0%}; more than half of the final choice at step {half} of {steps[-1]}"
+)
+
+# %% [markdown]
+# @@SATURATION@@
+#
+# **To take away:** who takes which token is settled early; training then makes them good at it.
+
+# %% [markdown]
+# ## 7 · Take experts away
+# *15 minutes · medium · from "is chosen for" to "is needed for"*
+#
+# An expert that is chosen for Chinese need not be needed for Chinese: perhaps its colleagues could do as well. The test is to
+# **drop** it (its part of the sum is left out), and to measure the loss of each kind of text.
+
+# %%
+texts = {kind: [t[:600] for t in some] for kind, some in lk.moe.texts(12, skip=30).items()}
+layer = 5
+dropped = lk.moe.effects(lab, texts, [(layer, expert) for expert in range(32)], progress=False)
+worst = dropped.nlargest(5, "loss_change")
+print(worst[["expert", "kind", "loss_change", "low", "high"]].round(3).to_string(index=False))
+
+# %% [markdown]
+# Does dropping an expert hurt *its own* kind of text most, the one it is chosen for most? The specialisation was measured on other
+# documents, so that this is no circle.
+
+# %%
+elsewhere = lk.moe.specialisation(lk.moe.collect(lab, lk.moe.texts(20), progress=False))
+own = lk.moe.own_domain(dropped, elsewhere)
+
+# %% tags=["nbval-check-output"]
+print(own)
+
+# %% [markdown]
+# @@OWN@@
+#
+# ### Pruning
+# If some experts are hardly used, one could leave them out and save their memory. An article says that with many small
+# experts this can't be done, "because nobody knows who is who". The simplest way is to count.
+
+# %%
+lk.exercise("moe.kept_experts")
+
+
+# %% tags=["stub"]
+def kept_experts(experts, n_experts, keep):
+    """experts: (T, k), the chosen of a layer. Returns the `keep` most used, ascending."""
+    return ...
+
+
+# %% tags=["solution"]
+def kept_experts(experts, n_experts, keep):
+    """experts: (T, k), the chosen of a layer. Returns the `keep` most used, ascending."""
+    used = torch.bincount(experts.flatten(), minlength=n_experts)
+    return torch.sort(used, descending=True, stable=True).indices[:keep].sort().values
+
+
+# %%
+lk.check("moe.kept_experts", kept_experts)
+
+# %% [markdown]
+# A guess: half of all experts are taken away in every layer, once the least used (as counted on other texts), once any. The
+# tokens that wanted them go to the best of the rest.
+
+# %%
+half = lk.predict(
+    "moe.half_pruned",
+    "Loss added when the less used half of all experts is taken away",
+    unit="nats",
+    low=0,
+    high=3,
+)
+half
+
+# %%
+damage = lk.moe.damage(
+    lab,
+    texts,
+    keeps=(24, 16, 8),
+    by=("usage", "random"),
+    rank_on=lk.moe.texts(12),
+    draws=3,
+    progress=False,
+)
+every = damage[damage["kind"] == "all"].set_index(["by", "keep"])["loss_change"]
+half.show(every["usage", 16])
+
+# %% tags=["nbval-check-output"]
+print(every.unstack("by").round(2).sort_index(ascending=False).to_string())
+
+# %%
+lk.views.damage(damage)
+
+# %% [markdown]
+# @@PRUNE@@
+
+# %%
+lk.claim("prune-blind", 0.0, note="...")
+
+# %% [markdown]
+# **To take away:** to say that an expert has a role, take it away and see who suffers; and compare with taking away others.
+
+# %% [markdown]
+# ## 8 · A mixture out of a dense model
+# *4 minutes · easy · how many mixtures begin*
+#
+# Nobody has to start from nothing. **Upcycling** (Komatsuzaki et al. 2022) copies the one part of a dense model into every
+# expert and adds routers of random numbers. As the weights of the chosen add up to 1 and all say the same, the new model
+# computes exactly what the old one did; training on, the copies grow apart.
+
+# %%
+upcycled = lk.moe.upcycle(dense, experts=8, top_k=2)
+text = "The State of the Union is"
+before = dense.trace(text, keep="logits").logits
+after = upcycled.trace(text, keep=("logits", "routes"))
+
+# %% tags=["nbval-check-output"]
+apart = (before - after.logits).abs().max()
+print("the same output to 1e-5:", bool(apart < 1e-5))
+counts = [sum(p.numel() for p in each.model.parameters()) / 1e6 for each in (dense, upcycled)]
+print(f"{counts[0]:.1f} million parameters before, {counts[1]:.1f} after")
+
+# %% [markdown]
+# Merge tools make a "mixture" of several finished models the same way, with a different model's part in each expert, and set the
+# router from sentences that you name for each. Nothing was trained together there, so nothing of what you saw in section 5
+# holds for it by itself: measure it.
+#
+# **To take away:** a mixture can start as many copies of one; what makes experts differ is the training after.
+
+# %% [markdown]
+# ## What you have seen
+# @@SUMMARY@@
+
+# %%
+lk.progress()
+
+# %% [markdown]
+# **To read more:** N. Shazeer et al., *Outrageously Large Neural Networks* (2017); W. Fedus et al., *Switch Transformers* (2021);
+# B. Zoph et al., *ST-MoE* (2022); A. Komatsuzaki et al., *Sparse Upcycling* (2022); D. Dai et al., *DeepSeekMoE* (2024);
+# N. Muennighoff et al., *OLMoE* (2024), whose measures these are; A. Jiang et al., *Mixtral of Experts* (2024), who looked for
+# roles by subject and found few; L. Wang et al., *Auxiliary-Loss-Free Load Balancing* (2024).
