@@ -61,6 +61,15 @@ def test_outcomes_follow_from_the_numbers() -> None:
     assert grows is not None
     assert rows["flash-memory"].outcome == ("held" if grows < 1.5 else "refuted")
     assert "to the power 1.00 in tiles, 2.00 all at once" in rows["flash-memory"].comparison
+    assert rows["mixtral-20"].outcome == ("held" if round(rows["mixtral-20"].value or 0) == 20 else "refuted")
+    named = rows["moe-roles"].value
+    assert named is not None
+    assert rows["moe-roles"].outcome == ("held" if named > 192 / 2 else "refuted")  # a purpose for each
+    added = [float(n) for n in re.findall(r"(\d\.\d\d)", rows["prune-blind"].comparison)]
+    measured, usage, any_ = added
+    assert rows["prune-blind"].value == measured
+    assert rows["prune-blind"].outcome == ("refuted" if measured < 0.8 * any_ else "held")
+    assert usage > measured, "counting is blind, measuring is not"
 
 
 def test_a_claim_side_by_side_writes_nothing() -> None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 DOCUMENTS = 20  # of each kind of text
 ROUTERS = 20  # untrained ones to compare with
-PRUNE_DOCUMENTS, PRUNE_CHARACTERS = 10, 400
+PRUNE_DOCUMENTS, PRUNE_CHARACTERS = 12, 400
 
 
 def mixtral_20() -> tuple[float, str]:
@@ -53,7 +53,7 @@ def prune_blind() -> tuple[float, str]:
 
     evaluated = {
         kind: [text[:PRUNE_CHARACTERS] for text in of_kind]
-        for kind, of_kind in moe.texts(PRUNE_DOCUMENTS, skip=30).items()
+        for kind, of_kind in moe.texts(PRUNE_DOCUMENTS, skip=28).items()
     }
     table = moe.damage(
         _mixture(),
