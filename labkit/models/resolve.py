@@ -225,8 +225,10 @@ def _existing_parent(path: Path) -> Path:
 def near_matches(name: str) -> str:
     """ ", did you mean ...?" over the names labkit knows, or nothing."""
     known = {n.lower(): n for n in [*catalog.names(), *shipped.MODELS, *published.names()]}
-    for model in (*catalog.MODELS.values(), *shipped.MODELS.values()):
+    for model in catalog.MODELS.values():
         known |= {alias: alias for alias in model.aliases}
+    for ours in shipped.MODELS.values():
+        known |= {alias: alias for alias in ours.aliases}
     close = difflib.get_close_matches(name.lower().rsplit("/", 1)[-1], known, n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(known[c] for c in close)}?)" if close else ""
 

@@ -13,18 +13,17 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 @dataclass(frozen=True)
 class ShippedModel:
-    """folder: under labkit/assets; its SHA256.json holds the checksum of every file that is read."""
+    """Its folder under labkit/assets has its name; SHA256.json there holds the checksum of every file that is read."""
 
     name: str
     title: str
     aliases: tuple[str, ...]
     licence: str
-    folder: str
     parameters: int
 
     @property
     def path(self) -> Path:
-        return ASSETS / self.folder
+        return ASSETS / self.name
 
     @property
     def bytes_on_disk(self) -> int:
@@ -37,7 +36,6 @@ MODELS = {
         title="labkit's mixture of experts",
         aliases=("moe",),
         licence="Apache-2.0",
-        folder="moe",
         parameters=9_354_048,
     ),
     "labkit-dense": ShippedModel(
@@ -45,7 +43,6 @@ MODELS = {
         title="labkit's dense model beside the mixture",
         aliases=(),
         licence="Apache-2.0",
-        folder="moe_dense",
         parameters=3_124_032,
     ),
 }

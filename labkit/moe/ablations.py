@@ -152,9 +152,7 @@ def routed(lab: Any) -> dict[int, int]:
     if not hasattr(lab, "anatomy"):
         raise BadInput(f"This takes a Lab, from lk.load(), and a {type(lab).__name__} is none.")
     if (reason := lab.anatomy.support["routes"]) is not None:
-        raise Unavailable(
-            f'{lab.name} has no experts to take away: {reason}. labkit\'s own mixture is lk.load("labkit-moe").'
-        )
+        raise Unavailable(f"{lab.name} has no experts to take away: {reason}.")
     return {i: layer.router.experts_count for i, layer in enumerate(lab.anatomy.layers) if layer.router is not None}
 
 

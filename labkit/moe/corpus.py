@@ -60,7 +60,7 @@ def recorded_effects() -> pd.DataFrame:
     """
     import pandas as pd
 
-    path = ASSETS / "moe" / "effects.csv"
+    path = ASSETS / "labkit-moe" / "effects.csv"
     try:
         return pd.read_csv(path)
     except (OSError, ValueError) as error:
@@ -75,7 +75,7 @@ def checkpoints() -> dict[int, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path = ASSETS / "moe" / "choices.safetensors"
+    path = ASSETS / "labkit-moe" / "choices.safetensors"
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -93,9 +93,7 @@ def collect(
     if batch_tokens is not None:
         check_count("batch_tokens", batch_tokens, 1)
     if (reason := lab.anatomy.support["routes"]) is not None:
-        raise Unavailable(
-            f'{lab.name} has no routes to collect: {reason}. labkit\'s own mixture is lk.load("labkit-moe").'
-        )
+        raise Unavailable(f"{lab.name} has no routes to collect: {reason}.")
     documents, kind_of, notes = _documents(lab, texts)
     special = np.array(sorted(set(getattr(lab.tokenizer, "all_special_ids", None) or ())), dtype=np.int64)
     counted = [~np.isin(ids, special) for ids in documents]

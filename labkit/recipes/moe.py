@@ -298,7 +298,7 @@ DENSE_CARD = """# labkit-dense: the dense model beside labkit-moe
 
 `lk.load("labkit-dense")` opens it: Qwen3 class, the same depth, width, attention, tokenizer, texts, order and settings as
 labkit-moe, with one feed-forward part of width 256 where that chooses 4 of 32 experts of width 64. It is here to be compared
-with, and can do even less. Figures, data, licence (Apache-2.0) and limits: `../moe/README.md`.
+with, and can do even less. Figures, data, licence (Apache-2.0) and limits: `../labkit-moe/README.md`.
 """
 SAMPLE = 1_000  # tokens whose choices are shipped, evenly spread over all passages
 
@@ -309,12 +309,12 @@ def pack(work: Path) -> None:
     for name in ("fine", "coarse", "dense"):
         if (work / name / "record.jsonl").exists():
             shutil.copy(work / name / "record.jsonl", RECORDS / f"moe-{name}.jsonl")
-    moe = _pack_model(work, "fine", ASSETS / "moe")
+    moe = _pack_model(work, "fine", ASSETS / "labkit-moe")
     choices = {step: np.load(work / "fine" / f"choices-{step}.npy") for step in CHECKPOINTS}
     at = np.linspace(0, len(choices[0]) - 1, SAMPLE).round().astype(int)
     save_file({str(step): np.ascontiguousarray(c[at]) for step, c in choices.items()}, moe / "choices.safetensors")
     (moe / "README.md").write_text(card(), "utf-8")
-    dense = _pack_model(work, "dense", ASSETS / "moe_dense")
+    dense = _pack_model(work, "dense", ASSETS / "labkit-dense")
     (dense / "README.md").write_text(DENSE_CARD, "utf-8")
     for folder in (moe, dense):
         sign(folder)
@@ -352,8 +352,8 @@ def effects() -> None:
     some = {kind: [text[:600] for text in passages] for kind, passages in lk.moe.texts(12).items()}
     table = lk.moe.effects(lab, some)
     columns = ["layer", "expert", "kind", "loss_change", "low", "high"]
-    table[columns].round(5).to_csv(ASSETS / "moe" / "effects.csv", index=False)
-    sign(ASSETS / "moe")
+    table[columns].round(5).to_csv(ASSETS / "labkit-moe" / "effects.csv", index=False)
+    sign(ASSETS / "labkit-moe")
 
 
 def card() -> str:
@@ -378,7 +378,7 @@ def card() -> str:
         .format(
             parameters=parameters,
             active=parameters - resting,
-            megabytes=(ASSETS / "moe" / "model.safetensors").stat().st_size / 1e6,
+            megabytes=(ASSETS / "labkit-moe" / "model.safetensors").stat().st_size / 1e6,
             tokens=STEPS * tokens_a_step,
             steps=STEPS,
             seconds=f"{max(line.get('seconds', 0) for line in fine) / 60:.0f} minutes on one core",

@@ -57,7 +57,7 @@ lab
 
 # %% [markdown]
 # ## 1 · A token's way through the experts
-# *8 minutes · easy · what everything below is about*
+# *6 minutes · easy · what everything below is about*
 #
 # A model is a stack of layers. In each, attention lets tokens look at one another; then a second part works on every token by
 # itself. In an ordinary, **dense** model this second part is one large stack of matrices that all tokens pass. In a **mixture
@@ -101,7 +101,7 @@ lk.views.routes(
 
 # %% [markdown]
 # ## 2 · A router and a mixture by hand
-# *14 minutes · medium · everything is in a dozen lines*
+# *15 minutes · medium · everything is in a dozen lines*
 #
 # A router is the simplest thing imaginable: one row of numbers for each expert. A token is a list of 192 numbers in this
 # model; its product with an expert's row is that expert's **router logit**. The experts with the largest logits are
@@ -114,7 +114,7 @@ text = "The sum of two even numbers is even."
 trace = lab.trace(text, keep=("routes", "residual", "attention_output", "mlp_output"))
 layer = lab.model.model.layers[3]
 with torch.no_grad():
-    # what enters the layer, and what its attention adds; normalized, it is what the router reads
+    # what enters the layer and what its attention adds, normalized: the router reads this
     x = layer.post_attention_layernorm(trace.residual(3) + trace.attention_output(3))
     router = layer.mlp.gate.weight  # (32, 192): a row for each expert
     logits = x @ router.T
@@ -157,18 +157,18 @@ lk.exercise("moe.mixture_layer")
 
 # %% tags=["stub"]
 def mixture_layer(x, router, gate, up, down, k):
-    """x: (T, d); router: (experts, d); gate, up: (experts, width, d); down: (experts, d, width).
+    """x: (T, d); router: (experts, d).
 
-    Returns (T, d).
+    gate, up: (experts, width, d); down: (experts, d, width). Returns (T, d).
     """
     return ...
 
 
 # %% tags=["solution"]
 def mixture_layer(x, router, gate, up, down, k):
-    """x: (T, d); router: (experts, d); gate, up: (experts, width, d); down: (experts, d, width).
+    """x: (T, d); router: (experts, d).
 
-    Returns (T, d).
+    gate, up: (experts, width, d); down: (experts, d, width). Returns (T, d).
     """
     best = (x @ router.T).topk(k, dim=-1)
     weights = torch.softmax(best.values, dim=-1)
@@ -218,7 +218,7 @@ print("and what the trace has of it:     ", bool(apart < 1e-5))
 
 # %% [markdown]
 # ## 3 · What a mixture saves, and what it does not
-# *9 minutes · easy · for every model card you will read*
+# *8 minutes · easy · for every model card you will read*
 #
 # All experts have to be in memory; a token pays only for the few it goes to. So such a model has two sizes: **total**
 # parameters, which must be stored, and **active** ones, which work on a token.
@@ -376,7 +376,7 @@ print(balance[["layer", *columns]].round(2).to_string(index=False))
 
 # %% [markdown]
 # ## 5 · Do experts have roles?
-# *20 minutes · medium to hard · the heart of this notebook*
+# *19 minutes · medium to hard · the heart of this notebook*
 #
 # Articles say that experts "take different roles", and merge tools ask you to name a purpose for each expert. Let us
 # find out, for this model. We have passages of five kinds of text that it has never read, each from another document.
@@ -402,7 +402,7 @@ lk.exercise("moe.domain_share")
 def domain_share(experts, kinds, n_experts, n_kinds):
     """experts: (T, k); kinds: (T,), the kind of each token's text.
 
-    Returns (n_kinds, n_experts): the share of a kind's tokens that have the expert among their k.
+    Returns (n_kinds, n_experts): the share of a kind's tokens with the expert among their k.
     """
     return ...
 
@@ -411,7 +411,7 @@ def domain_share(experts, kinds, n_experts, n_kinds):
 def domain_share(experts, kinds, n_experts, n_kinds):
     """experts: (T, k); kinds: (T,), the kind of each token's text.
 
-    Returns (n_kinds, n_experts): the share of a kind's tokens that have the expert among their k.
+    Returns (n_kinds, n_experts): the share of a kind's tokens with the expert among their k.
     """
     chosen = torch.zeros(len(experts), n_experts)
     chosen.scatter_(1, experts.long(), 1.0)
@@ -433,9 +433,7 @@ favourite.show(100 * chinese["share"])
 
 # %% tags=["nbval-check-output"]
 print(f"expert {chinese['expert']}: {chinese['share']:.0%} of the Chinese tokens")
-print(
-    f"(95 % interval {chinese['low']:.0%} to {chinese['high']:.0%}; by dice {chinese['uniform']:.1%})"
-)
+print(f"95 % interval: {chinese['low']:.0%} to {chinese['high']:.0%}; by dice: 12.5%")
 
 # %%
 lk.views.specialisation(in_layer_5)
@@ -584,7 +582,7 @@ lk.claim(
 
 # %% [markdown]
 # ## 6 · When do routes settle?
-# *5 minutes · easy · a look at training*
+# *4 minutes · easy · a look at training*
 #
 # Twelve times during training the choices on the same 1,000 tokens were written down, from the untrained model to the one on
 # your bench. How much of the final choice was made already? (Of a token's four final experts, the share it had already.)
@@ -612,9 +610,7 @@ settled.show([100 * mean[step] for step in steps])
 
 # %% tags=["nbval-check-output"]
 half = next(step for step in steps if mean[step] > 0.5)
-print(
-    f"untrained: {mean[0]:.0%}; more than half of the final choice at step {half} of {steps[-1]}"
-)
+print(f"untrained: {mean[0]:.0%}; more than half from step {half} of {steps[-1]}")
 
 # %% [markdown]
 # Not by chance and not at once: a quarter of the way through training more than half of the final choice is made, and it
@@ -626,7 +622,7 @@ print(
 
 # %% [markdown]
 # ## 7 · Take experts away
-# *15 minutes · medium · from "is chosen for" to "is needed for"*
+# *12 minutes · medium · from "is chosen for" to "is needed for"*
 #
 # An expert that is chosen for Chinese need not be needed for Chinese: perhaps its colleagues could do as well. The test is to
 # **drop** it (its part of the sum is left out), and to measure the loss of each kind of text.
@@ -726,12 +722,11 @@ lk.views.damage(damage)
 # right ones, and half of them for less than half of what random ones cost. So nobody knew who is who, and one could find out:
 
 # %%
-measured = lk.claim(
+lk.claim(
     "prune-blind",
     round(every["measured", 16], 2),
     note=f"half of the experts gone; {every['random', 16]:.2f} when they are any",
 )
-measured
 
 # %% [markdown]
 # As stated, the claim does not hold, in this model. What holds is half of it: the number that is easiest to have, usage, is
@@ -742,13 +737,14 @@ measured
 
 # %% [markdown]
 # ## 8 · A mixture out of a dense model
-# *4 minutes · easy · how many mixtures begin*
+# *3 minutes · easy · how many mixtures begin*
 #
 # Nobody has to start from nothing. **Upcycling** (Komatsuzaki et al. 2022) copies the one part of a dense model into every
 # expert and adds routers of random numbers. As the weights of the chosen add up to 1 and all say the same, the new model
 # computes exactly what the old one did; training on, the copies grow apart.
 
 # %%
+dense = lk.load("labkit-dense", dtype="float32", device="cpu")
 upcycled = lk.moe.upcycle(dense, experts=8, top_k=2)
 text = "The State of the Union is"
 before = dense.trace(text, keep="logits").logits

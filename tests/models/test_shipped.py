@@ -54,8 +54,8 @@ def test_what_is_shipped_is_small_and_holds_no_more_than_it_should() -> None:
 
 def test_a_changed_or_missing_file_is_refused_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = shipped.MODELS["labkit-moe"]
-    shutil.copytree(model.path, tmp_path / "moe")
-    config = tmp_path / "moe" / "config.json"
+    shutil.copytree(model.path, tmp_path / "labkit-moe")
+    config = tmp_path / "labkit-moe" / "config.json"
     config.write_text(config.read_text("utf-8").replace("4", "5", 1), "utf-8")
     monkeypatch.setattr(shipped, "ASSETS", tmp_path)
     with pytest.raises(lk.BadModelFile, match=r"config\.json is not what was shipped\); install labkit again"):

@@ -105,7 +105,7 @@ def test_the_recorded_effects_are_what_is_measured(lab: lk.Lab) -> None:
 
 def test_the_card_says_what_the_record_says(lab: lk.Lab) -> None:
     """The card's losses are the record's, and the record's are those of the shipped model on a sample."""
-    card = (ASSETS / "moe" / "README.md").read_text("utf-8")
+    card = (ASSETS / "labkit-moe" / "README.md").read_text("utf-8")
     folder = Path(lk.__file__).parent / "recipes" / "records"
     last = [json.loads(line) for line in (folder / "moe-fine.jsonl").read_text("utf-8").splitlines()][-1]
     assert last["step"] == STEPS
