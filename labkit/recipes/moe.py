@@ -381,7 +381,7 @@ def card() -> str:
             megabytes=(ASSETS / "labkit-moe" / "model.safetensors").stat().st_size / 1e6,
             tokens=STEPS * tokens_a_step,
             steps=STEPS,
-            seconds=f"{max(line.get('seconds', 0) for line in fine) / 60:.0f} minutes on one core",
+            seconds=f"{max(line.get('seconds', 0) for line in fine) / 60:.0f} minutes by the clock on one core",
             losses=head + "\n".join(f"| {' | '.join(row)} |" for row in rows),
             difference="Mean against `fine`: " + ", ".join(gains) + "." if gains else "",
             violation=", ".join(f"{v:.2f}" for v in last["fine"]["max_violation"]),
