@@ -1,4 +1,4 @@
-"""The texts that come with labkit: passages of five plainly different kinds, none of which the shipped models have read."""
+"""The texts that come with labkit: passages of five plainly different kinds, held out when its models were trained."""
 
 from __future__ import annotations
 

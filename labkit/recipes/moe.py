@@ -12,7 +12,7 @@ They are transformers' own Qwen3-MoE and Qwen3 classes. Every step reads 5,120 t
 twenty pieces of 256 at first, five pieces of 1,024 in the last fifth of the steps. What keeps the experts in use is the
 balancing loss of Switch Transformer (Fedus et al. 2021, eq. 4), 0.01 times, taken over all tokens of a step, so that an
 expert may take all of one kind of text; beside it the router z-loss of ST-MoE (Zoph et al. 2022), 0.001 times. No token
-is dropped.
+is dropped. On a GPU, `train WORK fine --steps 20000` reads more: everything that depends on the number of steps follows.
 """
 
 import argparse
@@ -43,7 +43,7 @@ STEPS, WARM_UP = 1_600, 100
 PIECES = ((0.8, 256, 4), (1.0, 1_024, 1))  # (until this share of the steps, tokens a piece, pieces of each kind a step)
 LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP = 2e-3, 0.1, (0.9, 0.95), 1.0
 BALANCE, Z = 0.01, 0.001
-CHECKPOINTS = (0, 25, 50, 100, 200, 400, 600, 800, 1_000, 1_200, 1_400, 1_600)
+CHECKPOINTS = (0, 25, 50, 100, 200, 400, 600, 800, 1_000, 1_200, 1_400, 1_600)  # the last is STEPS
 
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -183,6 +183,9 @@ def train(work: Path, name: str, *, stop_after: int | None = None, device: str |
         optimizer.load_state_dict(state["optimizer"])
         step, seconds = state["step"], state["seconds"]
         _keep_record_until(folder / "record.jsonl", step)
+    else:
+        run = {"steps": STEPS, "device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        _write(folder / "record.jsonl", {"step": 0, **run})
     held_out = HeldOut.load(work)
     last = STEPS if stop_after is None else min(STEPS, stop_after)
     began = time.perf_counter() - seconds
@@ -381,11 +384,12 @@ def card() -> str:
             megabytes=(ASSETS / "labkit-moe" / "model.safetensors").stat().st_size / 1e6,
             tokens=STEPS * tokens_a_step,
             steps=STEPS,
-            seconds=f"{max(line.get('seconds', 0) for line in fine) / 60:.0f} minutes by the clock on one core",
+            seconds=f"{max(line.get('seconds', 0) for line in fine) / 60:.0f} minutes by the clock",
+            device=f"{fine[0]['device']} with {fine[0]['threads']} thread{'s' * (fine[0]['threads'] > 1)}",
             losses=head + "\n".join(f"| {' | '.join(row)} |" for row in rows),
             difference="Mean against `fine`: " + ", ".join(gains) + "." if gains else "",
             violation=", ".join(f"{v:.2f}" for v in last["fine"]["max_violation"]),
-            untrained=", ".join(f"{v:.2f}" for v in fine[0]["max_violation"]),
+            untrained=", ".join(f"{v:.2f}" for v in next(x for x in fine if "max_violation" in x)["max_violation"]),
             sample=SAMPLE,
             checkpoints=len(CHECKPOINTS),
         )
@@ -401,8 +405,12 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=("prepare", "train", "pack", "effects"))
     parser.add_argument("work", type=Path)
     parser.add_argument("model", nargs="?", choices=("fine", "coarse", "dense"), default="fine")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of the whole training")
     parser.add_argument("--stop-after", type=int, help="stop after this many steps (a short run)")
     arguments = parser.parse_args()
+    if arguments.steps != STEPS:
+        CHECKPOINTS = tuple(sorted({step * arguments.steps // STEPS for step in CHECKPOINTS}))
+        STEPS = arguments.steps
     if arguments.what == "prepare":
         prepare(arguments.work)
     elif arguments.what == "train":

@@ -3,10 +3,15 @@
     pip install "labkit[recipes]"
     python -m labkit.recipes.texts gather FOLDER
     python -m labkit.recipes.texts ship FOLDER
+    python -m labkit.recipes.texts overlap FOLDER
 
 `gather` needs `npm` and `apt-get` (Debian) besides pip, and writes FOLDER/{train,held_out}/KIND.jsonl, one document a
 line as {"title", "source", "text"}. Whole documents of each kind are held out, chosen by a seed; `ship` writes one
-passage of each of those to labkit/assets/texts.
+passage of each of those to labkit/assets/texts; `overlap` prints how much of each passage stands in a training document
+as well, since documents of one collection share boilerplate.
+
+Run with Python 3.11, whose library is one of the kinds (3.11.7 made what is shipped), on Debian 12 (metamath-databases
+0.0.0~20210101.git55fe226-2, libreoffice-help-zh-cn 7.4.7-1+deb12u14; the archive keeps only the newest of a package).
 
 | kind | what | licence |
 |---|---|---|
@@ -22,6 +27,7 @@ import json
 import random
 import re
 import subprocess
+import sys
 import sysconfig
 import tarfile
 from collections.abc import Iterator
@@ -109,6 +115,8 @@ def encyclopaedia(unpacked: Path) -> Iterator[Document]:
 
 
 def python(unpacked: Path) -> Iterator[Document]:
+    if sys.version_info[:2] != (3, 11):
+        raise SystemExit("the texts of this kind are the standard library of Python 3.11; run this with Python 3.11")
     library = Path(sysconfig.get_path("stdlib"))
     left_out = {"test", "tests", "idle_test", "site-packages", "__pycache__", "lib2to3", "encodings", "turtledemo"}
     for path in sorted(library.rglob("*.py")):
@@ -223,7 +231,7 @@ def _comment(text: str) -> str:
 
 
 def split(documents: list[Document], kind: str, seed: int = 0) -> tuple[list[Document], list[Document]]:
-    """(training, held out): whole documents, no passage of which the other part holds."""
+    """(training, held out): whole documents. What documents share with one another may be in both; see `overlap`."""
     order = list(documents)
     random.Random(f"{kind}-{seed}").shuffle(order)
     held_out, rest = order[: HELD_OUT[kind]], order[HELD_OUT[kind] :]
@@ -287,9 +295,38 @@ def ship(folder: Path) -> None:
         print(f"{path.name:20} {path.stat().st_size:8,} bytes")
 
 
+RUN = {"chinese": 16}  # characters; 60 for the others
+
+
+def overlap(folder: Path) -> None:
+    """Print which share of each passage lies in runs of 60 characters (16 of Chinese) that a training document has too."""
+    for kind in KINDS:
+        run = RUN.get(kind, 60)
+        documents = passages(folder, kind)
+        wanted = {d["text"][i : i + run] for d in documents for i in range(len(d["text"]) - run + 1)}
+        found = set()
+        for document in load(folder, "train", kind):
+            text = document["text"]
+            found |= wanted & {text[i : i + run] for i in range(len(text) - run + 1)}
+        shares = []
+        for document in documents:
+            text, covered = document["text"], set[int]()
+            for i in range(len(text) - run + 1):
+                if text[i : i + run] in found:
+                    covered.update(range(i, i + run))
+            shares.append((len(covered) / len(text), document["title"]))
+        some, half = (
+            sum(s > 0.05 for s, _ in shares),
+            [f"{t} {s:.0%}" for s, t in sorted(shares, reverse=True) if s > 0.5],
+        )
+        print(
+            f"{kind:14} {some} of {len(shares)} passages share more than 5 %; more than half: {', '.join(half) or 'none'}"
+        )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("gather", "ship"))
+    parser.add_argument("what", choices=("gather", "ship", "overlap"))
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    {"gather": gather, "ship": ship}[arguments.what](arguments.folder)
+    {"gather": gather, "ship": ship, "overlap": overlap}[arguments.what](arguments.folder)
