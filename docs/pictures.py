@@ -94,7 +94,7 @@ def routes(browser: Any, scratch: Path) -> None:
     """Lines of five kinds of text, coloured by the expert that takes each token in the last layer."""
     lab = lk.load("labkit-moe", dtype="float32", device="cpu")
     trace = lab.trace(FIVE_KINDS, keep="routes")
-    view = lk.views.routes(trace, layer=5, special=lab.tokenizer.all_special_ids)
+    view = lk.views.routes(trace, layer=5)
     file = view.to_html(scratch / "routes.html").as_uri()
     for target, width, scheme, part in (
         (ROUTES, 660, "light", ".lk-rt-text"),

@@ -77,12 +77,14 @@ def collect(
 
     texts: kind of text -> its documents, each a text or token ids. Kinds and documents keep their order.
     untrained: how many routers of random directions, with rows as long as the trained ones', choose from the same router
-        inputs, the highest k of their logits: those of lk.moe.random_router(seed), (seed + 1) and so on. They are what a
-        measure's `untrained` columns come from. Memory: as many times that of the routes.
+        inputs, by the rule and with the biases of the trained ones: those of lk.moe.random_router(seed), (seed + 1) and so
+        on. They are what a measure's `untrained` columns come from. Where labkit doesn't know the rule they choose the
+        highest k of weight · hidden state, and a note says so. Memory: as many times that of the routes.
     batch_tokens: the most tokens of one pass, padding included; documents of like length share a pass.
     Special tokens of the tokenizer are seen by the model and not counted. A document longer than the model's context is
     cut to it, and a note says so. Inside `with lab.edit(...)` the routes are those of the edited model.
-    Raises Unavailable for a dense model, BadInput for texts that can't be used.
+    Raises Unavailable for a dense model, BadInput for texts that can't be used and where layers choose different numbers
+    of experts.
     """
     from tqdm.auto import tqdm
 
@@ -92,9 +94,11 @@ def collect(
     check_count("seed", seed, 0)
     if batch_tokens is not None:
         check_count("batch_tokens", batch_tokens, 1)
+    if not hasattr(lab, "anatomy") or not hasattr(lab, "tokenizer"):
+        raise BadInput(f"collect takes a lab first, such as lk.load(), and {lab!r} is none.")
     if (reason := lab.anatomy.support["routes"]) is not None:
         raise Unavailable(f"{lab.name} has no routes to collect: {reason}.")
-    documents, kind_of, notes = _documents(lab, texts)
+    documents, kind_of, cut = documents_of(lab, texts)
     special = np.array(sorted(set(getattr(lab.tokenizer, "all_special_ids", None) or ())), dtype=np.int64)
     counted = [~np.isin(ids, special) for ids in documents]
     ends = np.cumsum([int(mask.sum()) for mask in counted])
@@ -107,7 +111,7 @@ def collect(
         _RouterInputs(lab, untrained, seed) as others,
         tqdm(total=len(documents), desc="routes", unit="document", disable=not progress) as bar,
     ):
-        for group in _batches([len(ids) for ids in documents], limit):
+        for group in batches_of([len(ids) for ids in documents], limit):
             traces = lab.trace([documents[d].tolist() for d in group], keep=("routes", "logits"))
             chosen = others.choices(traces[0].routes.experts.shape[-1], [len(documents[d]) for d in group])
             for row, (d, trace) in enumerate(zip(group, traces, strict=True)):
@@ -132,7 +136,7 @@ def collect(
         n_experts=found.n_experts,
         model=lab.name,
         tokens=dict(zip(different, token_strings(lab.tokenizer, different), strict=True)),
-        notes=notes,
+        notes=(*cut, *others.notes),
     )
 
 
@@ -140,6 +144,11 @@ class _Found:
     """The arrays of a Routing, filled document by document."""
 
     def __init__(self, n: int, routers: int, routes: Any) -> None:
+        if len(set(routes.chosen)) > 1:
+            raise BadInput(
+                f"The layers choose different numbers of experts, from {min(routes.chosen)} to {max(routes.chosen)}, and "
+                "measures need one number; have all choose as many, such as with lk.moe.choose(2)."
+            )
         _, layers, k = routes.experts.shape
         self.layers: tuple[int, ...] = tuple(routes.layers)
         self.n_experts = int(routes.logits.shape[-1])
@@ -169,6 +178,18 @@ class _RouterInputs:
         self.routers = [layer.router for layer in lab.anatomy.layers if layer.router is not None] if routers else []
         # (R · E, d) for each layer
         self.weights = [torch.cat([random_weights(r, seed + i).float() for i in range(routers)]) for r in self.routers]
+        self.ways = [_way(r) for r in self.routers]
+        unknown = [str(r.layer) for r, way in zip(self.routers, self.ways, strict=True) if way is None]
+        where = f"layer{'' if len(unknown) == 1 else 's'} {', '.join(unknown)}"
+        self.notes = (
+            (
+                f"The rule by which {where} choose{'s' if len(unknown) == 1 else ''} is not known: the untrained routers "
+                "choose the highest of weight · hidden state there, which may be another choice than "
+                "lk.moe.random_router makes.",
+            )
+            if unknown
+            else ()
+        )
         self.count = routers
         self.seen: dict[int, Any] = {}
         self.handles: list[Any] = []
@@ -194,16 +215,39 @@ class _RouterInputs:
         if not self.count:
             return []
         layers = []
-        for index, weights in enumerate(self.weights):
+        for index, (weights, way) in enumerate(zip(self.weights, self.ways, strict=True)):
             hidden = self.seen.pop(index).float()
             logits = (hidden @ weights.to(hidden.device).T).unflatten(-1, (self.count, -1))
-            layers.append(logits.topk(k, dim=-1).indices.cpu().numpy())
+            layers.append(_chosen(way, logits, k).cpu().numpy())
         every = np.stack(layers, axis=2)  # (batch · width, R, L, k)
         rows = every.reshape(len(lengths), -1, *every.shape[1:])
         return [row[:n].swapaxes(0, 1) for row, n in zip(rows, lengths, strict=True)]
 
 
-def _documents(lab: Any, texts: Any) -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
+def _way(router: Any) -> tuple[Any, Any] | None:
+    """(rule, bias of the logits or None) of a router; None where what other weights would choose can't be told."""
+    from labkit.trace.routing import logit_bias, rule_of
+
+    try:
+        return rule_of(router), logit_bias(router)
+    except Unavailable:
+        return None
+
+
+def _chosen(way: tuple[Any, Any] | None, logits: Any, k: int) -> Any:
+    """(tokens, R, k): what R routers choose whose weights · hidden states, (tokens, R, E), these are."""
+    import torch
+
+    from labkit.trace.routing import routed
+
+    rule, bias = way or (None, None)
+    logits = logits if bias is None else logits + bias.to(logits)
+    if rule is None or (rule.bias is None and rule.groups == 1):
+        return logits.topk(k, dim=-1).indices  # scores rise with logits
+    return torch.stack([routed(rule, of_one, k=k)[1] for of_one in logits.unbind(1)], 1)
+
+
+def documents_of(lab: Any, texts: Any) -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
     """The token ids of every document, its kind, and what was cut."""
     from labkit.trace.input import as_ids
 
@@ -228,7 +272,7 @@ def _documents(lab: Any, texts: Any) -> tuple[list[np.ndarray], np.ndarray, tupl
     return documents, np.array(kind_of, dtype=np.int64), notes
 
 
-def _batches(lengths: Sequence[int], limit: int) -> list[list[int]]:
+def batches_of(lengths: Sequence[int], limit: int) -> list[list[int]]:
     """Documents of like length together, each batch of at most `limit` tokens with its padding, or of one document."""
     batches: list[list[int]] = []
     for d in np.argsort(lengths, kind="stable").tolist():

@@ -155,6 +155,7 @@ def take(
     with observing(model, anatomy, keep) as captured, torch.no_grad(), evaluating(model):
         logits = model(**inputs).logits
     config = model.config.get_text_config()
+    special = set(getattr(tokenizer, "all_special_ids", None) or ())
     masks = _Masks()
     traces = []
     for row, ids in enumerate(texts):
@@ -175,6 +176,7 @@ def take(
                 _layered=_layered(captured, row, n, batch.shape),
                 _routes=_routes(captured, row, n, width) if "routes" in keep else None,
                 notes=_notes(anatomy, config, captured, logits[row, :n], row, n),
+                special=tuple(sorted(special.intersection(ids))),
             )
         )
     return traces
@@ -236,16 +238,14 @@ def _routes(captured: Captured, row: int, n: int, width: int) -> Routes:
     layers = tuple(sorted(captured.routes))
     start = row * width  # routers see the batch as one long list of tokens
 
-    def stacked(part: int) -> torch.Tensor:
-        return torch.stack(
-            [
-                captured.routes[i][part].reshape(-1, captured.routes[i][part].shape[-1])[start : start + n]
-                for i in layers
-            ],
-            1,
-        )
+    def stacked(part: int, missing: int) -> torch.Tensor:
+        rows = [t.reshape(-1, t.shape[-1])[start : start + n] for t in (captured.routes[i][part] for i in layers)]
+        widest = max(t.shape[-1] for t in rows)  # an edit may have layers choose different numbers
+        return torch.stack([torch.nn.functional.pad(t, (0, widest - t.shape[-1]), value=missing) for t in rows], 1)
 
-    return Routes(experts=stacked(2).long(), weights=stacked(1).float(), logits=stacked(0).float(), layers=layers)
+    return Routes(
+        experts=stacked(2, -1).long(), weights=stacked(1, 0).float(), logits=stacked(0, 0).float(), layers=layers
+    )
 
 
 def own(tensor: torch.Tensor) -> torch.Tensor:

@@ -45,12 +45,19 @@ class Routes:
 
     experts: (T, routed layers, k) int64.  weights: (T, routed layers, k) float32, as they multiply the experts' outputs.
     logits: (T, routed layers, experts) float32.  layers: which layers of the model have a router.
+    Where layers choose different numbers, as after lk.moe.choose(2, layer=2), k is the largest; a layer that chooses fewer
+    has, after those it chose, -1 as expert and 0 as weight. `chosen` says how many each layer chooses.
     """
 
     experts: torch.Tensor
     weights: torch.Tensor
     logits: torch.Tensor
     layers: tuple[int, ...]
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """How many experts each routed layer chooses for a token."""
+        return tuple(int(n) for n in (self.experts >= 0).sum(-1).amax(0))
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,6 +66,7 @@ class Trace:
 
     tokens, ids: the T tokens the model saw (token 0 first).  model: its name.  layers, heads: their numbers.
     keep: what was captured; what was not raises Unavailable with the argument that would.
+    special: the ids among these that are special tokens of the tokenizer, such as one that starts a text.
     """
 
     tokens: list[str]
@@ -75,6 +83,7 @@ class Trace:
     _layered: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
     _routes: Routes | None = None
     notes: tuple[str, ...] = ()
+    special: tuple[int, ...] = ()
     _windows: dict[int, int | None] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
@@ -220,6 +229,7 @@ class Trace:
             "keep": self.keep,
             "reasons": self.reasons,
             "notes": self.notes,
+            "special": self.special,
             "attention": layers,
             "routed": self._routes.layers if self._routes else None,
         }
@@ -269,6 +279,7 @@ class Trace:
                 **{n: facts[n] for n in ("tokens", "ids", "model", "family", "layers", "heads", "kv_heads", "reasons")},
                 keep=tuple(facts["keep"]),
                 notes=tuple(facts["notes"]),
+                special=tuple(facts.get("special", ())),  # files of before have none
                 _logits=tensors.get("logits"),
                 _attention=attention,
                 _layered=layered,

@@ -20,8 +20,11 @@ from torch import nn
 from labkit.errors import BadInput, Unavailable
 from labkit.trace.probing import COARSEST, TOLERANCE, evaluating
 
-TRIED = 64  # hidden states at each length
-LENGTHS = (1.0, 0.3, 0.1, 0.03)  # scores of long ones saturate, and then one rule looks like another
+TRIED = 64  # hidden states at each spread of the logits
+# scores of far apart logits saturate, those of near ones are as good as equal: either way one rule looks like another
+SPREADS = (3.0, 1.0, 0.3, 0.1, 0.03)
+
+CORRECTION = "correction"  # in the name of a bias that is added to the scores for the choice alone
 
 # what is given each pass: (logits, weights, experts) of (N, E), (N, k), (N, k); returns other (weights, experts), or None
 Decide = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], "tuple[torch.Tensor, torch.Tensor] | None"]
@@ -353,7 +356,7 @@ def rule_of(router: Router) -> Rule:
 
     Raises Unavailable when no rule that labkit knows gives this router's choice and weights.
     """
-    logits, weights, experts = _tried(router)
+    _, logits, weights, experts = _tried(router)
     exact = max(TOLERANCE.get(t.dtype, COARSEST) for t in (logits, weights))
     logits, weights = logits.double(), weights.double()
     k = experts.shape[1]
@@ -377,6 +380,25 @@ def rule_of(router: Router) -> Rule:
     )
 
 
+def logit_bias(router: Router) -> torch.Tensor | None:
+    """(E,): what a router adds to weight · hidden state to make its logits, or None where it adds nothing.
+
+    Raises Unavailable when its logits are made in another way.
+    """
+    hidden, logits, _, _ = _tried(router)
+    exact = max(TOLERANCE.get(t.dtype, COARSEST) for t in (hidden, logits, router.weight))
+    rest = logits.double() - hidden.double() @ router.weight.detach().double().T
+    candidates = _biases(router)
+    off = [float((rest if b is None else rest - b.double()).abs().max()) for b in candidates]
+    bias = candidates[min(range(len(off)), key=off.__getitem__)]
+    if not _close(logits.double(), logits.double() - rest + (0 if bias is None else bias.double()), exact):
+        raise Unavailable(
+            f"The router of layer {router.layer} ({type(router.module).__name__}) makes its logits otherwise than as "
+            "weight · hidden state + bias, so what other weights would choose can't be computed; use lk.moe.random_router."
+        )
+    return bias
+
+
 def _close(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
     """Equal up to a part of the largest of each token."""
     largest = one.abs().amax(-1, keepdim=True)
@@ -393,11 +415,16 @@ def _scale(router: Router, measured: float, tolerance: float) -> float:
 
 def _biases(router: Router) -> list[torch.Tensor | None]:
     """What may be added to the scores for the choice, the likeliest first."""
+    found = _biases_by_name(router)
+    likely = [tensor for name, tensor in found.items() if CORRECTION in name]
+    return [*likely, None, *(tensor for name, tensor in found.items() if CORRECTION not in name)]
+
+
+def _biases_by_name(router: Router) -> dict[str, torch.Tensor]:
+    """What has a number for each expert."""
     named = [*router.module.named_parameters(), *router.module.named_buffers()]
     named += [*router.block.named_parameters(recurse=False), *router.block.named_buffers(recurse=False)]
-    found = {name: t.detach().flatten() for name, t in named if t.numel() == router.experts_count}
-    likely = [tensor for name, tensor in found.items() if "correction" in name]
-    return [*likely, None, *(tensor for name, tensor in found.items() if "correction" not in name)]
+    return {name: t.detach().flatten() for name, t in named if t.numel() == router.experts_count}
 
 
 def _groupings(router: Router) -> list[tuple[int, int, int]]:
@@ -412,24 +439,30 @@ def _groupings(router: Router) -> list[tuple[int, int, int]]:
     if not 1 <= kept < groups or router.experts_count % groups:
         return [(1, 1, 1)]
     size = router.experts_count // groups
-    return [*((groups, kept, counted) for counted in (1, 2) if counted <= size), (1, 1, 1)]
+    # a large bias can settle the choice of groups by itself, and then both look alike: what comes with one is the likelier
+    biased = any(CORRECTION in name for name in _biases_by_name(router))
+    return [*((groups, kept, counted) for counted in ((2, 1) if biased else (1, 2)) if counted <= size), (1, 1, 1)]
 
 
 class _SeenEnough(Exception):
     """Ends a try before the experts compute."""
 
 
-def _tried(router: Router) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(logits, weights, experts) of random hidden states, without any edit that is on."""
+def _tried(router: Router) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(hidden states, logits, weights, experts) of random hidden states, without any edit that is on."""
     weight = router.weight
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(TRIED * len(LENGTHS), weight.shape[1], generator=generator)
-    hidden = hidden * torch.tensor(LENGTHS).repeat_interleave(TRIED)[:, None]
     largest = max(router.block.parameters(), key=lambda p: p.numel())
-    hidden = hidden.to(weight.device, largest.dtype if largest.is_floating_point() else weight.dtype)
+    dtype = largest.dtype if largest.is_floating_point() else weight.dtype
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(TRIED * len(SPREADS), weight.shape[1], generator=generator)
+    hidden = hidden * torch.tensor(SPREADS).repeat_interleave(TRIED)[:, None]
+    # as long as gives the logits these spreads, whatever the weights' scale
+    row = float(weight.detach().double().norm(dim=-1).mean())
+    most = torch.finfo(dtype).max ** 0.5  # squares of them, as a norm takes, are still numbers
+    hidden = (hidden / row if row > 0 else hidden).clamp(-most, most).to(weight.device, dtype)
     with torch.no_grad(), evaluating(router.block):
         if router.reading != "experts":
-            return _read(router, router.module.forward(hidden))  # not its hooks
+            return hidden, *_read(router, router.module.forward(hidden))  # not its hooks
         assert router.experts is not None
         logits: list[torch.Tensor] = []
         found: list[_Given] = []
@@ -457,7 +490,7 @@ def _tried(router: Router) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         finally:
             for handle in handles:
                 handle.remove()
-    return logits[0], found[0].weights, found[0].experts
+    return hidden, logits[0], found[0].weights, found[0].experts
 
 
 def random_weights(router: Router, seed: int) -> torch.Tensor:

@@ -90,7 +90,6 @@ lk.views.routes(
     trace,
     layer=3,
     take=lambda text: lab.trace(text, keep="routes"),
-    special=lab.tokenizer.all_special_ids,
 )
 
 # %% [markdown]
@@ -275,17 +274,9 @@ lk.claim(
 # %%
 names = ["mixtral-8x7b", "qwen1.5-moe-a2.7b", "olmoe-1b-7b", "qwen3-30b-a3b", "gpt-oss-20b"]
 table = lk.moe.costs([*names, "deepseek-v3", lab])
-columns = [
-    "experts",
-    "chosen",
-    "shared_experts",
-    "parameters",
-    "active_parameters",
-    "share_active",
-]
-table[columns].style.format(
-    {"parameters": "{:,}", "active_parameters": "{:,}", "share_active": "{:.1%}"}
-)
+columns = ["experts", "chosen", "shared_experts", "parameters", "active_parameters"]
+table["active"] = (100 * table["share_active"]).round(1).astype(str) + " %"
+table[[*columns, "active"]].style.format(thousands=",")
 
 # %% [markdown]
 # (*Shared* experts are taken by every token besides the chosen ones.) DeepSeek-V3 works on each token with a model of 37
@@ -315,7 +306,7 @@ for kind in some:
 # %% [markdown]
 # (Loss is in nats a token: the lower, the less surprised.) For the same work on each token the mixture is the better model of
 # four kinds of text, by 0.1 to 0.15 nats, and no better at Chinese. The price: three times the parameters. (Both read fewer
-# tokens than the mixture has parameters; with more, as a rule, the gap widens.)
+# tokens than the mixture has parameters; of mixtures trained far longer, larger gains are reported.)
 #
 # **To take away:** total parameters say what must be stored, active ones what a token costs. A mixture buys a better model
 # for the same arithmetic, with memory; how much better, one has to measure.
@@ -367,8 +358,8 @@ print(f"{len(routing):,} tokens of five kinds")
 print(balance[["layer", *columns]].round(2).to_string(index=False))
 
 # %% [markdown]
-# The load is uneven by half or so, far more than dice would make it, far less than without training. That is by design: the
-# penalty is weak (a hundredth of it is added to the loss), and it looks at all texts of a training step together, so that an
+# The busiest expert has a quarter more than its even share, in the last layer almost two thirds more: far more than dice would
+# make it, far less than without training. That is by design: the penalty is weak (a hundredth of it is added to the loss), and it looks at all texts of a training step together, so that an
 # expert may take all of one kind of text if the others even it out. A stronger penalty, or one that looks at each text by
 # itself, would forbid what we look for next.
 #
@@ -380,7 +371,7 @@ print(balance[["layer", *columns]].round(2).to_string(index=False))
 # *19 minutes · medium to hard · the heart of this notebook*
 #
 # Articles say that experts "take different roles", and merge tools ask you to name a purpose for each expert. Let us
-# find out, for this model. We have passages of five kinds of text that it has never read, each from another document.
+# find out, for this model. We have passages of five kinds of text, each from another document that was held out when the model was trained.
 
 # %%
 routing = lk.moe.collect(lab, lk.moe.texts(20), untrained=20, progress=False)
@@ -518,7 +509,7 @@ print(table.to_string(index=False))
 #   program? Only this is attention to what *surrounds* a token. Beside it in brackets: what random routers tell so.
 #
 # In layers 0 to 2 nothing is left beyond the token that random routers would not tell as well. From layer 3 on there is, and
-# in the last layer most of what is told is of this kind.
+# in the last layer it is most: there the same token goes different ways in different kinds of text.
 #
 # One more way to ask: what does an expert know about? The token, the kind of text, or the place in the document?
 

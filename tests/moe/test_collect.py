@@ -10,7 +10,7 @@ import torch
 from families import FAMILIES, Family, Tokens, build
 
 import labkit as lk
-from labkit.moe.edits import random_router
+from labkit.moe.edits import choose, random_router
 from labkit.moe.routing import Routing, collect
 
 TEXTS = {
@@ -72,11 +72,16 @@ def test_special_tokens_are_seen_and_not_counted() -> None:
         collect(lab, {"a": [[1, 2]]}, progress=False)
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral", "olmoe"])
+FAMILIES_OF_RULES = ("qwen3_moe", "mixtral", "olmoe", "granitemoe", "jetmoe", "dbrx")
+OF_BIASES_AND_GROUPS = ("gpt_oss", "deepseek_v3", "deepseek_v2", "deepseek_v2_groups")
+
+
+@pytest.mark.parametrize("name", [*FAMILIES_OF_RULES, *OF_BIASES_AND_GROUPS])
 def test_untrained_routers_are_the_edit_of_one_layer(name: str) -> None:
     lab = lab_of(name)
     routing = collect(lab, TEXTS, untrained=3, seed=5, progress=False)
     assert routing.untrained is not None
+    assert routing.notes == ()
     for router in range(3):
         for index, layer in enumerate(routing.layers):
             with lab.edit(random_router(5 + router, layer)):  # layers before it, and so its inputs, stay
@@ -93,6 +98,37 @@ def test_routers_of_other_kinds(name: str) -> None:
     assert routing.layers == trace.routes.layers
     assert routing.untrained is not None
     assert routing.untrained.shape == (1, *routing.experts.shape)
+
+
+def test_a_router_whose_rule_nobody_knows_has_a_note() -> None:
+    lab = lab_of("phimoe")
+    assert collect(lab, TEXTS, progress=False).notes == ()
+    routing = collect(lab, TEXTS, untrained=2, progress=False)
+    (note,) = routing.notes
+    assert note.startswith("The rule by which layers 0, 1 choose is not known")
+    assert routing.untrained is not None
+    assert routing.untrained.shape == (2, *routing.experts.shape)
+
+
+def test_untrained_routers_choose_as_many_as_an_edit_has_the_trained_choose() -> None:
+    lab = lab_of("deepseek_v3")
+    with lab.edit(choose(2)):
+        routing = collect(lab, TEXTS, untrained=1, progress=False)
+    assert routing.untrained is not None
+    assert routing.untrained.shape[-1] == routing.k == 2
+    with lab.edit(choose(2), random_router(0, routing.layers[0])):
+        edited = collect(lab, TEXTS, progress=False)
+    assert np.array_equal(np.sort(routing.untrained[0, :, 0]), np.sort(edited.experts[:, 0]))
+
+
+def test_layers_that_choose_different_numbers_are_refused(lab: lk.Lab) -> None:
+    with lab.edit(choose(1, layer=1)), pytest.raises(lk.BadInput, match=r"from 1 to 2, .*choose\(2\)"):
+        collect(lab, TEXTS, progress=False)
+
+
+def test_what_is_no_lab_is_refused() -> None:
+    with pytest.raises(lk.BadInput, match="takes a lab first"):
+        collect("x", TEXTS)
 
 
 def test_untrained_routers_repeat_with_their_seed(lab: lk.Lab) -> None:

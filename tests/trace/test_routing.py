@@ -13,7 +13,7 @@ from torch import nn
 
 import labkit as lk
 from labkit.trace.edits import RouterEdit
-from labkit.trace.routing import Rerouting, Router, Rule, random_weights, rerouted, routed, rule_of
+from labkit.trace.routing import Rerouting, Router, Rule, logit_bias, random_weights, rerouted, routed, rule_of
 
 TEXT = [5, 17, 33, 8, 91, 42, 17, 33, 64, 23, 5, 77, 12, 30, 9, 58, 71, 20, 11, 46]
 PLAIN = ("softmax", False, 1.0, False, 1, 1, 1)
@@ -102,6 +102,39 @@ def test_saturated_scores_dont_hide_the_rule() -> None:
         with torch.no_grad():
             router.weight.mul_(60)
         assert facts(rule_of(router)) == RULES[family]
+
+
+@pytest.mark.parametrize("scale", [0.03, 0.3, 5, 60])
+@pytest.mark.parametrize("family", ["deepseek_v3", "deepseek_v2_groups", "gpt_oss", "olmoe"])
+def test_the_scale_of_a_router_s_weights_doesnt_hide_the_rule(family: str, scale: float) -> None:
+    """Weights so small that biases settle the groups, and so large that scores saturate."""
+    lab = lk.Lab(build(FAMILIES[family]), Tokens())
+    router = router_of(lab)
+    with torch.no_grad():
+        router.weight.mul_(scale)
+    assert facts(rule_of(router)) == RULES[family]
+
+
+def test_a_router_without_any_weight_is_tried_without_a_fault() -> None:
+    lab = lk.Lab(build(FAMILIES["mixtral"]), Tokens())
+    router = router_of(lab)
+    with torch.no_grad():
+        router.weight.zero_()
+    assert rule_of(router).scores == "softmax"
+
+
+def test_what_is_added_to_the_logits_is_found() -> None:
+    for family in ("gpt_oss", "deepseek_v3", "mixtral", "jetmoe"):
+        router = router_of(lab_of(family))
+        bias = logit_bias(router)
+        own = router.module.bias if family == "gpt_oss" else None
+        assert (bias is None) == (own is None)
+        assert bias is None or torch.equal(bias, own)
+    router = router_of(lk.Lab(build(FAMILIES["mixtral"]), Tokens()))
+    own_forward = router.module.forward
+    router.module.forward = lambda hidden: own_forward(hidden * 1.5)  # type: ignore[method-assign]
+    with pytest.raises(lk.Unavailable, match=r"layer 1 \(MixtralTopKRouter\) makes its logits otherwise"):
+        logit_bias(router)
 
 
 def test_a_router_being_trained_is_tried_as_it_is_used() -> None:
@@ -285,3 +318,19 @@ def test_a_dense_model_has_a_reason_and_a_remedy() -> None:
     assert all(layer.router is None for layer in lab.anatomy.layers)
     with pytest.raises(lk.Unavailable, match=r'dense model has no router.*lk.load\("labkit-moe"\)'):
         lab.trace(TEXT, keep="routes")
+
+
+def test_layers_that_choose_different_numbers_are_filled_up() -> None:
+    lab = lab_of("mixtral")
+    plain = lab.trace(TEXT, keep="routes").routes
+    assert plain.chosen == (2, 2)
+    with lab.edit(RouterEdit(("routes",), {1: Rerouting(k=3)})):
+        routes, short = (t.routes for t in lab.trace([TEXT, TEXT[:7]], keep="routes"))
+    assert routes.chosen == short.chosen == (2, 3)
+    assert routes.experts.shape == routes.weights.shape == (len(TEXT), 2, 3)
+    assert routes.logits.shape == plain.logits.shape
+    assert torch.equal(routes.experts[:, 0, :2], plain.experts[:, 0])
+    assert (routes.experts[:, 0, 2] == -1).all()
+    assert (routes.weights[:, 0, 2] == 0).all()
+    assert (routes.experts[:, 1] >= 0).all()
+    assert (routes.weights[:, 1] > 0).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,28 @@ def test_saved_and_opened_without_the_model(name: str, tmp_path: Path) -> None:
     if "routes" in keep:
         assert torch.equal(same.routes.experts, trace.routes.experts)
         assert same.routes.layers == trace.routes.layers
+
+
+def test_the_special_tokens_of_a_text_are_kept(tmp_path: Path) -> None:
+    from families import FAMILIES, Tokens, build
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    class WithStart(Tokens):
+        all_special_ids = (2, 1, 50)
+
+    model = build(FAMILIES["llama2"])
+    trace, other = lk.Lab(model, WithStart(), name="tiny").trace([[1, 5, 6, 2, 1], [5, 6]])
+    assert (trace.special, other.special) == ((1, 2), ())
+    assert lk.Lab(model, Tokens(), name="tiny").trace([1, 5]).special == ()
+    path = trace.save(tmp_path / "trace.safetensors")
+    assert lk.Trace.load(path).special == (1, 2)
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads(file.metadata()["labkit"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    del facts["special"]
+    save_file(tensors, path, metadata={"labkit": json.dumps(facts)})
+    assert lk.Trace.load(path).special == (), "a file of before"
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path, tiny_lab: lk.Lab) -> None:

@@ -40,7 +40,7 @@ function made(all, { experts = 4, wide = false, texts = null, special = [] } = {
   const facts = {
     layers: Array.from({ length: layers }, (_, i) => i),
     experts,
-    k,
+    k: [k],
     bytes: wide ? 2 : 1,
     drawn: [n],
     tokens: [n],
@@ -77,12 +77,13 @@ test("bytes that don't fit the facts are refused", () => {
 });
 
 test("two traces stand one after the other", () => {
-  const one = made([[[0, 1]]]);
+  const one = made([[[0]]]);
   const two = made([[[2, 3], [3, 0]]]);
   const joined = [1, 2, 3].map((i) => new DataView(Uint8Array.from([one, two].flatMap(({ given }) => [...new Uint8Array(given[i].buffer)])).buffer));
   const pair = (name) => [...one.facts[name], ...two.facts[name]];
-  const facts = { ...one.facts, ...Object.fromEntries(["drawn", "tokens", "counted", "bands", "tops", "kinds", "called", "special"].map((n) => [n, pair(n)])) };
+  const facts = { ...one.facts, ...Object.fromEntries(["drawn", "k", "tokens", "counted", "bands", "tops", "kinds", "called", "special"].map((n) => [n, pair(n)])) };
   const routes = decodeRoutes(facts, [["a"], ["b", "c"]], ...joined);
+  assert.deepEqual(routes.map(({ k }) => k), [1, 2]);
   assert.equal(routes[0].expert(0, 0), 0);
   assert.equal(routes[1].expert(0, 1), 3);
   assert.deepEqual([...routes[1].load(0)], [1, 0, 1, 2]);
@@ -138,6 +139,15 @@ test("tokens that choose otherwise are marked, and another order is no other cho
   const other = made([[[0, 1], [1, 0], [0, 2], [1, 3]]]).route;
   assert.deepEqual([...changedTokens(one, other, 0)], [0, 0, 1, 2]);
   assert.deepEqual([...changedTokens(other, one, 0)], [0, 0, 1, 2]);
+});
+
+test("where one route chooses fewer, a choice within the larger is no other one", () => {
+  const four = made([[[0, 1, 2, 3], [0, 1, 2, 3], [4, 0, 1, 2], [0, 1, 2, 3]]], { experts: 8 }).route;
+  const two = made([[[0, 1], [2, 5], [0, 5], [6, 7]]], { experts: 8 }).route;
+  assert.deepEqual([...changedTokens(four, two, 0)], [0, 2, 2, 2]);
+  assert.deepEqual([...changedTokens(two, four, 0)], [0, 2, 2, 2]);
+  const second = made([[[0, 5], [3, 2], [4, 3], [1, 0]]], { experts: 8 }).route;
+  assert.deepEqual([...changedTokens(four, second, 0)], [1, 0, 1, 0]);
 });
 
 test("an expert's tokens, those it gets first among them", () => {

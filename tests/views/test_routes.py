@@ -32,10 +32,10 @@ from labkit.views.specialisation_chart import MOST_LAYERS, damage, specialisatio
 
 def decoded(view: RoutesView, which: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(layers, tokens, k) experts and weights as the browser gets them, read here on its own."""
-    layers, k, wide = len(view.facts["layers"]), view.facts["k"], view.facts["bytes"]
-    sizes = [layers * n * k for n in view.facts["drawn"]]
+    layers, wide = len(view.facts["layers"]), view.facts["bytes"]
+    sizes = [layers * n * k for n, k in zip(view.facts["drawn"], view.facts["k"], strict=True)]
     begin = sum(sizes[:which])
-    shape = (layers, view.facts["drawn"][which], k)
+    shape = (layers, view.facts["drawn"][which], view.facts["k"][which])
     experts = np.frombuffer(view.experts, np.uint8 if wide == 1 else "<u2")[begin : begin + sizes[which]].reshape(shape)
     codes = np.frombuffer(view.weights, np.uint8)[begin : begin + sizes[which]].reshape(shape).astype(float)
     return experts, (codes / 254) ** 2 * view.facts["tops"][which]
@@ -93,6 +93,17 @@ def test_loads_count_every_choice_but_those_of_special_tokens() -> None:
         assert view.facts["counted"] == [len(kept)]
         assert view.facts["special"] == [list(special)]
     assert load.sum(1).tolist() == [76, 76]
+
+
+def test_special_tokens_of_the_trace_are_not_counted_unless_asked() -> None:
+    one = random_routed(40, layers=2, experts=8, k=2, special=(0, 7))
+    other = random_routed(30, layers=2, experts=8, k=2, special=(3,))
+    assert routes(one, other).facts["special"] == [[0, 7], [3]]
+    assert routes(one, other).facts["counted"] == [38, 29]
+    assert routes(one, special=()).facts["counted"] == [40]
+    assert routes(one, special=[5]).facts["special"] == [[5]]
+    start = routed(["<|start|>", "a", " b"], torch.randn(3, 2, 8), special=(0,))
+    assert routes(start, take=words).typed == routes(start, take=words, special=()).typed == "a b"
 
 
 @pytest.mark.parametrize(("tokens", "k", "experts"), [(1, 1, 4), (12, 4, 32), (50, 2, 8), (300, 8, 256)])
@@ -212,9 +223,44 @@ def test_two_traces_of_one_text_count_what_changed() -> None:
 
 def test_traces_of_two_models_are_refused() -> None:
     with pytest.raises(
-        BadInput, match=r"2 of 8 experts can't stand in a view of .*4 of 32 experts; give traces of one model"
+        BadInput,
+        match=r"2 routed layers of 8 experts can't stand in a view of 6 routed layers of 32 experts; give traces of one",
     ):
         routes(random_routed(5), random_routed(5, layers=2, experts=8, k=2))
+
+
+@pytest.mark.parametrize("fewer", [1, 3])
+def test_two_traces_of_one_model_may_choose_different_numbers(fewer: int) -> None:
+    four = random_routed(50, layers=3, experts=8, k=4, seed=1)
+    logits = four.routes.logits.clone()
+    best, fifth = logits[7, 2].argmax(), logits[7, 2].argsort(descending=True)[4]
+    logits[7, 2, fifth] = logits[7, 2, best] + 1  # now the first, and not among the four
+    fewer_routed = routed(four.tokens, logits, k=fewer)
+    for pair in ((four, fewer_routed), (fewer_routed, four)):
+        view = routes(*pair, special=())
+        assert view.facts["k"] == [trace.routes.chosen[0] for trace in pair]
+        assert view.facts["changed"] == [0, 0, 1], "the rest of the fewer are among the four"
+        assert view.facts["changed_first"] == [0, 0, 1]
+        for which, trace in enumerate(pair):
+            experts, _ = decoded(view, which)
+            assert (
+                experts == by_weight(trace.routes.experts.numpy(), trace.routes.weights.numpy())[0].swapaxes(0, 1)
+            ).all()
+            load = np.frombuffer(view.load, "<u4").reshape(2, 3, 8)[which]
+            assert load.sum(1).tolist() == [50 * view.facts["k"][which]] * 3
+        assert view.facts["bands"] == [list(chance(50, k, 8)) for k in view.facts["k"]]  # type: ignore[arg-type]
+
+
+def test_a_trace_whose_layers_choose_different_numbers_says_so() -> None:
+    lab = lk.Lab(build(FAMILIES["qwen3_moe"]), Tokens(), name="tiny")
+    plain = lab.trace([5, 6, 7], keep="routes")
+    with lab.edit(lk.moe.choose(1, layer=1)):
+        trace = lab.trace([5, 6, 7], keep="routes")
+    for given in ((trace,), (plain, trace)):
+        with pytest.raises(BadInput, match=r"different numbers of experts, from 1 to 2, .*lk\.moe\.choose\(2\)"):
+            routes(*given)
+    with lab.edit(lk.moe.choose(1)):
+        assert routes(plain, lab.trace([5, 6, 7], keep="routes")).facts["k"] == [2, 1]
 
 
 # what can't be shown ------------------------------------------------------------------------------------------------

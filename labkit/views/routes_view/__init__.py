@@ -45,18 +45,20 @@ def routes(
     take: Callable[[str], Any] | None = None,
     layer: int | None = None,
     names: tuple[str, str] | None = None,
-    special: Collection[int] = (),
+    special: Collection[int] | None = None,
 ) -> RoutesView:
     """Show which experts a text's tokens are sent to: the text in their colours, every layer, and each expert's load.
 
     trace: taken with keep="routes". other: a second trace of the same model beside it: another prompt, or the same one
-        under an edit; where the ids are equal, tokens whose choice changed are marked and counted.
+        under an edit; where the ids are equal, tokens whose choice changed are marked and counted. Under lk.moe.choose
+        those are the tokens whose fewer experts are not all among the more.
     take: a function from a text to its trace, such as `lambda text: lab.trace(text, keep="routes")`; with it the text can
         be typed over. With `other` it may return two traces; one alone replaces the first.
     layer: the one to be shown, by its number in the model; left out, the middle one of those that have a router.
-    names: what the two traces are called. special: ids, such as `lab.tokenizer.all_special_ids`, that are not counted in
-        the loads.
-    Raises Unavailable when the trace has no routes, BadInput for what is not there or can't be used.
+    names: what the two traces are called. special: ids that are not counted in the loads; left out, the special tokens
+        of each trace; () counts all.
+    Raises Unavailable when the trace has no routes, BadInput for what is not there or can't be used, and for a trace whose
+    layers choose different numbers of experts.
     """
     return RoutesView(trace, other, take=take, layer=layer, names=names, special=special)
 
@@ -95,9 +97,9 @@ class RoutesView(View):
     texts: Any = traitlets.List().tag(sync=True)
     """For each trace its tokens' pieces of the running text."""
     experts = traitlets.Bytes(b"").tag(sync=True)
-    """For each trace (layers, drawn tokens, k), the largest weight first; a byte each, or two from 257 experts on."""
+    """For each trace (layers, drawn tokens, its k), the largest weight first; a byte each, or two from 257 experts on."""
     weights = traitlets.Bytes(b"").tag(sync=True)
-    """For each trace (layers, drawn tokens, k) codes: a weight is (code / 254)² times the largest."""
+    """For each trace (layers, drawn tokens, its k) codes: a weight is (code / 254)² times the largest."""
     load = traitlets.Bytes(b"").tag(sync=True)
     """For each trace (layers, experts) uint32: choices over all counted tokens."""
     facts = traitlets.Dict().tag(sync=True)
@@ -115,7 +117,7 @@ class RoutesView(View):
         take: Callable[[str], Any] | None = None,
         layer: int | None = None,
         names: tuple[str, str] | None = None,
-        special: Collection[int] = (),
+        special: Collection[int] | None = None,
         **kwargs: Any,
     ) -> None:
         self._worker: Latest[str] = Latest(self._take_text, delay_seconds=_DELAY_SECONDS)
@@ -129,7 +131,7 @@ class RoutesView(View):
             check(other)
         self._take = take
         self._names = names
-        self._special = _ids(special)
+        self._special = None if special is None else _ids(special)
         self._traces = [trace] if other is None else [trace, other]
         self._shape = shape(trace)
         self._reads: list[Read] = []
@@ -160,13 +162,10 @@ class RoutesView(View):
         """The traits of these traces. Raises BadInput when they are of another shape than the view's."""
         for each in traces:
             if shape(each) != self._shape:
-                layers, experts, k = self._shape
-                raise BadInput(
-                    f"A trace with {_said(*shape(each))} can't stand in a view of {_said(layers, experts, k)}; "
-                    "give traces of one model."
-                )
+                there, here = (f"{_layers(layers)} of {n} experts" for layers, n in (shape(each), self._shape))
+                raise BadInput(f"A trace with {there} can't stand in a view of {here}; give traces of one model.")
         reads = [read(each, self._special) for each in traces]
-        layers, experts, k = self._shape
+        layers, experts = self._shape
         same = len(traces) == 2 and list(traces[0].ids) == list(traces[1].ids)
         kind, alone = router(traces[0])
         names = self._names or (("before", "after") if same else ("first", "second"))
@@ -176,7 +175,7 @@ class RoutesView(View):
             "names": [shorten(visible(str(name)), 40) for name in names],
             "layers": list(layers),
             "experts": experts,
-            "k": k,
+            "k": [each.k for each in reads],
             "bytes": reads[0].experts.itemsize,
             "tokens": [each.tokens for each in reads],
             "drawn": [len(each.texts) for each in reads],
@@ -308,7 +307,7 @@ class RoutesView(View):
     # files and fallbacks ------------------------------------------------------------------------------------------
 
     def _export_state(self) -> dict[str, Any]:
-        layers, experts, _ = self._shape
+        layers, experts = self._shape
         room = FILE_BYTES // (len(layers) * experts * len(self._reads))
         with_probabilities = [min(len(each.texts), room) for each in self._reads]
         codes = [
@@ -329,10 +328,10 @@ class RoutesView(View):
         return f"{text!r}, {len(trace)}{beside} tokens, layer={self.layer}"
 
     def _head_line(self) -> str:
-        layers, experts, k = self._shape
-        trace = self._traces[0]
-        tokens = len(trace)
-        return f"{trace.model} · {tokens} token{'' if tokens == 1 else 's'} · layer {self.layer} of {_said(layers, experts, k)}"
+        layers, experts = self._shape
+        trace, k = self._traces[0], self._reads[0].k
+        tokens = f"{len(trace)} token{'' if len(trace) == 1 else 's'}"
+        return f"{trace.model} · {tokens} · layer {self.layer} of {_layers(layers)}, {k} of {experts} experts"
 
     def _place(self) -> int:
         return self._shape[0].index(self.layer)
@@ -343,12 +342,13 @@ class RoutesView(View):
         for each in self._reads:  # among equals the more chosen one comes first
             words = np.delete(each.experts[layer, :, 0], each.special)
             firsts += np.bincount(words, minlength=self._shape[1])
-            firsts += each.load[layer] / (1 + each.counted * self._shape[2])
+            firsts += each.load[layer] / (1 + each.counted * each.k)
         return [int(e) for e in np.argsort(-firsts, kind="stable")[:count] if firsts[e] > 0]
 
     def _loads(self) -> list[tuple[int, int, float]]:
         """The most chosen experts of the layer on show in the first trace: number, tokens, share of the choices."""
-        load, choices = self._reads[0].load[self._place()], max(1, self._reads[0].counted * self._shape[2])
+        first = self._reads[0]
+        load, choices = first.load[self._place()], max(1, first.counted * first.k)
         most = [int(e) for e in np.argsort(-load, kind="stable")[:_STATIC_EXPERTS] if load[e] > 0]
         return [(e, int(load[e]), float(load[e] / choices)) for e in most]
 
@@ -398,8 +398,8 @@ def _ids(special: Any) -> frozenset[int]:
         ) from None
 
 
-def _said(layers: Sequence[int], experts: int, k: int) -> str:
-    return f"{len(layers)} routed layer{'' if len(layers) == 1 else 's'}, {k} of {experts} experts"
+def _layers(layers: Sequence[int]) -> str:
+    return f"{len(layers)} routed layer{'' if len(layers) == 1 else 's'}"
 
 
 def _ranges(numbers: Sequence[int]) -> str:

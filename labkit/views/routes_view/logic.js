@@ -32,10 +32,11 @@ export function valueOf(code, top = 1) {
 export function decodeRoutes(facts, texts, experts, weights, load) {
   const wide = facts.bytes === 2;
   const layers = facts.layers.length;
-  const { k, experts: count } = facts;
+  const count = facts.experts;
   let at = 0;
   let loadAt = 0;
   const found = facts.drawn.map((n, which) => {
+    const k = facts.k[which];
     const size = layers * n * k;
     const chosen = Uint16Array.from({ length: size }, (_, i) =>
       wide ? experts.getUint16(2 * (at + i), true) : experts.getUint8(at + i),
@@ -113,16 +114,20 @@ export function firstChoices(route, layer) {
   return firsts;
 }
 
-/** Tokens that choose another set of experts in one route than in the other: a Uint8Array, 2 where the first differs. */
+/**
+ * Tokens that choose another set of experts in one route than in the other: a Uint8Array, 2 where the first differs. Where
+ * one route chooses fewer, another set is one that is not within the larger.
+ */
 export function changedTokens(one, other, layer) {
   const n = Math.min(one.n, other.n);
   const marks = new Uint8Array(n);
+  const [fewer, more] = one.k <= other.k ? [one, other] : [other, one];
   for (let i = 0; i < n; i += 1) {
     if (one.expert(layer, i) !== other.expert(layer, i)) marks[i] = 2;
     const there = new Set();
-    for (let j = 0; j < other.k; j += 1) there.add(other.expert(layer, i, j));
+    for (let j = 0; j < more.k; j += 1) there.add(more.expert(layer, i, j));
     let same = true;
-    for (let j = 0; j < one.k; j += 1) same &&= there.has(one.expert(layer, i, j));
+    for (let j = 0; j < fewer.k; j += 1) same &&= there.has(fewer.expert(layer, i, j));
     // another first of the same experts is no other choice
     if (same) marks[i] = 0;
     else marks[i] ||= 1;

@@ -37,6 +37,7 @@ class Read:
     """
 
     tokens: int
+    k: int
     texts: list[str]
     kinds: list[int]
     names: dict[int, str]
@@ -49,21 +50,22 @@ class Read:
     special: list[int]
 
 
-def read(trace: Trace, special: Collection[int]) -> Read:
-    """special: token ids that are drawn but not counted. Raises Unavailable where the trace has no routes."""
+def read(trace: Trace, special: Collection[int] | None = None) -> Read:
+    """special: token ids that are drawn but not counted; None: the trace's own. Raises Unavailable without routes."""
     routes = trace.routes
     experts, weights = by_weight(_numpy(routes.experts), _numpy(routes.weights))
     tokens, layers, k = experts.shape
     n_experts = routes.logits.shape[-1]
     kind = np.dtype(np.uint8 if n_experts <= 1 << 8 else "<u2")
     drawn = max(1, min(tokens, MOST_TOKENS, MOST_BYTES // (layers * k * (kind.itemsize + 1))))
-    counted = ~np.isin(np.asarray(trace.ids), list(special))
+    counted = ~np.isin(np.asarray(trace.ids), list(trace.special if special is None else special))
     load = np.stack([np.bincount(experts[counted, i].ravel(), minlength=n_experts) for i in range(layers)])
     finite = weights[np.isfinite(weights)]
     top = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
     texts, kinds, names = _texts(trace.tokens[:drawn])
     return Read(
         tokens=tokens,
+        k=k,
         texts=texts,
         kinds=kinds,
         names=names,
@@ -157,18 +159,19 @@ def probability_codes(trace: Trace, tokens: int, kind: str) -> np.ndarray:
 
 
 def changed(one: Trace, other: Trace) -> tuple[list[int], list[int]]:
-    """By layer, of two traces of the same ids: tokens that choose another set of experts, and those of them that
-    have another first one."""
+    """By layer, of two traces of the same ids: tokens that choose another set of experts, and those of them that have
+    another first one. Where one trace chooses fewer, another set is one that is not within the larger."""
     a, _ = by_weight(_numpy(one.routes.experts), _numpy(one.routes.weights))
     b, _ = by_weight(_numpy(other.routes.experts), _numpy(other.routes.weights))
-    sets = (np.sort(a, -1) != np.sort(b, -1)).any(-1)
+    fewer, more = sorted((a, b), key=lambda experts: experts.shape[-1])
+    sets = ~(fewer[..., None] == more[..., None, :]).any(-1).all(-1)
     return sets.sum(0).tolist(), (sets & (a[..., 0] != b[..., 0])).sum(0).tolist()
 
 
-def shape(trace: Trace) -> tuple[tuple[int, ...], int, int]:
-    """Routed layers, experts, and how many are chosen."""
+def shape(trace: Trace) -> tuple[tuple[int, ...], int]:
+    """Routed layers, and experts in each."""
     routes = trace.routes
-    return tuple(routes.layers), int(routes.logits.shape[-1]), int(routes.experts.shape[-1])
+    return tuple(routes.layers), int(routes.logits.shape[-1])
 
 
 def check(trace: Any) -> None:
@@ -184,11 +187,17 @@ def check(trace: Any) -> None:
         )
     if not trace.tokens or not trace.routes.layers:
         raise BadInput("This trace has no tokens or no routed layer to show; trace a text of at least one token.")
+    if len(set(chosen := trace.routes.chosen)) > 1:
+        raise BadInput(
+            f"The layers of this trace choose different numbers of experts, from {min(chosen)} to {max(chosen)}, and "
+            "lk.views.routes draws one number; have all layers choose as many, such as with lk.moe.choose(2)."
+        )
 
 
-def text_of(trace: Trace, special: Collection[int]) -> str:
-    """The text a trace was taken of, special tokens left out, as somebody would have typed it."""
-    kept = [token for token, id_ in zip(trace.tokens, trace.ids, strict=True) if id_ not in special]
+def text_of(trace: Trace, special: Collection[int] | None = None) -> str:
+    """The text a trace was taken of as somebody would have typed it: without its special tokens, and these."""
+    left_out = {*trace.special, *(special or ())}
+    kept = [token for token, id_ in zip(trace.tokens, trace.ids, strict=True) if id_ not in left_out]
     return clean(b"".join(map(token_bytes, kept)).decode("utf-8", "replace"))
 
 

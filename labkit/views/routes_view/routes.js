@@ -138,7 +138,7 @@ function render({ model, el }) {
     const layers = `${facts.layers.length} routed layer${facts.layers.length === 1 ? "" : "s"}`;
     head.replaceChildren(
       make("strong", "", visibleLabel(facts.model, 80)),
-      ` · ${counts.join(" · ")} · ${layers}, each with ${facts.experts} experts: ${facts.k} for every token`,
+      ` · ${counts.join(" · ")} · ${layers}, each with ${facts.experts} experts: ${sameCount() ? facts.k[0] : facts.k.map((k, i) => `${facts.names[i]} ${k}`).join(", ")} for every token`,
     );
     entry.hidden = !facts.can_take || exported;
     const said = [];
@@ -149,6 +149,7 @@ function render({ model, el }) {
     }
     notes.textContent = said.join(" ");
   }
+  const sameCount = () => facts.k.every((k) => k === facts.k[0]);
   const listedCounts = () => [...new Set(facts.with_probabilities.map((n) => thousands(n)))].join(" and ");
 
   function drawLegend() {
@@ -169,11 +170,17 @@ function render({ model, el }) {
     difference.hidden = !facts.same;
     if (!facts.same) return;
     const [sets, firsts, n] = [facts.changed[layer], facts.changed_first[layer], facts.tokens[0]];
+    const [fewer, more] = [Math.min(...facts.k), Math.max(...facts.k)];
     if (sets === 0) {
+      if (fewer < more) {
+        difference.textContent = `In layer ${facts.layers[layer]}, every token's ${fewer} expert${fewer === 1 ? " is" : "s are"} among its ${more}.`;
+        return;
+      }
       difference.textContent = `In layer ${facts.layers[layer]}, every token chooses the same experts ${facts.names.join(" and ")}.`;
       return;
     }
-    const tokens = `${thousands(sets)} of ${thousands(n)} tokens choose${sets === 1 ? "s" : ""} other experts`;
+    const others = fewer < more ? `with ${fewer} what is not among the ${more}` : "other experts";
+    const tokens = `${thousands(sets)} of ${thousands(n)} tokens choose${sets === 1 ? "s" : ""} ${others}`;
     difference.replaceChildren(
       make("strong", "", `In layer ${facts.layers[layer]}, ${tokens}`),
       ` (`,

@@ -8,7 +8,7 @@ const LABEL_FONT = 11;
 const DIMMED = 0.78; // how far a dimmed cell goes to the grey of the others
 
 /**
- * actions: point([layer, token] or null), choose(layer, token), move(layer, token), leave(); context: dark(), tone(name).
+ * actions: point([layer, token] or null), choose(layer, token, byKey), move(layer, token), layer(layer), leave(); context: dark(), tone(name).
  * Returns {element, grid, fill(route, layers), paint({layer, slot, changed, counts}), light(marks), focus(layer, token, held), resize(room), scrolls()}.
  */
 export function layerStrip({ label, context, actions }) {

@@ -50,7 +50,7 @@ function tokenNode(route, i) {
 
 /**
  * actions: point(token or null), choose(token), move(layer, token), leave().
- * Returns {element, list, fill(route), paint({layer, slot, numbers, changed}), light(marks), focus(token, held, follow), frame()}; frame
+ * Returns {element, list, fill(route), paint({layer, slot, changed}), light(marks), focus(token, held, follow), frame()}; frame
  * is to be called when the width changed.
  */
 export function routesText({ label, prefix, actions }) {
