@@ -314,8 +314,8 @@ def _specialisation_sentence(cells: pd.DataFrame, level: str, every: list[int], 
     than = "untrained routers choose theirs" if level.startswith("untrained") else "even routing would"
     where = f" of layer {every[0]}" if len(every) == 1 else ""
     sentence = f"{prefer} of {experts} experts{where} are chosen for some kind of text<br>more often than {than}"
-    if level == "untrained_high":  # a level that one in forty exceeds is exceeded by chance too, and here are many
-        by_chance = f"about {n}" if (n := round(0.025 * len(known))) else "hardly any"
+    by_chance = _by_chance(cells.attrs, level, every)
+    if by_chance is not None:  # a level that one in forty exceeds is exceeded by chance too, and here are many
         sentence = (
             f"{prefer} of {experts} experts{where} stand out for some kind of text;<br>"
             f"of an untrained router's {by_chance} would"
@@ -329,6 +329,15 @@ def _specialisation_sentence(cells: pd.DataFrame, level: str, every: list[int], 
         )
         return sentence + (f"; {len(shown)} of {len(every)} layers are drawn</sup>" if drawn else "</sup>")
     return sentence + drawn
+
+
+def _by_chance(attrs: dict[Any, Any], level: str, layers: list[int]) -> str | None:
+    """How many experts of an untrained router would stand out by the same rule, where the table was told so."""
+    by_layer = attrs.get("stand_out_by_layer", {})
+    counts = [by_layer.get(layer, {}).get(level, {}).get("by_chance", math.nan) for layer in layers]
+    if not counts or not all(map(_finite, counts)):
+        return None
+    return f"about {n}" if (n := round(sum(counts))) else "hardly any"
 
 
 def _faded_name(level: str) -> str:

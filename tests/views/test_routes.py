@@ -529,7 +529,7 @@ def test_cells_are_the_logarithm_of_the_share_over_the_uniform_one_in_blocks() -
     assert sorted(zip(hatch.y, hatch.x, strict=True)) == [(0, 1), (0, 2), (1, 1)]
     assert "no more than untrained routers show" in hatch.name
     assert figure.layout.title.text.startswith(
-        "6 of 8 experts stand out for some kind of text;<br>of an untrained router's hardly any would"
+        "6 of 8 experts are chosen for some kind of text<br>more often than untrained routers choose theirs"
     )
 
 

@@ -24,26 +24,21 @@ def mixtral_20() -> tuple[float, str]:
     )
 
 
-def standing_out(specialisation: pd.DataFrame) -> int:
-    """Experts that surely take more of some kind of text than the most one-sided expert of an untrained router."""
-    out = specialisation[specialisation["low"] > specialisation["untrained_largest"]]
-    return len(out.groupby(["layer", "expert"]))
-
-
 def moe_roles() -> tuple[float, str]:
     """How many experts of labkit-moe stand out for a kind of text, and what the chosen experts tell about it."""
     import labkit.moe as moe
 
     routing = moe.collect(_mixture(), moe.texts(DOCUMENTS), untrained=ROUTERS, progress=False)
-    found, information = standing_out(moe.specialisation(routing)), moe.information(routing)
+    information = moe.information(routing)
+    out = moe.specialisation(routing).attrs["stand_out"]["untrained_largest"]
     experts = routing.n_experts * len(routing.layers)
     bits = {name: _range(information[name]) for name in ("information", "untrained", "given_token_above")}
-    above = information["p_given_token_untrained"] <= 1 / (ROUTERS + 1) + 1e-9
-    return float(found), (
-        f"on five kinds of text {found} of {experts} experts take more of one kind than the most one-sided expert of an "
-        f"untrained router; together they tell {bits['information']} bits about the kind, by layer (untrained "
-        f"{bits['untrained']}), and {bits['given_token_above']} to somebody who knows the token, which is more than "
-        f"untrained routers tell in {int(above.sum())} of {len(information)} layers, the last ones"
+    above = information[information["p_given_token_untrained"] <= 1 / (ROUTERS + 1) + 1e-9]
+    return float(out["found"]), (
+        f"on five kinds of text {out['found']} of {experts} experts surely take more of one kind than the most one-sided "
+        f"expert of an untrained router (by chance {out['by_chance']:.1f}); together they tell {bits['information']} bits "
+        f"about the kind, by layer (untrained {bits['untrained']}), and {bits['given_token_above']} to somebody who knows "
+        f"the token, more than any untrained router in layers {', '.join(map(str, above['layer']))}"
     )
 
 
