@@ -156,7 +156,7 @@ def memory(
     """
     _check_whole("tokens", tokens, 0)
     _check_whole("batch", batch, 1)
-    name, config = _resolve(name_or_config)
+    name, config = resolve(name_or_config)
     weights = _dtype_name(dtype)
     cache = _cache_dtype_name(weights, cache_dtype)
     architecture = _architecture(_Key(_fingerprint(config), config))
@@ -172,7 +172,7 @@ def model_memory(model: Any, *, tokens: int = 8192, batch: int = 1) -> Memory:
     """
     _check_whole("tokens", tokens, 0)
     _check_whole("batch", batch, 1)
-    name, config = _resolve(model)
+    name, config = resolve(model)
     try:
         architecture = _architecture(_Key(_fingerprint(config), config))
     except BadInput as error:  # a class of the user's own: its weights are here to be counted
@@ -247,7 +247,7 @@ def _cache_dtype_name(weights: str, cache_dtype: Any) -> str:
     return _dtype_name(cache_dtype)
 
 
-def _resolve(what: Any) -> tuple[str, Any]:
+def resolve(what: Any) -> tuple[str, Any]:
     """The name to show and the transformers configuration."""
     from transformers import AutoConfig, PretrainedConfig
 
@@ -416,7 +416,7 @@ def _memory(
 
 @lru_cache(maxsize=128)
 def _architecture(key: _Key) -> _Architecture:
-    model = _skeleton(key.config)
+    model = skeleton(key.config)
     layers, notes = _measure_cache(model, _text_config(key.config))
     return _describe(model, key.config, layers, notes)
 
@@ -458,7 +458,7 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def _skeleton(config: Any) -> Any:
+def skeleton(config: Any) -> Any:
     """The model on the meta device: shapes and dtypes (bfloat16) without storage."""
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
@@ -495,16 +495,16 @@ def _count_parts(model: Any) -> dict[str, int]:
                 continue
             seen.add(id(parameter))
             if isinstance(module, torch.nn.Embedding):
-                part = "embeddings"
+                name = "embeddings"
             elif module is unembedding:
-                part = "unembedding"
+                name = "unembedding"
             else:
-                part = _part(path, type(module).__name__)
-            counts[part] += parameter.numel()
-    return {part: count for part, count in counts.items() if count}
+                name = part(path, type(module).__name__)
+            counts[name] += parameter.numel()
+    return {name: count for name, count in counts.items() if count}
 
 
-def _part(path: str, kind: str) -> str:
+def part(path: str, kind: str) -> str:
     """The part a module belongs to, by the names transformers gives modules (path) and classes (kind)."""
     names = path.split(".")
     where = set(names)

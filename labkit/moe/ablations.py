@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labkit.errors import BadInput, Unavailable
-from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, LEVEL, p_value, resampled
-from labkit.moe.routing import TOKENS_A_PASS, TOKENS_A_PASS_ELSEWHERE, _batches, _documents, check_count
+from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, LEVEL, few_notes, p_value, resampled
+from labkit.moe.routing import TOKENS_A_PASS, TOKENS_A_PASS_ELSEWHERE, batches_of, check_count, documents_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +64,7 @@ def effects(
     if how not in HOW:
         raise BadInput(f'how={how!r} can\'t be used; give "drop" or "forbid".')
     check_count("draws", draws, 1)
+    check_count("seed", seed, 0)
     chosen = _experts(lab, experts)
     documents = Documents(lab, texts)
     found: list[np.ndarray] = []
@@ -179,7 +180,7 @@ class Documents:
         import torch
 
         texts = as_kinds(texts)
-        self.ids, self.kind_of, self.cut = _documents(lab, texts)
+        self.ids, self.kind_of, self.cut = documents_of(lab, texts)
         self.kinds = tuple(texts)
         special = np.array(sorted(set(getattr(lab.tokenizer, "all_special_ids", None) or ())), dtype=np.int64)
         counted = [~np.isin(ids, special) & (np.arange(len(ids)) > 0) for ids in self.ids]
@@ -192,7 +193,7 @@ class Documents:
         limit = TOKENS_A_PASS.get(lab.device.type, TOKENS_A_PASS_ELSEWHERE)
         pad = getattr(lab.tokenizer, "pad_token_id", None) or 0
         self.batches = []
-        for group in _batches([len(ids) for ids in self.ids], limit):
+        for group in batches_of([len(ids) for ids in self.ids], limit):
             width = max(len(self.ids[d]) for d in group)
             rows = np.full((len(group), width), pad, np.int64)
             real, wanted = np.zeros((len(group), width), bool), np.zeros((len(group), width), bool)
@@ -261,12 +262,7 @@ class Documents:
 
     def notes(self, least_documents: int, least_tokens: int) -> list[str]:
         """For each kind "" or why nothing is said of it."""
-        return [
-            ""
-            if d >= least_documents and t >= least_tokens
-            else f"{d} documents with {t:,} tokens of {kind} are too few; give {least_documents} with {least_tokens:,}"
-            for kind, d, t in zip(self.kinds, self.documents_of_kind, self.tokens_of_kind, strict=True)
-        ]
+        return few_notes(self.kinds, self.documents_of_kind, self.tokens_of_kind, least_documents, least_tokens)
 
     def means(
         self, sums: np.ndarray, notes: Sequence[str], draws: int, seed: int
@@ -401,12 +397,14 @@ def own_domain(
 
     effects: of `effects`.  specialisation: of `specialisation`, best on other documents than the effects, since an
     expert can't hurt a text in which it is never chosen. Kinds without numbers in either are left out.
-    Permutations exchange experts within their layer: what would be if their specialisation said nothing.
+    Permutations exchange experts within their layer: what would be if their specialisation said nothing. A correlation
+    with what is the same for all experts is NaN, and so is its p.
     Raises BadInput where fewer than two kinds or three experts are in both.
     """
     import pandas as pd
 
     check_count("permutations", permutations, 1)
+    check_count("seed", seed, 0)
     change, share = _matrix(effects, "loss_change"), _matrix(specialisation, "share")
     kinds = [k for k in change.columns if k in share.columns]
     pairs = change.index.intersection(share.index)
@@ -484,8 +482,8 @@ def _correlations(c: np.ndarray, s: np.ndarray, orders: np.ndarray) -> np.ndarra
 
 
 def _ranks(x: np.ndarray) -> np.ndarray:
-    """Ranks over the whole of x, ties sharing theirs, less their mean."""
-    _, place, count = np.unique(x.ravel(), return_inverse=True, return_counts=True)
+    """Ranks over the whole of x, ties sharing theirs, less their mean. What rounding alone tells apart is tied."""
+    _, place, count = np.unique(x.ravel().round(12), return_inverse=True, return_counts=True)
     ends = np.cumsum(count)
     ranks = (ends - (count - 1) / 2)[place.ravel()]
     return (ranks - ranks.mean()).reshape(x.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from numbers import Integral
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -45,11 +46,25 @@ def texts(documents: int | None = None, *, skip: int = 0) -> dict[str, list[str]
     """The text of the shipped passages, by kind: all, or `documents` of each kind after the first `skip`.
 
     So that what is ranked on some can be judged on others: `texts(15)` and `texts(15, skip=15)` share nothing.
+    Raises BadInput where a kind has no passage after the first `skip`, or fewer than `documents`.
     """
-    if skip < 0 or (documents is not None and documents < 1):
-        raise BadInput(f"texts({documents}, skip={skip}) asks for no text; give a number from 1, and skip from 0.")
+    asked = f"texts({'' if documents is None else f'{documents!r}, '}skip={skip!r})"
+    wanted = 1 if documents is None else documents
+    if not (_whole(skip) and _whole(wanted)) or skip < 0 or wanted < 1:
+        raise BadInput(f"{asked} asks for no text; give a whole number from 1, and skip from 0.")
+    there = {kind: len(passages(kind)) for kind in KINDS}
+    if skip + wanted > min(there.values()):
+        held = ", ".join(f"{count} of {kind}" for kind, count in there.items())
+        raise BadInput(
+            f"{asked} asks for more texts than come with labkit: {held}; let documents and skip together be at most "
+            f"{min(there.values())}, or take the passages of one kind: lk.moe.passages('python')."
+        )
     stop = None if documents is None else skip + documents
     return {kind: [p.text for p in passages(kind)[skip:stop]] for kind in KINDS}
+
+
+def _whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def recorded_effects() -> pd.DataFrame:

@@ -48,14 +48,31 @@ def resampled(kind_of: np.ndarray, draws: int, rng: np.random.Generator) -> np.n
 def too_few(routing: Routing, least_documents: int, least_tokens: int) -> list[str]:
     """For each kind "" or why nothing is said of it."""
     tokens = np.bincount(routing.kind, minlength=len(routing.kinds))
-    # documents without a counted token are no evidence
-    documents = np.bincount(routing.kind_of[np.unique(routing.document)], minlength=len(routing.kinds))
+    return few_notes(routing.kinds, documents_of_kind(routing), tokens, least_documents, least_tokens)
+
+
+def documents_of_kind(routing: Routing) -> np.ndarray:
+    """(kinds,) int64: documents with a counted token, since the others are no evidence."""
+    return np.bincount(routing.kind_of[np.unique(routing.document)], minlength=len(routing.kinds))
+
+
+def few_notes(
+    kinds: Sequence[str], documents: np.ndarray, tokens: np.ndarray, least_documents: int, least_tokens: int
+) -> list[str]:
+    """For each kind "" or why nothing is said of it. documents, tokens: (kinds,), how many there are."""
     notes = []
-    for kind, d, t in zip(routing.kinds, documents, tokens, strict=True):
+    for kind, d, t in zip(kinds, documents.tolist(), tokens.tolist(), strict=True):
         enough = d >= least_documents and t >= least_tokens
-        few = f"{d} documents with {t:,} tokens of {kind} are too few; give {least_documents} with {least_tokens:,}"
+        held = f"{d} document{'s' * (d != 1)} with {t:,} token{'s' * (t != 1)} of {kind}"
+        few = f"{held} {'is' if d == 1 else 'are'} too few; give {least_documents} with {least_tokens:,}"
         notes.append("" if enough else few)
     return notes
+
+
+def centred_interval(observed: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % of a number that is never below 0, from its resamplings along axis 0, less what resampling adds on average."""
+    low, high = observed + np.percentile(samples, LEVEL, axis=0) - np.mean(samples, axis=0)
+    return np.maximum(low, 0.0), np.maximum(high, 0.0)
 
 
 def xlogx(x: np.ndarray) -> np.ndarray:
@@ -82,9 +99,11 @@ def mutual_information(table: np.ndarray) -> np.ndarray:
 def p_value(observed: np.ndarray, others: np.ndarray) -> np.ndarray:
     """(1 + how many of the others, along axis 0, reach the observed) / (1 + how many there are).
 
-    Uniform when the observed is one of them (North, Curtis and Sham 2002). Differences of rounding count as reaching.
+    Uniform when the observed is one of them (North, Curtis and Sham 2002). Differences of rounding count as reaching. NaN
+    where the observed is.
     """
-    return (1 + (others >= observed - 1e-12).sum(0)) / (1 + len(others))
+    p = (1 + (others >= observed - 1e-12).sum(0)) / (1 + len(others))
+    return np.where(np.isnan(observed), np.nan, p)
 
 
 def check_routing(routing: Any) -> Routing:

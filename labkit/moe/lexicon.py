@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labkit.errors import BadInput
-from labkit.moe.counts import LEVEL, attributes, check_routing, p_value, resampled
+from labkit.moe.counts import LEVEL, attributes, centred_interval, check_routing, p_value, resampled
 from labkit.moe.measures import even_counts
 from labkit.moe.routing import Routing, check_count
 
@@ -54,6 +54,7 @@ def vocabulary(
     check_routing(routing)
     for name, value in (("top", top), ("least", least), ("least_documents", least_documents), ("draws", draws)):
         check_count(name, value, 1)
+    check_count("seed", seed, 0)
     ids, place, occurrences = np.unique(routing.ids, return_inverse=True, return_counts=True)
     pairs = np.unique(place * len(routing.kind_of) + routing.document)
     documents = np.bincount(pairs // len(routing.kind_of), minlength=len(ids))
@@ -87,13 +88,13 @@ def vocabulary(
                 rows.append((layer, expert, rank, int(ids[kept[token]]), shares[token, expert], token))
         level = shares.max(1).mean()
         samples = [_level(counts(routing.experts, w), np.bincount(number, w, minlength=len(n))) for w in weights]
-        low, high = level + np.percentile(samples, LEVEL) - np.mean(samples)
+        low, high = centred_interval(level, np.array(samples))
         others = np.array([_level(counts(o), n) for o in (() if routing.untrained is None else routing.untrained)])
         summary.append(
             {
                 "layer": layer,
                 "specialisation": level,
-                "low": max(low, 0.0),
+                "low": low,
                 "high": min(high, 1.0),
                 "even": np.mean(even),
                 "untrained": others.mean() if len(others) else np.nan,

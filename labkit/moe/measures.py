@@ -1,12 +1,15 @@
 """Who takes what: load, balance, specialisation, co-activation and saturation of a mixture's experts.
 
-Every number stands beside its chance level: an even choice, routers of random directions in the same model, and for
-what could come from a few documents an interval over documents. Tokens are never taken for independent.
+Every number stands beside what chance gives: load, balance and specialisation beside an even choice and, where they were
+collected, routers of random directions in the same model, specialisation also beside what the tokens alone bring with them;
+co-activation beside independent choice with the same loads and the random routers' strongest pair; saturation beside an even
+choice, one with the same loads and the random routers. Shares and ratios, and of balance the largest violation, have an
+interval over documents: tokens are never taken for independent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,41 +21,53 @@ from labkit.moe.counts import (
     LEAST_TOKENS,
     LEVEL,
     attributes,
+    centred_interval,
     check_routing,
     choices_by_document,
+    documents_of_kind,
     entropy,
     grid,
     resampled,
     tokens_by_document,
     too_few,
 )
+from labkit.moe.mutual import Data, Pairs
 from labkit.moe.routing import Routing, check_count
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DRAWS = 1_000
+STANDINS = 6  # untrained routers that are put in the model's place
+STANDIN_DRAWS = 200  # resamplings of the documents for each of them
 
 
 def load(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
     """Each expert's share of the choices.
 
     Returns a row for each layer and expert: layer, expert, load (the shares of a layer sum to 1), low and high (95 %,
-    resampling documents within their kinds), uniform (1/E).
+    resampling documents within their kinds), uniform (1/E), untrained_low and untrained_high (between which 95 % of the loads
+    of all experts of the untrained routers lie in this layer; NaN where none were collected).
     """
     import pandas as pd
 
     check_routing(routing)
     check_count("draws", draws, 1)
+    check_count("seed", seed, 0)
     counts = _by_document(routing, routing.experts).astype(np.float64)
     samples = np.tensordot(resampled(routing.kind_of, draws, np.random.default_rng(seed)), counts, 1)
     low, high = np.percentile(samples / samples.sum(-1, keepdims=True), LEVEL, axis=0)
     shares = counts.sum(0) / counts.sum((0, 2))[:, None]
+    others = [_by_document(routing, chosen).sum(0) for chosen in _untrained(routing)]
+    band = np.full((2, len(shares)), np.nan)
+    if others:
+        band = np.percentile(np.concatenate(others, axis=1) / (len(routing) * routing.k), LEVEL, axis=1)
     table = pd.DataFrame(
         grid(layer=routing.layers, expert=range(routing.n_experts))
         | {"load": shares.ravel(), "low": low.ravel(), "high": high.ravel(), "uniform": 1 / routing.n_experts}
+        | {name: np.repeat(of, routing.n_experts) for name, of in zip(_BAND, band, strict=True)}
     )
-    table.attrs = attributes(routing, draws=draws, seed=seed)
+    table.attrs = attributes(routing, draws=draws, seed=seed, untrained=len(others))
     return table
 
 
@@ -60,7 +75,8 @@ def balance(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> pd.DataFr
     """How evenly the experts of each layer are used.
 
     Returns a row a layer: layer; entropy of the load (bits); entropy_share (of log2 E, 1 when even); max_violation (the
-    largest load over the mean load, minus 1: MaxVio of Wang et al. 2024, over all these tokens as one batch);
+    largest load over the mean load, minus 1: MaxVio of Wang et al. 2024, over all these tokens as one batch) with
+    max_violation_low and max_violation_high (95 %, resampling documents within kinds, corrected for what resampling adds);
     never_chosen (experts). Beside them, with the prefix even_, the mean over `draws` choices of k experts at random for as
     many tokens, and with untrained_ the mean over the untrained routers (NaN where none were collected).
     """
@@ -68,14 +84,22 @@ def balance(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> pd.DataFr
 
     check_routing(routing)
     check_count("draws", draws, 1)
-    counts = _by_document(routing, routing.experts).sum(0)
-    even = even_counts(len(routing), routing.n_experts, routing.k, draws, np.random.default_rng(seed))
-    columns: dict[str, Any] = {"layer": routing.layers} | _evenness(counts)
+    check_count("seed", seed, 0)
+    rng = np.random.default_rng(seed)
+    each = _by_document(routing, routing.experts)
+    counts = each.sum(0)
+    even = even_counts(len(routing), routing.n_experts, routing.k, draws, rng)
+    samples = np.tensordot(resampled(routing.kind_of, draws, rng), each.astype(np.float64), 1)
+    found = _evenness(counts)
+    low, high = centred_interval(found["max_violation"], _evenness(samples)["max_violation"])
+    columns: dict[str, Any] = {"layer": routing.layers}
+    for name, value in found.items():
+        columns[name] = value
+        if name == "max_violation":
+            columns |= {"max_violation_low": low, "max_violation_high": high}
     columns |= {f"even_{name}": np.full(len(counts), np.mean(value)) for name, value in _evenness(even).items()}
-    if routing.untrained is not None:
-        others = [_evenness(_by_document(routing, chosen).sum(0)) for chosen in routing.untrained]
-    else:
-        others = [{name: np.full(len(counts), np.nan) for name in _evenness(counts)}]
+    others = [_evenness(_by_document(routing, chosen).sum(0)) for chosen in _untrained(routing)]
+    others = others or [{name: np.full(len(counts), np.nan) for name in found}]
     columns |= {f"untrained_{name}": np.mean([other[name] for other in others], axis=0) for name in others[0]}
     table = pd.DataFrame(columns)
     table.attrs = attributes(routing, draws=draws, seed=seed, most_entropy=float(np.log2(routing.n_experts)))
@@ -96,53 +120,104 @@ def specialisation(
     layer and kind sum to k), low and high (95 %, resampling the kind's documents), uniform (k/E). An untrained router's
     experts have no identity, so what they show is told for the layer and kind as a whole: untrained_low and
     untrained_high, between which 95 % of the shares of all their experts lie, and untrained_largest, the largest share of
-    a router, which one router in twenty exceeds: the one to hold the most striking of many experts against. tokens,
-    documents: of the kind. note: why there are no numbers, for a kind with fewer than least_documents or least_tokens.
+    a router, which one router in twenty exceeds: the one to hold the most striking of many experts against. by_token: the
+    share if each token went where this token went in the other documents (as the load is where it occurs in no other):
+    what the tokens of the kind bring with them. tokens, documents: of the kind, documents without a counted token left out.
+    note: why there are no numbers, for a kind with fewer than least_documents or least_tokens.
+    attrs: stand_out, for each of two rules how many experts (of a layer, for one kind or several) stand out, found, and how
+    many do by_chance: the mean over attrs["standins"] untrained routers, each held against the others as the model is
+    against all. The rules: "untrained_high" where low is above untrained_high, "untrained_largest" where it is above that.
+    stand_out_by_layer: the same by layer. found is NaN without untrained routers, by_chance with fewer than two.
     """
     import pandas as pd
 
     check_routing(routing)
     check_count("draws", draws, 1)
+    check_count("seed", seed, 0)
     rng = np.random.default_rng(seed)
     notes = too_few(routing, least_documents, least_tokens)
+    kept = [kind for kind, note in enumerate(notes) if not note]
     tokens, counts = tokens_by_document(routing), _by_document(routing, routing.experts)
-    others = [_by_document(routing, chosen) for chosen in routing.untrained] if routing.untrained is not None else []
+    others = [_by_document(routing, chosen) for chosen in _untrained(routing)]
+    standins = min(STANDINS, len(others)) if len(others) > 1 else 0
     shape = (len(routing.layers), len(routing.kinds), routing.n_experts)
     columns = {
-        name: np.full(shape, np.nan)
-        for name in ("share", "low", "high", "untrained_low", "untrained_high", "untrained_largest")
+        name: np.full(shape, np.nan) for name in ("share", "low", "high", *_BAND, "untrained_largest", "by_token")
     }
-    of_kind = np.bincount(routing.kind, minlength=len(routing.kinds))
-    for kind, note in enumerate(notes):
-        if note:
-            continue
-        members = np.flatnonzero(routing.kind_of == kind)
+    # (layer, expert): whether it stands out for some kind
+    out = {rule: np.zeros((1 + standins, shape[0], shape[2]), bool) for rule in RULES}
+    for kind in kept:
+        members = np.flatnonzero((routing.kind_of == kind) & (tokens > 0))
         total = tokens[members].sum()
-        columns["share"][:, kind] = counts[members].sum(0) / total
         weights = resampled(np.zeros(len(members), np.int64), draws, rng)
-        samples = (
-            np.tensordot(weights, counts[members].astype(np.float64), 1) / (weights @ tokens[members])[:, None, None]
-        )
-        columns["low"][:, kind], columns["high"][:, kind] = np.percentile(samples, LEVEL, axis=0)
-        if others:
-            shares = np.stack([other[members].sum(0) for other in others], axis=1) / total  # (L, R, E)
-            low, high = np.percentile(shares.reshape(shape[0], -1), LEVEL, axis=1)
-            largest = np.percentile(shares.max(-1), 95, axis=1)
-            columns["untrained_low"][:, kind] = low[:, None]
-            columns["untrained_high"][:, kind] = high[:, None]
-            columns["untrained_largest"][:, kind] = largest[:, None]
+
+        def interval(of: np.ndarray, weights: np.ndarray, members: np.ndarray = members) -> np.ndarray:
+            sums = np.tensordot(weights, of[members].astype(np.float64), 1)
+            return np.percentile(sums / (weights @ tokens[members])[:, None, None], LEVEL, axis=0)
+
+        columns["share"][:, kind] = counts[members].sum(0) / total
+        columns["low"][:, kind], columns["high"][:, kind] = interval(counts, weights)
+        if not others:
+            continue
+        shares = np.stack([other[members].sum(0) for other in others], axis=1) / total  # (L, R, E)
+        crowd = _crowd(shares)
+        for name, value in crowd.items():
+            columns[name][:, kind] = value[:, None]
+        for rule in RULES:
+            out[rule][0] |= columns["low"][:, kind] > crowd[rule][:, None]
+        for number in range(standins):
+            low = interval(others[number], weights[:STANDIN_DRAWS])[0]
+            crowd = _crowd(np.delete(shares, number, axis=1))
+            for rule in RULES:
+                out[rule][1 + number] |= low > crowd[rule][:, None]
+    if kept:
+        data = Data.of(routing, kept)
+        pairs, of_kind = Pairs.of_data(data), np.bincount(data.kind_of[data.document], minlength=len(kept))
+        for layer in range(shape[0]):
+            columns["by_token"][layer, kept] = pairs.elsewhere(data.experts[:, layer], shape[2]) / of_kind[:, None]
     axes = grid(layer=routing.layers, kind=routing.kinds, expert=range(routing.n_experts))
-    number = np.tile(np.repeat(np.arange(shape[1]), shape[2]), shape[0])
-    documents = np.bincount(routing.kind_of, minlength=shape[1])
+    number_of = np.tile(np.repeat(np.arange(shape[1]), shape[2]), shape[0])
+    every = {name: column.ravel() for name, column in columns.items()}
     table = pd.DataFrame(
         axes
-        | {name: columns[name].ravel() for name in ("share", "low", "high")}
+        | {name: every[name] for name in ("share", "low", "high")}
         | {"uniform": routing.k / routing.n_experts}
-        | {name: columns[name].ravel() for name in ("untrained_low", "untrained_high", "untrained_largest")}
-        | {"tokens": of_kind[number], "documents": documents[number], "note": np.array(notes, dtype=object)[number]}
+        | {name: every[name] for name in (*_BAND, "untrained_largest", "by_token")}
+        | {"tokens": np.bincount(routing.kind, minlength=shape[1])[number_of]}
+        | {"documents": documents_of_kind(routing)[number_of], "note": np.array(notes, dtype=object)[number_of]}
     )
-    table.attrs = attributes(routing, draws=draws, seed=seed, untrained=len(others))
+    by_layer = {rule: found.sum(2) for rule, found in out.items()}  # (1 + standins, L)
+    table.attrs = attributes(
+        routing,
+        draws=draws,
+        seed=seed,
+        untrained=len(others),
+        standins=standins,
+        stand_out={rule: _beside_chance(found.sum(1), len(others)) for rule, found in by_layer.items()},
+        stand_out_by_layer={
+            layer: {rule: _beside_chance(found[:, i], len(others)) for rule, found in by_layer.items()}
+            for i, layer in enumerate(routing.layers)
+        },
+    )
     return table
+
+
+RULES = ("untrained_high", "untrained_largest")  # what an expert's whole interval is to be above, to stand out
+
+
+def _crowd(shares: np.ndarray) -> dict[str, np.ndarray]:
+    """(L,) each: what the experts of untrained routers show together. shares: (L, R, E)."""
+    low, high = np.percentile(shares.reshape(len(shares), -1), LEVEL, axis=1)
+    largest = np.percentile(shares.max(-1), 95, axis=1)
+    return {"untrained_low": low, "untrained_high": high, "untrained_largest": largest}
+
+
+def _beside_chance(found: np.ndarray, routers: int) -> dict[str, float]:
+    """found: (1 + standins,), how many experts stand out, the model's first."""
+    return {
+        "found": int(found[0]) if routers else np.nan,
+        "by_chance": float(found[1:].mean()) if len(found) > 1 else np.nan,
+    }
 
 
 # co-activation --------------------------------------------------------------------------------------------------------
@@ -186,6 +261,7 @@ def coactivation(
     check_routing(routing)
     check_count("top", top, 1)
     check_count("draws", draws, 1)
+    check_count("seed", seed, 0)
     if routing.k < 2:
         raise BadInput("One expert is chosen for each token here, so none are chosen together; see load instead.")
     n, experts = len(routing), routing.n_experts
@@ -355,8 +431,19 @@ def saturation(
     if document is not None and len(document) != len(last):
         raise BadInput(f"document names {len(document):,} tokens and the choices hold {len(last):,}; give one each.")
     check_count("draws", draws, 1)
+    check_count("seed", seed, 0)
+    given = [last, *(np.asarray(choices[step]) for step in steps)]
+    if not last.size or any(c.dtype.kind not in "iu" or c.min() < 0 for c in given):
+        raise BadInput("The choices are to hold the numbers of experts, whole and from 0, of one token at least.")
     n, depth, k = last.shape
-    every = n_experts or 1 + max(int(np.max(c)) for c in (*choices.values(), last))
+    highest = max(int(c.max()) for c in given)
+    if n_experts is not None:
+        check_count("n_experts", n_experts, 1)
+        if highest >= n_experts:
+            raise BadInput(
+                f"Expert {highest} occurs in the choices, so there are not {n_experts}; give n_experts={highest + 1} or more."
+            )
+    every = n_experts or highest + 1
     layers = tuple(range(depth)) if layers is None else layers
     shares = np.stack([overlap(np.asarray(choices[step]), last) for step in steps])  # (steps, N, L)
     low = high = np.full((len(steps), depth), np.nan)
@@ -394,6 +481,12 @@ def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 # counting -------------------------------------------------------------------------------------------------------------
+
+_BAND = ("untrained_low", "untrained_high")
+
+
+def _untrained(routing: Routing) -> Sequence[np.ndarray]:
+    return () if routing.untrained is None else tuple(routing.untrained)
 
 
 def _by_document(routing: Routing, chosen: np.ndarray) -> np.ndarray:

@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 DRAWS = 200
 PICKS = 2  # occurrences that stand for a token in a document, one after the other
 COMPARED = 4  # permutations by which the model's router and untrained ones are set against each other
+RESAMPLES = 30  # of the documents, where each has to count all tokens anew: enough for a standard deviation
+SPREAD = 1.96  # standard deviations to either end of 95 %
 PARTS = 8  # of a document, for the information about position
+RESAMPLED_BY = 2  # permutations that each resampling of the documents is set against, for roles
+ONE_KIND = "one kind of text has nothing to be told from"
 ROLES = ("token", "kind", "position")
 
 
@@ -61,11 +65,13 @@ def information(
     given_token: I(kind; expert | token), what the expert says about the kind to somebody who knows the token; a token counts
         once for each document that holds it. The plug-in is far above 0 where tokens are rare, so it stands beside
         given_token_shuffled and given_token_shuffled_high, where kinds are permuted among the documents of each token;
-        p_given_token; given_token_above = given_token - given_token_shuffled is the number to quote.
+        p_given_token; given_token_above = given_token - given_token_shuffled is the number to quote, with
+        given_token_above_low and given_token_above_high: 95 %, by the standard deviation of attrs["resamples"] resamplings of
+        the documents within their kinds.
     given_token_untrained, given_token_untrained_high, p_given_token_untrained: given_token_above of the untrained routers,
         each less what it shows itself with kinds permuted.
     note: what is to be known about the row, such as kinds left out for want of documents.
-    attrs: kind (bits, entropy of the kinds), token (I(kind; token), the most by_token can reach; plug-in) and
+    attrs: resamples; kind (bits, entropy of the kinds), token (I(kind; token), the most by_token can reach; plug-in) and
     token_shuffled, kind_given_token (bits, the most given_token can reach), shared (share of the tokens whose id occurs in
     more than one kind: only these can say anything about given_token).
     Permuting kinds over documents takes documents to be of like length whatever their kind; cut them so.
@@ -75,17 +81,16 @@ def information(
 
     check_routing(routing)
     check_count("draws", draws, 1)
-    notes = too_few(routing, least_documents, least_tokens)
-    kept = [kind for kind, note in enumerate(notes) if not note]
-    note = "; ".join(n for n in notes if n)
+    check_count("seed", seed, 0)
+    kept, note = _enough(routing, least_documents, least_tokens)
     columns: dict[str, Any] = {"layer": routing.layers}
     if len(kept) < 2:
-        columns |= dict.fromkeys(_COLUMNS, np.nan) | {"note": note or "one kind of text has nothing to be told from"}
+        columns |= dict.fromkeys(_COLUMNS, np.nan) | {"note": note or ONE_KIND}
         table = pd.DataFrame(columns)
         table.attrs = attributes(routing, draws=draws, seed=seed)
         return table
     rng = np.random.default_rng(seed)
-    data = _Data.of(routing, kept)
+    data = Data.of(routing, kept)
     counts = data.by_document(data.experts)
     others = data.untrained
     observed = _of_kinds(counts, data.kind_of, data.kinds)
@@ -100,12 +105,13 @@ def information(
         "untrained", observed, np.array([_of_kinds(data.by_document(o), data.kind_of, data.kinds) for o in others])
     )
 
-    pairs = _Pairs.of_data(data)
-    columns |= {"by_token": [pairs.lookup(data.experts[:, i], data.n_experts) for i in range(len(routing.layers))]}
-    given, null, above, of_others = pairs.given_token(data, draws, rng)
+    pairs = Pairs.of_data(data)
+    tables = np.stack([pairs.elsewhere(data.experts[:, i], data.n_experts) for i in range(len(routing.layers))])
+    columns |= {"by_token": mutual_information(tables)}
+    given, null, above, of_others, samples = pairs.given_token(data, draws, rng, weights[:RESAMPLES])
     columns |= {"given_token": given}
     columns |= _null("given_token_shuffled", given, null, p="p_given_token")
-    columns |= {"given_token_above": given - null.mean(0)}
+    columns |= _around("given_token_above", given - null.mean(0), samples)
     columns |= _null("given_token_untrained", above, of_others)
     table = pd.DataFrame(columns)[["layer", *_COLUMNS]]
     table["note"] = note
@@ -117,6 +123,7 @@ def information(
         routing,
         draws=draws,
         seed=seed,
+        resamples=len(samples),
         untrained=len(others),
         kinds=[routing.kinds[kind] for kind in kept],
         kind=float(entropy(tokens.sum(0))),
@@ -133,33 +140,49 @@ _COLUMNS = (
     *("shuffled", "shuffled_high", "p_shuffled"),
     *("untrained", "untrained_high", "p_untrained"),
     "by_token",
-    *("given_token", "given_token_shuffled", "given_token_shuffled_high", "p_given_token", "given_token_above"),
+    *("given_token", "given_token_shuffled", "given_token_shuffled_high", "p_given_token"),
+    *("given_token_above", "given_token_above_low", "given_token_above_high"),
     *("given_token_untrained", "given_token_untrained_high", "p_given_token_untrained"),
 )
 
 
-def roles(routing: Routing, by: str | Sequence[str] = ROLES, *, draws: int = 100, seed: int = 0) -> pd.DataFrame:
+def roles(
+    routing: Routing,
+    by: str | Sequence[str] = ROLES,
+    *,
+    draws: int = 100,
+    seed: int = 0,
+    least_documents: int = LEAST_DOCUMENTS,
+    least_tokens: int = LEAST_TOKENS,
+) -> pd.DataFrame:
     """What an expert knows: its information, in bits, about the token, the kind of text, and the place in the document.
 
     by: "token", "kind", "position" (in eighths of the document), or several of them.
     Returns a row for each layer and each of these: layer, by, information (plug-in), shuffled and shuffled_high (mean and
     97.5 % where the choices are detached from what they are asked about), p_shuffled, above (information minus shuffled: to
-    be compared between rows), share (above over the entropy of the expert), untrained, untrained_high and p_untrained
-    (mean, 97.5 % and p of `above` among the untrained routers).
+    be compared between rows), low and high (95 % of above, by the standard deviation of attrs["resamples"] resamplings of
+    the documents within their kinds; rather too wide where above is about 0), share (above over the entropy of the expert),
+    untrained, untrained_high and p_untrained (mean, 97.5 % and p of `above` among the untrained routers), note (what is to
+    be known about the row).
     Detached: kinds are permuted over documents; tokens are permuted within their document, so that what a document as a
     whole likes is not counted for the token; documents are turned round by a random number of places, so that neighbours
     stay together.
+    Kinds with fewer than least_documents or least_tokens are left out of all rows; where nothing is left, or one kind alone
+    to be told apart, the numbers are NaN.
     """
     import pandas as pd
 
     check_routing(routing)
     check_count("draws", draws, 1)
+    check_count("seed", seed, 0)
     wanted = (by,) if isinstance(by, str) else tuple(by)
     for name in wanted:
         if name not in ROLES:
             raise BadInput(f"Nothing is known of roles by {name!r}; ask for {', '.join(ROLES)}.")
-    data = _Data.of(routing, list(range(len(routing.kinds))))
+    kept, note = _enough(routing, least_documents, least_tokens)
+    data = Data.of(routing, kept)
     rng = np.random.default_rng(seed)
+    weights = resampled(data.kind_of, min(draws, RESAMPLES), rng)
     starts, sizes = data.spans()
     heading: dict[str, tuple[np.ndarray, Callable[[], np.ndarray]]] = {}
     if "token" in wanted:
@@ -182,8 +205,12 @@ def roles(routing: Routing, by: str | Sequence[str] = ROLES, *, draws: int = 100
 
         heading["position"] = place * PARTS // size, turned
     rows = []
-    chosen_entropy = entropy(data.by_document(data.experts).sum(0).astype(np.float64))
+    chosen_entropy = entropy(data.by_document(data.experts).sum(0))
     for name in (n for n in ROLES if n in wanted):
+        if not kept or (name == "kind" and len(kept) < 2):
+            empty = dict.fromkeys(_ROLE_COLUMNS, np.nan)
+            rows.append(pd.DataFrame({"layer": routing.layers, "by": name} | empty | {"note": note or ONE_KIND}))
+            continue
         label, detach = heading[name]
         rows_of = int(label.max()) + 1
         observed = data.information_about(label, rows_of, data.experts)
@@ -199,20 +226,35 @@ def roles(routing: Routing, by: str | Sequence[str] = ROLES, *, draws: int = 100
         above = observed - null.mean(0)
         share = np.divide(above, chosen_entropy, out=np.zeros_like(above), where=chosen_entropy > 0)
         columns = {"layer": routing.layers, "by": name, "information": observed} | _null("shuffled", observed, null)
-        columns |= {"above": above, "share": share}
-        rows.append(pd.DataFrame(columns | _null("untrained", observed - np.mean(few, axis=0), np.array(others))))
+        samples = np.array([data.above(label, detached[:RESAMPLED_BY], rows_of, w) for w in weights])
+        around = _around("above", above, samples)
+        columns |= {"above": above, "low": around["above_low"], "high": around["above_high"], "share": share}
+        columns |= _null("untrained", observed - np.mean(few, axis=0), np.array(others))
+        rows.append(pd.DataFrame(columns | {"note": note}))
     order = {name: i for i, name in enumerate(ROLES)}
     table = pd.concat(rows).sort_values(["layer", "by"], key=lambda c: c.map(order) if c.name == "by" else c)
     table = table.reset_index(drop=True)
-    table.attrs = attributes(routing, draws=draws, seed=seed, untrained=len(data.untrained))
+    table.attrs = attributes(routing, draws=draws, seed=seed, resamples=len(weights), untrained=len(data.untrained))
     return table
+
+
+_ROLE_COLUMNS = (
+    *("information", "shuffled", "shuffled_high", "p_shuffled", "above", "low", "high", "share"),
+    *("untrained", "untrained_high", "p_untrained"),
+)
+
+
+def _enough(routing: Routing, least_documents: int, least_tokens: int) -> tuple[list[int], str]:
+    """The kinds that are looked at, and a sentence on those that are not."""
+    notes = too_few(routing, least_documents, least_tokens)
+    return [kind for kind, note in enumerate(notes) if not note], "; ".join(n for n in notes if n)
 
 
 # what is counted ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class _Data:
+class Data:
     """The tokens of the kinds that are looked at, documents and kinds numbered anew; a document's tokens together."""
 
     ids: np.ndarray
@@ -224,7 +266,7 @@ class _Data:
     kinds: int
 
     @classmethod
-    def of(cls, routing: Routing, kept: Sequence[int]) -> _Data:
+    def of(cls, routing: Routing, kept: Sequence[int]) -> Data:
         where = np.flatnonzero(np.isin(routing.kind, kept))
         where = where[np.argsort(routing.document[where], kind="stable")]
         documents, document = np.unique(routing.document[where], return_inverse=True)
@@ -266,6 +308,25 @@ class _Data:
             found[layer] = logs.sum(counts) - by_label - logs.sum(loads) + logs.sum(np.array([n * k]))
         return np.maximum(found / (n * k * np.log(2)), 0.0)
 
+    def above(self, label: np.ndarray, detached: Sequence[np.ndarray], labels: int, weights: np.ndarray) -> np.ndarray:
+        """(L,) bits about a label beyond those about the detached ones, when each document counts `weights` times.
+
+        The experts' own entropy is the same in both and left out.
+        """
+        here = np.flatnonzero(weights[self.document] > 0)  # a third of the documents is in no resampling
+        chosen, times = self.experts[here].astype(np.int64), weights[self.document[here]]
+        _, layers, k = chosen.shape
+        every, logs = np.repeat(times, k), _Logs(min(int(times.sum()) * k, 2**12))
+
+        def joint(of: np.ndarray) -> np.ndarray:
+            first = (of[here] * self.n_experts)[:, None]
+            outer = logs.sum(np.bincount(of[here], times, minlength=labels) * k)
+            return np.array(
+                [logs.sum(np.bincount((first + chosen[:, i]).ravel(), every)) - outer for i in range(layers)]
+            )
+
+        return (joint(label) - np.mean([joint(d) for d in detached], axis=0)) / (every.sum() * np.log(2))
+
 
 class _Logs:
     """x · ln x of whole numbers, looked up: most counts of a large table are small."""
@@ -274,6 +335,7 @@ class _Logs:
         self.table = xlogx(np.arange(min(most, 2**16) + 1, dtype=np.float64))
 
     def sum(self, counts: np.ndarray) -> float:
+        counts = counts.astype(np.int64, copy=False)  # counted with weights they are whole numbers all the same
         small = counts < len(self.table)
         if small.all():
             return float(self.table[counts].sum())
@@ -281,7 +343,7 @@ class _Logs:
 
 
 @dataclass(frozen=True, eq=False)
-class _Pairs:
+class Pairs:
     """The pairs (token, document) that occur, by token: what is moved as one when kinds are permuted given the token.
 
     of: (N,) the pair of each token of the text.  token, document, size, kind: (pairs,); size is the number of occurrences.
@@ -297,7 +359,7 @@ class _Pairs:
     shared: np.ndarray
 
     @classmethod
-    def of_data(cls, data: _Data) -> _Pairs:
+    def of_data(cls, data: Data) -> Pairs:
         documents = len(data.kind_of)
         token = np.unique(data.ids, return_inverse=True)[1]
         key, of, size = np.unique(token * documents + data.document, return_inverse=True, return_counts=True)
@@ -321,8 +383,11 @@ class _Pairs:
         key, weights = self.token * self.kinds + kind, self.size if occurrences else None
         return np.bincount(key, weights, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
 
-    def lookup(self, chosen: np.ndarray, experts: int) -> float:
-        """Bits between the kind and where the token went in the other documents. chosen: (N, k)."""
+    def elsewhere(self, chosen: np.ndarray, experts: int) -> np.ndarray:
+        """(kinds, E): the choices of each kind, were each token to go where it went in the other documents.
+
+        As the load is for a token that no other document holds. chosen: (N, k).
+        """
         n, k = chosen.shape
         different = int(self.token[-1]) + 1
         everywhere = np.bincount(self.token, self.size, minlength=different)
@@ -337,7 +402,7 @@ class _Pairs:
         own = (self.kind[self.of] * experts)[:, None] + chosen
         table -= np.bincount(own.ravel(), np.repeat(rate[self.of], k), minlength=table.size).reshape(table.shape)
         nowhere = np.bincount(self.kind[elsewhere == 0], self.size[elsewhere == 0], minlength=self.kinds)
-        return float(mutual_information(np.maximum(table, 0.0) + np.outer(nowhere, load)))
+        return np.maximum(table, 0.0) + np.outer(nowhere, load)
 
     def permuted(self, rng: np.random.Generator, documents: int) -> np.ndarray:
         """(pairs,) kinds permuted among the documents of each token.
@@ -355,10 +420,11 @@ class _Pairs:
         return kinds
 
     def given_token(
-        self, data: _Data, draws: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        self, data: Data, draws: int, rng: np.random.Generator, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """I(kind; expert | token) in bits: (L,) observed, (draws, L) with kinds permuted, and the first less the mean of
-        a few of the second, (L,) and (R, L) of untrained routers.
+        a few of the second, (L,), (R, L) of untrained routers and (resamples, L) when documents count as often as `weights`
+        (resamples, documents) say.
 
         One occurrence stands for each pair, so that pairs differ in nothing but their kind and permuting is fair: with all
         occurrences, kinds that repeat a token often would lend their many to the others. Mean over several picks.
@@ -406,8 +472,30 @@ class _Pairs:
             chance = np.mean([bits(kind, *prepared_other) for kind in permuted], axis=0)
             others.append(np.array(bits(self.kind, *prepared_other)) - chance)
         above = observed - np.mean(null[: len(permuted)], axis=0)  # by the same permutations as the others'
+
+        first = slice(0, len(kept))  # of the picks one is enough to see how much documents differ
+
+        def weighed(kind: np.ndarray, times: np.ndarray) -> np.ndarray:
+            here = np.flatnonzero(times > 0)
+            times = times[here]
+            row, every = kind[kept[here]], np.repeat(times, k)
+            outer = logs.sum(np.bincount(token[first][here] * self.kinds + row, times) * k)
+            keys = (key[first][here] + row[:, None] for key in own[0])
+            return np.array([logs.sum(np.bincount(key.ravel(), every, minlength=1)) - outer for key in keys])
+
+        samples = []
+        for weight in weights:
+            times = weight[self.document[kept]]
+            chance = np.mean([weighed(kind, times) for kind in permuted], axis=0)
+            samples.append((weighed(self.kind, times) - chance) / (weight[self.document].sum() * k * np.log(2)))
         scale = PICKS * len(self.size) * k * np.log(2)
-        return np.maximum(observed / scale, 0), np.maximum(null, 0) / scale, above / scale, np.array(others) / scale
+        return (
+            np.maximum(observed / scale, 0),
+            np.maximum(null, 0) / scale,
+            above / scale,
+            np.array(others) / scale,
+            np.array(samples),
+        )
 
 
 def _of_kinds(counts: np.ndarray, kind_of: np.ndarray, kinds: int) -> np.ndarray:
@@ -425,6 +513,12 @@ def _interval(observed: np.ndarray, samples: np.ndarray) -> dict[str, np.ndarray
     """The basic bootstrap: a sample is as much above its text as the text is above what it was drawn from."""
     lower, upper = np.percentile(samples, LEVEL, axis=0)
     return {"low": np.maximum(2 * observed - upper, 0.0), "high": np.maximum(2 * observed - lower, 0.0)}
+
+
+def _around(name: str, observed: np.ndarray, samples: np.ndarray) -> dict[str, np.ndarray]:
+    """A number (L,) and where 95 % of them would lie, by resamplings (resamples, L); NaN where there is only one."""
+    half = SPREAD * samples.std(0, ddof=1) if len(samples) > 1 else np.full(len(observed), np.nan)
+    return {name: observed, f"{name}_low": observed - half, f"{name}_high": observed + half}
 
 
 def _null(name: str, observed: np.ndarray, others: np.ndarray, p: str | None = None) -> dict[str, np.ndarray]:

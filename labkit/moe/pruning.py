@@ -165,6 +165,7 @@ def prune(
     Raises BadInput where fewer experts would be kept than are chosen for a token, or more than there are; Unavailable for
     a dense model. An interrupt while effects are measured is raised, since half a ranking is none.
     """
+    routing.check_count("seed", seed, 0)
     there = routed(lab)
     count = _check_keep(lab, there, keep)
     if scores is not None:
@@ -316,6 +317,7 @@ def damage(
     ways = [*(_ways(by) if by or not given else []), *given]
     routing.check_count("draws", draws, 1)
     routing.check_count("resamples", resamples, 1)
+    routing.check_count("seed", seed, 0)
     documents = Documents(lab, texts)
     if set(ways) & {"usage", "effect"}:
         _refuse_overlap(lab, documents, rank_on)
@@ -416,7 +418,7 @@ def _refuse_overlap(lab: Any, documents: Documents, rank_on: Any) -> None:
             "lk.moe.texts(15) beside lk.moe.texts(15, skip=15)."
         )
     judged = {ids.tobytes() for ids in documents.ids}
-    ranked = routing._documents(lab, as_kinds(rank_on))[0]
+    ranked = routing.documents_of(lab, as_kinds(rank_on))[0]
     both = sum(ids.tobytes() in judged for ids in ranked)
     if both:
         raise BadInput(

@@ -200,8 +200,8 @@ def _costs(what: Any, tokens: int) -> Costs:
 
 
 def _skeleton(what: Any) -> Any:
-    _, config = counting._resolve(what)
-    return counting._skeleton(config)
+    _, config = counting.resolve(what)
+    return counting.skeleton(config)
 
 
 def _experts(what: Any, config: Any) -> tuple[int, int]:
@@ -217,7 +217,7 @@ def _routed_layers(model: Any) -> int:
     """How many layers hold experts. A layer is told by the number in its path, as in model.layers.3.mlp.experts."""
     layers = set()
     for path, module in model.named_modules():
-        if counting._part(path, type(module).__name__) == "experts" and any(True for _ in module.parameters()):
+        if counting.part(path, type(module).__name__) == "experts" and any(True for _ in module.parameters()):
             layers.add(next((name for name in path.split(".") if name.isdigit()), path))
     return len(layers)
 

@@ -18,6 +18,7 @@ import torch
 from labkit.errors import BadInput, NotEnoughMemory, Unavailable
 from labkit.models.hardware import free_bytes
 from labkit.models.memory import human_bytes, memory
+from labkit.moe.routing import check_count
 
 ROUTER_STD = 0.02
 HEADROOM = 0.1  # room for activations beside the weights, as a share of them, as when a model is loaded
@@ -97,6 +98,7 @@ def upcycle(lab: Any, experts: int = 8, top_k: int = 2, seed: int = 0, noise: fl
     Komatsuzaki et al. 2022.
     """
     _check(experts, top_k, noise)
+    check_count("seed", seed, 0)
     target = _target(lab)
     dense, config = lab.model, _config(lab, target, int(experts), int(top_k))
     _check_memory(lab, config)

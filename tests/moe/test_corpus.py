@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,8 +51,19 @@ def test_every_source_has_its_licence_on_the_page() -> None:
         assert any(word in source for word in named if word in page), source
 
 
-@pytest.mark.parametrize(("documents", "skip"), [(0, 0), (-1, 0), (3, -1)])
-def test_what_texts_cannot_give(documents: int, skip: int) -> None:
+@pytest.mark.parametrize(("documents", "skip"), [(10, 1000), (1000, 0), (None, 40), (21, 20)])
+def test_more_texts_than_there_are(documents: int | None, skip: int) -> None:
+    with pytest.raises(lk.BadInput, match=r"40 of prose, 40 of encyclopaedia, 60 of python, .* at most 40"):
+        lk.moe.texts(documents, skip=skip)
+
+
+def test_all_texts_after_some() -> None:
+    assert {kind: len(some) for kind, some in lk.moe.texts(skip=39).items()}["python"] == 21
+    assert all(len(some) == 20 for some in lk.moe.texts(20, skip=20).values())
+
+
+@pytest.mark.parametrize(("documents", "skip"), [(0, 0), (-1, 0), (3, -1), (2.5, 0), (3, "1"), (True, 0)])
+def test_what_texts_cannot_give(documents: Any, skip: Any) -> None:
     with pytest.raises(lk.BadInput, match="asks for no text"):
         lk.moe.texts(documents, skip=skip)
 

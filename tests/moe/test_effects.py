@@ -181,7 +181,11 @@ def test_too_few_documents_give_a_reason_and_no_number(by_hand: lk.Lab) -> None:
     alpha, beta = frame.to_dict("records")
     assert alpha["note"] == ""
     assert alpha["loss_change"] > 0.3
+    assert "3 documents with" in beta["note"]
     assert "too few" in beta["note"]
+    one = effects(by_hand, {"alpha": documents("alpha", 1)}, [(1, 0)], progress=False)
+    assert one["note"][0].startswith("1 document with ")
+    assert " is too few; give 10 with 200" in one["note"][0]
     assert np.isnan([beta["loss_change"], beta["low"], beta["high"]]).all()
 
 
@@ -252,6 +256,10 @@ def test_experts_that_are_not_there(by_hand: lk.Lab, experts: Any, message: str)
 def test_what_else_cannot_be_used(by_hand: lk.Lab) -> None:
     with pytest.raises(lk.BadInput, match="drop"):
         effects(by_hand, texts(), how="remove")
+    with pytest.raises(lk.BadInput, match="seed=-1"):
+        effects(by_hand, texts(), seed=-1)
+    with pytest.raises(lk.BadInput, match="seed=-1"):
+        own_domain(*tables(1.0), seed=-1)
     with pytest.raises(lk.BadInput, match="no token with a loss"):
         effects(by_hand, {"short": [[1], [2]]})
     with pytest.raises(lk.BadInput, match="no token 99"):
@@ -327,6 +335,15 @@ def test_being_used_much_by_all_kinds_is_no_domain() -> None:
     assert found.p < 0.01
     assert abs(found.correlation_within) < 0.3
     assert found.p_within > 0.01
+
+
+def test_what_cannot_be_correlated_has_no_p() -> None:
+    """Used alike by all experts, by each kind its own share, which rounding makes no order of."""
+    effect, share = tables(1.0)
+    found = own_domain(effect, share.assign(share=share["kind"].map({"a": 0.1, "b": 0.3, "c": 0.7, "d": 0.9})))
+    assert np.isnan([found.correlation, found.p, found.correlation_within, found.p_within]).all()
+    assert "p = 0.001" not in repr(found)
+    assert 0 < found.agreement_p <= 1
 
 
 def test_permutations_stay_within_layers() -> None:

@@ -17,7 +17,7 @@ from routings import made, synthetic
 
 import labkit as lk
 from labkit.moe.counts import entropy, mutual_information, p_value, resampled
-from labkit.moe.mutual import _Data, _Pairs, information, roles
+from labkit.moe.mutual import Data, Pairs, information, roles
 from labkit.moe.routing import Routing, collect
 
 FEW = {"least_documents": 1, "least_tokens": 1}
@@ -126,7 +126,7 @@ def test_untrained_routers_are_held_against_the_model_by_what_is_above_chance(ro
     table = information(same, draws=4, **FEW)
     assert np.allclose(table["given_token_untrained"], table["given_token_above"])
     assert (table["p_given_token_untrained"] == 1).all()
-    found = roles(same, draws=4)
+    found = roles(same, draws=4, **FEW)
     assert np.allclose(found["untrained"], found["above"])
     assert (found["p_untrained"] == 1).all()
 
@@ -208,7 +208,7 @@ def test_p_untrained_is_uniform_when_the_subject_is_untrained() -> None:
         row = information(made_up, draws=1, **FEW).iloc[0]
         ps.append(row["p_untrained"])
         given_ps.append(row["p_given_token_untrained"])
-        token_ps.append(roles(made_up, "token", draws=1)["p_untrained"][0])
+        token_ps.append(roles(made_up, "token", draws=1, **FEW)["p_untrained"][0])
     assert_uniform(ps, 10)
     assert_uniform(token_ps, 10)
     assert_uniform(given_ps, 10)
@@ -262,6 +262,51 @@ def test_the_interval_covers_the_truth_and_one_that_took_tokens_for_independent_
     assert np.mean(tokenwise) < 0.75
 
 
+@pytest.mark.parametrize("by_document", [0.0, 0.7])
+def test_intervals_above_chance_are_as_wide_as_other_documents_differ(by_document: float) -> None:
+    """Texts drawn again and again from one population: the numbers' own spread, and how often intervals hold their mean."""
+    rng = np.random.default_rng(0)
+    use = rng.dirichlet(np.ones(40), size=3).cumsum(-1)
+    token, kind = rng.normal(size=(40, 8)), 0.8 * rng.normal(size=(3, 8))
+    kind_of, document = np.repeat(np.arange(3), 15), np.repeat(np.arange(45), 60)
+    found: dict[str, list[tuple[float, float, float]]] = {"given": [], "token": [], "kind": [], "position": []}
+    for seed in range(60):
+        of = kind_of[document]
+        ids = np.minimum((rng.random(len(document))[:, None] > use[of]).sum(-1), 39)
+        logits = rng.gumbel(size=(len(ids), 8)) + token[ids] + kind[of]
+        logits += by_document * rng.normal(size=(45, 8))[document]
+        text = made(ids, document, kind_of, np.argsort(-logits, -1)[:, None, :2], experts=8)
+        row = information(text, draws=30, seed=seed).iloc[0]
+        found["given"].append((row["given_token_above_low"], row["given_token_above"], row["given_token_above_high"]))
+        for role in roles(text, draws=30, seed=seed).itertuples():
+            found[str(role.by)].append((role.low, role.above, role.high))  # type: ignore[arg-type]
+    for name, of_name in found.items():
+        low, number, high = np.array(of_name).T
+        assert np.mean((low <= number.mean()) & (number.mean() <= high)) > 0.86, name
+        width = np.mean(high - low) / 3.92 / number.std()
+        assert width < (1.6 if name != "position" else 3), f"{name}: {width}"
+
+
+def test_intervals_are_those_of_documents_and_not_of_tokens() -> None:
+    """Alike documents give none, whatever their tokens do: all that is resampled is the same."""
+    one = synthetic(kinds=1, documents=1, length=200, by_token=1, seed=0)
+    copies = 12
+    same = made(
+        np.tile(one.ids, 2 * copies), np.repeat(np.arange(2 * copies), 200), np.repeat([0, 1], copies),
+        np.tile(one.experts, (2 * copies, 1, 1)), experts=8,
+    )  # fmt: skip
+    for row in (r for r in roles(same, "kind", draws=20).itertuples()):
+        assert row.low == pytest.approx(row.above, abs=1e-9)
+        assert row.high == pytest.approx(row.above, abs=1e-9)
+
+
+def test_how_many_resamplings_there_were_is_told(routing: Routing) -> None:
+    for table in (information(routing, draws=3, **FEW), roles(routing, draws=3, **FEW)):
+        assert table.attrs["resamples"] == 3
+    assert information(routing, draws=1, **FEW)["given_token_above_low"].isna().all()
+    assert roles(routing, draws=1, **FEW)["low"].isna().all()
+
+
 # permuting ------------------------------------------------------------------------------------------------------------
 
 
@@ -269,7 +314,7 @@ def test_the_interval_covers_the_truth_and_one_that_took_tokens_for_independent_
 @given(st.integers(0, 10_000))
 def test_permuting_given_the_token_keeps_each_tokens_kinds(seed: int) -> None:
     routing = synthetic(documents=4, length=10, vocabulary=8, seed=seed)
-    pairs = _Pairs.of_data(_Data.of(routing, [0, 1, 2]))
+    pairs = Pairs.of_data(Data.of(routing, [0, 1, 2]))
     kinds = pairs.permuted(np.random.default_rng(seed), 12)
     for token in np.unique(pairs.token):
         of = pairs.token == token
@@ -278,7 +323,7 @@ def test_permuting_given_the_token_keeps_each_tokens_kinds(seed: int) -> None:
 
 def test_permuting_given_the_token_reaches_every_order_equally() -> None:
     routing = made(np.zeros(6), np.arange(6), np.array([0, 0, 1, 1, 2, 2]), np.zeros((6, 1, 1)), experts=2)
-    pairs = _Pairs.of_data(_Data.of(routing, [0, 1, 2]))
+    pairs = Pairs.of_data(Data.of(routing, [0, 1, 2]))
     rng = np.random.default_rng(0)
     drawn = np.stack([pairs.permuted(rng, 6) for _ in range(6_000)])
     assert (drawn == np.arange(3)[:, None, None]).mean(1) == pytest.approx(np.full((3, 6), 1 / 3), abs=0.02)
@@ -298,6 +343,7 @@ def test_p_value_counts_ties_against_the_claim() -> None:
     others = np.array([[0.1], [0.2], [0.3]])
     assert p_value(np.array([0.3]), others) == pytest.approx([0.5])
     assert p_value(np.array([0.4]), others) == pytest.approx([0.25])
+    assert np.isnan(p_value(np.array([np.nan]), others)).all()
 
 
 # too little, and one kind ---------------------------------------------------------------------------------------------
@@ -375,7 +421,7 @@ def test_roles_tell_token_kind_and_position_apart() -> None:
 
 
 def test_roles_are_counted(routing: Routing) -> None:
-    table = roles(routing, draws=5).set_index(["layer", "by"])
+    table = roles(routing, draws=5, **FEW).set_index(["layer", "by"])
     for layer in (0, 1):
         rows = choices(routing, layer)
         place = np.repeat(np.arange(len(routing)) % 15 * 8 // 15, 2)
@@ -394,6 +440,39 @@ def test_neighbours_that_go_together_are_no_position() -> None:
         routing = made(np.zeros(640), np.repeat(np.arange(10), 64), np.zeros(10), runs[:, None, None], experts=4)
         ps.append(roles(routing, "position", draws=19)["p_shuffled"][0])
     assert_uniform(ps, 20)
+
+
+def test_roles_say_where_there_is_too_little() -> None:
+    tiny = synthetic(kinds=2, documents=1, length=7, seed=0)
+    table = roles(tiny, draws=5)
+    assert table["note"][0] == (
+        "1 document with 7 tokens of kind0 is too few; give 10 with 200; "
+        "1 document with 7 tokens of kind1 is too few; give 10 with 200"
+    )
+    assert table.drop(columns=["layer", "by", "note"]).isna().all(axis=None)
+    assert table["by"].tolist() == ["token", "kind", "position"]
+    alone = roles(synthetic(kinds=1), draws=5).set_index("by")
+    assert alone.loc["kind"].drop(["layer", "note"]).isna().all()
+    assert "nothing to be told from" in alone["note"]["kind"]
+    assert alone["information"][["token", "position"]].notna().all()
+    assert alone["note"]["token"] == ""
+
+
+def test_roles_leave_out_a_kind_with_too_few_documents() -> None:
+    base = synthetic(documents=12, seed=0)
+    keep = np.flatnonzero((base.kind < 2) | (base.document < 24 + 3))
+    cut = replace(base, ids=base.ids[keep], document=base.document[keep], experts=base.experts[keep])
+    two = np.flatnonzero(base.kind < 2)
+    alone = made(base.ids[two], base.document[two], base.kind_of[:24], base.experts[two], experts=8)
+    one, other = roles(cut, draws=5), roles(alone, draws=5)
+    assert one["information"].tolist() == pytest.approx(other["information"].tolist())
+    assert set(one["note"]) == {"3 documents with 180 tokens of kind2 are too few; give 10 with 200"}
+
+
+@pytest.mark.parametrize("measure", [information, roles])
+def test_seeds_that_cannot_be_used(measure: Any) -> None:
+    with pytest.raises(lk.BadInput, match="seed=-1"):
+        measure(synthetic(), seed=-1)
 
 
 def test_what_roles_are_not_known() -> None:

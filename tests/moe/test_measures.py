@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from routings import made, synthetic
 
 import labkit as lk
+from labkit.moe.counts import mutual_information
 from labkit.moe.lexicon import vocabulary
 from labkit.moe.measures import (
     balance,
@@ -24,6 +25,7 @@ from labkit.moe.measures import (
     saturation,
     specialisation,
 )
+from labkit.moe.mutual import information
 from labkit.moe.routing import Routing
 
 FEW = {"least_documents": 1, "least_tokens": 1}
@@ -46,6 +48,36 @@ def test_load_is_counted(routing: Routing) -> None:
     assert (table["high"] >= table["load"]).mean() > 0.9
     assert set(table["uniform"]) == {1 / 8}
     assert table.equals(load(routing, draws=50)), "the same seed gives the same table"
+
+
+def test_load_stands_beside_the_crowd_of_untrained_experts(routing: Routing) -> None:
+    assert routing.untrained is not None
+    table = load(routing, draws=5).set_index("layer")
+    shares = [np.bincount(o[:, 1].ravel(), minlength=8) / o[:, 1].size for o in routing.untrained]
+    for name, percent in (("untrained_low", 2.5), ("untrained_high", 97.5)):
+        assert set(table.loc[1, name]) == {np.percentile(shares, percent)}
+        assert load(replace(routing, untrained=None), draws=5)[name].isna().all()
+
+
+@pytest.mark.parametrize("by_document", [0.0, 0.7])
+def test_the_interval_of_the_largest_violation_covers_it(by_document: float) -> None:
+    rng = np.random.default_rng(0)
+    taste = np.array([1.0, 0.5, 0, 0, -0.5])
+
+    def chosen(documents: int) -> np.ndarray:
+        own = taste + by_document * rng.normal(size=(documents, 5))
+        return np.argmax(np.repeat(own, 40, 0) + rng.gumbel(size=(documents * 40, 5)), 1)
+
+    many = np.bincount(chosen(5_000), minlength=5)
+    truth = many.max() / many.mean() - 1
+    hits, inside = [], []
+    for seed in range(80):
+        found = made(np.zeros(1_200), np.arange(1_200) // 40, np.zeros(30), chosen(30)[:, None, None], experts=5)
+        row = balance(found, draws=100, seed=seed).iloc[0]
+        hits.append(row["max_violation_low"] <= truth <= row["max_violation_high"])
+        inside.append(row["max_violation_low"] < row["max_violation"] < row["max_violation_high"])
+    assert np.mean(hits) > 0.85
+    assert all(inside)
 
 
 def test_intervals_are_those_of_documents_and_not_of_tokens() -> None:
@@ -119,6 +151,67 @@ def test_untrained_experts_are_told_as_one_crowd(routing: Routing) -> None:
     assert row.untrained_largest == pytest.approx(np.percentile(shares.max(1), 95))
 
 
+def test_by_token_is_where_tokens_went_elsewhere(routing: Routing) -> None:
+    """The table that information's by_token is the bits of, a row of it counted by hand."""
+    table = specialisation(routing, draws=5, **FEW)
+    of_kind = np.bincount(routing.kind)
+    bits = information(routing, draws=5, **FEW)["by_token"]
+    for layer in (0, 1):
+        shares = table[table["layer"] == layer]["by_token"].to_numpy().reshape(3, 8)
+        assert shares.sum(1) == pytest.approx([2, 2, 2])
+        assert mutual_information(shares * of_kind[:, None]) == pytest.approx(bits[layer])
+    plain = np.zeros(8)
+    for n in np.flatnonzero(routing.kind == 2):
+        others = (routing.ids == routing.ids[n]) & (routing.document != routing.document[n])
+        assert others.any()
+        plain += np.bincount(routing.experts[others, 0].ravel(), minlength=8) / others.sum()
+    found = table[(table["layer"] == 0) & (table["kind"] == "kind2")]["by_token"]
+    assert found.tolist() == pytest.approx((plain / of_kind[2]).tolist())
+
+
+def test_as_many_stand_out_by_chance_as_untrained_routers_have() -> None:
+    """Each untrained router in turn as if it were the model: counted from the tables that gives."""
+    routing = synthetic(layers=2, routers=8, by_token=1, by_kind=1, seed=0)
+    assert routing.untrained is not None
+    table = specialisation(routing, draws=100, **FEW)
+    instead = [
+        specialisation(replace(routing, experts=o, untrained=np.delete(routing.untrained, i, axis=0)), draws=100, **FEW)
+        for i, o in enumerate(routing.untrained[:6])
+    ]
+
+    def standing_out(frame: Any, rule: str) -> np.ndarray:
+        out = frame[frame["low"] > frame[rule]].drop_duplicates(["layer", "expert"])
+        return np.array([(out["layer"] == layer).sum() for layer in (0, 1)])
+
+    for rule in ("untrained_high", "untrained_largest"):
+        found, chance = standing_out(table, rule), np.mean([standing_out(f, rule) for f in instead], axis=0)
+        assert table.attrs["stand_out"][rule] == {"found": found.sum(), "by_chance": pytest.approx(chance.sum())}
+        for layer in (0, 1):
+            told = table.attrs["stand_out_by_layer"][layer][rule]
+            assert told == {"found": found[layer], "by_chance": pytest.approx(chance[layer])}
+    assert table.attrs["standins"] == 6
+    assert table.attrs["stand_out"]["untrained_high"]["by_chance"] > 0
+
+
+def test_who_stands_out_is_found_beyond_chance_and_no_chance_is_told_without_routers() -> None:
+    routing = synthetic(routers=5, by_token=0.5, seed=0)
+    sharp = replace(routing, experts=np.stack([routing.kind, routing.kind + 3], -1)[:, None].astype(np.uint8))
+    told = specialisation(sharp, draws=50).attrs["stand_out"]["untrained_largest"]
+    assert told["found"] == 6
+    assert told["by_chance"] < 1
+    for untrained in (None, routing.untrained[:1] if routing.untrained is not None else None):
+        told = specialisation(replace(sharp, untrained=untrained), draws=50).attrs["stand_out"]["untrained_high"]
+        assert np.isnan(told["by_chance"])
+        assert np.isnan(told["found"]) == (untrained is None)
+
+
+def test_documents_without_a_counted_token_are_not_counted() -> None:
+    base = synthetic(documents=11, seed=0)
+    table = specialisation(replace(base, kind_of=np.append(base.kind_of, [0, 0])), draws=5).set_index("kind")
+    assert table["documents"].unique().tolist() == [11]
+    assert table["share"].notna().all()
+
+
 def test_a_kind_with_too_little_text_gets_words_instead_of_numbers() -> None:
     few = synthetic(documents=4, length=20, seed=0)
     table = specialisation(few)
@@ -128,6 +221,8 @@ def test_a_kind_with_too_little_text_gets_words_instead_of_numbers() -> None:
         f"4 documents with 80 tokens of kind{i} are too few; give 10 with 200" for i in range(3)
     }
     assert specialisation(few, least_documents=4, least_tokens=80)["share"].notna().all()
+    single = specialisation(synthetic(documents=1, length=7, kinds=1))
+    assert single["note"][0] == "1 document with 7 tokens of kind0 is too few; give 10 with 200"
 
 
 def test_the_interval_covers_what_documents_of_the_kind_show_and_tokens_would_not() -> None:
@@ -305,6 +400,16 @@ def test_saturation_of_what_is_no_choice(arguments: Any, words: str) -> None:
         saturation({0: np.zeros((3, 1, 2), int)}, untrained=np.zeros((2, 4, 1, 2), int))
     with pytest.raises(lk.BadInput, match="give one each"):
         saturation({0: np.zeros((3, 1, 2), int)}, document=np.zeros(2, int))
+    ones = np.ones((3, 1, 1), int)
+    with pytest.raises(lk.BadInput, match="Expert 1 occurs"):
+        saturation({0: ones}, n_experts=1)
+    with pytest.raises(lk.BadInput, match="n_experts=0"):
+        saturation({0: ones}, n_experts=0)
+    for odd in (ones - 2, ones / 2, ones[:0]):
+        with pytest.raises(lk.BadInput, match="whole and from 0"):
+            saturation({0: odd})
+    with pytest.raises(lk.BadInput, match="seed=-1"):
+        saturation({0: ones}, seed=-1)
 
 
 @pytest.mark.parametrize("measure", [load, balance, specialisation, coactivation, vocabulary])
@@ -313,3 +418,5 @@ def test_measures_take_a_routing(measure: Any) -> None:
         measure({"prose": []})
     with pytest.raises(lk.BadInput, match="draws=0"):
         measure(synthetic(), draws=0)
+    with pytest.raises(lk.BadInput, match="seed=-1"):
+        measure(synthetic(), seed=-1)

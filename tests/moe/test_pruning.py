@@ -207,6 +207,8 @@ def test_what_cannot_be_ranked() -> None:
         prune(lab, 2)
     with pytest.raises(lk.BadInput, match="usage"):
         prune(lab, 2, by="luck")
+    with pytest.raises(lk.BadInput, match="seed=-1"):
+        prune(lab, 2, by="random", seed=-1)
     with pytest.raises(lk.BadInput, match="by kind"):
         prune(lab, 2, texts="a text")
     good = {0: [1.0] * 5, 1: [1.0] * 5}
@@ -333,7 +335,16 @@ def test_an_interrupt_keeps_the_sizes_that_were_done(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"keeps": []}, {"keeps": 3}, {"keeps": [9]}, {"by": []}, {"by": "luck"}, {"draws": 0}, {"keeps": "12"}],
+    [
+        {"keeps": []},
+        {"keeps": 3},
+        {"keeps": [9]},
+        {"by": []},
+        {"by": "luck"},
+        {"draws": 0},
+        {"keeps": "12"},
+        {"seed": -1},
+    ],
 )
 def test_what_damage_cannot_use(arguments: dict[str, Any]) -> None:
     with pytest.raises(lk.BadInput):
