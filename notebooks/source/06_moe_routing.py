@@ -558,8 +558,8 @@ lk.claim("moe-roles", named["found"], note="stand out so far that one could name
 # - **Different they are.** In every layer, who is chosen tells more about the kind of text than any of twenty random routers.
 # - **Mostly it is the token.** In the first half of the layers experts are a table of tokens; only in the second half do they
 #   listen to what stands around.
-# - **A purpose each they have not.** A handful of 192 can be named. What the others know is spread over all of them, four at a
-#   time, and no list of names would describe it.
+# - **A purpose each they have not.** Four of 192 can be named, all in the last layer, where one or two might be by chance. What
+#   the others know is spread over all of them, four at a time, and no list of names would describe it.
 # - **Nobody gave them any of this.** It grew in training, together with everything else. A list of purposes handed to a merge
 #   tool is a wish, not a finding.
 #
@@ -636,7 +636,7 @@ own = lk.moe.own_domain(dropped, elsewhere)
 print(own)
 
 # %% [markdown]
-# For about three experts in four the kind of text that suffers most is the kind they are chosen for most; by chance it would
+# For about four experts in five the kind of text that suffers most is the kind they are chosen for most; by chance it would
 # be one in five. And the expert that takes four fifths of the Chinese tokens costs Chinese more than any other costs
 # anything. So in this layer "is chosen for" does mean "is needed for". This is stronger than section 5: there we looked,
 # here we took away.
