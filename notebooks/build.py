@@ -38,6 +38,7 @@ LARGEST_CHART_BYTES = 6_000  # code-hosting sites don't draw plotly's charts: it
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STUB, SOLUTION = "stub", "solution"  # tags that only say which version a cell is for
 PREDICT = re.compile(r"^(\w+) = lk\.predict\(", re.MULTILINE)
+CHECKED = re.compile(r"lk\.(exercise|check)\(")  # in the learner's version these say what to do, and no answer
 SPOILER = "answer"  # tag of a learner's cell whose output would give away what is to be guessed just above it
 COMPARED = "nbval-check-output"
 SECTION = re.compile(r"^## (\d+) · (.+)$", re.MULTILINE)
@@ -81,7 +82,7 @@ def from_source(path: Path, *, solved: bool = False) -> Any:
             asked, told = guess[1], False
         elif cell.cell_type == "markdown" and told:
             asked = ""
-        spoils = cell.cell_type == "code" and bool(asked) and not guess
+        spoils = cell.cell_type == "code" and bool(asked) and not guess and not CHECKED.match(cell.source)
         told = told or f"{asked}.show(" in cell.source
         kept = [tag for tag in tags if tag not in (STUB, SOLUTION, *([COMPARED] if spoils else []))]
         if spoils:

@@ -14,7 +14,7 @@ import difflib
 import html
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -106,10 +106,7 @@ class Memory:
         return rows
 
     def __str__(self) -> str:
-        rows = self._rows()
-        width = max(len(label) for label, _ in rows)
-        lines = [self.name, *(f"  {label:<{width}}  {value}" for label, value in rows)]
-        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+        return as_lines(self.name, self._rows(), self.notes)
 
     __repr__ = __str__
 
@@ -129,6 +126,13 @@ class Memory:
             f"Memory of {html.escape(self.name)}</caption><tbody>{body}</tbody></table>"
             f"{f'<ul>{notes}</ul>' if notes else ''}</div>"
         )
+
+
+def as_lines(name: str, rows: Sequence[tuple[str, str]], notes: Sequence[str]) -> str:
+    """A table of labels and values as text, the name above it and the notes below."""
+    width = max(len(label) for label, _ in rows)
+    lines = [name, *(f"  {label:<{width}}  {value}" for label, value in rows)]
+    return "\n".join(lines + [f"  note: {note}" for note in notes])
 
 
 def human_bytes(size_bytes: int) -> str:

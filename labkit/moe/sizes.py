@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from labkit.errors import BadInput
 from labkit.models import memory as counting
 from labkit.models.config import first_number
-from labkit.models.memory import Memory, human_bytes, memory, model_memory
+from labkit.models.memory import Memory, as_lines, human_bytes, memory, model_memory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,10 +100,7 @@ class Costs:
         return rows
 
     def __str__(self) -> str:
-        rows = self._rows()
-        width = max(len(label) for label, _ in rows)
-        lines = [self.name, *(f"  {label:<{width}}  {value}" for label, value in rows)]
-        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+        return as_lines(self.name, self._rows(), self.notes)
 
     __repr__ = __str__
 

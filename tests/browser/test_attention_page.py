@@ -170,7 +170,7 @@ def test_walk_with_the_keyboard_alone(open_page: Open, tmp_path: Path) -> None:
         stops.append(page.evaluate("document.activeElement.className || document.activeElement.tagName"))
         assert len(stops) < 20
     assert stops == [
-        *["SELECT"] * 4, "INPUT", *["lk-att-button"] * 2, *["SELECT"] * 2, "lk-att-mapgrid", *["lk-att-button"] * 4,
+        *["SELECT"] * 4, "INPUT", *["lk-button"] * 2, *["SELECT"] * 2, "lk-att-mapgrid", *["lk-button"] * 4,
         "lk-att-grid",
     ], "map and pattern are one stop each"  # fmt: skip
     page.keyboard.press("ArrowDown")

@@ -24,15 +24,9 @@ import labkit.views
 from labkit.errors import BadInput, Unavailable
 from labkit.trace.record import LayerAttention, Trace
 from labkit.views.attention_view import AttentionView, attention
-from labkit.views.attention_view.codes import (
-    LEVELS,
-    MOST_CELLS,
-    NOT_A_NUMBER,
-    pack,
-    pool_size,
-    quantize,
-)
+from labkit.views.attention_view.codes import MOST_CELLS, pack, pool_size
 from labkit.views.attention_view.reading import clearest_head, ranges, read_cell, read_head
+from labkit.views.codes import LEVELS, NOT_A_NUMBER, quantize
 
 
 def unpack(data: bytes) -> np.ndarray:

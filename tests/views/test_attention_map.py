@@ -30,9 +30,10 @@ from labkit.attention import MEASURES, measures
 from labkit.errors import BadInput
 from labkit.trace.record import LayerAttention, Trace
 from labkit.views.attention_view import AttentionView, attention
-from labkit.views.attention_view.codes import LEVELS, NOT_A_NUMBER, pool_size, quantize
+from labkit.views.attention_view.codes import pool_size
 from labkit.views.attention_view.picture import png
 from labkit.views.attention_view.reading import TILE, mean_pattern, read_line
+from labkit.views.codes import LEVELS, NOT_A_NUMBER, quantize
 
 OWN = [name for name in MEASURES if name != "change"]
 

@@ -19,7 +19,7 @@ import traitlets
 
 from labkit.attention import MEASURES, uniform
 from labkit.errors import BadInput, LabError
-from labkit.views.attention_view.codes import pool_size, quantize
+from labkit.views.attention_view.codes import pool_size
 from labkit.views.attention_view.overview import PARTS, Overview, measure_names
 from labkit.views.attention_view.picture import data_address, unpack
 from labkit.views.attention_view.reading import (
@@ -36,6 +36,7 @@ from labkit.views.attention_view.reading import (
     read_line,
 )
 from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.codes import quantize
 from labkit.views.latest import Latest
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class AttentionView(View):
     _title = "Where the heads look"
     _esm = module(
         "common.js",
-        "attention_view/controls.js",
+        "controls.js",
         "attention_view/logic.js",
         "attention_view/plane.js",
         "attention_view/source.js",

@@ -3,7 +3,7 @@
 import { make, makeRoot, thousands, visibleLabel } from "../common.js";
 import { SCALES, colour, exactWeight, onScale, palette } from "./logic.js";
 import { ablationStrip } from "./ablation.js";
-import { button, picker, setOptions } from "./controls.js";
+import { button, followTheme, picker, setOptions } from "../controls.js";
 import { axisLabel, headNotes, headPane } from "./head.js";
 import { headMap } from "./map.js";
 import { headSvg, pngOf, saveAs } from "./picture.js";
@@ -78,12 +78,12 @@ function render({ model, el }) {
   asideBox.id = `${prefix}-aside`;
   const asideLabel = make("label", "lk-att-check", "Set the first token aside");
   asideLabel.htmlFor = asideBox.id;
-  const asidePair = make("span", "lk-att-pair");
+  const asidePair = make("span", "lk-pair");
   asidePair.append(asideBox, asideLabel);
   asidePair.title = "Leave out what goes to the first token, and scale the rest of each row to 100 %";
   const status = make("span", "lk-att-status");
   status.setAttribute("role", "status");
-  const save = make("span", "lk-att-pair");
+  const save = make("span", "lk-pair");
   save.append(
     make("span", "lk-att-muted", "Save"),
     button("SVG", "Save this head as an SVG picture", () => keep("svg")),
@@ -424,12 +424,7 @@ function render({ model, el }) {
     recolour();
   }
 
-  const theme = new MutationObserver(recolour);
-  for (const element of [document.documentElement, document.body]) {
-    theme.observe(element, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "theme", "class"] });
-  }
-  const queries = ["(prefers-color-scheme: dark)", "print"].map((query) => globalThis.matchMedia(query));
-  for (const query of queries) query.addEventListener("change", recolour);
+  const leaveTheme = followTheme(recolour);
 
   let width = 0;
   function resize(force = false) {
@@ -495,8 +490,7 @@ function render({ model, el }) {
   return () => {
     clearTimeout(slow);
     cancelAnimationFrame(mapFrame);
-    for (const query of queries) query.removeEventListener("change", recolour);
-    theme.disconnect();
+    leaveTheme();
     watcher.disconnect();
     for (const pane of panes) pane.close();
     map.close();

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labkit.attention import MEASURES, LayerSweep, sweep
-from labkit.views.attention_view.codes import pack, quantize
+from labkit.views.attention_view.codes import pack
+from labkit.views.codes import quantize
 
 if TYPE_CHECKING:
     from labkit.trace.record import Trace

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-from labkit.views.attention_view.codes import LEVELS, NOT_A_NUMBER
+from labkit.views.codes import LEVELS, NOT_A_NUMBER
 
 MOST_PIXELS = 320  # along a side, where there are more tokens than that
 

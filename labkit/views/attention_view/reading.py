@@ -14,8 +14,9 @@ import torch
 
 from labkit.attention import set_aside
 from labkit.errors import Unavailable
-from labkit.views.attention_view.codes import MOST_CELLS, highest, pack, pool_size, quantize
+from labkit.views.attention_view.codes import MOST_CELLS, highest, pack, pool_size
 from labkit.views.base import clean, shorten
+from labkit.views.codes import quantize
 
 if TYPE_CHECKING:
     from labkit.trace.record import Trace

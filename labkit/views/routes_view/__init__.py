@@ -74,7 +74,7 @@ class RoutesView(View):
     _title = "Which experts the tokens go to"
     _esm = module(
         "common.js",
-        "attention_view/controls.js",
+        "controls.js",
         "routes_view/logic.js",
         "routes_view/source.js",
         "routes_view/chart.js",

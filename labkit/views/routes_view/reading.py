@@ -10,8 +10,8 @@ import numpy as np
 
 from labkit.errors import BadInput
 from labkit.models.tokens import token_bytes
-from labkit.views.attention_view.codes import quantize
 from labkit.views.base import clean, shorten
+from labkit.views.codes import quantize
 from labkit.views.tokens_view.payload import pieces
 
 if TYPE_CHECKING:

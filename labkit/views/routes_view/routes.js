@@ -1,7 +1,7 @@
 // The routes view as a widget: the box to type in, the bar, one trace or two.
 
 import { make, makeRoot, thousands, visibleLabel } from "../common.js";
-import { button, picker, setOptions } from "../attention_view/controls.js";
+import { button, followTheme, picker, setOptions } from "../controls.js";
 import { NO_COLOUR, OTHERS, PALETTE, changedTokens, colouredExperts, decodeRoutes, exampleToken, firstChoices } from "./logic.js";
 import { routesPane } from "./pane.js";
 import { heldRoutes, liveRoutes } from "./source.js";
@@ -115,7 +115,7 @@ function render({ model, el }) {
   numbersBox.id = `${prefix}-numbers`;
   const numbersLabel = make("label", "lk-att-check", "Expert numbers under the tokens");
   numbersLabel.htmlFor = numbersBox.id;
-  const numbersPair = make("span", "lk-att-pair");
+  const numbersPair = make("span", "lk-pair");
   numbersPair.append(numbersBox, numbersLabel);
   const back = button("Colour the most chosen again", "", () => {
     const { [String(model.get("layer"))]: _gone, ...rest } = model.get("picked");
@@ -296,12 +296,7 @@ function render({ model, el }) {
     if (readTheme()) repaint();
   };
 
-  const theme = new MutationObserver(recolour);
-  for (const element of [document.documentElement, document.body]) {
-    theme.observe(element, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "theme", "class"] });
-  }
-  const queries = ["(prefers-color-scheme: dark)", "print"].map((query) => globalThis.matchMedia(query));
-  for (const query of queries) query.addEventListener("change", recolour);
+  const leaveTheme = followTheme(recolour);
 
   let width = 0;
   function resize(force = false) {
@@ -337,9 +332,8 @@ function render({ model, el }) {
   return () => {
     clearTimeout(slow);
     clearTimeout(unanswered);
-    theme.disconnect();
+    leaveTheme();
     watcher.disconnect();
-    for (const query of queries) query.removeEventListener("change", recolour);
     for (const pane of panes) pane.close();
     source.close();
     for (const [event, callback] of events) model.off(event, callback);

@@ -1,10 +1,10 @@
-// Buttons and pickers, as every part of the attention view has them.
+// Buttons, pickers, and the theme, as the larger views have them.
 
-import { make } from "../common.js";
+import { make } from "./common.js";
 
 /** A button with a word, or with a sign and a name for those who hear it. */
 export function button(text, name, action) {
-  const element = make("button", "lk-att-button", text);
+  const element = make("button", "lk-button", text);
   element.type = "button";
   if (name) {
     element.setAttribute("aria-label", name);
@@ -21,7 +21,7 @@ export function picker(name, id, options = []) {
   const select = make("select");
   select.id = id;
   setOptions(select, options);
-  const pair = make("span", "lk-att-pair");
+  const pair = make("span", "lk-pair");
   pair.append(label, select);
   return { pair, label, select };
 }
@@ -40,4 +40,18 @@ export function setOptions(select, options, value) {
   }
   if (value !== undefined) select.value = String(value);
   else if (wanted.some((each) => String(each.value) === before)) select.value = before;
+}
+
+/** Call back when the notebook's or the system's theme changes, and for print; returns what ends it. */
+export function followTheme(changed) {
+  const theme = new MutationObserver(changed);
+  for (const element of [document.documentElement, document.body]) {
+    theme.observe(element, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "theme", "class"] });
+  }
+  const queries = ["(prefers-color-scheme: dark)", "print"].map((query) => globalThis.matchMedia(query));
+  for (const query of queries) query.addEventListener("change", changed);
+  return () => {
+    theme.disconnect();
+    for (const query of queries) query.removeEventListener("change", changed);
+  };
 }
