@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from labkit import attention as attention
     from labkit import moe as moe
+    from labkit import sae as sae
     from labkit import views as views
     from labkit.errors import BadInput as BadInput
     from labkit.errors import BadModelFile as BadModelFile
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from labkit.models.hardware import free_bytes as free_bytes
     from labkit.models.memory import Memory as Memory
     from labkit.models.memory import memory as memory
+    from labkit.sae.interventions import clamp as clamp
+    from labkit.sae.interventions import steer as steer
     from labkit.teaching.card import exercise as exercise
     from labkit.teaching.checking import check as check
     from labkit.teaching.claims import claim as claim
@@ -64,6 +67,9 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "logit_attribution": ("labkit.trace.lens", "logit_attribution"),
     "attention": ("labkit.attention", None),
     "moe": ("labkit.moe", None),
+    "sae": ("labkit.sae", None),
+    "steer": ("labkit.sae.interventions", "steer"),
+    "clamp": ("labkit.sae.interventions", "clamp"),
     "exercise": ("labkit.teaching.card", "exercise"),
     "check": ("labkit.teaching.checking", "check"),
     "predict": ("labkit.teaching.prediction", "predict"),

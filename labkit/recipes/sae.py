@@ -1,0 +1,217 @@
+"""Train the sparse autoencoder that labkit ships: TopK, on the residual stream of the default model before layer 15.
+
+    python -m labkit.recipes.texts gather WORK/texts    # once; the same texts as for the mixture of experts
+    python -m labkit.recipes.sae prepare WORK           # token ids, in the order they are read
+    python -m labkit.recipes.sae harvest WORK           # activations, about 1.15 kB a token; goes on where it was
+    python -m labkit.recipes.sae train   WORK           # goes on where it was
+    python -m labkit.recipes.sae pack    WORK           # into labkit/assets/labkit-sae, with the record, index and card
+
+The model is transformers' own, run in bfloat16 as far as the hook on layer 15 and no further. The first position of a
+piece of text, and every position whose norm is over ten times the median, is left out: there a model parks attention,
+and one such vector outweighs a hundred others. The autoencoder and its training step are sae-lens's TopKTrainingSAE and
+SAETrainer; what is added is a decoder that reads only the chosen rows, which gives the same numbers with less work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from labkit.recipes import texts
+from labkit.sae import training
+
+SEED = 0
+LAYER = 15
+LENGTH = 256  # tokens of a piece of text
+PIECES_A_FILE = 1_024
+BATCH = 16  # pieces
+OUTLIER = 10.0  # times the median norm
+SETTINGS = training.Settings(features=4_608, k=32, tokens=19_500_000, learning_rate=3e-3, seed=SEED)  # three passes
+TOKENS = {  # of each kind at most: all there is of English, so that it leads
+    "prose": 2_400_000,
+    "encyclopaedia": 2_400_000,
+    "python": 1_600_000,
+    "mathematics": 900_000,
+    "chinese": 800_000,
+}
+
+
+def prepare(work: Path) -> None:
+    """Write WORK/pieces.npy, (pieces, LENGTH) token ids in the order they are read, and the kind of each."""
+    import labkit as lk
+
+    tokenizer = lk.load().tokenizer
+    between = tokenizer.convert_tokens_to_ids("<|endoftext|>")  # what parted documents when the model was trained
+    rows, kinds = [], []
+    for number, kind in enumerate(texts.KINDS):
+        documents = texts.load(work / "texts", "train", kind)
+        order = np.random.default_rng([SEED, number]).permutation(len(documents))
+        stream: list[int] = []
+        for place in order:
+            if len(stream) >= TOKENS[kind]:
+                break
+            stream += [*tokenizer(documents[place]["text"], add_special_tokens=False)["input_ids"], between]
+        pieces = min(len(stream), TOKENS[kind]) // LENGTH
+        rows.append(np.array(stream[: pieces * LENGTH], dtype=np.uint16).reshape(pieces, LENGTH))
+        kinds += [number] * pieces
+        print(f"{kind:14} {pieces * LENGTH:10,} tokens", flush=True)
+    order = np.random.default_rng(SEED).permutation(len(kinds))
+    np.save(work / "pieces.npy", np.concatenate(rows)[order])
+    np.save(work / "kinds.npy", np.array(kinds, dtype=np.uint8)[order])
+
+
+class _Enough(Exception):
+    """The activations have been seen: the layers after need not run."""
+
+
+def activations(model: torch.nn.Module, ids: torch.Tensor, layer: int = LAYER) -> torch.Tensor:
+    """(batch, tokens, d_model): the residual stream entering `layer`, for token ids of one length."""
+    seen: list[torch.Tensor] = []
+
+    def keep(_module: torch.nn.Module, inputs: tuple, keywords: dict) -> None:
+        seen.append(inputs[0] if inputs else keywords["hidden_states"])
+        raise _Enough
+
+    handle = model.get_submodule("model.layers")[layer].register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            model(input_ids=ids, use_cache=False)
+    except _Enough:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def kept(x: torch.Tensor) -> torch.Tensor:
+    """(batch, tokens) bool: not the first position, and no norm over OUTLIER times the median of the batch."""
+    norms = x.float().norm(dim=-1)
+    mask = norms <= OUTLIER * norms[:, 1:].median()
+    mask[:, 0] = False
+    return mask
+
+
+def harvest(work: Path, *, device: str | None = None) -> None:
+    """Write WORK/activations/N.npy, (kept, d_model) float16, and N-kept.npy, (pieces, LENGTH): which tokens they are."""
+    import labkit as lk
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    folder = work / "activations"
+    folder.mkdir(exist_ok=True)
+    pieces = np.load(work / "pieces.npy")
+    model = lk.load().model.to(device=device, dtype=torch.bfloat16)
+    for number in range(-(-len(pieces) // PIECES_A_FILE)):
+        path = folder / f"{number:03d}.npy"
+        if path.exists():
+            continue
+        began, values, masks = time.perf_counter(), [], []
+        mine = torch.from_numpy(pieces[number * PIECES_A_FILE : (number + 1) * PIECES_A_FILE].astype(np.int64))
+        for ids in mine.split(BATCH):
+            x = activations(model, ids.to(device))
+            mask = kept(x)
+            values.append(x[mask].to(device="cpu", dtype=torch.float16).numpy())
+            masks.append(mask.cpu().numpy())
+        np.save(folder / f"{number:03d}-kept.npy", np.concatenate(masks))
+        part = folder / f"{number:03d}.part"
+        with part.open("wb") as file:
+            np.save(file, np.concatenate(values))
+        part.replace(path)
+        rate = mine.numel() / (time.perf_counter() - began)
+        out = mine.numel() - sum(map(len, values))
+        print(
+            json.dumps({"file": number, "tokens": mine.numel(), "left_out": out, "per_second": round(rate)}), flush=True
+        )
+
+
+@dataclass
+class Activations:
+    """All that was harvested, read from disk as it is needed."""
+
+    files: list[np.ndarray]  # each (kept, d_model) float16
+
+    @classmethod
+    def load(cls, work: Path) -> Activations:
+        return cls([np.load(path, mmap_mode="r") for path in sorted((work / "activations").glob("[0-9]*[0-9].npy"))])
+
+    def __post_init__(self) -> None:
+        self.ends = np.cumsum([len(file) for file in self.files])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def rows(self, places: np.ndarray) -> torch.Tensor:
+        """(len(places), d_model) float32, in the order asked for."""
+        out = np.empty((len(places), self.files[0].shape[1]), dtype=np.float16)
+        file = np.searchsorted(self.ends, places, side="right")
+        for number in np.unique(file):
+            mine = file == number
+            out[mine] = self.files[number][places[mine] - (self.ends[number] - len(self.files[number]))]
+        return torch.from_numpy(out).float()
+
+    def batch(self, step: int, size: int) -> torch.Tensor:
+        """What step `step` reads: a function of the step alone. Each pass over all rows has an order of its own."""
+        turn, place = divmod(step, len(self) // size)
+        if getattr(self, "_turn", None) != turn:
+            self._turn, self._order = turn, np.random.default_rng([SEED, turn]).permutation(len(self))
+        return self.rows(self._order[place * size : (place + 1) * size])
+
+
+def train(work: Path, *, stop_after: int | None = None) -> None:
+    """Train to the last step, going on from the last checkpoint where there is one; WORK/trained holds the result."""
+    data = Activations.load(work)
+    checkpoint, record = work / "checkpoint", work / "record.jsonl"
+    sample = data.rows(np.random.default_rng(SEED).integers(0, len(data), 100_000))
+    trainer = training.start(sample.shape[1], SETTINGS, sample, checkpoint=checkpoint if checkpoint.exists() else None)
+    first = trainer.n_training_steps
+    lines = record.read_text("utf-8").splitlines() if record.exists() else []
+    record.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= first), "utf-8")
+    began = time.perf_counter()
+    with record.open("a", encoding="utf-8") as file:
+        if not first:
+            run = {"rows": len(data), "threads": torch.get_num_threads(), "torch": torch.__version__}
+            file.write(json.dumps({"step": 0} | asdict(SETTINGS) | run) + "\n")
+        for step in training.steps(trainer, lambda number: data.batch(number, SETTINGS.batch)):
+            if step.step <= 10 or step.step % 50 == 0:
+                rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(step).items()}
+                rounded["per_second"] = round((step.step - first) * SETTINGS.batch / (time.perf_counter() - began))
+                file.write(json.dumps(rounded) + "\n")
+                file.flush()
+                print(rounded, flush=True)
+            if step.step % 500 == 0 and step.step < SETTINGS.steps:
+                _save(trainer, checkpoint)
+            if step.step == stop_after:
+                return
+    trainer.sae.save_inference_model(work / "trained")
+
+
+def _save(trainer: Any, folder: Path) -> None:
+    """A checkpoint that is there whole or not at all."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    trainer.save_checkpoint(part.name, base_path=part.parent)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.replace(folder)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("prepare", "harvest", "train"))
+    parser.add_argument("--stop-after", type=int, help="end `train` after so many steps")
+    parser.add_argument("work", type=Path)
+    asked = parser.parse_args(arguments)
+    if asked.what == "train":
+        train(asked.work, stop_after=asked.stop_after)
+    else:
+        {"prepare": prepare, "harvest": harvest}[asked.what](asked.work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Edits along features: what the features leave unexplained always stays as it was."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.errors import BadInput
+from labkit.sae.dictionary import PLAIN, SAE, Feature
+from labkit.trace.edits import Edit, patch
+
+__all__ = ["clamp", "splice", "steer"]
+
+AFTER_THE_FIRST = "1:"  # at the first token, where models park attention, features are not defined
+_LEAST_OVERLAP = 0.05
+
+
+def steer(what: Feature | Tensor, strength: float, *, layer: int | None = None, tokens: str = AFTER_THE_FIRST) -> Edit:
+    """Add strength times a direction to the residual stream, at every token but the first.
+
+    what: a feature, `sae[1234]`; or a direction (d_model,) of your own, taken at length 1, with the layer it is added
+        before.
+    strength: in units of the residual stream: a feature's directions have about length 1, and its activation in text is
+        of the size `strength` should be compared with; `sae.typical_norm` is a whole token's.
+    tokens: which, as places write them; "1:" leaves the first alone.
+    Raises BadInput for a strength that is no number, a direction that is none, or a layer missing.
+    """
+    amount = _number(strength, "strength")
+    if isinstance(what, Feature):
+        direction, at = what.direction, what.sae.layer
+        if layer is not None and layer != at:
+            raise BadInput(
+                f"Feature {what.index} lives at layer {at}; leave layer away, or give its direction instead."
+            )
+    else:
+        direction, at = _direction(what), _layer(layer)
+
+    def added(x: Tensor) -> Tensor:
+        _fits(x, direction)
+        return x + (amount * direction).to(x)
+
+    return patch(f"residual[{at}] @ {tokens}", added)
+
+
+def clamp(feature: Feature, value: float, *, tokens: str = AFTER_THE_FIRST) -> Edit:
+    """Move the residual stream along a feature's direction, so far that its encoder reads `value` there.
+
+    Only the part along the feature's direction changes: whatever else is in the stream, the unexplained rest included,
+    stays. value: 0 switches the feature off where it is active and leaves all other tokens as they are; above 0 it is set
+    at every token but the first. An autoencoder that keeps the k largest reports a value too small to be among them as 0.
+    Raises BadInput for a negative value, and for a feature whose encoder hardly sees its own direction.
+    """
+    wanted = _number(value, "value")
+    if wanted < 0:
+        raise BadInput(f"A feature can't be clamped to {wanted:g}: activations are at least 0; to push it away, steer.")
+    sae = feature.sae
+    if sae.architecture not in PLAIN:
+        raise BadInput(f"{sae.name} is of kind {sae.architecture}, whose features can't be set one by one; use steer.")
+    direction, detector = feature.direction, feature.detector
+    overlap = float(direction @ detector)
+    if overlap < _LEAST_OVERLAP * float(direction.norm() * detector.norm()):
+        raise BadInput(
+            f"Feature {feature.index} hardly reads its own direction, so that no value can be set; use steer."
+        )
+
+    def clamped(x: Tensor) -> Tensor:
+        _fits(x, direction)
+        rows = x.float()
+        read = sae.pre_activations(rows.cpu())[..., feature.index].to(rows.device)
+        change = (wanted - read) / overlap
+        if wanted == 0:
+            at_work = sae.encode(rows.cpu())[..., feature.index].to(rows.device) > 0
+            change = torch.where(at_work, change, torch.zeros_like(change))
+        return (rows + change[..., None] * direction.to(rows)).to(x)
+
+    return patch(f"residual[{sae.layer}] @ {tokens}", clamped)
+
+
+def splice(sae: SAE, *, error: bool = False, tokens: str = AFTER_THE_FIRST) -> Edit:
+    """Let the model go on with what the features say, instead of what it computed; the first token is left alone.
+
+    error: add back what the features leave unexplained, which changes nothing: a check that all is in its place.
+    """
+
+    def spliced(x: Tensor) -> Tensor:
+        rows = x.float().cpu()
+        told = sae.reconstruct(rows)
+        new = told + (rows - told) if error else told
+        return torch.where(_defined(sae, rows)[..., None], new, rows).to(x)
+
+    return patch(f"residual[{sae.layer}] @ {tokens}", spliced)
+
+
+def _defined(sae: SAE, rows: Tensor) -> Tensor:
+    if sae.typical_norm is None or sae.outlier is None:
+        return torch.ones(rows.shape[:-1], dtype=torch.bool)
+    return rows.norm(dim=-1) <= sae.outlier * sae.typical_norm
+
+
+def _fits(x: Tensor, direction: Tensor) -> None:
+    if x.shape[-1] != len(direction):
+        raise BadInput(
+            f"This direction has {len(direction)} numbers and the model's residual stream {x.shape[-1]}: they don't "
+            "belong together; load the model the autoencoder was trained on."
+        )
+
+
+def _number(value: Any, what: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise BadInput(f"{what} is to be a number, and {value!r} is none.")
+    return number
+
+
+def _direction(what: Any) -> Tensor:
+    if not isinstance(what, Tensor) or what.ndim != 1:
+        raise BadInput("steer takes a feature, such as sae[1234], or a direction (d_model,) as a tensor.")
+    length = float(what.float().norm())
+    if not math.isfinite(length) or length == 0:
+        raise BadInput("This direction has no length, or numbers that are none; give another.")
+    return what.detach().float().cpu() / length
+
+
+def _layer(layer: Any) -> int:
+    if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
+        raise BadInput("A direction of your own needs the layer it is added before: steer(direction, 5.0, layer=15).")
+    return layer

@@ -1,0 +1,188 @@
+"""What an autoencoder reads, and which features it finds in a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from labkit.errors import BadInput
+from labkit.sae.dictionary import SAE, Feature
+from labkit.trace.anatomy import layer_input
+from labkit.trace.input import as_ids, is_many
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Features", "features", "residual", "residuals"]
+
+TOKENS_A_PASS = 4_096
+
+
+class _Enough(Exception):
+    """What was wanted has been seen; the layers after need not run."""
+
+
+def residual(lab: Any, text: Any, layer: int, *, chat: bool = False) -> Tensor:
+    """(T, d_model) float32: what enters a layer, by a pass that goes no further. As `lab.trace(text).residual(layer)`.
+
+    Edits in force hold. Raises BadInput for a layer or a text that can't be used.
+    """
+    return next(residuals(lab, [_ids(lab, text, chat)], layer))
+
+
+def residuals(lab: Any, rows: Sequence[Sequence[int]], layer: int) -> Iterator[Tensor]:
+    """What enters a layer, (T, d_model) float32 on the CPU, for each row of token ids in turn; short rows run together."""
+    layers = lab.anatomy.layers
+    if not 0 <= layer <= len(layers):
+        raise BadInput(f"There is nothing to read at layer {layer}: {lab.name} has layers 0 to {len(layers) - 1}.")
+    for group in _groups(rows):
+        longest = max(map(len, group))
+        ids = torch.zeros(len(group), longest, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for at, row in enumerate(group):
+            ids[at, : len(row)] = torch.tensor(row)
+            mask[at, : len(row)] = 1
+        seen = _run(lab, ids, mask, layer)
+        for at, row in enumerate(group):
+            yield seen[at, : len(row)].float().cpu()
+
+
+def _groups(rows: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Rows in their order, as many as fit in a pass: padding on the right is not seen by tokens before it."""
+    group: list[Sequence[int]] = []
+    for row in rows:
+        if group and (len(group) + 1) * max(len(row), *map(len, group)) > TOKENS_A_PASS:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def _run(lab: Any, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
+    layers, model = lab.anatomy.layers, lab.model
+    seen: list[Tensor] = []
+
+    def before(_module: Any, inputs: Any, keywords: Any) -> None:
+        seen.append(layer_input(inputs, keywords).detach())
+        raise _Enough
+
+    def after(_module: Any, _inputs: Any, output: Any) -> None:
+        seen.append((output if isinstance(output, Tensor) else output[0]).detach())
+        raise _Enough
+
+    with lab.turn(), torch.no_grad():
+        if layer < len(layers):
+            handle = layers[layer].module.register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            handle = layers[-1].module.register_forward_hook(after)
+        try:
+            given = {"input_ids": ids.to(lab.device), "use_cache": False}
+            if not bool(mask.all()):
+                given["attention_mask"] = mask.to(lab.device)
+            model(**given)
+        except _Enough:
+            pass
+        finally:
+            handle.remove()
+    return seen[0]
+
+
+def _ids(lab: Any, text: Any, chat: bool) -> list[int]:
+    return as_ids(lab.tokenizer, text, chat=chat, context=lab.context)
+
+
+@dataclass(frozen=True, repr=False)
+class Features:
+    """Which features are at work on each of a text's T tokens.
+
+    tokens, ids: the T tokens.  indices: (T, n) features, the most active first, -1 where there are fewer.  values: (T, n)
+    float32, how active.  defined: (T,) bool: False at the first token and where the residual's norm is out of all
+    measure; such tokens have no features here.  unexplained: (T,) share of the token's squared distance from the mean that
+    the features leave over; NaN where not defined.  sae: whose features.
+    """
+
+    tokens: list[str]
+    ids: list[int]
+    indices: Tensor
+    values: Tensor
+    defined: Tensor
+    unexplained: Tensor
+    sae: SAE
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Features({len(self)} tokens, {self.sae.name}, at most {self.indices.shape[1]} at work on a token)"
+
+    def top(self, token: int, k: int = 5) -> list[tuple[Feature, float]]:
+        """The k most active features on a token and how active; none where they are not defined."""
+        if not -len(self) <= token < len(self):
+            raise BadInput(f"There is no token {token}: the text has {len(self)}, counted from 0.")
+        pairs = zip(self.indices[token].tolist(), self.values[token].tolist(), strict=True)
+        return [(self.sae[i], v) for i, v in pairs if i >= 0][:k]
+
+    def of(self, feature: int | Feature) -> Tensor:
+        """(T,) float32: how active one feature is on each token; NaN where not defined."""
+        index = feature.index if isinstance(feature, Feature) else self.sae[feature].index
+        found = (self.values * (self.indices == index)).sum(-1)
+        return found.masked_fill(~self.defined, float("nan"))
+
+    def strongest(self, k: int = 10) -> list[tuple[Feature, float, int]]:
+        """The k features with the highest activation anywhere in the text: feature, activation, token."""
+        best: dict[int, tuple[float, int]] = {}
+        for token in range(len(self)):
+            for index, value in zip(self.indices[token].tolist(), self.values[token].tolist(), strict=True):
+                if index >= 0 and value > best.get(index, (0.0, 0))[0]:
+                    best[index] = (value, token)
+        ranked = sorted(best.items(), key=lambda item: -item[1][0])[:k]
+        return [(self.sae[index], value, token) for index, (value, token) in ranked]
+
+    def table(self) -> pd.DataFrame:
+        """A row for each feature at work on each token: position, token, feature, activation."""
+        import pandas as pd
+
+        where = (self.indices >= 0).nonzero()
+        return pd.DataFrame(
+            {
+                "position": where[:, 0].tolist(),
+                "token": [self.tokens[p] for p in where[:, 0].tolist()],
+                "feature": self.indices[where[:, 0], where[:, 1]].tolist(),
+                "activation": self.values[where[:, 0], where[:, 1]].tolist(),
+            }
+        )
+
+
+def features(lab: Any, sae: SAE, text: Any, *, chat: bool = False) -> Any:
+    """Which features are at work on a text's tokens: a Features, or a list of them for a list of texts.
+
+    text: a text, token ids, messages or a Generation, or a list of these, as lab.trace takes them. Edits in force hold.
+    Raises BadInput where the autoencoder does not belong to the model, and for a text that can't be used.
+    """
+    sae.belongs(lab)
+    many = is_many(text)
+    rows = [_ids(lab, each, chat) for each in (text if many else [text])]
+    found = [_found(lab, sae, row, x) for row, x in zip(rows, residuals(lab, rows, sae.layer), strict=True)]
+    return found if many else found[0]
+
+
+def _found(lab: Any, sae: SAE, ids: list[int], x: Tensor) -> Features:
+    values, indices = sae.active(x)
+    defined = sae.defined(x)
+    values = values.masked_fill(~defined[:, None], 0.0)
+    indices = indices.masked_fill(~defined[:, None], -1)
+    left = (x - sae.reconstruct(x)).square().sum(-1) / (x - sae.decoder_bias).square().sum(-1)
+    return Features(
+        tokens=[lab.token_text(i) for i in ids],
+        ids=list(ids),
+        indices=indices,
+        values=values,
+        defined=defined,
+        unexplained=left.masked_fill(~defined, float("nan")),
+        sae=sae,
+    )

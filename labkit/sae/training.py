@@ -1,0 +1,221 @@
+"""Train a TopK sparse autoencoder on activations, with sae-lens's classes and a step that works on few features only."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from labkit.errors import BadInput
+from labkit.sae.sparse import decode, topk_encode
+
+if TYPE_CHECKING:
+    from sae_lens.training.sae_trainer import SAETrainer
+
+__all__ = ["Settings", "Step", "start", "steps"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training run is. Lengths are in tokens (rows of activations), so that they mean the same at any batch size.
+
+    features: width of the dictionary. k: features at work on a token. tokens: rows read in all; more than there are
+    means several passes, each in another order. learning_rate: Adam's, after the warm-up; over the last `decay` of the
+    run it falls to nothing. dead_after: a feature that was at work on none of so many tokens is dead, and the auxiliary
+    loss (Gao et al. 2024, appendix A.2) lets the dead ones explain what the others leave. Libraries' usual ten million
+    would never be reached in a short run.
+    """
+
+    features: int = 4_608
+    k: int = 32
+    tokens: int = 5_000_000
+    batch: int = 4_096
+    learning_rate: float = 1e-3
+    warm_up: int = 300_000
+    decay: float = 0.2
+    dead_after: int = 250_000
+    auxiliary: float = 1 / 32
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // self.batch
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of training. tokens: read so far. unexplained: the share of the batch's variance left over.
+
+    auxiliary: the auxiliary loss over the squared error. dead: features at work on none of the last tokens.
+    """
+
+    step: int
+    tokens: int
+    unexplained: float
+    auxiliary: float
+    dead: int
+    learning_rate: float
+
+
+def start(d_in: int, settings: Settings, sample: Tensor, *, checkpoint: Path | None = None) -> SAETrainer[Any, Any]:
+    """A trainer before its first step, or where a checkpoint left it.
+
+    sample: (rows, d_in) activations, of which the scale and the mean are taken. Decoder rows are of length 1 and random,
+    the encoder is the decoder's transpose, the bias is the mean.
+    """
+    if settings.k > settings.features:
+        raise BadInput(f"{settings.k} features can't be at work where there are {settings.features}; give a smaller k.")
+    if settings.steps < 1:
+        raise BadInput(f"{settings.tokens:,} tokens are less than one batch of {settings.batch:,}; give more.")
+    trainer_class, sae_class, sae_config, trainer_config = _classes()
+    torch.manual_seed(settings.seed)
+    sae = sae_class(
+        sae_config(
+            d_in=d_in,
+            d_sae=settings.features,
+            k=settings.k,
+            apply_b_dec_to_input=True,
+            normalize_activations="expected_average_only_in",
+            decoder_init_norm=1.0,
+            rescale_acts_by_decoder_norm=False,  # rows stay of length 1
+            aux_loss_coefficient=settings.auxiliary,
+            dtype="float32",
+            device="cpu",
+        )
+    )
+    trainer = trainer_class(
+        trainer_config(
+            total_training_samples=settings.steps * settings.batch,
+            train_batch_size_samples=settings.batch,
+            lr=settings.learning_rate,
+            lr_end=0.0,
+            lr_warm_up_steps=min(settings.warm_up // settings.batch, settings.steps // 5),
+            lr_decay_steps=int(settings.decay * settings.steps),
+            dead_feature_window=math.ceil(settings.dead_after / settings.batch),
+        ),
+        sae,
+        iter(()),
+    )
+    if checkpoint is not None:
+        sae.load_weights_from_checkpoint(checkpoint)
+        trainer.load_trainer_state(checkpoint)
+    else:
+        scale = math.sqrt(d_in) / sample.norm(dim=-1).mean().item()
+        trainer.activation_scaler.scaling_factor = scale
+        with torch.no_grad():
+            sae.b_dec.copy_(sample.mean(0) * scale)
+    return trainer
+
+
+def steps(trainer: SAETrainer[Any, Any], batches: Callable[[int], Tensor]) -> Iterator[Step]:
+    """Train to the end, a step at a time; afterwards the scale is folded into the weights.
+
+    batches: from a step's number to its (batch, d_in) activations: a function of the number alone, so that a run that
+    was interrupted goes on as it would have.
+    """
+    config = trainer.cfg
+    while trainer.n_training_steps < config.total_training_steps:
+        rate = trainer.optimizer.param_groups[0]["lr"]
+        x = batches(trainer.n_training_steps)
+        out = trainer.step(x)
+        trainer.n_training_steps += 1
+        error = out.losses["mse_loss"].item()
+        if not math.isfinite(error):
+            raise FloatingPointError(f"the error is {error} at step {trainer.n_training_steps}")
+        variance = out.sae_in.var(0, correction=0).sum().item()
+        auxiliary = float(out.losses["auxiliary_reconstruction_loss"])
+        yield Step(
+            trainer.n_training_steps,
+            trainer.n_training_samples,
+            error / variance,
+            auxiliary / error,
+            int(trainer.dead_neurons.sum()),
+            rate,
+        )
+    if (factor := trainer.activation_scaler.scaling_factor) is not None:
+        trainer.sae.fold_activation_norm_scaling_factor(factor)
+        trainer.activation_scaler.scaling_factor = None
+        trainer.set_final_sae_metadata()
+
+
+def _classes() -> tuple[Any, Any, Any, Any]:
+    """sae-lens's trainer and autoencoder with the sparse step. Made when first used: sae-lens takes seconds to import."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sae_lens.config import SAETrainerConfig
+        from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
+        from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+        from sae_lens.training.sae_trainer import SAETrainer
+
+    class SparseTopKTrainingSAE(TopKTrainingSAE):
+        """sae-lens's TopKTrainingSAE: the same loss and gradients, without the products that are zero."""
+
+        chosen: Tensor  # (batch, k) features of the last step, and which of them were above zero
+        above_zero: Tensor
+
+        def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+            x = step_input.sae_in
+            values, indices = topk_encode(x, self.b_dec, self.W_enc, self.b_enc, self.cfg.k)
+            out = decode(values, indices, self.W_dec) + self.b_dec
+            mse = self.mse_loss_fn(out, x).sum(dim=-1).mean()
+            auxiliary = self._auxiliary_loss(x, out, step_input.dead_neuron_mask)
+            self.chosen, self.above_zero = indices, values.detach() > 0
+            return TrainStepOutput(
+                sae_in=x,
+                sae_out=out,
+                feature_acts=values,
+                hidden_pre=values,
+                loss=mse + auxiliary,
+                losses={"mse_loss": mse, "auxiliary_reconstruction_loss": auxiliary},
+            )
+
+        def _auxiliary_loss(self, x: Tensor, out: Tensor, dead: Tensor | None) -> Tensor:
+            """The loss of TopKTrainingSAE.calculate_topk_aux_loss, from the dead features' columns only."""
+            if dead is None or not (count := int(dead.sum())):
+                return out.new_zeros(())
+            wished = self.cfg.d_in // 2
+            columns = dead.nonzero().flatten()
+            before = (x - self.b_dec) @ self.W_enc[:, columns] + self.b_enc[columns]
+            values, indices = before.topk(min(wished, count), dim=-1, sorted=False)
+            at_work = torch.zeros_like(before).scatter(-1, indices, values)
+            left = (x - out).detach()
+            loss = (at_work @ self.W_dec[columns] - left).square().sum(dim=-1).mean()
+            return self.cfg.aux_loss_coefficient * min(count / wished, 1.0) * loss
+
+    class SparseTrainer(SAETrainer):
+        """sae-lens's SAETrainer, for the class above; rows of the decoder are kept at length 1."""
+
+        def _train_step(self, sae: Any, sae_in: Tensor) -> TrainStepOutput:
+            sae.train()
+            out = sae.training_forward_pass(
+                TrainStepInput(
+                    sae_in=sae_in,
+                    dead_neuron_mask=self.dead_neurons,
+                    coefficients={},
+                    n_training_steps=self.n_training_steps,
+                    is_logging_step=False,
+                )
+            )
+            counts = torch.bincount(sae.chosen[sae.above_zero], minlength=sae.cfg.d_sae)
+            self.n_forward_passes_since_fired += 1
+            self.n_forward_passes_since_fired[counts > 0] = 0
+            self.act_freq_scores += counts
+            self.n_frac_active_samples += len(sae_in)
+            out.loss.backward()
+            with torch.no_grad():  # a step along a row would only change its length
+                sae.W_dec.grad -= (sae.W_dec.grad * sae.W_dec).sum(-1, keepdim=True) * sae.W_dec
+            torch.nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            with torch.no_grad():
+                sae.W_dec /= sae.W_dec.norm(dim=-1, keepdim=True)
+            self.lr_scheduler.step()
+            return out
+
+    return SparseTrainer, SparseTopKTrainingSAE, TopKTrainingSAEConfig, SAETrainerConfig
