@@ -26,12 +26,14 @@ import numpy as np
 import torch
 
 from labkit.recipes import texts
-from labkit.sae import training
+from labkit.sae import loading, training
 
 SEED = 0
 LAYER = 15
+MODEL = "smollm2-135m-instruct"
 LENGTH = 256  # tokens of a piece of text
 PIECES_A_FILE = 1_024
+LOSS_DOCUMENTS = 20  # held-out passages of each kind on which the model's loss is measured
 BATCH = 16  # pieces
 OUTLIER = 10.0  # times the median norm
 SETTINGS = training.Settings(features=4_608, k=32, tokens=19_500_000, learning_rate=3e-3, seed=SEED)  # three passes
@@ -80,7 +82,7 @@ def activations(model: torch.nn.Module, ids: torch.Tensor, layer: int = LAYER) -
         seen.append(inputs[0] if inputs else keywords["hidden_states"])
         raise _Enough
 
-    handle = model.get_submodule("model.layers")[layer].register_forward_pre_hook(keep, with_kwargs=True)
+    handle = model.get_submodule(f"model.layers.{layer}").register_forward_pre_hook(keep, with_kwargs=True)
     try:
         with torch.no_grad():
             model(input_ids=ids, use_cache=False)
@@ -107,7 +109,7 @@ def harvest(work: Path, *, device: str | None = None) -> None:
     folder = work / "activations"
     folder.mkdir(exist_ok=True)
     pieces = np.load(work / "pieces.npy")
-    model = lk.load().model.to(device=device, dtype=torch.bfloat16)
+    model: Any = lk.load().model.to(device=device, dtype=torch.bfloat16)
     for number in range(-(-len(pieces) // PIECES_A_FILE)):
         path = folder / f"{number:03d}.npy"
         if path.exists():
@@ -189,7 +191,59 @@ def train(work: Path, *, stop_after: int | None = None) -> None:
                 _save(trainer, checkpoint)
             if step.step == stop_after:
                 return
+    metadata = trainer.sae.cfg.metadata
+    metadata.model_name, metadata.hook_name, metadata.context_size = MODEL, f"blocks.{LAYER}.hook_resid_pre", LENGTH
     trainer.sae.save_inference_model(work / "trained")
+
+
+def index(work: Path) -> None:
+    """Find the features of all that was harvested, and write WORK/index.safetensors: dashboards are made of it."""
+    from labkit.sae import indexing
+
+    sae = loading.from_folder(work / "trained", name="trained", model=MODEL)
+    pieces, kinds = np.load(work / "pieces.npy"), np.load(work / "kinds.npy")
+    collector = indexing.Collector(len(sae), texts.KINDS)
+    for number, file in enumerate(Activations.load(work).files):
+        mine = slice(number * PIECES_A_FILE, (number + 1) * PIECES_A_FILE)
+        found = [sae.active(torch.from_numpy(np.array(rows)).float()) for rows in np.array_split(file, 64)]
+        collector.add(
+            pieces[mine],
+            np.load(work / "activations" / f"{number:03d}-kept.npy"),
+            kinds[mine],
+            torch.cat([indices for _, indices in found]).numpy().astype(np.int16),
+            torch.cat([values for values, _ in found]).half().numpy(),
+        )
+        print(f"file {number}: {len(file):,} tokens", flush=True)
+    collector.finish().save(work / indexing.FILE)
+
+
+def measure(work: Path) -> None:
+    """Evaluate on the shipped held-out passages, in float32, and write WORK/quality.json."""
+    import labkit as lk
+    from labkit.sae import quality
+
+    lab = lk.load(dtype="float32", device="cpu")
+    sae = loading.from_folder(work / "trained", name="trained", model=MODEL)
+    sae.typical_norm, sae.outlier = typical_norm(work), OUTLIER
+    everything = quality.evaluate(lab, sae, lk.moe.texts(), losses=False)
+    some = quality.evaluate(lab, sae, lk.moe.texts(LOSS_DOCUMENTS))
+    found = {
+        "typical_norm": sae.typical_norm,
+        "dead": everything.dead,
+        "tokens": everything.tokens,
+        "left_out": everything.left_out,
+        "components": everything.components,
+        "unexplained": everything.table.to_dict("records"),
+        "losses": some.table.to_dict("records"),
+    }
+    (work / "quality.json").write_text(json.dumps(found, indent=1), "utf-8")
+    print(everything.table.round(4).to_string(), some.table.round(4).to_string(), everything.dead, sep="\n")
+
+
+def typical_norm(work: Path) -> float:
+    """The median norm of what was harvested."""
+    data = Activations.load(work)
+    return data.rows(np.random.default_rng(SEED).integers(0, len(data), 100_000)).norm(dim=-1).median().item()
 
 
 def _save(trainer: Any, folder: Path) -> None:
@@ -203,14 +257,14 @@ def _save(trainer: Any, folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("prepare", "harvest", "train"))
+    parser.add_argument("what", choices=("prepare", "harvest", "train", "index", "measure"))
     parser.add_argument("--stop-after", type=int, help="end `train` after so many steps")
     parser.add_argument("work", type=Path)
     asked = parser.parse_args(arguments)
     if asked.what == "train":
         train(asked.work, stop_after=asked.stop_after)
     else:
-        {"prepare": prepare, "harvest": harvest}[asked.what](asked.work)
+        {"prepare": prepare, "harvest": harvest, "index": index, "measure": measure}[asked.what](asked.work)
 
 
 if __name__ == "__main__":

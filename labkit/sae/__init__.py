@@ -6,25 +6,52 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labkit.sae.dashboards import Dashboard as Dashboard
+    from labkit.sae.dashboards import Example as Example
+    from labkit.sae.dashboards import dashboard as dashboard
+    from labkit.sae.dashboards import nearest as nearest
+    from labkit.sae.dashboards import promoted as promoted
     from labkit.sae.dictionary import SAE as SAE
     from labkit.sae.dictionary import Feature as Feature
+    from labkit.sae.indexing import Index as Index
+    from labkit.sae.indexing import index as index
     from labkit.sae.interventions import clamp as clamp
     from labkit.sae.interventions import splice as splice
     from labkit.sae.interventions import steer as steer
     from labkit.sae.loading import load as load
+    from labkit.sae.naming import NameCheck as NameCheck
+    from labkit.sae.naming import Quiz as Quiz
+    from labkit.sae.naming import check_name as check_name
+    from labkit.sae.naming import quiz as quiz
     from labkit.sae.quality import Quality as Quality
     from labkit.sae.quality import evaluate as evaluate
+    from labkit.sae.quality import untrained as untrained
     from labkit.sae.reading import Features as Features
     from labkit.sae.reading import features as features
     from labkit.sae.reading import residual as residual
+    from labkit.sae.searching import common as common
+    from labkit.sae.searching import search as search
+    from labkit.sae.toy import Recovery as Recovery
+    from labkit.sae.toy import World as World
+    from labkit.sae.toy import recovery as recovery
+    from labkit.sae.toy import world as world
+    from labkit.sae.training import Settings as Settings
+    from labkit.sae.training import Step as Step
+    from labkit.sae.training import train as train
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
+    "dashboards": ("Dashboard", "Example", "dashboard", "nearest", "promoted"),
     "dictionary": ("Feature", "SAE"),
+    "indexing": ("Index", "index"),
     "interventions": ("clamp", "splice", "steer"),
     "loading": ("load",),
-    "quality": ("Quality", "evaluate"),
+    "naming": ("NameCheck", "Quiz", "check_name", "quiz"),
+    "quality": ("Quality", "evaluate", "untrained"),
     "reading": ("Features", "features", "residual"),
+    "searching": ("common", "search"),
+    "toy": ("Recovery", "World", "recovery", "world"),
+    "training": ("Settings", "Step", "train"),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 

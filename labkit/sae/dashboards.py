@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from labkit.errors import BadInput, Unavailable
+from labkit.models.tokens import token_strings
 from labkit.sae.dictionary import Feature
+from labkit.sae.indexing import EDGES, NOTHING, TOP, Index, index, tensor
 
-__all__ = ["Dashboard", "Example"]
+__all__ = ["Dashboard", "Example", "dashboard", "nearest", "promoted"]
+
+RANDOM_DIRECTIONS = 20  # that say what chance promotes
+LARGE = 64.0  # beside any norm's epsilon, small enough for float16
 
 
 @dataclass(frozen=True)
 class Example:
     """A stretch of text where a feature is at work.
 
-    tokens, activations: (n,) the stretch, and how active the feature is on each token.  peak: the token it is most active
-    on.  kind: of text.  top: among the
-    strongest in the corpus; the others are drawn over the feature's whole range.
+    tokens, activations: (n,) the stretch, and how active the feature is on each token (to a 255th of the peak).  peak: the
+    token it is most active on.  kind: of text.  top: among the strongest in the corpus; the others are drawn over the rest
+    of the feature's range, which the strongest alone would hide.
     """
 
     tokens: tuple[str, ...]
@@ -35,13 +46,13 @@ class Example:
 class Dashboard:
     """What is known of one feature.
 
-    density: the share of the corpus's tokens it is at work on.  largest: its highest activation there.  histogram: how
-    many tokens had an activation in each of len(edges) - 1 bins.  kinds: of its activity, the share in each kind of text,
-    beside the share that kind has of the corpus.  promoted, suppressed: tokens and how far one unit of the feature moves
-    their logit, past the final norm as it is at the residual stream's typical length (direct effect only).  nearest:
-    features whose directions are closest, with the cosine; chance_cosine: the largest cosine between random directions
-    of this number and width, which a neighbour has to pass to mean anything.
-    tokens: in the corpus.
+    density: the share of the corpus's tokens it is at work on.  largest: its highest activation there.  counts: how many
+    tokens had an activation in each of len(edges) - 1 bins; what lies beyond is in the outer ones.  kinds: kind of text ->
+    (the share of the feature's activity that is there, the share of the corpus that kind is).  promoted, suppressed:
+    tokens whose logit its direction raises or lowers most, in standard deviations over the vocabulary, and what the
+    strongest token of a random direction reaches, chance_promotion; the direct way to the logits only, past the layers
+    between.  nearest: features whose directions are closest, with the cosine, beside the closest of as many random
+    directions, chance_cosine.  tokens: in the corpus.
     """
 
     feature: Feature
@@ -56,3 +67,109 @@ class Dashboard:
     nearest: tuple[tuple[int, float], ...]
     chance_cosine: float
     tokens: int
+    chance_promotion: float = float("nan")
+
+    @property
+    def dead(self) -> bool:
+        """At work nowhere in the corpus."""
+        return self.largest == 0
+
+
+def dashboard(lab: Any, feature: Feature, *, of: Index | None = None, k: int = 8) -> Dashboard:
+    """What is known of a feature. of: an index; None for the one that came with the autoencoder. k: tokens and neighbours."""
+    sae = feature.sae
+    found = index(lab, sae) if of is None else of
+    if len(found.counts) != len(sae):
+        raise BadInput(
+            f"This index is of {len(found.counts):,} features and {sae.name} has {len(sae):,}; make it again."
+        )
+    i = feature.index
+    total = float(found.kind_sums[i].sum())
+    up, down, chance = promoted(lab, feature, k)
+    return Dashboard(
+        feature=feature,
+        density=float(found.density[i]),
+        largest=float(found.largest[i]),
+        examples=tuple(_examples(lab, found, i)),
+        edges=EDGES,
+        counts=tuple(int(n) for n in found.histogram[i]),
+        kinds={
+            kind: (
+                float(found.kind_sums[i, number]) / total if total else 0.0,
+                found.kind_tokens[number] / found.tokens,
+            )
+            for number, kind in enumerate(found.kinds)
+        },
+        promoted=up,
+        suppressed=down,
+        nearest=nearest(feature, k),
+        chance_cosine=_chance_cosine(len(sae), sae.d_in),
+        tokens=found.tokens,
+        chance_promotion=chance,
+    )
+
+
+def _examples(lab: Any, found: Index, i: int) -> list[Example]:
+    examples = []
+    for slot in np.flatnonzero(found.values[i] > 0):
+        ids = found.ids[i, slot]
+        ids = ids[ids != NOTHING]
+        heights = tensor(found.activations[i, slot, : len(ids)]) * float(found.values[i, slot]) / 255
+        kind = found.kinds[found.of_kind[i, slot]]
+        words = tuple(lab.token_text(int(t)) for t in ids)
+        examples.append(Example(words, heights, int(found.peaks[i, slot]), kind, bool(slot < TOP)))
+    return examples
+
+
+def promoted(
+    lab: Any, feature: Feature, k: int = 8
+) -> tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...], float]:
+    """Tokens whose logit a feature's direction raises most, those it lowers most, and what chance reaches.
+
+    In standard deviations over the vocabulary, by the direct way through the final norm's weights and the unembedding.
+    Raises Unavailable where the way to the logits is not found.
+    """
+    feature.sae.belongs(lab)
+    moved = _moved(lab, feature.direction[None])[0]
+    strings = token_strings(lab.tokenizer)
+    order = moved.argsort(descending=True)
+    generator = torch.Generator().manual_seed(0)
+    chance = _moved(lab, torch.randn(RANDOM_DIRECTIONS, feature.sae.d_in, generator=generator)).amax(-1).mean()
+
+    def named(ids: Sequence[int]) -> tuple[tuple[str, float], ...]:
+        return tuple((strings[i] if i < len(strings) else "", float(moved[i])) for i in ids)
+
+    return named(order[:k].tolist()), named(order.flip(0)[:k].tolist()), float(chance)
+
+
+@torch.no_grad()
+def _moved(lab: Any, directions: Tensor) -> Tensor:
+    """(n, vocabulary) float32: how far each direction moves each logit, in standard deviations over the vocabulary."""
+    norm, unembedding = lab.anatomy.final_norm, lab.anatomy.unembedding
+    if norm is None or unembedding is None:
+        raise Unavailable(f"The way from the residual stream to the logits of {lab.name} is not found.")
+    with lab.turn():
+        x = (LARGE * directions / directions.norm(dim=-1, keepdim=True)).to(device=lab.device, dtype=lab.dtype)
+        moved = unembedding(norm(x) - norm(torch.zeros_like(x))).float().cpu()
+    moved -= moved.mean(-1, keepdim=True)
+    return moved / moved.std(-1, keepdim=True)
+
+
+def nearest(feature: Feature, k: int = 8) -> tuple[tuple[int, float], ...]:
+    """The k features whose directions are closest to this one's, with the cosine."""
+    rows = feature.sae.decoder / feature.sae.decoder.norm(dim=-1, keepdim=True)
+    cosines = rows @ rows[feature.index]
+    cosines[feature.index] = -torch.inf
+    best = cosines.topk(min(k, len(rows) - 1))
+    return tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+@lru_cache(maxsize=8)
+def _chance_cosine(features: int, d_in: int) -> float:
+    """The largest cosine of a direction with features - 1 random ones, in the mean of ten draws."""
+    draw = torch.Generator().manual_seed(0)
+    largest = []
+    for _ in range(10):
+        rows = torch.randn(features - 1, d_in, generator=draw)
+        largest.append(float((rows[:, 0] / rows.norm(dim=-1)).max()))
+    return sum(largest) / len(largest)

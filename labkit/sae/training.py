@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from labkit.errors import BadInput
+from labkit.sae.dictionary import SAE
 from labkit.sae.sparse import decode, topk_encode
 
 if TYPE_CHECKING:
     from sae_lens.training.sae_trainer import SAETrainer
 
-__all__ = ["Settings", "Step", "start", "steps"]
+__all__ = ["Settings", "Step", "start", "steps", "train"]
 
 
 @dataclass(frozen=True)
@@ -219,3 +220,47 @@ def _classes() -> tuple[Any, Any, Any, Any]:
             return out
 
     return SparseTrainer, SparseTopKTrainingSAE, TopKTrainingSAEConfig, SAETrainerConfig
+
+
+def train(
+    x: Tensor, settings: Settings | None = None, *, layer: int = 0, model: str | None = None, stop: Any = None
+) -> Generator[Step, None, SAE]:
+    """Train on activations in memory, a step at a time; the generator's return value is the SAE.
+
+    x: (rows, d_in). settings: None for defaults with 8 features a dimension. layer, model: what they are of. stop: a
+    threading.Event: once it is set, training ends after the step under way, with what there is.
+    Each pass over the rows has an order of its own.
+    """
+    if x.ndim != 2 or len(x) < 2 or not bool(x.isfinite().all()):
+        raise BadInput(f"Training takes finite activations (rows, d_in), and these are {tuple(x.shape)}; give such.")
+    settings = settings or Settings(features=8 * x.shape[1])
+    if len(x) < settings.batch:
+        raise BadInput(f"{len(x):,} rows are less than one batch of {settings.batch:,}; give more, or a smaller batch.")
+    trainer = start(x.shape[1], settings, x[: 16 * settings.batch].float())
+    each = len(x) // settings.batch
+    order: dict[int, Tensor] = {}
+
+    def batch(number: int) -> Tensor:
+        turn, place = divmod(number, each)
+        if turn not in order:
+            order.clear()
+            order[turn] = torch.randperm(len(x), generator=torch.Generator().manual_seed(settings.seed + turn))
+        return x[order[turn][place * settings.batch : (place + 1) * settings.batch]].float()
+
+    for step in steps(trainer, batch):
+        yield step
+        if stop is not None and stop.is_set():
+            break
+    trained = trainer.sae
+    scale = trainer.activation_scaler.scaling_factor or 1.0  # not folded yet where it was stopped
+    return SAE(
+        name=f"{settings.features} features, trained here",
+        model=model,
+        layer=layer,
+        architecture="topk",
+        encoder=trained.W_enc.detach() * scale,
+        encoder_bias=trained.b_enc.detach().clone(),
+        decoder=trained.W_dec.detach() / scale,
+        decoder_bias=trained.b_dec.detach() / scale,
+        k=settings.k,
+    )

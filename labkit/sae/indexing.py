@@ -1,0 +1,273 @@
+"""Where in a corpus each feature is at work: counted once, kept small, read in an instant.
+
+Of every feature: on how many tokens it is at work, how its activations are spread, in which kinds of text, and a few
+stretches of text: those where it is most active, and some drawn over the rest of its range, since the strongest examples
+alone flatter a feature (Bolukbasi et al. 2021).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from labkit.errors import BadInput, BadModelFile
+from labkit.sae.dictionary import SAE
+from labkit.sae.reading import residuals
+from labkit.trace.input import as_ids
+
+__all__ = ["Index", "index"]
+
+TOP, SPREAD = 5, 3  # examples: the strongest, and one from each of these parts of the range below
+PARTS = ((0.6, 0.9), (0.3, 0.6), (0.05, 0.3))  # of the feature's largest activation
+BEFORE, AFTER = 16, 7  # tokens of an example on either side of its peak
+WINDOW = BEFORE + 1 + AFTER
+EDGES = tuple(float(2 ** (i / 2)) for i in range(-4, 25))  # of the histogram; what lies beyond counts in the outer bins
+NOTHING = 2**16 - 1  # no token: the vocabularies indexed here are smaller
+LEAST_TOKENS = 1_000
+FILE = "index.safetensors"
+FORMAT = "labkit sae index 1"
+
+
+@dataclass(frozen=True)
+class Index:
+    """The arrays behind dashboards and search, for F features, E examples each, and windows of W tokens.
+
+    counts: (F,) tokens at work on.  largest: (F,) highest activation.  histogram: (F, len(EDGES) - 1) tokens by activation.
+    kind_sums: (F, K) activation summed in each kind of text.  ids: (F, E, W) token ids, NOTHING where there is none.
+    activations: (F, E, W) uint8, in 255ths of the example's peak.  peaks: (F, E) its place in the window.  values: (F, E)
+    activation at the peak, 0 where there is no example; the first TOP are the strongest.  of_kind: (F, E) kind of text.
+    kinds: names.  kind_tokens: tokens read of each.  tokens: of the corpus.
+    """
+
+    counts: np.ndarray
+    largest: np.ndarray
+    histogram: np.ndarray
+    kind_sums: np.ndarray
+    ids: np.ndarray
+    activations: np.ndarray
+    peaks: np.ndarray
+    values: np.ndarray
+    of_kind: np.ndarray
+    kinds: tuple[str, ...]
+    kind_tokens: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.kind_tokens)
+
+    @property
+    def density(self) -> np.ndarray:
+        """(F,) share of the corpus's tokens each feature is at work on."""
+        return self.counts / self.tokens
+
+    def save(self, path: Path) -> None:
+        """Write it as one safetensors file."""
+        from safetensors.numpy import save_file
+
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        about = {"format": FORMAT, "kinds": json.dumps(self.kinds), "kind_tokens": json.dumps(self.kind_tokens)}
+        save_file(arrays, path, metadata=about)
+
+    @staticmethod
+    def load(path: Path) -> Index:
+        """Read what `save` wrote. Raises BadModelFile for anything else."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                about = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+            kinds, counts = json.loads(about["kinds"]), json.loads(about["kind_tokens"])
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise BadModelFile(f"{path.name} is not an index of features, or damaged; make it again.") from error
+        return Index(**arrays, kinds=tuple(kinds), kind_tokens=tuple(counts))
+
+
+_ARRAYS = (
+    "counts",
+    "largest",
+    "histogram",
+    "kind_sums",
+    "ids",
+    "activations",
+    "peaks",
+    "values",
+    "of_kind",
+)
+
+
+class Collector:
+    """Takes pieces of text with the features found in them, and makes the index. For `index`, and for the recipe."""
+
+    def __init__(self, features: int, kinds: Sequence[str], seed: int = 0) -> None:
+        self.features, self.kinds, self.seed = features, tuple(kinds), seed
+        self.counts = np.zeros(features, dtype=np.int64)
+        self.histogram = np.zeros((features, len(EDGES) - 1), dtype=np.int64)
+        self.kind_sums = np.zeros((features, len(kinds)))
+        self.kind_tokens = np.zeros(len(kinds), dtype=np.int64)
+        self.pieces: list[_Part] = []
+        self.best: list[np.ndarray] = []  # per part: feature, part, piece, position, value of each piece's peaks
+
+    def add(
+        self, ids: np.ndarray, kept: np.ndarray, kinds: np.ndarray, indices: np.ndarray, values: np.ndarray
+    ) -> None:
+        """ids: (pieces, L) with NOTHING after the end. kept: (pieces, L) bool: where features are defined. kinds: (pieces,).
+
+        indices, values: (kept.sum(), k), in the order of kept; values of 0 are not at work.
+        """
+        piece, position = np.nonzero(kept)
+        k = indices.shape[1]
+        feature = np.where(values > 0, indices, 0).reshape(-1).astype(np.int64)
+        value = values.reshape(-1).astype(np.float32)
+        working = value > 0
+        row = np.repeat(np.arange(len(piece)), k)[working]
+        feature, value = feature[working], value[working]
+        self.counts += np.bincount(feature, minlength=self.features)
+        bins = np.clip(np.searchsorted(EDGES, value, side="right") - 1, 0, len(EDGES) - 2)
+        at = feature * (len(EDGES) - 1) + bins
+        self.histogram += np.bincount(at, minlength=self.histogram.size).reshape(self.histogram.shape)
+        of_kind = kinds[piece[row]].astype(np.int64)
+        sums = np.bincount(feature * len(self.kinds) + of_kind, weights=value, minlength=self.kind_sums.size)
+        self.kind_sums += sums.reshape(self.kind_sums.shape)
+        self.kind_tokens += np.bincount(kinds[piece], minlength=len(self.kinds))
+        # of each feature in each piece only the peak can become an example, so that no two are of one text
+        order = np.lexsort((-value, feature * len(ids) + piece[row]))
+        key = (feature * len(ids) + piece[row])[order]
+        first = order[np.flatnonzero(np.r_[True, key[1:] != key[:-1]])] if len(key) else order
+        entry = np.empty(len(first), dtype=_ENTRY)
+        entry["feature"], entry["value"], entry["row"] = feature[first], value[first], row[first]
+        entry["part"] = len(self.pieces)
+        self.best.append(entry)
+        self.pieces.append(_Part(ids, kept, kinds, piece, position, indices, values))
+
+    def finish(self) -> Index:
+        best = np.concatenate(self.best) if self.best else np.empty(0, dtype=_ENTRY)
+        order = np.lexsort((-best["value"], best["feature"]))
+        best = best[order]
+        starts = np.searchsorted(best["feature"], np.arange(self.features + 1))
+        examples = TOP + SPREAD
+        shape = (self.features, examples)
+        ids = np.full((*shape, WINDOW), NOTHING, dtype=np.uint16)
+        activations = np.zeros((*shape, WINDOW), dtype=np.uint8)
+        peaks, of_kind = np.zeros(shape, dtype=np.uint8), np.zeros(shape, dtype=np.uint8)
+        values = np.zeros(shape, dtype=np.float32)
+        largest = np.zeros(self.features, dtype=np.float32)
+        draw = np.random.default_rng(self.seed)
+        for feature in range(self.features):
+            mine = best[starts[feature] : starts[feature + 1]]
+            if not len(mine):
+                continue
+            largest[feature] = mine["value"][0]
+            for slot, entry in _chosen(mine, draw):
+                part = self.pieces[entry["part"]]
+                window, heights, peak, kind = part.window(int(entry["row"]), feature)
+                ids[feature, slot, : len(window)] = window
+                activations[feature, slot, : len(window)] = np.round(255 * heights / entry["value"])
+                peaks[feature, slot], of_kind[feature, slot] = peak, kind
+                values[feature, slot] = entry["value"]
+        return Index(
+            self.counts.astype(np.int32),
+            largest,
+            self.histogram.astype(np.int32),
+            self.kind_sums.astype(np.float32),
+            ids,
+            activations,
+            peaks,
+            values,
+            of_kind,
+            self.kinds,
+            tuple(int(n) for n in self.kind_tokens),
+        )
+
+
+_ENTRY = np.dtype([("feature", np.int32), ("value", np.float32), ("row", np.int32), ("part", np.int32)])
+
+
+def _chosen(mine: np.ndarray, draw: np.random.Generator) -> list[tuple[int, Any]]:
+    """(slot, entry) of a feature's examples; mine: the peaks of all pieces, the strongest first."""
+    found = list(enumerate(mine[:TOP]))
+    rest = mine[TOP:]
+    for part, (low, high) in enumerate(PARTS):
+        share = rest["value"] / mine["value"][0]
+        inside = rest[(share >= low) & (share < high)]
+        if len(inside):
+            found.append((TOP + part, inside[draw.integers(len(inside))]))
+    return found
+
+
+@dataclass(frozen=True)
+class _Part:
+    ids: np.ndarray
+    kept: np.ndarray
+    kinds: np.ndarray
+    piece: np.ndarray  # of each kept row
+    position: np.ndarray
+    indices: np.ndarray
+    values: np.ndarray
+
+    def window(self, row: int, feature: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+        """(token ids, the feature's activation on each, where the peak is, the kind of text) around a row."""
+        piece, position = int(self.piece[row]), int(self.position[row])
+        length = int((self.ids[piece] != NOTHING).sum())
+        start = max(0, min(position - BEFORE, length - WINDOW))
+        stop = min(length, start + WINDOW)
+        heights = np.zeros(stop - start, dtype=np.float32)
+        near = slice(max(0, row - WINDOW), row + WINDOW)
+        for other in np.flatnonzero(self.piece[near] == piece) + near.start:
+            place = self.position[other] - start
+            if 0 <= place < stop - start:
+                hit = self.values[other][self.indices[other] == feature]
+                heights[place] = hit[0] if len(hit) else 0.0
+        return self.ids[piece, start:stop], heights, position - start, int(self.kinds[piece])
+
+
+def index(lab: Any, sae: SAE, texts: Mapping[str, Sequence[Any]] | Sequence[Any] | None = None) -> Index:
+    """Where each feature is at work: the index that came with the autoencoder, or one of your own texts.
+
+    texts: None for the one that came with it; else kind of text -> texts, or a list of texts.
+    Raises BadInput where there is none, where the autoencoder does not belong to the model, and for under 1,000 tokens.
+    """
+    sae.belongs(lab)
+    if texts is None:
+        if sae.folder is None or not (sae.folder / FILE).is_file():
+            raise BadInput(
+                f"{sae.name} came without an index; make one of your own texts: lk.sae.index(lab, sae, texts)."
+            )
+        return Index.load(sae.folder / FILE)
+    kinds = dict(texts) if isinstance(texts, Mapping) else {"text": list(texts)}
+    if len(lab.tokenizer) > NOTHING:
+        raise BadInput(
+            f"An index holds vocabularies up to {NOTHING:,} tokens, and {lab.name} has {len(lab.tokenizer):,}."
+        )
+    rows = [
+        (number, as_ids(lab.tokenizer, text, chat=False, context=lab.context))
+        for number, kind in enumerate(kinds)
+        for text in kinds[kind]
+    ]
+    if sum(len(ids) for _, ids in rows) < LEAST_TOKENS:
+        raise BadInput(
+            f"This corpus has {sum(len(i) for _, i in rows):,} tokens, too few; give at least {LEAST_TOKENS:,}."
+        )
+    collector = Collector(len(sae), list(kinds))
+    for (number, ids), x in zip(rows, residuals(lab, [ids for _, ids in rows], sae.layer), strict=True):
+        kept = sae.defined(x)
+        values, indices = sae.active(x[kept])
+        collector.add(
+            np.array([ids], dtype=np.uint16),
+            kept.numpy()[None],
+            np.array([number]),
+            indices.numpy(),
+            values.numpy(),
+        )
+    return collector.finish()
+
+
+def tensor(values: np.ndarray) -> torch.Tensor:
+    """A float32 copy."""
+    return torch.from_numpy(values.astype(np.float32))

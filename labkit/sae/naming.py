@@ -1,0 +1,160 @@
+"""Is a feature what its name says? A name is a rule that foretells where it fires; fresh text decides.
+
+Examples are easily told a story about. So a name has to be put as a rule before fresh text is looked at, and the same rule
+is tried on other features: a rule that "finds" those as well says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from labkit.errors import BadInput
+from labkit.sae.dictionary import Feature
+from labkit.sae.reading import Features
+from labkit.sae.reading import features as features_of
+
+__all__ = ["NameCheck", "Quiz", "check_name", "quiz"]
+
+Rule = Callable[[Sequence[str], int], bool]
+LEAST_FIRINGS = 10
+DRAWS = 1_000
+CONTEXT = 16  # tokens shown before the one in question
+
+
+@dataclass(frozen=True)
+class NameCheck:
+    """How well a rule foretells a feature on fresh text.
+
+    recall: of the tokens the feature fires on, the share the rule says.  precision: of the tokens the rule says, the share
+    the feature fires on.  balanced: mean of recall and of the share of silent tokens the rule leaves alone; 0.5 is chance.
+    low, high: 95 % of balanced, resampling texts.  others: balanced accuracy of the same rule for other features of
+    similar density, their mean and highest.  firings, tokens: what was counted.
+    """
+
+    recall: float
+    precision: float
+    balanced: float
+    low: float
+    high: float
+    others_mean: float
+    others_highest: float
+    firings: int
+    tokens: int
+
+    def __str__(self) -> str:
+        return (
+            f"foretells {self.recall:.0%} of {self.firings} firings, and is right in {self.precision:.0%} of its claims; "
+            f"balanced accuracy {self.balanced:.2f} ({self.low:.2f} to {self.high:.2f}), by chance 0.50, "
+            f"for other features {self.others_mean:.2f} (at most {self.others_highest:.2f})"
+        )
+
+
+def check_name(
+    lab: Any, feature: Feature, rule: Rule, texts: Sequence[Any], *, others: int = 20, seed: int = 0
+) -> NameCheck:
+    """Try a name on texts that were not looked at before.
+
+    rule: given the tokens of a text and a position, whether the feature fires there: lambda tokens, i: "may" in tokens[i].
+    texts: fresh ones. others: how many other features, of similar density in these texts, the rule is tried on.
+    Raises BadInput where the feature fires on fewer than 10 tokens of these texts, so that nothing can be said.
+    """
+    found = features_of(lab, feature.sae, list(texts))
+    said = [np.array([bool(rule(each.tokens, i)) for i in range(len(each))])[each.defined.numpy()] for each in found]
+    fires = [_fires(each, feature.index) for each in found]
+    firings, tokens = int(sum(f.sum() for f in fires)), sum(map(len, fires))
+    if firings < LEAST_FIRINGS:
+        raise BadInput(
+            f"Feature {feature.index} fires on {firings} of these {tokens:,} tokens, too few to say anything; "
+            f"give more text, until it fires on {LEAST_FIRINGS}."
+        )
+    draw = np.random.default_rng(seed)
+    drawn = [
+        _balanced([said[i] for i in chosen], [fires[i] for i in chosen])
+        for chosen in draw.integers(len(found), size=(DRAWS, len(found)))
+    ]
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    claims, right = sum(int(s.sum()) for s in said), sum(int((s & f).sum()) for s, f in zip(said, fires, strict=True))
+    compared = [
+        _balanced(said, [_fires(each, other) for each in found])
+        for other in _similar(found, feature, firings, others, draw)
+    ]
+    return NameCheck(
+        recall=right / firings,
+        precision=right / claims if claims else 0.0,
+        balanced=_balanced(said, fires),
+        low=float(low),
+        high=float(high),
+        others_mean=float(np.mean(compared)) if compared else float("nan"),
+        others_highest=float(np.max(compared)) if compared else float("nan"),
+        firings=firings,
+        tokens=tokens,
+    )
+
+
+def _fires(found: Features, feature: int) -> np.ndarray:
+    return (found.indices[found.defined] == feature).any(-1).numpy()
+
+
+def _balanced(said: Sequence[np.ndarray], fires: Sequence[np.ndarray]) -> float:
+    says, does = np.concatenate(said), np.concatenate(fires)
+    if does.all() or not does.any():
+        return float("nan")
+    return float((says[does].mean() + (~says[~does]).mean()) / 2)
+
+
+def _similar(
+    found: Sequence[Features], feature: Feature, firings: int, count: int, draw: np.random.Generator
+) -> list[int]:
+    """Other features that fire on half to twice as many of these tokens."""
+    counts = torch.zeros(len(feature.sae), dtype=torch.int64)
+    for each in found:
+        counts += torch.bincount(each.indices[each.indices >= 0], minlength=len(counts))
+    near = [i for i, n in enumerate(counts.tolist()) if firings / 2 <= n <= firings * 2 and i != feature.index]
+    return [int(i) for i in draw.permutation(near)[:count]]
+
+
+@dataclass(frozen=True)
+class Quiz:
+    """Places in fresh text, half of them where a feature fires: say which, then be scored.
+
+    items: (tokens before and at the place in question, the last being the one).  fires: the answers, not to be looked at.
+    """
+
+    items: tuple[tuple[str, ...], ...]
+    fires: tuple[bool, ...]
+
+    def score(self, answers: Sequence[bool]) -> tuple[float, float]:
+        """(share right, the chance of at least as many by tossing a coin)."""
+        if len(answers) != len(self.fires):
+            raise BadInput(f"There are {len(self.fires)} places and {len(answers)} answers; give one for each.")
+        from math import comb
+
+        right, n = sum(bool(a) == f for a, f in zip(answers, self.fires, strict=True)), len(self.fires)
+        return right / n, sum(comb(n, i) for i in range(right, n + 1)) / 2**n
+
+
+def quiz(lab: Any, feature: Feature, texts: Sequence[Any], *, n: int = 10, seed: int = 0) -> Quiz:
+    """n places of fresh texts, half of them where the feature fires, in a random order, each with what stands before it."""
+    if n < 2 or n % 2:
+        raise BadInput(f"A quiz has an even number of places, half of them where the feature fires, and {n!r} is none.")
+    found = features_of(lab, feature.sae, list(texts))
+    yes, no = [], []
+    for number, each in enumerate(found):
+        at = (each.indices == feature.index).any(-1)
+        for position in each.defined.nonzero().flatten().tolist():
+            (yes if at[position] else no).append((number, position))
+    if len(yes) < n // 2 or len(no) < n // 2:
+        raise BadInput(
+            f"Feature {feature.index} fires on {len(yes)} tokens of these texts; a quiz of {n} needs {n // 2}."
+        )
+    draw = np.random.default_rng(seed)
+    chosen = [(yes[i], True) for i in draw.choice(len(yes), n // 2, replace=False)]
+    chosen += [(no[i], False) for i in draw.choice(len(no), n // 2, replace=False)]
+    places = [chosen[i] for i in draw.permutation(n)]
+    items = [tuple(found[t].tokens[max(0, p - CONTEXT) : p + 1]) for (t, p), _ in places]
+    return Quiz(tuple(items), tuple(fires for _, fires in places))

@@ -1,0 +1,222 @@
+"""How good an autoencoder is on a text: what it leaves unexplained, and what the model loses when it has only that.
+
+Every figure stands beside simpler ways to tell a residual stream: as many principal components as features are at work,
+an untrained autoencoder, the mean, and nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from labkit.errors import BadInput
+from labkit.sae.dictionary import SAE
+from labkit.sae.interventions import AFTER_THE_FIRST
+from labkit.sae.reading import residuals
+from labkit.trace.edits import patch
+from labkit.trace.input import as_ids
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Quality", "evaluate", "untrained"]
+
+WAYS = ("principal components", "untrained", "mean", "zero")
+LEAST_TOKENS = 200  # of a kind of text, for a figure about it
+
+
+@dataclass(frozen=True, repr=False)
+class Quality:
+    """What came out; `table` has a row for each way and kind of text, and for all kinds together.
+
+    Columns: way ("sae", "principal components", "untrained", "mean", "zero"), kind, tokens (counted), unexplained (share of
+    the variance around the mean of all counted tokens), at_work (features on a token), loss (nats a token, of the model
+    itself), loss_spliced (with what this way tells in place of the residual stream), increase (the difference),
+    recovered (1 − increase / increase of "mean"). dead: share of features at work on no counted token, which falls with
+    more text. left_out: tokens not counted: first positions and norms out of all measure; they are left as they are when
+    a way is spliced in.
+    """
+
+    table: pd.DataFrame
+    dead: float
+    tokens: int
+    left_out: int
+    components: int
+    sae: SAE
+
+    def __repr__(self) -> str:
+        own = self.table[(self.table["way"] == "sae") & (self.table["kind"] == "all")].iloc[0]
+        return (
+            f"Quality({self.sae.name}: {own['unexplained']:.1%} unexplained, {own['increase']:+.3f} nats, "
+            f"{own['recovered']:.1%} recovered, {self.tokens:,} tokens)"
+        )
+
+
+def untrained(sae: SAE, seed: int = 0) -> SAE:
+    """An autoencoder of the same kind and sizes with random unit rows, and its transpose as encoder: a level of chance."""
+    from dataclasses import replace
+
+    if sae.architecture != "topk":
+        raise BadInput(
+            f"Only a topk autoencoder has an untrained one of the same kind; {sae.name} is {sae.architecture}."
+        )
+    rows = torch.randn(len(sae), sae.d_in, generator=torch.Generator().manual_seed(seed))
+    rows /= rows.norm(dim=-1, keepdim=True)
+    return replace(
+        sae,
+        name=f"untrained, like {sae.name}",
+        encoder=rows.T.contiguous(),
+        encoder_bias=torch.zeros(len(sae)),
+        decoder=rows,
+    )
+
+
+def evaluate(
+    lab: Any,
+    sae: SAE,
+    texts: Mapping[str, Sequence[Any]] | Sequence[Any],
+    *,
+    against: Sequence[str] = WAYS,
+    losses: bool = True,
+    progress: bool = True,
+) -> Quality:
+    """Measure an autoencoder on texts, by kind, beside simpler ways to tell the same residual stream.
+
+    texts: kind of text -> texts, as `lk.moe.texts` gives them, or a list of texts.  against: of "principal components" (as
+    many as features are at work on a token on average, fitted to these very texts, which favours them), "untrained",
+    "mean" (of these texts), "zero".  losses: False leaves out the model's loss, which takes most of the time.
+    Use a lab in float32: figures from bfloat16 differ.
+    Raises BadInput where the autoencoder does not belong to the model, or a kind of text has under 200 tokens to count.
+    """
+    sae.belongs(lab)
+    if unknown := [way for way in against if way not in WAYS]:
+        raise BadInput(f"There is no way called {unknown[0]!r} to compare with; there are {', '.join(WAYS)}.")
+    kinds = dict(texts) if isinstance(texts, Mapping) else {"text": list(texts)}
+    rows = [
+        (kind, as_ids(lab.tokenizer, text, chat=False, context=lab.context)) for kind in kinds for text in kinds[kind]
+    ]
+    found = list(residuals(lab, [ids for _, ids in rows], sae.layer))
+    masks = [sae.defined(x) for x in found]
+    counted = {k: sum(int(m.sum()) for (kind, _), m in zip(rows, masks, strict=True) if kind == k) for k in kinds}
+    for kind, count in counted.items():
+        if count < LEAST_TOKENS:
+            raise BadInput(
+                f"{kind} has {count} tokens to count, too few to say anything; give at least {LEAST_TOKENS}."
+            )
+    together = torch.cat([x[m] for x, m in zip(found, masks, strict=True)])
+    of_kind = [kind for (kind, _), m in zip(rows, masks, strict=True) for _ in range(int(m.sum()))]
+    mean = together.mean(0)
+    at_work = [(sae.active(part)[1] >= 0).sum(-1) for part in together.split(4_096)]
+    components = round(float(torch.cat(at_work).float().mean()))
+    ways = _ways(sae, together, mean, components, against)
+    left = {way: _left(tell, together) for way, tell in ways.items()}
+    spread = (together - mean).square().sum(-1)
+    found_loss = _losses(lab, sae, rows, ways if losses else {}, progress)
+    fired = torch.zeros(len(sae), dtype=torch.bool)
+    for part in together.split(4_096):
+        _, indices = sae.active(part)
+        fired[indices[indices >= 0].unique()] = True
+    table = _table(kinds, of_kind, ways, left, spread, torch.cat(at_work), rows, found_loss)
+    out = sum(len(ids) for _, ids in rows) - len(together)
+    return Quality(table, 1 - float(fired.float().mean()), len(together), out, components, sae)
+
+
+def _ways(
+    sae: SAE, x: Tensor, mean: Tensor, components: int, against: Sequence[str]
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    ways: dict[str, Callable[[Tensor], Tensor]] = {"sae": sae.reconstruct}
+    if "principal components" in against:
+        centred = (x - mean).double()
+        basis = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -components:].float()
+        ways["principal components"] = lambda rows: (rows - mean) @ basis @ basis.T + mean
+    if "untrained" in against and sae.architecture == "topk":
+        ways["untrained"] = untrained(sae).reconstruct
+    if "mean" in against:
+        ways["mean"] = lambda rows: mean.expand_as(rows)
+    if "zero" in against:
+        ways["zero"] = torch.zeros_like
+    return ways
+
+
+def _left(tell: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """(rows,) squared distance between x and what is told of it."""
+    return torch.cat([(part - tell(part)).square().sum(-1) for part in x.split(4_096)])
+
+
+def _losses(
+    lab: Any,
+    sae: SAE,
+    rows: Sequence[tuple[str, list[int]]],
+    ways: Mapping[str, Callable[[Tensor], Tensor]],
+    progress: bool,
+) -> dict[str, list[Tensor]]:
+    """Per way, and for the model itself (""), the loss of each text's tokens from the second on."""
+    from tqdm.auto import tqdm
+
+    if not ways:
+        return {}
+    found: dict[str, list[Tensor]] = {way: [] for way in ("", *ways)}
+    for _, ids in tqdm(rows, desc="texts", disable=not progress, leave=False):
+        found[""].append(lab.trace(ids, keep="logits").loss[1:])
+        for way, tell in ways.items():
+            with lab.edit(patch(f"residual[{sae.layer}] @ {AFTER_THE_FIRST}", _told(sae, tell))):
+                found[way].append(lab.trace(ids, keep="logits").loss[1:])
+    return found
+
+
+def _told(sae: SAE, tell: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def change(x: Tensor) -> Tensor:
+        rows = x.float().cpu()
+        if sae.typical_norm is None or sae.outlier is None:
+            return tell(rows).to(x)
+        usual = rows.norm(dim=-1) <= sae.outlier * sae.typical_norm
+        return torch.where(usual[:, None], tell(rows), rows).to(x)
+
+    return change
+
+
+def _table(
+    kinds: Mapping[str, Any],
+    of_kind: Sequence[str],
+    ways: Mapping[str, Any],
+    left: Mapping[str, Tensor],
+    spread: Tensor,
+    at_work: Tensor,
+    rows: Sequence[tuple[str, list[int]]],
+    losses: Mapping[str, list[Tensor]],
+) -> pd.DataFrame:
+    import pandas as pd
+
+    masks = {k: torch.tensor([kind == k for kind in of_kind]) for k in kinds}
+    masks["all"] = torch.ones(len(of_kind), dtype=torch.bool)
+
+    def loss(way: str, kind: str) -> float:
+        if way not in losses:
+            return math.nan
+        parts = [part for (k, _), part in zip(rows, losses[way], strict=True) if kind in (k, "all")]
+        return float(torch.cat(parts).double().mean())
+
+    lines = []
+    for way in ways:
+        for kind, mask in masks.items():
+            own, spliced = loss("", kind), loss(way, kind)
+            by_mean = loss("mean", kind) - own
+            lines.append(
+                {
+                    "way": way,
+                    "kind": kind,
+                    "tokens": int(mask.sum()),
+                    "unexplained": float(left[way][mask].double().sum() / spread[mask].double().sum()),
+                    "at_work": float(at_work[mask].float().mean()) if way == "sae" else math.nan,
+                    "loss": own,
+                    "loss_spliced": spliced,
+                    "increase": spliced - own,
+                    "recovered": 1 - (spliced - own) / by_mean,
+                }
+            )
+    return pd.DataFrame(lines)

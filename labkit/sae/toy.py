@@ -1,0 +1,83 @@
+"""Toy superposition: more features than dimensions, where the truth is known and recovery can be scored.
+
+After Elhage et al. 2022 ("Toy models of superposition"): sparse features share a space too small for all of them at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labkit.errors import BadInput
+
+__all__ = ["Recovery", "World", "recovery", "world"]
+
+
+@dataclass(frozen=True)
+class World:
+    """directions: (features, d) of length 1: the truth.  probability: (features,) of each to be there, by itself."""
+
+    directions: Tensor
+    probability: Tensor
+    seed: int
+
+    def sample(self, rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """(x, amounts): (rows, d) and (rows, features); a feature that is there has an amount between 0.5 and 1.5."""
+        draw = torch.Generator().manual_seed(1_000_003 * (self.seed + 1) + seed)
+        there = torch.rand(rows, len(self.directions), generator=draw) < self.probability
+        amounts = there * (0.5 + torch.rand(rows, len(self.directions), generator=draw))
+        return amounts @ self.directions, amounts
+
+
+def world(features: int = 64, d: int = 24, at_work: float = 2.0, *, seed: int = 0) -> World:
+    """Random directions in a space of d dimensions, of which `at_work` are there at a time in the mean, rarer and rarer."""
+    if features < 2 or d < 2 or not 0 < at_work < features / 2:
+        raise BadInput("Give at least two features and dimensions, and at_work between 0 and half of the features.")
+    draw = torch.Generator().manual_seed(seed)
+    rows = torch.randn(features, d, generator=draw)
+    weight = torch.linspace(1.5, 0.5, features)
+    return World(rows / rows.norm(dim=-1, keepdim=True), at_work * weight / weight.sum(), seed)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """cosines: (true features,) of each with the dictionary row matched to it, one to one.  found: share above 0.9.
+
+    chance: mean cosine of random rows matched in the same way.
+    """
+
+    cosines: Tensor
+    chance: float
+
+    @property
+    def mean(self) -> float:
+        return float(self.cosines.mean())
+
+    @property
+    def found(self) -> float:
+        return float((self.cosines > 0.9).float().mean())
+
+
+def recovery(rows: Tensor, truth: Tensor, *, seed: int = 0) -> Recovery:
+    """Match dictionary rows (n, d) to true directions (features, d), one to one, so that the cosines add up to the most.
+
+    A true feature that no row is left for counts as 0. The matching is the Hungarian method (scipy's).
+    """
+    if rows.ndim != 2 or truth.ndim != 2 or rows.shape[1] != truth.shape[1]:
+        raise BadInput(f"Rows {tuple(rows.shape)} and truth {tuple(truth.shape)} don't live in the same space.")
+    draw = torch.Generator().manual_seed(seed)
+    chance = [_matched(torch.randn(rows.shape, generator=draw), truth).mean() for _ in range(5)]
+    return Recovery(_matched(rows, truth), float(torch.stack(chance).mean()))
+
+
+def _matched(rows: Tensor, truth: Tensor) -> Tensor:
+    from scipy.optimize import linear_sum_assignment
+
+    unit = rows.detach() / rows.detach().norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    cosines = truth @ unit.T
+    of, row = linear_sum_assignment(cosines.numpy(), maximize=True)
+    found = torch.zeros(len(truth))
+    found[of] = cosines[of, row]
+    return found
