@@ -17,7 +17,6 @@ is dropped. On a GPU, `train WORK fine --steps 20000` reads more: everything tha
 
 import argparse
 import contextlib
-import hashlib
 import json
 import math
 import shutil
@@ -35,6 +34,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from labkit.recipes import texts
+from labkit.recipes.signing import sign
 
 SEED = 0
 VOCABULARY = 8_192
@@ -335,16 +335,6 @@ def _pack_model(work: Path, name: str, folder: Path) -> Path:
     model.half().save_pretrained(folder)
     PreTrainedTokenizerFast.from_pretrained(work / "tokenizer").save_pretrained(folder)
     return folder
-
-
-def sign(folder: Path) -> None:
-    """Write the checksums that are verified whenever the model is opened."""
-    read = sorted(
-        p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".csv") and p.name != "SHA256.json"
-    )
-    sums = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in read}
-    (folder / "SHA256.json").write_text(json.dumps(sums, indent=1) + "\n", "utf-8")
-    print(folder.name, sum(p.stat().st_size for p in read) / 1e6, "MB")
 
 
 def effects() -> None:

@@ -4,7 +4,9 @@
     python -m labkit.recipes.sae prepare WORK           # token ids, in the order they are read
     python -m labkit.recipes.sae harvest WORK           # activations, about 1.15 kB a token; goes on where it was
     python -m labkit.recipes.sae train   WORK           # goes on where it was
-    python -m labkit.recipes.sae pack    WORK           # into labkit/assets/labkit-sae, with the record, index and card
+    python -m labkit.recipes.sae pack    WORK           # in half precision into labkit/assets/labkit-sae, with the record
+    python -m labkit.recipes.sae index   WORK           # where each feature is at work, beside it
+    python -m labkit.recipes.sae measure WORK           # on held-out text, into its card
 
 The model is transformers' own, run in bfloat16 as far as the hook on layer 15 and no further. The first position of a
 piece of text, and every position whose norm is over ten times the median, is left out: there a model parks attention,
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -25,9 +28,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from labkit.models.shipped import ASSETS
 from labkit.recipes import texts
-from labkit.sae import loading, training
+from labkit.recipes.signing import sign
+from labkit.sae import indexing, loading, training
 
+FOLDER = ASSETS / loading.SHIPPED
+RECORD = Path(__file__).parent / "records" / "sae.jsonl"
+QUALITY = "quality.json"
 SEED = 0
 LAYER = 15
 MODEL = "smollm2-135m-instruct"
@@ -196,11 +204,23 @@ def train(work: Path, *, stop_after: int | None = None) -> None:
     trainer.sae.save_inference_model(work / "trained")
 
 
-def index(work: Path) -> None:
-    """Find the features of all that was harvested, and write WORK/index.safetensors: dashboards are made of it."""
-    from labkit.sae import indexing
+def pack(work: Path) -> None:
+    """Write weights in half precision and the configuration, as sae-lens reads them, and copy the record."""
+    from safetensors.torch import load_file, save_file
 
-    sae = loading.from_folder(work / "trained", name="trained", model=MODEL)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.half().contiguous() for name, value in load_file(work / "trained" / loading.WEIGHTS).items()}
+    save_file(weights, FOLDER / loading.WEIGHTS)
+    config = json.loads((work / "trained" / loading.CONFIG).read_text("utf-8"))
+    config["metadata"]["labkit"] = {"typical_norm": round(typical_norm(work), 2), "outlier": OUTLIER}
+    (FOLDER / loading.CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+    shutil.copy(work / "record.jsonl", RECORD)
+    finish()
+
+
+def index(work: Path) -> None:
+    """Find the shipped autoencoder's features in all that was harvested: dashboards and search are made of it."""
+    sae = loading.from_folder(FOLDER, name="labkit-sae")
     pieces, kinds = np.load(work / "pieces.npy"), np.load(work / "kinds.npy")
     collector = indexing.Collector(len(sae), texts.KINDS)
     for number, file in enumerate(Activations.load(work).files):
@@ -214,30 +234,101 @@ def index(work: Path) -> None:
             torch.cat([values for values, _ in found]).half().numpy(),
         )
         print(f"file {number}: {len(file):,} tokens", flush=True)
-    collector.finish().save(work / indexing.FILE)
+    collector.finish().save(FOLDER / indexing.FILE)
+    finish()
 
 
-def measure(work: Path) -> None:
-    """Evaluate on the shipped held-out passages, in float32, and write WORK/quality.json."""
+def measure(_work: Path) -> None:
+    """Evaluate what is shipped on the held-out passages, in float32."""
     import labkit as lk
     from labkit.sae import quality
 
     lab = lk.load(dtype="float32", device="cpu")
-    sae = loading.from_folder(work / "trained", name="trained", model=MODEL)
-    sae.typical_norm, sae.outlier = typical_norm(work), OUTLIER
+    sae = loading.from_folder(FOLDER, name="labkit-sae")
     everything = quality.evaluate(lab, sae, lk.moe.texts(), losses=False)
     some = quality.evaluate(lab, sae, lk.moe.texts(LOSS_DOCUMENTS))
     found = {
-        "typical_norm": sae.typical_norm,
         "dead": everything.dead,
         "tokens": everything.tokens,
         "left_out": everything.left_out,
         "components": everything.components,
-        "unexplained": everything.table.to_dict("records"),
+        "passages": LOSS_DOCUMENTS,
+        "unexplained": everything.table[["way", "kind", "tokens", "unexplained", "at_work"]].to_dict("records"),
         "losses": some.table.to_dict("records"),
     }
-    (work / "quality.json").write_text(json.dumps(found, indent=1), "utf-8")
+    (FOLDER / QUALITY).write_text(json.dumps(_rounded(found), indent=1) + "\n", "utf-8")
     print(everything.table.round(4).to_string(), some.table.round(4).to_string(), everything.dead, sep="\n")
+    finish()
+
+
+def finish() -> None:
+    """Write the card, its figures taken from what was measured, and the checksums."""
+    if (FOLDER / QUALITY).exists():
+        (FOLDER / "README.md").write_text(card(), "utf-8")
+    sign(FOLDER)
+
+
+def card() -> str:
+    """The card, from the record and the measured quality."""
+    lines = [json.loads(line) for line in RECORD.read_text("utf-8").splitlines()]
+    quality = json.loads((FOLDER / QUALITY).read_text("utf-8"))
+    left = {(row["way"], row["kind"]): row for row in quality["unexplained"]}
+    cost = {(row["way"], row["kind"]): row for row in quality["losses"]}
+    kinds = [*texts.KINDS, "all"]
+    rows = [
+        f"| {kind} | {left['sae', kind]['tokens']:,} | {left['sae', kind]['unexplained']:.3f} "
+        f"| {cost['sae', kind]['loss']:.3f} | {cost['sae', kind]['increase']:+.3f} | {cost['sae', kind]['recovered']:.1%} |"
+        for kind in kinds
+    ]
+    ways = [
+        f"| {NAMES[way]} | {left[way, 'all']['unexplained']:.3f} | {cost[way, 'all']['increase']:+.3f} "
+        f"| {cost[way, 'all']['recovered']:.1%} |"
+        for way in NAMES
+        if (way, "all") in left
+    ]
+    first, last = lines[0], lines[-1]
+    return (
+        (Path(__file__).parent / "sae_card.md")
+        .read_text("utf-8")
+        .format(
+            features=SETTINGS.features,
+            k=SETTINGS.k,
+            layer=LAYER,
+            rows=first["rows"],
+            tokens=last["tokens"],
+            steps=last["step"],
+            batch=SETTINGS.batch,
+            rate=f"{SETTINGS.learning_rate:g}",
+            length=LENGTH,
+            outlier=OUTLIER,
+            megabytes=sum(f.stat().st_size for f in FOLDER.iterdir() if f.suffix == ".safetensors") / 1e6,
+            kinds="\n".join(rows),
+            ways="\n".join(ways),
+            dead=f"{quality['dead']:.1%}",
+            left_out=quality["left_out"],
+            counted=quality["tokens"],
+            passages=quality["passages"],
+        )
+    )
+
+
+NAMES = {
+    "sae": "this autoencoder",
+    "principal components": "as many principal components, fitted to the same passages",
+    "untrained": "an untrained autoencoder of the same sizes",
+    "mean": "the mean",
+    "zero": "zero",
+}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    if isinstance(value, float):
+        return round(value, 5) if math.isfinite(value) else None
+    return value
 
 
 def typical_norm(work: Path) -> float:
@@ -257,14 +348,16 @@ def _save(trainer: Any, folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("prepare", "harvest", "train", "index", "measure"))
+    parser.add_argument("what", choices=("prepare", "harvest", "train", "pack", "index", "measure"))
     parser.add_argument("--stop-after", type=int, help="end `train` after so many steps")
     parser.add_argument("work", type=Path)
     asked = parser.parse_args(arguments)
     if asked.what == "train":
         train(asked.work, stop_after=asked.stop_after)
     else:
-        {"prepare": prepare, "harvest": harvest, "index": index, "measure": measure}[asked.what](asked.work)
+        {"prepare": prepare, "harvest": harvest, "pack": pack, "index": index, "measure": measure}[asked.what](
+            asked.work
+        )
 
 
 if __name__ == "__main__":

@@ -131,13 +131,12 @@ def promoted(
     """
     feature.sae.belongs(lab)
     moved = _moved(lab, feature.direction[None])[0]
-    strings = token_strings(lab.tokenizer)
     order = moved.argsort(descending=True)
     generator = torch.Generator().manual_seed(0)
     chance = _moved(lab, torch.randn(RANDOM_DIRECTIONS, feature.sae.d_in, generator=generator)).amax(-1).mean()
 
     def named(ids: Sequence[int]) -> tuple[tuple[str, float], ...]:
-        return tuple((strings[i] if i < len(strings) else "", float(moved[i])) for i in ids)
+        return tuple(zip(token_strings(lab.tokenizer, ids), moved[list(ids)].tolist(), strict=True))
 
     return named(order[:k].tolist()), named(order.flip(0)[:k].tolist()), float(chance)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +240,7 @@ def index(lab: Any, sae: SAE, texts: Mapping[str, Sequence[Any]] | Sequence[Any]
             raise BadInput(
                 f"{sae.name} came without an index; make one of your own texts: lk.sae.index(lab, sae, texts)."
             )
-        return Index.load(sae.folder / FILE)
+        return _loaded(sae.folder / FILE)
     kinds = dict(texts) if isinstance(texts, Mapping) else {"text": list(texts)}
     if len(lab.tokenizer) > NOTHING:
         raise BadInput(
@@ -266,6 +267,11 @@ def index(lab: Any, sae: SAE, texts: Mapping[str, Sequence[Any]] | Sequence[Any]
             values.numpy(),
         )
     return collector.finish()
+
+
+@lru_cache(maxsize=2)
+def _loaded(path: Path) -> Index:
+    return Index.load(path)
 
 
 def tensor(values: np.ndarray) -> torch.Tensor:

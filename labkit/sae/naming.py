@@ -143,7 +143,8 @@ def quiz(lab: Any, feature: Feature, texts: Sequence[Any], *, n: int = 10, seed:
     if n < 2 or n % 2:
         raise BadInput(f"A quiz has an even number of places, half of them where the feature fires, and {n!r} is none.")
     found = features_of(lab, feature.sae, list(texts))
-    yes, no = [], []
+    yes: list[tuple[int, int]] = []
+    no: list[tuple[int, int]] = []
     for number, each in enumerate(found):
         at = (each.indices == feature.index).any(-1)
         for position in each.defined.nonzero().flatten().tolist():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +40,7 @@ def search(lab: Any, sae: SAE, words: str | Sequence[str], *, of: Index | None =
     if not wanted:
         raise BadInput("There is no word to look for; give some, such as search(lab, sae, 'january february').")
     found = index(lab, sae) if of is None else of
-    peaks = _peak_words(_key(lab), found)
+    peaks = _peak_words(lab.tokenizer, found)
     hits = np.array([[word in wanted for word in row] for row in peaks])
     there = found.values > 0
     count, examples = (hits & there).sum(1), there.sum(1)
@@ -49,14 +48,13 @@ def search(lab: Any, sae: SAE, words: str | Sequence[str], *, of: Index | None =
         [len({w for w, h in zip(row, hit, strict=True) if h}) for row, hit in zip(peaks, hits & there, strict=True)]
     )
     share = np.where(examples > 0, count / np.maximum(examples, 1), 0.0)
-    order = np.lexsort((found.counts, -different, -share))
-    order = [i for i in order if count[i] > 0][:k]
+    order = [int(i) for i in np.lexsort((found.counts, -different, -share)) if count[i] > 0][:k]
 
     import pandas as pd
 
     table = pd.DataFrame(
         {
-            "feature": [int(i) for i in order],
+            "feature": order,
             "hits": [int(count[i]) for i in order],
             "examples": [int(examples[i]) for i in order],
             "words": [int(different[i]) for i in order],
@@ -68,53 +66,41 @@ def search(lab: Any, sae: SAE, words: str | Sequence[str], *, of: Index | None =
     return table
 
 
-class _Strings:
-    """Token strings by a tokenizer's identity, so that words are put together once."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.strings = token_strings(tokenizer)
-
-
-@lru_cache(maxsize=4)
-def _strings(tokenizer: Any) -> _Strings:
-    return _Strings(tokenizer)
-
-
-def _key(lab: Any) -> _Strings:
-    return _strings(lab.tokenizer)
-
-
 _WORDS: dict[tuple[int, int], tuple[Any, Any, list[list[str]]]] = {}
 
 
-def _peak_words(strings: _Strings, found: Index) -> list[list[str]]:
+def _peak_words(tokenizer: Any, found: Index) -> list[list[str]]:
     """(features, examples): the bare word at each example's peak; "" where there is no example."""
-    key = (id(strings), id(found))
+    key = (id(tokenizer), id(found))
     if key not in _WORDS:
+        memo: dict[int, str] = {}
         words = [
             [
-                _word(strings.strings, found.ids[i, slot], int(found.peaks[i, slot]))
+                _word(tokenizer, memo, found.ids[i, slot], int(found.peaks[i, slot]))
                 if found.values[i, slot] > 0
                 else ""
                 for slot in range(found.ids.shape[1])
             ]
             for i in range(len(found.counts))
         ]
-        _WORDS[key] = (strings, found, words)  # kept with what it was made of, so that no id is used twice
+        _WORDS.clear()
+        _WORDS[key] = (tokenizer, found, words)  # kept with what it was made of, so that no id is used twice
     return _WORDS[key][2]
 
 
-def _word(strings: Sequence[str], ids: np.ndarray, peak: int) -> str:
+def _word(tokenizer: Any, memo: dict[int, str], ids: np.ndarray, peak: int) -> str:
     """The word a token is in: back to the token that begins it, on to the one before the next."""
-    texts = [strings[i] if i < len(strings) else "" for i in ids[ids != NOTHING]]
-    start = peak
-    while start > max(0, peak - LONGEST_WORD) and texts[start][:1].isalnum():
+    near = ids[ids != NOTHING].tolist()
+    first = max(0, peak - LONGEST_WORD)
+    texts = token_strings(tokenizer, near[first : peak + LONGEST_WORD], memo=memo)
+    at = peak - first
+    start, stop = at, at + 1
+    while start > 0 and texts[start][:1].isalnum():
         start -= 1
-    stop = peak + 1
-    while stop < min(len(texts), peak + LONGEST_WORD) and texts[stop][:1].isalnum() and texts[peak].strip().isalnum():
+    while stop < len(texts) and texts[at].strip().isalnum() and texts[stop][:1].isalnum():
         stop += 1
-    return _bare("".join(texts[start:stop]).split()[-1] if "".join(texts[start:stop]).split() else "")
+    parts = "".join(texts[start:stop]).split()
+    return _bare(parts[-1]) if parts else ""
 
 
 def _bare(word: str) -> str:
@@ -146,8 +132,7 @@ def common(
     for _ in range(RELABELLINGS):
         dealt = own[torch.randperm(len(found), generator=draw)]
         by_chance.append(int((_margin(heights, dealt) > 0).sum()))
-    order = margin.argsort(descending=True)[:k]
-    order = order[margin[order] > 0].tolist()
+    order = [i for i in margin.argsort(descending=True)[:k].tolist() if margin[i] > 0]
 
     import pandas as pd
 
