@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from labkit.sae.reading import residual as residual
     from labkit.sae.searching import common as common
     from labkit.sae.searching import search as search
+    from labkit.sae.steering import Steered as Steered
+    from labkit.sae.steering import broken as broken
+    from labkit.sae.steering import difference as difference
+    from labkit.sae.steering import dose as dose
+    from labkit.sae.steering import steered as steered
     from labkit.sae.toy import Recovery as Recovery
     from labkit.sae.toy import World as World
     from labkit.sae.toy import recovery as recovery
@@ -50,6 +55,7 @@ _NAMES = {
     "quality": ("Quality", "evaluate", "untrained"),
     "reading": ("Features", "features", "residual"),
     "searching": ("common", "search"),
+    "steering": ("Steered", "broken", "difference", "dose", "steered"),
     "toy": ("Recovery", "World", "recovery", "world"),
     "training": ("Settings", "Step", "train"),
 }

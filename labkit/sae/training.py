@@ -70,6 +70,9 @@ def start(d_in: int, settings: Settings, sample: Tensor, *, checkpoint: Path | N
     sample: (rows, d_in) activations, of which the scale and the mean are taken. Decoder rows are of length 1 and random,
     the encoder is the decoder's transpose, the bias is the mean.
     """
+    for name in ("features", "k", "tokens", "batch"):
+        if (value := getattr(settings, name)) < 1:
+            raise BadInput(f"{name} is {value}; give at least 1.")
     if settings.k > settings.features:
         raise BadInput(f"{settings.k} features can't be at work where there are {settings.features}; give a smaller k.")
     if settings.steps < 1:

@@ -1,0 +1,170 @@
+"""What steering does: how often a concept appears in what the model writes, and what that costs in plausibility."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labkit.errors import BadInput
+from labkit.sae.dictionary import SAE, Feature
+from labkit.sae.interventions import steer
+from labkit.sae.reading import residuals
+from labkit.trace.input import as_ids
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Steered", "broken", "difference", "dose", "steered"]
+
+DRAWS = 1_000
+SAME_IN_A_ROW = 8  # of the same token, or of the same few: the model has broken
+LONGEST_LOOP = 4
+
+
+def difference(lab: Any, sae: SAE, present: Sequence[Any], absent: Sequence[Any]) -> Tensor:
+    """(d_in,): mean residual over texts that have a concept minus the mean over texts that lack it, at the SAE's layer.
+
+    Tokens where the features are not defined (the first of each text) don't count. The plain way to a direction, to set
+    beside a feature: Marks and Tegmark 2023.
+    """
+    if not present or not absent:
+        raise BadInput("A difference of means needs texts that have the concept and texts that lack it.")
+    sae.belongs(lab)
+    means = []
+    for texts in (present, absent):
+        rows = [as_ids(lab.tokenizer, text, chat=False, context=lab.context) for text in texts]
+        means.append(torch.cat([x[sae.defined(x)] for x in residuals(lab, rows, sae.layer)]).mean(0))
+    return means[0] - means[1]
+
+
+def broken(ids: Sequence[int]) -> str | None:
+    """Why a continuation has fallen apart, or None: it ends in a loop of at most four tokens."""
+    for period in range(1, LONGEST_LOOP + 1):
+        length = max(SAME_IN_A_ROW, 3 * period)
+        tail = list(ids[-length:])
+        if len(tail) == length and all(tail[i] == tail[i - period] for i in range(period, length)):
+            what = "the same token" if period == 1 else f"the same {period} tokens"
+            return f"the model broke: it says {what} over and over"
+    return None
+
+
+def dose(
+    lab: Any,
+    sae: SAE,
+    directions: Mapping[str, Feature | Tensor],
+    strengths: Sequence[float],
+    prompts: Sequence[str],
+    concept: Callable[[str], bool],
+    *,
+    tokens: int = 24,
+    chat: bool | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Steer along each direction by each strength, write on from each prompt, and look at what came out.
+
+    directions: name -> feature or direction (taken at length 1, so that strengths mean the same). concept: whether a
+    continuation has it. tokens: of each continuation, greedy.
+    Returns a row per direction and strength: share (of continuations with the concept), low and high (95 %, resampling
+    prompts), loss (nats a token that the model without steering gives to what was written), loss_low, loss_high, broken
+    (share that ended in a loop), example. Strength 0 is the same for all directions and is run once.
+    """
+    if len(prompts) < 2:
+        raise BadInput("Give several prompts: from one, nothing can be said about others.")
+    if not directions:
+        raise BadInput("There is no direction to steer along; give some, such as {'feature': sae[1234]}.")
+    from tqdm.auto import tqdm
+
+    plan = [(name, strength) for name in directions for strength in strengths]
+    draw = np.random.default_rng(seed)
+    chosen = draw.integers(len(prompts), size=(DRAWS, len(prompts)))
+    unsteered: list[Any] | None = None
+    rows = []
+    for name, strength in tqdm(plan, desc="steering", disable=not progress, leave=False):
+        if strength == 0:
+            unsteered = unsteered or _written(lab, prompts, tokens, chat)
+            made = unsteered
+        else:
+            what = directions[name]
+            layer = None if isinstance(what, Feature) else sae.layer
+            with lab.edit(steer(_unit(what), strength, layer=layer or sae.layer)):
+                made = _written(lab, prompts, tokens, chat)
+        has = np.array([bool(concept(each.text)) for each in made], dtype=float)
+        loss = np.array([_loss(lab, each) for each in made])
+        share_low, share_high = np.quantile(has[chosen].mean(1), [0.025, 0.975])
+        loss_low, loss_high = np.nanquantile(np.nanmean(loss[chosen], axis=1), [0.025, 0.975])
+        rows.append(
+            {
+                "direction": name,
+                "strength": float(strength),
+                "share": has.mean(),
+                "low": share_low,
+                "high": share_high,
+                "loss": float(np.nanmean(loss)),
+                "loss_low": loss_low,
+                "loss_high": loss_high,
+                "broken": float(np.mean([broken(each.ids) is not None for each in made])),
+                "example": made[0].text,
+            }
+        )
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    table.attrs = {"prompts": len(prompts), "tokens": tokens, "model": lab.name, "sae": sae.name}
+    return table
+
+
+def _unit(what: Feature | Tensor) -> Tensor:
+    direction = what.direction if isinstance(what, Feature) else what
+    return direction / direction.norm()
+
+
+def _written(lab: Any, prompts: Sequence[str], tokens: int, chat: bool | None) -> list[Any]:
+    return lab.generate(list(prompts), max_new_tokens=tokens, chat=chat, alternatives=1)
+
+
+def _loss(lab: Any, made: Any) -> float:
+    """Nats a token of what was written, by the model as it is now."""
+    if not made.ids:
+        return float("nan")
+    ids = [*made.prompt_ids, *made.ids]
+    return float(lab.trace(ids, keep="logits").loss[len(made.prompt_ids) :].mean())
+
+
+@dataclass(frozen=True)
+class Steered:
+    """A continuation under way. tokens: written so far.  mean_loss: nats a token by the model without steering; None
+    until it is done.  done: nothing more comes.  note: what is to be said of it, such as that the model broke.
+    """
+
+    tokens: tuple[str, ...]
+    mean_loss: float | None
+    done: bool
+    note: str = ""
+
+
+def steered(
+    lab: Any, sae: SAE, *, tokens: int = 40, chat: bool | None = None
+) -> Callable[[str, Mapping[int, float], threading.Event], Iterator[Steered]]:
+    """What lk.views.steering runs: (prompt, feature -> strength, stop) -> the continuation as it is written."""
+    sae.belongs(lab)
+
+    def run(prompt: str, strengths: Mapping[int, float], stop: threading.Event) -> Iterator[Steered]:
+        edits = [steer(sae[int(i)], strength) for i, strength in strengths.items() if strength]
+        pieces: list[str] = []
+        with lab.edit(*edits):
+            for piece in lab.stream(prompt, chat=chat, max_new_tokens=tokens, alternatives=1):
+                if stop.is_set():
+                    return
+                pieces.append(piece)
+                yield Steered(tuple(pieces), None, False)
+        made = lab.last_generation
+        yield Steered(tuple(made.tokens), _loss(lab, made), True, broken(made.ids) or "")
+
+    return run
