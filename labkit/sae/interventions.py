@@ -53,6 +53,8 @@ def clamp(feature: Feature, value: float, *, tokens: str = AFTER_THE_FIRST) -> E
     at every token but the first. An autoencoder that keeps the k largest reports a value too small to be among them as 0.
     Raises BadInput for a negative value, and for a feature whose encoder hardly sees its own direction.
     """
+    if not isinstance(feature, Feature):
+        raise BadInput(f"clamp takes a feature, such as sae[1234], and {feature!r} is none.")
     wanted = _number(value, "value")
     if wanted < 0:
         raise BadInput(f"A feature can't be clamped to {wanted:g}: activations are at least 0; to push it away, steer.")
@@ -84,6 +86,8 @@ def splice(sae: SAE, *, error: bool = False, tokens: str = AFTER_THE_FIRST) -> E
 
     error: add back what the features leave unexplained, which changes nothing: a check that all is in its place.
     """
+    if not isinstance(sae, SAE):
+        raise BadInput(f"splice takes an autoencoder, such as lk.sae.load(), and {sae!r} is none.")
 
     def spliced(x: Tensor) -> Tensor:
         rows = x.float().cpu()
@@ -111,9 +115,9 @@ def _fits(x: Tensor, direction: Tensor) -> None:
 def _number(value: Any, what: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number):
+    if isinstance(value, bool | str | bytes) or not math.isfinite(number):
         raise BadInput(f"{what} is to be a number, and {value!r} is none.")
     return number
 

@@ -65,7 +65,7 @@ def from_folder(folder: Path, *, name: str, model: str | None = None) -> SAE:
     layer = _layer(metadata.get("hook_name", config.get("hook_name")), name)
     own = model or metadata.get("model_name") or config.get("model_name")
     if architecture not in PLAIN or not _is_plain(config):
-        return _from_library(folder, name=name, model=own, layer=layer, architecture=architecture)
+        return _from_library(folder, name=name, model=own, layer=layer)
     header = read_safetensors_header(folder / WEIGHTS)
     shapes = {"W_enc": (d_in, features), "b_enc": (features,), "W_dec": (features, d_in), "b_dec": (d_in,)}
     if architecture == "jumprelu":
@@ -79,10 +79,7 @@ def from_folder(folder: Path, *, name: str, model: str | None = None) -> SAE:
 
     weights = {key: value.float() for key, value in load_file(folder / WEIGHTS).items() if key in shapes}
     for key, value in weights.items():
-        if not bool(value.isfinite().all()):
-            raise BadModelFile(
-                f"{folder.name}/{WEIGHTS}: {key} has numbers that are none (NaN or infinite); get it again."
-            )
+        _check_numbers(value, key, folder)
     measured = metadata.get("labkit") if isinstance(metadata.get("labkit"), dict) else {}
     assert isinstance(measured, dict)
     return SAE(
@@ -109,7 +106,8 @@ def _is_plain(config: dict[str, Any]) -> bool:
         config.get("normalize_activations", "none") == "none"
         and config.get("reshape_activations", "none") == "none"
         and not config.get("rescale_acts_by_decoder_norm", False)
-        and config.get("activation_fn", config.get("activation_fn_str", "relu")) in ("relu", "topk")
+        # before sae-lens 6 one of the k largest called itself standard
+        and config.get("activation_fn", config.get("activation_fn_str", "relu")) in ("relu", config.get("architecture"))
         and not config.get("finetuning_scaling_factor", False)
     )
 
@@ -137,6 +135,11 @@ def _check_shapes(header: SafetensorsHeader, shapes: dict[str, tuple[int, ...]],
             )
 
 
+def _check_numbers(value: torch.Tensor, key: str, folder: Path) -> None:
+    if not bool(value.isfinite().all()):
+        raise BadModelFile(f"{folder.name}/{WEIGHTS}: {key} has numbers that are none (NaN or infinite); get it again.")
+
+
 def _layer(hook: object, name: str) -> int:
     """Which layer's input is read, as trace.residual counts."""
     if not isinstance(hook, str) or not (found := _RESIDUAL.fullmatch(hook)):
@@ -161,7 +164,7 @@ def _check_shipped(folder: Path) -> None:
 # through sae-lens -----------------------------------------------------------------------------------------------------
 
 
-def _from_library(folder: Path, *, name: str, model: Any, layer: int, architecture: str) -> SAE:
+def _from_library(folder: Path, *, name: str, model: Any, layer: int) -> SAE:
     """One of the other kinds: sae-lens's own class computes it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -172,7 +175,9 @@ def _from_library(folder: Path, *, name: str, model: Any, layer: int, architectu
             library = LibrarySAE.load_from_disk(folder, dtype="float32")
         except Exception as error:
             raise BadModelFile(f"sae-lens can't open {folder.name}: {_short(error)}") from error
-    return _wrapped(library, name=name, model=model, layer=layer, architecture=architecture, folder=folder)
+    for key, value in library.state_dict().items():
+        _check_numbers(value, key, folder)
+    return _wrapped(library, name=name, model=model, layer=layer, folder=folder)
 
 
 def _release(release: str, sae_id: str | None, model: str | None) -> SAE:
@@ -182,6 +187,10 @@ def _release(release: str, sae_id: str | None, model: str | None) -> SAE:
         from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     releases = get_pretrained_saes_directory()
+    if release not in releases and sae_id is None:  # "release/sae_id", as its name is written
+        start, _, rest = release.partition("/")
+        if start in releases:
+            release, sae_id = start, rest
     if release not in releases:
         import difflib
 
@@ -210,13 +219,13 @@ def _release(release: str, sae_id: str | None, model: str | None) -> SAE:
         name=f"{release}/{sae_id}",
         model=own,
         layer=layer,
-        architecture=library.cfg.architecture(),
         folder=None,
     )
 
 
-def _wrapped(library: Any, *, name: str, model: Any, layer: int, architecture: str, folder: Path | None) -> SAE:
+def _wrapped(library: Any, *, name: str, model: Any, layer: int, folder: Path | None) -> SAE:
     library = library.to(dtype=torch.float32)
+    architecture = library.cfg.architecture()
     features = library.W_dec.shape[0]
     bias = getattr(library, "b_enc", None)
     settings = library.cfg.to_dict()

@@ -118,7 +118,7 @@ def start(d_in: int, settings: Settings, sample: Tensor, *, checkpoint: Path | N
 
 
 def steps(trainer: SAETrainer[Any, Any], batches: Callable[[int], Tensor]) -> Iterator[Step]:
-    """Train to the end, a step at a time; afterwards the scale is folded into the weights.
+    """Train to the end, a step at a time; afterwards the weights are those for activations as they are, without the scale.
 
     batches: from a step's number to its (batch, d_in) activations: a function of the number alone, so that a run that
     was interrupted goes on as it would have.
@@ -143,9 +143,19 @@ def steps(trainer: SAETrainer[Any, Any], batches: Callable[[int], Tensor]) -> It
             rate,
         )
     if (factor := trainer.activation_scaler.scaling_factor) is not None:
-        trainer.sae.fold_activation_norm_scaling_factor(factor)
+        unscale(trainer.sae, factor)
         trainer.activation_scaler.scaling_factor = None
         trainer.set_final_sae_metadata()
+
+
+@torch.no_grad()
+def unscale(sae: Any, factor: float) -> None:
+    """Let an autoencoder trained on factor times x read x. Its rows keep their length, so that activations have x's unit.
+
+    sae-lens's own folding would leave rows of length 1 / factor and activations of a unit of their own.
+    """
+    sae.b_enc /= factor
+    sae.b_dec /= factor
 
 
 def _classes() -> tuple[Any, Any, Any, Any]:
@@ -261,9 +271,9 @@ def train(
         model=model,
         layer=layer,
         architecture="topk",
-        encoder=trained.W_enc.detach() * scale,
-        encoder_bias=trained.b_enc.detach().clone(),
-        decoder=trained.W_dec.detach() / scale,
+        encoder=trained.W_enc.detach(),
+        encoder_bias=trained.b_enc.detach() / scale,
+        decoder=trained.W_dec.detach(),
         decoder_bias=trained.b_dec.detach() / scale,
         k=settings.k,
     )
