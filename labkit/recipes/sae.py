@@ -212,6 +212,7 @@ def pack(work: Path) -> None:
     weights = {name: value.half().contiguous() for name, value in load_file(work / "trained" / loading.WEIGHTS).items()}
     save_file(weights, FOLDER / loading.WEIGHTS)
     config = json.loads((work / "trained" / loading.CONFIG).read_text("utf-8"))
+    config["normalize_activations"] = "none"  # the scale it was trained with is in its biases
     config["metadata"]["labkit"] = {"typical_norm": round(typical_norm(work), 2), "outlier": OUTLIER}
     (FOLDER / loading.CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
     shutil.copy(work / "record.jsonl", RECORD)

@@ -149,7 +149,8 @@ def _moved(lab: Any, directions: Tensor) -> Tensor:
         raise Unavailable(f"The way from the residual stream to the logits of {lab.name} is not found.")
     with lab.turn():
         x = (LARGE * directions / directions.norm(dim=-1, keepdim=True)).to(device=lab.device, dtype=lab.dtype)
-        moved = unembedding(norm(x) - norm(torch.zeros_like(x))).float().cpu()
+        none = torch.zeros_like(x)
+        moved = (unembedding(norm(x) - norm(none)) - unembedding(none)).float().cpu()
     moved -= moved.mean(-1, keepdim=True)
     return moved / moved.std(-1, keepdim=True)
 

@@ -83,6 +83,8 @@ class Index:
         try:
             with safe_open(path, framework="numpy") as file:
                 about = file.metadata() or {}
+                if about.get("format") != FORMAT:
+                    raise ValueError("another format")
                 arrays = {name: file.get_tensor(name) for name in _ARRAYS}
             kinds, counts = json.loads(about["kinds"]), json.loads(about["kind_tokens"])
         except (OSError, KeyError, ValueError, SafetensorError) as error:

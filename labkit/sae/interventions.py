@@ -125,7 +125,7 @@ def _number(value: Any, what: str) -> float:
 def _direction(what: Any) -> Tensor:
     if not isinstance(what, Tensor) or what.ndim != 1:
         raise BadInput("steer takes a feature, such as sae[1234], or a direction (d_model,) as a tensor.")
-    length = float(what.float().norm())
+    length = float(what.detach().float().norm())
     if not math.isfinite(length) or length == 0:
         raise BadInput("This direction has no length, or numbers that are none; give another.")
     return what.detach().float().cpu() / length

@@ -155,7 +155,7 @@ def _check_shipped(folder: Path) -> None:
     try:
         sums = json.loads((folder / "SHA256.json").read_text("utf-8"))
         damaged = [file for file, expected in sums.items() if sha256(folder / file) != expected]
-    except (OSError, ValueError, ModelNotFound):
+    except (OSError, ValueError, AttributeError, ModelNotFound):
         damaged = ["SHA256.json, or a file it names,"]
     if damaged:
         raise BadModelFile(f"{SHIPPED}, which comes with labkit, is damaged ({damaged[0]}); install labkit again.")
@@ -174,7 +174,9 @@ def _from_library(folder: Path, *, name: str, model: Any, layer: int) -> SAE:
         try:
             library = LibrarySAE.load_from_disk(folder, dtype="float32")
         except Exception as error:
-            raise BadModelFile(f"sae-lens can't open {folder.name}: {_short(error)}") from error
+            raise BadModelFile(
+                f"sae-lens can't open {folder.name} ({_short(error)}); get the autoencoder again."
+            ) from error
     for key, value in library.state_dict().items():
         _check_numbers(value, key, folder)
     return _wrapped(library, name=name, model=model, layer=layer, folder=folder)
@@ -229,6 +231,8 @@ def _wrapped(library: Any, *, name: str, model: Any, layer: int, folder: Path | 
     features = library.W_dec.shape[0]
     bias = getattr(library, "b_enc", None)
     settings = library.cfg.to_dict()
+    measured = settings["metadata"].get("labkit")
+    measured = measured if isinstance(measured, dict) else {}
     plain = architecture in PLAIN and _is_plain(settings)
     return SAE(
         name=name,
@@ -242,6 +246,8 @@ def _wrapped(library: Any, *, name: str, model: Any, layer: int, folder: Path | 
         threshold=library.threshold.data if plain and architecture == "jumprelu" else None,
         k=settings.get("k") if plain and architecture == "topk" else None,
         subtracts_bias=bool(settings.get("apply_b_dec_to_input", True)),
+        typical_norm=_number(measured.get("typical_norm")),
+        outlier=_number(measured.get("outlier")),
         folder=folder,
         _library=library,
     )

@@ -149,13 +149,14 @@ def quiz(lab: Any, feature: Feature, texts: Sequence[Any], *, n: int = 10, seed:
         at = (each.indices == feature.index).any(-1)
         for position in each.defined.nonzero().flatten().tolist():
             (yes if at[position] else no).append((number, position))
-    if len(yes) < n // 2 or len(no) < n // 2:
-        raise BadInput(
-            f"Feature {feature.index} fires on {len(yes)} tokens of these texts; a quiz of {n} needs {n // 2}."
-        )
+    for places, what in ((yes, "fires"), (no, "is silent")):
+        if len(places) < n // 2:
+            raise BadInput(
+                f"Feature {feature.index} {what} on {len(places)} tokens of these texts; a quiz of {n} needs {n // 2}."
+            )
     draw = np.random.default_rng(seed)
     chosen = [(yes[i], True) for i in draw.choice(len(yes), n // 2, replace=False)]
     chosen += [(no[i], False) for i in draw.choice(len(no), n // 2, replace=False)]
-    places = [chosen[i] for i in draw.permutation(n)]
-    items = [tuple(found[t].tokens[max(0, p - CONTEXT) : p + 1]) for (t, p), _ in places]
-    return Quiz(tuple(items), tuple(fires for _, fires in places))
+    asked = [chosen[i] for i in draw.permutation(n)]
+    items = [tuple(found[t].tokens[max(0, p - CONTEXT) : p + 1]) for (t, p), _ in asked]
+    return Quiz(tuple(items), tuple(fires for _, fires in asked))

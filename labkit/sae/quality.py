@@ -97,6 +97,8 @@ def evaluate(
     if unknown := [way for way in against if way not in WAYS]:
         raise BadInput(f"There is no way called {unknown[0]!r} to compare with; there are {', '.join(WAYS)}.")
     kinds = dict(texts) if isinstance(texts, Mapping) else {"text": list(texts)}
+    if not kinds:
+        raise BadInput("There is no text to measure on; give some, such as lk.moe.texts(10).")
     rows = [
         (kind, as_ids(lab.tokenizer, text, chat=False, context=lab.context)) for kind in kinds for text in kinds[kind]
     ]
@@ -132,7 +134,7 @@ def _ways(
     ways: dict[str, Callable[[Tensor], Tensor]] = {"sae": sae.reconstruct}
     if "principal components" in against:
         centred = (x - mean).double()
-        basis = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -components:].float()
+        basis = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, max(0, sae.d_in - components) :].float()
         ways["principal components"] = lambda rows: (rows - mean) @ basis @ basis.T + mean
     if "untrained" in against and sae.architecture == "topk":
         ways["untrained"] = untrained(sae).reconstruct

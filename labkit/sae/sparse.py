@@ -7,6 +7,7 @@ torch's own embedding bag and a scattered matrix do. Same numbers as the plain f
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,13 @@ class _Decode(torch.autograd.Function):
         )
 
 
+def _csr(*parts: Any) -> Tensor:
+    """A matrix in compressed rows; torch says once in each process that these are new, which nobody needs to read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        return torch.sparse_csr_tensor(*parts, check_invariants=False)
+
+
 def _transposed_product(values: Tensor, indices: Tensor, right: Tensor, features: int) -> Tensor:
     """S.T @ right, (features, d), where S is (rows, features) with `values` at `indices` and zeros elsewhere."""
     rows, k = indices.shape
@@ -90,9 +98,7 @@ def _transposed_product(values: Tensor, indices: Tensor, right: Tensor, features
     order = torch.from_numpy(np.argsort(flat.astype(np.uint16) if features <= 2**16 else flat, kind="stable"))
     starts = torch.zeros(features + 1, dtype=torch.int64)
     starts[1:] = torch.bincount(indices.flatten(), minlength=features).cumsum(0)
-    matrix = torch.sparse_csr_tensor(
-        starts, order // k, values.flatten()[order], (features, rows), check_invariants=False
-    )
+    matrix = _csr(starts, order // k, values.flatten()[order], (features, rows))
     return matrix @ right
 
 
@@ -100,12 +106,11 @@ def _sampled(left: Tensor, weight: Tensor, indices: Tensor) -> Tensor:
     """(left @ weight.T) at `indices` of each row only: (rows, k)."""
     rows, k = indices.shape
     columns, order = indices.sort(dim=-1)
-    pattern = torch.sparse_csr_tensor(
+    pattern = _csr(
         torch.arange(0, rows * k + 1, k),
         columns.flatten(),
         torch.zeros(rows * k, dtype=left.dtype),
         (rows, weight.shape[0]),
-        check_invariants=False,
     )
     found = torch.sparse.sampled_addmm(pattern, left, weight.T, beta=0.0).values().view(rows, k)
     return torch.empty_like(found).scatter_(-1, order, found)

@@ -39,7 +39,10 @@ def difference(lab: Any, sae: SAE, present: Sequence[Any], absent: Sequence[Any]
     means = []
     for texts in (present, absent):
         rows = [as_ids(lab.tokenizer, text, chat=False, context=lab.context) for text in texts]
-        means.append(torch.cat([x[sae.defined(x)] for x in residuals(lab, rows, sae.layer)]).mean(0))
+        counted = torch.cat([x[sae.defined(x)] for x in residuals(lab, rows, sae.layer)])
+        if not len(counted):
+            raise BadInput("These texts have no token to count: the first of each does not; give longer ones.")
+        means.append(counted.mean(0))
     return means[0] - means[1]
 
 
@@ -92,8 +95,8 @@ def dose(
             made = unsteered
         else:
             what = directions[name]
-            layer = None if isinstance(what, Feature) else sae.layer
-            with lab.edit(steer(_unit(what), strength, layer=layer or sae.layer)):
+            layer = what.sae.layer if isinstance(what, Feature) else sae.layer
+            with lab.edit(steer(_unit(what), strength, layer=layer)):
                 made = _written(lab, prompts, tokens, chat)
         has = np.array([bool(concept(each.text)) for each in made], dtype=float)
         loss = np.array([_loss(lab, each) for each in made])

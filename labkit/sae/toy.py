@@ -76,7 +76,7 @@ def _matched(rows: Tensor, truth: Tensor) -> Tensor:
     from scipy.optimize import linear_sum_assignment
 
     unit = rows.detach() / rows.detach().norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    cosines = truth @ unit.T
+    cosines = truth / truth.norm(dim=-1, keepdim=True).clamp(min=1e-12) @ unit.T
     of, row = linear_sum_assignment(cosines.numpy(), maximize=True)
     found = torch.zeros(len(truth))
     found[of] = cosines[of, row]

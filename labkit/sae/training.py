@@ -133,7 +133,7 @@ def steps(trainer: SAETrainer[Any, Any], batches: Callable[[int], Tensor]) -> It
         if not math.isfinite(error):
             raise FloatingPointError(f"the error is {error} at step {trainer.n_training_steps}")
         variance = out.sae_in.var(0, correction=0).sum().item()
-        auxiliary = float(out.losses["auxiliary_reconstruction_loss"])
+        auxiliary = out.losses["auxiliary_reconstruction_loss"].item()
         yield Step(
             trainer.n_training_steps,
             trainer.n_training_samples,
@@ -156,6 +156,7 @@ def unscale(sae: Any, factor: float) -> None:
     """
     sae.b_enc /= factor
     sae.b_dec /= factor
+    sae.cfg.normalize_activations = "none"  # saved with it: otherwise a reader takes it for one that scales
 
 
 def _classes() -> tuple[Any, Any, Any, Any]:
