@@ -1,11 +1,13 @@
 # Two commands: `make lab` opens the notebooks, `make test` runs every test. Both set up what they lack.
 #
 # PYTHON=python3.12         which Python makes the environment (3.11 to 3.13)
+# JOBS=4                    how many tests run side by side, each on one thread (2 to 3 GiB of memory each)
 # TORCH_INDEX=<address>     where to take torch from, to choose a CPU or CUDA build (see the README)
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 TORCH_INDEX ?=
+JOBS ?= 2
 BIN := .venv/bin
 BASE := .venv/labkit-base.stamp
 DEV := .venv/labkit-dev.stamp
@@ -26,17 +28,18 @@ INSTALL_BROWSER := { command -v apt-get >/dev/null && $(SUDO) apt-get update -q 
 .PHONY: help lab test check browser colab model notebooks pictures constraints bench clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
 
 lab: $(BASE) model
 	$(BIN)/labkit lab
 
 # Every test: code style and types, unit tests, widgets in a browser, notebooks.
 test: $(DEV) model browser check $(AXE) $(COLAB)
-	LABKIT_AXE=$(AXE) $(BIN)/python -m pytest
+	LABKIT_AXE=$(AXE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 	$(MAKE) colab
 	rm -f $(PROGRESS)
-	LABKIT_PROGRESS=$(PROGRESS) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=180 notebooks
+	LABKIT_PROGRESS=$(PROGRESS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=180 notebooks
 
 check: $(DEV)
 	$(BIN)/ruff check

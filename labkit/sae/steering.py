@@ -47,13 +47,13 @@ def difference(lab: Any, sae: SAE, present: Sequence[Any], absent: Sequence[Any]
 
 
 def broken(ids: Sequence[int]) -> str | None:
-    """Why a continuation has fallen apart, or None: it ends in a loop of at most four tokens."""
+    """The sentence that says how a continuation has fallen apart, or None: whether it ends in a loop of up to four tokens."""
     for period in range(1, LONGEST_LOOP + 1):
         length = max(SAME_IN_A_ROW, 3 * period)
         tail = list(ids[-length:])
         if len(tail) == length and all(tail[i] == tail[i - period] for i in range(period, length)):
             what = "the same token" if period == 1 else f"the same {period} tokens"
-            return f"the model broke: it says {what} over and over"
+            return f"The model broke: it says {what} over and over."
     return None
 
 
@@ -142,13 +142,16 @@ def _loss(lab: Any, made: Any) -> float:
 
 @dataclass(frozen=True)
 class Steered:
-    """A continuation under way. tokens: written so far.  mean_loss: nats a token by the model without steering; None
-    until it is done.  done: nothing more comes.  note: what is to be said of it, such as that the model broke.
+    """A continuation under way: what lk.views.steering draws.
+
+    tokens: the continuation so far, each token's text, without the prompt.  mean_loss: nats a token that the model without
+    steering gives to it, which is what steering costs in plausibility; None while it is not known.  done: nothing more
+    comes.  note: a sentence to be shown as a warning, such as that the model broke.
     """
 
-    tokens: tuple[str, ...]
-    mean_loss: float | None
-    done: bool
+    tokens: tuple[str, ...] = ()
+    mean_loss: float | None = None
+    done: bool = False
     note: str = ""
 
 

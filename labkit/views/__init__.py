@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labkit.views.attention_view import attention as attention
     from labkit.views.charts import memory as memory
+    from labkit.views.features_view import features as features
     from labkit.views.lens_chart import attribution as attribution
     from labkit.views.lens_chart import lens as lens
     from labkit.views.live_panel import live as live
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     from labkit.views.sampling_view import temperature as temperature
     from labkit.views.specialisation_chart import damage as damage
     from labkit.views.specialisation_chart import specialisation as specialisation
+    from labkit.views.steering_view import steering as steering
     from labkit.views.tokens_view import tokens as tokens
 
 _HOMES = {
     "attention": "labkit.views.attention_view",
     "attribution": "labkit.views.lens_chart",
+    "features": "labkit.views.features_view",
     "lens": "labkit.views.lens_chart",
     "live": "labkit.views.live_panel",
     "memory": "labkit.views.charts",
@@ -31,6 +34,7 @@ _HOMES = {
     "routes": "labkit.views.routes_view",
     "specialisation": "labkit.views.specialisation_chart",
     "damage": "labkit.views.specialisation_chart",
+    "steering": "labkit.views.steering_view",
     "tokens": "labkit.views.tokens_view",
     "temperature": "labkit.views.sampling_view",
 }

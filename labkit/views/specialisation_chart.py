@@ -23,6 +23,11 @@ FADED = 0.3
 _BELOW = {"yref": "container", "y": 0.0, "yanchor": "bottom"}
 NARROWEST, WIDEST = -3.0, 3.0  # of the colours: an eighth and eight times the uniform share
 ROW = 21  # pixels
+TOP, BOTTOM = 125, 80  # pixels above and below the maps: title, and axis with key
+KEY = 40  # pixels from the maps down to the key, below the axis' own title
+# The map has a light paper of its own: its scale runs through nearly white, and faded cells let the paper through, so on a
+# dark one neither would mean the same. On it the writing can be darker than that of charts that suit any paper.
+PAPER, DARK_INK = "#ffffff", "#3b3b3b"
 ALL = "all"  # the mean over the kinds of text
 BESIDE = ("random", "chance")  # what is nobody's choice is drawn grey
 
@@ -110,7 +115,7 @@ def specialisation(frame: pd.DataFrame, *, chance: str | None = None, title: str
                 x=where[:, 1].tolist() or [None],
                 y=where[:, 0].tolist() or [None],
                 mode="markers",
-                marker={"symbol": "line-ne", "size": 9, "line": {"width": 1, "color": INK}, "color": INK},
+                marker={"symbol": "line-ne", "size": 9, "line": {"width": 1, "color": DARK_INK}, "color": DARK_INK},
                 hoverinfo="skip",
                 name=_faded_name(level),
                 legendgroup="faded",
@@ -123,7 +128,7 @@ def specialisation(frame: pd.DataFrame, *, chance: str | None = None, title: str
         figure.update_xaxes(
             tickvals=places[::every],
             ticktext=labels[::every],
-            tickfont={"size": 10},
+            tickfont={"size": 11},
             tickangle=0,
             showgrid=False,
             zeroline=False,
@@ -139,13 +144,19 @@ def specialisation(frame: pd.DataFrame, *, chance: str | None = None, title: str
             row=row,
             col=1,
         )
-    figure.update_xaxes(title=_titled("expert, by the kind it is chosen for most"), row=len(layers), col=1)
+    figure.update_xaxes(
+        title={**_titled("expert, by the kind it is chosen for most"), "standoff": 6}, row=len(layers), col=1
+    )
     ticks = list(range(-int(reach), int(reach) + 1))
+    height = TOP + BOTTOM - 10 + len(layers) * (ROW * len(kinds) + 46)
     figure.update_layout(
         template=template(),
         title=_escaped(title) if title else _specialisation_sentence(cells, level, every_layer, layers),
-        height=190 + len(layers) * (ROW * len(kinds) + 46),
-        margin={"t": 110, "b": 90},
+        font={"color": DARK_INK},
+        paper_bgcolor=PAPER,
+        plot_bgcolor=PAPER,
+        height=height,
+        margin={"t": TOP, "b": BOTTOM},
         coloraxis={
             "colorscale": [list(stop) for stop in DIVERGING],
             "cmin": -reach,
@@ -161,10 +172,10 @@ def specialisation(frame: pd.DataFrame, *, chance: str | None = None, title: str
                 "yanchor": "top",
             },
         },
-        legend=_BELOW,
+        legend={"y": -KEY / (height - TOP - BOTTOM), "yanchor": "top"},
     )
     for annotation in figure.layout.annotations or ():  # the layers' names stand at the left, as labels do
-        annotation.update(x=0, xanchor="left", font={"size": 12, "color": INK})
+        annotation.update(x=0, xanchor="left", font={"size": 12, "color": DARK_INK})
     return figure
 
 
@@ -252,9 +263,9 @@ def damage(frame: pd.DataFrame, *, title: str | None = None) -> Any:
             figure.update_yaxes(title=_titled("change of the loss, nats a token"), **place)
     figure.update_layout(
         template=template(),
-        title=_escaped(title) if title else _damage_sentence(frame),
-        height=170 + 290 * down,
-        margin={"t": 90, "b": 100},
+        title=_escaped(title) if title else _damage_sentence(frame) + _bands_told(frame),
+        height=210 + 290 * down,
+        margin={"t": 140, "b": 100},
         legend={**_BELOW, "title": {"text": "kept by ", "font": {"size": 13}}},
     )
     return figure
@@ -305,7 +316,8 @@ def _specialisation_hover(row: dict[str, Any]) -> str:
 
 def _specialisation_sentence(cells: pd.DataFrame, level: str, every: list[int], shown: list[int]) -> str:
     known = cells[cells.share.notna()]
-    drawn = "" if len(every) == len(shown) else f"<br><sup>{len(shown)} of {len(every)} layers are drawn</sup>"
+    thinned = f"{len(shown)} of {len(every)} layers are drawn"
+    drawn = "" if len(every) == len(shown) else _below_title(thinned)
     if known.empty:
         return f"No kind of text here has enough tokens and documents to say anything{drawn}"
     experts = len(known[["layer", "expert"]].drop_duplicates())
@@ -324,10 +336,8 @@ def _specialisation_sentence(cells: pd.DataFrame, level: str, every: list[int], 
         ratios: pd.Series[float] = more.share / more.uniform
         best = more.loc[ratios.idxmax()]
         place = f"expert {best.expert}" if len(every) == 1 else f"expert {best.expert} of layer {best.layer}"
-        sentence += (
-            f"<br><sup>most of all {place}: {ratios.max():.1f} times its even share of {_escaped(str(best.kind))}"
-        )
-        return sentence + (f"; {len(shown)} of {len(every)} layers are drawn</sup>" if drawn else "</sup>")
+        most = f"most of all {place}: {ratios.max():.1f} times its even share of {_escaped(str(best.kind))}"
+        return sentence + _below_title(f"{most}; {thinned}" if drawn else most)
     return sentence + drawn
 
 
@@ -349,7 +359,8 @@ def _faded_name(level: str) -> str:
 
 
 def _damage_sentence(frame: pd.DataFrame) -> str:
-    """The cheapest and the dearest choice, at the number of experts where they differ most; means over the kinds."""
+    """All choices, the cheapest first, at the number of experts where they differ most; means over the kinds."""
+    experts = frame.attrs.get("experts")
     frame = frame[frame.kind == ALL] if (frame.kind == ALL).any() else frame
     mean = frame.groupby(["keep", "by"], sort=False).loss_change.mean().unstack("by")
     if mean.shape[1] < 2:
@@ -362,11 +373,35 @@ def _damage_sentence(frame: pd.DataFrame) -> str:
         return "What experts are kept for makes no difference that could be measured"
     keep = apart.idxmax()
     row = mean.loc[keep].dropna()
-    best, worst = row.idxmin(), row.idxmax()
-    return (
-        f"With {int(keep)} experts kept by {_escaped(str(best))} the loss changes by {_signed(float(row[best]))} nats, "
-        f"by {_escaped(str(worst))} by {_signed(float(row[worst]))}"
+    if experts == 2 * keep:
+        gone = "Half the experts gone"
+    else:
+        gone = f"{int(keep)} of {experts} experts kept" if experts else f"{int(keep)} experts kept"
+    best, *others = (
+        f"{_signed(float(change))} nats a token when chosen {_chosen_by(way)}"
+        if i == 0
+        else f"{_signed(float(change))} {_chosen_by(way)}"
+        for i, (way, change) in enumerate(row.sort_values(kind="stable").items())
     )
+    return f"{gone}: {best},<br>{', '.join(others)}"
+
+
+def _chosen_by(way: Any) -> str:
+    if way in BESIDE:
+        return "at random"
+    return "by measured loss" if way == "measured" else f"by {_escaped(str(way))}"
+
+
+def _bands_told(frame: pd.DataFrame) -> str:
+    """What the bands or bars are; nothing where no interval is known."""
+    if not (frame.low.notna() & frame.high.notna()).any():
+        return ""
+    draws = "; for random, where a single draw may fall" if frame.by.isin(BESIDE).any() else ""
+    return _below_title(f"bands: 95 %, from resampling the documents{draws}")
+
+
+def _below_title(text: str) -> str:
+    return f"<br><span style='font-size:12px'>{text}</span>"
 
 
 def _colours(ways: list[Any]) -> dict[Any, str]:

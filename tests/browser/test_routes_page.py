@@ -156,7 +156,7 @@ def test_at_most_eight_have_a_colour_and_the_others_a_number(open_page: Open, tm
     page = page_of(open_page, view, tmp_path)
     assert sorted(coloured(page)) == [-1] * 4 + list(range(8))
     assert numbers(page) == [str(i) for i in range(tokens)]
-    assert "4 others" in page.locator(".lk-rt-legend").inner_text()
+    assert "the other 4" in page.locator(".lk-rt-legend").inner_text()
     grey = coloured(page).index(-1)
     page.mouse.click(*bar(page, grey))
     assert coloured(page)[grey] == 7, "it takes the colour of the least chosen"

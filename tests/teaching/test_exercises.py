@@ -40,6 +40,12 @@ def test_the_exercises_that_are_asked_for_are_there() -> None:
             "kept_experts",
         )
     ]  # fmt: skip
+    assert [id for id in IDS if id.startswith("sae.")] == [
+        f"sae.{name}"
+        for name in (
+            "interference", "topk_autoencoder", "share_unexplained", "density", "balanced_accuracy", "add_along",
+        )
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -175,6 +181,11 @@ def information_in_a_loop(table: torch.Tensor, log: Callable[[float], float] = m
     return bits
 
 
+def rectified_not_sparse(x: Any, w: Any, b: Any, v: Any, c: Any, k: int) -> Any:
+    read = ((x - c) @ w + b).clamp(min=0)
+    return read, torch.einsum("tf,fd->td", read, v) + c
+
+
 # Written as a learner might, apart from the solutions the exercises themselves recognise mistakes by.
 LEARNERS: list[tuple[str, Callable[..., Any], str]] = [
     ("attention.causal_mask", lambda T: np.triu(np.ones((T, T), dtype=bool)), "wrong way round"),
@@ -239,6 +250,28 @@ LEARNERS: list[tuple[str, Callable[..., Any], str]] = [
     ("moe.kept_experts", lambda e, n, keep: e[:, 0].bincount(minlength=n).topk(keep).indices.sort()[0], "first choice"),
     ("moe.kept_experts", lambda e, n, keep: np.argsort(-np.bincount(e.flatten(), minlength=n))[:keep], "ascending"),
     ("moe.kept_experts", lambda e, n, keep: torch.arange(keep), "1 expected, 0 there"),
+    ("sae.interference", lambda x: torch.nn.functional.cosine_similarity(x[:, None], x[None], -1).amax(1), "itself"),
+    ("sae.interference", lambda x: (x @ x.T).abs().tril(-1).amax(1), "0.6 expected, 0 there"),
+    ("sae.interference", lambda x: x @ x.T, "Shape (3, 3) where (3,) is wanted"),
+    ("sae.topk_autoencoder", lambda x, w, b, v, c, k: ((x - c) @ w + b).relu(), "2 things are wanted"),
+    ("sae.topk_autoencoder", rectified_not_sparse, "All that is above zero is kept"),
+    ("sae.topk_autoencoder", lambda x, w, b, v, c, k: x @ v, "RuntimeError"),
+    ("sae.share_unexplained", lambda x, told: ((x - told) ** 2).mean() / (x**2).mean(), "measured from zero"),
+    (
+        "sae.share_unexplained",
+        lambda x, told: ((x - told) ** 2).sum() / (len(x) * x.var(0, correction=1).sum()),
+        "Not yet",
+    ),
+    ("sae.share_unexplained", lambda x, told: float(((x - told) ** 2).sum(1).mean()), "1 expected, 5.750519 there"),
+    ("sae.density", lambda i, n: [(i == f).float().mean() for f in range(n)], "divide by T"),
+    ("sae.density", lambda i, n: torch.nn.functional.one_hot(i % n, n).sum((0, 1)) / len(i), "counted as the last"),
+    ("sae.density", lambda i, n: torch.zeros(n), "0.25 expected, 0 there"),
+    ("sae.balanced_accuracy", lambda s, f: 1 - (s ^ f).float().mean(), "This is plain accuracy"),
+    ("sae.balanced_accuracy", lambda s, f: (s & f).sum() / f.sum(), "This is the first half"),
+    ("sae.balanced_accuracy", lambda s, f: s == f, "Not yet"),
+    ("sae.add_along", lambda x, d, a: x + a * d / sum(d**2) ** 0.5, "The first token is pushed as well"),
+    ("sae.add_along", lambda x, d, a: torch.vstack([x[0], x[1:] + a * d]), "at its own length"),
+    ("sae.add_along", lambda x, d, a: a * d, "Not yet"),
 ]
 
 

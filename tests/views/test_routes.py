@@ -603,10 +603,23 @@ def test_the_pruning_curves() -> None:
     np.testing.assert_allclose(bands[0].y, [0.5, 0.3, -0.1, 0.2, 0.6, 0.8])
     assert lines[1].line.dash == "dot", "random is drawn as what it is"
     assert "+0.6000 nats a token (+0.5000 to +0.8000)" in usage.customdata[0]
-    assert figure.layout.title.text == "With 2 experts kept by usage the loss changes by +0.60 nats, by random by +3.00"
+    assert figure.layout.title.text.startswith(
+        "2 experts kept: +0.60 nats a token when chosen by usage,<br>+3.00 at random<br>"
+    )
+    assert "bands: 95 %" in figure.layout.title.text
+    half = costs()
+    half.attrs["experts"] = 4
+    half.by = half.by.replace("usage", "measured")
+    assert damage(half[half.keep == 2]).layout.title.text.startswith(
+        "Half the experts gone: +0.60 nats a token when chosen by measured loss,<br>+3.00 at random"
+    )
     one = costs()
     one = one[(one.by == "usage") & (one.kind == "a")]
-    assert damage(one).layout.title.text == "Keeping 2 experts by usage changes the loss by +0.60 nats a token"
+    assert damage(one).layout.title.text.startswith(
+        "Keeping 2 experts by usage changes the loss by +0.60 nats a token<br>"
+    )
+    alone = damage(one.assign(low=np.nan)).layout.title.text
+    assert alone == "Keeping 2 experts by usage changes the loss by +0.60 nats a token", "no bands, and none explained"
 
 
 def test_charts_take_what_the_room_returns() -> None:

@@ -54,6 +54,17 @@ def _router_softmax_twice(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, t
     return experts, torch.softmax(weights, dim=-1)
 
 
+def _router_by_probability(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    weights, experts = torch.softmax(logits, dim=-1).topk(k, dim=-1)
+    return experts, weights / weights.sum(dim=-1, keepdim=True)
+
+
+def _router_by_sorted_probability(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """As above; of experts that tie at 0, others come first."""
+    weights, experts = torch.softmax(logits, dim=-1).sort(dim=-1, descending=True)
+    return experts[:, :k], weights[:, :k] / weights[:, :k].sum(dim=-1, keepdim=True)
+
+
 def _router_without_exp(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     best, experts = logits.topk(k, dim=-1)
     return experts, best / best.sum(dim=-1, keepdim=True)
@@ -600,6 +611,15 @@ EXERCISES = (
                 _router_softmax_twice,
                 "There are two softmaxes here, one over all experts and one over the chosen probabilities, and that makes "
                 "the weights too even. One, over the chosen logits, is enough.",
+            ),
+            (
+                _router_by_probability,
+                "Probabilities that far apart become 0 and tie: choose by the logits, then take the softmax of the chosen.",
+            ),
+            (
+                _router_by_sorted_probability,
+                "Probabilities that far apart become 0 and tie, and their order says nothing: choose by the logits, then take "
+                "the softmax of the chosen.",
             ),
             (
                 _router_without_exp,

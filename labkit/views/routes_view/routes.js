@@ -156,10 +156,10 @@ function render({ model, el }) {
     const layer = context.layer();
     const chips = slots[layer].flatMap((expert, slot) => (expert === NO_COLOUR ? [] : [make("span", `lk-rt-chip lk-rt-c${slot}`, String(expert))]));
     const others = facts.experts - chips.length;
-    legend.replaceChildren("Colour and number: the expert that gets a token first in layer ", make("strong", "", String(facts.layers[layer])), ". ");
+    legend.replaceChildren("Colour and number: the expert with the largest weight in layer ", make("strong", "", String(facts.layers[layer])), ". ");
     chips.forEach((chip) => legend.append(chip, " "));
     if (others > 0) {
-      legend.append(make("span", "lk-rt-chip lk-rt-c-1", chips.length > 0 ? `${others} others` : `${others}`));
+      legend.append(make("span", "lk-rt-chip lk-rt-c-1", chips.length > 0 ? `the other ${others}` : `${others}`));
       if (chips.length > 0) legend.append(" – click a bar to colour it");
     }
     drawDifference(layer);

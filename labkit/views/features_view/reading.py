@@ -1,0 +1,181 @@
+"""What the features view reads: a text's activations as bytes, a dashboard as plain values, and why something is not there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from labkit.errors import BadInput
+from labkit.models.tokens import token_bytes
+from labkit.sae.dashboards import Dashboard, Example
+from labkit.sae.dictionary import SAE
+from labkit.sae.reading import Features
+from labkit.views.base import clean, shorten, visible
+from labkit.views.tokens_view.payload import pieces
+
+MOST_TOKENS = 2_048  # drawn; nobody reads further in a box that scrolls
+MOST_BYTES = 800_000  # of features and activations of one text
+STRONGEST = 10  # features of the whole text, listed while no token is chosen
+LABEL_CHARACTERS = 200
+_MOST_EXAMPLES, _MOST_ROWS, _MOST_BINS = 40, 50, 200  # of a dashboard
+
+
+@dataclass(frozen=True)
+class Read:
+    """The features of one text of T tokens, its first n drawn, with at most p features each.
+
+    texts, kinds, names: n pieces of the running text, what they are (`tokens_view.payload.Piece`), and by number the
+    tokens whose piece does not show what they are.  indices: (n, p) uint16 or uint32, the most active first, the dtype's
+    largest number where there is none.  values: (n, p) float32.  unexplained: (n,) float32.  undefined: token -> the
+    sentence why it has no features.  most: features at work on one token, before any was left out.  strongest: feature,
+    activation and token of the whole text's highest.
+    """
+
+    tokens: int
+    texts: list[str]
+    kinds: list[int]
+    names: dict[int, str]
+    indices: np.ndarray
+    values: np.ndarray
+    unexplained: np.ndarray
+    undefined: dict[int, str]
+    most: int
+    strongest: list[tuple[int, float, int]]
+
+    @property
+    def cut(self) -> bool:
+        """Whether some token has more features than are sent."""
+        return self.most > self.indices.shape[1]
+
+
+def read(found: Features) -> Read:
+    """What is drawn of a text's features."""
+    drawn = min(len(found), MOST_TOKENS)
+    kind = np.dtype("<u2") if len(found.sae) < 1 << 16 else np.dtype("<u4")
+    room = max(1, MOST_BYTES // (drawn * (kind.itemsize + 4)))
+    indices, values = _numpy(found.indices), _numpy(found.values).astype("<f4")
+    most = int((indices >= 0).sum(-1).max(initial=0))
+    n = max(1, min(most, room))
+    there = indices[:drawn, :n]
+    texts, kinds, names = split(found.tokens[:drawn])
+    return Read(
+        tokens=len(found),
+        texts=texts,
+        kinds=kinds,
+        names=names,
+        indices=np.ascontiguousarray(np.where(there >= 0, there, np.iinfo(kind).max), kind),
+        values=np.ascontiguousarray(np.where(there >= 0, values[:drawn, :n], 0), "<f4"),
+        unexplained=np.ascontiguousarray(_numpy(found.unexplained)[:drawn], "<f4"),
+        undefined={i: why_undefined(found.sae, i) for i in np.flatnonzero(~_numpy(found.defined)[:drawn]).tolist()},
+        most=most,
+        strongest=[(feature.index, value, token) for feature, value, token in found.strongest(STRONGEST)],
+    )
+
+
+def activations(found: Features, feature: int) -> np.ndarray:
+    """(n,) float32: one feature's activation on each drawn token; NaN where features are not defined."""
+    return np.ascontiguousarray(_numpy(found.of(feature))[:MOST_TOKENS], "<f4")
+
+
+def why_undefined(sae: SAE, token: int) -> str:
+    """Why a token has no features."""
+    if token == 0:
+        return "Features are not defined at the first token: what the model holds there is like at no other."
+    if sae.outlier is None:
+        return "Features are not defined at this token."
+    return (
+        f"Features are not defined at this token: its residual is over {sae.outlier:g} times as long as the typical one, "
+        "as where a model parks attention, and such tokens were left out of the training."
+    )
+
+
+def nothing(found: Features) -> str:
+    """Why no feature is at work anywhere in a text, or "" where one is."""
+    if bool((found.indices >= 0).any()):
+        return ""
+    if not bool(found.defined.any()):
+        return "No feature can be shown: features are not defined at any token of this text; give a longer one."
+    return "No feature is at work on any token of this text."
+
+
+def split(tokens: Sequence[str]) -> tuple[list[str], list[int], dict[int, str]]:
+    """Each token's piece of the running text, what it is, and by name those tokens whose piece does not show it."""
+    text = b"".join(map(token_bytes, tokens)).decode("utf-8", "replace")
+    found = pieces(tokens, text)
+    texts = [_label(piece.text) for piece in found]
+    names = {
+        i: _label(token) for i, (token, piece) in enumerate(zip(tokens, found, strict=True)) if piece.text != token
+    }
+    return texts, [piece.kind for piece in found], names
+
+
+def plain(dashboard: Dashboard) -> dict[str, Any]:
+    """A dashboard as values that JSON takes; numbers to six digits, None for what is not a number."""
+    return {
+        "feature": dashboard.feature.index,
+        "density": _number(dashboard.density),
+        "largest": _number(dashboard.largest),
+        "tokens": int(dashboard.tokens),
+        "examples": [_example(each) for each in dashboard.examples[:_MOST_EXAMPLES]],
+        "edges": [_number(edge) for edge in dashboard.edges[: _MOST_BINS + 1]],
+        "counts": [int(count) for count in dashboard.counts[:_MOST_BINS]],
+        "kinds": [
+            [_prose(kind), _number(share), _number(corpus)]
+            for kind, (share, corpus) in list(dashboard.kinds.items())[:_MOST_ROWS]
+        ],
+        "promoted": [[_label(token), _number(change)] for token, change in dashboard.promoted[:_MOST_ROWS]],
+        "suppressed": [[_label(token), _number(change)] for token, change in dashboard.suppressed[:_MOST_ROWS]],
+        "nearest": [[int(index), _number(cosine)] for index, cosine in dashboard.nearest[:_MOST_ROWS]],
+        "chance": _number(dashboard.chance_cosine),
+    }
+
+
+def _example(example: Example) -> dict[str, Any]:
+    texts, kinds, names = split(example.tokens)
+    return {
+        "texts": texts,
+        "kinds": [[i, kind] for i, kind in enumerate(kinds) if kind],
+        "called": [[i, name] for i, name in names.items()],
+        "values": [_number(value) for value in example.activations.tolist()],
+        "peak": int(example.peak),
+        "kind": _prose(example.kind),
+        "top": bool(example.top),
+    }
+
+
+def check(found: Any) -> None:
+    """Raises BadInput for what has no features to show."""
+    if isinstance(found, list | tuple):
+        raise BadInput(
+            "lk.views.features shows one text's features, and this is a list; give one, e.g. found[0] of "
+            "lk.sae.features(lab, sae, texts)."
+        )
+    if not isinstance(found, Features | Dashboard):
+        raise BadInput(
+            f"lk.views.features shows Features or a Dashboard, not a {type(found).__name__}; get them with "
+            "lk.sae.features(lab, sae, text)."
+        )
+    if isinstance(found, Features) and not len(found):
+        raise BadInput("These features are of no token; read a text of at least one.")
+
+
+def _label(text: str) -> str:
+    return shorten(clean(shorten(text, LABEL_CHARACTERS)), LABEL_CHARACTERS)
+
+
+def _prose(text: Any) -> str:
+    return shorten(visible(" ".join(str(text).split())), 60)
+
+
+def _number(value: Any) -> float | None:
+    number = float(value)
+    return float(f"{number:.6g}") if math.isfinite(number) else None
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array

@@ -1,0 +1,631 @@
+"""The steering view: sliders that push a model along directions, and its text with and without them, side by side."""
+
+from __future__ import annotations
+
+import html
+import math
+import operator
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from numbers import Real
+from typing import Any, Literal
+
+import traitlets
+
+from labkit.errors import BadInput, LabError
+from labkit.sae.steering import Steered
+from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.latest import Latest
+
+__all__ = ["Steered", "SteeringView", "steering"]
+
+MOST_FEATURES = 6
+STEPS = 40  # of a slider, each side of 0
+DRAWN_TOKENS = 1_000
+_DELAY_SECONDS = 0.15  # a slider under way names many values; the one it rests at is meant
+_LOOK_SECONDS = 0.05  # between two looks whether the unsteered text is there
+_DRAW_SECONDS = 0.1  # between two pictures of a text under way
+_PROMPTS_KEPT = 16  # whose unsteered text is not written again
+_SCALES = (4, 6, 8, 12, 16, 24)  # nats: where the bars may end
+
+Key = int | str
+
+
+Run = Callable[[str, dict[Any, float], threading.Event], Iterable[Steered]]
+
+
+def steering(
+    run: Run, features: Sequence[tuple[Key, str, float]], *, prompt: str, limit: float = 2.0, unit: str = ""
+) -> SteeringView:
+    """Push the model along up to six directions with sliders, and see its text beside the one it writes unsteered.
+
+    run: called in a worker thread with the prompt, a strength for every key, and a threading.Event; returns an iterator,
+        as a rule a generator, of Steered or of what has its fields, as `lk.sae.steered(lab, sae)` does. It looks at the
+        event now and then: once it is set, it returns what it has. With all strengths 0 it writes the unsteered text,
+        which is asked for once a prompt and kept, so that two runs of one prompt should draw alike (greedily, or with
+        one seed).
+    features: for each direction its key, the label to show, and its highest activation in text, which is what a
+        strength should be compared with.
+    prompt: what is gone on from; it can be typed over.
+    limit: how far a slider goes either way, in a feature's highest activations.
+    unit: of the strengths, written after them.
+
+    The thread knows nothing of a `with lab.edit(...)` around this call: `run` opens its edits itself.
+    Raises BadInput when run can't be called, the prompt is empty, or features are none, over six, named twice, or have an
+    activation that is not above 0.
+    """
+    return SteeringView(run, features, prompt=prompt, limit=limit, unit=unit)
+
+
+@dataclass(frozen=True)
+class _Direction:
+    key: Key
+    label: str
+    typical: float
+    high: float  # the slider's end; its other end is -high
+
+
+@dataclass(frozen=True)
+class _Request:
+    number: int
+    prompt: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A text as far as it has come, and what it was written with."""
+
+    prompt: str
+    values: tuple[float, ...]
+    event: Steered
+    state: Literal["writing", "done", "stopped"]
+
+
+@dataclass
+class _Side:
+    now: _Text | None = None
+    kept: _Text | None = None  # what comes back when the next fails; never one that was cut short by a newer request
+
+
+class _Refused(BadInput, traitlets.TraitError):
+    """A value that a trait does not take: traitlets puts the old one back."""
+
+
+class SteeringView(View):
+    """A text steered by `strengths` beside the unsteered one. Set `strengths` or `prompt` to do what the page does.
+
+    `wait()` for the texts, `stop()` them, `again()` what was stopped or failed, `close()` for good.
+    """
+
+    _title = "Steering: the text with and without a push"
+    _esm = module("common.js", "controls.js", "steering_view/steering.js")
+    _css = style("steering_view/steering.css")
+
+    prompt = traitlets.Unicode("").tag(sync=True)
+    values: Any = traitlets.List().tag(sync=True)
+    """The strength of each feature, in their order."""
+    features: Any = traitlets.List().tag(sync=True)
+    """For each feature: key (as text), label, typical, step and high of its slider."""
+    unit = traitlets.Unicode("").tag(sync=True)
+    shown = traitlets.Dict().tag(sync=True)
+    """All that is drawn of the two texts; see `_picture`."""
+    status = traitlets.Dict().tag(sync=True)
+    """state: "waiting", "running", "done", "stopped" or "failed"; message: a sentence."""
+
+    def __init__(
+        self,
+        run: Run,
+        features: Sequence[tuple[Key, str, float]],
+        *,
+        prompt: str,
+        limit: float = 2.0,
+        unit: str = "",
+    ) -> None:
+        # Two workers: a slider that moves stops the steered text, and leaves the unsteered one of its prompt to its end.
+        self._plain_worker: Latest[_Request] = Latest(self._write_plain, delay_seconds=_DELAY_SECONDS)
+        self._worker: Latest[_Request] = Latest(self._write, delay_seconds=_DELAY_SECONDS)
+        self._lock = threading.RLock()  # what the worker sets, and what is set meanwhile, are each sent whole
+        if not callable(run):
+            kind = type(run).__name__
+            raise BadInput(
+                f"run writes the texts, and a {kind} can't be called; give a function of prompt, strengths, stop."
+            )
+        self._run = run
+        self._directions = _directions(features, limit)
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise BadInput(f"prompt={prompt!r} is nothing to go on from; give a text.")
+        self._asked = 0
+        self._plain_asked: _Request | None = None
+        self._plain, self._pushed = _Side(), _Side()
+        self._done_plain: OrderedDict[str, Steered] = OrderedDict()
+        super().__init__(
+            prompt=clean(prompt),
+            values=[0.0] * len(self._directions),
+            features=[
+                {
+                    "key": shorten(visible(str(each.key)), 40),
+                    "label": each.label,
+                    "typical": each.typical,
+                    "high": each.high,
+                    "steps": STEPS,
+                }
+                for each in self._directions
+            ],
+            unit=shorten(visible(str(unit)), 40),
+        )
+        self.observe(lambda _change: self._ask(), names=["prompt", "values"])
+        self.on_msg(self._on_message)
+        self._ask()
+
+    # what a user calls ------------------------------------------------------------------------------------------------
+
+    @property
+    def strengths(self) -> dict[Key, float]:
+        """The strength of every feature by its key. What is left out when it is set becomes 0."""
+        return self._by_key(self.values)
+
+    @strengths.setter
+    def strengths(self, given: Mapping[Any, float]) -> None:
+        known = [each.key for each in self._directions]
+        for key in given:
+            if key not in known:
+                raise BadInput(f"There is no feature {key!r} here; give of {', '.join(map(repr, known))}.")
+        self.values = [given.get(key, 0.0) for key in known]
+
+    @property
+    def unsteered(self) -> Steered | None:
+        """The unsteered text of this prompt, as far as it has come; None before its first event."""
+        with self._lock:
+            text = self._plain.now
+            return text.event if text is not None and text.prompt == self.prompt else None
+
+    @property
+    def steered(self) -> Steered | None:
+        """The text at these strengths, as far as it has come; None before its first event and where all are 0."""
+        with self._lock:
+            text = self._pushed.now
+            return text.event if text is not None and not self._old(text) else None
+
+    def stop(self) -> None:
+        """Stop the text in progress; what it has so far is kept."""
+        with self._lock:
+            self._plain_asked = None
+            dropped = [self._plain_worker.stop(), self._worker.stop()]
+            if any(dropped) or self.status.get("state") == "waiting":  # it never began, so nobody else will say so
+                self._say("stopped", "stopped before it began")
+
+    def again(self) -> None:
+        """Write what was stopped, or failed, once more."""
+        self._ask()
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Until both texts are finished; whether that came in time. Interrupting the kernel stops them."""
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        try:
+            return self._plain_worker.wait(timeout_seconds) and self._worker.wait(
+                None if end is None else max(0.0, end - time.monotonic())
+            )
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+
+    def close(self) -> None:
+        """Stop the workers and take the widget out of the page."""
+        for name in ("_plain_worker", "_worker"):  # a construction that failed is closed too
+            if hasattr(self, name):
+                getattr(self, name).close()
+        super().close()
+
+    # what is asked for ------------------------------------------------------------------------------------------------
+
+    @traitlets.validate("values")
+    def _valid_values(self, proposal: Any) -> list[float]:
+        given = list(proposal["value"])
+        if len(given) != len(self._directions):
+            raise _Refused(
+                f"{len(given)} strengths can't be used; give one for each of {len(self._directions)} features."
+            )
+        return [_strength(value, each) for value, each in zip(given, self._directions, strict=True)]
+
+    @traitlets.validate("prompt")
+    def _valid_prompt(self, proposal: Any) -> str:
+        return clean(proposal["value"])
+
+    def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
+        kind = content.get("type") if isinstance(content, dict) else None
+        if kind == "stop":
+            self.stop()
+        elif kind == "again":
+            self.again()
+
+    def _ask(self) -> None:
+        with self._lock:
+            self._asked += 1
+            request = _Request(self._asked, self.prompt, tuple(self.values))
+            if not any(request.values):
+                self._pushed.now = self._pushed.kept = None
+            if not request.prompt.strip():
+                self.stop()
+                self._say("failed", "The prompt is empty; write something that the model can go on from.")
+                return
+            kept = self._done_plain.get(request.prompt)
+            asked = self._plain_asked
+            if kept is not None:
+                self._done_plain.move_to_end(request.prompt)
+                self._plain.now = self._plain.kept = _Text(request.prompt, self._zeros(), kept, "done")
+                self._plain_asked = None
+                self._plain_worker.stop()
+            elif asked is None or asked.prompt != request.prompt or not self._plain_worker.busy:
+                self._plain_asked = replace(request, values=self._zeros())
+                self._plain_worker.submit(self._plain_asked)
+            self._say("waiting", "waiting …")
+            self._worker.submit(request)
+
+    def _zeros(self) -> tuple[float, ...]:
+        return (0.0,) * len(self._directions)
+
+    # the texts, in the workers' threads -------------------------------------------------------------------------------
+
+    def _write_plain(self, request: _Request, stop: threading.Event) -> None:
+        """The unsteered text of a prompt."""
+        try:
+            self._say("running", "writing the unsteered text …", request=request)
+            event = self._follow(request, self._plain, stop)
+            stopped = stop.is_set() and not event.done
+            with self._lock:
+                if not stopped:
+                    self._done_plain[request.prompt] = event
+                    while len(self._done_plain) > _PROMPTS_KEPT:
+                        self._done_plain.popitem(last=False)
+                self._finish(request, self._plain, event, stopped=stopped)
+        except BaseException as error:  # an interrupt too: in this thread there is nobody above to catch it
+            self._fail(request, self._plain, error)
+        finally:
+            with self._lock:
+                if self._plain_asked is request:
+                    self._plain_asked = None
+
+    def _write(self, request: _Request, stop: threading.Event) -> None:
+        """The steered text, once the unsteered one is there."""
+        while not self._plain_worker.wait(_LOOK_SECONDS):
+            if stop.is_set():
+                return
+        with self._lock:
+            if request.prompt not in self._done_plain:  # it failed, or was stopped, and said so
+                return
+        if not any(request.values):
+            if not stop.is_set():
+                self._end(request, self._plain, "done")
+            return
+        try:
+            self._say("running", "writing the steered text …", request=request)
+            event = self._follow(request, self._pushed, stop)
+            self._finish(request, self._pushed, event, stopped=stop.is_set() and not event.done)
+        except BaseException as error:
+            self._fail(request, self._pushed, error)
+
+    def _follow(self, request: _Request, side: _Side, stop: threading.Event) -> Steered:
+        """Take the events one by one and show them; the last of them."""
+        which = "unsteered" if side is self._plain else "steered"
+        given = self._run(request.prompt, self._by_key(request.values), stop)
+        if not isinstance(given, Iterable):
+            kind = type(given).__name__
+            raise BadInput(f"run returned a {kind} where an iterator of Steered is needed; write it as a generator.")
+        events = iter(given)
+        event: Steered | None = None
+        draw_at = 0.0
+        try:
+            for each in events:
+                event = _checked(each)
+                if event.done or stop.is_set():
+                    break
+                with self._lock:
+                    if not self._wanted(request):
+                        continue
+                    side.now = _Text(request.prompt, request.values, event, "writing")
+                    if time.monotonic() >= draw_at:
+                        draw_at = time.monotonic() + _DRAW_SECONDS
+                        self._say("running", f"writing the {which} text … {_tokens(event)}")
+        finally:
+            # before anything is said of the end: what the generator changed in the model is put back by then
+            if callable(close := getattr(events, "close", None)):
+                close()
+        if event is None:
+            if not stop.is_set():
+                raise BadInput("run ended without an event; let it yield a Steered at least once.")
+            event = Steered()
+        return event
+
+    def _finish(self, request: _Request, side: _Side, event: Steered, *, stopped: bool) -> None:
+        with self._lock:
+            if not self._wanted(request):
+                if side.now is not None and side.now.state == "writing":
+                    side.now = replace(side.now, state="stopped")
+                return
+            if event.tokens or not stopped:  # stopped before its first token, it leaves the old text
+                side.now = side.kept = _Text(request.prompt, request.values, event, "stopped" if stopped else "done")
+            self._end(request, side, "stopped" if stopped else "done")
+
+    def _end(self, request: _Request, side: _Side, state: str) -> None:
+        with self._lock:
+            text = side.now
+            if text is None or self._old(text):
+                self._say(state, state, request=request)
+            elif state == "stopped":
+                self._say(state, f"stopped after {_tokens(text.event)}", request=request)
+            else:
+                which = "unsteered text" if side is self._plain else "steered text"
+                self._say(state, f"{which}: {_tokens(text.event)}", request=request)
+
+    def _fail(self, request: _Request, side: _Side, error: BaseException) -> None:
+        with self._lock:
+            if side.now is not None and side.now.state == "writing":
+                side.now = side.kept
+            if isinstance(error, KeyboardInterrupt):
+                self._say("stopped", "interrupted", request=request)
+            else:
+                self._say("failed", _sentence(error), request=request)
+
+    def _wanted(self, request: _Request) -> bool:
+        """Whether what this request brings is still to be shown: the unsteered text as long as its prompt is there."""
+        if self.comm is None:
+            return False
+        return request.number == self._asked if any(request.values) else request.prompt == self.prompt
+
+    # what is shown ----------------------------------------------------------------------------------------------------
+
+    def _say(self, state: str, message: str, *, request: _Request | None = None) -> None:
+        with self._lock:
+            if self.comm is None or (request is not None and not self._wanted(request)):
+                return
+            with self.hold_sync():
+                self._publish()
+                self.status = {"state": state, "message": message}
+
+    def _publish(self) -> None:
+        if self.comm is not None:
+            self.shown = self._picture()
+
+    def _old(self, text: _Text) -> bool:
+        """Whether the text belongs to another prompt, or to other strengths, than are set now."""
+        return text.prompt != self.prompt or (any(text.values) and text.values != tuple(self.values))
+
+    def _picture(self) -> dict[str, Any]:
+        """Both texts in words and shares, all of it fit for JSON.
+
+        prompt: the one they go on from.  parted: the first token in which they differ, or None.  scale: nats at the
+            bars' ends.
+        unsteered, steered: None, or tokens, more (how many are left out), count, state, old (whether they belong to
+            other settings), of (label, strength and typical of each that is not 0), note, loss (in words), share (of the
+            bar), gap (to the unsteered loss, in words).
+        """
+        plain, pushed = self._plain.now, self._pushed.now
+        both = [text for text in (plain, pushed) if text is not None]
+        losses = [_loss(text) for text in both]
+        finite = [loss for loss in losses if loss is not None and math.isfinite(loss)]
+        scale = _scale(max(finite, default=0.0))
+        base = _loss(plain)
+        latest = (pushed if pushed is not None and not self._old(pushed) else None) or plain or pushed
+        return {
+            "prompt": self.prompt if latest is None else latest.prompt,
+            "unsteered": self._side_of(plain, scale, None),
+            "steered": self._side_of(
+                pushed, scale, base if pushed and plain and pushed.prompt == plain.prompt else None
+            ),
+            "parted": _parted(plain, pushed),
+            "scale": scale,
+        }
+
+    def _side_of(self, text: _Text | None, scale: float, base: float | None) -> dict[str, Any] | None:
+        if text is None:
+            return None
+        loss = _loss(text)
+        share = None if loss is None or math.isnan(loss) else min(1.0, max(0.0, loss / scale))
+        gap = math.nan if loss is None or base is None else loss - base
+        return {
+            "tokens": [clean(token) for token in text.event.tokens[:DRAWN_TOKENS]],
+            "more": max(0, len(text.event.tokens) - DRAWN_TOKENS),
+            "count": len(text.event.tokens),
+            "state": text.state,
+            "old": self._old(text),
+            "of": [
+                [each.label, value, each.typical]
+                for each, value in zip(self._directions, text.values, strict=True)
+                if value
+            ],
+            "note": _note(text.event),
+            "loss": _loss_words(loss),
+            "share": share,
+            "gap": f"{abs(gap):.3f} {'more' if gap >= 0 else 'less'} than unsteered" if math.isfinite(gap) else "",
+        }
+
+    def _by_key(self, values: Iterable[float]) -> dict[Key, float]:
+        return {each.key: value for each, value in zip(self._directions, values, strict=True)}
+
+    def _export_state(self) -> dict[str, Any]:
+        with self._lock:  # of one moment, while the worker writes on
+            return {**super()._export_state(), "shown": self._picture()}
+
+    def _describe(self) -> str:
+        pushed = {key: value for key, value in self.strengths.items() if value}
+        said = ", ".join(f"{shorten(visible(str(key)), 40)}={value:g}" for key, value in pushed.items())
+        return f"{shorten(visible(self.prompt), 60)!r}, {said or 'unsteered'}"
+
+    def _said(self) -> list[tuple[str, str, _Text]]:
+        """For each text its heading and its loss, in words."""
+        said = []
+        for name, text in (("unsteered", self._plain.now), ("steered", self._pushed.now)):
+            if text is None:
+                continue
+            of = ", ".join(
+                f"{each.label} {strength_words(value)}"
+                for each, value in zip(self._directions, text.values, strict=True)
+                if value
+            )
+            far = {"writing": "not finished", "stopped": "stopped", "done": ""}[text.state]
+            loss = f"mean loss {words} nats per token" if (words := _loss_words(_loss(text))) else ""
+            said.append(
+                (f"{name}{': ' + of if of else ''}", "; ".join(w for w in (loss, far, _note(text.event)) if w), text)
+            )
+        return said
+
+    def _static_text(self) -> str:
+        with self._lock:
+            said, prompt = self._said(), self._picture()["prompt"]
+        lines = [f"After {shorten(prompt, 200)!r}:"]
+        for name, words, text in said:
+            lines += [f"{name}{' (' + words + ')' if words else ''}", f"  {shorten(''.join(text.event.tokens), 600)!r}"]
+        return "\n".join(lines if said else [*lines, "nothing written yet"])
+
+    def _static_html(self) -> str:
+        with self._lock:
+            said, prompt, parted = self._said(), self._picture()["prompt"], _parted(self._plain.now, self._pushed.now)
+
+        def safe(text: str, characters: int) -> str:
+            return html.escape(visible(shorten(text, characters)))
+
+        parts = [f"<p>After <q>{safe(prompt, 400)}</q></p>"]
+        for name, words, text in said:
+            tokens = text.event.tokens
+            at = len(tokens) if parted is None else parted
+            same, other = safe("".join(tokens[:at]), 4_000), safe("".join(tokens[at:]), 4_000)
+            parts.append(
+                f"<h2>{safe(name, 400)}</h2><blockquote><p>{same}{'<u>' + other + '</u>' if other else ''}</p></blockquote>"
+                f"<p>{safe(words, 600)}</p>"
+            )
+        return f"<div>{''.join(parts if said else [*parts, '<p>nothing written yet</p>'])}</div>"
+
+
+def strength_words(value: float) -> str:
+    """A strength with its sign, as exact as it is: "+12.5", "−3", "0"."""
+    return f"{value:+.10g}".replace("-", "−") if value else "0"
+
+
+def _directions(features: Any, limit: Any) -> list[_Direction]:
+    if not _number(limit) or limit <= 0:
+        raise BadInput(f"limit={limit!r} gives a slider no room; give how many highest activations it goes, such as 2.")
+    try:
+        given = list(islice(features, MOST_FEATURES + 1))  # it may never end
+    except TypeError:
+        raise BadInput(
+            f"features={features!r} can't be used; give (key, label, highest activation) for each."
+        ) from None
+    if not given:
+        raise BadInput("There is no feature to steer with; give (key, label, highest activation) for at least one.")
+    if len(given) > MOST_FEATURES:
+        raise BadInput(f"There is room for {MOST_FEATURES} features; give that many at most.")
+    found: list[_Direction] = []
+    for each in given:
+        if isinstance(each, str) or not isinstance(each, Sequence) or len(each) != 3:
+            raise BadInput(f"{each!r} names no feature; give (key, label, highest activation).")
+        key, typical = _key(each[0]), each[2]
+        label = shorten(clean(str(each[1]).strip() or str(key)), 120)
+        if not _number(typical) or typical <= 0:
+            raise BadInput(
+                f"The highest activation of feature {key!r} is {typical!r}, and a slider needs one above 0; leave out a "
+                "feature that is never active."
+            )
+        high = float(f"{float(limit) * float(typical):.4g}")
+        if not math.isfinite(high) or high == 0:
+            raise BadInput(f"A slider to {limit!r} times {typical!r} can't be drawn; give another limit.")
+        if any(other.key == key for other in found):
+            raise BadInput(f"Feature {key!r} comes twice; give each once.")
+        found.append(_Direction(key, label, float(typical), high))
+    return found
+
+
+def _key(value: Any) -> Key:
+    if isinstance(value, str) and value:
+        return value
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise BadInput(f"{value!r} is no key of a feature; give a number or a name.") from None
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _strength(value: Any, of: _Direction) -> float:
+    if not _number(value) or abs(value) > of.high:
+        raise _Refused(
+            f"A strength of {value!r} is out of range for feature {of.key!r}; give one from {-of.high:g} to {of.high:g}, "
+            "or a larger limit."
+        )
+    return float(value) + 0.0  # -0.0 is 0
+
+
+def _checked(event: Any) -> Steered:
+    """The event as a Steered, from anything that has its fields."""
+    if not all(hasattr(event, name) for name in ("tokens", "mean_loss", "done")):
+        raise BadInput(f"run yielded a {type(event).__name__} where a labkit.sae.Steered is needed.")
+    tokens = event.tokens
+    if isinstance(tokens, str) or not isinstance(tokens, Sequence) or not all(isinstance(each, str) for each in tokens):
+        raise BadInput("tokens of a Steered are texts; give a tuple of them.")
+    if event.mean_loss is not None and (isinstance(event.mean_loss, bool) or not isinstance(event.mean_loss, Real)):
+        raise BadInput(f"mean_loss={event.mean_loss!r} of a Steered is no number; give nats per token, or None.")
+    return Steered(
+        tuple(tokens),
+        None if event.mean_loss is None else float(event.mean_loss),
+        bool(event.done),
+        str(getattr(event, "note", "") or ""),
+    )
+
+
+def _tokens(event: Steered) -> str:
+    n = len(event.tokens)
+    return f"{n:,} token{'' if n == 1 else 's'}"
+
+
+def _loss(text: _Text | None) -> float | None:
+    return None if text is None else text.event.mean_loss
+
+
+def _loss_words(loss: float | None) -> str:
+    if loss is None:
+        return ""
+    if math.isnan(loss):
+        return "not a number"
+    return f"{loss:.3f}".replace("-", "−") if math.isfinite(loss) else "infinite"
+
+
+def _note(event: Steered) -> str:
+    said = shorten(visible(" ".join(event.note.split())), 300)
+    return said[:1].upper() + said[1:]
+
+
+def _scale(most: float) -> float:
+    """Where the bars end, in nats: few places, so that a text under way seldom moves them."""
+    for end in _SCALES:
+        if most <= end:
+            return float(end)
+    return float(f"{most * 1.1:.1g}") if float(f"{most * 1.1:.1g}") >= most else most
+
+
+def _parted(plain: _Text | None, pushed: _Text | None) -> int | None:
+    """The first token in which two continuations of one prompt differ; None while they don't."""
+    if plain is None or pushed is None or plain.prompt != pushed.prompt:
+        return None
+    a, b = plain.event.tokens, pushed.event.tokens
+    for i, (one, other) in enumerate(zip(a, b, strict=False)):
+        if one != other:
+            return i
+    if len(a) == len(b):
+        return None
+    shorter = plain if len(a) < len(b) else pushed
+    return len(shorter.event.tokens) if shorter.state == "done" else None  # it ended where the other goes on
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, LabError) and text:
+        return shorten(visible(text), 400)
+    return shorten(visible(f"The text can't be written: {type(error).__name__}{': ' + text if text else ''}."), 400)
