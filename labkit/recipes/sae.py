@@ -41,7 +41,7 @@ LAYER = 15
 MODEL = "smollm2-135m-instruct"
 LENGTH = 256  # tokens of a piece of text
 PIECES_A_FILE = 1_024
-LOSS_DOCUMENTS = 20  # held-out passages of each kind on which the model's loss is measured
+LOSS_DOCUMENTS = 12  # held-out passages of each kind on which the model's loss is measured
 BATCH = 16  # pieces
 OUTLIER = 10.0  # times the median norm
 SETTINGS = training.Settings(features=4_608, k=32, tokens=19_500_000, learning_rate=3e-3, seed=SEED)  # three passes

@@ -158,11 +158,15 @@ class SAE:
         Not at the first token, whose residual is that of no other, and not where the norm is over `outlier` times the
         typical one: there a model parks attention, and such vectors were left out of the training.
         """
-        good = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        good = self.usual(x)
         good[:1] = False
-        if self.typical_norm is not None and self.outlier is not None:
-            good &= x.float().norm(dim=-1) <= self.outlier * self.typical_norm
         return good
+
+    def usual(self, x: Tensor) -> Tensor:
+        """(...,) bool for x, (..., d_in): whether its norm is of the size the autoencoder was trained on."""
+        if self.typical_norm is None or self.outlier is None:
+            return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
+        return x.float().norm(dim=-1) <= self.outlier * self.typical_norm
 
     def belongs(self, lab: Any) -> None:
         """Raise BadInput unless this autoencoder was trained on the lab's model."""

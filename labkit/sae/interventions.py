@@ -49,8 +49,9 @@ def clamp(feature: Feature, value: float, *, tokens: str = AFTER_THE_FIRST) -> E
     """Move the residual stream along a feature's direction, so far that its encoder reads `value` there.
 
     Only the part along the feature's direction changes: whatever else is in the stream, the unexplained rest included,
-    stays. value: 0 switches the feature off where it is active and leaves all other tokens as they are; above 0 it is set
-    at every token but the first. An autoencoder that keeps the k largest reports a value too small to be among them as 0.
+    stays; tokens of a norm out of all measure, where features are not defined, are left alone. value: 0 switches the
+    feature off where it is active and leaves all other tokens as they are; above 0 it is set at every token but the
+    first. An autoencoder that keeps the k largest reports a value too small to be among them as 0.
     Raises BadInput for a negative value, and for a feature whose encoder hardly sees its own direction.
     """
     if not isinstance(feature, Feature):
@@ -76,6 +77,7 @@ def clamp(feature: Feature, value: float, *, tokens: str = AFTER_THE_FIRST) -> E
         if wanted == 0:
             at_work = sae.encode(rows.cpu())[..., feature.index].to(rows.device) > 0
             change = torch.where(at_work, change, torch.zeros_like(change))
+        change = torch.where(sae.usual(rows), change, torch.zeros_like(change))
         return (rows + change[..., None] * direction.to(rows)).to(x)
 
     return patch(f"residual[{sae.layer}] @ {tokens}", clamped)
@@ -93,15 +95,9 @@ def splice(sae: SAE, *, error: bool = False, tokens: str = AFTER_THE_FIRST) -> E
         rows = x.float().cpu()
         told = sae.reconstruct(rows)
         new = told + (rows - told) if error else told
-        return torch.where(_defined(sae, rows)[..., None], new, rows).to(x)
+        return torch.where(sae.usual(rows)[..., None], new, rows).to(x)
 
     return patch(f"residual[{sae.layer}] @ {tokens}", spliced)
-
-
-def _defined(sae: SAE, rows: Tensor) -> Tensor:
-    if sae.typical_norm is None or sae.outlier is None:
-        return torch.ones(rows.shape[:-1], dtype=torch.bool)
-    return rows.norm(dim=-1) <= sae.outlier * sae.typical_norm
 
 
 def _fits(x: Tensor, direction: Tensor) -> None:

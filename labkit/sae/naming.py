@@ -129,13 +129,19 @@ class Quiz:
     fires: tuple[bool, ...]
 
     def score(self, answers: Sequence[bool]) -> tuple[float, float]:
-        """(share right, the chance of at least as many by tossing a coin)."""
+        """(share right, the chance of at least as many where as many yeses are dealt to the places at random).
+
+        Hypergeometric, since a quiz says that half of its places fire.
+        """
         if len(answers) != len(self.fires):
             raise BadInput(f"There are {len(self.fires)} places and {len(answers)} answers; give one for each.")
         from math import comb
 
-        right, n = sum(bool(a) == f for a, f in zip(answers, self.fires, strict=True)), len(self.fires)
-        return right / n, sum(comb(n, i) for i in range(right, n + 1)) / 2**n
+        said, n, firing = [bool(a) for a in answers], len(self.fires), sum(self.fires)
+        hits, yes = sum(a and f for a, f in zip(said, self.fires, strict=True)), sum(said)
+        right = sum(a == f for a, f in zip(said, self.fires, strict=True))
+        as_many = sum(comb(firing, h) * comb(n - firing, yes - h) for h in range(hits, min(firing, yes) + 1))
+        return right / n, as_many / comb(n, yes)
 
 
 def quiz(lab: Any, feature: Feature, texts: Sequence[Any], *, n: int = 10, seed: int = 0) -> Quiz:

@@ -174,10 +174,7 @@ def _losses(
 def _told(sae: SAE, tell: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def change(x: Tensor) -> Tensor:
         rows = x.float().cpu()
-        if sae.typical_norm is None or sae.outlier is None:
-            return tell(rows).to(x)
-        usual = rows.norm(dim=-1) <= sae.outlier * sae.typical_norm
-        return torch.where(usual[:, None], tell(rows), rows).to(x)
+        return torch.where(sae.usual(rows)[:, None], tell(rows), rows).to(x)
 
     return change
 

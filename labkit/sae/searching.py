@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["common", "search"]
 
 RELABELLINGS = 200
+DEALS = 50
 LONGEST_WORD = 6  # tokens on either side of the peak
 
 
@@ -32,7 +33,8 @@ def search(lab: Any, sae: SAE, words: str | Sequence[str], *, of: Index | None =
     one that came with the autoencoder.
     Returns a row per feature, the best first: feature, hits (examples whose peak is on one of the words), examples, words
     (how many different ones of those asked), density (share of the corpus's tokens it is at work on), found (the words at
-    its peaks). attrs: "chance": how many hits an average feature's examples have, "asked".
+    its peaks). attrs: "chance": the most hits of any feature where the words are dealt to all examples at random, in the mean
+    of some deals, which is what the first row has to pass; "asked".
     A few examples say what a feature may be; whether it is that, `check_name` measures.
     """
     asked = words.replace(",", " ").split() if isinstance(words, str) else list(words)
@@ -62,8 +64,19 @@ def search(lab: Any, sae: SAE, words: str | Sequence[str], *, of: Index | None =
             "found": [", ".join(dict.fromkeys(w for w, t in zip(peaks[i], there[i], strict=True) if t)) for i in order],
         }
     )
-    table.attrs = {"chance": float(count[examples > 0].mean()), "asked": sorted(wanted)}
+    chance = _dealt(hits, there)
+    table.attrs = {"chance": chance, "asked": sorted(wanted)}
     return table
+
+
+def _dealt(hits: np.ndarray, there: np.ndarray) -> float:
+    """The most hits of any feature, in the mean of some deals of all hits to all examples."""
+    draw, dealt = np.random.default_rng(0), np.zeros(hits.shape, dtype=bool)
+    flat, most = hits[there], []
+    for _ in range(DEALS if flat.any() else 0):
+        dealt[there] = draw.permutation(flat)
+        most.append(int(dealt.sum(1).max()))
+    return float(np.mean(most)) if most else 0.0
 
 
 _WORDS: dict[tuple[int, int], tuple[Any, Any, list[list[str]]]] = {}
@@ -110,7 +123,7 @@ def _bare(word: str) -> str:
 def common(
     lab: Any, sae: SAE, present: Sequence[Any], absent: Sequence[Any], *, k: int = 20, seed: int = 0
 ) -> pd.DataFrame:
-    """Features at work somewhere in each of some texts and nowhere in others: common(lab, sae, five_of, five_without).
+    """Features more active somewhere in each of some texts than anywhere in others: common(lab, sae, five_of, five_without).
 
     Returns a row per feature, the clearest first: feature, weakest (the smallest, over `present`, of its highest activation
     in a text), strongest_absent (its highest activation in any text of `absent`), margin (the difference). attrs:

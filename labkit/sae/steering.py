@@ -82,6 +82,7 @@ def dose(
         raise BadInput("Give several prompts: from one, nothing can be said about others.")
     if not directions:
         raise BadInput("There is no direction to steer along; give some, such as {'feature': sae[1234]}.")
+    sae.belongs(lab)
     from tqdm.auto import tqdm
 
     plan = [(name, strength) for name in directions for strength in strengths]
@@ -170,7 +171,7 @@ def steered(
                     return
                 pieces.append(piece)
                 yield Steered(tuple(pieces), None, False)
-        made = lab.last_generation
+            made = lab.last_generation  # still inside: afterwards the model may be somebody else's
         yield Steered(tuple(made.tokens), _loss(lab, made), True, broken(made.ids) or "")
 
     return run

@@ -78,21 +78,21 @@ def start(d_in: int, settings: Settings, sample: Tensor, *, checkpoint: Path | N
     if settings.steps < 1:
         raise BadInput(f"{settings.tokens:,} tokens are less than one batch of {settings.batch:,}; give more.")
     trainer_class, sae_class, sae_config, trainer_config = _classes()
-    torch.manual_seed(settings.seed)
-    sae = sae_class(
-        sae_config(
-            d_in=d_in,
-            d_sae=settings.features,
-            k=settings.k,
-            apply_b_dec_to_input=True,
-            normalize_activations="expected_average_only_in",
-            decoder_init_norm=1.0,
-            rescale_acts_by_decoder_norm=False,  # rows stay of length 1
-            aux_loss_coefficient=settings.auxiliary,
-            dtype="float32",
-            device="cpu",
-        )
+    config = sae_config(
+        d_in=d_in,
+        d_sae=settings.features,
+        k=settings.k,
+        apply_b_dec_to_input=True,
+        normalize_activations="expected_average_only_in",
+        decoder_init_norm=1.0,
+        rescale_acts_by_decoder_norm=False,  # rows stay of length 1
+        aux_loss_coefficient=settings.auxiliary,
+        dtype="float32",
+        device="cpu",
     )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        sae = sae_class(config)
     trainer = trainer_class(
         trainer_config(
             total_training_samples=settings.steps * settings.batch,

@@ -381,7 +381,7 @@ def test_an_unsteered_text_that_fails_is_tried_again(writer: Writer) -> None:
     [
         (None, "run returned a NoneType where an iterator of Steered is needed; write it as a generator."),
         ([], "run ended without an event; let it yield a Steered at least once."),
-        (["text"], "run yielded a str where a labkit.views.steering_view.Steered is needed."),
+        (["text"], "run yielded a str where a labkit.sae.Steered is needed."),
         ([Steered("text")], "tokens of a Steered are texts; give a tuple of them."),  # type: ignore[arg-type]
         ([Steered((1,))], "tokens of a Steered are texts; give a tuple of them."),  # type: ignore[arg-type]
         (

@@ -123,8 +123,8 @@ function kinds(rows) {
   return element;
 }
 
-function changes(title, rows, most, none) {
-  const element = section(title, "logit for each unit of activation");
+function changes(title, rows, most, none, chance) {
+  const element = section(title, "change of the logit, standard deviations over the vocabulary");
   if (rows.length === 0) {
     element.append(make("p", "lk-fv-muted", none));
     return element;
@@ -134,11 +134,16 @@ function changes(title, rows, most, none) {
     const item = make("li", "lk-fv-change");
     const name = make("span", "lk-fv-row-name");
     name.append(quoted(token));
-    item.append(name, " ", track(Math.abs(change) / most), " ", make("span", "lk-fv-row-value", change === null ? "no number" : decimal(change, 3)));
+    item.append(name, " ", track(Math.abs(change) / most, chance === null ? null : chance / most), " ", make("span", "lk-fv-row-value", change === null ? "no number" : decimal(change, 3)));
     if (change < 0) item.classList.add("lk-fv-down");
     list.append(item);
   }
   element.append(list);
+  if (chance !== null) {
+    const note = make("p", "lk-fv-muted lk-fv-small");
+    note.append(make("span", "lk-fv-mark-sample"), ` chance: the strongest token of a random direction reaches ${decimal(chance, 3)}`);
+    element.append(note);
+  }
   return element;
 }
 
@@ -159,7 +164,7 @@ function neighbours(found, context) {
   }
   const note = make("p", "lk-fv-muted lk-fv-small");
   const chance = found.chance === null ? "an unknown cosine" : decimal(found.chance, 3);
-  note.append(make("span", "lk-fv-mark-sample"), ` chance: the closest two of as many random directions reach ${chance}`);
+  note.append(make("span", "lk-fv-mark-sample"), ` chance: the closest of as many random directions reaches ${chance}`);
   element.append(list, note);
   return element;
 }
@@ -256,11 +261,11 @@ export function dashboardPane({ prefix, context }) {
     const bins = occupied(found.edges, found.counts);
     if (bins.length > 0) side.append(histogram(bins, prefix));
     if (found.kinds.length > 0 && !dead) side.append(kinds(found.kinds));
-    const most = Math.max(...[...found.promoted, ...found.suppressed].map(([, change]) => Math.abs(change ?? 0)), 1e-9);
+    const most = Math.max(...[...found.promoted, ...found.suppressed].map(([, change]) => Math.abs(change ?? 0)), found.chance_promotion ?? 0, 1e-9);
     const both = make("div", "lk-fv-both");
     both.append(
-      changes("Tokens it promotes", found.promoted, most, "None are listed."),
-      changes("Tokens it suppresses", found.suppressed, most, "None are listed."),
+      changes("Tokens it promotes", found.promoted, most, "None are listed.", found.chance_promotion),
+      changes("Tokens it suppresses", found.suppressed, most, "None are listed.", found.chance_promotion),
     );
     side.append(both, neighbours(found, context));
     const body = make("div", "lk-fv-body");

@@ -131,6 +131,7 @@ def plain(dashboard: Dashboard) -> dict[str, Any]:
         "suppressed": [[_label(token), _number(change)] for token, change in dashboard.suppressed[:_MOST_ROWS]],
         "nearest": [[int(index), _number(cosine)] for index, cosine in dashboard.nearest[:_MOST_ROWS]],
         "chance": _number(dashboard.chance_cosine),
+        "chance_promotion": _number(dashboard.chance_promotion),
     }
 
 
