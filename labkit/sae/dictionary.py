@@ -38,7 +38,8 @@ class SAE:
     typical_norm, outlier: the median norm of what it was trained on, and how many times that a token's norm may be for
         the features to be defined; None where its files don't say.
     encoder, decoder: (d_in, features), (features, d_in) float32.  encoder_bias, decoder_bias: (features,), (d_in,).
-    threshold: (features,) for jumprelu.
+    threshold: (features,) for jumprelu.  centred: it was trained on a stream whose mean over d_in had been taken away from
+        each token (TransformerLens's center_writing_weights); the same is done here before it reads.
     """
 
     name: str
@@ -52,6 +53,7 @@ class SAE:
     threshold: Tensor | None = None
     k: int | None = None
     subtracts_bias: bool = True
+    centred: bool = False
     typical_norm: float | None = None
     outlier: float | None = None
     folder: Path | None = None
@@ -146,11 +148,12 @@ class SAE:
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """x, (..., d_in), as the features tell it: decode(encode(x))."""
-        if self.architecture not in PLAIN:
-            return self.decode(self.encode(x))
-        rows = self._checked(x).reshape(-1, self.d_in)
-        values, indices = self.active(rows)
-        return (decode(values, indices.clamp(min=0), self.decoder) + self.decoder_bias).view(x.shape)
+        if self.architecture in PLAIN:
+            values, indices = self.active(x.reshape(-1, x.shape[-1]))
+            told = (decode(values, indices.clamp(min=0), self.decoder) + self.decoder_bias).view(x.shape)
+        else:
+            told = self.decode(self.encode(x))
+        return told + x.float().mean(-1, keepdim=True) if self.centred else told
 
     def defined(self, x: Tensor) -> Tensor:
         """(T,) bool for x, (T, d_in), a text from its beginning: where the features mean anything.
@@ -195,7 +198,8 @@ class SAE:
     def _checked(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.d_in:
             raise BadInput(f"{self.name} reads vectors of {self.d_in} numbers, and these have {x.shape[-1]}.")
-        return x.float()
+        x = x.float()
+        return x - x.mean(-1, keepdim=True) if self.centred else x
 
 
 def _plain_name(name: str) -> str:

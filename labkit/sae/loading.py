@@ -94,6 +94,7 @@ def from_folder(folder: Path, *, name: str, model: str | None = None) -> SAE:
         threshold=weights.get("threshold"),
         k=k,
         subtracts_bias=bool(config.get("apply_b_dec_to_input", True)),
+        centred=_centred(metadata),
         typical_norm=_number(measured.get("typical_norm")),
         outlier=_number(measured.get("outlier")),
         folder=folder,
@@ -110,6 +111,12 @@ def _is_plain(config: dict[str, Any]) -> bool:
         and config.get("activation_fn", config.get("activation_fn_str", "relu")) in ("relu", config.get("architecture"))
         and not config.get("finetuning_scaling_factor", False)
     )
+
+
+def _centred(metadata: dict[str, Any]) -> bool:
+    """Whether the model it was trained on had its writing weights centred, as TransformerLens does unless told not to."""
+    options = metadata.get("model_from_pretrained_kwargs")
+    return isinstance(options, dict) and bool(options.get("center_writing_weights"))
 
 
 def _whole(config: dict[str, Any], key: str, folder: Path) -> int:
@@ -246,6 +253,7 @@ def _wrapped(library: Any, *, name: str, model: Any, layer: int, folder: Path | 
         threshold=library.threshold.data if plain and architecture == "jumprelu" else None,
         k=settings.get("k") if plain and architecture == "topk" else None,
         subtracts_bias=bool(settings.get("apply_b_dec_to_input", True)),
+        centred=_centred(settings["metadata"]),
         typical_norm=_number(measured.get("typical_norm")),
         outlier=_number(measured.get("outlier")),
         folder=folder,

@@ -332,3 +332,17 @@ def test_one_model_has_several_names(model: str, name: str, same: bool, tmp_path
     else:
         with pytest.raises(BadInput, match="its features would mean nothing here"):
             sae.belongs(lab)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_one_trained_on_a_centred_stream_reads_a_centred_stream(kind: str, tmp_path: Path) -> None:
+    """As gpt2-small-res-jb was: what all of a token's numbers share is taken away before, and put back afterwards."""
+    options = {"hook_name": "blocks.1.hook_resid_pre", "model_from_pretrained_kwargs": {"center_writing_weights": True}}
+    sae = lk.sae.load(folder(tmp_path / "it", kind, changed={"metadata": options}))
+    plain = lk.sae.load(folder(tmp_path / "plain", kind))
+    assert sae.centred
+    assert not plain.centred
+    x = activations(7)
+    mean = x.mean(-1, keepdim=True)
+    torch.testing.assert_close(sae.encode(x), plain.encode(x - mean), **TOLERANCE)
+    torch.testing.assert_close(sae.reconstruct(x), plain.reconstruct(x - mean) + mean, **TOLERANCE)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from dictionaries import make_lab
 from planted import detectors, rows
-from scipy.stats import binom
+from scipy.stats import hypergeom
 
 import labkit as lk
 from labkit.errors import BadInput
@@ -165,13 +165,16 @@ def test_the_order_is_random_and_by_seed(lab: lk.Lab, sae: SAE) -> None:
 
 
 @pytest.mark.parametrize("n", [2, 10, 13])
-def test_the_score_is_that_of_tossing_a_coin(n: int) -> None:
+def test_the_score_is_beside_as_many_yeses_dealt_at_random(n: int) -> None:
+    """Not beside a coin: who knows that half of the places fire says yes to half, and a coin would not."""
     answers = Quiz(tuple(("a",) for _ in range(n)), tuple(i % 2 == 0 for i in range(n)))
     for right in range(n + 1):
         given = [answer if i < right else not answer for i, answer in enumerate(answers.fires)]
         share, chance = answers.score(given)
         assert share == right / n
-        assert chance == pytest.approx(binom.sf(right - 1, n, 0.5))
+        hits = sum(a and f for a, f in zip(given, answers.fires, strict=True))
+        assert chance == pytest.approx(hypergeom.sf(hits - 1, n, sum(answers.fires), sum(given)))
+    assert answers.score([True] * n)[1] == 1  # who always says yes has told nothing
     assert answers.score([int(a) for a in answers.fires])[0] == 1  # 1 and 0 are answers
 
 
