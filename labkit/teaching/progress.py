@@ -23,7 +23,12 @@ from typing import Any, Protocol
 from labkit.errors import BadInput
 from labkit.views.visible import shorten, visible
 
-NOTEBOOKS = {"first_look": "01_first_look", "attention": "02_attention", "moe": "06_moe_routing"}
+NOTEBOOKS = {
+    "first_look": "01_first_look",
+    "attention": "02_attention",
+    "moe": "06_moe_routing",
+    "sae": "07_sparse_autoencoders",
+}
 """The topic an id begins with -> the notebook it belongs to."""
 _LOCK_SECONDS = 10.0
 

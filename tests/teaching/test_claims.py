@@ -44,8 +44,16 @@ def test_the_ledger_is_complete() -> None:
     assert rows["phi3-85"].outcome == "untestable"
 
 
+ON_THE_DEFAULT_MODEL = {"golden-gate"}
+
+
 @pytest.mark.parametrize(
-    "id", [id for id, row in claims.ledger().items() if row.value is not None and row.kind != "time"]
+    "id",
+    [
+        pytest.param(id, marks=[pytest.mark.real_model] if id in ON_THE_DEFAULT_MODEL else [])
+        for id, row in claims.ledger().items()
+        if row.value is not None and row.kind != "time"
+    ],
 )
 def test_the_ledger_says_what_is_computed(id: str) -> None:
     row, computed = claims.ledger()[id], compute.COMPUTE[id]()
@@ -70,6 +78,27 @@ def test_outcomes_follow_from_the_numbers() -> None:
     assert rows["prune-blind"].value == measured
     assert rows["prune-blind"].outcome == ("refuted" if measured < 0.8 * any_ else "held")
     assert usage > measured, "counting is blind, measuring is not"
+    texts = rows["golden-gate"].value
+    assert texts is not None
+    assert rows["golden-gate"].outcome == ("held" if texts > 50 else "refuted")  # of a hundred, at the best strength
+    _, _, low, high, plain, chance, _ = (
+        int(n) for n in re.findall(r"(\d+) %", rows["golden-gate"].comparison.replace(" to ", " % to "))
+    )
+    assert low <= texts <= high
+    assert plain <= chance < texts, "beside no steering and a random feature"
+
+
+def test_the_notebook_runs_the_experiment_of_the_ledger() -> None:
+    """Sentences, openings and strengths of notebook 07 are those the ledger's number comes from."""
+    from labkit.teaching.claims import autoencoders as own
+
+    source = Path(__file__).parents[2] / "notebooks" / "source" / "07_sparse_autoencoders.py"
+    text = source.read_text(encoding="utf-8")
+    for sentence in (*own.ABOUT, *own.OTHER, *own.PROMPTS):
+        assert f'    "{sentence}",' in text
+    assert f"    {own.STRENGTHS}," in text
+    assert f"    tokens={own.TOKENS}," in text
+    assert f'search(lab, sae, "{own.WORDS}", k=3)' in text
 
 
 def test_a_claim_side_by_side_writes_nothing() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from labkit.attention import peak_bytes
-from labkit.teaching.claims import mixtures
+from labkit.teaching.claims import autoencoders, mixtures
 
 
 @dataclass(frozen=True)
@@ -202,4 +202,5 @@ COMPUTE: dict[str, Callable[[], Computed]] = {
     "mixtral-20": lambda: Computed(*mixtures.mixtral_20()),
     "moe-roles": lambda: Computed(*mixtures.moe_roles()),
     "prune-blind": lambda: Computed(*mixtures.prune_blind()),
+    "golden-gate": lambda: Computed(*autoencoders.golden_gate()),
 }

@@ -13,7 +13,7 @@ from labkit.views.visible import shorten, visible
 
 __all__ = ["Case", "Exercise", "Mistake", "all_exercises", "find"]
 
-_TOPICS = ("first_look", "attention", "moe")
+_TOPICS = ("first_look", "attention", "moe", "sae")
 
 
 @cache

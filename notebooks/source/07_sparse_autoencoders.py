@@ -1,0 +1,765 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 7 · Sparse autoencoders: what a model's numbers are made of
+#
+# [![Open in Colab](attachment:colab.png)]({{COLAB}})
+#
+# Between two layers of a model, a token is a list of some hundred numbers, and none of them means anything by itself. A
+# **sparse autoencoder** rewrites the list as a sum of a few **features**, out of thousands, and many of those do mean
+# something: a month, a quotation mark, a whale. In this notebook you build such an autoencoder, open one that comes with labkit,
+# find a feature, give it a name and let fresh text judge the name. Then you push the feature up and watch what the model writes.
+#
+# | | |
+# |---|---|
+# | **Time** | 75 minutes in all, in seven sections; each can be done alone |
+# | **Contains** | 6 exercises, 4 predictions, 1 claim put to the test |
+# | **Runs on** | any computer with 2 GiB of free memory; no GPU, no account; the autoencoder comes with labkit |
+# | **You need** | to read Python and a little PyTorch (a tensor, its shape, `@` for a matrix product) |
+# | **You will be able to** | say what a feature is, measure how much features leave unexplained, put a feature's name to the test, and steer a model without taking the result for more than it is |
+
+# %% [markdown]
+# ## Set-up
+# In Colab the first cell installs labkit, without touching the PyTorch that is there. Elsewhere it only checks. The second
+# puts the model and its autoencoder on the bench, in full precision and on the processor, so that your numbers are those below.
+#
+# **Run these two. Then start at any section.**
+
+# %%
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and importlib.util.find_spec("labkit") is None:
+    versions = {name: __import__(name).__version__ for name in ("torch", "numpy")}
+    keep = [f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
+    pip = [sys.executable, "-m", "pip", "install", "-q"]
+    project = "labkit @ git+{{REPOSITORY}}"
+    subprocess.run([*pip, *keep, project], check=True)
+
+import labkit as lk
+
+lk.setup()
+
+# %%
+import torch
+
+lab = lk.load(dtype="float32", device="cpu")
+sae = lk.sae.load()
+sae
+
+# %% [markdown]
+# ## 1 · More features than dimensions
+# *8 minutes · easy · why the numbers look like noise*
+#
+# Suppose a model wants to note which of 4,608 things a token has to do with, and has a list of 576 numbers for it. If each
+# thing had a number of its own, 576 would be all. But a thing can also be a **direction**: an arrow in the space of 576
+# dimensions, along which the token is pushed when the thing is there. Directions at right angles don't disturb one
+# another: reading along one, you see nothing of the others. Only 576 can be at right angles. How much do they disturb
+# one another when there are eight times as many?
+#
+# Two directions' **cosine** says it: 1 is the same direction, 0 a right angle.
+
+# %%
+lk.exercise("sae.interference")
+
+
+# %% tags=["stub"]
+def interference(directions):
+    """directions: (n, d). Returns (n,): the largest cosine, without sign, with another."""
+    return ...
+
+
+# %% tags=["solution"]
+def interference(directions):
+    """directions: (n, d). Returns (n,): the largest cosine, without sign, with another."""
+    unit = directions / directions.norm(dim=1, keepdim=True)
+    return (unit @ unit.T).abs().fill_diagonal_(0).max(dim=1).values
+
+
+# %%
+lk.check("sae.interference", interference)
+
+# %%
+closest = lk.predict(
+    "sae.crowded",
+    "4,608 random directions in 576 dimensions: the largest cosine between any two of them",
+    low=0,
+    high=1,
+)
+closest
+
+# %%
+worst = {}
+for d in (24, 144, 576):
+    rows = torch.randn(8 * d, d, generator=torch.Generator().manual_seed(0))
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    worst[d] = float((unit @ unit.T).fill_diagonal_(0).abs().max())
+closest.show(round(worst[576], 2))
+
+# %% tags=["nbval-check-output"]
+for d, cosine in worst.items():
+    print(f"{8 * d:5,} random directions in {d:3} dimensions: no two closer than {cosine:.2f}")
+
+# %% [markdown]
+# Nobody placed these directions; they were drawn by chance, and still no two of the 4,608 come near one another. The more
+# dimensions, the more room of this kind there is. So a model can hold more features than dimensions, **as long as only a
+# few are there at a time**: each adds a little noise to the others, and many at once would drown everything. This is called
+# **superposition** (Elhage et al. 2022). Its price: no single number of the list means anything, since every feature is spread
+# over all of them.
+#
+# A small world made in this way, where the truth is known: 64 features in 24 dimensions, two there at a time in the mean.
+
+# %%
+world = lk.sae.world(features=64, d=24, at_work=2.0)
+x, amounts = world.sample(20_000)
+print("tokens:", tuple(x.shape), "made of amounts:", tuple(amounts.shape))
+there = (amounts > 0).sum(1).float().mean()
+print(f"features there at a time: {there:.2f}; the first token's numbers begin")
+print("  ".join(f"{number:.2f}" for number in x[0, :8].tolist()))
+
+# %% [markdown]
+# Somebody who sees only `x`, can they find the 64 directions? That is what the next section does.
+#
+# **To take away:** a space has room for far more nearly perpendicular directions than it has dimensions. If few features
+# are there at a time, a model can use that; and then its single numbers mean nothing.
+
+# %% [markdown]
+# ## 2 · A dictionary by hand
+# *15 minutes · medium · two matrices and one rule*
+#
+# A sparse autoencoder is a **dictionary** of directions with a way to look tokens up. The **encoder** reads how much of each
+# feature is in a token; all but the `k` largest are set to 0; the **decoder** adds up the directions of those that are left.
+# It is trained to give back the token it was given. That only `k` may speak is what makes each of them say something (this
+# kind is called **TopK**: Makhzani and Frey 2013, Gao et al. 2024).
+
+# %%
+lk.exercise("sae.topk_autoencoder")
+
+
+# %% tags=["stub"]
+def topk_autoencoder(x, encoder, encoder_bias, decoder, decoder_bias, k):
+    """x: (T, d); encoder: (d, F); decoder: (F, d). Returns activations (T, F), told (T, d)."""
+    return ...
+
+
+# %% tags=["solution"]
+def topk_autoencoder(x, encoder, encoder_bias, decoder, decoder_bias, k):
+    """x: (T, d); encoder: (d, F); decoder: (F, d). Returns activations (T, F), told (T, d)."""
+    before = (x - decoder_bias) @ encoder + encoder_bias
+    best = before.topk(k, dim=-1)
+    activations = torch.zeros_like(before).scatter(-1, best.indices, best.values.relu())
+    return activations, activations @ decoder + decoder_bias
+
+
+# %%
+lk.check("sae.topk_autoencoder", topk_autoencoder)
+
+# %% [markdown]
+# How good is it? What the features leave over, as a share of how much tokens differ from the mean token:
+
+# %%
+lk.exercise("sae.share_unexplained")
+
+
+# %% tags=["stub"]
+def share_unexplained(x, told):
+    """x, told: (T, d). Returns one number: 0 where all is told, 1 for the mean token."""
+    return ...
+
+
+# %% tags=["solution"]
+def share_unexplained(x, told):
+    """x, told: (T, d). Returns one number: 0 where all is told, 1 for the mean token."""
+    return (x - told).square().sum() / (x - x.mean(dim=0)).square().sum()
+
+
+# %%
+lk.check("sae.share_unexplained", share_unexplained)
+
+# %% [markdown]
+# Now train one on the small world. It is shown tokens and nothing else; 64 random directions to begin with, and at most three
+# may speak. The work runs beside the notebook, and *Stop* ends it with what there is.
+
+# %%
+world = lk.sae.world(features=64, d=24, at_work=2.0)
+x, _ = world.sample(20_000)
+plan = lk.sae.Settings(
+    features=64,
+    k=3,
+    tokens=200_000,
+    batch=512,
+    learning_rate=1e-2,
+    warm_up=10_000,
+    dead_after=20_000,
+)
+
+
+def training(stop):
+    steps = lk.sae.train(x, plan, stop=stop)
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            return end.value  # the trained autoencoder
+        if step.step % 5 == 0 or step.step == 1:
+            yield {
+                "done": step.step,
+                "total": plan.steps,
+                "values": {"unexplained": step.unexplained},
+            }
+
+
+panel = lk.views.live(
+    training,
+    title="A dictionary learns 64 directions from tokens alone",
+    x="step",
+    y="share unexplained",
+)
+panel
+
+# %%
+_ = panel.wait()  # only so that Run All waits; you may skip it
+
+# %% [markdown]
+# Did it find the truth? Each true direction is matched with one of the dictionary, so that the cosines add up to the most. Random
+# directions, matched in the same way, say how much of that is luck.
+
+# %% tags=["nbval-check-output"]
+learned = panel.result
+fresh, _ = world.sample(5_000, seed=1)
+found = lk.sae.recovery(learned.decoder, world.directions)
+print(f"mean cosine with the truth: {found.mean:.1f}, of random directions {found.chance:.1f}")
+print("most of the 64 found (cosine above 0.9):", found.found > 0.6)
+
+# %%
+print(
+    f"found: {found.found:.0%}; cosines {found.cosines.min():.2f} to {found.cosines.max():.2f}"
+)
+left = (fresh - learned.reconstruct(fresh)).square().sum()
+print(f"unexplained, of fresh tokens: {left / (fresh - fresh.mean(0)).square().sum():.2f}")
+
+# %% [markdown]
+# Most of the directions are there, far beyond luck, and nobody told it one. Not all: with two features there on average, some tokens
+# have four or more, and three may speak. And look closer at what "found" rests on: here we knew the truth. Of a real
+# model nobody does, so there everything has to be measured in other ways.
+#
+# The one that comes with labkit is of the same make, only larger: 4,608 features, 32 at work. By hand and by labkit:
+
+# %%
+text = "Call me Ishmael. Some years ago, never mind how long precisely, I went to sea."
+x = lab.trace(text, keep="residual").residual(sae.layer)[1:]  # what enters layer 15
+before = (x - sae.decoder_bias) @ sae.encoder + sae.encoder_bias
+best = before.topk(sae.k, dim=-1)
+by_hand = torch.zeros_like(before).scatter(-1, best.indices, best.values.relu())
+told = by_hand @ sae.decoder + sae.decoder_bias
+
+# %% tags=["nbval-check-output"]
+scale = x.abs().max()
+print("activations agree to 1e-5:", bool((by_hand - sae.encode(x)).abs().max() < 1e-5 * scale))
+print(
+    "and what they tell:       ", bool((told - sae.reconstruct(x)).abs().max() < 1e-5 * scale)
+)
+
+# %% [markdown]
+# (To a hundred-thousandth of the largest number: these are single-precision numbers of up to some dozens.)
+#
+# **To take away:** a sparse autoencoder is two matrices, two biases and the rule that few may speak. Trained to give back what it
+# gets, it finds directions that nobody named.
+
+# %% [markdown]
+# ## 3 · The real one
+# *9 minutes · easy · how much of a model it tells*
+#
+# `sae` was trained on what enters layer 15, halfway through the model, on text of five kinds: American presidents' messages and
+# Moby-Dick, an encyclopaedia, Python, mathematics and Chinese. Look at a sentence through it:
+
+# %%
+found = lk.sae.features(lab, sae, "The captain saw the white whale in July.")
+for token in range(len(found)):
+    strongest = [f"{feature.index} ({value:.0f})" for feature, value in found.top(token, 4)]
+    print(f"{found.tokens[token]!r:10}", *strongest or ["not defined"], sep="   ")
+
+# %% [markdown]
+# Each number is a feature, in brackets how active it is. You may recognise nothing yet; section 4 looks them up. But the first
+# token has none. Why?
+
+# %% tags=["nbval-check-output"]
+norms = lk.sae.residual(lab, "The captain saw the white whale in July.", sae.layer).norm(dim=-1)
+print("lengths of the tokens:", [round(n, -1) for n in norms.tolist()])
+
+# %% [markdown]
+# The first token's list of numbers is over a hundred times as long as the others', and nearly the same whatever the word: it is
+# where heads look when they have nothing to look for (notebook 02 met it). Trained on such tokens, an autoencoder would
+# learn nothing else. So it was left out, and features are **not defined** there.
+#
+# Now the measure from section 2, on passages that were held out. What to compare with? The fairest is the classical way to tell a
+# list with 32 numbers: **principal components**, the 32 directions that leave the least over, the same for every token. They are
+# even fitted to the very passages they are judged on.
+
+# %%
+components = lk.predict(
+    "sae.components",
+    "Share of the variance that 32 principal components leave unexplained",
+    unit="%",
+    low=0,
+    high=100,
+)
+components
+
+# %%
+characters = {
+    "chinese": 200
+}  # a character of Chinese is more than a token, one of English less
+passages = {
+    kind: [text[: characters.get(kind, 500)] for text in some]
+    for kind, some in lk.moe.texts(2, skip=20).items()
+}
+simpler = ("principal components", "untrained", "mean")
+quality = lk.sae.evaluate(lab, sae, passages, against=simpler, progress=False)
+every = quality.table[quality.table["kind"] == "all"].set_index("way")
+components.show(round(100 * every["unexplained"]["principal components"]))
+
+# %% tags=["nbval-check-output"]
+shown = every[["unexplained", "loss", "loss_spliced", "increase", "recovered"]]
+print(f"{quality.tokens:,} tokens of five kinds")
+print(shown.round(2).to_string())
+
+# %% [markdown]
+# Read a row like this: when the model is given, from layer 15 on, only what this way tells of each token, its loss rises by
+# *increase*, in nats a token. *recovered* puts that on a scale from 0, where only the mean token is told, to 1, the model itself.
+#
+# - The **untrained** row is the same architecture with random directions: what the rule "the 32 best of 4,608" gets by itself.
+# - The **autoencoder** leaves less over than 32 fixed components, because each token may choose its own 32. Choosing is
+#   information as well, so this is no contest between equals; it says that tokens are better told by few of many.
+# - Something is left over all the same. For the model's next tokens it matters little in the mean, and more in some kinds of
+#   text than in others, as the next table says. Whatever you find with features, part of the model is not in them.
+
+# %%
+own = quality.table[quality.table["way"] == "sae"].set_index("kind")
+print(own[["tokens", "unexplained", "increase"]].round(2).to_string())
+
+# %% [markdown]
+# **To take away:** measure an autoencoder by what it leaves over and by what the model loses, each beside something simple. A share
+# alone says little.
+
+# %% [markdown]
+# ## 4 · Find a feature
+# *10 minutes · easy · from a number to what it may be about*
+#
+# There are 4,608 features. For each, labkit has counted in the training texts on which tokens it is at work, and kept eight
+# places: five of the strongest, and three from the lower parts of its range, since the strongest alone flatter a feature. Point at a
+# token to see its features, open one, search for a word:
+
+# %%
+lk.views.features(
+    lk.sae.features(lab, sae, "The captain saw the white whale in July."),
+    look_up=lambda index: lk.sae.dashboard(lab, sae[index]),
+    take=lambda text: lk.sae.features(lab, sae, text),
+    search=lambda words: [
+        (int(row.feature), f"{row.hits} of {row.examples} examples: {row.found}")
+        for row in lk.sae.search(lab, sae, words, k=8).itertuples()
+    ],
+)
+
+# %% [markdown]
+# ### By a word
+# Search looks which features' examples peak on a word. With thousands of features some will by chance, so it says as well how many
+# hits an average feature has.
+
+# %% tags=["nbval-check-output"]
+months = lk.sae.search(lab, sae, "january february march april june july august", k=4)
+print(months[["feature", "hits", "examples", "words", "found"]].to_string(index=False))
+print(f"by chance, hits of an average feature: {months.attrs['chance']:.3f}")
+
+# %% [markdown]
+# ### By what texts share
+# Another way needs no word: a few texts that have something, a few that lack it, and the features that part them. Here five
+# sentences with a year and five without.
+
+# %%
+with_year = [
+    "The war ended in 1945 after six years.",
+    "She was born in 1872 in a small town.",
+    "In 1901 the census counted more people.",
+    "The bridge opened to traffic in 1937.",
+    "Since 1998 the law has been changed twice.",
+]
+without = [
+    "The war ended after a long and bitter siege.",
+    "She was born in a small town by the sea.",
+    "The census counted more people than before.",
+    "The bridge opened to traffic last spring.",
+    "The law has been changed twice since then.",
+]
+shared = lk.sae.common(lab, sae, with_year, without, k=5)
+
+# %% tags=["nbval-check-output"]
+print(shared.round(1).to_string(index=False))
+print("features that part the two groups:", shared.attrs["separating"])
+print("when the ten are dealt at random: ", round(shared.attrs["by_chance"], 2))
+
+# %% [markdown]
+# The last line is the one that counts. Ten short texts and 4,608 features: some feature will always part them. Only if many more do
+# than with groups dealt at random have you found something about years.
+#
+# ### How often?
+# A feature that is at work everywhere means little, one that never is means nothing. Its **density** says how often it is.
+
+# %%
+lk.exercise("sae.density")
+
+
+# %% tags=["stub"]
+def density(indices, n_features):
+    """indices: (T, n), -1 where there is none. Returns (n_features,): the share of tokens."""
+    return ...
+
+
+# %% tags=["solution"]
+def density(indices, n_features):
+    """indices: (T, n), -1 where there is none. Returns (n_features,): the share of tokens."""
+    return torch.bincount(indices[indices >= 0], minlength=n_features) / len(indices)
+
+
+# %%
+lk.check("sae.density", density)
+
+# %% tags=["nbval-check-output"]
+often = torch.from_numpy(lk.sae.index(lab, sae).density).float()
+print(f"features at work on a token, all densities added: {often.sum():.1f}")
+print(f"on more than a tenth of all tokens: {int((often > 0.1).sum())} features")
+print(f"the feature in the middle: {often.median():.2%} of tokens")
+print(f"at work nowhere: {int((often == 0).sum())} features")
+
+# %% [markdown]
+# **To take away:** look at weak examples as well as strong ones, and set beside every search what chance would find.
+
+# %% [markdown]
+# ## 5 · Name it, and be checked
+# *13 minutes · medium · the heart of this notebook*
+#
+# Looking at examples, everybody finds a story. The story can be tested if it is a **rule**: given a text and a token, does the
+# feature fire there, yes or no? Write the rule down *before* you look at fresh text, then count. The feature for this section is the
+# first that search finds for whales:
+
+# %%
+whales = lk.sae.search(lab, sae, "whale whales", k=3)
+feature = sae[int(whales.iloc[0]["feature"])]
+
+# %% tags=["nbval-check-output"]
+print(f"feature {feature.index}; chance: {whales.attrs['chance']:.3f} hits")
+board = lk.sae.dashboard(lab, feature)
+for example in board.examples:
+    before = "".join(example.tokens[max(0, example.peak - 8) : example.peak])
+    word = example.tokens[example.peak]
+    print(f"{example.activation:5.1f}  {before.replace(chr(10), ' ')}[{word}]")
+
+# %% [markdown]
+# Strong examples first, then the weaker ones. You would call it *whale*; only the last ones, the weak, don't fit: pieces of words
+# that begin like it. As a rule: **it fires on tokens that contain "whale", and on no others.** How good is that? A feature fires on a
+# few tokens in a thousand, so who always says no is nearly always right; the score has to be fairer.
+
+# %%
+lk.exercise("sae.balanced_accuracy")
+
+
+# %% tags=["stub"]
+def balanced_accuracy(says, fires):
+    """says, fires: (T,) bool. Returns one number: 1 where all is right, one half by chance."""
+    return ...
+
+
+# %% tags=["solution"]
+def balanced_accuracy(says, fires):
+    """says, fires: (T,) bool. Returns one number: 1 where all is right, one half by chance."""
+    return (says[fires].float().mean() + (~says[~fires]).float().mean()) / 2
+
+
+# %%
+lk.check("sae.balanced_accuracy", balanced_accuracy)
+
+# %%
+score = lk.predict(
+    "sae.whale_name",
+    "Balanced accuracy of the rule 'the token contains whale' on chapters held out",
+    low=0.5,
+    high=1,
+)
+score
+
+# %%
+prose = lk.moe.passages("prose")  # held out: the training has read none of these
+held_out = [passage.text for passage in prose if passage.source == "Moby-Dick"]
+named = lk.sae.check_name(
+    lab, feature, lambda tokens, i: "whale" in tokens[i].lower(), held_out
+)
+score.show(round(named.balanced, 2))
+
+# %% tags=["nbval-check-output"]
+print(named)
+
+# %% [markdown]
+# Read all of it. *Foretells* is the share of the firings that the rule knew of; *is right* the share of the rule's claims where
+# the feature fired. The rest is what chance and other features of similar density get.
+#
+# What is it that fires where the rule says no?
+
+# %%
+from collections import Counter
+
+fired = Counter()
+for found in lk.sae.features(lab, sae, held_out):
+    for token in (found.indices == feature.index).any(-1).nonzero().flatten().tolist():
+        fired[found.tokens[token]] += 1
+
+# %% tags=["nbval-check-output"]
+print(", ".join(f"{token!r} {n}" for token, n in fired.most_common(14)))
+
+# %% [markdown]
+# So the name is true as far as it goes: wherever the rule says yes, the feature fires. And it does not go all the way. The tokenizer
+# cuts rarer words into pieces ("wh", "al" and what follows, of *whalemen*), *whaling* is written otherwise, and the book's own name
+# counts as well. A better rule would look at the whole word. But you have seen this text now: to test the better rule takes other.
+#
+# Now you. Ten places; in half of them the feature fires on the last word. Say which, then be scored.
+
+# %%
+quiz = lk.sae.quiz(lab, feature, held_out, n=10)
+for number, item in enumerate(quiz.items):
+    print(number, "".join(item[-9:]).replace("\n", " "), sep="  ...")
+
+# %%
+answers = ["whale" in item[-1].lower() for item in quiz.items]  # the rule's; put in your own
+right, by_luck = quiz.score(answers)
+print(f"right: {right:.0%}; so many or more by tossing a coin: {by_luck:.1%}")
+
+# %% [markdown]
+# **To take away:** a name is a rule; fresh text decides. A rule that says yes rightly may still miss most of what the feature does.
+
+# %% [markdown]
+# ## 6 · Steer
+# *15 minutes · medium · push a feature up and read what is written*
+#
+# In 2024 Anthropic held one feature of Claude, about the Golden Gate Bridge, at a high value, and the model came to speak of the
+# bridge whatever it was asked. From this comes the claim we test here: *one feature, held at a high value, takes over what a model
+# says.* Our bridge is the whale.
+#
+# The edit is one line: add the feature's direction to what enters the layer.
+
+# %%
+lk.exercise("sae.add_along")
+
+
+# %% tags=["stub"]
+def add_along(x, direction, strength):
+    """x: (T, d); direction: (d,). Returns x, pushed along it at every token but the first."""
+    return ...
+
+
+# %% tags=["solution"]
+def add_along(x, direction, strength):
+    """x: (T, d); direction: (d,). Returns x, pushed along it at every token but the first."""
+    steered = x.clone()
+    steered[1:] += strength * direction / direction.norm()
+    return steered
+
+
+# %%
+lk.check("sae.add_along", add_along)
+
+# %% [markdown]
+# labkit's edits do the same within the model. `steer` adds; `clamp` moves a token along the direction until the encoder reads
+# the value asked for. Both leave everything else in the stream as it is, what the features don't explain included: replacing the
+# stream by the features' sum would cost what section 3 measured, before any steering.
+
+# %%
+whales = lk.sae.search(lab, sae, "whale whales", k=3)
+feature = sae[int(whales.iloc[0]["feature"])]
+text = "The weather today is fine, and we go out."
+plain = lk.sae.residual(lab, text, sae.layer)
+with lab.edit(lk.sae.steer(feature, 60.0)):
+    steered = lk.sae.residual(lab, text, sae.layer)
+with lab.edit(lk.sae.clamp(feature, 60.0)):
+    clamped = lk.sae.features(lab, sae, text)
+    moved = lk.sae.residual(lab, text, sae.layer)
+
+# %% tags=["nbval-check-output"]
+unit = feature.direction / feature.direction.norm()
+by_hand = torch.cat([plain[:1], plain[1:] + 60.0 * feature.direction])
+print("steering is adding:", torch.allclose(by_hand, steered, rtol=1e-4, atol=1e-2))
+print(f"clamped to 60, read back: {clamped.of(feature)[1:].mean():.1f}")
+aside = (moved - plain) - ((moved - plain) @ unit)[:, None] * unit
+print("nothing but that direction moved:", bool(aside[1:].abs().max() < 1e-2))
+
+# %% [markdown]
+# ### The experiment
+# All of it is fixed before anything is run:
+#
+# - **The feature** is the first that `search` finds for "whale whales".
+# - **Beside it** the plainest other way to a direction, a **difference of means**: the mean of tokens in six sentences
+#   about whales minus the mean in six about other things. And a **random feature** of similar density, to see what any push does.
+# - All three have length 1 and are added with the same strengths. In text, the whale feature reaches about 60.
+# - **Ten openings** that have nothing to do with the sea; 16 tokens each, the likeliest one each time. A text *has the concept*
+#   if "whale" occurs in it.
+# - **The price**: the loss that the model *without* steering gives to what was written, in nats a token.
+
+# %%
+about = [
+    "The whale rose to the surface and blew.",
+    "Whales are the largest animals in the sea.",
+    "A pod of whales swam past the ship.",
+    "The great whale dived beneath the waves.",
+    "They hunted the whale for its oil.",
+    "A young whale stays close to its mother.",
+]
+other = [
+    "The train came to the station and stopped.",
+    "Elephants are the largest animals on land.",
+    "A flock of birds flew past the house.",
+    "The old man sat down beneath the tree.",
+    "They planted the field for its wheat.",
+    "A young child stays close to its mother.",
+]
+prompts = [
+    "My favourite thing to do on Sunday is",
+    "The recipe begins with two cups of",
+    "The best advice I ever got was",
+    "The meeting started late because",
+    "To learn a language, you should",
+    "The king called his ministers and",
+    "In the garden behind the house there",
+    "The new telephone has a",
+    "Our teacher told us a story about",
+    "The most important thing in life is",
+]
+often = torch.from_numpy(lk.sae.index(lab, sae).density).float()
+alike = ((often / often[feature.index] > 0.8) & (often / often[feature.index] < 1.25)).nonzero()
+alike = [i for i in alike.flatten().tolist() if i != feature.index]
+draw = torch.Generator().manual_seed(0)
+random_feature = sae[alike[int(torch.randint(len(alike), (1,), generator=draw))]]
+directions = {
+    "feature": feature,
+    "difference of means": lk.sae.difference(lab, sae, about, other),
+    "random feature": random_feature,
+}
+print(f"random feature: {random_feature.index}, one of {len(alike)} of similar density")
+
+# %%
+takes_over = lk.predict(
+    "sae.golden_gate",
+    "At the best of the strengths, how many of the ten texts speak of a whale?",
+    low=0,
+    high=10,
+)
+takes_over
+
+# %%
+doses = lk.sae.dose(
+    lab,
+    sae,
+    directions,
+    (0, 40, 80, 120),
+    prompts,
+    lambda text: "whale" in text.lower(),
+    tokens=16,
+    chat=False,
+    progress=False,
+)
+own = doses[doses["direction"] == "feature"]
+takes_over.show(round(10 * own["share"].max()))
+
+# %% tags=["nbval-check-output"]
+columns = ["direction", "strength", "share", "low", "high", "loss", "broken"]
+print(doses[columns].round(2).to_string(index=False))
+
+# %%
+for row in doses.itertuples():
+    if row.strength in (0, 80, 120):
+        print(f"{row.direction:20}{row.strength:4.0f}  {prompts[0]}{row.example!r}")
+
+# %% [markdown]
+# **The claim does not hold here.** At the best of the strengths two texts of ten speak of a whale, and the interval reaches down to
+# none. A weaker push shows nothing; a stronger one makes the text fall apart (*broken*: it ends in a loop) before the whale takes over.
+#
+# - **Which steers better?** The feature brings two whales, the difference of means one, at a higher price. With ten openings
+#   that is no difference: the intervals overlap. The random feature brings none.
+# - **What does it cost?** At 80 the random feature costs as much as the whale. So most of the price is not the subject's: it is that of
+#   being pushed at all.
+# - **Why not like the bridge?** We don't know; it was not tested. That model is far larger, its feature one of millions; theirs was
+#   held at ten times its highest activation, and ours breaks at twice.
+# - **Did we only choose badly?** Perhaps. There are openings and strengths where the whale comes (try "My favourite animal is" below).
+#   Had we looked for them first and then counted, the claim would have held. That is why all was fixed before.
+
+# %%
+best = own.sort_values(["share", "strength"], ascending=[False, True]).iloc[0]
+lk.claim(
+    "golden-gate",
+    round(100 * best["share"]),
+    note=f"at strength {best['strength']:.0f}; without steering {own['share'].iloc[0]:.0%}",
+)
+
+# %% [markdown]
+# Try it yourself: move the slider, change the opening. (A strength of 1 in the view is the feature's highest activation in text.)
+
+# %%
+lk.views.steering(
+    lk.sae.steered(lab, sae, tokens=30, chat=False),
+    [
+        (feature.index, "whale", round(lk.sae.dashboard(lab, feature).largest)),
+        (random_feature.index, "a random feature", 60.0),
+    ],
+    prompt="My favourite thing to do on Sunday is",
+)
+
+# %% [markdown]
+# **To take away:** a push along a feature can bring its subject into a text, and need not. Fix the openings and strengths before you
+# count; set a plain direction and a random one beside it before you credit the autoencoder.
+
+# %% [markdown]
+# ## 7 · What an autoencoder can't tell
+# *4 minutes · easy · before you believe one*
+#
+# - **Not the whole model.** What the features leave over is not nothing: section 3 showed what the model loses without it.
+# - **Not the only dictionary.** Trained again from other random numbers, many features would come out otherwise, or split in two.
+#   Ours is one run of one seed, and nobody knows the truth as we did in the toy.
+# - **Not every subject.** It read few texts of five kinds: presidents, Moby-Dick, an encyclopaedia, Python, mathematics, Chinese.
+#   That it has a whale, and hardly a telephone, is a fact about its reading and not about the model. Of chat it knows nothing.
+# - **Not what a feature is for.** Examples show where it fires. What it does, only an edit shows; and an edit as strong as those
+#   above takes the model where no text takes it.
+# - **Not always the best tool.** A difference of means costs a dozen sentences. If you know what you look for, try it first.
+#   An autoencoder earns its price when you do *not* know what there is to be found.
+#
+# **To take away:** features are a good way to ask questions of a model. The answers come from the checks.
+
+# %% [markdown]
+# ## What you have seen
+# - A space holds far more nearly perpendicular directions than dimensions; few at a time can share it.
+# - An autoencoder with two matrices and the rule "few may speak" finds such directions, in a toy most of the true ones.
+# - The real one tells most of a token in 32 features, and the model still loses something with only those.
+# - A feature's name is a rule, and fresh text judges it.
+# - Steering always costs plausibility; whether the subject comes has to be counted. Here it came now and then, and took nothing over.
+#
+# Can you say, without looking: why is the first token left out? Why does balanced accuracy not reward saying no? What would you put
+# beside a feature before you say that it steers well?
+#
+# <details><summary>Answers</summary>
+#
+# Its list of numbers is a hundred times as long as others' and much the same for every text. Because the silent tokens are only one of two
+# groups that count the same. A difference of means, a random feature, no steering at all; and the loss of what is written.
+# </details>
+
+# %%
+lk.progress()
+
+# %% [markdown]
+# **To read more:** N. Elhage et al., *Toy Models of Superposition* (2022); H. Cunningham et al., *Sparse Autoencoders Find Highly
+# Interpretable Features* (2023); T. Bricken et al., *Towards Monosemanticity* (2023); L. Gao et al., *Scaling and Evaluating Sparse
+# Autoencoders* (2024); A. Templeton et al., *Scaling Monosemanticity* (2024), with the bridge; T. Bolukbasi et al., *An
+# Interpretability Illusion for BERT* (2021), on why strong examples alone flatter; S. Marks and M. Tegmark, *The Geometry of Truth*
+# (2023), on differences of means.
