@@ -318,7 +318,7 @@ def test_another_models_autoencoder_is_refused_with_the_remedy(tmp_path: Path) -
     [
         ("gpt2-small", "openai-community/gpt2", True),
         ("Qwen/Qwen3-0.6B", "qwen3-0.6b", True),
-        ("qwen3-0.6b", "/home/me/Qwen3-0.6B.gguf", True),
+        ("qwen3-0.6b", "/somewhere/me/Qwen3-0.6B.gguf", True),
         ("gpt2-small", "gpt2-medium", False),
         ("qwen3-0.6b", "qwen3-1.7b", False),
     ],
