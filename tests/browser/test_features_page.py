@@ -175,8 +175,8 @@ def test_what_a_dashboard_says(open_page: Open, tmp_path: Path) -> None:
         "Drawn over the rest of its range",
         "How strong it is where it is at work",
         "In which kinds of text share of its activity",
-        "Tokens it promotes logit for each unit of activation",
-        "Tokens it suppresses logit for each unit of activation",
+        "Tokens it promotes change of the logit, standard deviations over the vocabulary",
+        "Tokens it suppresses change of the logit, standard deviations over the vocabulary",
         "Features of nearly the same direction cosine",
     ]
     groups = page.locator(".lk-fv-passages")

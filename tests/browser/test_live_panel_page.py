@@ -11,6 +11,7 @@ from typing import Any
 
 import jupyterlab
 import nbformat
+import playwright.sync_api
 import pytest
 import stand_in
 from conftest import local
@@ -306,8 +307,16 @@ panel
 
 
 def test_stop_and_reload_in_jupyterlab(chromium: Any, tmp_path: Path) -> None:
+    """Twice if need be: after a reload on a busy machine the first message to the kernel is lost now and then."""
+    try:
+        stop_and_reload(chromium, tmp_path / "first")
+    except playwright.sync_api.TimeoutError:
+        stop_and_reload(chromium, tmp_path / "second")
+
+
+def stop_and_reload(chromium: Any, tmp_path: Path) -> None:
     folder = tmp_path / "notebooks"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL), nbformat.v4.new_code_cell("")])
     notebook.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
     nbformat.write(notebook, folder / "live.ipynb")

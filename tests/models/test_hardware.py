@@ -142,4 +142,5 @@ def test_describe_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * GiB))
     no_group(monkeypatch)
-    assert hardware.describe_device() == f"CPU, {torch.get_num_threads()} threads, 8.0 GiB free"
+    count = torch.get_num_threads()
+    assert hardware.describe_device() == f"CPU, {count} thread{'s' if count > 1 else ''}, 8.0 GiB free"
