@@ -190,7 +190,7 @@ def test_what_a_dashboard_says(open_page: Open, tmp_path: Path) -> None:
     assert kinds[0] == "stories 72.0 % of the corpus 40.0 %"
     below = page.locator(".lk-fv-below").all_inner_texts()
     assert [" ".join(row.split()) for row in below] == ["feature 15 0.120 below chance"]
-    assert "random directions reach 0.310" in page.locator(".lk-fv-side").inner_text()
+    assert "random directions reaches 0.310" in page.locator(".lk-fv-side").inner_text()
     assert page.locator(".lk-fv-dashboard button").count() == 0, "nothing else can be opened here"
 
 
