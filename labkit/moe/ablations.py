@@ -17,6 +17,7 @@ import numpy as np
 from labkit.errors import BadInput, Unavailable
 from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, LEVEL, few_notes, p_value, resampled
 from labkit.moe.routing import TOKENS_A_PASS, TOKENS_A_PASS_ELSEWHERE, batches_of, check_count, documents_of
+from labkit.trace.input import as_kinds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,15 +156,6 @@ def routed(lab: Any) -> dict[int, int]:
     if (reason := lab.anatomy.support["routes"]) is not None:
         raise Unavailable(f"{lab.name} has no experts to take away: {reason}.")
     return {i: layer.router.experts_count for i, layer in enumerate(lab.anatomy.layers) if layer.router is not None}
-
-
-def as_kinds(texts: Any) -> Texts:
-    """Documents by kind; a list of documents is of one kind, "texts"."""
-    if isinstance(texts, Mapping):
-        return texts
-    if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
-        raise BadInput('texts are documents by kind, {"prose": [text, ...]}, or a list of documents.')
-    return {"texts": texts}
 
 
 # losses of documents --------------------------------------------------------------------------------------------------

@@ -21,12 +21,13 @@ import torch
 from labkit.errors import BadInput, Unavailable
 from labkit.models.config import first_number
 from labkit.moe import routing
-from labkit.moe.ablations import DRAWS, Documents, as_kinds, effects, routed
+from labkit.moe.ablations import DRAWS, Documents, effects, routed
 from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, LEVEL, choices_by_document
 from labkit.moe.edits import forbid
 from labkit.moe.sizes import EXPERTS
 from labkit.moe.upcycling import check_room, empty_model, refuse_odd_weights
 from labkit.trace.edits import Edit
+from labkit.trace.input import as_kinds
 from labkit.trace.routing import rule_of
 
 if TYPE_CHECKING:

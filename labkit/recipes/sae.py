@@ -32,6 +32,7 @@ from labkit.models.shipped import ASSETS
 from labkit.recipes import texts
 from labkit.recipes.signing import sign
 from labkit.sae import indexing, loading, training
+from labkit.sae.reading import up_to
 
 FOLDER = ASSETS / loading.SHIPPED
 RECORD = Path(__file__).parent / "records" / "sae.jsonl"
@@ -78,27 +79,9 @@ def prepare(work: Path) -> None:
     np.save(work / "kinds.npy", np.array(kinds, dtype=np.uint8)[order])
 
 
-class _Enough(Exception):
-    """The activations have been seen: the layers after need not run."""
-
-
 def activations(model: torch.nn.Module, ids: torch.Tensor, layer: int = LAYER) -> torch.Tensor:
     """(batch, tokens, d_model): the residual stream entering `layer`, for token ids of one length."""
-    seen: list[torch.Tensor] = []
-
-    def keep(_module: torch.nn.Module, inputs: tuple, keywords: dict) -> None:
-        seen.append(inputs[0] if inputs else keywords["hidden_states"])
-        raise _Enough
-
-    handle = model.get_submodule(f"model.layers.{layer}").register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        with torch.no_grad():
-            model(input_ids=ids, use_cache=False)
-    except _Enough:
-        pass
-    finally:
-        handle.remove()
-    return seen[0]
+    return up_to(model, model.get_submodule(f"model.layers.{layer}"), input_ids=ids)
 
 
 def kept(x: torch.Tensor) -> torch.Tensor:
@@ -117,7 +100,7 @@ def harvest(work: Path, *, device: str | None = None) -> None:
     folder = work / "activations"
     folder.mkdir(exist_ok=True)
     pieces = np.load(work / "pieces.npy")
-    model: Any = lk.load().model.to(device=device, dtype=torch.bfloat16)
+    model: Any = lk.load(fresh=True).model.to(device=device, dtype=torch.bfloat16)  # its own, since it is changed
     for number in range(-(-len(pieces) // PIECES_A_FILE)):
         path = folder / f"{number:03d}.npy"
         if path.exists():
@@ -179,14 +162,16 @@ def train(work: Path, *, stop_after: int | None = None) -> None:
     data = Activations.load(work)
     checkpoint, record = work / "checkpoint", work / "record.jsonl"
     sample = data.rows(np.random.default_rng(SEED).integers(0, len(data), 100_000))
-    trainer = training.start(sample.shape[1], SETTINGS, sample, checkpoint=checkpoint if checkpoint.exists() else None)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    last = checkpoint if checkpoint.exists() else None
+    trainer = training.start(sample.shape[1], SETTINGS, sample, device=device, checkpoint=last)
     first = trainer.n_training_steps
     lines = record.read_text("utf-8").splitlines() if record.exists() else []
     record.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= first), "utf-8")
     began = time.perf_counter()
     with record.open("a", encoding="utf-8") as file:
         if not first:
-            run = {"rows": len(data), "threads": torch.get_num_threads(), "torch": torch.__version__}
+            run = {"rows": len(data), "device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
             file.write(json.dumps({"step": 0} | asdict(SETTINGS) | run) + "\n")
         for step in training.steps(trainer, lambda number: data.batch(number, SETTINGS.batch)):
             if step.step <= 10 or step.step % 50 == 0:
@@ -231,7 +216,7 @@ def index(work: Path) -> None:
             pieces[mine],
             np.load(work / "activations" / f"{number:03d}-kept.npy"),
             kinds[mine],
-            torch.cat([indices for _, indices in found]).numpy().astype(np.int16),
+            torch.cat([indices for _, indices in found]).numpy().astype(np.uint16),
             torch.cat([values for values, _ in found]).half().numpy(),
         )
         print(f"file {number}: {len(file):,} tokens", flush=True)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from labkit.sae.training import Settings as Settings
     from labkit.sae.training import Step as Step
     from labkit.sae.training import train as train
+    from labkit.sae.training import trained as trained
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
@@ -57,7 +58,7 @@ _NAMES = {
     "searching": ("common", "search"),
     "steering": ("Steered", "broken", "difference", "dose", "steered"),
     "toy": ("Recovery", "World", "recovery", "world"),
-    "training": ("Settings", "Step", "train"),
+    "training": ("Settings", "Step", "train", "trained"),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labkit.errors import BadInput, Unavailable
+from labkit.errors import Unavailable
 from labkit.models.tokens import token_strings
 from labkit.sae.dictionary import Feature
-from labkit.sae.indexing import EDGES, NOTHING, TOP, Index, index, tensor
+from labkit.sae.indexing import EDGES, TOP, Index, given, tensor
 
 __all__ = ["Dashboard", "Example", "dashboard", "nearest", "promoted"]
 
@@ -52,7 +53,8 @@ class Dashboard:
     tokens whose logit its direction raises or lowers most, in standard deviations over the vocabulary, and what the
     strongest token of a random direction reaches, chance_promotion; the direct way to the logits only, past the layers
     between.  nearest: features whose directions are closest, with the cosine, beside the closest of as many random
-    directions, chance_cosine.  tokens: in the corpus.
+    directions, chance_cosine.  tokens: of the corpus, where features are defined.
+    Where the way to the logits is not found, nothing is promoted and chance_promotion is NaN.
     """
 
     feature: Feature
@@ -67,7 +69,7 @@ class Dashboard:
     nearest: tuple[tuple[int, float], ...]
     chance_cosine: float
     tokens: int
-    chance_promotion: float = float("nan")
+    chance_promotion: float
 
     @property
     def dead(self) -> bool:
@@ -78,14 +80,13 @@ class Dashboard:
 def dashboard(lab: Any, feature: Feature, *, of: Index | None = None, k: int = 8) -> Dashboard:
     """What is known of a feature. of: an index; None for the one that came with the autoencoder. k: tokens and neighbours."""
     sae = feature.sae
-    found = index(lab, sae) if of is None else of
-    if len(found.counts) != len(sae):
-        raise BadInput(
-            f"This index is of {len(found.counts):,} features and {sae.name} has {len(sae):,}; make it again."
-        )
+    found = given(lab, sae, of)
     i = feature.index
     total = float(found.kind_sums[i].sum())
-    up, down, chance = promoted(lab, feature, k)
+    try:
+        up, down, chance = promoted(lab, feature, k)
+    except Unavailable:  # the rest of the dashboard stands
+        up, down, chance = (), (), math.nan
     return Dashboard(
         feature=feature,
         density=float(found.density[i]),
@@ -113,7 +114,7 @@ def _examples(lab: Any, found: Index, i: int) -> list[Example]:
     examples = []
     for slot in np.flatnonzero(found.values[i] > 0):
         ids = found.ids[i, slot]
-        ids = ids[ids != NOTHING]
+        ids = ids[ids != found.nothing]
         heights = tensor(found.activations[i, slot, : len(ids)]) * float(found.values[i, slot]) / 255
         kind = found.kinds[found.of_kind[i, slot]]
         words = tuple(lab.token_text(int(t)) for t in ids)

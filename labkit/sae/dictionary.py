@@ -57,7 +57,6 @@ class SAE:
     typical_norm: float | None = None
     outlier: float | None = None
     folder: Path | None = None
-    notes: tuple[str, ...] = ()
     _library: Any = field(default=None, compare=False)
 
     @property
@@ -148,11 +147,17 @@ class SAE:
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """x, (..., d_in), as the features tell it: decode(encode(x))."""
+        rows = x.reshape(-1, x.shape[-1])
+        return self.told(rows, *self.active(rows)).view(x.shape)
+
+    @torch.no_grad()
+    def told(self, x: Tensor, values: Tensor, indices: Tensor) -> Tensor:
+        """(rows, d_in) float32: what the features found by `active(x)` add up to; x, (rows, d_in), gives its mean back."""
         if self.architecture in PLAIN:
-            values, indices = self.active(x.reshape(-1, x.shape[-1]))
-            told = (decode(values, indices.clamp(min=0), self.decoder) + self.decoder_bias).view(x.shape)
+            told = decode(values, indices.clamp(min=0), self.decoder) + self.decoder_bias
         else:
-            told = self.decode(self.encode(x))
+            dense = torch.zeros(len(x), len(self), device=values.device)
+            told = self.decode(dense.scatter_add_(-1, indices.clamp(min=0), values))
         return told + x.float().mean(-1, keepdim=True) if self.centred else told
 
     def defined(self, x: Tensor) -> Tensor:

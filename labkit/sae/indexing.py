@@ -20,7 +20,7 @@ import torch
 from labkit.errors import BadInput, BadModelFile
 from labkit.sae.dictionary import SAE
 from labkit.sae.reading import residuals
-from labkit.trace.input import as_ids
+from labkit.trace.input import as_ids, as_kinds
 
 __all__ = ["Index", "index"]
 
@@ -29,21 +29,21 @@ PARTS = ((0.6, 0.9), (0.3, 0.6), (0.05, 0.3))  # of the feature's largest activa
 BEFORE, AFTER = 16, 7  # tokens of an example on either side of its peak
 WINDOW = BEFORE + 1 + AFTER
 EDGES = tuple(float(2 ** (i / 2)) for i in range(-4, 25))  # of the histogram; what lies beyond counts in the outer bins
-NOTHING = 2**16 - 1  # no token: the vocabularies indexed here are smaller
 LEAST_TOKENS = 1_000
 FILE = "index.safetensors"
 FORMAT = "labkit sae index 1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Index:
     """The arrays behind dashboards and search, for F features, E examples each, and windows of W tokens.
 
     counts: (F,) tokens at work on.  largest: (F,) highest activation.  histogram: (F, len(EDGES) - 1) tokens by activation.
-    kind_sums: (F, K) activation summed in each kind of text.  ids: (F, E, W) token ids, NOTHING where there is none.
+    kind_sums: (F, K) activation summed in each kind of text.  ids: (F, E, W) token ids, uint16 or, for larger vocabularies,
+    uint32; `nothing` where there is none.
     activations: (F, E, W) uint8, in 255ths of the example's peak.  peaks: (F, E) its place in the window.  values: (F, E)
     activation at the peak, 0 where there is no example; the first TOP are the strongest.  of_kind: (F, E) kind of text.
-    kinds: names.  kind_tokens: tokens read of each.  tokens: of the corpus.
+    kinds: names.  kind_tokens: tokens read of each, where features are defined.  tokens: their sum.
     """
 
     counts: np.ndarray
@@ -57,6 +57,11 @@ class Index:
     of_kind: np.ndarray
     kinds: tuple[str, ...]
     kind_tokens: tuple[int, ...]
+
+    @property
+    def nothing(self) -> int:
+        """What stands in ids where there is no token."""
+        return nothing(self.ids.dtype)
 
     @property
     def tokens(self) -> int:
@@ -87,9 +92,11 @@ class Index:
                     raise ValueError("another format")
                 arrays = {name: file.get_tensor(name) for name in _ARRAYS}
             kinds, counts = json.loads(about["kinds"]), json.loads(about["kind_tokens"])
+            found = Index(**arrays, kinds=tuple(kinds), kind_tokens=tuple(counts))
+            _check(found)
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise BadModelFile(f"{path.name} is not an index of features, or damaged; make it again.") from error
-        return Index(**arrays, kinds=tuple(kinds), kind_tokens=tuple(counts))
+        return found
 
 
 _ARRAYS = (
@@ -103,6 +110,45 @@ _ARRAYS = (
     "values",
     "of_kind",
 )
+
+
+def nothing(kind: np.dtype[Any]) -> int:
+    """The number that stands for no token among ids of a type: its largest."""
+    return int(np.iinfo(kind).max)
+
+
+def id_type(vocabulary: int) -> np.dtype[Any]:
+    """The smallest type of number that holds all ids and one more."""
+    return np.dtype(np.uint16 if vocabulary < 2**16 else np.uint32)
+
+
+def _check(found: Index) -> None:
+    """Raises ValueError where the arrays of a file don't go together."""
+    features, kinds = len(found.counts), len(found.kinds)
+    examples = (features, TOP + SPREAD)
+    shapes = {
+        "counts": (features,),
+        "largest": (features,),
+        "histogram": (features, len(EDGES) - 1),
+        "kind_sums": (features, kinds),
+        "ids": (*examples, WINDOW),
+        "activations": (*examples, WINDOW),
+        "peaks": examples,
+        "values": examples,
+        "of_kind": examples,
+    }
+    for name, shape in shapes.items():
+        if getattr(found, name).shape != shape:
+            raise ValueError(f"{name} is not of shape {shape}")
+    whole = ("counts", "histogram", "peaks", "of_kind")
+    if found.ids.dtype.kind != "u" or any(getattr(found, name).dtype.kind not in "iu" for name in whole):
+        raise ValueError("numbers of another kind")
+    if len(found.kind_tokens) != kinds or not all(isinstance(each, str) for each in found.kinds) or found.tokens < 1:
+        raise ValueError("kinds of text and their counts differ")
+    there = found.values > 0
+    ends = (found.ids != found.nothing).sum(-1)
+    if bool((found.peaks >= ends)[there].any()) or bool((found.of_kind >= kinds)[there].any()):
+        raise ValueError("an example's peak lies outside of it")
 
 
 class Collector:
@@ -120,7 +166,8 @@ class Collector:
     def add(
         self, ids: np.ndarray, kept: np.ndarray, kinds: np.ndarray, indices: np.ndarray, values: np.ndarray
     ) -> None:
-        """ids: (pieces, L) with NOTHING after the end. kept: (pieces, L) bool: where features are defined. kinds: (pieces,).
+        """ids: (pieces, L), of the same type in all calls, `nothing` of it after the end. kept: (pieces, L) bool: where
+        features are defined. kinds: (pieces,).
 
         indices, values: (kept.sum(), k), in the order of kept; values of 0 are not at work.
         """
@@ -156,7 +203,8 @@ class Collector:
         starts = np.searchsorted(best["feature"], np.arange(self.features + 1))
         examples = TOP + SPREAD
         shape = (self.features, examples)
-        ids = np.full((*shape, WINDOW), NOTHING, dtype=np.uint16)
+        kind_of_id = self.pieces[0].ids.dtype if self.pieces else id_type(0)
+        ids = np.full((*shape, WINDOW), nothing(kind_of_id), dtype=kind_of_id)
         activations = np.zeros((*shape, WINDOW), dtype=np.uint8)
         peaks, of_kind = np.zeros(shape, dtype=np.uint8), np.zeros(shape, dtype=np.uint8)
         values = np.zeros(shape, dtype=np.float32)
@@ -217,7 +265,7 @@ class _Part:
     def window(self, row: int, feature: int) -> tuple[np.ndarray, np.ndarray, int, int]:
         """(token ids, the feature's activation on each, where the peak is, the kind of text) around a row."""
         piece, position = int(self.piece[row]), int(self.position[row])
-        length = int((self.ids[piece] != NOTHING).sum())
+        length = int((self.ids[piece] != nothing(self.ids.dtype)).sum())
         start = max(0, min(position - BEFORE, length - WINDOW))
         stop = min(length, start + WINDOW)
         heights = np.zeros(stop - start, dtype=np.float32)
@@ -242,12 +290,10 @@ def index(lab: Any, sae: SAE, texts: Mapping[str, Sequence[Any]] | Sequence[Any]
             raise BadInput(
                 f"{sae.name} came without an index; make one of your own texts: lk.sae.index(lab, sae, texts)."
             )
-        return _loaded(sae.folder / FILE)
-    kinds = dict(texts) if isinstance(texts, Mapping) else {"text": list(texts)}
-    if len(lab.tokenizer) > NOTHING:
-        raise BadInput(
-            f"An index holds vocabularies up to {NOTHING:,} tokens, and {lab.name} has {len(lab.tokenizer):,}."
-        )
+        about = (sae.folder / FILE).stat()
+        return _loaded(sae.folder / FILE, about.st_mtime_ns, about.st_size)
+    kinds = as_kinds(texts)
+    type_of_id = id_type(len(lab.tokenizer))
     rows = [
         (number, as_ids(lab.tokenizer, text, chat=False, context=lab.context))
         for number, kind in enumerate(kinds)
@@ -262,7 +308,7 @@ def index(lab: Any, sae: SAE, texts: Mapping[str, Sequence[Any]] | Sequence[Any]
         kept = sae.defined(x)
         values, indices = sae.active(x[kept])
         collector.add(
-            np.array([ids], dtype=np.uint16),
+            np.array([ids], dtype=type_of_id),
             kept.numpy()[None],
             np.array([number]),
             indices.numpy(),
@@ -272,8 +318,20 @@ def index(lab: Any, sae: SAE, texts: Mapping[str, Sequence[Any]] | Sequence[Any]
 
 
 @lru_cache(maxsize=2)
-def _loaded(path: Path) -> Index:
+def _loaded(path: Path, _changed: int, _size: int) -> Index:  # a file that was written anew is read anew
     return Index.load(path)
+
+
+def given(lab: Any, sae: SAE, of: Index | None) -> Index:
+    """The index that was given, or the one that came with the autoencoder. Raises BadInput for one that is not its own."""
+    if of is None:
+        return index(lab, sae)
+    sae.belongs(lab)
+    if not isinstance(of, Index):
+        raise BadInput(f"of takes an index, such as lk.sae.index(lab, sae, texts), and a {type(of).__name__} is none.")
+    if len(of.counts) != len(sae):
+        raise BadInput(f"This index is of {len(of.counts):,} features and {sae.name} has {len(sae):,}; make it again.")
+    return of
 
 
 def tensor(values: np.ndarray) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -128,6 +129,6 @@ def _direction(what: Any) -> Tensor:
 
 
 def _layer(layer: Any) -> int:
-    if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
+    if isinstance(layer, bool) or not isinstance(layer, Integral) or layer < 0:
         raise BadInput("A direction of your own needs the layer it is added before: steer(direction, 5.0, layer=15).")
-    return layer
+    return int(layer)

@@ -6,6 +6,7 @@ is tried on other features: a rule that "finds" those as well says nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,12 @@ from labkit.errors import BadInput
 from labkit.sae.dictionary import Feature
 from labkit.sae.reading import Features
 from labkit.sae.reading import features as features_of
+from labkit.trace.input import as_texts
 
 __all__ = ["NameCheck", "Quiz", "check_name", "quiz"]
 
 Rule = Callable[[Sequence[str], int], bool]
-LEAST_FIRINGS = 10
+LEAST_FIRINGS, LEAST_TEXTS = 10, 5  # the second for an interval: fewer texts can't be resampled to any purpose
 DRAWS = 1_000
 CONTEXT = 16  # tokens shown before the one in question
 
@@ -32,8 +34,9 @@ class NameCheck:
 
     recall: of the tokens the feature fires on, the share the rule says.  precision: of the tokens the rule says, the share
     the feature fires on.  balanced: mean of recall and of the share of silent tokens the rule leaves alone; 0.5 is chance.
-    low, high: 95 % of balanced, resampling texts.  others: balanced accuracy of the same rule for other features of
-    similar density, their mean and highest.  firings, tokens: what was counted.
+    low, high: 95 % of balanced, resampling texts; NaN for under five texts, which say nothing about other texts.
+    others_mean, others_highest: balanced accuracy of the same rule for other features of similar density; NaN where there
+    is none.  firings, tokens, texts: what was counted.
     """
 
     recall: float
@@ -45,12 +48,16 @@ class NameCheck:
     others_highest: float
     firings: int
     tokens: int
+    texts: int
 
     def __str__(self) -> str:
+        interval = "no interval from so few texts" if math.isnan(self.low) else f"{self.low:.2f} to {self.high:.2f}"
+        others = "no other feature fires about as often"
+        if not math.isnan(self.others_mean):
+            others = f"for other features {self.others_mean:.2f} (at most {self.others_highest:.2f})"
         return (
             f"foretells {self.recall:.0%} of {self.firings} firings, and is right in {self.precision:.0%} of its claims; "
-            f"balanced accuracy {self.balanced:.2f} ({self.low:.2f} to {self.high:.2f}), by chance 0.50, "
-            f"for other features {self.others_mean:.2f} (at most {self.others_highest:.2f})"
+            f"balanced accuracy {self.balanced:.2f} ({interval}), by chance 0.50, {others}"
         )
 
 
@@ -63,7 +70,7 @@ def check_name(
     texts: fresh ones. others: how many other features, of similar density in these texts, the rule is tried on.
     Raises BadInput where the feature fires on fewer than 10 tokens of these texts, so that nothing can be said.
     """
-    found = features_of(lab, feature.sae, list(texts))
+    found = features_of(lab, feature.sae, as_texts(texts))
     said = [np.array([bool(rule(each.tokens, i)) for i in range(len(each))])[each.defined.numpy()] for each in found]
     fires = [_fires(each, feature.index) for each in found]
     firings, tokens = int(sum(f.sum() for f in fires)), sum(map(len, fires))
@@ -73,11 +80,7 @@ def check_name(
             f"give more text, until it fires on {LEAST_FIRINGS}."
         )
     draw = np.random.default_rng(seed)
-    drawn = [
-        _balanced([said[i] for i in chosen], [fires[i] for i in chosen])
-        for chosen in draw.integers(len(found), size=(DRAWS, len(found)))
-    ]
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    low, high = _interval(said, fires, draw) if len(found) >= LEAST_TEXTS else (math.nan, math.nan)
     claims, right = sum(int(s.sum()) for s in said), sum(int((s & f).sum()) for s, f in zip(said, fires, strict=True))
     compared = [
         _balanced(said, [_fires(each, other) for each in found])
@@ -87,13 +90,27 @@ def check_name(
         recall=right / firings,
         precision=right / claims if claims else 0.0,
         balanced=_balanced(said, fires),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         others_mean=float(np.mean(compared)) if compared else float("nan"),
         others_highest=float(np.max(compared)) if compared else float("nan"),
         firings=firings,
         tokens=tokens,
+        texts=len(found),
     )
+
+
+def _interval(
+    said: Sequence[np.ndarray], fires: Sequence[np.ndarray], draw: np.random.Generator
+) -> tuple[float, float]:
+    """95 % of the balanced accuracy, texts drawn with replacement."""
+    counts = np.array(  # of each text: right where it fires, firings, right where it is silent, silent tokens
+        [((s & f).sum(), f.sum(), (~s & ~f).sum(), (~f).sum()) for s, f in zip(said, fires, strict=True)], dtype=float
+    )
+    hits, firings, spared, silent = counts[draw.integers(len(counts), size=(DRAWS, len(counts)))].sum(1).T
+    whole = (firings > 0) & (silent > 0)
+    low, high = np.quantile((hits[whole] / firings[whole] + spared[whole] / silent[whole]) / 2, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _fires(found: Features, feature: int) -> np.ndarray:
@@ -148,7 +165,7 @@ def quiz(lab: Any, feature: Feature, texts: Sequence[Any], *, n: int = 10, seed:
     """n places of fresh texts, half of them where the feature fires, in a random order, each with what stands before it."""
     if n < 2 or n % 2:
         raise BadInput(f"A quiz has an even number of places, half of them where the feature fires, and {n!r} is none.")
-    found = features_of(lab, feature.sae, list(texts))
+    found = features_of(lab, feature.sae, as_texts(texts))
     yes: list[tuple[int, int]] = []
     no: list[tuple[int, int]] = []
     for number, each in enumerate(found):

@@ -19,7 +19,7 @@ from labkit.sae.dictionary import SAE
 from labkit.sae.interventions import AFTER_THE_FIRST
 from labkit.sae.reading import residuals
 from labkit.trace.edits import patch
-from labkit.trace.input import as_ids
+from labkit.trace.input import as_ids, as_kinds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,17 +88,26 @@ def evaluate(
     """Measure an autoencoder on texts, by kind, beside simpler ways to tell the same residual stream.
 
     texts: kind of text -> texts, as `lk.moe.texts` gives them, or a list of texts.  against: of "principal components" (as
-    many as features are at work on a token on average, fitted to these very texts, which favours them), "untrained",
-    "mean" (of these texts), "zero".  losses: False leaves out the model's loss, which takes most of the time.
+    many as features are at work on a token on average, fitted to these very texts, which favours them), "untrained" (by
+    default where there is one: for topk), "mean" (of these texts), "zero".  losses: False leaves out the model's loss,
+    which takes most of the time.
     Use a lab in float32: figures from bfloat16 differ.
     Raises BadInput where the autoencoder does not belong to the model, or a kind of text has under 200 tokens to count.
     """
     sae.belongs(lab)
     if unknown := [way for way in against if way not in WAYS]:
         raise BadInput(f"There is no way called {unknown[0]!r} to compare with; there are {', '.join(WAYS)}.")
-    kinds = dict(texts) if isinstance(texts, Mapping) else {"text": list(texts)}
+    if "untrained" in against and sae.architecture != "topk":
+        if against is not WAYS:
+            untrained(sae)  # says why there is none
+        against = tuple(way for way in against if way != "untrained")
+    kinds = as_kinds(texts)
     if not kinds:
         raise BadInput("There is no text to measure on; give some, such as lk.moe.texts(10).")
+    if "all" in kinds:
+        raise BadInput(
+            "No kind of text can be called 'all', which is what the table calls all of them; give another name."
+        )
     rows = [
         (kind, as_ids(lab.tokenizer, text, chat=False, context=lab.context)) for kind in kinds for text in kinds[kind]
     ]
@@ -113,17 +122,17 @@ def evaluate(
     together = torch.cat([x[m] for x, m in zip(found, masks, strict=True)])
     of_kind = [kind for (kind, _), m in zip(rows, masks, strict=True) for _ in range(int(m.sum()))]
     mean = together.mean(0)
-    at_work = [(sae.active(part)[1] >= 0).sum(-1) for part in together.split(4_096)]
-    components = round(float(torch.cat(at_work).float().mean()))
+    active = [sae.active(part)[1] for part in together.split(4_096)]
+    at_work = torch.cat([(indices >= 0).sum(-1) for indices in active])
+    fired = torch.zeros(len(sae), dtype=torch.bool)
+    for indices in active:
+        fired[indices[indices >= 0].unique()] = True
+    components = round(float(at_work.float().mean()))
     ways = _ways(sae, together, mean, components, against)
     left = {way: _left(tell, together) for way, tell in ways.items()}
     spread = (together - mean).square().sum(-1)
     found_loss = _losses(lab, sae, rows, ways if losses else {}, progress)
-    fired = torch.zeros(len(sae), dtype=torch.bool)
-    for part in together.split(4_096):
-        _, indices = sae.active(part)
-        fired[indices[indices >= 0].unique()] = True
-    table = _table(kinds, of_kind, ways, left, spread, torch.cat(at_work), rows, found_loss)
+    table = _table(kinds, of_kind, ways, left, spread, at_work, rows, found_loss)
     out = sum(len(ids) for _, ids in rows) - len(together)
     return Quality(table, 1 - float(fired.float().mean()), len(together), out, components, sae)
 
@@ -136,7 +145,7 @@ def _ways(
         centred = (x - mean).double()
         basis = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, max(0, sae.d_in - components) :].float()
         ways["principal components"] = lambda rows: (rows - mean) @ basis @ basis.T + mean
-    if "untrained" in against and sae.architecture == "topk":
+    if "untrained" in against:
         ways["untrained"] = untrained(sae).reconstruct
     if "mean" in against:
         ways["mean"] = lambda rows: mean.expand_as(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,8 +38,11 @@ def residual(lab: Any, text: Any, layer: int, *, chat: bool = False) -> Tensor:
 def residuals(lab: Any, rows: Sequence[Sequence[int]], layer: int) -> Iterator[Tensor]:
     """What enters a layer, (T, d_model) float32 on the CPU, for each row of token ids in turn; short rows run together."""
     layers = lab.anatomy.layers
-    if not 0 <= layer <= len(layers):
-        raise BadInput(f"There is nothing to read at layer {layer}: {lab.name} has layers 0 to {len(layers) - 1}.")
+    if isinstance(layer, bool) or not isinstance(layer, Integral) or not 0 <= layer <= len(layers):
+        raise BadInput(
+            f"There is nothing to read at layer {layer!r}: {lab.name} has layers 0 to {len(layers) - 1}, and "
+            f"{len(layers)} is what leaves the last."
+        )
     for group in _groups(rows):
         longest = max(map(len, group))
         ids = torch.zeros(len(group), longest, dtype=torch.int64)
@@ -64,31 +68,37 @@ def _groups(rows: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
 
 
 def _run(lab: Any, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
-    layers, model = lab.anatomy.layers, lab.model
+    layers = lab.anatomy.layers
+    last = layer == len(layers)
+    given = {"input_ids": ids.to(lab.device)}
+    if not bool(mask.all()):
+        given["attention_mask"] = mask.to(lab.device)
+    with lab.turn():
+        return up_to(lab.model, layers[-1 if last else layer].module, leaving=last, **given)
+
+
+@torch.no_grad()
+def up_to(model: Any, module: Any, *, leaving: bool = False, **given: Tensor) -> Tensor:
+    """What enters a layer's module, or leaves it, in a forward pass of the model that goes no further."""
     seen: list[Tensor] = []
 
     def before(_module: Any, inputs: Any, keywords: Any) -> None:
-        seen.append(layer_input(inputs, keywords).detach())
+        seen.append(layer_input(inputs, keywords))
         raise _Enough
 
     def after(_module: Any, _inputs: Any, output: Any) -> None:
-        seen.append((output if isinstance(output, Tensor) else output[0]).detach())
+        seen.append(output if isinstance(output, Tensor) else output[0])
         raise _Enough
 
-    with lab.turn(), torch.no_grad():
-        if layer < len(layers):
-            handle = layers[layer].module.register_forward_pre_hook(before, with_kwargs=True)
-        else:
-            handle = layers[-1].module.register_forward_hook(after)
-        try:
-            given = {"input_ids": ids.to(lab.device), "use_cache": False}
-            if not bool(mask.all()):
-                given["attention_mask"] = mask.to(lab.device)
-            model(**given)
-        except _Enough:
-            pass
-        finally:
-            handle.remove()
+    handle = (
+        module.register_forward_hook(after) if leaving else module.register_forward_pre_hook(before, with_kwargs=True)
+    )
+    try:
+        model(**given, use_cache=False)
+    except _Enough:
+        pass
+    finally:
+        handle.remove()
     return seen[0]
 
 
@@ -102,8 +112,8 @@ class Features:
 
     tokens, ids: the T tokens.  indices: (T, n) features, the most active first, -1 where there are fewer.  values: (T, n)
     float32, how active.  defined: (T,) bool: False at the first token and where the residual's norm is out of all
-    measure; such tokens have no features here.  unexplained: (T,) share of the token's squared distance from the mean that
-    the features leave over; NaN where not defined.  sae: whose features.
+    measure; such tokens have no features here.  unexplained: (T,) share of the token's squared distance from the decoder's
+    bias that the features leave over; NaN where not defined (`lk.sae.evaluate` measures from the mean).  sae: whose features.
     """
 
     tokens: list[str]
@@ -173,10 +183,11 @@ def features(lab: Any, sae: SAE, text: Any, *, chat: bool = False) -> Any:
 
 def _found(lab: Any, sae: SAE, ids: list[int], x: Tensor) -> Features:
     values, indices = sae.active(x)
+    told, bias = sae.told(x, values, indices), sae.told(x, torch.zeros_like(values), indices)
+    left = (x - told).square().sum(-1) / (x - bias).square().sum(-1)
     defined = sae.defined(x)
     values = values.masked_fill(~defined[:, None], 0.0)
     indices = indices.masked_fill(~defined[:, None], -1)
-    left = (x - sae.reconstruct(x)).square().sum(-1) / (x - sae.decoder_bias).square().sum(-1)
     return Features(
         tokens=[lab.token_text(i) for i in ids],
         ids=list(ids),

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from labkit.errors import BadInput
-from labkit.models.tokens import token_strings
+from labkit.models.tokens import token_bytes, token_strings
 from labkit.sae.dictionary import SAE
-from labkit.sae.indexing import NOTHING, Index, index
+from labkit.sae.indexing import Index, given
 from labkit.sae.reading import features as features_of
+from labkit.trace.input import as_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,14 +27,15 @@ __all__ = ["common", "search"]
 
 RELABELLINGS = 200
 DEALS = 50
-LONGEST_WORD = 6  # tokens on either side of the peak
+NEAR = 6  # tokens on either side of a peak in which its word is looked for
 
 
 def search(lab: Any, sae: SAE, words: str | Sequence[str], *, of: Index | None = None, k: int = 20) -> pd.DataFrame:
     """Features whose examples have their peak on one of these words: search(lab, sae, "january february march").
 
-    words: words to look for, whole and in any case; a text is taken apart at spaces and commas. of: an index; None for the
-    one that came with the autoencoder.
+    words: words to look for, whole and in any case; a text is taken apart at spaces and commas. In scripts that put no
+    spaces between words (Chinese, Japanese, Thai) any stretch counts as one. of: an index; None for the one that came with
+    the autoencoder.
     Returns a row per feature, the best first: feature, hits (examples whose peak is on one of the words), examples, words
     (how many different ones of those asked), density (share of the corpus's tokens it is at work on), found (the words at
     its peaks). attrs: "chance": the most hits of any feature where the words are dealt to all examples at random, in the mean
@@ -41,14 +46,13 @@ def search(lab: Any, sae: SAE, words: str | Sequence[str], *, of: Index | None =
     wanted = {_bare(word) for word in asked} - {""}
     if not wanted:
         raise BadInput("There is no word to look for; give some, such as search(lab, sae, 'january february').")
-    found = index(lab, sae) if of is None else of
-    peaks = _peak_words(lab.tokenizer, found)
-    hits = np.array([[word in wanted for word in row] for row in peaks])
+    found = given(lab, sae, of)
+    peaks = _peaks(lab.tokenizer, found)
+    at_peak = [[{word for word in wanted if peak.on(word)} for peak in row] for row in peaks]
+    hits = np.array([[bool(words_there) for words_there in row] for row in at_peak])
     there = found.values > 0
-    count, examples = (hits & there).sum(1), there.sum(1)
-    different = np.array(
-        [len({w for w, h in zip(row, hit, strict=True) if h}) for row, hit in zip(peaks, hits & there, strict=True)]
-    )
+    count, examples = hits.sum(1), there.sum(1)
+    different = np.array([len(set().union(*row)) for row in at_peak])
     share = np.where(examples > 0, count / np.maximum(examples, 1), 0.0)
     order = [int(i) for i in np.lexsort((found.counts, -different, -share)) if count[i] > 0][:k]
 
@@ -61,7 +65,7 @@ def search(lab: Any, sae: SAE, words: str | Sequence[str], *, of: Index | None =
             "examples": [int(examples[i]) for i in order],
             "words": [int(different[i]) for i in order],
             "density": [float(found.density[i]) for i in order],
-            "found": [", ".join(dict.fromkeys(w for w, t in zip(peaks[i], there[i], strict=True) if t)) for i in order],
+            "found": [", ".join(dict.fromkeys(peak.word for peak in peaks[i] if peak.word)) for i in order],
         }
     )
     chance = _dealt(hits, there)
@@ -79,41 +83,95 @@ def _dealt(hits: np.ndarray, there: np.ndarray) -> float:
     return float(np.mean(most)) if most else 0.0
 
 
-_WORDS: dict[tuple[int, int], tuple[Any, Any, list[list[str]]]] = {}
+@dataclass(frozen=True)
+class _Peak:
+    """What stands where a feature is most active in an example: the text near it, in lower case, and where in it the token is.
+
+    Nothing where there is no example.
+    """
+
+    text: str = ""
+    start: int = 0
+    stop: int = 0
+
+    def on(self, word: str) -> bool:
+        """Whether the token is in this word, whole; in scripts without spaces between words any stretch is one."""
+        at = self.text.find(word)
+        while at >= 0:
+            if at < self.stop and at + len(word) > self.start and self._ends(at) and self._ends(at + len(word)):
+                return True
+            at = self.text.find(word, at + 1)
+        return False
+
+    def _ends(self, at: int) -> bool:
+        """Whether a word can end here."""
+        return not (0 < at < len(self.text) and _joins(self.text[at - 1]) and _joins(self.text[at]))
+
+    @cached_property
+    def word(self) -> str:
+        """The word the token is in; of a token with several, the last. In scripts without spaces, what the token is of it."""
+        words = [found.span() for found in re.compile(r"[^\W_]+").finditer(self.text, self.start, self.stop)]
+        if not words:
+            return ""
+        start, stop = words[-1]
+        while start > 0 and not self._ends(start):
+            start -= 1
+        while stop < len(self.text) and not self._ends(stop):
+            stop += 1
+        return self.text[start:stop]
 
 
-def _peak_words(tokenizer: Any, found: Index) -> list[list[str]]:
-    """(features, examples): the bare word at each example's peak; "" where there is no example."""
-    key = (id(tokenizer), id(found))
-    if key not in _WORDS:
+def _joins(character: str) -> bool:
+    """Whether a character goes with the one beside it into one word."""
+    return character.isalnum() and not _SPACELESS.match(character)
+
+
+# Thai, Lao, Khmer, Burmese; Japanese and Chinese
+_SPACELESS = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+
+
+# The last index's peaks. It is held weakly, with the tokenizer: once either is gone, so is what was made of it.
+_KNOWN: WeakKeyDictionary[Index, WeakKeyDictionary[Any, list[list[_Peak]]]] = WeakKeyDictionary()
+
+
+def _peaks(tokenizer: Any, found: Index) -> list[list[_Peak]]:
+    """(features, examples), made once of each index and tokenizer."""
+    known = _KNOWN.setdefault(found, WeakKeyDictionary())
+    if (made := known.get(tokenizer)) is None:
         memo: dict[int, str] = {}
-        words = [
+        made = [
             [
-                _word(tokenizer, memo, found.ids[i, slot], int(found.peaks[i, slot]))
-                if found.values[i, slot] > 0
-                else ""
-                for slot in range(found.ids.shape[1])
+                _peak(tokenizer, memo, ids[ids != found.nothing], int(peak)) if value > 0 else _Peak()
+                for ids, peak, value in zip(found.ids[i], found.peaks[i], found.values[i], strict=True)
             ]
             for i in range(len(found.counts))
         ]
-        _WORDS.clear()
-        _WORDS[key] = (tokenizer, found, words)  # kept with what it was made of, so that no id is used twice
-    return _WORDS[key][2]
+        known[tokenizer] = made
+    return made
 
 
-def _word(tokenizer: Any, memo: dict[int, str], ids: np.ndarray, peak: int) -> str:
-    """The word a token is in: back to the token that begins it, on to the one before the next."""
-    near = ids[ids != NOTHING].tolist()
-    first = max(0, peak - LONGEST_WORD)
-    texts = token_strings(tokenizer, near[first : peak + LONGEST_WORD], memo=memo)
-    at = peak - first
-    start, stop = at, at + 1
-    while start > 0 and texts[start][:1].isalnum():
+def _peak(tokenizer: Any, memo: dict[int, str], ids: np.ndarray, peak: int) -> _Peak:
+    first = max(0, peak - NEAR)
+    parts = [token_bytes(text) for text in token_strings(tokenizer, ids[first : peak + NEAR].tolist(), memo=memo)]
+    data, start = b"".join(parts), sum(map(len, parts[: peak - first]))
+    stop = start + len(parts[peak - first])
+    # a token may be a part of a character, which then counts as a whole
+    while start > 0 and _continues(data, start):
         start -= 1
-    while stop < len(texts) and texts[at].strip().isalnum() and texts[stop][:1].isalnum():
+    while stop < len(data) and _continues(data, stop):
         stop += 1
-    parts = "".join(texts[start:stop]).split()
-    return _bare(parts[-1]) if parts else ""
+    before, own, after = (
+        part.decode("utf-8", "replace").casefold() for part in (data[:start], data[start:stop], data[stop:])
+    )
+    start, stop = len(before) + len(own) - len(own.lstrip()), len(before) + len(own.rstrip())
+    return _Peak(before + own + after, start, max(start, stop))
+
+
+def _continues(data: bytes, at: int) -> bool:
+    """Whether a byte is a later one of a character in UTF-8."""
+    return data[at] & 0xC0 == 0x80
 
 
 def _bare(word: str) -> str:
@@ -125,12 +183,16 @@ def common(
 ) -> pd.DataFrame:
     """Features more active somewhere in each of some texts than anywhere in others: common(lab, sae, five_of, five_without).
 
+    Give texts of about the same length: a longer one has more tokens for a feature to be active on, so that texts that
+    differ in length only are parted by many features.
     Returns a row per feature, the clearest first: feature, weakest (the smallest, over `present`, of its highest activation
     in a text), strongest_absent (its highest activation in any text of `absent`), margin (the difference). attrs:
     "separating": how many features part the two groups without a mistake; "by_chance": how many do in the mean when the
-    texts are dealt to groups of these sizes at random; both of all features. When the two numbers are alike, what was found
-    says nothing.
+    texts are dealt to groups of these sizes at random; "as_many": the share of such deals with at least as many; all of
+    all features. When the first two numbers are alike, what was found says nothing. With few texts a deal is now and then
+    the true one or its opposite, so that as_many can't be very small.
     """
+    present, absent = as_texts(present, "present"), as_texts(absent, "absent")
     if len(present) < 2 or len(absent) < 2:
         raise BadInput("Give at least two texts that have it and two that lack it; five of each say more.")
     found = features_of(lab, sae, [*present, *absent])
@@ -157,7 +219,13 @@ def common(
             "margin": [float(margin[i]) for i in order],
         }
     )
-    table.attrs = {"separating": int((margin > 0).sum()), "by_chance": float(np.mean(by_chance))}
+    separating = int((margin > 0).sum())
+    as_many = sum(each >= separating for each in by_chance)
+    table.attrs = {
+        "separating": separating,
+        "by_chance": float(np.mean(by_chance)),
+        "as_many": (1 + as_many) / (1 + len(by_chance)),  # the true deal is one of them
+    }
     return table
 
 

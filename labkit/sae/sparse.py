@@ -88,17 +88,24 @@ def _csr(*parts: Any) -> Tensor:
 
 def _transposed_product(values: Tensor, indices: Tensor, right: Tensor, features: int) -> Tensor:
     """S.T @ right, (features, d), where S is (rows, features) with `values` at `indices` and zeros elsewhere."""
-    rows, k = indices.shape
-    if right.device.type != "cpu":
-        return (
-            torch.zeros(rows, features, dtype=right.dtype, device=right.device).scatter_(1, indices, values).T @ right
-        )
+    if right.device.type == "cpu":
+        return _compressed_product(values, indices, right, features)
+    return _scattered_product(values, indices, right, features)
+
+
+def _scattered_product(values: Tensor, indices: Tensor, right: Tensor, features: int) -> Tensor:
+    scattered = torch.zeros(len(indices), features, dtype=right.dtype, device=right.device)
+    return scattered.scatter_add_(1, indices, values).T @ right
+
+
+def _compressed_product(values: Tensor, indices: Tensor, right: Tensor, features: int) -> Tensor:
+    k = indices.shape[1]
     flat = indices.flatten().numpy()
     # numpy sorts 16-bit integers by radix: some hundred times faster than torch's sort of 64-bit ones
     order = torch.from_numpy(np.argsort(flat.astype(np.uint16) if features <= 2**16 else flat, kind="stable"))
     starts = torch.zeros(features + 1, dtype=torch.int64)
     starts[1:] = torch.bincount(indices.flatten(), minlength=features).cumsum(0)
-    matrix = _csr(starts, order // k, values.flatten()[order], (features, rows))
+    matrix = _csr(starts, order // k, values.flatten()[order], (features, len(indices)))
     return matrix @ right
 
 

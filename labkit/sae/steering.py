@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from labkit.errors import BadInput
 from labkit.sae.dictionary import SAE, Feature
 from labkit.sae.interventions import steer
 from labkit.sae.reading import residuals
-from labkit.trace.input import as_ids
+from labkit.trace.edits import Edit
+from labkit.trace.input import as_ids, as_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Steered", "broken", "difference", "dose", "steered"]
 
 DRAWS = 1_000
+RANDOM = "random direction"
 SAME_IN_A_ROW = 8  # of the same token, or of the same few: the model has broken
 LONGEST_LOOP = 4
 
@@ -33,6 +36,7 @@ def difference(lab: Any, sae: SAE, present: Sequence[Any], absent: Sequence[Any]
     Tokens where the features are not defined (the first of each text) don't count. The plain way to a direction, to set
     beside a feature: Marks and Tegmark 2023.
     """
+    present, absent = as_texts(present, "present"), as_texts(absent, "absent")
     if not present or not absent:
         raise BadInput("A difference of means needs texts that have the concept and texts that lack it.")
     sae.belongs(lab)
@@ -67,42 +71,45 @@ def dose(
     *,
     tokens: int = 24,
     chat: bool | None = None,
+    random: bool = True,
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Steer along each direction by each strength, write on from each prompt, and look at what came out.
 
     directions: name -> feature or direction (taken at length 1, so that strengths mean the same). concept: whether a
-    continuation has it. tokens: of each continuation, greedy.
-    Returns a row per direction and strength: share (of continuations with the concept), low and high (95 %, resampling
-    prompts), loss (nats a token that the model without steering gives to what was written), loss_low, loss_high, broken
-    (share that ended in a loop), example. Strength 0 is the same for all directions and is run once.
+    continuation has it. tokens: of each continuation, greedy. random: a direction drawn at random stands beside them, as
+    "random direction": what any push of that strength does.
+    Returns a row per direction and strength: share (of continuations with the concept), low and high (95 %, by Wilson's
+    formula over prompts, so that none of ten does not pass for never), loss (nats a token that the model without steering
+    gives to what was written), loss_low, loss_high (95 %, resampling prompts), broken (share that ended in a loop),
+    example. Strength 0 is the same for all directions and is run once.
     """
+    prompts = as_texts(prompts, "prompts")
     if len(prompts) < 2:
         raise BadInput("Give several prompts: from one, nothing can be said about others.")
     if not directions:
         raise BadInput("There is no direction to steer along; give some, such as {'feature': sae[1234]}.")
     sae.belongs(lab)
+    directions = dict(directions)
+    if random and RANDOM not in directions:
+        directions[RANDOM] = torch.randn(sae.d_in, generator=torch.Generator().manual_seed(seed))
     from tqdm.auto import tqdm
 
     plan = [(name, strength) for name in directions for strength in strengths]
     draw = np.random.default_rng(seed)
     chosen = draw.integers(len(prompts), size=(DRAWS, len(prompts)))
-    unsteered: list[Any] | None = None
+    unsteered: tuple[list[Any], np.ndarray] | None = None
     rows = []
     for name, strength in tqdm(plan, desc="steering", disable=not progress, leave=False):
         if strength == 0:
             unsteered = unsteered or _written(lab, prompts, tokens, chat)
-            made = unsteered
+            made, loss = unsteered
         else:
-            what = directions[name]
-            layer = what.sae.layer if isinstance(what, Feature) else sae.layer
-            with lab.edit(steer(_unit(what), strength, layer=layer)):
-                made = _written(lab, prompts, tokens, chat)
-        has = np.array([bool(concept(each.text)) for each in made], dtype=float)
-        loss = np.array([_loss(lab, each) for each in made])
-        share_low, share_high = np.quantile(has[chosen].mean(1), [0.025, 0.975])
-        loss_low, loss_high = np.nanquantile(np.nanmean(loss[chosen], axis=1), [0.025, 0.975])
+            made, loss = _written(lab, prompts, tokens, chat, _push(directions[name], strength, sae.layer))
+        has = np.array([bool(concept(each.text)) for each in made])
+        share_low, share_high = _wilson(int(has.sum()), len(has))
+        loss_low, loss_high = _resampled(loss, chosen)
         rows.append(
             {
                 "direction": name,
@@ -110,7 +117,7 @@ def dose(
                 "share": has.mean(),
                 "low": share_low,
                 "high": share_high,
-                "loss": float(np.nanmean(loss)),
+                "loss": _mean(loss),
                 "loss_low": loss_low,
                 "loss_high": loss_high,
                 "broken": float(np.mean([broken(each.ids) is not None for each in made])),
@@ -124,13 +131,43 @@ def dose(
     return table
 
 
-def _unit(what: Feature | Tensor) -> Tensor:
-    direction = what.direction if isinstance(what, Feature) else what
-    return direction / direction.norm()
+def _push(what: Feature | Tensor, strength: float, layer: int) -> Edit:
+    """Steering along a direction of length 1, whatever length a feature's own has."""
+    if isinstance(what, Feature):
+        return steer(what.direction, strength, layer=what.sae.layer)
+    return steer(what, strength, layer=layer)
 
 
-def _written(lab: Any, prompts: Sequence[str], tokens: int, chat: bool | None) -> list[Any]:
-    return lab.generate(list(prompts), max_new_tokens=tokens, chat=chat, alternatives=1)
+def _written(
+    lab: Any, prompts: Sequence[str], tokens: int, chat: bool | None, *edits: Edit
+) -> tuple[list[Any], np.ndarray]:
+    """Continuations under edits, and the loss that the model without them gives to each; NaN for one without a token."""
+    with lab.edit(*edits):
+        made = lab.generate(list(prompts), max_new_tokens=tokens, chat=chat, alternatives=1)
+    return made, np.array([_loss(lab, each) for each in made])
+
+
+def _wilson(hits: int, n: int) -> tuple[float, float]:
+    """95 % of a share of which `hits` of n were seen: Wilson 1927."""
+    z = 1.959964
+    middle, half = hits + z * z / 2, z * math.sqrt(hits * (n - hits) / n + z * z / 4)
+    return max(0.0, (middle - half) / (n + z * z)), min(1.0, (middle + half) / (n + z * z))
+
+
+def _resampled(loss: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
+    """95 % of the mean over prompts drawn with replacement; those that wrote nothing don't count."""
+    there = np.isfinite(loss)
+    counts = there[chosen].sum(1)
+    means = np.where(there, loss, 0.0)[chosen].sum(1)[counts > 0] / counts[counts > 0]
+    if not len(means):
+        return math.nan, math.nan
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _mean(loss: np.ndarray) -> float:
+    there = loss[np.isfinite(loss)]
+    return float(there.mean()) if len(there) else math.nan
 
 
 def _loss(lab: Any, made: Any) -> float:
@@ -145,7 +182,8 @@ def _loss(lab: Any, made: Any) -> float:
 class Steered:
     """A continuation under way: what lk.views.steering draws.
 
-    tokens: the continuation so far, each token's text, without the prompt.  mean_loss: nats a token that the model without
+    tokens: the continuation so far, each token's text, without the prompt; while it is being written, a character that is
+    several tokens comes as one.  mean_loss: nats a token that the model without
     steering gives to it, which is what steering costs in plausibility; None while it is not known.  done: nothing more
     comes.  note: a sentence to be shown as a warning, such as that the model broke.
     """

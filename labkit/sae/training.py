@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,9 @@ from labkit.sae.sparse import decode, topk_encode
 if TYPE_CHECKING:
     from sae_lens.training.sae_trainer import SAETrainer
 
-__all__ = ["Settings", "Step", "start", "steps", "train"]
+__all__ = ["Settings", "Step", "start", "steps", "train", "trained"]
+
+DRAWN = 200  # points of a run in a live panel
 
 
 @dataclass(frozen=True)
@@ -53,26 +57,31 @@ class Settings:
 class Step:
     """One step of training. tokens: read so far. unexplained: the share of the batch's variance left over.
 
-    auxiliary: the auxiliary loss over the squared error. dead: features at work on none of the last tokens.
+    auxiliary: the auxiliary loss over the squared error. at_work: features at work on a token of the batch, in the mean
+    (L0). dead: features at work on none of the last tokens.
     """
 
     step: int
     tokens: int
     unexplained: float
     auxiliary: float
+    at_work: float
     dead: int
     learning_rate: float
 
 
-def start(d_in: int, settings: Settings, sample: Tensor, *, checkpoint: Path | None = None) -> SAETrainer[Any, Any]:
+def start(
+    d_in: int, settings: Settings, sample: Tensor, *, device: str = "cpu", checkpoint: Path | None = None
+) -> SAETrainer[Any, Any]:
     """A trainer before its first step, or where a checkpoint left it.
 
-    sample: (rows, d_in) activations, of which the scale and the mean are taken. Decoder rows are of length 1 and random,
-    the encoder is the decoder's transpose, the bias is the mean.
+    sample: (rows, d_in) activations, of which the scale and the mean are taken. device: where the training runs. Decoder
+    rows are of length 1 and random, the encoder is the decoder's transpose, the bias is the mean.
     """
     for name in ("features", "k", "tokens", "batch"):
-        if (value := getattr(settings, name)) < 1:
-            raise BadInput(f"{name} is {value}; give at least 1.")
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise BadInput(f"{name} is {value!r}; give a whole number from 1.")
     if settings.k > settings.features:
         raise BadInput(f"{settings.k} features can't be at work where there are {settings.features}; give a smaller k.")
     if settings.steps < 1:
@@ -88,7 +97,7 @@ def start(d_in: int, settings: Settings, sample: Tensor, *, checkpoint: Path | N
         rescale_acts_by_decoder_norm=False,  # rows stay of length 1
         aux_loss_coefficient=settings.auxiliary,
         dtype="float32",
-        device="cpu",
+        device=device,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -102,6 +111,7 @@ def start(d_in: int, settings: Settings, sample: Tensor, *, checkpoint: Path | N
             lr_warm_up_steps=min(settings.warm_up // settings.batch, settings.steps // 5),
             lr_decay_steps=int(settings.decay * settings.steps),
             dead_feature_window=math.ceil(settings.dead_after / settings.batch),
+            device=device,
         ),
         sae,
         iter(()),
@@ -139,6 +149,7 @@ def steps(trainer: SAETrainer[Any, Any], batches: Callable[[int], Tensor]) -> It
             trainer.n_training_samples,
             error / variance,
             auxiliary / error,
+            trainer.sae.above_zero.sum(-1).float().mean().item(),
             int(trainer.dead_neurons.sum()),
             rate,
         )
@@ -241,16 +252,18 @@ def train(
 ) -> Generator[Step, None, SAE]:
     """Train on activations in memory, a step at a time; the generator's return value is the SAE.
 
-    x: (rows, d_in). settings: None for defaults with 8 features a dimension. layer, model: what they are of. stop: a
+    x: (rows, d_in); the training runs on its device. settings: None for defaults with 8 features a dimension. layer,
+    model: what they are of. stop: a
     threading.Event: once it is set, training ends after the step under way, with what there is.
     Each pass over the rows has an order of its own.
     """
     if x.ndim != 2 or len(x) < 2 or not bool(x.isfinite().all()):
         raise BadInput(f"Training takes finite activations (rows, d_in), and these are {tuple(x.shape)}; give such.")
+    x = x.detach()
     settings = settings or Settings(features=8 * x.shape[1])
     if len(x) < settings.batch:
         raise BadInput(f"{len(x):,} rows are less than one batch of {settings.batch:,}; give more, or a smaller batch.")
-    trainer = start(x.shape[1], settings, x[: 16 * settings.batch].float())
+    trainer = start(x.shape[1], settings, x[: 16 * settings.batch].float(), device=str(x.device))
     each = len(x) // settings.batch
     order: dict[int, Tensor] = {}
 
@@ -272,9 +285,40 @@ def train(
         model=model,
         layer=layer,
         architecture="topk",
-        encoder=trained.W_enc.detach(),
-        encoder_bias=trained.b_enc.detach() / scale,
-        decoder=trained.W_dec.detach(),
-        decoder_bias=trained.b_dec.detach() / scale,
+        encoder=trained.W_enc.detach().cpu(),
+        encoder_bias=trained.b_enc.detach().cpu() / scale,
+        decoder=trained.W_dec.detach().cpu(),
+        decoder_bias=trained.b_dec.detach().cpu() / scale,
         k=settings.k,
     )
+
+
+def trained(
+    x: Tensor, settings: Settings | None = None, *, layer: int = 0, model: str | None = None
+) -> Callable[[threading.Event], Generator[dict[str, Any], None, SAE]]:
+    """What lk.views.live runs to train while somebody watches: the panel's `result` is the SAE. Arguments as of `train`.
+
+    It draws the share of the variance that is left over and the share of features that are dead, and says how many are at
+    work on a token. Stop ends it with what there is.
+    """
+
+    def work(stop: threading.Event) -> Generator[dict[str, Any], None, SAE]:
+        yield {"say": "sae-lens is being imported"}
+        chosen = settings or Settings(features=8 * x.shape[1])
+        run = train(x, chosen, layer=layer, model=model, stop=stop)
+        every = max(1, chosen.steps // DRAWN)
+        while True:
+            try:
+                step = next(run)
+            except StopIteration as end:
+                found: SAE = end.value
+                return found
+            if step.step % every == 0 or step.step in (1, chosen.steps):
+                yield {
+                    "done": step.step,
+                    "total": chosen.steps,
+                    "say": f"{step.at_work:.1f} features at work on a token, {step.dead} dead",
+                    "values": {"unexplained": step.unexplained, "dead": step.dead / chosen.features},
+                }
+
+    return work

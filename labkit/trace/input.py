@@ -16,6 +16,36 @@ def is_many(what: Any) -> bool:
     return not isinstance(what[0], Integral | Mapping)
 
 
+def as_texts(texts: Any, name: str = "texts") -> list[Any]:
+    """Several things to trace, as a list.
+
+    Raises BadInput for a single one: a text would be read letter by letter, and ids as texts of one token each.
+    """
+    try:
+        found = None if isinstance(texts, str | bytes | Mapping) or hasattr(texts, "prompt_ids") else list(texts)
+    except TypeError:  # nothing that can be gone through
+        found = None
+    if found is None or (found and not isinstance(found[0], str) and _is_part(found[0])):
+        raise BadInput(
+            f"{name} are to be a list of texts, and this is no such list; put a single text into one: [text]."
+        )
+    return found
+
+
+def _is_part(what: Any) -> bool:
+    """Whether this is a token id or a message, of which one text is made."""
+    return isinstance(what, Integral | Mapping) or getattr(what, "ndim", 1) == 0
+
+
+def as_kinds(texts: Any) -> dict[str, list[Any]]:
+    """Texts by kind; a list of texts is of one kind, "texts". Raises BadInput for anything else."""
+    kinds = dict(texts) if isinstance(texts, Mapping) else {"texts": texts}
+    return {
+        kind: as_texts(some, f"texts of kind {kind!r}" if texts is not some else "texts")
+        for kind, some in kinds.items()
+    }
+
+
 def as_ids(tokenizer: Any, what: Any, *, chat: bool, context: int | None) -> list[int]:
     """The ids of one thing to trace. Raises BadInput when it is empty, too long, or of an unknown kind."""
     if hasattr(what, "prompt_ids") and hasattr(what, "ids"):

@@ -150,7 +150,7 @@ def test_a_list_of_documents_is_of_one_kind(by_hand: lk.Lab) -> None:
     named = effects(by_hand, {"alpha": documents("alpha", 12)}, [(1, 0)], progress=False)
     assert listed["kind"].tolist() == ["texts"]
     assert listed["loss_change"].tolist() == named["loss_change"].tolist()
-    with pytest.raises(lk.BadInput, match="list of documents"):
+    with pytest.raises(lk.BadInput, match="list of texts"):
         effects(by_hand, "a text", progress=False)
 
 

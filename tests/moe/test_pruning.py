@@ -209,7 +209,7 @@ def test_what_cannot_be_ranked() -> None:
         prune(lab, 2, by="luck")
     with pytest.raises(lk.BadInput, match="seed=-1"):
         prune(lab, 2, by="random", seed=-1)
-    with pytest.raises(lk.BadInput, match="by kind"):
+    with pytest.raises(lk.BadInput, match="list of texts"):
         prune(lab, 2, texts="a text")
     good = {0: [1.0] * 5, 1: [1.0] * 5}
     for scores, message in (

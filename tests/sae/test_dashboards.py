@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from dictionaries import folder, make_lab
 from planted import detectors, rows
 
 import labkit as lk
-from labkit.errors import BadInput
+from labkit.errors import BadInput, Unavailable
 from labkit.sae import Feature, Index, dashboard, nearest, promoted
 from labkit.sae.indexing import EDGES, SPREAD, TOP
 
@@ -150,6 +151,19 @@ def test_the_strength_of_a_direction_does_not_matter(lab: lk.Lab) -> None:
     sae = detectors(lab)
     longer = replace(sae, decoder=1000 * sae.decoder)
     assert [t for t, _ in promoted(lab, sae[9])[0]] == [t for t, _ in promoted(lab, longer[9])[0]]
+
+
+def test_a_dashboard_stands_where_the_way_to_the_logits_is_not_found(
+    lab: lk.Lab, found: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = replace(lab.anatomy, unembedding=None)
+    monkeypatch.setattr(lk.Lab, "anatomy", without)
+    with pytest.raises(Unavailable, match="to the logits of llama2 is not found"):
+        promoted(lab, detectors(lab)[9])
+    board = dashboard(lab, detectors(lab)[9], of=found)
+    assert (board.promoted, board.suppressed) == ((), ())
+    assert math.isnan(board.chance_promotion)
+    assert board.examples
 
 
 # neighbours ------------------------------------------------------------------------------------------------------------

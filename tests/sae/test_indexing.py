@@ -15,9 +15,10 @@ from safetensors.numpy import load_file, save_file
 import labkit as lk
 from labkit.errors import BadInput, BadModelFile
 from labkit.sae import Index, indexing
-from labkit.sae.indexing import AFTER, BEFORE, EDGES, NOTHING, PARTS, SPREAD, TOP, WINDOW, Collector
+from labkit.sae.indexing import AFTER, BEFORE, EDGES, PARTS, SPREAD, TOP, WINDOW, Collector
 
 FEATURES, K, LENGTH = 12, 3, 50
+NOTHING = 2**16 - 1  # no token, among ids of two bytes
 ARRAYS = ("counts", "largest", "histogram", "kind_sums", "ids", "activations", "peaks", "values", "of_kind")
 
 
@@ -274,6 +275,14 @@ def damaged(path: Path, how: str) -> None:
             save_file(arrays, path)
         case "of another format":
             save_file(arrays, path, metadata=about | {"format": "labkit sae index 2"})
+        case "an array of another shape":
+            save_file(arrays | {"peaks": arrays["peaks"][:, :-1].copy()}, path, metadata=about)
+        case "an array of other numbers":
+            save_file(arrays | {"ids": arrays["ids"].astype(np.float32)}, path, metadata=about)
+        case "a kind too few":
+            save_file(arrays, path, metadata=about | {"kinds": '["a"]'})
+        case "a peak outside":
+            save_file(arrays | {"peaks": np.full_like(arrays["peaks"], WINDOW)}, path, metadata=about)
         case "kinds that are none":
             save_file(arrays, path, metadata=about | {"kinds": "[1, "})
         case "a folder":
@@ -286,6 +295,7 @@ def damaged(path: Path, how: str) -> None:
     [
         *("missing", "empty", "cut in its header", "cut in its numbers", "text", "without an array"),
         *("of nothing known", "of another format", "kinds that are none", "a folder"),
+        *("an array of another shape", "an array of other numbers", "a kind too few", "a peak outside"),
     ],
 )
 def test_another_file_is_refused(tmp_path: Path, how: str) -> None:
@@ -332,7 +342,7 @@ def test_it_is_the_features_of_the_tokens_that_count(lab: lk.Lab, tmp_path: Path
     np.testing.assert_allclose(found.largest, largest, rtol=1e-5)
     defined = sum(int(features.defined.sum()) for features in each)
     assert found.tokens == defined < sum(map(len, texts)) - len(texts)
-    assert found.kinds == ("text",)
+    assert found.kinds == ("texts",)
 
 
 def test_the_index_that_came_along_is_read(lab: lk.Lab, tmp_path: Path) -> None:
@@ -354,18 +364,46 @@ def test_what_makes_no_index_is_refused(lab: lk.Lab, tmp_path: Path) -> None:
         lk.sae.index(lab, sae, {"a": rows(5, 96), "b": rows(5, 96)})
     with pytest.raises(BadInput, match="has 0 tokens"):
         lk.sae.index(lab, sae, [])
+    with pytest.raises(BadInput, match="texts are to be a list of texts"):
+        lk.sae.index(lab, sae, "a long text " * 1_000)
     with pytest.raises(BadInput, match="was trained on another"):
         lk.sae.index(lab, lk.sae.load(folder(tmp_path, model="another")), rows(12, 90))
 
 
-def test_a_vocabulary_too_large_is_refused_and_one_that_just_fits_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_take_two_bytes_or_for_large_vocabularies_four(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lab = make_lab()
     sae, texts = detectors(lab), rows(12, 90)
-    monkeypatch.setattr(type(lab.tokenizer), "__len__", lambda _: 65_536)
-    with pytest.raises(BadInput, match="up to 65,535 tokens, and llama2 has 65,536"):
-        lk.sae.index(lab, sae, texts)
-    monkeypatch.setattr(type(lab.tokenizer), "__len__", lambda _: 65_535)
-    assert lk.sae.index(lab, sae, texts).tokens == 12 * 89
+    small, found = lk.sae.index(lab, sae, texts), {}
+    for size, kind in ((65_535, np.uint16), (65_536, np.uint32)):
+        monkeypatch.setattr(type(lab.tokenizer), "__len__", lambda _, size=size: size)
+        lk.sae.index(lab, sae, texts).save(tmp_path / f"{size}")
+        found = Index.load(tmp_path / f"{size}")
+        assert found.ids.dtype == kind
+        assert found.nothing == np.iinfo(kind).max
+        np.testing.assert_array_equal(found.ids == found.nothing, small.ids == NOTHING)
+        there = found.ids != found.nothing
+        np.testing.assert_array_equal(found.ids[there], small.ids[there])
+    monkeypatch.undo()
+    one, other = (lk.sae.dashboard(lab, sae[9], of=each) for each in (small, found))
+    assert one.examples[0].tokens == other.examples[0].tokens
+    assert lk.sae.search(lab, sae, "t9", of=found).equals(lk.sae.search(lab, sae, "t9", of=small))
+
+
+def test_an_index_written_anew_is_read_anew(lab: lk.Lab, tmp_path: Path) -> None:
+    sae = lk.sae.load(folder(tmp_path))
+    for texts in (rows(12, 90), rows(13, 90, seed=1)):
+        made = lk.sae.index(lab, sae, texts)
+        made.save(tmp_path / "index.safetensors")
+        np.testing.assert_array_equal(lk.sae.index(lab, sae).counts, made.counts)
+
+
+def test_another_autoencoders_index_is_refused(lab: lk.Lab) -> None:
+    sae = detectors(lab)
+    for use in (lambda of: lk.sae.dashboard(lab, sae[3], of=of), lambda of: lk.sae.search(lab, sae, "a", of=of)):
+        with pytest.raises(BadInput, match="This index is of 12 features and detectors has 100; make it again"):
+            use(Pieces().index())
+        with pytest.raises(BadInput, match="of takes an index"):
+            use({})
 
 
 def test_the_metadata_is_plain(tmp_path: Path) -> None:

@@ -80,6 +80,25 @@ def test_a_rule_half_right_by_hand(lab: lk.Lab, sae: SAE) -> None:
     )
 
 
+def test_four_texts_have_no_interval_and_the_sentence_says_so(lab: lk.Lab, sae: SAE) -> None:
+    found = check_name(lab, sae[9], is_nine, TEXTS[:4] * 3, others=0)
+    assert found.texts == 12
+    few = check_name(lab, sae[9], is_nine, rows(4, 120, tokens=range(3, 23)), others=0)
+    assert few.texts == 4
+    assert math.isnan(few.low)
+    assert math.isnan(few.high)
+    assert few.balanced == 1
+    assert "balanced accuracy 1.00 (no interval from so few texts)" in str(few)
+    assert str(few).endswith("no other feature fires about as often")
+    assert "nan" not in str(few)
+
+
+def test_a_single_text_is_not_read_letter_by_letter(lab: lk.Lab, sae: SAE) -> None:
+    for ask in (lambda: check_name(lab, sae[9], is_nine, TEXTS[0]), lambda: quiz(lab, sae[9], "a text")):
+        with pytest.raises(BadInput, match="are to be a list of texts"):
+            ask()
+
+
 def test_the_interval_is_narrower_with_more_texts(lab: lk.Lab, sae: SAE) -> None:
     def often(tokens: Sequence[str], i: int) -> bool:
         return tokens[i] == "t9 " and i % 3 > 0

@@ -229,8 +229,8 @@ def test_no_feature_at_work_means_no_principal_component(lab: lk.Lab) -> None:
 
 def test_a_list_of_texts_is_one_kind(lab: lk.Lab, random_sae: SAE, measured: Quality) -> None:
     found = evaluate(lab, random_sae, EVERY, losses=False)
-    assert list(found.table["kind"].unique()) == ["text", "all"]
-    assert row(found, "sae", "text")["unexplained"] == pytest.approx(row(measured, "sae")["unexplained"])
+    assert list(found.table["kind"].unique()) == ["texts", "all"]
+    assert row(found, "sae", "texts")["unexplained"] == pytest.approx(row(measured, "sae")["unexplained"])
 
 
 def test_without_losses_nothing_is_edited(
@@ -266,8 +266,12 @@ def test_the_model_is_as_before(lab: lk.Lab, random_sae: SAE) -> None:
     ("texts", "said"),
     [
         ({"one": KINDS["one"], "short": rows(2, 100)}, "short has 1.. tokens to count, too few .* at least 200"),
-        (rows(1, 128), "text has 1.. tokens"),
-        ([], "text has 0 tokens"),
+        (rows(1, 128), "texts has 1.. tokens"),
+        ([], "texts has 0 tokens"),
+        ("one long text" * 200, "texts are to be a list of texts"),
+        ({"one": "a text"}, "texts of kind 'one' are to be a list of texts"),
+        (rows(1, 300)[0], "texts are to be a list of texts"),
+        ({"all": KINDS["one"]}, "No kind of text can be called 'all'"),
         ({}, "no text"),
         ({"none": []}, "none has 0 tokens"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from dictionaries import FEATURES, PLAIN, folder, hooks, make_lab
@@ -91,10 +92,15 @@ def test_layers_after_do_not_run() -> None:
         handle.remove()
 
 
-@pytest.mark.parametrize("layer", [-1, 3, 100])
-def test_a_layer_that_is_not_there(layer: int) -> None:
+def test_a_layers_number_may_be_numpys() -> None:
     lab = make_lab()
-    with pytest.raises(BadInput, match=f"nothing to read at layer {layer}: llama2 has layers 0 to 1"):
+    assert torch.equal(residual(lab, TEXT, np.int64(1)), residual(lab, TEXT, 1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layer", [-1, 3, 100, 1.0, True, "1"])
+def test_a_layer_that_is_not_there(layer: Any) -> None:
+    lab = make_lab()
+    with pytest.raises(BadInput, match=f"nothing to read at layer {layer!r}: llama2 has layers 0 to 1, and 2 is what"):
         residual(lab, TEXT, layer)
     with pytest.raises(BadInput, match="nothing to read"):
         list(residuals(lab, rows(), layer))

@@ -158,7 +158,7 @@ def test_its_examples_are_in_order(index: Index) -> None:
     assert (at_peak[there] == 255).all()
     ids = np.take_along_axis(index.ids, index.peaks[..., None].astype(int), axis=2)[..., 0]
     assert ids[there].max() < 49_152  # the model's vocabulary
-    assert (index.ids[~there] == lk.sae.indexing.NOTHING).all()
+    assert (index.ids[~there] == index.nothing).all()
 
 
 # its card --------------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_the_index_says_what_the_model_does(precise: lk.Lab, shipped: SAE, index
     A window begins in the middle of a piece, so that values differ; the strongest activations stand out all the same.
     """
     features = np.random.default_rng(0).choice(np.flatnonzero(index.counts > 100), 60, replace=False)
-    windows = [row[row != lk.sae.indexing.NOTHING].tolist() for row in index.ids[features, 0]]
+    windows = [row[row != index.nothing].tolist() for row in index.ids[features, 0]]
     again = []
     for feature, found in zip(features, lk.sae.features(precise, shipped, windows), strict=True):
         peak = int(index.peaks[feature, 0])

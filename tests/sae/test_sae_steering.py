@@ -15,6 +15,7 @@ import pytest
 import torch
 from dictionaries import folder, hooks, make_lab
 from planted import rows
+from scipy.stats import binomtest
 from torch.nn.functional import cross_entropy, normalize
 
 import labkit as lk
@@ -115,17 +116,19 @@ def has_t(text: str) -> bool:
 
 @pytest.fixture(scope="module")
 def directions(sae: SAE) -> dict[str, Any]:
-    return {"feature": sae[3], "direction": 7 * torch.ones(32)}
+    drawn = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    return {"feature": sae[3], "direction": 7 * torch.ones(32), "random direction": drawn}
 
 
 @pytest.fixture(scope="module")
 def table(lab: lk.Lab, sae: SAE, directions: dict[str, Any]) -> Any:
-    return dose(lab, sae, directions, [0, 8.0, -8.0], PROMPTS, has_t, tokens=8, chat=False, progress=False)
+    asked = {name: what for name, what in directions.items() if name != "random direction"}  # it comes by itself
+    return dose(lab, sae, asked, [0, 8.0, -8.0], PROMPTS, has_t, tokens=8, chat=False, progress=False)
 
 
 def test_a_row_for_each_direction_and_strength(table: Any) -> None:
     assert list(zip(table["direction"], table["strength"], strict=True)) == [
-        (name, strength) for name in ("feature", "direction") for strength in (0, 8, -8)
+        (name, strength) for name in ("feature", "direction", "random direction") for strength in (0, 8, -8)
     ]
     columns = ["direction", "strength", "share", "low", "high", "loss", "loss_low", "loss_high", "broken", "example"]
     assert list(table.columns) == columns
@@ -187,14 +190,29 @@ def test_texts_and_losses_are_those_of_passes_by_hand(lab: lk.Lab, table: Any, d
     assert len(examples) > 3  # pushes change what is written
 
 
-def test_intervals_are_of_resampled_prompts(table: Any) -> None:
-    """With three prompts a share of 1/3 or 2/3 has the widest interval there is, from 0 to 1, and one of 0 or 1 none."""
+def test_the_shares_interval_is_wilsons(table: Any) -> None:
+    """None of three is not never. Against scipy's."""
     for _, row in table.iterrows():
-        if row["share"] in (0, 1):
-            assert row["low"] == row["high"] == row["share"]
-        else:
-            assert row["high"] - row["low"] >= 2 / 3
+        known = binomtest(round(3 * row["share"]), 3).proportion_ci(0.95, method="wilson")
+        assert (row["low"], row["high"]) == pytest.approx((known.low, known.high), abs=1e-6)
+        assert row["high"] - row["low"] > 0.5
         assert row["loss_low"] < row["loss_high"]
+
+
+def test_the_random_direction_can_be_left_out_or_given(lab: lk.Lab, sae: SAE) -> None:
+    settings: dict[str, Any] = {"tokens": 2, "chat": False, "progress": False}
+    without = dose(lab, sae, {"feature": sae[3]}, [8.0], PROMPTS, has_t, random=False, **settings)
+    assert without["direction"].tolist() == ["feature"]
+    own = dose(lab, sae, {"random direction": sae[3]}, [8.0], PROMPTS, has_t, **settings)
+    assert own["direction"].tolist() == ["random direction"]
+    assert own["example"].tolist() == without["example"].tolist()
+
+
+def test_a_single_prompt_or_text_is_not_read_letter_by_letter(lab: lk.Lab, sae: SAE) -> None:
+    with pytest.raises(BadInput, match="prompts are to be a list of texts"):
+        dose(lab, sae, {"feature": sae[3]}, [8.0], "the cat", has_t)
+    with pytest.raises(BadInput, match="present are to be a list of texts"):
+        difference(lab, sae, "the cat", ["the dog"])
 
 
 def test_strength_zero_is_run_once(
@@ -208,14 +226,14 @@ def test_strength_zero_is_run_once(
 
     monkeypatch.setattr(lk.Lab, "generate", counted)
     found = dose(lab, sae, directions, [0, 3.0], PROMPTS, has_t, tokens=3, chat=False, progress=False)
-    assert len(runs) == 3
+    assert len(runs) == 4  # three directions pushed along, and once none
     still = found[found["strength"] == 0].drop(columns="direction")
     assert still.iloc[0].to_dict() == still.iloc[1].to_dict()
 
 
 def test_a_feature_of_another_layer_is_added_there(lab: lk.Lab, sae: SAE) -> None:
     elsewhere = replace(sae, layer=2 if len(lab.anatomy.layers) > 2 else 0)
-    given: dict[str, Any] = {"tokens": 8, "chat": False, "progress": False}
+    given: dict[str, Any] = {"tokens": 8, "chat": False, "random": False, "progress": False}
     mixed = dose(lab, sae, {"other": elsewhere[3]}, [8.0], PROMPTS, has_t, **given)
     own = dose(lab, elsewhere, {"other": elsewhere[3]}, [8.0], PROMPTS, has_t, **given)
     assert mixed.to_dict() == own.to_dict()

@@ -16,7 +16,9 @@ from planted import detectors, mirror, rows
 import labkit as lk
 from labkit.errors import BadInput
 from labkit.sae import Index, common, search
-from labkit.sae.indexing import EDGES, NOTHING, SPREAD, TOP, WINDOW
+from labkit.sae.indexing import EDGES, SPREAD, TOP, WINDOW
+
+NOTHING = 2**16 - 1  # no token, among ids of two bytes
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,7 @@ def sae() -> Any:
 
 def concordance(lab: lk.Lab, examples: Sequence[Sequence[tuple[str, str]]], *, at: str = "last") -> Index:
     """An index by hand: each feature's examples as (text before the end of the peak, text after it)."""
+    examples = [*examples, *[[]] * (len(sae()) - len(examples))]
     shape = (len(examples), TOP + SPREAD)
     ids = np.full((*shape, WINDOW), NOTHING, dtype=np.uint16)
     peaks, values = np.zeros(shape, dtype=np.uint8), np.zeros(shape, dtype=np.float32)
@@ -75,6 +78,7 @@ def concordance(lab: lk.Lab, examples: Sequence[Sequence[tuple[str, str]]], *, a
         ("the cat,", " dog", ""),  # the peak is on the comma
         ("cat-dog", " ran", "dog"),
         ("cat", "-dog", "cat"),
+        ("the_cat", "_ran", "cat"),
         ("it is 42", " now", "42"),
         ("the", "re is", "there"),
         ("STRASSE", " x", "strasse"),
@@ -86,6 +90,30 @@ def test_the_word_of_a_peak_is_put_together(lab: lk.Lab, before: str, after: str
     if word:
         assert table["found"].tolist() == [word]
         assert table["hits"].tolist() == table["examples"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "asked", "word"),
+    [
+        ("二月", "的", "月", "月"),  # each character of three tokens, one a byte
+        ("二月", "的", "二月", "月"),
+        ("二月", "的", "月的", "月"),
+        ("二月", "的", "二", ""),  # beside the peak
+        ("in 二月", " now", "二月", "月"),
+        ("Ärger", " now", "ärger", "ärger"),
+    ],
+)
+def test_characters_of_several_tokens_are_found(lab: lk.Lab, before: str, after: str, asked: str, word: str) -> None:
+    table = search(lab, sae(), asked, of=concordance(lab, [[(before, after)]]))
+    assert table["found"].tolist() == ([word] if word else [])
+
+
+def test_a_peak_on_a_part_of_a_character_is_on_the_character(lab: lk.Lab) -> None:
+    found = concordance(lab, [[("月", "的")]])
+    assert found.peaks[0, 0] == 2
+    for peak in (0, 1, 2):
+        there = replace(found, peaks=np.full_like(found.peaks, peak))
+        assert search(lab, sae(), "月", of=there)["found"].tolist() == ["月"]
 
 
 def test_whole_words_in_any_case_however_they_are_given(lab: lk.Lab) -> None:
@@ -170,6 +198,8 @@ def test_a_feature_planted_in_five_texts_is_found() -> None:
     assert first["margin"] == first["weakest"]
     assert table.attrs["separating"] == len(table) >= 1
     assert table.attrs["by_chance"] < 0.5
+    # of 252 ways to deal five from ten the true one and its opposite part them, and few others
+    assert 1 / 201 <= table.attrs["as_many"] < 0.1
 
 
 def test_the_first_token_of_a_text_says_nothing() -> None:
@@ -225,7 +255,15 @@ def test_nothing_in_common_is_an_empty_table() -> None:
     lab = make_lab()
     table = common(lab, detectors(lab), [[3, 4], [3, 5]], [[3, 6], [3, 7]])
     assert table.empty
-    assert table.attrs == {"separating": 0, "by_chance": 0.0}
+    assert table.attrs == {"separating": 0, "by_chance": 0.0, "as_many": 1.0}
+
+
+def test_a_single_text_is_not_read_letter_by_letter() -> None:
+    lab = make_lab()
+    with pytest.raises(BadInput, match="present are to be a list of texts"):
+        common(lab, detectors(lab), "a text with a year", rows(5, 10))
+    with pytest.raises(BadInput, match="absent are to be a list of texts"):
+        common(lab, detectors(lab), rows(5, 10), [3, 4, 5])
 
 
 @pytest.mark.parametrize(("present", "absent"), [(1, 5), (5, 1), (0, 2), (2, 0)])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from labkit.sae.sparse import decode, topk_encode
+from labkit.sae.sparse import _compressed_product, _scattered_product, decode, topk_encode
 
 
 class Case(NamedTuple):
@@ -176,3 +176,17 @@ def test_no_gradient_reaches_the_activations() -> None:
     assert not indices.is_floating_point()
     values.sum().backward()
     assert x.grad is None
+
+
+@pytest.mark.parametrize(("rows", "k", "features"), [(7, 3, 20), (1, 1, 1), (50, 5, 5), (3, 2, 70_000)])
+def test_both_ways_to_the_gradient_of_a_matrix_agree(rows: int, k: int, features: int) -> None:
+    """That of the CPU and that of other devices; a feature named twice in a row counts twice."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(rows, k, generator=generator, dtype=torch.float64)
+    indices = torch.randint(features, (rows, k), generator=generator)
+    right = torch.randn(rows, 4, generator=generator, dtype=torch.float64)
+    found = [make(values, indices, right, features) for make in (_compressed_product, _scattered_product)]
+    wanted = torch.zeros(features, 4, dtype=torch.float64)
+    wanted.index_add_(0, indices.flatten(), (values[..., None] * right[:, None]).flatten(0, 1))
+    for each in found:
+        torch.testing.assert_close(each, wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -18,7 +19,9 @@ from torch.nn.functional import normalize
 import labkit as lk
 from labkit.errors import BadInput
 from labkit.sae import training
-from labkit.sae.training import Settings, start, steps
+from labkit.sae.training import Settings, start, steps, train
+from labkit.sae.training import trained as watched
+from labkit.views.live_panel.record import as_event
 
 pytestmark = pytest.mark.usefixtures("sae_lens")
 
@@ -158,6 +161,7 @@ def test_the_record_says_what_happened(trained: Any) -> None:
     assert all(a > b for a, b in pairwise(rates[401:]))
     assert rates[-1] < 0.02 * settings.learning_rate
     assert all(0 <= s.dead <= settings.features for s in record)
+    assert all(0 < s.at_work <= settings.k for s in record)
     assert all((s.auxiliary > 0) == (s.dead > 0) for s in record[1:] if s.dead == record[s.step - 2].dead)
     assert settings.steps == 500
 
@@ -266,9 +270,12 @@ def test_activations_that_are_no_numbers_end_the_run(bad: float) -> None:
         ({"features": 0, "k": 0}, "features is 0"),
         ({"batch": 0}, "batch is 0"),
         ({"batch": -4}, "batch is -4"),
+        ({"k": 4.0}, "k is 4.0; give a whole number from 1"),
+        ({"features": True}, "features is True"),
+        ({"tokens": 1e6}, "tokens is 1000000.0"),
     ],
 )
-def test_settings_that_make_no_run_are_refused(settings: dict[str, int], said: str) -> None:
+def test_settings_that_make_no_run_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         start(D_IN, Settings(**settings), torch.randn(10, D_IN))
 
@@ -276,3 +283,41 @@ def test_settings_that_make_no_run_are_refused(settings: dict[str, int], said: s
 def test_the_defaults_are_a_run() -> None:
     assert Settings().steps == 1_220
     assert Settings().k < Settings().features
+
+
+def test_a_watched_run_is_the_same_run_and_says_what_a_panel_draws() -> None:
+    x = torch.randn(600, D_IN, generator=torch.Generator().manual_seed(3))
+    settings = Settings(features=40, k=4, tokens=2_000, batch=100, warm_up=100, dead_after=500)
+    work = watched(x, settings, layer=3, model="tiny")(threading.Event())
+    events = []
+    while True:
+        try:
+            events.append(as_event(next(work)))
+        except StopIteration as end:
+            found = end.value
+            break
+    record, plain = [], train(x, settings, layer=3, model="tiny")
+    while True:
+        try:
+            record.append(next(plain))
+        except StopIteration as end:
+            wanted = end.value
+            break
+    assert torch.equal(found.decoder, wanted.decoder)
+    assert (found.layer, found.model) == (3, "tiny")
+    assert [(e.done, e.total) for e in events[1:]] == [(i, 20) for i in range(1, 21)]
+    assert [e.values["unexplained"] for e in events[1:]] == [s.unexplained for s in record]
+    assert [e.values["dead"] for e in events[1:]] == [s.dead / 40 for s in record]
+    assert events[-1].say == f"{record[-1].at_work:.1f} features at work on a token, {record[-1].dead} dead"
+
+
+def test_a_watched_run_that_is_stopped_gives_what_there_is() -> None:
+    x, stop = torch.randn(600, D_IN), threading.Event()
+    work = watched(x, Settings(features=40, k=4, tokens=2_000, batch=100))(stop)
+    next(work)
+    next(work)
+    stop.set()
+    with pytest.raises(StopIteration) as end:
+        next(work)
+    assert len(end.value.value) == 40
+    assert bool(end.value.value.encode(x).isfinite().all())

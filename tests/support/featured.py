@@ -102,5 +102,6 @@ def dashboard(sae: SAE, index: int, *, dead: bool = False, **fields: Any) -> Das
         "nearest": (((index + 1) % len(sae), 0.61), ((index + 2) % len(sae), 0.4), ((index + 3) % len(sae), 0.12)),
         "chance_cosine": 0.31,
         "tokens": 6_531_000,
+        "chance_promotion": float("nan"),
     }
     return Dashboard(**(given | fields))

@@ -61,6 +61,7 @@ def golden_gate() -> tuple[float, str]:
         lambda text: CONCEPT in text.lower(),
         tokens=TOKENS,
         chat=False,
+        random=False,  # a random feature stands there already
         progress=False,
     )
     best = {
