@@ -94,6 +94,17 @@ export function make(tag, className = "", text = null) {
   return element;
 }
 
+/** Set an element's text; one that says it already is left alone, so that what is selected in it stays so. */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Whether text within an element is selected: the end of a drag that selected it is no click on what is there. */
+export function hasSelection(element) {
+  const selection = element.ownerDocument.getSelection();
+  return selection !== null && !selection.isCollapsed && element.contains(selection.anchorNode);
+}
+
 const RUN_CLASS = { space: "lk-space", break: "lk-break", tab: "lk-tab", code: "lk-code", rest: "lk-rest" };
 
 /** Append runs to an element: the characters themselves, with their marks beside them as generated content. */

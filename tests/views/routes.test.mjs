@@ -16,7 +16,6 @@ import {
   exampleToken,
   firstChoices,
   inOrder,
-  nameOf,
   niceTop,
   number,
   rgbOf,
@@ -27,6 +26,7 @@ import {
   valueOf,
   wantsWhite,
 } from "../../labkit/views/routes_view/logic.js";
+import { nameOf } from "../../labkit/views/running_text.js";
 
 /** A route of choices[layer][token] = experts, all of weight code 254 / (place + 1). */
 function made(all, { experts = 4, wide = false, texts = null, special = [] } = {}) {

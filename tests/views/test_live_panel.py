@@ -350,7 +350,7 @@ def test_starting_again_stops_the_run_and_begins_anew(made: Any) -> None:
 
 def test_a_cell_run_again_stops_the_panel_it_made_before(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def place(cell: str, run: str) -> None:
-        monkeypatch.setattr(room, "_place", lambda: (cell, run))
+        monkeypatch.setattr(room, "place", lambda: (cell, run))
 
     old, other = Steps(), Steps()
     place("cell a", "1")
@@ -374,7 +374,7 @@ def test_a_cell_run_again_stops_the_panel_it_made_before(made: Any, monkeypatch:
 
 
 def test_two_panels_of_one_run_of_a_cell_go_side_by_side(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_place", lambda: ("cell", "1"))
+    monkeypatch.setattr(room, "place", lambda: ("cell", "1"))
     one, two = Steps(2), Steps(2)
     panels = [made(one), made(two)]
     one.go(2)

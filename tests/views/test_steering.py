@@ -16,6 +16,7 @@ from steered import FEATURES, PLAIN, PROMPT, SECONDS, STORMY, Writer
 
 import labkit.views
 from labkit.errors import BadInput, Unavailable
+from labkit.views import steering_view as room
 from labkit.views.latest import stop_all
 from labkit.views.steering_view import MOST_FEATURES, Steered, SteeringView, steering, strength_words
 
@@ -311,6 +312,37 @@ def test_closing_stops_the_workers(writer: Writer) -> None:
     view.again()
     done(view)
     assert len(writer.calls) == 1
+
+
+def test_a_cell_run_again_stops_the_view_it_made_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(cell: str, run: str, writer: Any) -> SteeringView:
+        monkeypatch.setattr(room, "place", lambda: (cell, run))
+        return steering(writer, FEATURES, prompt=PROMPT)
+
+    old, beside, other = Writer(), Writer(), Writer()
+    for each in (old, beside, other):
+        each.hold = True
+    views = [made("cell a", "1", old), made("cell a", "1", beside), made("cell b", "2", other)]
+    for each in (old, beside, other):
+        assert each.began.acquire(timeout=SECONDS), "two of one run, and those of other cells, go side by side"
+        go(each, 2)
+    running_then: list[int] = []
+
+    def again(_prompt: str, _strengths: dict[Any, float], _stop: threading.Event) -> Iterator[Steered]:
+        running_then.append(old.running + beside.running)
+        yield Steered(PLAIN, 2.0, True)
+
+    new = done(made("cell a", "3", again))
+    assert [told(done(view)) for view in views[:2]] == [("stopped", "stopped after 2 tokens")] * 2
+    assert new.unsteered == Steered(PLAIN, 2.0, True)
+    assert running_then == [0], "the new one waits for the old ones' end"
+    assert other.running == 1
+    assert not other.stops[0].is_set()
+    views[0].strengths = {1234: 4}
+    assert old.began.acquire(timeout=SECONDS), "the old one can still be used"
+    for view in (*views, new):
+        view.close()
+        done(view)
 
 
 def test_interrupting_wait_stops_the_text(view: SteeringView, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ from labkit.views.attention_view.reading import (
 )
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.codes import quantize
+from labkit.views.errors import Refused
 from labkit.views.latest import Latest
 
 if TYPE_CHECKING:
@@ -93,10 +94,6 @@ def attention(
         scale=scale,
         aside=aside,
     )
-
-
-class _Refused(BadInput, traitlets.TraitError):
-    """A value that a trait does not take: traitlets puts the old one back."""
 
 
 class AttentionView(View):
@@ -311,7 +308,7 @@ class AttentionView(View):
         if not value:
             return []
         if len(value) != 3 or isinstance(value[0], bool) or value[0] not in range(len(self._traces)):
-            raise _Refused(f"beside={value!r} is nothing to compare; give [trace, layer, head], trace 0 or 1.")
+            raise Refused(f"beside={value!r} is nothing to compare; give [trace, layer, head], trace 0 or 1.")
         return [value[0], self._checked("layer", value[1]), self._checked("head", value[2])]
 
     @traitlets.validate("marked")
@@ -323,7 +320,7 @@ class AttentionView(View):
         name, value = proposal["trait"].name, proposal["value"]
         allowed = ORDERS if name == "order" else SCALES
         if value not in allowed:
-            raise _Refused(f"{name}={value!r} is not known; give one of {', '.join(allowed)}.")
+            raise Refused(f"{name}={value!r} is not known; give one of {', '.join(allowed)}.")
         return str(value)
 
     @traitlets.validate("measure")
@@ -332,7 +329,7 @@ class AttentionView(View):
         known = asked if asked in self._measures else f"given:{asked}"
         if known not in self._measures:
             there = ", ".join(name.removeprefix("given:") for name in self._measures)
-            raise _Refused(f"There is no measure {asked!r}; there are {there}.")
+            raise Refused(f"There is no measure {asked!r}; there are {there}.")
         return known
 
     @traitlets.observe("layer", "head")
@@ -562,19 +559,19 @@ class AttentionView(View):
             index = count
         index = index + count if -count <= index < 0 else index
         if isinstance(value, bool) or index not in there:
-            raise _Refused(f"There is no attention of {what} {value!r}: {trace.model} has {what} {ranges(there)}.")
+            raise Refused(f"There is no attention of {what} {value!r}: {trace.model} has {what} {ranges(there)}.")
         return index
 
     def _pairs(self, heads: Any) -> list[tuple[int, int]]:
         """(layer, head) pairs, each there. Raises BadInput."""
         if isinstance(heads, str) or not isinstance(heads, Iterable):
-            raise _Refused(
+            raise Refused(
                 f"heads={heads!r} can't be used; give a list of (layer, head) pairs, such as [(3, 0), (3, 1)]."
             )
         pairs = []
         for pair in heads:
             if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise _Refused(f"{pair!r} is no (layer, head) pair; give a list such as [(3, 0), (3, 1)].")
+                raise Refused(f"{pair!r} is no (layer, head) pair; give a list such as [(3, 0), (3, 1)].")
             pairs.append((self._checked("layer", pair[0]), self._checked("head", pair[1])))
         return pairs
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import html
-import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import traitlets
 
-from labkit.errors import BadInput, LabError
-from labkit.models.tokens import token_bytes
+from labkit.errors import BadInput
 from labkit.sae.dashboards import Dashboard
 from labkit.sae.dictionary import SAE, Feature
 from labkit.sae.reading import Features
 from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.errors import Refused, error_sentence
 from labkit.views.features_view.reading import Read, activations, check, nothing, plain, read
 from labkit.views.latest import Latest
+from labkit.views.running_text import is_markup, joined
 
 NONE = -1  # no feature is open, or no token held
 IN_A_FILE = 24  # dashboards
@@ -25,7 +25,6 @@ MOST_HITS = 50  # of a search
 _KEPT = 64  # dashboards, so that going back to one asks for nothing
 _TYPING_SECONDS = 0.3  # somebody who types on does not mean what stands there yet
 _STATIC_TOKENS, _STATIC_ROWS = 400, 8
-_MARKUP = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
 
 
 def features(
@@ -50,10 +49,6 @@ def features(
     return FeaturesView(found, look_up=look_up, take=take, search=search, feature=feature)
 
 
-class _Refused(BadInput, traitlets.TraitError):
-    """A value that a trait does not take: traitlets puts the old one back."""
-
-
 class FeaturesView(View):
     """The features of a text, with `feature` open; set it for another. With `take`, set `typed` for another text, with
     `search` set `asked` for other words, and `wait()` until what that leads to is shown."""
@@ -62,13 +57,16 @@ class FeaturesView(View):
     _esm = module(
         "common.js",
         "controls.js",
+        "patience.js",
+        "entry.js",
         "tokens_view/logic.js",
+        "running_text.js",
         "features_view/logic.js",
         "features_view/text.js",
         "features_view/dashboard.js",
         "features_view/features.js",
     )
-    _css = style("features_view/features.css")
+    _css = style("entry.css", "features_view/features.css")
 
     feature = traitlets.Int(NONE).tag(sync=True)
     """The feature that is open; -1 where none is at work anywhere in the text."""
@@ -206,8 +204,7 @@ class FeaturesView(View):
         assert self._found is not None
         tokens = self._found.tokens
         # a start token would be typed as text, and come twice
-        kept = tokens[1:] if _MARKUP.fullmatch(tokens[0]) else tokens
-        return clean(b"".join(map(token_bytes, kept)).decode("utf-8", "replace"))
+        return joined(tokens[1:] if is_markup(tokens[0]) else tokens)
 
     def _take_text(self, text: str, stop: threading.Event) -> None:
         """Runs in the worker. Whatever `take` does, the view says so and stands."""
@@ -240,7 +237,7 @@ class FeaturesView(View):
                     self._say("status", "done")
         except BaseException as error:  # in this thread there is nobody above to tell
             if not stop.is_set():
-                self._say("status", "failed", _sentence(error, "The text can't be read"))
+                self._say("status", "failed", error_sentence(error, "The text can't be read:"))
 
     def _shade(self) -> bytes:
         if self.feature == NONE or self._found is None or self._read is None or not self._read.cut:
@@ -282,7 +279,7 @@ class FeaturesView(View):
         except BaseException as error:
             with self._lock:
                 if not stop.is_set():
-                    said = _sentence(error, f"Feature {feature} can't be looked up")
+                    said = error_sentence(error, f"Feature {feature} can't be looked up:")
                     self._say("opened", "failed", said, feature=feature)
 
     def _dashboard_of(self, feature: int) -> dict[str, Any]:
@@ -332,7 +329,7 @@ class FeaturesView(View):
                 with self._lock, self.hold_sync():
                     if self.comm is not None:
                         self.hits = []
-                    self._say("searching", "failed", _sentence(error, "The search failed"))
+                    self._say("searching", "failed", error_sentence(error, "The search failed:"))
 
     # traits -------------------------------------------------------------------------------------------------------
 
@@ -351,7 +348,7 @@ class FeaturesView(View):
         value = int(proposal["value"])
         drawn = 0 if self._read is None else len(self._read.texts)
         if not NONE <= value < drawn:
-            raise _Refused(f"There is no token {value}; give 0 to {drawn - 1}, or -1 for none.")
+            raise Refused(f"There is no token {value}; give 0 to {drawn - 1}, or -1 for none.")
         return value
 
     def _on_feature(self, _change: Any) -> None:
@@ -379,7 +376,7 @@ class FeaturesView(View):
         try:
             return self._sae[feature.index if isinstance(feature, Feature) else feature].index
         except BadInput as error:
-            raise _Refused(str(error)) from None
+            raise Refused(str(error)) from None
 
     # files and fallbacks ------------------------------------------------------------------------------------------
 
@@ -394,7 +391,7 @@ class FeaturesView(View):
             try:
                 dashboards[str(feature)] = self._dashboard_of(feature)
             except Exception as error:  # the file is written all the same, and says what is missing
-                dashboards[str(feature)] = {"failed": _sentence(error, f"Feature {feature} can't be looked up")}
+                dashboards[str(feature)] = {"failed": error_sentence(error, f"Feature {feature} can't be looked up:")}
         return {
             **super()._export_state(),
             "dashboards": dashboards,
@@ -507,13 +504,6 @@ def _told(known: dict[str, Any]) -> list[str]:
 
 def _counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def _sentence(error: BaseException, what: str) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, LabError) and text:
-        return shorten(visible(text), 400)
-    return shorten(visible(f"{what}: {type(error).__name__}{': ' + text if text else ''}."), 400)
 
 
 __all__ = ["FeaturesView", "features"]

@@ -1,9 +1,10 @@
 // What is known of one feature: examples, how its activations are spread, what it promotes, its neighbours.
 
 import { decimal, make, ownKey, percent, spokenLabel, thousands } from "../common.js";
+import { nameOf, quoted } from "../running_text.js";
 import { keyTarget } from "../tokens_view/logic.js";
 import { activation, axisNumber, logHeight, occupied } from "./logic.js";
-import { quoted, shadedText, tokenName } from "./text.js";
+import { FAMILY, shadedText } from "./text.js";
 
 /** A bar's track, filled to a share of its width. mark: another share, drawn as a line. */
 export function track(share, mark = null) {
@@ -133,7 +134,7 @@ function changes(title, rows, most, none, chance) {
   for (const [token, change] of rows) {
     const item = make("li", "lk-fv-change");
     const name = make("span", "lk-fv-row-name");
-    name.append(quoted(token));
+    name.append(quoted(token, FAMILY));
     item.append(name, " ", track(Math.abs(change) / most, chance === null ? null : chance / most), " ", make("span", "lk-fv-row-value", change === null ? "no number" : decimal(change, 3)));
     if (change < 0) item.classList.add("lk-fv-down");
     list.append(item);
@@ -208,7 +209,7 @@ export function dashboardPane({ prefix, context }) {
       const reading = make("p", "lk-fv-reading");
       const rest = "Point at a token, or move to it with the arrow keys, for its activation.";
       reading.textContent = rest;
-      const name = (at) => tokenName(passages[flat[at].row], flat[at].token);
+      const name = (at) => nameOf(passages[flat[at].row], flat[at].token);
       const share = (at) => `${activation(values[at])}${found.largest > 0 ? `, ${percent(values[at] / found.largest)} of its highest` : ""}`;
       const text = shadedText({
         label: `${title}: arrow keys move by token and line`,
@@ -217,7 +218,7 @@ export function dashboardPane({ prefix, context }) {
         actions: {
           point(at, follow) {
             text.focus(at, false, follow);
-            reading.replaceChildren(quoted(name(at)), `: ${values[at] === null ? "no number" : decimal(values[at], 4)} (${share(at)})`);
+            reading.replaceChildren(quoted(name(at), FAMILY), `: ${values[at] === null ? "no number" : decimal(values[at], 4)} (${share(at)})`);
           },
           choose: (at) => text.list.focus() ?? at,
           leave() {

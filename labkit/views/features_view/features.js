@@ -2,85 +2,14 @@
 
 import { decimal, make, makeRoot, percent, spokenLabel, thousands, visibleLabel } from "../common.js";
 import { button } from "../controls.js";
+import { entryField, statusLine } from "../entry.js";
+import { nameOf, quoted } from "../running_text.js";
 import { NO_FEATURE, activation, decodeFeatures, depth, floats } from "./logic.js";
-import { quoted, shadedText, tokenName } from "./text.js";
+import { FAMILY, shadedText } from "./text.js";
 import { dashboardPane, featureRow } from "./dashboard.js";
 
-const SLOW_MS = 250; // what is there sooner needs no word
-const PATIENCE_MS = 4000;
 const FEW = 10; // features of a token, before all of them are asked for
 const WIDE = 720; // CSS pixels, from where the features of a token stand beside the text
-const NO_ANSWER = "No answer from the kernel: it is busy with a cell, or it was restarted; then run this cell again.";
-
-/** A text field with its label and the line that says what is being computed, or why it can't be. */
-function entryField({ id, title, hint, multiline, busyText, send }) {
-  const box = make("div", "lk-fv-entry");
-  const label = make("label", "", title);
-  const field = make(multiline ? "textarea" : "input", "lk-fv-field");
-  if (multiline) field.rows = 2;
-  else field.type = "search";
-  field.id = id;
-  field.spellcheck = false;
-  field.placeholder = hint;
-  label.htmlFor = id;
-  const status = statusLine();
-  box.append(label, field, status.element);
-  field.addEventListener("input", () => {
-    status.expect();
-    send(field.value);
-  });
-  return {
-    box,
-    field,
-    status,
-    show(value) {
-      if (field.value !== value) field.value = value;
-    },
-    draw: (state) => {
-      status.draw(state, busyText);
-      box.setAttribute("aria-busy", String(status.busy()));
-    },
-  };
-}
-
-/** A line for {state, message}: what is being computed once that takes a while, what failed, or that no answer comes. */
-function statusLine() {
-  const element = make("p", "lk-fv-status");
-  element.setAttribute("role", "status");
-  let slow = null;
-  let unanswered = null;
-  let busy = false;
-  const clear = () => {
-    clearTimeout(slow);
-    clearTimeout(unanswered);
-  };
-  return {
-    element,
-    busy: () => busy,
-    clear,
-    /** The kernel was asked for something, and has to answer in time. */
-    expect() {
-      clearTimeout(unanswered);
-      unanswered = setTimeout(() => {
-        element.textContent = NO_ANSWER;
-        element.classList.add("lk-fv-failed");
-      }, PATIENCE_MS);
-    },
-    draw({ state = "", message = "" }, busyText) {
-      clear();
-      busy = state === "waiting" || state === "running";
-      element.classList.toggle("lk-fv-failed", state === "failed");
-      if (busy) slow = setTimeout(() => (element.textContent = busyText), SLOW_MS);
-      else element.textContent = message;
-    },
-    say(text) {
-      clear();
-      busy = false;
-      element.classList.remove("lk-fv-failed");
-      element.textContent = text;
-    },
-  };
-}
 
 function render({ model, el }) {
   const exported = Boolean(model.get("exported"));
@@ -116,6 +45,7 @@ function render({ model, el }) {
 
   const head = make("p", "lk-fv-head");
   const typed = entryField({
+    family: FAMILY,
     id: `${prefix}-typed`,
     title: "Your text",
     hint: "Type a text and see which features are at work on its tokens",
@@ -124,6 +54,7 @@ function render({ model, el }) {
     send: (value) => set("typed", value),
   });
   const search = entryField({
+    family: FAMILY,
     id: `${prefix}-search`,
     title: "Search the features",
     hint: "Words that say what a feature may stand for",
@@ -206,7 +137,7 @@ function render({ model, el }) {
   const body = make("div", "lk-fv-top");
   body.append(left, right);
 
-  const looking = statusLine();
+  const looking = statusLine(FAMILY);
   const pane = dashboardPane({ prefix: `${prefix}-d`, context });
   const notes = make("p", "lk-fv-muted lk-fv-small lk-fv-notes");
   root.append(head, entries, byNumber, legend, body, looking.element, pane.element, notes);
@@ -299,7 +230,7 @@ function render({ model, el }) {
     const [best] = text.top(token);
     const most = best ? `; most active: feature ${best.feature} at ${activation(best.value)}` : "";
     const held = model.get("held") === token ? "; held" : "";
-    return `${spokenLabel(tokenName(text, token), 40)}, token ${token}: ${reading(token)}${most}${held}`;
+    return `${spokenLabel(nameOf(text, token), 40)}, token ${token}: ${reading(token)}${most}${held}`;
   }
 
   function drawFoot() {
@@ -307,7 +238,7 @@ function render({ model, el }) {
       foot.textContent = "Point at a token, or move to it with the arrow keys, for its features; a click holds it.";
       return;
     }
-    foot.replaceChildren(quoted(tokenName(text, here)), ` (token ${here}): ${reading(here)}`);
+    foot.replaceChildren(quoted(nameOf(text, here), FAMILY), ` (token ${here}): ${reading(here)}`);
     if (!text.missing.has(here) && Number.isFinite(text.left[here])) {
       foot.append(` · its features leave over ${percent(text.left[here])} of its squared distance from the mean`);
     }
@@ -324,18 +255,18 @@ function render({ model, el }) {
       listNote.textContent = facts.nothing || "Each at the token where it is most active.";
       const most = facts.strongest[0]?.[1] ?? 1;
       facts.strongest.forEach(([index, value, token]) => {
-        const on = token < text.n ? visibleLabel(tokenName(text, token).replace(/^ (?=.)/, ""), 16) : `token ${token}`;
+        const on = token < text.n ? visibleLabel(nameOf(text, token).replace(/^ (?=.)/, ""), 16) : `token ${token}`;
         const row = featureRow({ feature: index, share: value / most, value: activation(value), exact: decimal(value, 6), context });
         const where = make("bdi", "lk-fv-row-note", on);
         row.firstChild.append(" ", where);
         list.append(row);
       });
     } else if (text.missing.has(here)) {
-      listTitle.replaceChildren("Features on ", quoted(tokenName(text, here)));
+      listTitle.replaceChildren("Features on ", quoted(nameOf(text, here), FAMILY));
       listNote.textContent = text.missing.get(here);
     } else {
       const top = text.top(here);
-      listTitle.replaceChildren("Features on ", quoted(tokenName(text, here)), " ", make("span", "lk-fv-muted", `token ${here}`));
+      listTitle.replaceChildren("Features on ", quoted(nameOf(text, here), FAMILY), " ", make("span", "lk-fv-muted", `token ${here}`));
       if (top.length === 0) listNote.textContent = "No feature is at work on this token.";
       else listNote.textContent = `${thousands(top.length)}${text.full(here) ? " or more" : ""} at work, the most active first.`;
       more.hidden = top.length <= FEW;

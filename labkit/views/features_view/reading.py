@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from labkit.errors import BadInput
-from labkit.models.tokens import token_bytes
 from labkit.sae.dashboards import Dashboard, Example
 from labkit.sae.dictionary import SAE
 from labkit.sae.reading import Features
-from labkit.views.base import clean, shorten, visible
-from labkit.views.tokens_view.payload import pieces
+from labkit.views.base import shorten, visible
+from labkit.views.running_text import label, split
 
 MOST_TOKENS = 2_048  # drawn; nobody reads further in a box that scrolls
 MOST_BYTES = 800_000  # of features and activations of one text
 STRONGEST = 10  # features of the whole text, listed while no token is chosen
-LABEL_CHARACTERS = 200
 _MOST_EXAMPLES, _MOST_ROWS, _MOST_BINS = 40, 50, 200  # of a dashboard
 
 
@@ -102,17 +99,6 @@ def nothing(found: Features) -> str:
     return "No feature is at work on any token of this text."
 
 
-def split(tokens: Sequence[str]) -> tuple[list[str], list[int], dict[int, str]]:
-    """Each token's piece of the running text, what it is, and by name those tokens whose piece does not show it."""
-    text = b"".join(map(token_bytes, tokens)).decode("utf-8", "replace")
-    found = pieces(tokens, text)
-    texts = [_label(piece.text) for piece in found]
-    names = {
-        i: _label(token) for i, (token, piece) in enumerate(zip(tokens, found, strict=True)) if piece.text != token
-    }
-    return texts, [piece.kind for piece in found], names
-
-
 def plain(dashboard: Dashboard) -> dict[str, Any]:
     """A dashboard as values that JSON takes; numbers to six digits, None for what is not a number."""
     return {
@@ -127,8 +113,8 @@ def plain(dashboard: Dashboard) -> dict[str, Any]:
             [_prose(kind), _number(share), _number(corpus)]
             for kind, (share, corpus) in list(dashboard.kinds.items())[:_MOST_ROWS]
         ],
-        "promoted": [[_label(token), _number(change)] for token, change in dashboard.promoted[:_MOST_ROWS]],
-        "suppressed": [[_label(token), _number(change)] for token, change in dashboard.suppressed[:_MOST_ROWS]],
+        "promoted": [[label(token), _number(change)] for token, change in dashboard.promoted[:_MOST_ROWS]],
+        "suppressed": [[label(token), _number(change)] for token, change in dashboard.suppressed[:_MOST_ROWS]],
         "nearest": [[int(index), _number(cosine)] for index, cosine in dashboard.nearest[:_MOST_ROWS]],
         "chance": _number(dashboard.chance_cosine),
         "chance_promotion": _number(dashboard.chance_promotion),
@@ -162,10 +148,6 @@ def check(found: Any) -> None:
         )
     if isinstance(found, Features) and not len(found):
         raise BadInput("These features are of no token; read a text of at least one.")
-
-
-def _label(text: str) -> str:
-    return shorten(clean(shorten(text, LABEL_CHARACTERS)), LABEL_CHARACTERS)
 
 
 def _prose(text: Any) -> str:

@@ -1,59 +1,11 @@
 // Tokens as running text, shaded by one feature's activation: the text itself, and the examples of a dashboard.
 
-import { appendRuns, make, ownKey, spokenLabel, visibleLabel, visibleRuns } from "../common.js";
-import { CONTINUED, keyTarget, lineTarget } from "../tokens_view/logic.js";
+import { make, ownKey } from "../common.js";
+import { followPointer, revealIn, tokenNode } from "../running_text.js";
+import { keyTarget, lineTarget } from "../tokens_view/logic.js";
 import { depth } from "./logic.js";
 
-const PLACED = new Set(["space", "tab", "break"]);
-
-/** One token. What its word is drawn in, a `span.lk-fv-word`, leaves spaces around it and line breaks out. */
-function shadedToken(piece, kind, name) {
-  const node = make("span", "lk-fv-token");
-  node.setAttribute("role", "option");
-  const word = make("span", "lk-fv-word");
-  if (kind === CONTINUED || piece === "") {
-    word.append(make("span", "lk-fv-sign", kind === CONTINUED ? "+" : "∅"));
-    node.append(word);
-    node.setAttribute("aria-label", spokenLabel(name ?? piece, 40));
-    return { node, word };
-  }
-  const runs = visibleRuns(piece, { limit: 40 });
-  const first = runs.findIndex((run) => !PLACED.has(run.kind));
-  const breakAt = runs.findIndex((run) => run.kind === "break");
-  if (first >= 0) {
-    let end = first;
-    while (end < runs.length && runs[end].kind !== "break") end += 1;
-    while (PLACED.has(runs[end - 1].kind)) end -= 1;
-    appendRuns(node, runs.slice(0, first));
-    appendRuns(word, runs.slice(first, end));
-    node.append(word);
-    appendRuns(node, runs.slice(end));
-  } else if (breakAt < 0) {
-    appendRuns(word, runs);
-    node.append(word);
-  } else {
-    // The sign stands before the break, so that the shade does not run over into the next line.
-    const sign = make("span", "lk-break");
-    sign.dataset.mark = runs[breakAt].mark;
-    word.append(sign);
-    node.append(word, runs.map((run) => run.text).join(""));
-  }
-  if (runs.every((run) => run.kind !== "text")) node.setAttribute("aria-label", spokenLabel(piece, 40));
-  return { node, word };
-}
-
-/** How a token is called: by its piece of the text, or by its own name where that shows nothing of it. */
-export function tokenName(passage, token) {
-  return passage.names.get(token) ?? passage.texts[token];
-}
-
-/** A token's text in quotes, kept apart from the sentence around it. */
-export function quoted(text) {
-  const box = make("bdi", "lk-fv-quoted");
-  const shown = visibleLabel(text.replace(/^ (?=.)/, ""), 30);
-  box.append(`“${shown === "" ? " " : shown}”`);
-  return box;
-}
+export const FAMILY = "lk-fv"; // of this view's classes
 
 /**
  * A list of tokens that the pointer and the arrow keys move in. label: what it is, and its keys. actions: point(token, follow),
@@ -90,7 +42,7 @@ export function shadedText({ label, prefix, className, actions }) {
         row.append(passage.head, text);
         list.append(row);
       }
-      const made = passage.texts.map((piece, i) => shadedToken(piece, passage.kinds.get(i), passage.names.get(i)));
+      const made = passage.texts.map((_, i) => tokenNode(passage, i, FAMILY));
       made.forEach(({ node, word }, i) => {
         node.dataset.token = String(nodes.length);
         node.id = `${prefix}-${nodes.length}`;
@@ -117,13 +69,8 @@ export function shadedText({ label, prefix, className, actions }) {
   }
 
   function reveal(node) {
-    if (list.scrollHeight <= list.clientHeight) {
-      node.scrollIntoView({ block: "nearest" });
-      return;
-    }
-    const { offsetTop: above, offsetHeight: height } = node;
-    if (above < list.scrollTop) list.scrollTop = above - 8;
-    else if (above + height + 12 > list.scrollTop + list.clientHeight) list.scrollTop = above + height + 12 - list.clientHeight;
+    if (list.scrollHeight <= list.clientHeight) node.scrollIntoView({ block: "nearest" });
+    else revealIn(list, node);
   }
 
   function focus(token, held = false, follow = false) {
@@ -145,20 +92,9 @@ export function shadedText({ label, prefix, className, actions }) {
     if (follow) reveal(nodes[token]);
   }
 
-  const tokenOf = (event) => {
-    const node = event.target.closest?.(".lk-fv-token");
-    return node ? Number(node.dataset.token) : null;
-  };
-  list.addEventListener("pointermove", (event) => {
-    const token = event.pointerType === "touch" ? null : tokenOf(event);
-    if (token !== null && token !== here) actions.point(token, false);
-  });
-  list.addEventListener("click", (event) => {
-    const token = tokenOf(event);
-    const selection = globalThis.getSelection();
-    // the end of a drag that selected text is no click on a token
-    if (token === null || (selection && !selection.isCollapsed && list.contains(selection.anchorNode))) return;
-    actions.choose(token);
+  followPointer(list, {
+    point: (token) => token !== here && actions.point(token, false),
+    choose: (token) => actions.choose(token),
   });
   list.addEventListener("keydown", (event) => {
     if (!ownKey(event) || nodes.length === 0) return;

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 import math
-import sys
 import threading
 import time
 import uuid
@@ -16,8 +14,10 @@ from typing import Any, Literal
 import traitlets
 from IPython.display import display
 
-from labkit.errors import BadInput, LabError
+from labkit.errors import BadInput
 from labkit.views.base import View, _in_colab, clean, module, shorten, style, visible
+from labkit.views.cells import GRACE_SECONDS, place, same_cell
+from labkit.views.errors import error_sentence
 from labkit.views.latest import Latest
 from labkit.views.live_panel.record import LISTED_NAMES, Event, Record, Summary, as_event, bar_points, line_points
 
@@ -26,7 +26,6 @@ __all__ = ["Event", "LivePanel", "live"]
 _SECONDS_BETWEEN_MESSAGES = 0.1
 _SHARE_OF_TIME = 0.1  # that drawing may take from the work
 _EVENTS_AFTER_STOP = 2  # the one under way and a last word; work that goes on after them is closed
-_GRACE_SECONDS = 60.0  # for an earlier run of the same cell to end
 
 State = Literal["waiting", "running", "stopped", "finished", "failed"]
 Work = Callable[[threading.Event], Iterable[Any]]
@@ -66,7 +65,7 @@ class LivePanel(View):
     """Work in progress. Made by `labkit.views.live`."""
 
     _title = "Live panel"
-    _esm = module("common.js", "live_panel/logic.js", "live_panel/live.js")
+    _esm = module("common.js", "patience.js", "live_panel/logic.js", "live_panel/live.js")
     _css = style("live_panel/live.css")
 
     labels = traitlets.Dict().tag(sync=True)  # title, unit, x, y, chart
@@ -89,7 +88,7 @@ class LivePanel(View):
         self._began = self._ended = self._heard = 0.0
         self._result: Any = None
         self._error: BaseException | None = None
-        self._place = _place()
+        self._place = place()
         self._display_id: str | None = None
         self._told: tuple[int, State] | None = None  # the run and state last put into the notebook
         self._waiters = 0
@@ -123,7 +122,7 @@ class LivePanel(View):
         """Begin, or begin anew: a run in progress is stopped first, and its events give way to the new ones."""
         if self.comm is None:
             return
-        for older in _same_cell(self):
+        for older in same_cell(self, _PANELS):
             older.stop()
         with self._lock:
             self._run += 1
@@ -186,8 +185,8 @@ class LivePanel(View):
     # the run, in the worker thread ------------------------------------------------------------------------------------
 
     def _do(self, run: int, stop: threading.Event) -> None:
-        for older in _same_cell(self):  # two at once would only get in each other's way
-            older._worker.wait(_GRACE_SECONDS)
+        for older in same_cell(self, _PANELS):  # two at once would only get in each other's way
+            older._worker.wait(GRACE_SECONDS)
         with self._lock:
             if run != self._run:
                 return
@@ -312,7 +311,8 @@ class LivePanel(View):
         record = self._record
         far = _far(record)
         if self._state == "failed" and self._error is not None:
-            return f"failed{' after ' + far if far else ''}: {_reason(self._error)}"
+            reason = error_sentence(self._error, "the work raised", end="")
+            return f"failed{' after ' + far if far else ''}: {reason}"
         if self._state == "stopped":
             return f"stopped after {far}; what was done is kept" if far else "stopped before anything was done"
         if self._state == "finished":
@@ -392,26 +392,6 @@ class LivePanel(View):
 _PANELS: weakref.WeakSet[LivePanel] = weakref.WeakSet()  # those that run, or wait to
 
 
-def _same_cell(panel: LivePanel) -> list[LivePanel]:
-    """Panels at work that an earlier run of the same notebook cell made."""
-    if panel._place is None:
-        return []
-    cell, run = panel._place
-    return [other for other in list(_PANELS) if other._place and other._place[0] == cell and other._place[1] != run]
-
-
-def _place() -> tuple[str, str] | None:
-    """(cell, this run of it) as the front end names them; None outside a notebook or where it names none."""
-    if "IPython" not in sys.modules:
-        return None
-    from IPython import get_ipython
-
-    with contextlib.suppress(Exception):  # kernels differ in what they tell
-        parent = get_ipython().get_parent()
-        return str(parent["metadata"]["cellId"]), str(parent["header"]["msg_id"])
-    return None
-
-
 def _close(events: Any) -> None:
     if hasattr(events, "close"):
         events.close()
@@ -445,10 +425,3 @@ def _gaps(record: Record) -> list[str]:
         if kinds := [f"{count:,} {word}" for count, word in counts if count]:
             said.append(f"Of {summary.count:,} values of {_short(name)}, {' and '.join(kinds)}: gaps.")
     return said
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, LabError) and text:
-        return shorten(visible(text), 400)
-    return shorten(visible(f"the work raised {type(error).__name__}{': ' + text if text else ''}"), 400)

@@ -1,6 +1,7 @@
 // The live panel as a widget: progress, the latest words and values, a chart of them, and the button.
 
-import { appendRuns, make, makeRoot, spokenLabel, visibleRuns } from "../common.js";
+import { appendRuns, make, makeRoot, setText, spokenLabel, visibleRuns } from "../common.js";
+import { patience } from "../patience.js";
 import {
   announcement,
   axis,
@@ -16,8 +17,7 @@ import {
   tickText,
 } from "./logic.js";
 
-const PATIENCE_MS = 4000;
-const NO_ANSWER =
+const NO_ANSWER_TO_STOP =
   "No answer from the kernel: it is busy with a cell (interrupt it to stop), or it was restarted; then run this cell again.";
 const HEIGHT = 180;
 const MARGIN = { top: 10, bottom: 34, left: 58 };
@@ -38,10 +38,6 @@ function plain(text, limit) {
   for (const run of visibleRuns(text, { spaces: false })) label += run.kind === "text" ? run.text : run.mark || "…";
   const characters = [...label];
   return characters.length > limit ? `${characters.slice(0, limit - 1).join("")}…` : label;
-}
-
-function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }
 
 function render({ model, el }) {
@@ -284,26 +280,18 @@ function render({ model, el }) {
 
   // the button ---------------------------------------------------------------------------------------------------------
 
-  let unanswered = null;
+  const kernel = patience(() => {
+    warning.hidden = false;
+    warning.textContent = NO_ANSWER_TO_STOP;
+  });
   function answered() {
-    clearTimeout(unanswered);
-    unanswered = null;
+    kernel.answered();
     warning.hidden = true;
     warning.textContent = "";
   }
-  function giveUp() {
-    warning.hidden = false;
-    warning.textContent = NO_ANSWER;
-  }
   button.addEventListener("click", () => {
     answered();
-    unanswered = setTimeout(giveUp, PATIENCE_MS);
-    try {
-      model.send({ type: model.get("status").begun ? "stop" : "start" });
-    } catch {
-      answered();
-      giveUp();
-    }
+    kernel.ask(() => model.send({ type: model.get("status").begun ? "stop" : "start" }));
   });
 
   // One message carries all of it; `points` is drawn with the status it came with.
@@ -340,7 +328,7 @@ function render({ model, el }) {
   return () => {
     over = true;
     clearInterval(ticking);
-    clearTimeout(unanswered);
+    kernel.answered();
     sizes.disconnect();
     for (const [event, callback] of events) model.off(event, callback);
   };

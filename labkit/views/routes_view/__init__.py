@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import operator
-import re
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import traitlets
 
-from labkit.errors import BadInput, LabError
+from labkit.errors import BadInput
 from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.errors import Refused, error_sentence
 from labkit.views.latest import Latest
 from labkit.views.routes_view.picture import COLOURS, data_address
 from labkit.views.routes_view.reading import (
@@ -35,7 +35,6 @@ FILE_BYTES = 1_500_000  # of router probabilities in an exported file; the token
 ORDERS = ("number", "most")
 _DELAY_SECONDS = 0.3  # somebody who types on does not mean what stands there yet
 _STATIC_TOKENS, _STATIC_EXPERTS = 400, 8
-_MARKUP = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
 
 
 def routes(
@@ -63,10 +62,6 @@ def routes(
     return RoutesView(trace, other, take=take, layer=layer, names=names, special=special)
 
 
-class _Refused(BadInput, traitlets.TraitError):
-    """A value that a trait does not take: traitlets puts the old one back."""
-
-
 class RoutesView(View):
     """The routes of a text in the layer `layer`; set it for another. With `take`, set `typed` for another text, and
     `wait()` until it is shown."""
@@ -75,6 +70,10 @@ class RoutesView(View):
     _esm = module(
         "common.js",
         "controls.js",
+        "patience.js",
+        "entry.js",
+        "tokens_view/logic.js",
+        "running_text.js",
         "routes_view/logic.js",
         "routes_view/source.js",
         "routes_view/chart.js",
@@ -83,7 +82,7 @@ class RoutesView(View):
         "routes_view/pane.js",
         "routes_view/routes.js",
     )
-    _css = style("routes_view/routes.css")
+    _css = style("entry.css", "routes_view/routes.css")
 
     layer = traitlets.Int(0).tag(sync=True)
     held: Any = traitlets.List().tag(sync=True)
@@ -140,7 +139,7 @@ class RoutesView(View):
         super().__init__(
             **state,
             layer=layers[len(layers) // 2] if layer is None else self._checked(layer),
-            typed="" if take is None else self._first_text(),
+            typed="" if take is None else text_of(trace, self._special),
             **kwargs,
         )
         self.observe(self._on_typed, names="typed")
@@ -201,13 +200,6 @@ class RoutesView(View):
             "facts": facts,
         }
 
-    def _first_text(self) -> str:
-        trace = self._traces[0]
-        text = text_of(trace, self._special)
-        first = trace.tokens[0]
-        # a start token that nobody said is special would be typed as text, and come twice
-        return text.removeprefix(first) if _MARKUP.fullmatch(first) else text
-
     def _take_text(self, text: str, stop: threading.Event) -> None:
         """Runs in the worker. Whatever `take` does, the view says so and stands."""
         if stop.is_set():
@@ -237,7 +229,7 @@ class RoutesView(View):
                     self._say("done")
         except BaseException as error:  # in this thread there is nobody above to tell
             if not stop.is_set():
-                self._say("failed", _sentence(error))
+                self._say("failed", error_sentence(error, "The text can't be traced:"))
 
     def _say(self, state: str, message: str = "") -> None:
         with self._lock:
@@ -253,7 +245,7 @@ class RoutesView(View):
     @traitlets.validate("order")
     def _valid_order(self, proposal: Any) -> str:
         if proposal["value"] not in ORDERS:
-            raise _Refused(f"order={proposal['value']!r} is not known; give one of {', '.join(ORDERS)}.")
+            raise Refused(f"order={proposal['value']!r} is not known; give one of {', '.join(ORDERS)}.")
         return str(proposal["value"])
 
     @traitlets.validate("held")
@@ -266,7 +258,7 @@ class RoutesView(View):
             and value[0] in range(len(self._reads))
             and value[1] in range(len(self._reads[value[0]].texts))
         ):
-            raise _Refused(f"held={value!r} is no token; give [trace, token], such as [0, 3], or [].")
+            raise Refused(f"held={value!r} is no token; give [trace, token], such as [0, 3], or [].")
         return value
 
     def _on_typed(self, change: Any) -> None:
@@ -298,7 +290,7 @@ class RoutesView(View):
         except TypeError:
             layer = -1
         if isinstance(value, bool) or layer not in layers:
-            raise _Refused(
+            raise Refused(
                 f"There is no router in layer {value!r} of {self._traces[0].model}; these layers have one: "
                 f"{_ranges(layers)}."
             )
@@ -405,13 +397,6 @@ def _layers(layers: Sequence[int]) -> str:
 def _ranges(numbers: Sequence[int]) -> str:
     whole = list(numbers) == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 2
     return f"{numbers[0]} to {numbers[-1]}" if whole else ", ".join(map(str, numbers))
-
-
-def _sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, LabError) and text:
-        return shorten(visible(text), 400)
-    return shorten(visible(f"The text can't be traced: {type(error).__name__}{': ' + text if text else ''}."), 400)
 
 
 __all__ = ["RoutesView", "routes"]

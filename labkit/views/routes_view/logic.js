@@ -72,11 +72,6 @@ export function decodeRoutes(facts, texts, experts, weights, load) {
   return found;
 }
 
-/** How a token is called: by its piece of the text, or by its own name where that shows nothing of it. */
-export function nameOf(route, token) {
-  return route.names.get(token) ?? route.texts[token];
-}
-
 /** Expert numbers as the loads stand: by "number", or the "most" chosen first. */
 export function inOrder(load, order) {
   const all = Array.from(load, (_, expert) => expert);

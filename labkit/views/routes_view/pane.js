@@ -1,6 +1,7 @@
 // One trace: its text, all its layers, the loads of the layer on show, and the token in focus.
 
 import { make, spokenLabel, thousands } from "../common.js";
+import { nameOf, quoted } from "../running_text.js";
 import { barChart } from "./chart.js";
 import {
   NO_COLOUR,
@@ -8,12 +9,11 @@ import {
   byChance,
   choices,
   inOrder,
-  nameOf,
   number,
   sharePercent,
 } from "./logic.js";
 import { layerStrip } from "./strip.js";
-import { litBy, quotedToken, routesText } from "./text.js";
+import { FAMILY, litBy, routesText } from "./text.js";
 
 const SAY_AFTER = 400; // ms
 const ASK_AFTER = 60; // ms; for a pointer on its way the panel is not drawn, and the kernel not asked
@@ -289,7 +289,7 @@ export function routesPane({ which, context, prefix }) {
     const all = choices(route, at, i);
     const exact = at === layer() ? known(i) : null;
     const weight = (j) => (exact?.weights ? number(exact.weights[j], true) : `about ${number(all[j].weight, false)}`);
-    const parts = [quotedToken(route, i), ` (token ${thousands(i)}) goes in layer ${layerName(at)} to `, make("strong", "", `expert ${all[0].expert}`), ` (weight ${weight(0)})`];
+    const parts = [quoted(nameOf(route, i), FAMILY), ` (token ${thousands(i)}) goes in layer ${layerName(at)} to `, make("strong", "", `expert ${all[0].expert}`), ` (weight ${weight(0)})`];
     if (all.length > 1) parts.push(` and to ${listed(all.slice(1).map((each) => each.expert))}`);
     parts.push(".");
     foot.replaceChildren(...parts);
@@ -340,7 +340,7 @@ export function routesPane({ which, context, prefix }) {
   function drawPath() {
     const i = token();
     const caption = held() === i ? "held" : pointed === null && cursor === null && linked === null ? "an example; point at any other token" : "";
-    panelTitle.replaceChildren(quotedToken(route, i), make("span", "lk-rt-muted lk-rt-unit", ` token ${thousands(i)}${caption ? `, ${caption}` : ""}`));
+    panelTitle.replaceChildren(quoted(nameOf(route, i), FAMILY), make("span", "lk-rt-muted lk-rt-unit", ` token ${thousands(i)}${caption ? `, ${caption}` : ""}`));
     const key = `${context.version()} ${i} ${layer()} ${context.colours()} ${path.clientWidth}`;
     if (drawnPath === key) return;
     drawnPath = key;

@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labkit.errors import BadInput
-from labkit.models.tokens import token_bytes
-from labkit.views.base import clean, shorten
 from labkit.views.codes import quantize
-from labkit.views.tokens_view.payload import pieces
+from labkit.views.running_text import is_markup, joined, split
 
 if TYPE_CHECKING:
     from labkit.trace.record import Trace
 
 MOST_TOKENS = 2_048  # drawn; a browser's canvas has a widest side, and nobody reads further in a picture
 MOST_BYTES = 2_000_000  # of experts and weights of one trace
-LABEL_CHARACTERS = 200
 COVERED = 0.95
 _LOOKED_AT = 64  # tokens, to tell which function turns router logits into weights
 _SAME = 1e-3
@@ -62,7 +59,7 @@ def read(trace: Trace, special: Collection[int] | None = None) -> Read:
     load = np.stack([np.bincount(experts[counted, i].ravel(), minlength=n_experts) for i in range(layers)])
     finite = weights[np.isfinite(weights)]
     top = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-    texts, kinds, names = _texts(trace.tokens[:drawn])
+    texts, kinds, names = split(trace.tokens[:drawn])
     return Read(
         tokens=tokens,
         k=k,
@@ -198,20 +195,9 @@ def text_of(trace: Trace, special: Collection[int] | None = None) -> str:
     """The text a trace was taken of as somebody would have typed it: without its special tokens, and these."""
     left_out = {*trace.special, *(special or ())}
     kept = [token for token, id_ in zip(trace.tokens, trace.ids, strict=True) if id_ not in left_out]
-    return clean(b"".join(map(token_bytes, kept)).decode("utf-8", "replace"))
-
-
-def _texts(tokens: list[str]) -> tuple[list[str], list[int], dict[int, str]]:
-    """Each token's piece of the running text, and by name those tokens whose piece does not show what they are."""
-    text = b"".join(map(token_bytes, tokens)).decode("utf-8", "replace")
-    split = pieces(tokens, text)
-    texts = [shorten(clean(shorten(piece.text, LABEL_CHARACTERS)), LABEL_CHARACTERS) for piece in split]
-    names = {
-        i: shorten(clean(shorten(token, LABEL_CHARACTERS)), LABEL_CHARACTERS)
-        for i, (token, piece) in enumerate(zip(tokens, split, strict=True))
-        if piece.text != token
-    }
-    return texts, [piece.kind for piece in split], names
+    # a start token that nobody said is special would be typed as text, and come twice
+    start = trace.ids[0] not in left_out and is_markup(trace.tokens[0])
+    return joined(kept[1:] if start else kept)
 
 
 def _numpy(tensor: Any) -> np.ndarray:

@@ -2,14 +2,13 @@
 
 import { make, makeRoot, thousands, visibleLabel } from "../common.js";
 import { button, followTheme, picker, setOptions } from "../controls.js";
+import { entryField } from "../entry.js";
 import { NO_COLOUR, OTHERS, PALETTE, changedTokens, colouredExperts, decodeRoutes, exampleToken, firstChoices } from "./logic.js";
 import { routesPane } from "./pane.js";
 import { heldRoutes, liveRoutes } from "./source.js";
+import { FAMILY } from "./text.js";
 
-const SLOW = 250; // ms; what is there sooner needs no word
-const PATIENCE_MS = 4000;
 const WIDE = 720; // CSS pixels from where the loads stand beside the text, or two traces side by side
-const NO_ANSWER = "No answer from the kernel: it is busy with a cell, or it was restarted; then run this cell again.";
 const ORDER_TITLES = [{ value: "number", title: "by number" }, { value: "most", title: "most chosen first" }];
 
 function render({ model, el }) {
@@ -95,17 +94,15 @@ function render({ model, el }) {
   // -------------------------------------------------------------------------------------------------------- the top
 
   const head = make("p", "lk-rt-head");
-  const entry = make("div", "lk-rt-entry");
-  const label = make("label", "", "Your text");
-  const typed = make("textarea", "lk-rt-typed");
-  typed.id = `${prefix}-typed`;
-  typed.rows = 2;
-  typed.spellcheck = false;
-  typed.placeholder = "Type a text and see which experts its tokens go to";
-  label.htmlFor = typed.id;
-  const status = make("p", "lk-rt-status");
-  status.setAttribute("role", "status");
-  entry.append(label, typed, status);
+  const typed = entryField({
+    family: FAMILY,
+    id: `${prefix}-typed`,
+    title: "Your text",
+    hint: "Type a text and see which experts its tokens go to",
+    multiline: true,
+    busyText: "computing the routes …",
+    send: (value) => set("typed", value),
+  });
 
   const bar = make("div", "lk-rt-bar-top");
   const layerPicker = picker("Layer", `${prefix}-layer`);
@@ -129,7 +126,7 @@ function render({ model, el }) {
   const body = make("div", "lk-rt-body");
   body.append(...panes.map(({ element }) => element));
   const notes = make("p", "lk-rt-muted lk-rt-notes");
-  root.append(head, entry, bar, legend, difference, body, notes);
+  root.append(head, typed.box, bar, legend, difference, body, notes);
   el.append(root);
   root.classList.toggle("lk-rt-two", panes.length > 1);
 
@@ -140,7 +137,7 @@ function render({ model, el }) {
       make("strong", "", visibleLabel(facts.model, 80)),
       ` · ${counts.join(" · ")} · ${layers}, each with ${facts.experts} experts: ${sameCount() ? facts.k[0] : facts.k.map((k, i) => `${facts.names[i]} ${k}`).join(", ")} for every token`,
     );
-    entry.hidden = !facts.can_take || exported;
+    typed.box.hidden = !facts.can_take || exported;
     const said = [];
     if (facts.layers.length > 1) said.push("Experts of different layers have nothing in common: the same number or colour in two rows is not the same expert.");
     if (exported) said.push("Without the notebook, weights and probabilities are known to about two digits.");
@@ -240,29 +237,6 @@ function render({ model, el }) {
 
   // ------------------------------------------------------------------------------------------------------ listening
 
-  let slow = null;
-  let unanswered = null;
-  function drawStatus() {
-    clearTimeout(slow);
-    clearTimeout(unanswered);
-    const { state = "", message = "" } = model.get("status");
-    const busy = state === "waiting" || state === "running";
-    entry.setAttribute("aria-busy", String(busy));
-    status.classList.toggle("lk-rt-failed", state === "failed");
-    if (busy) {
-      slow = setTimeout(() => {
-        if (!status.classList.contains("lk-rt-failed")) status.textContent = "computing the routes …";
-      }, SLOW);
-    } else status.textContent = state === "failed" ? message : "";
-  }
-  typed.addEventListener("input", () => {
-    clearTimeout(unanswered);
-    unanswered = setTimeout(() => {
-      status.textContent = NO_ANSWER;
-      status.classList.add("lk-rt-failed");
-    }, PATIENCE_MS);
-    set("typed", typed.value);
-  });
   layerPicker.select.addEventListener("change", () => set("layer", Number(layerPicker.select.value)));
   orderPicker.select.addEventListener("change", () => set("order", orderPicker.select.value));
   numbersBox.addEventListener("change", () => set("numbers", numbersBox.checked));
@@ -289,9 +263,8 @@ function render({ model, el }) {
     drawLegend();
     repaint();
   }
-  function typedChanged() {
-    if (typed.value !== model.get("typed")) typed.value = model.get("typed");
-  }
+  const typedChanged = () => typed.show(model.get("typed"));
+  const statusChanged = () => typed.draw(model.get("status"));
   const recolour = () => {
     if (readTheme()) repaint();
   };
@@ -318,7 +291,7 @@ function render({ model, el }) {
     ["change:picked", pickedChanged],
     ["change:held", () => panes.forEach((pane) => pane.heldChanged())],
     ["change:typed", typedChanged],
-    ["change:status", drawStatus],
+    ["change:status", statusChanged],
   ];
   root.classList.toggle("lk-rt-wide", root.clientWidth - 28 >= WIDE);
   readTheme();
@@ -326,12 +299,11 @@ function render({ model, el }) {
   orderPicker.select.value = model.get("order");
   typedChanged();
   readTrace();
-  if (!exported) drawStatus();
+  if (!exported) statusChanged();
   watcher.observe(root);
   for (const [event, callback] of events) model.on(event, callback);
   return () => {
-    clearTimeout(slow);
-    clearTimeout(unanswered);
+    typed.status.clear();
     leaveTheme();
     watcher.disconnect();
     for (const pane of panes) pane.close();

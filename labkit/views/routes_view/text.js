@@ -1,52 +1,10 @@
 // The running text, each token in the colour of the expert that it goes to first, with that expert's number under it.
 
-import { appendRuns, make, ownKey, spokenLabel, visibleLabel, visibleRuns } from "../common.js";
-import { afterKey, nameOf, tokensOf } from "./logic.js";
+import { make, ownKey } from "../common.js";
+import { followPointer, revealIn, tokenNode } from "../running_text.js";
+import { afterKey, tokensOf } from "./logic.js";
 
-const CONTINUED_PIECE = 2; // more bytes of a character that an earlier token shows
-
-/** One token. What its word is drawn in, a `span.lk-rt-word`, leaves spaces around it and line breaks out. */
-function tokenNode(route, i) {
-  const node = make("span", "lk-rt-token");
-  node.setAttribute("role", "option");
-  node.dataset.token = String(i);
-  const word = make("span", "lk-rt-word");
-  const piece = route.texts[i];
-  if (route.kinds.get(i) === CONTINUED_PIECE || piece === "") {
-    word.append(make("span", "lk-rt-sign", piece === "" && route.kinds.get(i) !== CONTINUED_PIECE ? "∅" : "+"));
-    node.append(word);
-    node.setAttribute("aria-label", spokenLabel(nameOf(route, i), 40));
-    return { node, word };
-  }
-  const runs = visibleRuns(piece, { limit: 40 });
-  const seen = (run) => run.kind !== "space" && run.kind !== "tab" && run.kind !== "break";
-  const first = runs.findIndex(seen);
-  if (first >= 0) {
-    let end = first;
-    while (end < runs.length && runs[end].kind !== "break") end += 1;
-    while (!seen(runs[end - 1])) end -= 1;
-    appendRuns(node, runs.slice(0, first));
-    appendRuns(word, runs.slice(first, end));
-    node.append(word);
-    appendRuns(node, runs.slice(end));
-  } else {
-    const at = runs.findIndex((run) => run.kind === "break");
-    if (at < 0) {
-      appendRuns(word, runs);
-      node.append(word);
-    } else {
-      // The sign stands before the break, so that the colour does not run over into the next line.
-      const sign = make("span", "lk-break");
-      sign.dataset.mark = runs[at].mark;
-      word.append(sign);
-      node.append(word, runs[at].text);
-      appendRuns(node, runs.slice(at + 1));
-    }
-  }
-  // what can't be seen has a name too
-  if (runs.every(({ kind }) => kind !== "text")) node.setAttribute("aria-label", spokenLabel(piece, 40));
-  return { node, word };
-}
+export const FAMILY = "lk-rt"; // of this view's classes
 
 /**
  * actions: point(token or null), choose(token), move(layer, token), leave().
@@ -73,11 +31,12 @@ export function routesText({ label, prefix, actions }) {
 
   function fill(next) {
     route = next;
-    const made = Array.from({ length: route.n }, (_, i) => tokenNode(route, i));
+    const made = Array.from({ length: route.n }, (_, i) => tokenNode(route, i, FAMILY));
     nodes = made.map(({ node }) => node);
     words = made.map(({ word }) => word);
     nodes.forEach((node, i) => {
       node.id = `${prefix}-${i}`;
+      node.dataset.token = String(i);
       if (route.special.has(i)) node.classList.add("lk-rt-special");
     });
     drawn = [];
@@ -111,12 +70,6 @@ export function routesText({ label, prefix, actions }) {
     });
   }
 
-  function reveal(token) {
-    const { offsetTop: above, offsetHeight: height } = nodes[token];
-    if (above < list.scrollTop) list.scrollTop = above - 8;
-    else if (above + height + 12 > list.scrollTop + list.clientHeight) list.scrollTop = above + height + 12 - list.clientHeight;
-  }
-
   /** The token in focus; held: it stays. */
   function focus(token, held, follow = false) {
     put(token, held, follow);
@@ -135,7 +88,7 @@ export function routesText({ label, prefix, actions }) {
     nodes[token].classList.toggle("lk-rt-held", held);
     nodes[token].setAttribute("aria-selected", String(held));
     list.setAttribute("aria-activedescendant", nodes[token].id);
-    if (follow) reveal(token);
+    if (follow) revealIn(list, nodes[token]);
   }
 
   function frame() {
@@ -157,22 +110,8 @@ export function routesText({ label, prefix, actions }) {
   }
   list.addEventListener("scroll", frame, { passive: true });
 
-  const tokenOf = (event) => {
-    const node = event.target.closest?.(".lk-rt-token");
-    return node ? Number(node.dataset.token) : null;
-  };
-  list.addEventListener("pointermove", (event) => {
-    const token = event.pointerType === "touch" ? null : tokenOf(event);
-    if (token !== null) actions.point(token);
-  });
+  followPointer(list, { point: (token) => actions.point(token), choose: (token) => actions.choose(token) });
   list.addEventListener("pointerleave", () => actions.point(null));
-  list.addEventListener("click", (event) => {
-    const token = tokenOf(event);
-    const selection = globalThis.getSelection();
-    // the end of a drag that selected text is no click on a token
-    if (token === null || (selection && !selection.isCollapsed && list.contains(selection.anchorNode))) return;
-    actions.choose(token);
-  });
   list.addEventListener("keydown", (event) => {
     if (!ownKey(event) || route === null) return;
     const target = afterKey(event.key, place, route.layers, route.n);
@@ -186,14 +125,6 @@ export function routesText({ label, prefix, actions }) {
   });
 
   return { element: box, list, fill, paint, light, focus, frame };
-}
-
-/** A token's text in quotes, kept apart from the sentence around it. */
-export function quotedToken(route, token) {
-  const box = make("bdi", "lk-rt-quoted");
-  const text = visibleLabel(nameOf(route, token).replace(/^ /, ""), 30);
-  box.append(`“${text === "" ? " " : text}”`);
-  return box;
 }
 
 /** Which tokens an expert takes, for `light`; null for none. */

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import traitlets
 
-from labkit.errors import BadInput, LabError
+from labkit.errors import BadInput
 from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.errors import error_sentence
 from labkit.views.latest import Latest
 from labkit.views.sampling_view.distribution import (
     HIGHEST,
@@ -92,7 +93,7 @@ class TemperatureView(View, TokenTraits):
     """
 
     _title = "Temperature: how bold the choice of the next token is"
-    _esm = module(*SCRIPTS, "sampling_view/logic.js", "sampling_view/sampling.js")
+    _esm = module(*SCRIPTS, "patience.js", "sampling_view/logic.js", "sampling_view/sampling.js")
     _css = style("tokens_view/tokens.css", "sampling_view/sampling.css")
 
     temperature = traitlets.Float(0.7).tag(sync=True)
@@ -205,8 +206,10 @@ class TemperatureView(View, TokenTraits):
             )
             state = payload(generation, alternatives=5, prompt=False, running=False)
         except BaseException as error:  # an interrupt too: in this thread there is nobody above to catch it
-            interrupted = isinstance(error, KeyboardInterrupt)
-            self._say(*(("stopped", "Interrupted.") if interrupted else ("failed", _sentence(error))), request=request)
+            if isinstance(error, KeyboardInterrupt):
+                self._say("stopped", "Interrupted.", request=request)
+            else:
+                self._say("failed", error_sentence(error, "The sample failed with"), request=request)
             return
         with self._lock:
             if not self._current(request):
@@ -288,10 +291,3 @@ def _checked(value: Any) -> float:
     if not LOWEST <= number <= HIGHEST:
         raise BadInput(f"A temperature of {value!r} can't be shown; give one from {LOWEST:g} (greedy) to {HIGHEST:g}.")
     return number
-
-
-def _sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, LabError) and text:
-        return shorten(visible(text), 400)
-    return shorten(visible(f"The sample failed with {type(error).__name__}{': ' + text if text else ''}."), 400)

@@ -1,13 +1,12 @@
 // The temperature view as a widget: slider, bars, and the sampled text drawn by the token view's reader.
 
 import { appendRuns, decimal, equalChoices, make, makeRoot, percent, thousands, visibleLabel, visibleRuns } from "../common.js";
+import { NO_ANSWER, patience } from "../patience.js";
 import { createReader, tokenLabel } from "../tokens_view/reader.js";
 import { SLIDER, rowAt, sayTemperature } from "./logic.js";
 
 const FULL_BAR = 100; // per cent of the track
 const DRAFT_CHARACTERS = 80; // of the text under way, its end
-const PATIENCE_MS = 4000;
-const NO_ANSWER = "No answer from the kernel: it is busy with a cell, or it was restarted; then run this cell again.";
 
 function render({ model, el }) {
   const exported = Boolean(model.get("exported"));
@@ -142,27 +141,11 @@ function render({ model, el }) {
     });
   }
 
-  // The kernel answers each request at once; where no answer comes, it is busy with a cell, or it was restarted.
-  let unanswered = null;
-  function answered() {
-    clearTimeout(unanswered);
-    unanswered = null;
-  }
-  function ask(request) {
-    if (exported) return request();
-    const giveUp = () => {
-      status.textContent = NO_ANSWER;
-      status.classList.add("lk-sampling-failed");
-    };
-    answered();
-    unanswered = setTimeout(giveUp, PATIENCE_MS);
-    try {
-      request();
-    } catch {
-      answered();
-      giveUp();
-    }
-  }
+  const kernel = patience(() => {
+    status.textContent = NO_ANSWER;
+    status.classList.add("lk-sampling-failed");
+  });
+  const ask = (request) => (exported ? request() : kernel.ask(request));
   slider.addEventListener("input", () =>
     ask(() => {
       model.set("temperature", Number(slider.value));
@@ -180,7 +163,7 @@ function render({ model, el }) {
   const events = [
     ["change:temperature", drawDistribution],
     ["change:current", drawDistribution],
-    ["change:status", answered],
+    ["change:status", kernel.answered],
     ["change:status", drawStatus],
     ["change:version", drawSample],
   ];
@@ -192,7 +175,7 @@ function render({ model, el }) {
   for (const [event, callback] of events) model.on(event, callback);
   return () => {
     clearInterval(ticking);
-    answered();
+    kernel.answered();
     for (const [event, callback] of events) model.off(event, callback);
   };
 }

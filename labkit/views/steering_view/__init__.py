@@ -7,6 +7,7 @@ import math
 import operator
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +17,11 @@ from typing import Any, Literal
 
 import traitlets
 
-from labkit.errors import BadInput, LabError
+from labkit.errors import BadInput
 from labkit.sae.steering import Steered
 from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.cells import GRACE_SECONDS, place, same_cell
+from labkit.views.errors import Refused, error_sentence
 from labkit.views.latest import Latest
 
 __all__ = ["Steered", "SteeringView", "steering"]
@@ -54,7 +57,8 @@ def steering(
     limit: how far a slider goes either way, in a feature's highest activations.
     unit: of the strengths, written after them.
 
-    The thread knows nothing of a `with lab.edit(...)` around this call: `run` opens its edits itself.
+    The thread knows nothing of a `with lab.edit(...)` around this call: `run` opens its edits itself. Running a cell again
+    stops the texts of the view that the cell made before.
     Raises BadInput when run can't be called, the prompt is empty, or features are none, over six, named twice, or have an
     activation that is not above 0.
     """
@@ -92,10 +96,6 @@ class _Side:
     kept: _Text | None = None  # what comes back when the next fails; never one that was cut short by a newer request
 
 
-class _Refused(BadInput, traitlets.TraitError):
-    """A value that a trait does not take: traitlets puts the old one back."""
-
-
 class SteeringView(View):
     """A text steered by `strengths` beside the unsteered one. Set `strengths` or `prompt` to do what the page does.
 
@@ -103,7 +103,7 @@ class SteeringView(View):
     """
 
     _title = "Steering: the text with and without a push"
-    _esm = module("common.js", "controls.js", "steering_view/steering.js")
+    _esm = module("common.js", "controls.js", "patience.js", "steering_view/steering.js")
     _css = style("steering_view/steering.css")
 
     prompt = traitlets.Unicode("").tag(sync=True)
@@ -160,6 +160,11 @@ class SteeringView(View):
         )
         self.observe(lambda _change: self._ask(), names=["prompt", "values"])
         self.on_msg(self._on_message)
+        self._place = place()
+        self._older = same_cell(self, _VIEWS)
+        _VIEWS.add(self)
+        for older in self._older:
+            older.stop()
         self._ask()
 
     # what a user calls ------------------------------------------------------------------------------------------------
@@ -227,7 +232,7 @@ class SteeringView(View):
     def _valid_values(self, proposal: Any) -> list[float]:
         given = list(proposal["value"])
         if len(given) != len(self._directions):
-            raise _Refused(
+            raise Refused(
                 f"{len(given)} strengths can't be used; give one for each of {len(self._directions)} features."
             )
         return [_strength(value, each) for value, each in zip(given, self._directions, strict=True)]
@@ -274,6 +279,8 @@ class SteeringView(View):
     def _write_plain(self, request: _Request, stop: threading.Event) -> None:
         """The unsteered text of a prompt."""
         try:
+            while self._older:  # two at once would only get in each other's way
+                self._older.pop().wait(GRACE_SECONDS)
             self._say("running", "writing the unsteered text …", request=request)
             event = self._follow(request, self._plain, stop)
             stopped = stop.is_set() and not event.done
@@ -369,7 +376,7 @@ class SteeringView(View):
             if isinstance(error, KeyboardInterrupt):
                 self._say("stopped", "interrupted", request=request)
             else:
-                self._say("failed", _sentence(error), request=request)
+                self._say("failed", error_sentence(error, "The text can't be written:"), request=request)
 
     def _wanted(self, request: _Request) -> bool:
         """Whether what this request brings is still to be shown: the unsteered text as long as its prompt is there."""
@@ -501,6 +508,9 @@ class SteeringView(View):
         return f"<div>{''.join(parts if said else [*parts, '<p>nothing written yet</p>'])}</div>"
 
 
+_VIEWS: weakref.WeakSet[SteeringView] = weakref.WeakSet()
+
+
 def strength_words(value: float) -> str:
     """A strength with its sign, as exact as it is: "+12.5", "−3", "0"."""
     return f"{value:+.10g}".replace("-", "−") if value else "0"
@@ -556,7 +566,7 @@ def _number(value: Any) -> bool:
 
 def _strength(value: Any, of: _Direction) -> float:
     if not _number(value) or abs(value) > of.high:
-        raise _Refused(
+        raise Refused(
             f"A strength of {value!r} is out of range for feature {of.key!r}; give one from {-of.high:g} to {of.high:g}, "
             "or a larger limit."
         )
@@ -622,10 +632,3 @@ def _parted(plain: _Text | None, pushed: _Text | None) -> int | None:
         return None
     shorter = plain if len(a) < len(b) else pushed
     return len(shorter.event.tokens) if shorter.state == "done" else None  # it ended where the other goes on
-
-
-def _sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, LabError) and text:
-        return shorten(visible(text), 400)
-    return shorten(visible(f"The text can't be written: {type(error).__name__}{': ' + text if text else ''}."), 400)

@@ -1,11 +1,10 @@
 // The steering view as a widget: the prompt, a slider for each feature, and two texts side by side.
 
-import { appendRuns, make, makeRoot, spokenLabel, thousands, visibleLabel, visibleRuns } from "../common.js";
+import { appendRuns, make, makeRoot, setText, spokenLabel, thousands, visibleLabel, visibleRuns } from "../common.js";
 import { button } from "../controls.js";
+import { NO_ANSWER, patience } from "../patience.js";
 
-const PATIENCE_MS = 4000;
 const TYPING_MS = 700; // somebody who types on does not mean what stands there yet
-const NO_ANSWER = "No answer from the kernel: it is busy with a cell, or it was restarted; then run this cell again.";
 const FULL_BAR = 100; // per cent of the track
 
 /** A strength with its sign, as exact as it is: "+12.5", "−3", "0". */
@@ -27,10 +26,6 @@ function strengthAt(position, { high, steps }) {
 function plain(parent, text) {
   appendRuns(parent, visibleRuns(text, { spaces: false }));
   return parent;
-}
-
-function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }
 
 function render({ model, el }) {
@@ -352,27 +347,11 @@ function render({ model, el }) {
     }
   }
 
-  // The kernel answers each request at once; where no answer comes, it is busy with a cell, or it was restarted.
-  let unanswered = null;
-  function answered() {
-    clearTimeout(unanswered);
-    unanswered = null;
-  }
-  function giveUp() {
+  const { ask, answered } = patience(() => {
     setText(status, NO_ANSWER);
     status.classList.add("lk-steer-failed");
     spoken.textContent = NO_ANSWER;
-  }
-  function ask(request) {
-    answered();
-    unanswered = setTimeout(giveUp, PATIENCE_MS);
-    try {
-      request();
-    } catch {
-      answered();
-      giveUp();
-    }
-  }
+  });
 
   let typing = null;
   function commit() {

@@ -240,8 +240,8 @@ def prompt_text(generation: Generation) -> list[str]:
     """The prompt as [what is folded away, what is shown]; a prompt of many characters keeps its last 20,000."""
     tokens = list(generation.prompt_tokens)
     cut = 0 if len(tokens) <= PROMPT_SHOWN else len(tokens) - PROMPT_TAIL
-    whole = _mended(_joined(tokens), generation.prompt)
-    tail = _joined(tokens[cut:])
+    whole = _mended(joined(tokens), generation.prompt)
+    tail = joined(tokens[cut:])
     if REPLACEMENT in tail or not whole.endswith(tail):
         tail = whole[-len(tail) :] if cut else whole  # counted in characters where tokens split them
     rest = whole[: len(whole) - len(tail)]
@@ -251,7 +251,7 @@ def prompt_text(generation: Generation) -> list[str]:
     return [clean(rest if len(rest) <= room else "… " + rest[len(rest) - room :]), clean(tail)]
 
 
-def _joined(tokens: Sequence[str]) -> str:
+def joined(tokens: Sequence[str]) -> str:
     """Tokens as one text, characters that they split put together from their bytes."""
     return b"".join(map(token_bytes, tokens)).decode("utf-8", "replace")
 

@@ -1,7 +1,7 @@
 // The running text with its underlines, and the panel that explains one token. Used by every view that shows a
 // generation: createReader() draws what update() is given and knows nothing of widgets or models.
 
-import { appendRuns, decimal, equalChoices, make, ownKey, percent, spokenLabel, visibleLabel, visibleRuns } from "../common.js";
+import { appendRuns, decimal, equalChoices, hasSelection, make, ownKey, percent, spokenLabel, visibleLabel, visibleRuns } from "../common.js";
 import {
   CONTINUED,
   HESITATION,
@@ -328,9 +328,7 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
   });
   list.addEventListener("click", (event) => {
     const i = tokenAt(event);
-    const selection = element.ownerDocument.getSelection();
-    // The end of a drag that selected text is no click on a token.
-    if (i < 0 || (selection && !selection.isCollapsed && list.contains(selection.anchorNode))) return;
+    if (i < 0 || hasSelection(list)) return;
     list.focus({ preventScroll: true });
     activate(i);
     toggle(i);
