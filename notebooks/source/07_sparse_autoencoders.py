@@ -347,9 +347,10 @@ print(own[["tokens", "unexplained", "increase"]].round(2).to_string())
 
 # %% [markdown]
 # ### Train a small one
-# It took about an hour on two processor cores to run the model over six million tokens and to read them three times. In seconds a small one learns as well, from a
-# few dozen passages: 512 features, 32 at work, each token read some thirty times. Watch what is left over, and how many features
-# are **dead**, at work on nothing any more.
+# On two processor cores it took about an hour to run the model over six million tokens and to read them three times. A small
+# one learns in seconds, from a few dozen passages: 512 features, 32 at work, each token read some thirty times. Watch what is
+# left over, and how many features are **dead**, at work on nothing any more.
+
 
 # %%
 def read(texts):
