@@ -185,7 +185,8 @@ lk.check("sae.share_unexplained", share_unexplained)
 
 # %% [markdown]
 # Now train one on the small world. It is shown tokens and nothing else; 64 random directions to begin with, and at most three
-# may speak. The work runs beside the notebook, and *Stop* ends it with what there is.
+# may speak. The work runs beside the notebook, and *Stop* ends it with what there is. Watch what is left over (*unexplained*) and
+# how many features are **dead**, at work on nothing any more.
 
 # %%
 world = lk.sae.world(features=64, d=24, at_work=2.0)
@@ -199,28 +200,11 @@ plan = lk.sae.Settings(
     warm_up=10_000,
     dead_after=20_000,
 )
-
-
-def training(stop):
-    steps = lk.sae.train(x, plan, stop=stop)
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            return end.value  # the trained autoencoder
-        if step.step % 5 == 0 or step.step == 1:
-            yield {
-                "done": step.step,
-                "total": plan.steps,
-                "values": {"unexplained": step.unexplained},
-            }
-
-
 panel = lk.views.live(
-    training,
+    lk.sae.trained(x, plan),
     title="A dictionary learns 64 directions from tokens alone",
     x="step",
-    y="share unexplained",
+    y="share",
 )
 panel
 
@@ -314,9 +298,7 @@ components = lk.predict(
 components
 
 # %%
-characters = {
-    "chinese": 200
-}  # a character of Chinese is more than a token, one of English less
+characters = {"chinese": 200}  # of a passage; elsewhere 500, which are fewer tokens there
 passages = {
     kind: [text[: characters.get(kind, 500)] for text in some]
     for kind, some in lk.moe.texts(2, skip=20).items()
@@ -348,8 +330,7 @@ print(own[["tokens", "unexplained", "increase"]].round(2).to_string())
 # %% [markdown]
 # ### Train a small one
 # On two processor cores it took about an hour to run the model over six million tokens and to read them three times. A small
-# one learns in seconds, from a few dozen passages: 512 features, 32 at work, each token read some thirty times. Watch what is
-# left over, and how many features are **dead**, at work on nothing any more.
+# one learns in seconds, from a few dozen passages: 512 features, 32 at work, each token read some thirty times.
 
 
 # %%
@@ -405,6 +386,7 @@ for name, dictionary in (("small", own_small), ("labkit-sae", sae)):
 lk.views.features(
     lk.sae.features(lab, sae, "The captain saw the white whale in July."),
     look_up=lambda index: lk.sae.dashboard(lab, sae[index]),
+    feature=1034,
     take=lambda text: lk.sae.features(lab, sae, text),
     search=lambda words: [
         (int(row.feature), f"{row.hits} of {row.examples} examples: {row.found}")

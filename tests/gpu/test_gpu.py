@@ -62,3 +62,38 @@ def test_the_hardware_is_described() -> None:
     assert torch.cuda.get_device_name() in hardware.describe_device()
     native = torch.cuda.get_device_capability()[0] >= 8
     assert hardware.pick_dtype("auto", "cuda") is (torch.bfloat16 if native else torch.float32)
+
+
+def test_an_autoencoder_is_trained_where_its_activations_are() -> None:
+    world = lk.sae.world(features=32, d=16, at_work=2.0)
+    x, _ = world.sample(8_000)
+    settings = lk.sae.Settings(features=32, k=3, tokens=80_000, batch=512, learning_rate=1e-2, warm_up=5_000)
+    found = []
+    for device in ("cuda", "cpu"):
+        run = lk.sae.train(x.to(device), settings)
+        while True:
+            try:
+                next(run)
+            except StopIteration as end:
+                found.append(end.value)
+                break
+    assert all(each.decoder.device.type == "cpu" for each in found)
+    on_gpu, on_cpu = (lk.sae.recovery(each.decoder, world.directions) for each in found)
+    assert on_gpu.mean > 0.9 > 0.6 > on_gpu.chance
+    assert abs(on_gpu.mean - on_cpu.mean) < 0.1
+
+
+def test_features_of_a_model_on_the_gpu(tiny_folder: Path) -> None:
+    on_gpu, on_cpu = (lk.load(tiny_folder, device=d, dtype="float32") for d in ("cuda", "cpu"))
+    x, _ = lk.sae.world(features=64, d=on_cpu.config.hidden_size).sample(4_000)
+    run = lk.sae.train(x, lk.sae.Settings(features=64, k=4, tokens=4_000, batch=500), layer=1)
+    while True:
+        try:
+            next(run)
+        except StopIteration as end:
+            sae = end.value
+            break
+    a, b = (lk.sae.features(lab, sae, "abc abc abc") for lab in (on_gpu, on_cpu))
+    assert torch.equal(a.indices.sort().values, b.indices.sort().values)
+    with on_gpu.edit(lk.steer(sae[3], 2.0)), on_cpu.edit(lk.steer(sae[3], 2.0)):
+        assert torch.allclose(on_gpu.trace("abc").logits.cpu(), on_cpu.trace("abc").logits, atol=1e-3)
