@@ -79,7 +79,7 @@ def test_an_autoencoder_is_trained_where_its_activations_are() -> None:
                 break
     assert all(each.decoder.device.type == "cpu" for each in found)
     on_gpu, on_cpu = (lk.sae.recovery(each.decoder, world.directions) for each in found)
-    assert on_gpu.mean > 0.9 > 0.6 > on_gpu.chance
+    assert on_gpu.mean > 0.75 > 0.6 > on_gpu.chance
     assert abs(on_gpu.mean - on_cpu.mean) < 0.1
 
 
