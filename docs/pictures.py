@@ -26,6 +26,7 @@ NOTEBOOKS = ROOT / "notebooks" / "source"  # these go into the notebooks themsel
 NOTEBOOK = NOTEBOOKS / "01_first_look.png"
 COPYING = NOTEBOOKS / "02_attention.png"
 ROUTES = NOTEBOOKS / "06_moe_routing.png"
+FEATURES = NOTEBOOKS / "07_sparse_autoencoders.png"
 
 TEXT = ROOT / "docs" / "architecture.md"
 SHORT = "The cat sat on the mat. The cat sat on the"
@@ -35,8 +36,9 @@ WIDTH = 1240
 
 
 def main() -> None:
-    """`python docs/pictures.py attention` takes those of the attention view alone; likewise `tokens`, `copying`, `routes`."""
-    wanted = sys.argv[1:] or ["tokens", "attention", "copying", "routes"]
+    """`python docs/pictures.py attention` takes those of the attention view alone; likewise `tokens`, `copying`, `routes`,
+    `features`."""
+    wanted = sys.argv[1:] or ["tokens", "attention", "copying", "routes", "features"]
     browser_path = next(p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n)))
     lab = lk.load()
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
@@ -49,6 +51,8 @@ def main() -> None:
             copying(lab, browser, Path(scratch))
         if "routes" in wanted:
             routes(browser, Path(scratch))
+        if "features" in wanted:
+            features(browser, Path(scratch))
         browser.close()
 
 
@@ -100,6 +104,30 @@ def routes(browser: Any, scratch: Path) -> None:
         (ROUTES, 660, "light", ".lk-rt-text"),
         (IMAGES / "routes-light.png", WIDTH, "light", None),
         (IMAGES / "routes-dark.png", WIDTH, "dark", None),
+    ):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.goto(file)
+        page.wait_for_timeout(600)
+        shot = page.locator(part).first.screenshot() if part else page.screenshot(full_page=True)
+        target.write_bytes(few_colours(shot))
+        print(f"{target.relative_to(ROOT)}: {target.stat().st_size:,} bytes")
+        page.close()
+
+
+SEA = "The captain saw the white whale in July, and wrote of whaling in the ship's log before the whales were gone."
+WHALE = 3084
+
+
+def features(browser: Any, scratch: Path) -> None:
+    """A sentence shaded by the feature of whales, and that feature's dashboard."""
+    lab, sae = lk.load(dtype="float32", device="cpu"), lk.sae.load()
+    found = lk.sae.features(lab, sae, SEA)
+    view = lk.views.features(found, look_up=lambda i: lk.sae.dashboard(lab, sae[i]), feature=WHALE)
+    file = view.to_html(scratch / "features.html").as_uri()
+    for target, width, scheme, part in (
+        (FEATURES, 660, "light", ".lk-fv-passages"),
+        (IMAGES / "features-light.png", WIDTH, "light", None),
+        (IMAGES / "features-dark.png", WIDTH, "dark", None),
     ):
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page.goto(file)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labkit.views.attention_view import attention as attention
     from labkit.views.charts import memory as memory
+    from labkit.views.dose_chart import doses as doses
     from labkit.views.features_view import features as features
     from labkit.views.lens_chart import attribution as attribution
     from labkit.views.lens_chart import lens as lens
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "attention": "labkit.views.attention_view",
     "attribution": "labkit.views.lens_chart",
+    "doses": "labkit.views.dose_chart",
     "features": "labkit.views.features_view",
     "lens": "labkit.views.lens_chart",
     "live": "labkit.views.live_panel",

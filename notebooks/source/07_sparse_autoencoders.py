@@ -16,6 +16,8 @@
 # something: a month, a quotation mark, a whale. In this notebook you build such an autoencoder, open one that comes with labkit,
 # find a feature, give it a name and let fresh text judge the name. Then you push the feature up and watch what the model writes.
 #
+# ![Where one feature is at work: five passages, each with the word whale shaded](attachment:07_sparse_autoencoders.png)
+#
 # | | |
 # |---|---|
 # | **Time** | 75 minutes in all, in seven sections; each can be done alone |

@@ -1,0 +1,499 @@
+"""What steering brings and what it costs, by strength: two plotly pictures of our template, one above the other."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from labkit.errors import BadInput
+from labkit.views.template import INK, OKABE_ITO, template
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NUMBERS = ("strength", "share", "low", "high", "loss", "loss_low", "loss_high", "broken")
+COLUMNS = ("direction", *NUMBERS, "example")
+UNSTEERED = "cross"  # the symbol of strength 0
+# As many symbols as share no divisor with the seven colours, so that it takes long until two directions look the same; none
+# is a ring, which says "broke" and must go around any of them.
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "triangle-down")
+DASHES = ("solid", "dash", "dashdot", "longdash", "longdashdot")
+BESIDE = "random"  # what is nobody's choice is drawn grey and dotted
+GREY = "#8a8a8a"
+SIZE, RING = 9, 17  # pixels
+MOST_TICKS = 12  # strengths written out
+LONGEST_NAME = 32  # characters of a direction or of the concept
+LONGEST_EXAMPLE = 320  # characters
+HOVER_COLUMNS, TITLE_COLUMNS, NOTE_COLUMNS = 64, 80, 92
+SHARE, LOSS = 1, 2  # the rows of the picture
+NBSP = "\u00a0"
+JOINERS = "\u200c\u200d"  # invisible, and part of how some scripts and emoji are written
+
+
+def doses(table: pd.DataFrame, *, concept: str = "the concept", title: str | None = None) -> Any:
+    """What steering brings (how often the concept comes) and what it costs (how implausible the text becomes), by strength.
+
+    table: of `lk.sae.dose`, a row per direction and strength: share of the continuations that have the concept, low and
+        high (its 95 % interval), loss (nats a token that the model without steering gives to what was written), loss_low,
+        loss_high, broken (share that ended in a loop), example. Part of it (`table[table.strength >= 0]`) gives part of
+        the picture.
+    concept: what is counted, as a word or two, such as "whales".
+    Points with a ring are strengths at which some continuations broke. Where all directions have the same numbers at
+    strength 0, as without steering they must, they share one point, and a line carries its level across. Directions stand
+    a little beside each other, so that no interval hides another. title: by default a sentence that says which direction
+    brings most, at what price, and whether its interval overlaps that of the best other one.
+    Returns a plotly Figure. Raises BadInput for another table.
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    rows = _checked(table)
+    if not isinstance(concept, str) or not concept.strip():
+        raise BadInput(f"concept={concept!r} is no name; give a word or two, such as concept='whales'.")
+    names = list(dict.fromkeys(row["direction"] for row in rows))
+    zero = _unsteered(rows)
+    strengths = sorted({row["strength"] for row in rows} | ({0.0} if zero else set()))
+    step, span = _apart(strengths, len(names))
+    figure = make_subplots(
+        rows=2,
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.14,
+        subplot_titles=[
+            f"<b>What it brings</b>: continuations with {_text(concept)}",
+            "<b>What it costs</b>: loss, in nats a token, that the unsteered model gives to the text",
+        ],
+    )
+    looks = _looks(names)
+    for panel, column in ((SHARE, "share"), (LOSS, "loss")):
+        place = {"row": panel, "col": 1}
+        if zero is not None and math.isfinite(zero[column]):
+            level = _scaled(zero[column], column)
+            line = {"color": INK, "width": 1}
+            figure.add_trace(
+                go.Scatter(
+                    x=[strengths[0] - span, strengths[-1] + span],
+                    y=[level, level],
+                    mode="lines",
+                    line=line,
+                    hoverinfo="skip",
+                    legendgroup="zero",
+                    showlegend=False,
+                ),
+                **place,
+            )
+        for i, name in enumerate(names):
+            colour, symbol, dash = looks[name]
+            own = [row for row in rows if row["direction"] == name and not (zero and row["strength"] == 0)]
+            drawn = sorted([*own, zero] if zero else own, key=lambda row: row["strength"])
+            beside = (i - (len(names) - 1) / 2) * step
+            figure.add_trace(
+                go.Scatter(
+                    x=[row["strength"] if row is zero else row["strength"] + beside for row in drawn],
+                    y=[_scaled(row[column], column) for row in drawn],
+                    mode="lines",
+                    line={"color": colour, "width": 2, "dash": dash},
+                    hoverinfo="skip",
+                    legendgroup=f"direction {i}",
+                    showlegend=False,
+                ),
+                **place,
+            )
+            figure.add_trace(
+                _points(own, column, beside, colour, symbol, name=_text(name), group=f"direction {i}"), **place
+            )
+            if broke := [row for row in own if row["broken"] > 0]:
+                figure.add_trace(_rings(broke, column, beside, f"direction {i}"), **place)
+        if zero is not None:
+            figure.add_trace(
+                _points([zero], column, 0.0, INK, UNSTEERED, name="without steering", group="zero"), **place
+            )
+    for i, name in enumerate(names):  # the key is drawn for itself: colour, symbol and dash of each direction
+        colour, symbol, dash = looks[name]
+        figure.add_trace(
+            go.Scatter(
+                x=[None],
+                y=[None],
+                mode="lines+markers",
+                name=_text(name),
+                legendgroup=f"direction {i}",
+                line={"color": colour, "width": 2, "dash": dash},
+                marker={"size": SIZE, "symbol": symbol, "color": colour},
+            )
+        )
+    if zero is not None:
+        figure.add_trace(
+            go.Scatter(
+                x=[None],
+                y=[None],
+                mode="lines+markers",
+                name="without steering",
+                legendgroup="zero",
+                line={"color": INK, "width": 1},
+                marker={"size": SIZE, "symbol": UNSTEERED, "color": INK},
+            )
+        )
+    if any(row["broken"] > 0 for row in rows):
+        figure.add_trace(
+            go.Scatter(
+                x=[None],
+                y=[None],
+                mode="markers",
+                name="ringed: some continuations broke (looped)",
+                legendgroup="broken",
+                marker={"size": 14, "symbol": "circle-open", "color": INK, "line": {"width": 2}},
+            )
+        )
+    best = _best(rows, zero)
+    if best is not None:
+        beside = (names.index(best["direction"]) - (len(names) - 1) / 2) * step
+        figure.add_annotation(
+            x=best["strength"] + beside,
+            y=_scaled(max(best["share"], best["high"] if math.isfinite(best["high"]) else 0.0), "share"),
+            text=f"<b>{_percent(best['share'])}</b>",
+            showarrow=False,
+            yanchor="bottom",
+            yshift=3,
+            font={"size": 15},
+            row=SHARE,
+            col=1,
+        )
+    ticks = {"tickvals": strengths, "ticktext": [_plain(s) for s in strengths]} if len(strengths) <= MOST_TICKS else {}
+    figure.update_xaxes(range=[strengths[0] - span, strengths[-1] + span], zeroline=False, showgrid=False, **ticks)
+    figure.update_xaxes(title=_titled("strength of the push along the direction"), row=LOSS, col=1)
+    figure.update_yaxes(
+        range=[-5, 105],
+        tickvals=[0, 25, 50, 75, 100],
+        ticktext=[_percent(i / 4) for i in range(5)],
+        zeroline=False,
+        row=SHARE,
+        col=1,
+    )
+    figure.update_yaxes(zeroline=False, row=LOSS, col=1)
+    for annotation in figure.layout.annotations[:2]:  # what a picture shows stands above it at the left
+        annotation.update(x=0, xanchor="left", font={"size": 13, "color": INK})
+    said = [title] if title else _sentence(rows, zero, concept)
+    if any(len(part) > TITLE_COLUMNS for part in said):
+        said = [" ".join(said)]
+    head = [line for part in said for line in _wrapped(part, TITLE_COLUMNS)]
+    notes = _packed(_notes(rows, zero, table.attrs))
+    above = 34 + 20 * len(head) + 18 * len(notes)  # pixels: where the text ends
+    figure.update_layout(
+        template=template(),
+        title={
+            "text": "<br>".join(head) + f"<br><span style='font-size:12px'>{'<br>'.join(notes)}</span>",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 30},
+        },
+        height=above + 510,
+        margin={"t": above + 38, "b": 100},
+        legend={"yref": "container", "y": 0.0, "yanchor": "bottom"},
+        hoverlabel={"align": "left"},
+    )
+    return figure
+
+
+def _checked(table: Any) -> list[dict[str, Any]]:
+    """The rows, with plain numbers; what is no finite number is NaN."""
+    if not set(COLUMNS) <= set(getattr(table, "columns", ())) or not len(table):
+        raise BadInput("There is nothing to draw; give the DataFrame that lk.sae.dose returned.")
+    rows = table[list(COLUMNS)].to_dict("records")
+    for row in rows:
+        row["direction"] = str(row["direction"])
+        for name in NUMBERS:
+            row[name] = _number(row[name], name)
+        if not math.isfinite(row["strength"]):
+            raise BadInput("A row of the table has no strength; give the DataFrame that lk.sae.dose returned.")
+    if len({(row["direction"], row["strength"]) for row in rows}) < len(rows):
+        raise BadInput("The table has several rows for one direction and strength; give what one lk.sae.dose returned.")
+    return rows
+
+
+def _number(value: Any, column: str) -> float:
+    import pandas as pd
+
+    try:
+        number = math.nan if pd.isna(value) else float(value)
+    except (TypeError, ValueError):
+        raise BadInput(f"The column {column} holds what is no number; give what lk.sae.dose returned.") from None
+    return number if math.isfinite(number) else math.nan
+
+
+def _unsteered(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The one row that stands for strength 0, where all directions that have it say the same."""
+    found = [row for row in rows if row["strength"] == 0]
+    same = {tuple(repr(row[name]) for name in NUMBERS[1:]) for row in found}
+    return found[0] if len(same) == 1 else None
+
+
+def _apart(strengths: list[float], directions: int) -> tuple[float, float]:
+    """How far directions stand beside each other at one strength, and how far the axis goes on beyond the outermost."""
+    if len(strengths) == 1:
+        width = max(1.0, abs(strengths[0]))
+        return 0.03 * width, 0.5 * width
+    width = strengths[-1] - strengths[0]
+    gap = min(b - a for a, b in pairwise(strengths))
+    step = min(0.018 * width, 0.5 * gap / max(1, directions))
+    return step, 0.05 * width + step * directions / 2
+
+
+def _looks(names: list[str]) -> dict[str, tuple[str, str, str]]:
+    """Colour, symbol and dash of each direction; the first that was drawn at random is grey and dotted."""
+    chance = next((name for name in names if _by_chance(name)), None)
+    looks, at = {}, 0
+    for i, name in enumerate(names):
+        symbol = SYMBOLS[i % len(SYMBOLS)]
+        if name == chance:
+            looks[name] = (GREY, symbol, "dot")
+        else:
+            looks[name] = (OKABE_ITO[at % len(OKABE_ITO)], symbol, DASHES[at % len(DASHES)])
+            at += 1
+    return looks
+
+
+def _points(
+    rows: list[dict[str, Any]], column: str, beside: float, colour: str, symbol: str, *, name: str, group: str
+) -> Any:
+    import plotly.graph_objects as go
+
+    low, high = ("low", "high") if column == "share" else ("loss_low", "loss_high")
+    at = [_scaled(row[column], column) for row in rows]
+    return go.Scatter(
+        x=[row["strength"] + beside for row in rows],
+        y=at,
+        error_y={
+            "array": [_reach(_scaled(row[high], column), y) for row, y in zip(rows, at, strict=True)],
+            "arrayminus": [_reach(y, _scaled(row[low], column)) for row, y in zip(rows, at, strict=True)],
+            "color": colour,
+            "thickness": 1.5,
+            "width": 0,
+        },
+        mode="markers",
+        name=name,
+        legendgroup=group,
+        showlegend=False,
+        cliponaxis=False,
+        marker={"size": SIZE, "symbol": symbol, "color": colour},
+        customdata=[_hover(row, name) for row in rows],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+
+
+def _rings(rows: list[dict[str, Any]], column: str, beside: float, group: str) -> Any:
+    """Around the points of strengths at which continuations broke."""
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        x=[row["strength"] + beside for row in rows],
+        y=[_scaled(row[column], column) for row in rows],
+        mode="markers",
+        marker={"size": RING, "symbol": "circle-open", "color": INK, "line": {"width": 2}},
+        name="broken",
+        legendgroup=group,
+        showlegend=False,
+        cliponaxis=False,
+        hoverinfo="skip",
+    )
+
+
+def _hover(row: dict[str, Any], name: str) -> str:
+    without = row["strength"] == 0
+    lines = [f"<b>{name}</b>" + ("" if without else f", strength {_plain(row['strength'])}")]
+    lines.append(f"concept in {_percent(row['share'])}{_between(row, 'low', 'high', _percent)}")
+    unit = " nats a token" if math.isfinite(row["loss"]) else ""
+    lines.append(f"loss {_nats(row['loss'], 4)}{unit}{_between(row, 'loss_low', 'loss_high', _nats)}")
+    if row["broken"] > 0:
+        lines.append(f"{_percent(row['broken'])} broke: they end in a loop")
+    example = row["example"]
+    if isinstance(example, str) and example.strip():
+        lines += ["an example:", *_wrapped(f"“{_shown(example.strip(), LONGEST_EXAMPLE)}”", HOVER_COLUMNS)]
+    return "<br>".join(lines)
+
+
+def _best(rows: list[dict[str, Any]], zero: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The row in which steering brings most; of equals that which costs least. None where it brings no more than nothing."""
+    steered = [row for row in rows if row["strength"] != 0 and math.isfinite(row["share"])]
+    best = min(steered, key=_rank, default=None)
+    least = zero["share"] if zero and math.isfinite(zero["share"]) else 0.0
+    return best if best and best["share"] > least else None
+
+
+def _rank(row: dict[str, Any]) -> tuple[float, float, float]:
+    return (-row["share"], row["loss"] if math.isfinite(row["loss"]) else math.inf, abs(row["strength"]))
+
+
+def _rival(rows: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, Any] | None:
+    """The best row of the other directions."""
+    others = [r for r in rows if r["direction"] != best["direction"] and r["strength"] and math.isfinite(r["share"])]
+    return min(others, key=_rank, default=None)
+
+
+def _overlap(a: dict[str, Any], b: dict[str, Any]) -> bool | None:
+    """Whether the intervals of two shares overlap; None where one is not known."""
+    if not all(math.isfinite(row[end]) for row in (a, b) for end in ("low", "high")):
+        return None
+    return a["low"] <= b["high"] and b["low"] <= a["high"]
+
+
+def _sentence(rows: list[dict[str, Any]], zero: dict[str, Any] | None, concept: str) -> list[str]:
+    """Which direction brings most; below it, what that costs and whether it is more than the best of the others' (or than
+    comes by itself). Not yet escaped."""
+    steered = [row for row in rows if row["strength"] != 0]
+    if not steered:
+        return ["Nothing was steered here: the table has strength 0 alone"]
+    if not any(math.isfinite(row["share"]) for row in steered):
+        return ["No share of this table is a number"]
+    best, what = _best(rows, zero), _shown(concept, LONGEST_NAME)
+    if best is None:
+        if zero and zero["share"] > 0:
+            return [
+                f"Steering brings {what} no more often than it comes without: {_percent(zero['share'])} of continuations"
+            ]
+        return [f"Steering brings {what} into no continuation, whatever the direction and strength"]
+    rival = _rival(rows, best)
+    most = "most often: " if rival else ""
+    brings = (
+        f"{_quoted(best['direction'])} at strength {_plain(best['strength'])} brings {what} {most}"
+        f"into {_percent(best['share'])} of the texts;"
+    )
+    price = _price(best, _base(rows, zero, best))
+    other = rival or zero
+    overlap = _overlap(best, other) if other else None
+    whose = f"that of {_quoted(rival['direction'])}" if rival else "that without steering"
+    if rival and rival["share"] == best["share"]:
+        price += f"; {_quoted(rival['direction'])} brings it as often"
+    elif overlap is not None:
+        price += f"; its interval {'overlaps' if overlap else 'lies above'} {whose}"
+    return [brings, price]
+
+
+def _notes(rows: list[dict[str, Any]], zero: dict[str, Any] | None, attrs: dict[Any, Any]) -> list[str]:
+    """The numbers behind the sentence, and what the bars are; not yet escaped."""
+    notes = []
+    best = _best(rows, zero)
+    if best is not None:
+        notes.append(f"{_percent(best['share'])}{_between(best, 'low', 'high', _percent)}")
+        if zero:
+            notes[0] += f", without steering {_percent(zero['share'])}{_between(zero, 'low', 'high', _percent)}"
+        if rival := _rival(rows, best):
+            where = f"{_quoted(rival['direction'])} at {_plain(rival['strength'])}"
+            notes.append(f"best other: {where}, {_percent(rival['share'])}{_between(rival, 'low', 'high', _percent)}")
+        chance = next((r for r in rows if _by_chance(r["direction"]) and r["strength"] == best["strength"]), None)
+        if chance and chance is not best and (base := _base(rows, zero, chance)):
+            brought, cost = _percent(chance["share"]), _nats(chance["loss"] - base["loss"])
+            notes.append(
+                f"{_quoted(chance['direction'])} at {_plain(chance['strength'])} costs {cost}, brings {brought}"
+            )
+        if best["broken"] > 0:
+            notes.append(f"{_percent(best['broken'])} of these continuations broke")
+    if any(
+        math.isfinite(row[low] + row[high])
+        for row in rows
+        for low, high in (("low", "high"), ("loss_low", "loss_high"))
+    ):
+        prompts = attrs.get("prompts")
+        notes.append("bars: 95 %" + (f", {prompts} prompts" if isinstance(prompts, int) else ""))
+    return notes
+
+
+def _base(rows: list[dict[str, Any]], zero: dict[str, Any] | None, row: dict[str, Any]) -> dict[str, Any] | None:
+    """What the loss of a row is held against: strength 0."""
+    return zero or next((r for r in rows if r["direction"] == row["direction"] and r["strength"] == 0), None)
+
+
+def _price(row: dict[str, Any], base: dict[str, Any] | None) -> str:
+    if not math.isfinite(row["loss"]):
+        return "what it costs is not known"
+    if base is None or not math.isfinite(base["loss"]):
+        return f"the loss is {_nats(row['loss'])} nats a token"
+    cost = row["loss"] - base["loss"]
+    if abs(cost) < 0.005:
+        return "it costs nothing"
+    return f"it costs {_nats(cost)} nats a token" if cost > 0 else f"the loss falls by {_nats(-cost)} nats a token"
+
+
+def _by_chance(name: str) -> bool:
+    return name.lower().startswith(BESIDE)
+
+
+def _scaled(value: float, column: str) -> float:
+    return 100 * value if column == "share" else value
+
+
+def _reach(high: float, low: float) -> float:
+    return max(0.0, high - low) if math.isfinite(high - low) else 0.0
+
+
+def _between(row: dict[str, Any], low: str, high: str, written: Any) -> str:
+    if not math.isfinite(row[low] + row[high]):
+        return ""
+    return f" ({written(row[low]).removesuffix(NBSP + '%')} to {written(row[high])})"
+
+
+def _percent(share: float) -> str:
+    if not math.isfinite(share):
+        return "not known"
+    if 0 < share < 0.005:
+        return f"under 1{NBSP}%"
+    return f"over 99{NBSP}%" if 0.995 < share < 1 else f"{100 * share:.0f}{NBSP}%"
+
+
+def _nats(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else "not known"
+
+
+def _plain(strength: float) -> str:
+    return f"{strength:g}".replace("-", "−")
+
+
+def _quoted(name: str) -> str:
+    return f"“{_shown(name, LONGEST_NAME)}”"
+
+
+def _text(name: str) -> str:
+    return _escaped(_shown(name, LONGEST_NAME))
+
+
+def _shown(text: str, longest: int) -> str:
+    """Text in which line breaks can be seen, cut where it is long, without what would turn or hide the text around it."""
+    text = text if len(text) <= longest else text[: longest - 1] + "…"
+    text = text.replace("\r\n", "\n")
+    signs = {"\n": " ↵ ", "\r": " ↵ ", "\t": " ⇥ "}
+    text = "".join(signs.get(c, " " if c.isspace() else c) for c in text)
+    return "".join(c if c.isprintable() or c in JOINERS else "�" for c in text)
+
+
+def _wrapped(text: str, columns: int) -> list[str]:
+    """Escaped lines of at most so many characters, about equally long, so that no word stands alone."""
+    lines = textwrap.wrap(text, columns, break_on_hyphens=False)
+    fewest = len(lines)
+    narrow = math.ceil(len(text) / max(1, fewest))
+    for width in range(narrow, columns):
+        if len(evenly := textwrap.wrap(text, width, break_on_hyphens=False)) == fewest:
+            lines = evenly
+            break
+    return [_escaped(line) for line in lines]
+
+
+def _packed(notes: list[str]) -> list[str]:
+    """Escaped lines, each of as many whole notes as it has room for."""
+    lines: list[str] = []
+    for note in notes:
+        if lines and len(lines[-1]) + len(note) + 3 <= NOTE_COLUMNS:
+            lines[-1] += f" · {note}"
+        else:
+            lines.append(note)
+    return [part for line in lines for part in _wrapped(line, NOTE_COLUMNS)]
+
+
+def _titled(text: str) -> dict[str, Any]:
+    return {"text": text, "font": {"size": 13}}
+
+
+def _escaped(text: str) -> str:
+    """plotly reads a little HTML in its texts, and formulas between dollars."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
