@@ -101,7 +101,7 @@ def train_ours(tokens: torch.Tensor) -> float:
     began = time.perf_counter()
     x = torch.cat(list(residuals(default_lab(), tokens.tolist(), sae().layer)))
     settings = training.Settings(features=FEATURES, k=K, tokens=len(x), batch=BATCH, warm_up=BATCH)
-    for _ in training.train(x, settings):
+    for _ in training.train(x, settings, layer=sae().layer):
         pass
     return time.perf_counter() - began
 

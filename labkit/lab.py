@@ -273,6 +273,9 @@ class Lab:
         """
         from labkit.trace.edits import edited
 
+        for each in edits:
+            if (check := getattr(each, "check", None)) is not None:
+                check(self)
         block = contextlib.ExitStack()
         owner = threading.get_ident()  # a generator that holds this block may be closed by another thread
         with self._turns.stretch(owner):

@@ -42,6 +42,7 @@ LAYER = 15
 MODEL = "smollm2-135m-instruct"
 LENGTH = 256  # tokens of a piece of text
 PIECES_A_FILE = 1_024
+SHARED = 0.05  # of a passage's text that stands in training documents too, from which on it is left out for comparison
 LOSS_DOCUMENTS = 12  # held-out passages of each kind on which the model's loss is measured
 BATCH = 16  # pieces
 OUTLIER = 10.0  # times the median norm
@@ -174,7 +175,7 @@ def train(work: Path, *, stop_after: int | None = None) -> None:
             run = {"rows": len(data), "device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
             file.write(json.dumps({"step": 0} | asdict(SETTINGS) | run) + "\n")
         for step in training.steps(trainer, lambda number: data.batch(number, SETTINGS.batch)):
-            if step.step <= 10 or step.step % 50 == 0:
+            if step.step <= 10 or step.step % 50 == 0 or step.step == SETTINGS.steps:
                 rounded = {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(step).items()}
                 rounded["per_second"] = round((step.step - first) * SETTINGS.batch / (time.perf_counter() - began))
                 file.write(json.dumps(rounded) + "\n")
@@ -208,7 +209,7 @@ def index(work: Path) -> None:
     """Find the shipped autoencoder's features in all that was harvested: dashboards and search are made of it."""
     sae = loading.from_folder(FOLDER, name="labkit-sae")
     pieces, kinds = np.load(work / "pieces.npy"), np.load(work / "kinds.npy")
-    collector = indexing.Collector(len(sae), texts.KINDS)
+    collector = indexing.Collector(len(sae), texts.KINDS, of=sae.fingerprint)
     for number, file in enumerate(Activations.load(work).files):
         mine = slice(number * PIECES_A_FILE, (number + 1) * PIECES_A_FILE)
         found = [sae.active(torch.from_numpy(np.array(rows)).float()) for rows in np.array_split(file, 64)]
@@ -224,8 +225,8 @@ def index(work: Path) -> None:
     finish()
 
 
-def measure(_work: Path) -> None:
-    """Evaluate what is shipped on the held-out passages, in float32."""
+def measure(work: Path) -> None:
+    """Evaluate what is shipped on the held-out passages, in float32; also without those that share text with the training's."""
     import labkit as lk
     from labkit.sae import quality
 
@@ -233,6 +234,11 @@ def measure(_work: Path) -> None:
     sae = loading.from_folder(FOLDER, name="labkit-sae")
     everything = quality.evaluate(lab, sae, lk.moe.texts(), losses=False)
     some = quality.evaluate(lab, sae, lk.moe.texts(LOSS_DOCUMENTS))
+    alone = {
+        kind: [p.text for p, (share, _) in zip(lk.moe.passages(kind), shares, strict=True) if share <= SHARED]
+        for kind, shares in texts.shared(work / "texts").items()
+    }
+    apart = quality.evaluate(lab, sae, alone, against=(), losses=False)
     found = {
         "dead": everything.dead,
         "tokens": everything.tokens,
@@ -241,9 +247,11 @@ def measure(_work: Path) -> None:
         "passages": LOSS_DOCUMENTS,
         "unexplained": everything.table[["way", "kind", "tokens", "unexplained", "at_work"]].to_dict("records"),
         "losses": some.table.to_dict("records"),
+        "apart": apart.table[["kind", "tokens", "unexplained"]].to_dict("records"),
     }
     (FOLDER / QUALITY).write_text(json.dumps(_rounded(found), indent=1) + "\n", "utf-8")
-    print(everything.table.round(4).to_string(), some.table.round(4).to_string(), everything.dead, sep="\n")
+    for each in (everything, some, apart):
+        print(each.table.round(4).to_string())
     finish()
 
 
@@ -260,19 +268,30 @@ def card() -> str:
     quality = json.loads((FOLDER / QUALITY).read_text("utf-8"))
     left = {(row["way"], row["kind"]): row for row in quality["unexplained"]}
     cost = {(row["way"], row["kind"]): row for row in quality["losses"]}
-    kinds = [*texts.KINDS, "all"]
+    apart = {row["kind"]: row for row in quality["apart"]}
     rows = [
         f"| {kind} | {left['sae', kind]['tokens']:,} | {left['sae', kind]['unexplained']:.3f} "
-        f"| {cost['sae', kind]['loss']:.3f} | {cost['sae', kind]['increase']:+.3f} | {cost['sae', kind]['recovered']:.1%} |"
-        for kind in kinds
+        f"| {apart[kind]['unexplained']:.3f} | {cost['sae', kind]['tokens']:,} | {cost['sae', kind]['loss']:.3f} "
+        f"| {cost['sae', kind]['increase']:+.3f} ({cost['sae', kind]['low']:+.3f} to {cost['sae', kind]['high']:+.3f}) "
+        f"| {cost['sae', kind]['recovered']:.1%} |"
+        for kind in (*texts.KINDS, "all")
     ]
+
+    def mean(of: dict[Any, Any], name: str) -> float:
+        return float(np.mean([of[kind][name] for kind in texts.KINDS]))
+
+    own_left, own_cost = ({kind: table["sae", kind] for kind in texts.KINDS} for table in (left, cost))
+    rows.append(
+        f"| mean of the kinds | | {mean(own_left, 'unexplained'):.3f} | {mean(apart, 'unexplained'):.3f} | "
+        f"| {mean(own_cost, 'loss'):.3f} | {mean(own_cost, 'increase'):+.3f} | {mean(own_cost, 'recovered'):.1%} |"
+    )
     ways = [
         f"| {NAMES[way]} | {left[way, 'all']['unexplained']:.3f} | {cost[way, 'all']['increase']:+.3f} "
         f"| {cost[way, 'all']['recovered']:.1%} |"
         for way in NAMES
         if (way, "all") in left
     ]
-    first, last = lines[0], lines[-1]
+    first = lines[0]
     return (
         (Path(__file__).parent / "sae_card.md")
         .read_text("utf-8")
@@ -281,14 +300,15 @@ def card() -> str:
             k=SETTINGS.k,
             layer=LAYER,
             rows=first["rows"],
-            tokens=last["tokens"],
-            steps=last["step"],
+            tokens=SETTINGS.steps * SETTINGS.batch,
+            steps=SETTINGS.steps,
             batch=SETTINGS.batch,
             rate=f"{SETTINGS.learning_rate:g}",
             length=LENGTH,
             outlier=OUTLIER,
             megabytes=sum(f.stat().st_size for f in FOLDER.iterdir() if f.suffix == ".safetensors") / 1e6,
             kinds="\n".join(rows),
+            chinese=left["sae", "chinese"]["tokens"] / left["sae", "all"]["tokens"],
             ways="\n".join(ways),
             dead=f"{quality['dead']:.1%}",
             left_out=quality["left_out"],

@@ -298,8 +298,12 @@ def ship(folder: Path) -> None:
 RUN = {"chinese": 16}  # characters; 60 for the others
 
 
-def overlap(folder: Path) -> None:
-    """Print which share of each passage lies in runs of 60 characters (16 of Chinese) that a training document has too."""
+def shared(folder: Path) -> dict[str, list[tuple[float, str]]]:
+    """By kind, for each passage the share of it that stands in training documents too, and its title.
+
+    What stands there in runs of 60 characters (16 of Chinese) counts.
+    """
+    found_of: dict[str, list[tuple[float, str]]] = {}
     for kind in KINDS:
         run = RUN.get(kind, 60)
         documents = passages(folder, kind)
@@ -315,6 +319,13 @@ def overlap(folder: Path) -> None:
                 if text[i : i + run] in found:
                     covered.update(range(i, i + run))
             shares.append((len(covered) / len(text), document["title"]))
+        found_of[kind] = shares
+    return found_of
+
+
+def overlap(folder: Path) -> None:
+    """Print how many passages share text with training documents."""
+    for kind, shares in shared(folder).items():
         some, half = (
             sum(s > 0.05 for s, _ in shares),
             [f"{t} {s:.0%}" for s, t in sorted(shares, reverse=True) if s > 0.5],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from labkit.errors import Unavailable
 from labkit.models.tokens import token_strings
-from labkit.sae.dictionary import Feature
+from labkit.sae.dictionary import Feature, checked_feature
 from labkit.sae.indexing import EDGES, TOP, Index, given, tensor
 
 __all__ = ["Dashboard", "Example", "dashboard", "nearest", "promoted"]
@@ -79,7 +79,7 @@ class Dashboard:
 
 def dashboard(lab: Any, feature: Feature, *, of: Index | None = None, k: int = 8) -> Dashboard:
     """What is known of a feature. of: an index; None for the one that came with the autoencoder. k: tokens and neighbours."""
-    sae = feature.sae
+    sae = checked_feature(feature).sae
     found = given(lab, sae, of)
     i = feature.index
     total = float(found.kind_sums[i].sum())
@@ -130,7 +130,7 @@ def promoted(
     In standard deviations over the vocabulary, by the direct way through the final norm's weights and the unembedding.
     Raises Unavailable where the way to the logits is not found.
     """
-    feature.sae.belongs(lab)
+    checked_feature(feature).sae.belongs(lab)
     moved = _moved(lab, feature.direction[None])[0]
     order = moved.argsort(descending=True)
     generator = torch.Generator().manual_seed(0)
@@ -149,16 +149,18 @@ def _moved(lab: Any, directions: Tensor) -> Tensor:
     if norm is None or unembedding is None:
         raise Unavailable(f"The way from the residual stream to the logits of {lab.name} is not found.")
     with lab.turn():
-        x = (LARGE * directions / directions.norm(dim=-1, keepdim=True)).to(device=lab.device, dtype=lab.dtype)
+        unit = directions / directions.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        x = (LARGE * unit).to(device=lab.device, dtype=lab.dtype)
         none = torch.zeros_like(x)
         moved = (unembedding(norm(x) - norm(none)) - unembedding(none)).float().cpu()
     moved -= moved.mean(-1, keepdim=True)
-    return moved / moved.std(-1, keepdim=True)
+    return moved / moved.std(-1, keepdim=True).clamp(min=1e-12)
 
 
 def nearest(feature: Feature, k: int = 8) -> tuple[tuple[int, float], ...]:
     """The k features whose directions are closest to this one's, with the cosine."""
-    rows = feature.sae.decoder / feature.sae.decoder.norm(dim=-1, keepdim=True)
+    decoder = checked_feature(feature).sae.decoder
+    rows = decoder / decoder.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     cosines = rows @ rows[feature.index]
     cosines[feature.index] = -torch.inf
     best = cosines.topk(min(k, len(rows) - 1))

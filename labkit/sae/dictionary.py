@@ -9,6 +9,8 @@ for sae-lens, which takes seconds to import; every other kind is handed to sae-l
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import BadInput
+from labkit.sae import saving
 from labkit.sae.sparse import decode
 
 __all__ = ["SAE", "Feature"]
@@ -38,8 +41,10 @@ class SAE:
     typical_norm, outlier: the median norm of what it was trained on, and how many times that a token's norm may be for
         the features to be defined; None where its files don't say.
     encoder, decoder: (d_in, features), (features, d_in) float32.  encoder_bias, decoder_bias: (features,), (d_in,).
-    threshold: (features,) for jumprelu.  centred: it was trained on a stream whose mean over d_in had been taken away from
-        each token (TransformerLens's center_writing_weights); the same is done here before it reads.
+    threshold: (features,) for jumprelu.  subtracts_bias: decoder_bias is taken away before it reads.  folder: where its
+        files are; None for one that was made in memory, which `save` writes.
+    centred: it was trained on a stream whose mean over d_in had been taken away from each token (TransformerLens's
+        center_writing_weights); the same is done here before it reads.
     """
 
     name: str
@@ -93,12 +98,28 @@ class SAE:
         """The sae-lens SAE itself, in float32. The first use imports sae-lens, which takes seconds."""
         if self._library is not None:
             return self._library
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
             warnings.simplefilter("ignore")
             from sae_lens import SAE as LibrarySAE
 
-            assert self.folder is not None
-            return LibrarySAE.load_from_disk(self.folder, dtype="float32")
+            folder = self.folder
+            if folder is None:
+                folder = Path(scratch) / "sae"
+                saving.save(self, folder)
+            return LibrarySAE.load_from_disk(folder, dtype="float32")
+
+    def save(self, folder: str | Path) -> Path:
+        """Write it as a folder in sae-lens's format, for `lk.sae.load(folder)` and sae-lens's own load_from_disk.
+
+        Raises BadInput where there is one already, and for a kind that sae-lens computes, which it saves itself.
+        """
+        path = Path(folder).expanduser()
+        if self.architecture not in PLAIN:
+            raise BadInput(
+                f"{self.name} is of kind {self.architecture}; save it with sae-lens: sae.sae.save_model(path)."
+            )
+        saving.save(self, path)
+        return path
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """(..., features) float32: how strongly each feature is met, before any is kept. Of the three plain kinds."""
@@ -193,9 +214,18 @@ class SAE:
         if self.model is not None and _plain_name(self.model) != _plain_name(lab.name):
             raise BadInput(
                 f"{self.name} was trained on {self.model}, and this is {lab.name}: its features would mean nothing here; "
-                f"load {self._home()}, or, if it is the same model under another name, say so: "
-                f"lk.sae.load({self.name!r}, model={lab.name!r})."
+                f"load {self._home()}, or, if it is the same model under another name, say so: {self._renamed(lab.name)}."
             )
+
+    def _renamed(self, model: str) -> str:
+        if self.folder is None and self._library is None:
+            return f"sae.model = {model!r}"
+        return f"lk.sae.load({self.name!r}, model={model!r})"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells it from others: a checksum of its decoder."""
+        return hashlib.sha256(self.decoder.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()[:16]
 
     def _home(self) -> str:
         return f"lk.load({self.model!r})" if self.model else "the model it was trained on"
@@ -205,6 +235,24 @@ class SAE:
             raise BadInput(f"{self.name} reads vectors of {self.d_in} numbers, and these have {x.shape[-1]}.")
         x = x.float()
         return x - x.mean(-1, keepdim=True) if self.centred else x
+
+
+def checked_sae(what: Any) -> SAE:
+    """Raises BadInput for what is no autoencoder."""
+    if not isinstance(what, SAE):
+        raise BadInput(f"This takes an autoencoder, such as lk.sae.load(), and {_shown(what)} is none.")
+    return what
+
+
+def checked_feature(what: Any) -> Feature:
+    """Raises BadInput for what is no feature."""
+    if not isinstance(what, Feature):
+        raise BadInput(f"This takes a feature, such as sae[1234], and {_shown(what)} is none.")
+    return what
+
+
+def _shown(what: Any) -> str:
+    return repr(what) if isinstance(what, str | int | float) else f"a {type(what).__name__}"
 
 
 def _plain_name(name: str) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from labkit.errors import BadInput, BadModelFile
-from labkit.sae.dictionary import SAE
+from labkit.sae.dictionary import SAE, checked_sae
 from labkit.sae.reading import residuals
 from labkit.trace.input import as_ids, as_kinds
 
@@ -43,7 +43,8 @@ class Index:
     uint32; `nothing` where there is none.
     activations: (F, E, W) uint8, in 255ths of the example's peak.  peaks: (F, E) its place in the window.  values: (F, E)
     activation at the peak, 0 where there is no example; the first TOP are the strongest.  of_kind: (F, E) kind of text.
-    kinds: names.  kind_tokens: tokens read of each, where features are defined.  tokens: their sum.
+    kinds: names.  kind_tokens: tokens read of each, where features are defined.  tokens: their sum.  of: the fingerprint of
+    the autoencoder whose features these are; "" where it is not known.
     """
 
     counts: np.ndarray
@@ -57,6 +58,7 @@ class Index:
     of_kind: np.ndarray
     kinds: tuple[str, ...]
     kind_tokens: tuple[int, ...]
+    of: str = ""
 
     @property
     def nothing(self) -> int:
@@ -73,18 +75,30 @@ class Index:
         return self.counts / self.tokens
 
     def save(self, path: Path) -> None:
-        """Write it as one safetensors file."""
+        """Write it as one safetensors file, whole or not at all."""
         from safetensors.numpy import save_file
 
+        path = Path(path)
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-        about = {"format": FORMAT, "kinds": json.dumps(self.kinds), "kind_tokens": json.dumps(self.kind_tokens)}
-        save_file(arrays, path, metadata=about)
+        about = {
+            "format": FORMAT,
+            "kinds": json.dumps(self.kinds),
+            "kind_tokens": json.dumps(self.kind_tokens),
+            "of": self.of,
+        }
+        part = path.with_name(path.name + ".part")
+        try:
+            save_file(arrays, part, metadata=about)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
     @staticmethod
     def load(path: Path) -> Index:
         """Read what `save` wrote. Raises BadModelFile for anything else."""
         from safetensors import SafetensorError, safe_open
 
+        path = Path(path)
         try:
             with safe_open(path, framework="numpy") as file:
                 about = file.metadata() or {}
@@ -92,9 +106,9 @@ class Index:
                     raise ValueError("another format")
                 arrays = {name: file.get_tensor(name) for name in _ARRAYS}
             kinds, counts = json.loads(about["kinds"]), json.loads(about["kind_tokens"])
-            found = Index(**arrays, kinds=tuple(kinds), kind_tokens=tuple(counts))
+            found = Index(**arrays, kinds=tuple(kinds), kind_tokens=tuple(counts), of=about.get("of", ""))
             _check(found)
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise BadModelFile(f"{path.name} is not an index of features, or damaged; make it again.") from error
         return found
 
@@ -143,7 +157,9 @@ def _check(found: Index) -> None:
     whole = ("counts", "histogram", "peaks", "of_kind")
     if found.ids.dtype.kind != "u" or any(getattr(found, name).dtype.kind not in "iu" for name in whole):
         raise ValueError("numbers of another kind")
-    if len(found.kind_tokens) != kinds or not all(isinstance(each, str) for each in found.kinds) or found.tokens < 1:
+    if len(found.kind_tokens) != kinds or not all(isinstance(each, str) for each in found.kinds):
+        raise ValueError("kinds of text and their counts differ")
+    if not all(isinstance(each, int) for each in found.kind_tokens) or found.tokens < 1:
         raise ValueError("kinds of text and their counts differ")
     there = found.values > 0
     ends = (found.ids != found.nothing).sum(-1)
@@ -154,8 +170,8 @@ def _check(found: Index) -> None:
 class Collector:
     """Takes pieces of text with the features found in them, and makes the index. For `index`, and for the recipe."""
 
-    def __init__(self, features: int, kinds: Sequence[str], seed: int = 0) -> None:
-        self.features, self.kinds, self.seed = features, tuple(kinds), seed
+    def __init__(self, features: int, kinds: Sequence[str], seed: int = 0, *, of: str = "") -> None:
+        self.features, self.kinds, self.seed, self.of = features, tuple(kinds), seed, of
         self.counts = np.zeros(features, dtype=np.int64)
         self.histogram = np.zeros((features, len(EDGES) - 1), dtype=np.int64)
         self.kind_sums = np.zeros((features, len(kinds)))
@@ -234,6 +250,7 @@ class Collector:
             of_kind,
             self.kinds,
             tuple(int(n) for n in self.kind_tokens),
+            self.of,
         )
 
 
@@ -284,14 +301,14 @@ def index(lab: Any, sae: SAE, texts: Mapping[str, Sequence[Any]] | Sequence[Any]
     texts: None for the one that came with it; else kind of text -> texts, or a list of texts.
     Raises BadInput where there is none, where the autoencoder does not belong to the model, and for under 1,000 tokens.
     """
-    sae.belongs(lab)
+    checked_sae(sae).belongs(lab)
     if texts is None:
         if sae.folder is None or not (sae.folder / FILE).is_file():
             raise BadInput(
                 f"{sae.name} came without an index; make one of your own texts: lk.sae.index(lab, sae, texts)."
             )
         about = (sae.folder / FILE).stat()
-        return _loaded(sae.folder / FILE, about.st_mtime_ns, about.st_size)
+        return _own(sae, _loaded(sae.folder / FILE, about.st_mtime_ns, about.st_size))
     kinds = as_kinds(texts)
     type_of_id = id_type(len(lab.tokenizer))
     rows = [
@@ -303,7 +320,7 @@ def index(lab: Any, sae: SAE, texts: Mapping[str, Sequence[Any]] | Sequence[Any]
         raise BadInput(
             f"This corpus has {sum(len(i) for _, i in rows):,} tokens, too few; give at least {LEAST_TOKENS:,}."
         )
-    collector = Collector(len(sae), list(kinds))
+    collector = Collector(len(sae), list(kinds), of=sae.fingerprint)
     for (number, ids), x in zip(rows, residuals(lab, [ids for _, ids in rows], sae.layer), strict=True):
         kept = sae.defined(x)
         values, indices = sae.active(x[kept])
@@ -326,12 +343,21 @@ def given(lab: Any, sae: SAE, of: Index | None) -> Index:
     """The index that was given, or the one that came with the autoencoder. Raises BadInput for one that is not its own."""
     if of is None:
         return index(lab, sae)
-    sae.belongs(lab)
+    checked_sae(sae).belongs(lab)
     if not isinstance(of, Index):
         raise BadInput(f"of takes an index, such as lk.sae.index(lab, sae, texts), and a {type(of).__name__} is none.")
-    if len(of.counts) != len(sae):
-        raise BadInput(f"This index is of {len(of.counts):,} features and {sae.name} has {len(sae):,}; make it again.")
-    return of
+    return _own(sae, of)
+
+
+def _own(sae: SAE, found: Index) -> Index:
+    """Raises BadInput for another autoencoder's index."""
+    if len(found.counts) != len(sae):
+        raise BadInput(
+            f"This index is of {len(found.counts):,} features and {sae.name} has {len(sae):,}; make it again."
+        )
+    if found.of and found.of != sae.fingerprint:
+        raise BadInput(f"This index is of another autoencoder than {sae.name}; make one of its own: lk.sae.index.")
+    return found
 
 
 def tensor(values: np.ndarray) -> torch.Tensor:

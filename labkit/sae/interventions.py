@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import BadInput
-from labkit.sae.dictionary import PLAIN, SAE, Feature
+from labkit.sae.dictionary import PLAIN, SAE, Feature, checked_feature, checked_sae
 from labkit.trace.edits import Edit, patch
 
 __all__ = ["clamp", "splice", "steer"]
@@ -29,21 +30,21 @@ def steer(what: Feature | Tensor, strength: float, *, layer: int | None = None, 
     tokens: which, as places write them; "1:" leaves the first alone.
     Raises BadInput for a strength that is no number, a direction that is none, or a layer missing.
     """
-    amount = _number(strength, "strength")
+    amount = number(strength, "strength")
     if isinstance(what, Feature):
-        direction, at = what.direction, what.sae.layer
+        direction, at, check = what.direction, what.sae.layer, what.sae.belongs
         if layer is not None and layer != at:
             raise BadInput(
                 f"Feature {what.index} lives at layer {at}; leave layer away, or give its direction instead."
             )
     else:
-        direction, at = _direction(what), _layer(layer)
+        direction, at, check = _direction(what), _layer(layer), None
 
     def added(x: Tensor) -> Tensor:
         _fits(x, direction)
         return x + (amount * direction).to(x)
 
-    return patch(f"residual[{at}] @ {tokens}", added)
+    return replace(patch(f"residual[{at}] @ {tokens}", added), check=check)
 
 
 def clamp(feature: Feature, value: float, *, tokens: str = AFTER_THE_FIRST) -> Edit:
@@ -55,16 +56,16 @@ def clamp(feature: Feature, value: float, *, tokens: str = AFTER_THE_FIRST) -> E
     first. An autoencoder that keeps the k largest reports a value too small to be among them as 0.
     Raises BadInput for a negative value, and for a feature whose encoder hardly sees its own direction.
     """
-    if not isinstance(feature, Feature):
-        raise BadInput(f"clamp takes a feature, such as sae[1234], and {feature!r} is none.")
-    wanted = _number(value, "value")
+    checked_feature(feature)
+    wanted = number(value, "value")
     if wanted < 0:
         raise BadInput(f"A feature can't be clamped to {wanted:g}: activations are at least 0; to push it away, steer.")
     sae = feature.sae
     if sae.architecture not in PLAIN:
         raise BadInput(f"{sae.name} is of kind {sae.architecture}, whose features can't be set one by one; use steer.")
     direction, detector = feature.direction, feature.detector
-    overlap = float(direction @ detector)
+    seen = direction - direction.mean() if sae.centred else direction  # what the encoder sees of it
+    overlap = float(seen @ detector)
     if overlap < _LEAST_OVERLAP * float(direction.norm() * detector.norm()):
         raise BadInput(
             f"Feature {feature.index} hardly reads its own direction, so that no value can be set; use steer."
@@ -81,7 +82,7 @@ def clamp(feature: Feature, value: float, *, tokens: str = AFTER_THE_FIRST) -> E
         change = torch.where(sae.usual(rows), change, torch.zeros_like(change))
         return (rows + change[..., None] * direction.to(rows)).to(x)
 
-    return patch(f"residual[{sae.layer}] @ {tokens}", clamped)
+    return replace(patch(f"residual[{sae.layer}] @ {tokens}", clamped), check=sae.belongs)
 
 
 def splice(sae: SAE, *, error: bool = False, tokens: str = AFTER_THE_FIRST) -> Edit:
@@ -89,8 +90,7 @@ def splice(sae: SAE, *, error: bool = False, tokens: str = AFTER_THE_FIRST) -> E
 
     error: add back what the features leave unexplained, which changes nothing: a check that all is in its place.
     """
-    if not isinstance(sae, SAE):
-        raise BadInput(f"splice takes an autoencoder, such as lk.sae.load(), and {sae!r} is none.")
+    checked_sae(sae)
 
     def spliced(x: Tensor) -> Tensor:
         rows = x.float().cpu()
@@ -98,7 +98,7 @@ def splice(sae: SAE, *, error: bool = False, tokens: str = AFTER_THE_FIRST) -> E
         new = told + (rows - told) if error else told
         return torch.where(sae.usual(rows)[..., None], new, rows).to(x)
 
-    return patch(f"residual[{sae.layer}] @ {tokens}", spliced)
+    return replace(patch(f"residual[{sae.layer}] @ {tokens}", spliced), check=sae.belongs)
 
 
 def _fits(x: Tensor, direction: Tensor) -> None:
@@ -109,14 +109,15 @@ def _fits(x: Tensor, direction: Tensor) -> None:
         )
 
 
-def _number(value: Any, what: str) -> float:
+def number(value: Any, what: str) -> float:
+    """Raises BadInput for what is no finite number."""
     try:
-        number = float(value)
+        found = float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        number = math.nan
-    if isinstance(value, bool | str | bytes) or not math.isfinite(number):
+        found = math.nan
+    if isinstance(value, bool | str | bytes) or not math.isfinite(found):
         raise BadInput(f"{what} is to be a number, and {value!r} is none.")
-    return number
+    return found
 
 
 def _direction(what: Any) -> Tensor:

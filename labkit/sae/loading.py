@@ -16,11 +16,11 @@ from labkit.models.files.common import read_json, sha256
 from labkit.models.files.safetensors_header import SafetensorsHeader, read_safetensors_header
 from labkit.models.shipped import ASSETS
 from labkit.sae.dictionary import PLAIN, SAE
+from labkit.sae.saving import CONFIG, WEIGHTS
 
 __all__ = ["load"]
 
 SHIPPED = "labkit-sae"
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 LARGEST_CONFIG_BYTES = 1_000_000
 _RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
 _FEATURES_MOST = 10_000_000
@@ -36,6 +36,12 @@ def load(name: str | Path | None = None, *, sae_id: str | None = None, model: st
     Raises ModelNotFound where there is none, BadModelFile for damaged files, Unavailable for one that reads something
     other than the residual stream, and without a network.
     """
+    if name is not None and not isinstance(name, str | Path):
+        raise BadInput(f"An autoencoder is asked for by name or folder, and a {type(name).__name__} is neither.")
+    if sae_id is not None and (name is None or str(name) == SHIPPED or Path(name).expanduser().is_dir()):
+        raise BadInput(
+            f"sae_id says which autoencoder of a release, and {name or SHIPPED} is a single one; leave it away."
+        )
     if name is None or str(name) == SHIPPED:
         folder = ASSETS / SHIPPED
         _check_shipped(folder)
@@ -209,6 +215,8 @@ def _release(release: str, sae_id: str | None, model: str | None) -> SAE:
         )
         raise ModelNotFound(f"There is no folder and no sae-lens release called {release!r}; {hint}.")
     ids = list(releases[release].saes_map)
+    if sae_id is None and len(ids) == 1:
+        sae_id = ids[0]
     if sae_id not in ids:
         shown = ", ".join(repr(i) for i in ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
         asked = "has several autoencoders" if sae_id is None else f"has no {sae_id!r}"
@@ -217,9 +225,12 @@ def _release(release: str, sae_id: str | None, model: str | None) -> SAE:
         library = LibrarySAE.from_pretrained(release, sae_id)
     except Exception as error:
         raise Unavailable(
-            f"{release} could not be fetched ({_short(error)}); it needs a network, unless it was fetched before. "
+            f"{release} could not be fetched or opened ({_short(error)}); it needs a network, unless it was fetched before. "
             "lk.sae.load() needs none."
         ) from error
+    for key, value in library.state_dict().items():
+        if not bool(value.isfinite().all()):
+            raise BadModelFile(f"{release}/{sae_id}: {key} has numbers that are none (NaN or infinite); give another.")
     hook = library.cfg.metadata.get("hook_name")
     own = model or library.cfg.metadata.get("model_name") or releases[release].model
     layer = _layer(hook, release)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from labkit.errors import BadInput
-from labkit.sae.dictionary import Feature
+from labkit.sae.dictionary import Feature, checked_feature
 from labkit.sae.reading import Features
 from labkit.sae.reading import features as features_of
 from labkit.trace.input import as_texts
@@ -70,7 +70,7 @@ def check_name(
     texts: fresh ones. others: how many other features, of similar density in these texts, the rule is tried on.
     Raises BadInput where the feature fires on fewer than 10 tokens of these texts, so that nothing can be said.
     """
-    found = features_of(lab, feature.sae, as_texts(texts))
+    found = features_of(lab, checked_feature(feature).sae, as_texts(texts))
     said = [np.array([bool(rule(each.tokens, i)) for i in range(len(each))])[each.defined.numpy()] for each in found]
     fires = [_fires(each, feature.index) for each in found]
     firings, tokens = int(sum(f.sum() for f in fires)), sum(map(len, fires))
@@ -165,7 +165,7 @@ def quiz(lab: Any, feature: Feature, texts: Sequence[Any], *, n: int = 10, seed:
     """n places of fresh texts, half of them where the feature fires, in a random order, each with what stands before it."""
     if n < 2 or n % 2:
         raise BadInput(f"A quiz has an even number of places, half of them where the feature fires, and {n!r} is none.")
-    found = features_of(lab, feature.sae, as_texts(texts))
+    found = features_of(lab, checked_feature(feature).sae, as_texts(texts))
     yes: list[tuple[int, int]] = []
     no: list[tuple[int, int]] = []
     for number, each in enumerate(found):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import BadInput
-from labkit.sae.dictionary import SAE
+from labkit.sae.dictionary import SAE, checked_sae
 from labkit.sae.interventions import AFTER_THE_FIRST
 from labkit.sae.reading import residuals
 from labkit.trace.edits import patch
@@ -28,6 +28,7 @@ __all__ = ["Quality", "evaluate", "untrained"]
 
 WAYS = ("principal components", "untrained", "mean", "zero")
 LEAST_TOKENS = 200  # of a kind of text, for a figure about it
+LEAST_TEXTS, DRAWS = 5, 1_000  # of each kind, for an interval; fewer can't be resampled to any purpose
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,10 +37,11 @@ class Quality:
 
     Columns: way ("sae", "principal components", "untrained", "mean", "zero"), kind, tokens (counted), unexplained (share of
     the variance around the mean of all counted tokens), at_work (features on a token), loss (nats a token, of the model
-    itself), loss_spliced (with what this way tells in place of the residual stream), increase (the difference),
-    recovered (1 − increase / increase of "mean"). dead: share of features at work on no counted token, which falls with
-    more text. left_out: tokens not counted: first positions and norms out of all measure; they are left as they are when
-    a way is spliced in.
+    itself), loss_spliced (with what this way tells in place of the residual stream), increase (the difference), low and
+    high (95 % of the increase, resampling texts within their kinds; NaN for under five texts of a kind), recovered
+    (1 − increase / increase of "mean"). dead: share of features at work on no counted token, which falls with more text.
+    tokens: counted in all. left_out: tokens not counted: first positions and norms out of all measure; they are left as
+    they are when a way is spliced in. components: how many principal components were taken. sae: what was measured.
     """
 
     table: pd.DataFrame
@@ -51,16 +53,22 @@ class Quality:
 
     def __repr__(self) -> str:
         own = self.table[(self.table["way"] == "sae") & (self.table["kind"] == "all")].iloc[0]
-        return (
-            f"Quality({self.sae.name}: {own['unexplained']:.1%} unexplained, {own['increase']:+.3f} nats, "
-            f"{own['recovered']:.1%} recovered, {self.tokens:,} tokens)"
-        )
+        said = [f"{own['unexplained']:.1%} unexplained"]
+        if math.isfinite(own["increase"]):
+            said.append(f"{own['increase']:+.3f} nats")
+        if math.isfinite(own["recovered"]):
+            said.append(f"{own['recovered']:.1%} recovered")
+        return f"Quality({self.sae.name}: {', '.join(said)}, {self.tokens:,} tokens)"
 
 
 def untrained(sae: SAE, seed: int = 0) -> SAE:
-    """An autoencoder of the same kind and sizes with random unit rows, and its transpose as encoder: a level of chance."""
+    """An autoencoder of the same kind and sizes with random unit rows, and its transpose as encoder: a level of chance.
+
+    It keeps the trained one's decoder bias, about the mean of what is read. Raises BadInput for kinds other than topk.
+    """
     from dataclasses import replace
 
+    checked_sae(sae)
     if sae.architecture != "topk":
         raise BadInput(
             f"Only a topk autoencoder has an untrained one of the same kind; {sae.name} is {sae.architecture}."
@@ -73,6 +81,8 @@ def untrained(sae: SAE, seed: int = 0) -> SAE:
         encoder=rows.T.contiguous(),
         encoder_bias=torch.zeros(len(sae)),
         decoder=rows,
+        folder=None,  # what is known of the trained one's features is not known of these
+        _library=None,
     )
 
 
@@ -94,7 +104,7 @@ def evaluate(
     Use a lab in float32: figures from bfloat16 differ.
     Raises BadInput where the autoencoder does not belong to the model, or a kind of text has under 200 tokens to count.
     """
-    sae.belongs(lab)
+    checked_sae(sae).belongs(lab)
     if unknown := [way for way in against if way not in WAYS]:
         raise BadInput(f"There is no way called {unknown[0]!r} to compare with; there are {', '.join(WAYS)}.")
     if "untrained" in against and sae.architecture != "topk":
@@ -214,6 +224,7 @@ def _table(
         for kind, mask in masks.items():
             own, spliced = loss("", kind), loss(way, kind)
             by_mean = loss("mean", kind) - own
+            low, high = _interval(way, kind, rows, losses)
             lines.append(
                 {
                     "way": way,
@@ -224,7 +235,32 @@ def _table(
                     "loss": own,
                     "loss_spliced": spliced,
                     "increase": spliced - own,
+                    "low": low,
+                    "high": high,
                     "recovered": 1 - (spliced - own) / by_mean,
                 }
             )
     return pd.DataFrame(lines)
+
+
+def _interval(
+    way: str, kind: str, rows: Sequence[tuple[str, list[int]]], losses: Mapping[str, list[Tensor]]
+) -> tuple[float, float]:
+    """95 % of the increase in loss, texts drawn with replacement within each kind."""
+    if way not in losses:
+        return math.nan, math.nan
+    groups: dict[str, list[int]] = {}
+    for number, (name, _) in enumerate(rows):
+        if kind in (name, "all"):
+            groups.setdefault(name, []).append(number)
+    if min(map(len, groups.values())) < LEAST_TEXTS:
+        return math.nan, math.nan
+    sums = torch.stack([(a.double() - b.double()).sum() for a, b in zip(losses[way], losses[""], strict=True)])
+    counts = torch.tensor([len(each) for each in losses[""]], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat(
+        [torch.tensor(g)[torch.randint(len(g), (DRAWS, len(g)), generator=generator)] for g in groups.values()], dim=1
+    )
+    increases = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = increases.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import BadInput
-from labkit.sae.dictionary import SAE, Feature
+from labkit.sae.dictionary import SAE, Feature, checked_sae
 from labkit.trace.anatomy import layer_input
 from labkit.trace.input import as_ids, is_many
 
@@ -139,6 +139,14 @@ class Features:
 
     def of(self, feature: int | Feature) -> Tensor:
         """(T,) float32: how active one feature is on each token; NaN where not defined."""
+        if (
+            isinstance(feature, Feature)
+            and feature.sae is not self.sae
+            and feature.sae.fingerprint != self.sae.fingerprint
+        ):
+            raise BadInput(
+                f"{feature!r} is of another autoencoder than these features, {self.sae.name}; give one of its own."
+            )
         index = feature.index if isinstance(feature, Feature) else self.sae[feature].index
         found = (self.values * (self.indices == index)).sum(-1)
         return found.masked_fill(~self.defined, float("nan"))
@@ -174,7 +182,7 @@ def features(lab: Any, sae: SAE, text: Any, *, chat: bool = False) -> Any:
     text: a text, token ids, messages or a Generation, or a list of these, as lab.trace takes them. Edits in force hold.
     Raises BadInput where the autoencoder does not belong to the model, and for a text that can't be used.
     """
-    sae.belongs(lab)
+    checked_sae(sae).belongs(lab)
     many = is_many(text)
     rows = [_ids(lab, each, chat) for each in (text if many else [text])]
     found = [_found(lab, sae, row, x) for row, x in zip(rows, residuals(lab, rows, sae.layer), strict=True)]

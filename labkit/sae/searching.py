@@ -36,13 +36,15 @@ def search(lab: Any, sae: SAE, words: str | Sequence[str], *, of: Index | None =
     words: words to look for, whole and in any case; a text is taken apart at spaces and commas. In scripts that put no
     spaces between words (Chinese, Japanese, Thai) any stretch counts as one. of: an index; None for the one that came with
     the autoencoder.
-    Returns a row per feature, the best first: feature, hits (examples whose peak is on one of the words), examples, words
-    (how many different ones of those asked), density (share of the corpus's tokens it is at work on), found (the words at
-    its peaks). attrs: "chance": the most hits of any feature where the words are dealt to all examples at random, in the mean
-    of some deals, which is what the first row has to pass; "asked".
+    Returns a row per feature, the one with the most hits first: feature, hits (examples whose peak is on one of the words),
+    examples, words (how many different ones of those asked), density (share of the corpus's tokens it is at work on), found
+    (the words at its peaks). attrs: "chance": the most hits of any feature where the words are dealt to all examples at
+    random, in the mean of some deals, which is what a row has to pass; "asked".
     A few examples say what a feature may be; whether it is that, `check_name` measures.
     """
-    asked = words.replace(",", " ").split() if isinstance(words, str) else list(words)
+    asked = words.replace(",", " ").split() if isinstance(words, str) else words
+    if not isinstance(asked, Sequence) or not all(isinstance(word, str) for word in asked):
+        raise BadInput("Words to look for are texts; give them as one text, or as a list of texts.")
     wanted = {_bare(word) for word in asked} - {""}
     if not wanted:
         raise BadInput("There is no word to look for; give some, such as search(lab, sae, 'january february').")
@@ -53,8 +55,7 @@ def search(lab: Any, sae: SAE, words: str | Sequence[str], *, of: Index | None =
     there = found.values > 0
     count, examples = hits.sum(1), there.sum(1)
     different = np.array([len(set().union(*row)) for row in at_peak])
-    share = np.where(examples > 0, count / np.maximum(examples, 1), 0.0)
-    order = [int(i) for i in np.lexsort((found.counts, -different, -share)) if count[i] > 0][:k]
+    order = [int(i) for i in np.lexsort((found.counts, examples, -different, -count)) if count[i] > 0][:k]
 
     import pandas as pd
 

@@ -101,7 +101,7 @@ def _scattered_product(values: Tensor, indices: Tensor, right: Tensor, features:
 def _compressed_product(values: Tensor, indices: Tensor, right: Tensor, features: int) -> Tensor:
     k = indices.shape[1]
     flat = indices.flatten().numpy()
-    # numpy sorts 16-bit integers by radix: some hundred times faster than torch's sort of 64-bit ones
+    # numpy sorts 16-bit integers by radix: on one thread in a third of the time torch takes for 64-bit ones
     order = torch.from_numpy(np.argsort(flat.astype(np.uint16) if features <= 2**16 else flat, kind="stable"))
     starts = torch.zeros(features + 1, dtype=torch.int64)
     starts[1:] = torch.bincount(indices.flatten(), minlength=features).cumsum(0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 
 from labkit.errors import BadInput
-from labkit.sae.dictionary import SAE, Feature
-from labkit.sae.interventions import steer
+from labkit.sae.dictionary import SAE, Feature, checked_sae
+from labkit.sae.interventions import number, steer
 from labkit.sae.reading import residuals
 from labkit.trace.edits import Edit
 from labkit.trace.input import as_ids, as_texts
@@ -34,12 +35,12 @@ def difference(lab: Any, sae: SAE, present: Sequence[Any], absent: Sequence[Any]
     """(d_in,): mean residual over texts that have a concept minus the mean over texts that lack it, at the SAE's layer.
 
     Tokens where the features are not defined (the first of each text) don't count. The plain way to a direction, to set
-    beside a feature: Marks and Tegmark 2023.
+    beside a feature: Marks and Tegmark 2023. Raises BadInput where there is no token to count.
     """
     present, absent = as_texts(present, "present"), as_texts(absent, "absent")
     if not present or not absent:
         raise BadInput("A difference of means needs texts that have the concept and texts that lack it.")
-    sae.belongs(lab)
+    checked_sae(sae).belongs(lab)
     means = []
     for texts in (present, absent):
         rows = [as_ids(lab.tokenizer, text, chat=False, context=lab.context) for text in texts]
@@ -64,63 +65,87 @@ def broken(ids: Sequence[int]) -> str | None:
 def dose(
     lab: Any,
     sae: SAE,
-    directions: Mapping[str, Feature | Tensor],
-    strengths: Sequence[float],
+    directions: Mapping[str, Feature | Tensor | Callable[[float], Edit]],
+    strengths: Iterable[float],
     prompts: Sequence[str],
     concept: Callable[[str], bool],
     *,
     tokens: int = 24,
-    chat: bool | None = None,
-    random: bool = True,
+    chat: bool | None = False,
+    random: int = 1,
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Steer along each direction by each strength, write on from each prompt, and look at what came out.
 
-    directions: name -> feature or direction (taken at length 1, so that strengths mean the same). concept: whether a
-    continuation has it. tokens: of each continuation, greedy. random: a direction drawn at random stands beside them, as
-    "random direction": what any push of that strength does.
+    directions: name -> feature or direction (taken at length 1, so that strengths mean the same), or a function from a
+    strength to an edit, such as lambda value: lk.clamp(sae[1234], value). concept: whether a
+    continuation has it. tokens: of each continuation, greedy. chat: False writes on from the prompts as they are, True
+    answers them. random: so many directions drawn at random stand beside them, as "random direction", to see what any push
+    does; one draw is one draw, and several show how much they differ.
     Returns a row per direction and strength: share (of continuations with the concept), low and high (95 %, by Wilson's
     formula over prompts, so that none of ten does not pass for never), loss (nats a token that the model without steering
-    gives to what was written), loss_low, loss_high (95 %, resampling prompts), broken (share that ended in a loop),
-    example. Strength 0 is the same for all directions and is run once.
+    gives to what was written; of the texts that did not break, since a loop is easy to foretell), loss_low, loss_high (95 %,
+    resampling prompts), broken (share that ended in a loop), example. Strength 0 is the same for all directions and is run
+    once. attrs: prompts (how many), tokens, model, sae.
+    Raises BadInput before anything is written for prompts, directions or strengths that can't be used.
     """
     prompts = as_texts(prompts, "prompts")
     if len(prompts) < 2:
         raise BadInput("Give several prompts: from one, nothing can be said about others.")
-    if not directions:
-        raise BadInput("There is no direction to steer along; give some, such as {'feature': sae[1234]}.")
-    sae.belongs(lab)
+    if not isinstance(directions, Mapping) or not directions:
+        raise BadInput("There is no direction to steer along; give them by name, such as {'feature': sae[1234]}.")
+    strengths = [number(strength, "A strength") for strength in strengths]
+    if not strengths:
+        raise BadInput("There is no strength to steer by; give some, such as (0, 40, 80).")
+    checked_sae(sae).belongs(lab)
     directions = dict(directions)
-    if random and RANDOM not in directions:
-        directions[RANDOM] = torch.randn(sae.d_in, generator=torch.Generator().manual_seed(seed))
+    if not isinstance(random, Integral) or random < 0:
+        raise BadInput(
+            f"random says how many random directions stand beside those given, and {random!r} is no such number."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    for i in range(int(random)):
+        drawn = torch.randn(sae.d_in, generator=generator)
+        directions.setdefault(RANDOM if i == 0 else f"{RANDOM} {i + 1}", drawn)
     from tqdm.auto import tqdm
 
-    plan = [(name, strength) for name in directions for strength in strengths]
+    # every edit is made before the first text is written, so that a bad one is told at once
+    plan = [
+        (name, s, [_push(what, s, sae.layer, sae.d_in)] if s else [])
+        for name, what in directions.items()
+        for s in strengths
+    ]
+    for _, _, edits in plan:
+        for edit in edits:
+            if edit.check is not None:
+                edit.check(lab)
     draw = np.random.default_rng(seed)
     chosen = draw.integers(len(prompts), size=(DRAWS, len(prompts)))
     unsteered: tuple[list[Any], np.ndarray] | None = None
     rows = []
-    for name, strength in tqdm(plan, desc="steering", disable=not progress, leave=False):
-        if strength == 0:
+    for name, strength, edits in tqdm(plan, desc="steering", disable=not progress, leave=False):
+        if edits:
+            made, loss = _written(lab, prompts, tokens, chat, *edits)
+        else:
             unsteered = unsteered or _written(lab, prompts, tokens, chat)
             made, loss = unsteered
-        else:
-            made, loss = _written(lab, prompts, tokens, chat, _push(directions[name], strength, sae.layer))
+        fell = np.array([broken(each.ids) is not None for each in made])
+        loss = np.where(fell, np.nan, loss)  # a loop is easy to foretell, and so would look cheap
         has = np.array([bool(concept(each.text)) for each in made])
         share_low, share_high = _wilson(int(has.sum()), len(has))
         loss_low, loss_high = _resampled(loss, chosen)
         rows.append(
             {
                 "direction": name,
-                "strength": float(strength),
+                "strength": strength,
                 "share": has.mean(),
                 "low": share_low,
                 "high": share_high,
                 "loss": _mean(loss),
                 "loss_low": loss_low,
                 "loss_high": loss_high,
-                "broken": float(np.mean([broken(each.ids) is not None for each in made])),
+                "broken": float(fell.mean()),
                 "example": made[0].text,
             }
         )
@@ -131,10 +156,17 @@ def dose(
     return table
 
 
-def _push(what: Feature | Tensor, strength: float, layer: int) -> Edit:
-    """Steering along a direction of length 1, whatever length a feature's own has."""
+def _push(what: Feature | Tensor | Callable[[float], Edit], strength: float, layer: int, d_in: int) -> Edit:
+    """Steering along a direction of length 1, whatever length a feature's own has; or what a function makes of the strength."""
     if isinstance(what, Feature):
-        return steer(what.direction, strength, layer=what.sae.layer)
+        return replace(steer(what.direction, strength, layer=what.sae.layer), check=what.sae.belongs)
+    if callable(what):
+        edit = what(strength)
+        if not isinstance(edit, Edit):
+            raise BadInput(f"A function among the directions is to make an edit of a strength, and it made {edit!r}.")
+        return edit
+    if isinstance(what, Tensor) and what.ndim == 1 and len(what) != d_in:
+        raise BadInput(f"This direction has {len(what)} numbers, and what enters the layer has {d_in}; give another.")
     return steer(what, strength, layer=layer)
 
 
@@ -184,7 +216,8 @@ class Steered:
 
     tokens: the continuation so far, each token's text, without the prompt; while it is being written, a character that is
     several tokens comes as one.  mean_loss: nats a token that the model without
-    steering gives to it, which is what steering costs in plausibility; None while it is not known.  done: nothing more
+    steering gives to it, which is what steering costs in plausibility; None while it is not known, and for a text that broke,
+    since a loop is easy to foretell.  done: nothing more
     comes.  note: a sentence to be shown as a warning, such as that the model broke.
     """
 
@@ -195,10 +228,13 @@ class Steered:
 
 
 def steered(
-    lab: Any, sae: SAE, *, tokens: int = 40, chat: bool | None = None
+    lab: Any, sae: SAE, *, tokens: int = 40, chat: bool | None = False
 ) -> Callable[[str, Mapping[int, float], threading.Event], Iterator[Steered]]:
-    """What lk.views.steering runs: (prompt, feature -> strength, stop) -> the continuation as it is written."""
-    sae.belongs(lab)
+    """What lk.views.steering runs: (prompt, feature -> strength, stop) -> the continuation as it is written.
+
+    chat: False writes on from the prompt as it is, True answers it.
+    """
+    checked_sae(sae).belongs(lab)
 
     def run(prompt: str, strengths: Mapping[int, float], stop: threading.Event) -> Iterator[Steered]:
         edits = [steer(sae[int(i)], strength) for i, strength in strengths.items() if strength]
@@ -210,6 +246,7 @@ def steered(
                 pieces.append(piece)
                 yield Steered(tuple(pieces), None, False)
             made = lab.last_generation  # still inside: afterwards the model may be somebody else's
-        yield Steered(tuple(made.tokens), _loss(lab, made), True, broken(made.ids) or "")
+        note = broken(made.ids)
+        yield Steered(tuple(made.tokens), None if note else _loss(lab, made), True, note or "")
 
     return run

@@ -70,6 +70,32 @@ class Step:
     learning_rate: float
 
 
+def _check(settings: Settings) -> None:
+    """Raises BadInput for settings that no run can have."""
+    for name, least in (
+        ("features", 1),
+        ("k", 1),
+        ("tokens", 1),
+        ("batch", 1),
+        ("warm_up", 0),
+        ("dead_after", 1),
+        ("seed", 0),
+    ):
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise BadInput(f"{name} is {value!r}; give a whole number from {least}.")
+    for name, most in (("learning_rate", math.inf), ("decay", 1.0), ("auxiliary", math.inf)):
+        value = getattr(settings, name)
+        good = (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and 0 <= value <= most
+            and math.isfinite(value)
+        )
+        if not good or (name == "learning_rate" and value == 0):
+            raise BadInput(f"{name} is {value!r}; give a number above 0{' and up to 1' if most == 1 else ''}.")
+
+
 def start(
     d_in: int, settings: Settings, sample: Tensor, *, device: str = "cpu", checkpoint: Path | None = None
 ) -> SAETrainer[Any, Any]:
@@ -78,10 +104,7 @@ def start(
     sample: (rows, d_in) activations, of which the scale and the mean are taken. device: where the training runs. Decoder
     rows are of length 1 and random, the encoder is the decoder's transpose, the bias is the mean.
     """
-    for name in ("features", "k", "tokens", "batch"):
-        value = getattr(settings, name)
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise BadInput(f"{name} is {value!r}; give a whole number from 1.")
+    _check(settings)
     if settings.k > settings.features:
         raise BadInput(f"{settings.k} features can't be at work where there are {settings.features}; give a smaller k.")
     if settings.steps < 1:
@@ -141,7 +164,9 @@ def steps(trainer: SAETrainer[Any, Any], batches: Callable[[int], Tensor]) -> It
         trainer.n_training_steps += 1
         error = out.losses["mse_loss"].item()
         if not math.isfinite(error):
-            raise FloatingPointError(f"the error is {error} at step {trainer.n_training_steps}")
+            raise BadInput(
+                f"The error is {error} at step {trainer.n_training_steps}: give finite activations, or a lower learning_rate."
+            )
         variance = out.sae_in.var(0, correction=0).sum().item()
         auxiliary = out.losses["auxiliary_reconstruction_loss"].item()
         yield Step(
@@ -247,22 +272,44 @@ def _classes() -> tuple[Any, Any, Any, Any]:
     return SparseTrainer, SparseTopKTrainingSAE, TopKTrainingSAEConfig, SAETrainerConfig
 
 
+def _checked(x: Any, settings: Any, layer: Any) -> tuple[Tensor, Settings, int]:
+    """What `train` is given, as it is used. Raises BadInput for what can't be."""
+    if (
+        not isinstance(x, Tensor)
+        or x.ndim != 2
+        or len(x) < 2
+        or not x.is_floating_point()
+        or not bool(x.isfinite().all())
+    ):
+        shown = tuple(x.shape) if hasattr(x, "shape") else type(x).__name__
+        raise BadInput(
+            f"Training takes finite activations (rows, d_in), a tensor of floats, and this is {shown}; give such."
+        )
+    if isinstance(layer, bool) or not isinstance(layer, Integral) or layer < 0:
+        raise BadInput(f"layer says what the activations enter, as trace.residual counts, and {layer!r} is none.")
+    if settings is not None and not isinstance(settings, Settings):
+        raise BadInput(f"settings are an lk.sae.Settings, and a {type(settings).__name__} is none.")
+    settings = settings or Settings(features=8 * x.shape[1])
+    _check(settings)
+    if len(x) < settings.batch:
+        raise BadInput(f"{len(x):,} rows are less than one batch of {settings.batch:,}; give more, or a smaller batch.")
+    if not bool((x != x[0]).any()):
+        raise BadInput("All these activations are the same, so that there is nothing to learn; give others.")
+    return x.detach(), settings, int(layer)
+
+
 def train(
-    x: Tensor, settings: Settings | None = None, *, layer: int = 0, model: str | None = None, stop: Any = None
+    x: Tensor, settings: Settings | None = None, *, layer: int, model: str | None = None, stop: Any = None
 ) -> Generator[Step, None, SAE]:
     """Train on activations in memory, a step at a time; the generator's return value is the SAE.
 
-    x: (rows, d_in); the training runs on its device. settings: None for defaults with 8 features a dimension. layer,
-    model: what they are of. stop: a
+    x: (rows, d_in); the training runs on its device. settings: None for defaults with 8 features a dimension. layer: what x
+    enters, as trace.residual counts; 0 where x is of no model. model: its name, so that other models are refused. stop: a
     threading.Event: once it is set, training ends after the step under way, with what there is.
     Each pass over the rows has an order of its own.
+    Raises BadInput for activations or settings that can't be used, and where the error stops being a number.
     """
-    if x.ndim != 2 or len(x) < 2 or not bool(x.isfinite().all()):
-        raise BadInput(f"Training takes finite activations (rows, d_in), and these are {tuple(x.shape)}; give such.")
-    x = x.detach()
-    settings = settings or Settings(features=8 * x.shape[1])
-    if len(x) < settings.batch:
-        raise BadInput(f"{len(x):,} rows are less than one batch of {settings.batch:,}; give more, or a smaller batch.")
+    x, settings, layer = _checked(x, settings, layer)
     trainer = start(x.shape[1], settings, x[: 16 * settings.batch].float(), device=str(x.device))
     each = len(x) // settings.batch
     order: dict[int, Tensor] = {}
@@ -294,7 +341,7 @@ def train(
 
 
 def trained(
-    x: Tensor, settings: Settings | None = None, *, layer: int = 0, model: str | None = None
+    x: Tensor, settings: Settings | None = None, *, layer: int, model: str | None = None
 ) -> Callable[[threading.Event], Generator[dict[str, Any], None, SAE]]:
     """What lk.views.live runs to train while somebody watches: the panel's `result` is the SAE. Arguments as of `train`.
 
@@ -302,9 +349,10 @@ def trained(
     work on a token. Stop ends it with what there is.
     """
 
+    x, chosen, layer = _checked(x, settings, layer)
+
     def work(stop: threading.Event) -> Generator[dict[str, Any], None, SAE]:
         yield {"say": "sae-lens is being imported"}
-        chosen = settings or Settings(features=8 * x.shape[1])
         run = train(x, chosen, layer=layer, model=model, stop=stop)
         every = max(1, chosen.steps // DRAWN)
         while True:

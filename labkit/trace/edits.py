@@ -31,10 +31,14 @@ PADDED_DIMENSIONS = 2  # of an attention mask that says which tokens are padding
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A change to the model, for `lab.edit`. where: places, as text. value: what is put there, or a function of it."""
+    """A change to the model, for `lab.edit`. where: places, as text. value: what is put there, or a function of it.
+
+    check: called with the lab before anything is changed; raises for a model that the change is not for.
+    """
 
     where: tuple[str, ...]
     value: Any
+    check: Callable[[Any], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)

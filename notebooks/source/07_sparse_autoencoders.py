@@ -203,7 +203,7 @@ plan = lk.sae.Settings(
     dead_after=20_000,
 )
 panel = lk.views.live(
-    lk.sae.trained(x, plan),
+    lk.sae.trained(x, plan, layer=0),  # of no model's layer
     title="A dictionary learns 64 directions from tokens alone",
     x="step",
     y="share",
@@ -631,13 +631,15 @@ print("nothing but that direction moved:", bool(aside[1:].abs().max() < 1e-2))
 # ### The experiment
 # All of it is fixed before anything is run:
 #
-# - **The feature** is the first that `search` finds for "whale whales".
+# - **The feature** is the first that `search` finds for "whale whales". It is *held* at a value by `clamp`, as the claim says, and
+#   beside that *pushed* by `steer`.
 # - **Beside it** the plainest other way to a direction, a **difference of means**: the mean of tokens in six sentences
 #   about whales minus the mean in six about other things. And a **random feature** of similar density, to see what any push does.
-# - All three have length 1 and are added with the same strengths. In text, the whale feature reaches about 60.
+# - All directions have length 1 and are added with the same strengths. In text, the whale feature reaches about 60.
 # - **Ten openings** that have nothing to do with the sea; 16 tokens each, the likeliest one each time. A text *has the concept*
 #   if "whale" occurs in it.
-# - **The price**: the loss that the model *without* steering gives to what was written, in nats a token.
+# - **The price**: the loss that the model *without* steering gives to what was written, in nats a token. Texts that end in a loop
+#   (*broken*) don't count there: a loop is easy to foretell, and so looks cheap.
 
 # %%
 about = [
@@ -674,7 +676,8 @@ alike = [i for i in alike.flatten().tolist() if i != feature.index]
 draw = torch.Generator().manual_seed(0)
 random_feature = sae[alike[int(torch.randint(len(alike), (1,), generator=draw))]]
 directions = {
-    "feature": feature,
+    "held": lambda value: lk.sae.clamp(feature, value),
+    "pushed": feature,
     "difference of means": lk.sae.difference(lab, sae, about, other),
     "random feature": random_feature,
 }
@@ -699,10 +702,10 @@ doses = lk.sae.dose(
     lambda text: "whale" in text.lower(),
     tokens=16,
     chat=False,
-    random=False,  # a random feature stands there already
+    random=0,  # a random feature stands there already
     progress=False,
 )
-own = doses[doses["direction"] == "feature"]
+own = doses[doses["direction"] == "held"]
 takes_over.show(round(10 * own["share"].max()))
 
 # %% tags=["nbval-check-output"]
@@ -710,19 +713,22 @@ columns = ["direction", "strength", "share", "low", "high", "loss", "broken"]
 print(doses[columns].round(2).to_string(index=False))
 
 # %%
+lk.views.doses(doses, concept="a whale")
+
+# %%
 for row in doses.itertuples():
     if row.strength in (0, 80, 120):
         print(f"{row.direction:20}{row.strength:4.0f}  {prompts[0]}{row.example!r}")
 
 # %% [markdown]
-# **The claim does not hold here.** At the best of the strengths two texts of ten speak of a whale. From ten openings that may be
-# anything from 6 to 51 % (*low*, *high*), and at none of these does it take over what the model says. A weaker push shows nothing; a
-# stronger one makes the text fall apart (*broken*: it ends in a loop) before the whale takes over.
+# **The claim does not hold here.** Held at the best of the values, the feature brings a whale into two texts of ten, at the others
+# into one. From ten openings, two may be anything from 6 to 51 % (*low*, *high*; and the best of three values was picked), and nowhere
+# does the whale take over. The higher the value, the more texts fall apart (*broken*) before a whale comes.
 #
-# - **Which steers better?** The feature brings two whales, the difference of means one, at a higher price. With ten openings
-#   that is no difference: the intervals overlap. The random feature brings none.
-# - **What does it cost?** At 80 the random feature costs as much as the whale. So most of the price is not the subject's: it is that of
-#   being pushed at all.
+# - **Which steers better?** Pushing the feature brings two whales as well, the difference of means one, at a higher price. With
+#   ten openings that is no difference: the intervals overlap. The random feature brings none.
+# - **What does it cost?** At 80 the random feature costs about as much as the whale, pushed. It is one draw, and others would cost
+#   more or less; but it says that much of the price is not the subject's: it is that of being pushed at all.
 # - **Why not like the bridge?** We don't know; it was not tested. That model is far larger, its feature one of millions; theirs was
 #   held at ten times its highest activation, and ours breaks at twice.
 # - **Did we only choose badly?** Perhaps. There are openings and strengths where the whale comes (try "My favourite animal is" below).

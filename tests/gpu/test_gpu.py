@@ -70,7 +70,7 @@ def test_an_autoencoder_is_trained_where_its_activations_are() -> None:
     settings = lk.sae.Settings(features=32, k=3, tokens=80_000, batch=512, learning_rate=1e-2, warm_up=5_000)
     found = []
     for device in ("cuda", "cpu"):
-        run = lk.sae.train(x.to(device), settings)
+        run = lk.sae.train(x.to(device), settings, layer=0)
         while True:
             try:
                 next(run)

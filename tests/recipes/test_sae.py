@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fuzz
@@ -242,7 +243,7 @@ def test_a_run_taken_up_again_is_the_run_not_interrupted(trained: Path) -> None:
         assert torch.equal(value, again[name]), name
     record = lines_of(trained / "record.jsonl")
     assert record == lines_of(trained / "whole-record.jsonl")
-    assert [line["step"] for line in record] == [0, *range(1, 11), *range(50, 551, 50)]
+    assert [line["step"] for line in record] == [0, *range(1, 11), *range(50, 551, 50), 560]
     assert record[0]["features"] == 40
     assert record[0]["rows"] == len(recipe.Activations.load(trained))
     assert record[-1]["unexplained"] < 0.5 * record[1]["unexplained"]
@@ -255,7 +256,11 @@ def shipped(trained: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         held_out = {kind: rows(6, 60, seed=i, tokens=range(3, 300)) for i, kind in enumerate(texts.KINDS)}
         patch.setattr(lk.moe, "texts", lambda n=None: {k: v[:n] for k, v in held_out.items()}, raising=False)
-        patch.setattr(recipe, "LOSS_DOCUMENTS", 4)
+        passages = {kind: [SimpleNamespace(text=each) for each in some] for kind, some in held_out.items()}
+        patch.setattr(lk.moe, "passages", passages.__getitem__, raising=False)
+        # the first passage of each kind is said to stand in the training's documents too
+        patch.setattr(texts, "shared", lambda _: {kind: [(0.9, ""), *[(0.05, "")] * 5] for kind in texts.KINDS})
+        patch.setattr(recipe, "LOSS_DOCUMENTS", 5)
         for what in ("pack", "index", "measure"):
             recipe.main([what, str(trained)])
         return trained / "shipped"
@@ -308,9 +313,15 @@ def test_the_card_and_the_checksums_are_written(shipped: Path) -> None:
     assert ways == set(recipe.NAMES)
     for kind in (*texts.KINDS, "all"):
         (own,) = (r for r in measured["unexplained"] if (r["way"], r["kind"]) == ("sae", kind))
-        assert f"| {kind} | {own['tokens']:,} | {own['unexplained']:.3f} |" in card
+        (apart,) = (r for r in measured["apart"] if r["kind"] == kind)
+        assert 0 < apart["tokens"] < own["tokens"]
+        assert f"| {kind} | {own['tokens']:,} | {own['unexplained']:.3f} | {apart['unexplained']:.3f} |" in card
+    by_kind = [r for r in measured["losses"] if r["way"] == "sae" and r["kind"] != "all"]
+    assert f"{np.mean([r['increase'] for r in by_kind]):+.3f}" in card.split("mean of the kinds")[1].split("\n")[0]
+    assert all(r["low"] <= r["increase"] <= r["high"] for r in by_kind)
+    assert f"{560 * 64:,} in 560 steps" in card
     assert all(name in card for name in recipe.NAMES.values())
-    assert measured["passages"] == 4
+    assert measured["passages"] == 5
     sums = json.loads((shipped / "SHA256.json").read_text("utf-8"))
     assert set(sums) == {"cfg.json", "sae_weights.safetensors", "index.safetensors", "quality.json"}
     for name, sum_ in sums.items():

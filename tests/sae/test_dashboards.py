@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,11 +185,52 @@ def test_the_nearest_are_those_of_a_loop(lab: lk.Lab, tmp_path: Path) -> None:
     assert len(nearest(sae[0], 1_000)) == 79
 
 
+def test_a_row_of_zeros_is_nobodys_neighbour(lab: lk.Lab) -> None:
+    """It has no direction: its cosine with all is 0, not NaN, which would come first."""
+    sae = detectors(lab)
+    decoder = sae.decoder.clone()
+    decoder[[0, 40, 99]] = 0.0
+    gaps = replace(sae, decoder=decoder)
+    for index in (5, 41, 98):
+        found = nearest(gaps[index], 99)
+        assert len(found) == 99
+        assert not any(math.isnan(cosine) for _, cosine in found)
+        assert [cosine for _, cosine in found] == sorted((cosine for _, cosine in found), reverse=True)
+        assert all(cosine == 0 for i, cosine in found if i in (0, 40, 99))
+        others = [i for i, _ in nearest(sae[index], 99) if i not in (0, 40, 99)]
+        assert [i for i, _ in found if i not in (0, 40, 99)] == others
+        above = [i for i, cosine in found if cosine > 0]
+        assert len(above) > 10
+        assert not {0, 40, 99} & set(above)
+        assert [i for i, _ in nearest(gaps[index], len(above))] == above
+    own = nearest(gaps[40], 5)
+    assert len(own) == 5
+    assert [cosine for _, cosine in own] == [0.0] * 5
+    assert 40 not in [i for i, _ in own]
+
+
+@pytest.mark.parametrize(("what", "shown"), [(3, "3"), ("x", "'x'"), (None, "a NoneType"), ("sae", "a SAE")])
+def test_what_is_no_feature_is_refused(lab: lk.Lab, found: Index, what: Any, shown: str) -> None:
+    wrong = detectors(lab) if what == "sae" else what
+    for call in (
+        lambda: dashboard(lab, wrong),
+        lambda: dashboard(lab, wrong, of=found),
+        lambda: promoted(lab, wrong),
+        lambda: nearest(wrong),
+        lambda: lk.sae.check_name(lab, wrong, lambda _, __: True, TEXTS["low"]),
+        lambda: lk.sae.quiz(lab, wrong, TEXTS["low"]),
+        lambda: lk.clamp(wrong, 1.0),
+    ):
+        with pytest.raises(BadInput, match=rf"This takes a feature, such as sae\[1234\], and {shown} is none"):
+            call()
+
+
 def test_the_chance_cosine_is_that_of_random_rows(lab: lk.Lab, found: Index) -> None:
     """What the nearest of a hundred random directions reaches in 32 dimensions, in the mean."""
     draw = torch.Generator().manual_seed(9)
     random = replace(detectors(lab), decoder=torch.randn(100, 32, generator=draw))
     reached = np.mean([nearest(random[i], 1)[0][1] for i in range(100)])
+    found = replace(found, of="")  # of whichever hundred features
     board = dashboard(lab, random[0], of=found)
     assert board.chance_cosine == pytest.approx(reached, rel=0.1)
     again = dashboard(lab, random[1], of=found)

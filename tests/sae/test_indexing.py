@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from dictionaries import folder, make_lab
 from planted import detectors, rows
 from safetensors.numpy import load_file, save_file
@@ -251,6 +254,45 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(found, name), getattr(again, name))
         assert getattr(found, name).dtype == getattr(again, name).dtype
     assert (again.kinds, again.kind_tokens) == (found.kinds, found.kind_tokens)
+    assert [each.name for each in tmp_path.iterdir()] == ["index.safetensors"]
+
+
+@pytest.mark.parametrize("of", ["", "0123456789abcdef"])
+def test_whose_it_is_is_kept_and_a_path_may_be_text(tmp_path: Path, of: str) -> None:
+    path = tmp_path / "index.safetensors"
+    replace(Pieces().index(), of=of).save(str(path))  # type: ignore[arg-type]
+    assert Index.load(str(path)).of == of  # type: ignore[arg-type]
+    with pytest.raises(BadModelFile, match=r"gone\.safetensors is not an index of features"):
+        Index.load(str(tmp_path / "gone.safetensors"))  # type: ignore[arg-type]
+
+
+def test_an_index_that_does_not_say_whose_it_is_is_read(tmp_path: Path) -> None:
+    """As those of before were written."""
+    path = tmp_path / "index.safetensors"
+    Pieces().index().save(path)
+    save_file(
+        load_file(path), path, metadata={"format": indexing.FORMAT, "kinds": '["a", "b"]', "kind_tokens": "[1, 2]"}
+    )
+    assert Index.load(path).of == ""
+
+
+def test_a_save_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "index.safetensors"
+    Pieces().index().save(path)
+    before = path.read_bytes()
+
+    def full(_arrays: Any, to: Path, **_: Any) -> None:
+        Path(to).write_bytes(b"the beginning")
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(safetensors.numpy, "save_file", full)
+        with pytest.raises(OSError, match="no space left"):
+            Pieces(seed=1).index().save(path)
+    assert path.read_bytes() == before
+    Pieces(seed=1).index().save(path)
+    np.testing.assert_array_equal(Index.load(path).counts, Pieces(seed=1).index().counts)
+    assert [each.name for each in tmp_path.iterdir()] == ["index.safetensors"]
 
 
 def damaged(path: Path, how: str) -> None:
@@ -285,6 +327,18 @@ def damaged(path: Path, how: str) -> None:
             save_file(arrays | {"peaks": np.full_like(arrays["peaks"], WINDOW)}, path, metadata=about)
         case "kinds that are none":
             save_file(arrays, path, metadata=about | {"kinds": "[1, "})
+        case "too few counts, and those words":
+            save_file(arrays, path, metadata=about | {"kind_tokens": '["a"]'})
+        case "counts that are words":
+            save_file(arrays, path, metadata=about | {"kind_tokens": '["a", "b"]'})
+        case "counts that are no list":
+            save_file(arrays, path, metadata=about | {"kind_tokens": "5"})
+        case "counts of nothing":
+            save_file(arrays, path, metadata=about | {"kind_tokens": "[0, 0]"})
+        case "kinds that are a number":
+            save_file(arrays, path, metadata=about | {"kinds": "5"})
+        case "kinds that are numbers":
+            save_file(arrays, path, metadata=about | {"kinds": "[1, 2]"})
         case "a folder":
             path.unlink()
             path.mkdir()
@@ -296,6 +350,8 @@ def damaged(path: Path, how: str) -> None:
         *("missing", "empty", "cut in its header", "cut in its numbers", "text", "without an array"),
         *("of nothing known", "of another format", "kinds that are none", "a folder"),
         *("an array of another shape", "an array of other numbers", "a kind too few", "a peak outside"),
+        *("too few counts, and those words", "counts that are words", "counts that are no list", "counts of nothing"),
+        *("kinds that are a number", "kinds that are numbers"),
     ],
 )
 def test_another_file_is_refused(tmp_path: Path, how: str) -> None:
@@ -404,6 +460,50 @@ def test_another_autoencoders_index_is_refused(lab: lk.Lab) -> None:
             use(Pieces().index())
         with pytest.raises(BadInput, match="of takes an index"):
             use({})
+
+
+USES: dict[str, Callable[[lk.Lab, Any, Index], Any]] = {
+    "dashboard": lambda lab, sae, of: lk.sae.dashboard(lab, sae[9], of=of),
+    "search": lambda lab, sae, of: lk.sae.search(lab, sae, "t9", of=of),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_an_index_says_whose_it_is(use: str, lab: lk.Lab, tmp_path: Path) -> None:
+    """Of the same size, so that only the fingerprint tells them apart."""
+    sae = detectors(lab)
+    found = lk.sae.index(lab, sae, rows(12, 90))
+    assert found.of == sae.fingerprint != ""
+    found.save(tmp_path / "index.safetensors")
+    for of in (found, Index.load(tmp_path / "index.safetensors")):
+        USES[use](lab, sae, of)
+        USES[use](lab, detectors(lab, name="an equal one"), of)
+        other = replace(sae, name="other", decoder=sae.decoder.roll(1, 0))
+        with pytest.raises(BadInput, match="This index is of another autoencoder than other; make one of its own"):
+            USES[use](lab, other, of)
+        USES[use](lab, other, replace(of, of=""))  # of whichever, nobody knows
+
+
+def test_the_index_that_came_along_says_whose_it_is(lab: lk.Lab, tmp_path: Path) -> None:
+    sae = lk.sae.load(folder(tmp_path))
+    lk.sae.index(lab, sae, rows(12, 90)).save(tmp_path / indexing.FILE)
+    assert lk.sae.index(lab, sae).of == sae.fingerprint
+
+
+@pytest.mark.parametrize("what", ["x", 3, None])
+def test_an_index_is_of_an_autoencoder(lab: lk.Lab, what: Any) -> None:
+    sae = detectors(lab)
+    for wrong, shown in ((what, repr(what) if what is not None else "a NoneType"), (sae[3], "a Feature")):
+        for call in (
+            lambda wrong=wrong: lk.sae.index(lab, wrong),
+            lambda wrong=wrong: lk.sae.index(lab, wrong, rows(12, 90)),
+            lambda wrong=wrong: lk.sae.search(lab, wrong, "t9"),
+            lambda wrong=wrong: lk.sae.search(lab, wrong, "t9", of=Pieces().index()),
+        ):
+            with pytest.raises(
+                BadInput, match=rf"This takes an autoencoder, such as lk\.sae\.load\(\), and {shown} is"
+            ):
+                call()
 
 
 def test_the_metadata_is_plain(tmp_path: Path) -> None:

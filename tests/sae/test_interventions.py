@@ -173,11 +173,42 @@ def test_clamping_to_0_switches_off_where_it_is_on_and_leaves_the_rest(kind: str
         assert float(sae.encode(changed)[1:, index].max()) < 1e-4
 
 
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_clamp_on_a_centred_stream_reaches_its_value(kind: str, lab: lk.Lab, tmp_path: Path) -> None:
+    """Rows of the decoder with a mean of their own: the encoder does not see that part of what is added."""
+    given = weights(kind)
+    given["W_dec"] = given["W_dec"] + 0.1
+    options = {"hook_name": "blocks.1.hook_resid_pre", "model_from_pretrained_kwargs": {"center_writing_weights": True}}
+    path = folder(tmp_path / "it", kind, tensors=given, changed={"metadata": options})
+    sae = lk.sae.load(path)
+    assert sae.centred
+    plain = stream(lab)
+    for index in (0, 33, 79):
+        direction = sae[index].direction
+        assert float(direction.mean().abs()) > 0.05
+        changed = stream(lab, lk.clamp(sae[index], 25.0))
+        torch.testing.assert_close(sae.pre_activations(changed)[1:, index], torch.full((11,), 25.0), rtol=0, atol=1e-3)
+        torch.testing.assert_close(sae.encode(changed)[1:, index], torch.full((11,), 25.0), rtol=0, atol=1e-3)
+        unit = direction / direction.norm()  # along the whole direction, its mean with it
+        moved = changed - plain
+        torch.testing.assert_close(moved, (moved @ unit)[:, None] * unit, rtol=0, atol=1e-3)
+
+
+def test_a_feature_that_only_shifts_a_centred_stream_cannot_be_set(tmp_path: Path) -> None:
+    given = weights("topk")
+    given["W_dec"][5] = 1.0
+    given["W_enc"][:, 5] = 1.0
+    options = {"hook_name": "blocks.1.hook_resid_pre", "model_from_pretrained_kwargs": {"center_writing_weights": True}}
+    sae = lk.sae.load(folder(tmp_path / "it", tensors=given, changed={"metadata": options}))
+    with pytest.raises(BadInput, match="Feature 5 hardly reads its own direction"):
+        lk.clamp(sae[5], 1.0)
+
+
 def test_clamp_refuses_what_it_cannot_set(lab: lk.Lab, sae: SAE, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="can't be clamped to -1: activations are at least 0; to push it away, steer"):
         lk.clamp(sae[3], -1)
     for what in (3, torch.ones(WIDTH), sae):
-        with pytest.raises(BadInput, match="clamp takes a feature"):
+        with pytest.raises(BadInput, match="takes a feature, such as"):
             lk.clamp(what, 1.0)
     blind = weights("topk")
     blind["W_enc"][:, 5] -= (
@@ -273,7 +304,7 @@ def test_edits_are_gone_after_an_exception(lab: lk.Lab, sae: SAE) -> None:
 
 
 @pytest.mark.parametrize("which", ["steer", "own direction", "clamp", "splice"])
-def test_another_width_is_refused_when_the_model_runs(which: str, lab: lk.Lab, tmp_path: Path) -> None:
+def test_another_width_is_refused(which: str, lab: lk.Lab, tmp_path: Path) -> None:
     wide = lk.sae.load(folder(tmp_path / "wide", d_in=48))
     edit = {
         "steer": lambda: lk.steer(wide[3], 1.0),
@@ -281,13 +312,54 @@ def test_another_width_is_refused_when_the_model_runs(which: str, lab: lk.Lab, t
         "clamp": lambda: lk.clamp(wide[3], 1.0),
         "splice": lambda: lk.sae.splice(wide),
     }[which]()
-    with lab.edit(edit), pytest.raises(BadInput, match=r"48 numbers.* 32"):
+    plain = logits(lab)
+    with pytest.raises(BadInput, match=r"48 numbers.* 32"), lab.edit(edit):
         logits(lab)
+    assert torch.equal(logits(lab), plain)
+
+
+@pytest.mark.parametrize("which", ["steer", "clamp", "splice"])
+def test_another_models_autoencoder_is_refused_before_anything_is_changed(
+    which: str, lab: lk.Lab, tmp_path: Path
+) -> None:
+    other = lk.sae.load(folder(tmp_path / "other", model="another-model"))
+    edit = {"steer": lk.steer(other[3], 1.0), "clamp": lk.clamp(other[3], 1.0), "splice": lk.sae.splice(other)}[which]
+    ran = []
+    with pytest.raises(BadInput, match="was trained on another-model, and this is llama2"), lab.edit(edit):
+        ran.append(1)
+    assert not ran
+    own = lk.sae.load(folder(tmp_path / "own", model=lab.name))
+    with lab.edit(
+        {"steer": lk.steer(own[3], 1.0), "clamp": lk.clamp(own[3], 1.0), "splice": lk.sae.splice(own)}[which]
+    ):
+        logits(lab)
+
+
+def test_a_direction_of_ones_own_is_of_no_model(lab: lk.Lab, sae: SAE) -> None:
+    """What is a tensor can't be checked, not even a feature's; what is a feature is."""
+    for own in (torch.ones(WIDTH), sae[3].direction):
+        edit = lk.steer(own, 1.0, layer=1)
+        assert edit.check is None
+        with lab.edit(edit):
+            logits(lab)
+    for edit in (lk.steer(sae[3], 1.0), lk.clamp(sae[3], 1.0), lk.sae.splice(sae)):
+        assert edit.check == sae.belongs
+
+
+def test_all_are_checked_before_any_is_in_force(lab: lk.Lab, sae: SAE, tmp_path: Path) -> None:
+    other = lk.sae.load(folder(tmp_path / "other", model="another-model"))
+    before = hooks(lab.model)
+    with (
+        pytest.raises(BadInput, match="was trained on another-model"),
+        lab.edit(lk.steer(sae[3], 9.0), lk.ablate_head(0, 1), lk.clamp(other[3], 1.0)),
+    ):
+        pytest.fail("what is refused ran")
+    assert hooks(lab.model) == before
 
 
 def test_splice_takes_an_autoencoder(sae: SAE) -> None:
     for what in (sae[3], 3, None):
-        with pytest.raises(BadInput, match="splice takes an autoencoder"):
+        with pytest.raises(BadInput, match="takes an autoencoder"):
             lk.sae.splice(what)
 
 

@@ -181,6 +181,66 @@ def test_the_mean_recovers_nothing(measured: Quality) -> None:
     assert list(table["kind"].unique()) == ["one", "two", "all"]
 
 
+# how sure -------------------------------------------------------------------------------------------------------------
+
+
+ENOUGH = {  # long texts and short ones, so that a mean of texts is no mean of tokens
+    "one": [*rows(4, 20), *rows(3, 120, seed=2)],
+    "two": [*rows(3, 15, seed=1, tokens=range(3, 40)), *rows(4, 90, seed=3, tokens=range(3, 40))],
+}
+
+
+@pytest.fixture(scope="module")
+def many(lab: lk.Lab, random_sae: SAE) -> Quality:
+    return evaluate(lab, random_sae, ENOUGH, progress=False)
+
+
+def test_the_increase_lies_within_its_interval(many: Quality) -> None:
+    for _, line in many.table.iterrows():
+        assert line["low"] <= line["increase"] <= line["high"]
+        assert line["low"] < line["high"]
+
+
+@pytest.mark.parametrize("way", ["sae", "zero"])
+@pytest.mark.parametrize("kind", ["one", "two", "all"])
+def test_the_interval_is_that_of_texts_drawn_again_and_again(
+    lab: lk.Lab, random_sae: SAE, many: Quality, way: str, kind: str
+) -> None:
+    """Within each kind, by a loop of its own: whole texts, and of all drawn tokens the mean."""
+    tell = random_sae.reconstruct if way == "sae" else torch.zeros_like
+    costs = {
+        name: [
+            (len(text) - 1, loss_by_hand(lab, random_sae, [text], tell) - loss_by_hand(lab, random_sae, [text], None))
+            for text in texts
+        ]
+        for name, texts in ENOUGH.items()
+        if kind in (name, "all")
+    }
+    draw, means = np.random.default_rng(5), []
+    for _ in range(2_000):
+        drawn = [texts[i] for texts in costs.values() for i in draw.integers(len(texts), size=len(texts))]
+        means.append(sum(n * cost for n, cost in drawn) / sum(n for n, _ in drawn))
+    low, high = np.quantile(means, [0.025, 0.975])
+    found = row(many, way, kind)
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.15 * (high - low))
+
+
+def test_from_fewer_than_five_texts_of_a_kind_there_is_no_interval(
+    lab: lk.Lab, random_sae: SAE, measured: Quality
+) -> None:
+    assert measured.table[["low", "high"]].isna().all(axis=None)
+    mixed = evaluate(
+        lab, random_sae, {"one": rows(5, 60), "two": rows(4, 90, seed=1)}, against=("zero",), progress=False
+    )
+    for way in ("sae", "zero"):
+        assert math.isfinite(row(mixed, way, "one")["low"])
+        assert math.isfinite(row(mixed, way, "one")["high"])
+        for kind in ("two", "all"):  # of all kinds together one has too few
+            assert math.isnan(row(mixed, way, kind)["low"])
+            assert math.isnan(row(mixed, way, kind)["high"])
+            assert math.isfinite(row(mixed, way, kind)["increase"])
+
+
 # the ends of the scale -------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +274,25 @@ def test_untrained_has_the_sizes_and_not_the_knowledge(random_sae: SAE) -> None:
     assert torch.equal(one.decoder_bias, random_sae.decoder_bias)  # where activations lie is no knowledge of features
     with pytest.raises(BadInput, match="Only a topk"):
         untrained(mirror())
+    with pytest.raises(BadInput, match=r"This takes an autoencoder, such as lk\.sae\.load\(\), and 'x' is none"):
+        untrained("x")  # type: ignore[arg-type]
+
+
+def test_untrained_has_nothing_of_the_trained_ones_files(lab: lk.Lab, tmp_path: Path) -> None:
+    """Neither its index, whose examples would be passed off as its own, nor sae-lens's copy of its weights."""
+    sae = lk.sae.load(folder(tmp_path))
+    lk.sae.index(lab, sae, rows(12, 90)).save(tmp_path / "index.safetensors")
+    _ = sae.sae
+    for one in (untrained(sae), untrained(replace(sae, _library=sae.sae))):
+        assert one.folder is None
+        assert torch.equal(one.decoder_bias, sae.decoder_bias)
+        with pytest.raises(BadInput, match=r"untrained, like .* came without an index"):
+            lk.sae.dashboard(lab, one[3])
+        torch.testing.assert_close(one.sae.W_dec.detach(), one.decoder)
+        assert one.fingerprint != sae.fingerprint
+        x = counted(lab, sae, EVERY).float()[:20]
+        torch.testing.assert_close(one.sae.encode(x).detach(), one.encode(x), rtol=1e-5, atol=1e-5)
+    assert len(lk.sae.dashboard(lab, sae[3]).examples) > 0
 
 
 def test_no_feature_at_work_means_no_principal_component(lab: lk.Lab) -> None:
@@ -242,8 +321,11 @@ def test_without_losses_nothing_is_edited(
     monkeypatch.setattr(lk.Lab, "edit", never)
     monkeypatch.setattr(lk.Lab, "trace", never)
     found = evaluate(lab, random_sae, KINDS, losses=False)
-    assert found.table["loss"].isna().all()
-    assert found.table["recovered"].isna().all()
+    for column in ("loss", "loss_spliced", "increase", "low", "high", "recovered"):
+        assert found.table[column].isna().all()
+    assert "nan" not in repr(found)
+    assert "nats" not in repr(found)
+    assert f"% unexplained, {found.tokens:,} tokens)" in repr(found)
     pd.testing.assert_series_equal(found.table["unexplained"], measured.table["unexplained"])
 
 
@@ -253,6 +335,9 @@ def test_without_the_mean_nothing_is_said_of_recovery(lab: lk.Lab, random_sae: S
     assert found.table["recovered"].isna().all()
     assert found.table["increase"].notna().all()
     assert math.isnan(row(found, "sae")["recovered"])
+    assert "nan" not in repr(found)
+    assert "recovered" not in repr(found)
+    assert " nats, " in repr(found)
 
 
 def test_the_model_is_as_before(lab: lk.Lab, random_sae: SAE) -> None:
@@ -290,3 +375,8 @@ def test_another_models_autoencoder_is_refused(lab: lk.Lab, tmp_path: Path) -> N
     other = lk.sae.load(folder(tmp_path, model="another"))
     with pytest.raises(BadInput, match="was trained on another"):
         evaluate(lab, other, KINDS)
+    for what, shown in (("x", "'x'"), (other[3], "a Feature"), (None, "a NoneType")):
+        with pytest.raises(
+            BadInput, match=rf"This takes an autoencoder, such as lk\.sae\.load\(\), and {shown} is none"
+        ):
+            evaluate(lab, what, KINDS)

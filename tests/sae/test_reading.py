@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,27 @@ def test_a_list_of_texts_and_edits(tmp_path: Path) -> None:
         changed = lk.sae.features(lab, sae, TEXT)
     assert [changed.top(token, 1)[0][0].index for token in range(1, 12)] == [9] * 11
     assert [many[1].top(token, 1)[0][0].index for token in range(1, 12)] != [9] * 11
+
+
+def test_another_autoencoders_feature_is_refused_and_an_equal_ones_is_taken(tmp_path: Path) -> None:
+    lab, sae = make_lab(), lk.sae.load(folder(tmp_path / "it"))
+    found = lk.sae.features(lab, sae, TEXT)
+    at_work = found.strongest(1)[0][0].index
+    other = replace(sae, name="other", decoder=sae.decoder.roll(1, 0))
+    with pytest.raises(BadInput, match=rf"Feature\({at_work}, 'other'\) is of another autoencoder than these features"):
+        found.of(other[at_work])
+    for equal in (lk.sae.load(folder(tmp_path / "copy")), replace(sae, decoder=sae.decoder.clone(), name="copy")):
+        torch.testing.assert_close(found.of(equal[at_work]), found.of(at_work), equal_nan=True)
+    assert float(found.of(at_work)[1:].max()) > 0
+    torch.testing.assert_close(found.of(other[at_work].index), found.of(at_work), equal_nan=True)  # a number is its own
+
+
+@pytest.mark.parametrize(
+    ("what", "shown"), [("labkit-sae", "'labkit-sae'"), (3, "3"), (None, "a NoneType"), (torch.ones(3), "a Tensor")]
+)
+def test_features_are_those_of_an_autoencoder(what: Any, shown: str) -> None:
+    with pytest.raises(BadInput, match=rf"This takes an autoencoder, such as lk\.sae\.load\(\), and {shown} is none"):
+        lk.sae.features(make_lab(), what, TEXT)
 
 
 def test_what_cannot_be_asked(tmp_path: Path) -> None:

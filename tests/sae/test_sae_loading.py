@@ -224,6 +224,24 @@ def test_a_file_is_not_its_folder(tmp_path: Path) -> None:
         lk.sae.load(folder(tmp_path / "it") / "cfg.json")
 
 
+@pytest.mark.parametrize("name", [None, "labkit-sae", "a folder", "a path"])
+def test_which_of_a_release_is_no_question_to_a_single_one(
+    name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder(tmp_path / "it")
+    asked = {"a folder": str(path), "a path": path}.get(name or "", name)
+    monkeypatch.setattr(loading, "from_folder", lambda *_, **__: pytest.fail("it was opened"))
+    said = rf"sae_id says which autoencoder of a release, and {asked or 'labkit-sae'} is a single one; leave it away"
+    with pytest.raises(BadInput, match=said):
+        lk.sae.load(asked, sae_id="blocks.8.hook_resid_pre")
+
+
+@pytest.mark.parametrize("name", [3, 3.0, True, b"labkit-sae", ["labkit-sae"], {}])
+def test_a_name_that_is_none(name: Any) -> None:
+    with pytest.raises(BadInput, match=f"asked for by name or folder, and a {type(name).__name__} is neither"):
+        lk.sae.load(name)
+
+
 # the shipped one -------------------------------------------------------------------------------------------------------
 
 

@@ -149,6 +149,10 @@ def test_the_index_is_of_the_harvest(index: Index, record: list[dict[str, Any]])
     np.testing.assert_array_equal(index.largest > 0, index.counts > 0)
 
 
+def test_the_index_is_this_autoencoders(index: Index, shipped: SAE) -> None:
+    assert index.of == shipped.fingerprint
+
+
 def test_its_examples_are_in_order(index: Index) -> None:
     there = index.values > 0
     assert there[:, 0].sum() == (index.counts > 0).sum()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fuzz
@@ -208,6 +209,129 @@ def test_the_random_direction_can_be_left_out_or_given(lab: lk.Lab, sae: SAE) ->
     assert own["example"].tolist() == without["example"].tolist()
 
 
+SHORTLY: dict[str, Any] = {"tokens": 8, "progress": False}
+
+
+def test_several_random_directions_are_each_another(lab: lk.Lab, sae: SAE) -> None:
+    def asked(directions: dict[str, Any] | None = None, **given: Any) -> Any:
+        return dose(lab, sae, directions or {"feature": sae[3]}, [8.0], PROMPTS, has_t, **SHORTLY, **given)
+
+    several = asked(random=3)
+    names = ["feature", "random direction", "random direction 2", "random direction 3"]
+    assert several["direction"].tolist() == names
+    assert len(set(several["loss"])) == 4
+    assert asked(random=0)["direction"].tolist() == ["feature"]
+    one = asked()
+    assert one["direction"].tolist() == names[:2]
+    assert one["loss"].tolist() == several["loss"].tolist()[:2]
+    assert set(asked(random=3, seed=1)["loss"]).isdisjoint(several["loss"][1:])
+    mine = asked({"random direction 2": sae[3]}, random=3)  # a name of one's own stays
+    assert sorted(mine["direction"]) == names[1:]
+    assert mine.set_index("direction")["loss"]["random direction 2"] == several["loss"][0]
+
+
+def test_strengths_may_come_one_by_one(lab: lk.Lab, sae: SAE, table: Any, directions: dict[str, Any]) -> None:
+    """Those of a generator are there for every direction, not for the first alone."""
+    asked = {name: what for name, what in directions.items() if name != "random direction"}
+    found = dose(lab, sae, asked, (s for s in (0, 8.0, -8.0)), PROMPTS, has_t, **SHORTLY)
+    assert found.to_dict() == table.to_dict()
+    others = dose(lab, sae, asked, np.array([0, 8, -8]), PROMPTS, has_t, **SHORTLY)
+    assert others.to_dict() == table.to_dict()
+    assert all(type(strength) is float for strength in others["strength"])
+
+
+def test_a_function_makes_the_edit_of_a_strength(lab: lk.Lab, sae: SAE) -> None:
+    asked = {"clamp": lambda value: lk.clamp(sae[3], value)}
+    found = dose(lab, sae, asked, [0, 30.0], PROMPTS, has_t, random=0, **SHORTLY)
+    assert found["example"][0] == dose(lab, sae, {"f": sae[3]}, [0], PROMPTS, has_t, random=0, **SHORTLY)["example"][0]
+    with lab.edit(lk.clamp(sae[3], 30.0)):
+        wanted = lab.generate(PROMPTS[0], max_new_tokens=8, chat=False).text
+    assert found["example"][1] == wanted
+
+
+def test_the_loss_is_that_of_the_texts_that_did_not_break(
+    lab: lk.Lab, sae: SAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With texts given by hand: none, some and all of them loops, and one that says nothing."""
+    loop, plain, other = [40] * 8, [40, 41, 42, 43, 44, 45, 46, 47], [50, 60, 51, 61, 52, 62, 53]
+    before = [lab.tokenizer(prompt).input_ids for prompt in PROMPTS]
+    written_now: list[list[int]] = []
+
+    def generate(_lab: lk.Lab, prompts: list[str], **_: Any) -> list[Any]:
+        return [
+            SimpleNamespace(prompt_ids=ids, ids=new, text="t" if new == loop else "o")
+            for ids, new in zip(before[: len(prompts)], written_now, strict=True)
+        ]
+
+    monkeypatch.setattr(lk.Lab, "generate", generate)
+
+    def row(*texts: list[int]) -> Any:
+        written_now[:] = texts
+        return dose(lab, sae, {"feature": sae[3]}, [8.0], PROMPTS, has_t, random=0, **SHORTLY).iloc[0]
+
+    losses = {tuple(new): [loss_of(lab, ids, new) for ids in before] for new in (loop, plain, other)}
+    assert abs(losses[tuple(loop)][0] - losses[tuple(plain)][1]) > 0.01
+    none = row(plain, other, plain)
+    assert none["broken"] == 0
+    wanted = [losses[tuple(plain)][0], losses[tuple(other)][1], losses[tuple(plain)][2]]
+    assert none["loss"] == pytest.approx(np.mean(wanted), rel=1e-4)
+    some = row(loop, other, plain)
+    assert some["broken"] == pytest.approx(1 / 3)
+    assert some["share"] == pytest.approx(1 / 3)  # of all texts, the broken ones too
+    assert some["loss"] == pytest.approx(np.mean(wanted[1:]), rel=1e-4)
+    assert some["loss_low"] == pytest.approx(min(wanted[1:]), rel=1e-4)
+    assert some["loss_high"] == pytest.approx(max(wanted[1:]), rel=1e-4)
+    single = row(loop, loop, plain)
+    assert single["loss"] == single["loss_low"] == single["loss_high"] == pytest.approx(wanted[2], rel=1e-4)
+    for texts in ((loop, loop, loop), (loop, [], loop)):
+        found = row(*texts)
+        assert found[["loss", "loss_low", "loss_high"]].isna().all()
+        assert found["broken"] == pytest.approx(texts.count(loop) / 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"strengths": []}, "There is no strength to steer by; give some"),
+        ({"strengths": iter(())}, "There is no strength"),
+        ({"strengths": ["x"]}, "A strength is to be a number, and 'x' is none"),
+        ({"strengths": [8.0, float("nan")]}, "A strength is to be a number, and nan is none"),
+        ({"strengths": [8.0, None]}, "A strength is to be a number, and None is none"),
+        ({"strengths": [True]}, "A strength is to be a number, and True is none"),
+        ({"directions": {}}, "There is no direction to steer along; give them by name"),
+        ({"directions": ["feature"]}, "There is no direction to steer along; give them by name"),
+        ({"directions": "feature"}, "There is no direction to steer along; give them by name"),
+        ({"directions": None}, "There is no direction to steer along; give them by name"),
+        ({"directions": {"good": torch.ones(32), "bad": 3}}, "steer takes a feature"),
+        ({"directions": {"good": torch.ones(32), "bad": torch.zeros(32)}}, "This direction has no length"),
+        ({"directions": {"good": torch.ones(32), "bad": lambda _: 3}}, "to make an edit of a strength, and it made 3"),
+        ({"prompts": ["the cat"]}, "several prompts"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else ", ".join(value),
+)
+def test_a_dose_is_refused_before_anything_is_written(
+    lab: lk.Lab, sae: SAE, given: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("generate", "trace"):
+        monkeypatch.setattr(lk.Lab, name, lambda *_, **__: pytest.fail("something was written"))
+    usual = {"directions": {"feature": sae[3]}, "strengths": [8.0], "prompts": PROMPTS, "concept": has_t}
+    with pytest.raises(BadInput, match=said):
+        dose(lab, sae, **(usual | given))
+
+
+def test_what_is_no_autoencoder_is_refused(lab: lk.Lab, sae: SAE) -> None:
+    for what, shown in (("x", "'x'"), (3, "3"), (None, "a NoneType"), (sae[3], "a Feature")):
+        for call in (
+            lambda what=what: dose(lab, what, {"feature": sae[3]}, [8.0], PROMPTS, has_t),
+            lambda what=what: difference(lab, what, ["the cat"], ["the dog"]),
+            lambda what=what: steered(lab, what),
+        ):
+            with pytest.raises(
+                BadInput, match=rf"This takes an autoencoder, such as lk\.sae\.load\(\), and {shown} is"
+            ):
+                call()
+
+
 def test_a_single_prompt_or_text_is_not_read_letter_by_letter(lab: lk.Lab, sae: SAE) -> None:
     with pytest.raises(BadInput, match="prompts are to be a list of texts"):
         dose(lab, sae, {"feature": sae[3]}, [8.0], "the cat", has_t)
@@ -321,6 +445,51 @@ def test_a_loop_is_noted(sae: SAE) -> None:
     events = list(steered(lab, sae, tokens=10, chat=False)("the dog", {3: 1.0}, threading.Event()))
     assert events[-1].note == "The model broke: it says the same token over and over."
     assert events[-1].tokens == (" cat",) * 10
+    assert events[-1].mean_loss is None  # a loop is easy to foretell: it would look cheap
+    table = dose(lab, sae, {"feature": sae[3]}, [0, 1.0], PROMPTS, has_t, tokens=10, progress=False)
+    assert table["broken"].tolist() == [1.0] * 4
+    assert table[["loss", "loss_low", "loss_high"]].isna().all(axis=None)
+    assert table["share"].tolist() == [1.0] * 4  # of all texts
+
+
+def test_a_text_that_did_not_break_has_a_loss_and_no_note(
+    lab: lk.Lab, sae: SAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ids, note in (
+        ([40, 41, 42, 43, 44, 45, 46, 47], ""),
+        ([40, 41] * 4, "The model broke: it says the same 2 tokens over and over."),
+    ):
+        made = SimpleNamespace(prompt_ids=lab.tokenizer("the cat").input_ids, ids=ids, tokens=[f"t{i}" for i in ids])
+        monkeypatch.setattr(lk.Lab, "stream", lambda *_, made=made, **__: iter(made.tokens))
+        monkeypatch.setattr(lab, "last_generation", made)
+        last = list(steered(lab, sae)("the cat", {3: 8.0}, threading.Event()))[-1]
+        assert last.done
+        assert last.note == note
+        assert last.tokens == tuple(made.tokens)
+        wanted = None if note else pytest.approx(loss_of(lab, made.prompt_ids, ids), rel=1e-4)
+        assert last.mean_loss == wanted
+
+
+@pytest.mark.parametrize(("given", "chat"), [({}, False), ({"chat": True}, True), ({"chat": None}, None)])
+def test_prompts_are_written_on_from_unless_told_to_answer(
+    lab: lk.Lab, sae: SAE, given: dict[str, Any], chat: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    own = {"generate": lk.Lab.generate, "stream": lk.Lab.stream}
+
+    def heard(name: str) -> Any:
+        def call(self: lk.Lab, *args: Any, **settings: Any) -> Any:
+            asked.append(settings)
+            return own[name](self, *args, **(settings | {"chat": False}))  # this tokenizer knows no chat
+
+        return call
+
+    for name in own:
+        monkeypatch.setattr(lk.Lab, name, heard(name))
+    dose(lab, sae, {"feature": sae[3]}, [3.0], PROMPTS, has_t, tokens=2, progress=False, **given)
+    list(steered(lab, sae, tokens=2, **given)("the cat", {3: 3.0}, threading.Event()))
+    assert [each["chat"] for each in asked] == [chat] * 3
+    assert [each["max_new_tokens"] for each in asked] == [2] * 3
 
 
 def test_features_there_are_not_and_models_it_is_not_of(lab: lk.Lab, sae: SAE, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_whole_words_in_any_case_however_they_are_given(lab: lk.Lab) -> None:
 
 
 def test_the_best_come_first(lab: lk.Lab) -> None:
-    """By share of examples, then by how many different words, then the rarer feature."""
+    """By hits, then by how many different words, then by the share of the examples, then the rarer feature."""
     cat, dog, tree = ("the cat", " ran"), ("the dog", " ran"), ("a tree", " ran")
     found = concordance(
         lab,
@@ -148,6 +148,21 @@ def test_the_best_come_first(lab: lk.Lab) -> None:
     np.testing.assert_allclose(table["density"], [0.04, 0.02, 0.05, 0.01])
     assert 2 <= table.attrs["chance"] <= 3  # 8 hits dealt to 11 examples, of which no feature has more than 3
     assert len(search(lab, sae(), "cat dog", of=found, k=2)) == 2
+
+
+def test_one_hit_of_one_comes_after_six_of_eight(lab: lk.Lab) -> None:
+    cat, dog, tree = ("the cat", " ran"), ("the dog", " ran"), ("a tree", " ran")
+    found = concordance(lab, [[cat], [cat, cat], [*[cat] * 6, tree, tree], [cat, tree], [cat, dog, tree, tree]])
+    table = search(lab, sae(), "cat dog", of=found)
+    assert table["feature"].tolist() == [2, 4, 1, 0, 3]
+    assert table["hits"].tolist() == [6, 2, 2, 1, 1]
+    assert table["examples"].tolist() == [8, 4, 2, 1, 2]
+
+
+@pytest.mark.parametrize("words", [[3], ["cat", 3], [None, "cat"], [["cat"]], (b"cat",), range(3)])
+def test_words_that_are_no_texts_are_refused(lab: lk.Lab, words: Any) -> None:
+    with pytest.raises(BadInput, match="Words to look for are texts; give them as one text, or as a list of texts"):
+        search(lab, sae(), words, of=concordance(lab, [[("the cat", " ran")]]))
 
 
 def test_another_index_is_another_search(lab: lk.Lab) -> None:

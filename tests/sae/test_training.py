@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -254,7 +255,7 @@ def test_activations_that_are_no_numbers_end_the_run(bad: float) -> None:
         return x
 
     done = []
-    with pytest.raises(FloatingPointError, match="at step 4"):  # noqa: PT012
+    with pytest.raises(BadInput, match="at step 4: give finite activations, or a lower learning_rate"):  # noqa: PT012
         for step in steps(start(D_IN, SHORT, batches(0)), broken):
             done.append(step.step)
     assert done == [1, 2, 3]
@@ -273,11 +274,96 @@ def test_activations_that_are_no_numbers_end_the_run(bad: float) -> None:
         ({"k": 4.0}, "k is 4.0; give a whole number from 1"),
         ({"features": True}, "features is True"),
         ({"tokens": 1e6}, "tokens is 1000000.0"),
+        ({"learning_rate": math.nan}, "learning_rate is nan; give a number above 0"),
+        ({"learning_rate": math.inf}, "learning_rate is inf"),
+        ({"learning_rate": -1}, "learning_rate is -1"),
+        ({"learning_rate": 0}, "learning_rate is 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast'"),
+        ({"learning_rate": True}, "learning_rate is True"),
+        ({"decay": 1.5}, "decay is 1.5; give a number above 0 and up to 1"),
+        ({"decay": -0.1}, "decay is -0.1"),
+        ({"decay": math.nan}, "decay is nan"),
+        ({"auxiliary": -1.0}, "auxiliary is -1.0"),
+        ({"auxiliary": math.inf}, "auxiliary is inf"),
+        ({"dead_after": 0}, "dead_after is 0; give a whole number from 1"),
+        ({"seed": 1.5}, "seed is 1.5; give a whole number from 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"warm_up": -1}, "warm_up is -1; give a whole number from 0"),
+        ({"warm_up": 100.0}, "warm_up is 100.0"),
     ],
 )
 def test_settings_that_make_no_run_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         start(D_IN, Settings(**settings), torch.randn(10, D_IN))
+
+
+def test_settings_at_their_ends_are_a_run() -> None:
+    ends = replace(SHORT, learning_rate=1, decay=0, auxiliary=0, warm_up=0, dead_after=1, seed=0, tokens=64 * 2)
+    assert len(list(steps(start(D_IN, ends, superposed(64)(0)), superposed(64)))) == 2
+    assert len(list(steps(start(D_IN, replace(ends, decay=1.0), superposed(64)(0)), superposed(64)))) == 2
+    assert start(D_IN, replace(ends, seed=np.int64(3)), superposed(64)(0)).cfg.lr == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (torch.ones(600, D_IN), "All these activations are the same, so that there is nothing to learn"),
+        (torch.arange(D_IN).float().expand(600, -1), "All these activations are the same"),
+        (
+            torch.randint(9, (600, D_IN)),
+            rf"finite activations \(rows, d_in\), a tensor of floats, and this is \(600, {D_IN}",
+        ),
+        (np.random.default_rng(0).normal(size=(600, D_IN)), rf"a tensor of floats, and this is \(600, {D_IN}\)"),
+        ([[1.0] * D_IN, [2.0] * D_IN], "a tensor of floats, and this is list"),
+        (None, "this is NoneType"),
+        (torch.randn(D_IN), rf"this is \({D_IN},\)"),
+        (torch.randn(2, 300, D_IN), rf"this is \(2, 300, {D_IN}\)"),
+        (torch.randn(1, D_IN), rf"this is \(1, {D_IN}\)"),
+        (torch.randn(600, D_IN).index_fill(0, torch.tensor([7]), math.nan), "finite activations"),
+        (torch.randn(600, D_IN).index_fill(0, torch.tensor([7]), -math.inf), "finite activations"),
+    ],
+    ids=[
+        *("ones", "alike", "whole numbers", "numpy", "list", "none"),
+        *("one row", "three dimensions", "a single row", "nan", "infinite"),
+    ],
+)
+def test_activations_that_teach_nothing_are_refused(x: Any, said: str) -> None:
+    for run in (train(x, SHORT, layer=0), watched(x, SHORT, layer=0)(threading.Event())):
+        with pytest.raises(BadInput, match=said):  # noqa: PT012
+            while True:
+                next(run)
+
+
+def test_one_number_that_differs_is_enough() -> None:
+    x = torch.ones(64, D_IN)
+    x[-1, -1] = 1.5
+    assert next(train(x, SHORT, layer=0)).step == 1
+
+
+@pytest.mark.parametrize("layer", [-1, True, 1.5, "1", None])
+def test_a_layer_that_is_none_is_refused(layer: Any) -> None:
+    x = torch.randn(600, D_IN)
+    with pytest.raises(BadInput, match=rf"layer says what the activations enter, .*, and {layer!r} is none"):
+        next(train(x, SHORT, layer=layer))
+
+
+def test_the_layer_has_to_be_said() -> None:
+    """So that nobody's autoencoder is taken for one of layer 0."""
+    x = torch.randn(600, D_IN)
+    for run in (train, watched):
+        with pytest.raises(TypeError, match="layer"):
+            run(x, SHORT)  # type: ignore[operator]
+
+
+def test_a_layer_may_be_numpys() -> None:
+    x = torch.randn(600, D_IN)
+    run = train(x, replace(SHORT, tokens=64), layer=np.int64(3))  # type: ignore[arg-type]
+    next(run)
+    with pytest.raises(StopIteration) as end:
+        next(run)
+    assert type(end.value.value.layer) is int
+    assert end.value.value.layer == 3
 
 
 def test_the_defaults_are_a_run() -> None:
@@ -313,7 +399,7 @@ def test_a_watched_run_is_the_same_run_and_says_what_a_panel_draws() -> None:
 
 def test_a_watched_run_that_is_stopped_gives_what_there_is() -> None:
     x, stop = torch.randn(600, D_IN), threading.Event()
-    work = watched(x, Settings(features=40, k=4, tokens=2_000, batch=100))(stop)
+    work = watched(x, Settings(features=40, k=4, tokens=2_000, batch=100), layer=0)(stop)
     next(work)
     next(work)
     stop.set()

@@ -81,11 +81,12 @@ def test_outcomes_follow_from_the_numbers() -> None:
     texts = rows["golden-gate"].value
     assert texts is not None
     assert rows["golden-gate"].outcome == ("held" if texts > 50 else "refuted")  # of a hundred, at the best strength
-    _, _, low, high, plain, chance, _ = (
+    stated, _, low, high, plain, chance, pushed, means = (
         int(n) for n in re.findall(r"(\d+) %", rows["golden-gate"].comparison.replace(" to ", " % to "))
     )
-    assert low <= texts <= high
+    assert low <= texts == stated <= high
     assert plain <= chance < texts, "beside no steering and a random feature"
+    assert max(pushed, means) <= 100
 
 
 def test_the_notebook_runs_the_experiment_of_the_ledger() -> None:

@@ -6,7 +6,9 @@ import base64
 import json
 import re
 import threading
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +242,173 @@ def test_searching_gives_features_with_sentences() -> None:
         assert view.hits == []
     view.asked = "  "
     assert view.searching == {"state": "", "message": ""}
+    view.close()
+
+
+# what comes too late ------------------------------------------------------------------------------------------------
+
+
+def states(view: FeaturesView, name: str) -> list[str]:
+    """Fills with the states that a trait goes through."""
+    seen: list[str] = []
+    view.observe(lambda change: seen.append(change["new"]["state"]), names=name)
+    return seen
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.005)
+
+
+class Lock:
+    """A view's lock, which says who waits for it."""
+
+    def __init__(self, own: Any) -> None:
+        self.own, self.waiting = own, 0
+
+    def __enter__(self) -> None:
+        if not self.own.acquire(blocking=False):
+            self.waiting += 1
+            self.own.acquire()
+            self.waiting -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self.own.release()
+
+
+class Held:
+    """A function that goes on when it is let, with what it was asked."""
+
+    def __init__(self, then: Callable[[str], Any]) -> None:
+        self.then, self.asked, self.go = then, [], threading.Event()  # type: ignore[var-annotated]
+
+    def __call__(self, text: str) -> Any:
+        self.asked.append(text)
+        if "slow" in text:
+            assert self.go.wait(10)
+        return self.then(text)
+
+
+def late(text: str) -> list[tuple[int, str]]:
+    if "bad" in text:
+        raise BadInput("The index has no words.")
+    return [(3, text)]
+
+
+def never(_: str) -> Any:
+    pytest.fail("it was asked all the same")
+
+
+def test_a_search_whose_box_was_cleared_as_it_began_says_nothing() -> None:
+    """The worker has taken the words, and waits to say so, when they are wiped away."""
+    view = features(random_featured(12, sae=SAE), search=never)
+    view._searcher._delay_seconds = 0
+    lock = view._lock = Lock(view._lock)  # type: ignore[assignment]
+    seen = states(view, "searching")
+    with lock:
+        view.asked = "cats"
+        until(lambda: lock.waiting == 1)
+        view.asked = ""
+    assert view.wait(10)
+    assert seen == ["waiting", ""]
+    assert view.searching == {"state": "", "message": ""}
+    view.close()
+
+
+@pytest.mark.parametrize("how", ["stopped", "typed over"])
+def test_a_text_that_was_dropped_as_it_began_says_nothing(how: str) -> None:
+    taken = Held(spoken)
+    view = features(random_featured(12, sae=SAE), take=taken, feature=2)
+    view._taker._delay_seconds = 0
+    lock = view._lock = Lock(view._lock)  # type: ignore[assignment]
+    seen = states(view, "status")
+    with lock:
+        view.typed = "one text"
+        until(lambda: lock.waiting == 1)
+        if how == "stopped":
+            view._taker.stop()
+        else:
+            view.typed = "a second text"
+    assert view.wait(10)
+    assert seen == (["waiting"] if how == "stopped" else ["waiting", "running", "done"])
+    assert taken.asked == ([] if how == "stopped" else ["a second text"])
+    view.close()
+
+
+def test_words_typed_over_as_their_search_began_are_not_searched_for() -> None:
+    search = Held(late)
+    view = features(random_featured(12, sae=SAE), search=search)
+    view._searcher._delay_seconds = 0
+    lock = view._lock = Lock(view._lock)  # type: ignore[assignment]
+    with lock:
+        view.asked = "bad words"
+        until(lambda: lock.waiting == 1)
+        view.asked = "good ones"
+    assert view.wait(10)
+    assert search.asked == ["good ones"]
+    assert view.hits == [[3, "good ones"]]
+    assert view.searching["state"] == "done"
+    view.close()
+
+
+@pytest.mark.parametrize("words", ["slow and bad", "slow and good"])
+@pytest.mark.parametrize("then", ["", "others"])
+def test_a_search_that_comes_late_overwrites_nothing(words: str, then: str) -> None:
+    """Whether it finds something or fails, after the box was cleared or other words were asked for."""
+    search = Held(late)
+    view = features(random_featured(12, sae=SAE), search=search)
+    view._searcher._delay_seconds = 0
+    seen = states(view, "searching")
+    view.asked = words
+    until(lambda: search.asked == [words])
+    view.asked = then
+    search.go.set()
+    assert view.wait(10)
+    assert seen == (["waiting", "running", "waiting", "running", "done"] if then else ["waiting", "running", ""])
+    assert view.hits == ([[3, "others"]] if then else [])
+    assert view.searching["message"] == ""
+    view.close()
+
+
+@pytest.mark.parametrize("text", ["slow and bad", "slow and good"])
+def test_a_text_that_comes_late_overwrites_nothing(text: str) -> None:
+    taken = Held(spoken)
+    view = features(random_featured(12, sae=SAE), take=taken, feature=2)
+    view._taker._delay_seconds = 0
+    seen = states(view, "status")
+    view.typed = text
+    until(lambda: taken.asked == [text])
+    view.typed = "this one"
+    taken.go.set()
+    assert view.wait(10)
+    assert seen == ["waiting", "running", "waiting", "running", "done"]
+    assert view.texts == ["<s>", " this", " one"]
+    assert view.version == 1
+    view.close()
+
+
+@pytest.mark.parametrize("which", ["search", "take"])
+def test_a_failure_that_waits_to_be_said_is_not_said_once_it_was_dropped(which: str) -> None:
+    """It failed, and was told to stop before it could say so."""
+    work = Held(late if which == "search" else spoken)
+    view = features(random_featured(12, sae=SAE), **{which: work})
+    worker, box, name = {
+        "search": (view._searcher, "asked", "searching"),
+        "take": (view._taker, "typed", "status"),
+    }[which]
+    worker._delay_seconds = 0
+    lock = view._lock = Lock(view._lock)  # type: ignore[assignment]
+    seen = states(view, name)
+    setattr(view, box, "slow and bad")
+    until(lambda: work.asked == ["slow and bad"])
+    with lock:
+        work.go.set()
+        until(lambda: lock.waiting == 1)
+        worker.stop()
+    assert view.wait(10)
+    assert seen == ["waiting", "running"]
     view.close()
 
 

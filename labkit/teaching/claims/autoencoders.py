@@ -55,25 +55,31 @@ def golden_gate() -> tuple[float, str]:
     table = room.dose(
         lab,
         sae,
-        {"feature": feature, "difference": room.difference(lab, sae, ABOUT, OTHER), "random": sae[alike[drawn]]},
+        {
+            "held": lambda value: room.clamp(feature, value),
+            "pushed": feature,
+            "difference": room.difference(lab, sae, ABOUT, OTHER),
+            "random": sae[alike[drawn]],
+        },
         STRENGTHS,
         PROMPTS,
         lambda text: CONCEPT in text.lower(),
         tokens=TOKENS,
         chat=False,
-        random=False,  # a random feature stands there already
+        random=0,  # a random feature stands there already
         progress=False,
     )
     best = {
         name: rows.sort_values(["share", "strength"], ascending=[False, True]).iloc[0]
         for name, rows in table.groupby("direction", sort=False)
     }
-    own, plain = best["feature"], table[table["strength"] == 0].iloc[0]
+    own, plain = best["held"], table[table["strength"] == 0].iloc[0]
     share = round(100 * float(own["share"]))
     return float(share), (
-        f"of {len(PROMPTS)} texts that begin elsewhere {share} % speak of a whale when its feature is pushed by "
-        f"{own['strength']:g} (95 %: {100 * own['low']:.0f} to {100 * own['high']:.0f} %), {100 * plain['share']:.0f} % "
-        f"without, at most {100 * best['random']['share']:.0f} % along a random feature and "
+        f"of {len(PROMPTS)} texts that begin elsewhere {share} % speak of a whale when its feature is held at "
+        f"{own['strength']:g} (95 %: {100 * own['low']:.0f} to {100 * own['high']:.0f} %; the best of {len(STRENGTHS) - 1} "
+        f"values), {100 * plain['share']:.0f} % without, at most {100 * best['random']['share']:.0f} % pushed along a random "
+        f"feature, {100 * best['pushed']['share']:.0f} % along its own and "
         f"{100 * best['difference']['share']:.0f} % along a difference of means; what is written then costs the unsteered "
         f"model {own['loss']:.1f} nats a token, {plain['loss']:.1f} without"
     )

@@ -208,9 +208,10 @@ class FeaturesView(View):
 
     def _take_text(self, text: str, stop: threading.Event) -> None:
         """Runs in the worker. Whatever `take` does, the view says so and stands."""
-        if stop.is_set():
-            return
-        self._say("status", "running")
+        with self._lock:  # or the state of what was asked since could be overwritten
+            if stop.is_set():
+                return
+            self._say("status", "running")
         try:
             assert self._take is not None
             found = self._take(text)
@@ -236,8 +237,9 @@ class FeaturesView(View):
                     self.version += 1
                     self._say("status", "done")
         except BaseException as error:  # in this thread there is nobody above to tell
-            if not stop.is_set():
-                self._say("status", "failed", error_sentence(error, "The text can't be read:"))
+            with self._lock:
+                if not stop.is_set():
+                    self._say("status", "failed", error_sentence(error, "The text can't be read:"))
 
     def _shade(self) -> bytes:
         if self.feature == NONE or self._found is None or self._read is None or not self._read.cut:
@@ -307,9 +309,10 @@ class FeaturesView(View):
 
     def _search_words(self, words: str, stop: threading.Event) -> None:
         """Runs in the worker."""
-        if stop.is_set():
-            return
-        self._say("searching", "running")
+        with self._lock:  # or the state of what was asked since could be overwritten
+            if stop.is_set():
+                return
+            self._say("searching", "running")
         try:
             assert self._search is not None
             hits: list[list[Any]] = []
@@ -325,8 +328,8 @@ class FeaturesView(View):
                     asked = shorten(visible(" ".join(words.split())), 80)
                     self._say("searching", "done", "" if hits else f"No feature was found for “{asked}”.")
         except BaseException as error:
-            if not stop.is_set():
-                with self._lock, self.hold_sync():
+            with self._lock, self.hold_sync():
+                if not stop.is_set():
                     if self.comm is not None:
                         self.hits = []
                     self._say("searching", "failed", error_sentence(error, "The search failed:"))
