@@ -167,6 +167,15 @@ def test_a_dashboard_stands_where_the_way_to_the_logits_is_not_found(
     assert board.examples
 
 
+def test_a_feature_without_a_direction_promotes_nothing_more_than_others(lab: lk.Lab) -> None:
+    whole = detectors(lab)
+    decoder = whole.decoder.clone()
+    decoder[7] = 0
+    up, down, chance = promoted(lab, replace(whole, decoder=decoder)[7])
+    assert all(change == 0 for _, change in (*up, *down))
+    assert math.isfinite(chance)
+
+
 # neighbours ------------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from dictionaries import folder, make_lab
+from dictionaries import folder, make_lab, weights
 from planted import detectors, rows
 from safetensors.numpy import load_file, save_file
 
@@ -517,3 +517,10 @@ def test_the_metadata_is_plain(tmp_path: Path) -> None:
         assert set(file.keys()) == set(ARRAYS)
     assert json.loads(about["kinds"]) == ["prose", "code"]
     assert tuple(json.loads(about["kind_tokens"])) == found.kind_tokens
+
+
+def test_an_index_in_the_folder_of_another_autoencoder_is_refused(lab: lk.Lab, tmp_path: Path) -> None:
+    sae, other = (lk.sae.load(folder(tmp_path / name, tensors=weights("topk", seed=i))) for i, name in enumerate("ab"))
+    lk.sae.index(lab, other, rows(12, 90)).save(tmp_path / "a" / "index.safetensors")
+    with pytest.raises(BadInput, match="This index is of another autoencoder"):
+        lk.sae.dashboard(lab, sae[3])

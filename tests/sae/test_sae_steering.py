@@ -499,3 +499,18 @@ def test_features_there_are_not_and_models_it_is_not_of(lab: lk.Lab, sae: SAE, t
         steered(lab, lk.sae.load(folder(tmp_path, model="another")))
     with pytest.raises(BadInput, match="was trained on another"):
         difference(lab, lk.sae.load(folder(tmp_path, model="another")), ["the cat"], ["the dog"])
+
+
+def test_what_is_of_another_model_is_refused_before_anything_is_written(
+    lab: lk.Lab, sae: SAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written_: list[Any] = []
+    monkeypatch.setattr(lk.Lab, "generate", lambda *args, **settings: written_.append(args))
+    other = lk.sae.load(folder(tmp_path / "other", model="another"))
+    for bad in (other[3], lambda value: lk.clamp(other[3], value), torch.ones(48), lambda value: value):
+        with pytest.raises(BadInput, match=r"was trained on another|has 48 numbers|is to make an edit"):
+            dose(lab, sae, {"own": sae[3], "bad": bad}, [8.0], PROMPTS, has_t, chat=False)
+    for random in (-1, 1.5, "x", None):
+        with pytest.raises(BadInput, match="random says how many"):
+            dose(lab, sae, {"own": sae[3]}, [8.0], PROMPTS, has_t, random=random)  # type: ignore[arg-type]
+    assert not written_

@@ -180,6 +180,12 @@ def test_nothing_found_is_an_empty_table(lab: lk.Lab) -> None:
     assert search(lab, sae(), "cat", of=concordance(lab, [[], []])).attrs["chance"] == 0  # no example anywhere
 
 
+@pytest.mark.parametrize("words", [3, None, 2.5])
+def test_what_is_no_word_is_refused(lab: lk.Lab, words: Any) -> None:
+    with pytest.raises(BadInput, match="Words to look for are texts"):
+        search(lab, sae(), words, of=concordance(lab, [[("the cat", " ran")]]))
+
+
 @pytest.mark.parametrize("words", ["", "  ,, ", [], ["", "!"], "..."])
 def test_no_word_is_refused(lab: lk.Lab, words: Any) -> None:
     with pytest.raises(BadInput, match="no word to look for; give some"):

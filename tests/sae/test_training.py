@@ -329,10 +329,10 @@ def test_settings_at_their_ends_are_a_run() -> None:
     ],
 )
 def test_activations_that_teach_nothing_are_refused(x: Any, said: str) -> None:
-    for run in (train(x, SHORT, layer=0), watched(x, SHORT, layer=0)(threading.Event())):
-        with pytest.raises(BadInput, match=said):  # noqa: PT012
-            while True:
-                next(run)
+    with pytest.raises(BadInput, match=said):
+        next(train(x, SHORT, layer=0))
+    with pytest.raises(BadInput, match=said):  # at once, and not when a panel runs it
+        watched(x, SHORT, layer=0)
 
 
 def test_one_number_that_differs_is_enough() -> None:
@@ -407,3 +407,13 @@ def test_a_watched_run_that_is_stopped_gives_what_there_is() -> None:
         next(work)
     assert len(end.value.value) == 40
     assert bool(end.value.value.encode(x).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "settings", [3, {"features": 8}, Settings(batch="64"), Settings(tokens=None), Settings(batch=0)]
+)  # type: ignore[arg-type]
+def test_settings_are_looked_at_before_they_are_used(settings: Any) -> None:
+    x = torch.randn(100, D_IN)
+    for begin in (lambda: next(train(x, settings, layer=0)), lambda: watched(x, settings, layer=0)):
+        with pytest.raises(BadInput):
+            begin()
