@@ -86,8 +86,9 @@ def dose(
     Returns a row per direction and strength: share (of continuations with the concept), low and high (95 %, by Wilson's
     formula over prompts, so that none of ten does not pass for never), loss (nats a token that the model without steering
     gives to what was written; of the texts that did not break, since a loop is easy to foretell), loss_low, loss_high (95 %,
-    resampling prompts), broken (share that ended in a loop), example. Strength 0 is the same for all directions and is run
-    once. attrs: prompts (how many), tokens, model, sae.
+    resampling prompts), broken (share that ended in a loop), example (the first continuation with the concept, else the
+    first) and its prompt. Strength 0 is the same for all directions and is run once. attrs: prompts (how many), tokens,
+    model, sae.
     Raises BadInput before anything is written for prompts, directions or strengths that can't be used.
     """
     prompts = as_texts(prompts, "prompts")
@@ -133,6 +134,7 @@ def dose(
         fell = np.array([broken(each.ids) is not None for each in made])
         loss = np.where(fell, np.nan, loss)  # a loop is easy to foretell, and so would look cheap
         has = np.array([bool(concept(each.text)) for each in made])
+        shown = int(has.argmax())
         share_low, share_high = _wilson(int(has.sum()), len(has))
         loss_low, loss_high = _resampled(loss, chosen)
         rows.append(
@@ -146,7 +148,8 @@ def dose(
                 "loss_low": loss_low,
                 "loss_high": loss_high,
                 "broken": float(fell.mean()),
-                "example": made[0].text,
+                "example": made[shown].text,
+                "prompt": prompts[shown],
             }
         )
     import pandas as pd

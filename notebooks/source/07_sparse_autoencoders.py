@@ -11,7 +11,7 @@
 #
 # [![Open in Colab](attachment:colab.png)]({{COLAB}})
 #
-# Between two layers of a model, a token is a list of some hundred numbers, and none of them means anything by itself. A
+# Between two layers of a model, a token is a list of several hundred numbers, and none of them means anything by itself. A
 # **sparse autoencoder** rewrites the list as a sum of a few **features**, out of thousands, and many of those do mean
 # something: a month, a quotation mark, a whale. In this notebook you build such an autoencoder, open one that comes with labkit,
 # find a feature, give it a name and let fresh text judge the name. Then you push the feature up and watch what the model writes.
@@ -58,7 +58,7 @@ sae
 
 # %% [markdown]
 # ## 1 · More features than dimensions
-# *8 minutes · easy · why the numbers look like noise*
+# *7 minutes · easy · why the numbers look like noise*
 #
 # Suppose a model wants to note which of 4,608 things a token has to do with, and has a list of 576 numbers for it. If each
 # thing had a number of its own, 576 would be all. But a thing can also be a **direction**: an arrow in the space of 576
@@ -107,16 +107,18 @@ closest.show(round(worst[576], 2))
 
 # %% tags=["nbval-check-output"]
 for d, cosine in worst.items():
-    print(f"{8 * d:5,} random directions in {d:3} dimensions: no two closer than {cosine:.2f}")
+    print(
+        f"{8 * d:5,} random directions in {d:3} dimensions: largest cosine of any two {cosine:.2f}"
+    )
 
 # %% [markdown]
 # Nobody placed these directions; they were drawn by chance, and still no two of the 4,608 come near one another. The more
 # dimensions, the more room of this kind there is. So a model can hold more features than dimensions, **as long as only a
-# few are there at a time**: each adds a little noise to the others, and many at once would drown everything. This is called
+# few are there at a time**: each adds a little noise to the others, and the noise of many adds up. This is called
 # **superposition** (Elhage et al. 2022). Its price: no single number of the list means anything, since every feature is spread
 # over all of them.
 #
-# A small world made in this way, where the truth is known: 64 features in 24 dimensions, two there at a time in the mean.
+# A small world made in this way, where the truth is known: 64 features in 24 dimensions, on average two there at a time.
 
 # %%
 world = lk.sae.world(features=64, d=24, at_work=2.0)
@@ -137,9 +139,10 @@ print("  ".join(f"{number:.2f}" for number in x[0, :8].tolist()))
 # *15 minutes · medium · two matrices and one rule*
 #
 # A sparse autoencoder is a **dictionary** of directions with a way to look tokens up. The **encoder** reads how much of each
-# feature is in a token; all but the `k` largest are set to 0; the **decoder** adds up the directions of those that are left.
-# It is trained to give back the token it was given. That only `k` may speak is what makes each of them say something (this
-# kind is called **TopK**: Makhzani and Frey 2013, Gao et al. 2024).
+# feature is in a token, which is the feature's *activation*; all activations but the `k` largest are set to 0. The features that are
+# left are *active* (we also say: at work, or that they fire). The **decoder** adds up their directions. What comes out is the
+# *reconstruction*: what the features tell of the token. The two are trained to give back the token that came in. Since only `k` are
+# kept, each has to say something (this kind is called **TopK**: Makhzani and Frey 2013, Gao et al. 2024).
 
 # %%
 lk.exercise("sae.topk_autoencoder")
@@ -186,9 +189,10 @@ def share_unexplained(x, told):
 lk.check("sae.share_unexplained", share_unexplained)
 
 # %% [markdown]
-# Now train one on the small world. It is shown tokens and nothing else; 64 random directions to begin with, and at most three
-# may speak. The work runs beside the notebook, and *Stop* ends it with what there is. Watch what is left over (*unexplained*) and
-# how many features are **dead**, at work on nothing any more.
+# Now train one on the small world. It is shown tokens and nothing else; 64 random directions to begin with, and the three largest
+# activations are kept. The work runs beside the notebook, and *Stop* ends it with what there is. Watch what is left over (*unexplained*) and
+# how many features are **dead**, at work on nothing any more. (In the settings, lengths are in tokens: `warm_up` until the learning
+# rate is full, `dead_after` so many without being at work a feature counts as dead.)
 
 # %%
 world = lk.sae.world(features=64, d=24, at_work=2.0)
@@ -219,7 +223,7 @@ _ = panel.wait()  # only so that Run All waits; you may skip it
 
 # %% tags=["nbval-check-output"]
 learned = panel.result
-fresh, _ = world.sample(5_000, seed=1)
+fresh, amounts = world.sample(5_000, seed=1)
 found = lk.sae.recovery(learned.decoder, world.directions)
 print(f"mean cosine with the truth: {found.mean:.1f}, of random directions {found.chance:.1f}")
 print("most of the 64 found (cosine above 0.9):", found.found > 0.6)
@@ -228,19 +232,26 @@ print("most of the 64 found (cosine above 0.9):", found.found > 0.6)
 print(
     f"found: {found.found:.0%}; cosines {found.cosines.min():.2f} to {found.cosines.max():.2f}"
 )
+spread = (fresh - fresh.mean(0)).square().sum()
 left = (fresh - learned.reconstruct(fresh)).square().sum()
-print(f"unexplained, of fresh tokens: {left / (fresh - fresh.mean(0)).square().sum():.2f}")
+print(f"unexplained, of fresh tokens: {left / spread:.2f}")
+three = amounts.topk(3)
+truth = torch.zeros_like(amounts).scatter(-1, three.indices, three.values) @ world.directions
+print(f"with the true directions, three a token: {(fresh - truth).square().sum() / spread:.2f}")
 
 # %% [markdown]
-# Most of the directions are there, far beyond luck, and nobody told it one. Not all: with two features there on average, some tokens
-# have four or more, and three may speak. And look closer at what "found" rests on: here we knew the truth. Of a real
-# model nobody does, so there everything has to be measured in other ways.
+# Most of the directions are there, far beyond luck, and nobody told it one. Not all: a cosine near 0 is a true direction that got no
+# partner. Of what is left over, a part can't be had by three features a token, since some tokens have four or more; the rest was
+# not learned. And look closer at what "found" rests on: here we knew the truth. Of a real model nobody does, so there everything
+# has to be measured in other ways.
 #
 # The one that comes with labkit is of the same make, only larger: 4,608 features, 32 at work. By hand and by labkit:
 
 # %%
 text = "Call me Ishmael. Some years ago, never mind how long precisely, I went to sea."
-x = lab.trace(text, keep="residual").residual(sae.layer)[1:]  # what enters layer 15
+x = lab.trace(text, keep="residual").residual(sae.layer)[
+    1:
+]  # what enters layer 15; section 3: why [1:]
 before = (x - sae.decoder_bias) @ sae.encoder + sae.encoder_bias
 best = before.topk(sae.k, dim=-1)
 by_hand = torch.zeros_like(before).scatter(-1, best.indices, best.values.relu())
@@ -256,12 +267,12 @@ print(
 # %% [markdown]
 # (To a hundred-thousandth of the largest number: these are single-precision numbers of up to some dozens.)
 #
-# **To take away:** a sparse autoencoder is two matrices, two biases and the rule that few may speak. Trained to give back what it
+# **To take away:** a sparse autoencoder is two matrices, two biases and the rule that only the `k` largest are kept. Trained to give back what it
 # gets, it finds directions that nobody named.
 
 # %% [markdown]
 # ## 3 · The real one
-# *11 minutes · easy · how much of a model it tells*
+# *10 minutes · easy · how much of a model it tells*
 #
 # `sae` was trained on what enters layer 15, halfway through the model, on text of five kinds: American presidents' messages and
 # Moby-Dick, an encyclopaedia, Python, mathematics and Chinese. Look at a sentence through it:
@@ -273,17 +284,21 @@ for token in range(len(found)):
     print(f"{found.tokens[token]!r:10}", *strongest or ["not defined"], sep="   ")
 
 # %% [markdown]
-# Each number is a feature, in brackets how active it is. You may recognise nothing yet; section 4 looks them up. But the first
-# token has none. Why?
+# Each number is a feature, in brackets its activation. You may recognise nothing yet; section 4 looks them up. But the first token
+# has none. Why?
 
 # %% tags=["nbval-check-output"]
 norms = lk.sae.residual(lab, "The captain saw the white whale in July.", sae.layer).norm(dim=-1)
 print("lengths of the tokens:", [round(n, -1) for n in norms.tolist()])
+words = ("The", "Whales", "1945", "def", "Yes")
+firsts = torch.stack([lk.sae.residual(lab, word, sae.layer)[0] for word in words])
+unit = firsts / firsts.norm(dim=-1, keepdim=True)
+print(f"first tokens {', '.join(words)}: cosines from {(unit @ unit.T).min():.2f} to 1")
 
 # %% [markdown]
-# The first token's list of numbers is over a hundred times as long as the others', and nearly the same whatever the word: it is
-# where heads look when they have nothing to look for (notebook 02 met it). Trained on such tokens, an autoencoder would
-# learn nothing else. So it was left out, and features are **not defined** there.
+# The first token's list of numbers is over a hundred times as long as the others', and points nearly the same way whatever the
+# word: it is where heads look when they have nothing to look for (notebook 02 met it). An autoencoder would spend most of its effort
+# on such tokens. So they were left out of the training, and features are **not defined** there.
 #
 # Now the measure from section 2, on passages that were held out. What to compare with? The fairest is the classical way to tell a
 # list with 32 numbers: **principal components**, the 32 directions that leave the least over, the same for every token. They are
@@ -300,7 +315,7 @@ components = lk.predict(
 components
 
 # %%
-characters = {"chinese": 200}  # of a passage; elsewhere 500, which are fewer tokens there
+characters = {"chinese": 200}  # which are more tokens than 500 characters of English
 passages = {
     kind: [text[: characters.get(kind, 500)] for text in some]
     for kind, some in lk.moe.texts(2, skip=20).items()
@@ -317,11 +332,14 @@ print(shown.round(2).to_string())
 
 # %% [markdown]
 # Read a row like this: when the model is given, from layer 15 on, only what this way tells of each token, its loss rises by
-# *increase*, in nats a token. *recovered* puts that on a scale from 0, where only the mean token is told, to 1, the model itself.
+# *increase*, in nats a token (loss in natural logarithms: 0.7 nats more make the right token half as likely). *recovered* puts that
+# on a scale from 0, where only the mean token is told, to 1, the model itself. The mean token is so bad that most ways look good on
+# this scale, even the untrained one; so look at *increase* first.
 #
 # - The **untrained** row is the same architecture with random directions: what the rule "the 32 best of 4,608" gets by itself.
-# - The **autoencoder** leaves less over than 32 fixed components, because each token may choose its own 32. Choosing is
-#   information as well, so this is no contest between equals; it says that tokens are better told by few of many.
+# - The **autoencoder** leaves less over than 32 fixed components, because its directions were learned and each token chooses its
+#   own 32 of them; choosing alone, as the untrained one does, is not enough. A choice is information as well, so this is no contest
+#   between equals.
 # - Something is left over all the same. For the model's next tokens it matters little in the mean, and more in some kinds of
 #   text than in others, as the next table says. Whatever you find with features, part of the model is not in them.
 
@@ -332,7 +350,7 @@ print(own[["tokens", "unexplained", "increase"]].round(2).to_string())
 # %% [markdown]
 # ### Train a small one
 # On two processor cores it took about an hour to run the model over six million tokens and to read them three times. A small
-# one learns in seconds, from a few dozen passages: 512 features, 32 at work, each token read some thirty times.
+# one learns in seconds, from thirty short passages: 512 features, 32 at work, each token read about twenty times.
 
 
 # %%
@@ -341,11 +359,11 @@ def read(texts):
     return torch.cat([x[sae.defined(x)] for x in every])
 
 
-reading = read([text[:400] for some in lk.moe.texts(8).values() for text in some])
+reading = read([text[:400] for some in lk.moe.texts(6).values() for text in some])
 small = lk.sae.Settings(
     features=512,
     k=32,
-    tokens=30 * len(reading),
+    tokens=20 * len(reading),
     batch=512,
     learning_rate=2e-3,
     warm_up=10_000,
@@ -364,21 +382,22 @@ _ = watched.wait()  # only so that Run All waits
 
 # %%
 own_small, fresh = watched.result, read([text for some in passages.values() for text in some])
-for name, dictionary in (("small", own_small), ("labkit-sae", sae)):
-    for where, x in (("read", reading), ("fresh", fresh)):
+for where, x in (("the texts small was trained on", reading), ("texts fresh to both", fresh)):
+    for name, dictionary in (("small", own_small), ("labkit-sae", sae)):
         left = (x - dictionary.reconstruct(x)).square().sum() / (x - x.mean(0)).square().sum()
-        print(f"{name:11} {where:6} {left:.2f} left over")
+        print(f"{where:31} {name:11} {left:.2f} left over")
 
 # %% [markdown]
-# The small one does well on the tokens it has read and worse on fresh ones: it has partly learned them by heart. What was trained
-# has to be judged on text it has not read, and reading more is what makes the difference (labkit's has read none of these).
+# The small one does well on the tokens it was trained on and worse on fresh ones: it has partly learned them by heart. labkit's, which
+# has read none of these texts, tells both about equally well: it has read far more, and has nine times as many features. What was trained
+# has to be judged on text it has not read.
 #
 # **To take away:** measure an autoencoder by what it leaves over and by what the model loses, each beside something simple, on text
 # that it has not read. A share alone says little.
 
 # %% [markdown]
 # ## 4 · Find a feature
-# *10 minutes · easy · from a number to what it may be about*
+# *9 minutes · easy · from a number to what it may be about*
 #
 # There are 4,608 features. For each, labkit has counted in the training texts on which tokens it is at work, and kept eight
 # places: five of the strongest, and three from the lower parts of its range, since the strongest alone flatter a feature. Point at a
@@ -398,8 +417,10 @@ lk.views.features(
 
 # %% [markdown]
 # ### By a word
-# Search looks which features' examples peak on a word. Of thousands of features some will by chance, so it says as well what the
-# luckiest feature would have if these very hits were dealt to all examples at random.
+# Search looks which features' examples peak on a word. *hits* are examples whose peak is on one of the words asked for, *words* how
+# many different ones of these, *found* every word at a peak. Of thousands of features some will hit by chance, so it says as well
+# what the luckiest feature would have if these very hits were dealt to all examples at random. (*May* is not asked for: it mostly is
+# no month.)
 
 # %% tags=["nbval-check-output"]
 months = lk.sae.search(lab, sae, "january february march april june july august", k=4)
@@ -409,7 +430,8 @@ print(f"by chance, hits of the luckiest feature: {months.attrs['chance']:.1f}")
 # %% [markdown]
 # ### By what texts share
 # Another way needs no word: a few texts that have something, a few that lack it, and the features that part them. Here five
-# sentences with a year and five without.
+# sentences with a year and five without. A feature *parts* them if it is more active somewhere in each of the five (*weakest*: in the
+# one where it is least so) than anywhere in the others (*strongest_absent*).
 
 # %%
 with_year = [
@@ -436,7 +458,8 @@ print(f"so many or more in {shared.attrs['as_many']:.1%} of such deals")
 
 # %% [markdown]
 # The last two lines are the ones that count. Ten short texts and 4,608 features: now and then some feature parts them whatever they
-# say. Only if many more do than with groups dealt at random have you found something about years.
+# say. Only if many more do than with groups dealt at random have you found something about years. (Ten texts can be dealt in 126 ways,
+# and the true one is among them, so that the last line can't go far below 1 %.)
 #
 # ### How often?
 # A feature that is at work everywhere means little, one that never is means nothing. Its **density** says how often it is.
@@ -466,6 +489,11 @@ print(f"features at work on a token, all densities added: {often.sum():.1f}")
 print(f"on more than a tenth of all tokens: {int((often > 0.1).sum())} features")
 print(f"the feature in the middle: {often.median():.2%} of tokens")
 print(f"at work nowhere: {int((often == 0).sum())} features")
+print(f"feature 945: {often[945]:.0%} of tokens; feature 1034: {often[1034]:.2%}")
+
+# %% [markdown]
+# Feature 945 was at work on every token of our sentence, feature 1034 on one. Open both in the view above: the first fires on all
+# kinds of things, the second on months.
 
 # %% [markdown]
 # **To take away:** look at weak examples as well as strong ones, and set beside every search what chance would find.
@@ -492,8 +520,8 @@ for example in board.examples:
     print(f"{example.activation:5.1f}  {before.replace(chr(10), ' ')}[{word}]")
 
 # %% [markdown]
-# Strong examples first, then the weaker ones. You would call it *whale*; only the last ones, the weak, don't fit: pieces of words
-# that begin like it. As a rule: **it fires on tokens that contain "whale", and on no others.** How good is that? A feature fires on a
+# Strong examples first, then the weaker ones. You would call it *whale*; only the last ones, the weak, don't fit: a piece of a word
+# that begins like it, and *What*. As a rule: **it fires on tokens that contain "whale", and on no others.** How good is that? A feature fires on a
 # few tokens in a thousand, so who always says no is nearly always right; the score has to be fairer.
 
 # %%
@@ -555,9 +583,11 @@ print(", ".join(f"{token!r} {n}" for token, n in fired.most_common(14)))
 # %% [markdown]
 # So the name is true as far as it goes: wherever the rule says yes, the feature fires. And it does not go all the way. The tokenizer
 # cuts rarer words into pieces ("wh", "al" and what follows, of *whalemen*), *whaling* is written otherwise, and the book's own name
-# counts as well. A better rule would look at the whole word. But you have seen this text now: to test the better rule takes other.
+# counts as well; for some others (*hump*, *skull*, a dash) we have no story. A better rule would look at the whole word. But you have
+# seen this text now: to test the better rule takes other. And it is Moby-Dick alone: how the feature does elsewhere, where the weak
+# examples came from, this test does not see.
 #
-# Now you. Ten places; in half of them the feature fires on the last word. Say which, then be scored.
+# Now you. Ten places; in half of them the feature fires on the last token, which may be a piece of a word. Say which, then be scored.
 
 # %%
 quiz = lk.sae.quiz(lab, feature, held_out, n=10)
@@ -567,14 +597,14 @@ for number, item in enumerate(quiz.items):
 # %%
 answers = ["whale" in item[-1].lower() for item in quiz.items]  # the rule's; put in your own
 right, by_luck = quiz.score(answers)
-print(f"right: {right:.0%}; so many or more by tossing a coin: {by_luck:.1%}")
+print(f"right: {right:.0%}; so many or more where the yeses are dealt at random: {by_luck:.1%}")
 
 # %% [markdown]
 # **To take away:** a name is a rule; fresh text decides. A rule that says yes rightly may still miss most of what the feature does.
 
 # %% [markdown]
 # ## 6 · Steer
-# *15 minutes · medium · push a feature up and read what is written*
+# *18 minutes · medium · push a feature up and read what is written*
 #
 # In 2024 Anthropic held one feature of Claude, about the Golden Gate Bridge, at a high value, and the model came to speak of the
 # bridge whatever it was asked. From this comes the claim we test here: *one feature, held at a high value, takes over what a model
@@ -604,9 +634,11 @@ def add_along(x, direction, strength):
 lk.check("sae.add_along", add_along)
 
 # %% [markdown]
+# (The first token again stays as it is: section 3 says why.)
+#
 # labkit's edits do the same within the model. `steer` adds; `clamp` moves a token along the direction until the encoder reads
-# the value asked for. Both leave everything else in the stream as it is, what the features don't explain included: replacing the
-# stream by the features' sum would cost what section 3 measured, before any steering.
+# the value asked for. Both leave all else in the token as it is, what the features don't explain included: replacing the token
+# by the features' sum would cost what section 3 measured, before any steering.
 
 # %%
 whales = lk.sae.search(lab, sae, "whale whales", k=3)
@@ -635,9 +667,10 @@ print("nothing but that direction moved:", bool(aside[1:].abs().max() < 1e-2))
 #   beside that *pushed* by `steer`.
 # - **Beside it** the plainest other way to a direction, a **difference of means**: the mean of tokens in six sentences
 #   about whales minus the mean in six about other things. And a **random feature** of similar density, to see what any push does.
-# - All directions have length 1 and are added with the same strengths. In text, the whale feature reaches about 60.
+# - All directions have length 1 and are added with the same strengths; *held* is set to them. Strength 0 is no edit at all. In text,
+#   the whale feature reaches about 60.
 # - **Ten openings** that have nothing to do with the sea; 16 tokens each, the likeliest one each time. A text *has the concept*
-#   if "whale" occurs in it.
+#   if "whale" occurs in it. *Takes over* means: more than half of the texts have it, at one of the strengths.
 # - **The price**: the loss that the model *without* steering gives to what was written, in nats a token. Texts that end in a loop
 #   (*broken*) don't count there: a loop is easy to foretell, and so looks cheap.
 
@@ -686,7 +719,7 @@ print(f"random feature: {random_feature.index}, one of {len(alike)} of similar d
 # %%
 takes_over = lk.predict(
     "sae.golden_gate",
-    "At the best of the strengths, how many of the ten texts speak of a whale?",
+    "Held at the best of the values, how many of the ten texts speak of a whale?",
     low=0,
     high=10,
 )
@@ -716,25 +749,25 @@ print(doses[columns].round(2).to_string(index=False))
 lk.views.doses(doses, concept="a whale")
 
 # %%
-for row in doses.itertuples():
-    if row.strength in (0, 80, 120):
-        print(f"{row.direction:20}{row.strength:4.0f}  {prompts[0]}{row.example!r}")
+for row in doses[doses["strength"].isin([0, 80])].itertuples():
+    print(f"{row.direction:20}{row.strength:3.0f}  {row.prompt}{row.example!r}")
 
 # %% [markdown]
-# **The claim does not hold here.** Held at the best of the values, the feature brings a whale into two texts of ten, at the others
-# into one. From ten openings, two may be anything from 6 to 51 % (*low*, *high*; and the best of three values was picked), and nowhere
-# does the whale take over. The higher the value, the more texts fall apart (*broken*) before a whale comes.
+# **It does not take over here.** Held at 80, the feature brings a whale into two texts of ten, at 40 and at 120 into one each. From ten
+# openings, two may be anything from 6 to 51 % (*low*, *high*; and the best of three values was picked). At 120 six of the ten texts
+# fall apart (*broken*). That is one feature of one small model and 16 tokens; it says nothing about others.
 #
 # - **Which steers better?** Pushing the feature brings two whales as well, the difference of means one, at a higher price. With
-#   ten openings that is no difference: the intervals overlap. The random feature brings none.
-# - **What does it cost?** At 80 the random feature costs about as much as the whale, pushed. It is one draw, and others would cost
-#   more or less; but it says that much of the price is not the subject's: it is that of being pushed at all.
+#   ten openings that is no difference: the intervals overlap. The random feature brings none. It has a subject of its own, by the
+#   way: look at its text.
+# - **What does it cost?** At 80 the random feature costs about as much as the whale, pushed. It is one draw, and others would cost more
+#   or less; but much of the price seems to be that of being pushed at all.
 # - **Why not like the bridge?** We don't know; it was not tested. That model is far larger, its feature one of millions; theirs was
 #   held at ten times its highest activation, and ours breaks at twice.
 # - **Did we only choose badly?** Perhaps. There are openings and strengths where the whale comes (try "My favourite animal is" below).
-#   Had we looked for them first and then counted, the claim would have held. That is why all was fixed before.
+#   Had we looked for them first and then counted, the claim might have seemed to hold. That is why all was fixed before.
 
-# %%
+# %% tags=["answer"]
 best = own.sort_values(["share", "strength"], ascending=[False, True]).iloc[0]
 lk.claim(
     "golden-gate",
@@ -750,7 +783,7 @@ lk.views.steering(
     lk.sae.steered(lab, sae, tokens=30, chat=False),
     [
         (feature.index, "whale", round(lk.sae.dashboard(lab, feature).largest)),
-        (random_feature.index, "a random feature", 60.0),
+        (random_feature.index, "random", round(lk.sae.dashboard(lab, random_feature).largest)),
     ],
     prompt="My favourite thing to do on Sunday is",
 )
@@ -767,7 +800,7 @@ lk.views.steering(
 # - **Not the only dictionary.** Trained again from other random numbers, many features would come out otherwise, or split in two.
 #   Ours is one run of one seed, and nobody knows the truth as we did in the toy.
 # - **Not every subject.** It read few texts of five kinds: presidents, Moby-Dick, an encyclopaedia, Python, mathematics, Chinese.
-#   That it has a whale, and hardly a telephone, is a fact about its reading and not about the model. Of chat it knows nothing.
+#   That it has a whale is a fact about its reading as much as about the model. Of chat it knows nothing.
 # - **Not what a feature is for.** Examples show where it fires. What it does, only an edit shows; and an edit as strong as those
 #   above takes the model where no text takes it.
 # - **Not always the best tool.** A difference of means costs a dozen sentences. If you know what you look for, try it first.
@@ -778,10 +811,11 @@ lk.views.steering(
 # %% [markdown]
 # ## What you have seen
 # - A space holds far more nearly perpendicular directions than dimensions; few at a time can share it.
-# - An autoencoder with two matrices and the rule "few may speak" finds such directions, in a toy most of the true ones.
+# - An autoencoder with two matrices, which keeps only the `k` largest activations, finds such directions, in a toy most of the true ones.
 # - The real one tells most of a token in 32 features, and the model still loses something with only those.
 # - A feature's name is a rule, and fresh text judges it.
-# - Steering always costs plausibility; whether the subject comes has to be counted. Here it came now and then, and took nothing over.
+# - Steering cost plausibility at every strength we tried; whether the subject comes has to be counted. Here it came now and then,
+#   and took nothing over.
 #
 # Can you say, without looking: why is the first token left out? Why does balanced accuracy not reward saying no? What would you put
 # beside a feature before you say that it steers well?

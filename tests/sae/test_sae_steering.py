@@ -131,7 +131,19 @@ def test_a_row_for_each_direction_and_strength(table: Any) -> None:
     assert list(zip(table["direction"], table["strength"], strict=True)) == [
         (name, strength) for name in ("feature", "direction", "random direction") for strength in (0, 8, -8)
     ]
-    columns = ["direction", "strength", "share", "low", "high", "loss", "loss_low", "loss_high", "broken", "example"]
+    columns = [
+        "direction",
+        "strength",
+        "share",
+        "low",
+        "high",
+        "loss",
+        "loss_low",
+        "loss_high",
+        "broken",
+        "example",
+        "prompt",
+    ]
     assert list(table.columns) == columns
     assert table.attrs["prompts"] == 3
     assert table.attrs["tokens"] == 8
@@ -183,7 +195,9 @@ def test_texts_and_losses_are_those_of_passes_by_hand(lab: lk.Lab, table: Any, d
         push = row["strength"] * unit if row["strength"] else None
         made = [written(lab, prompt, push) for prompt in PROMPTS]
         texts = [lab.tokenizer.decode(after, skip_special_tokens=True) for _, after in made]
-        assert row["example"] == texts[0]
+        shown = next((i for i, text in enumerate(texts) if has_t(text)), 0)  # the first that has it, else the first
+        assert row["example"] == texts[shown]
+        assert row["prompt"] == PROMPTS[shown]
         assert row["share"] == pytest.approx(np.mean([has_t(text) for text in texts]))
         assert row["loss"] == pytest.approx(np.mean([loss_of(lab, *each) for each in made]), rel=1e-4)
         assert row["broken"] == pytest.approx(np.mean([broken(after) is not None for _, after in made]))

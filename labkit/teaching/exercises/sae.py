@@ -496,11 +496,12 @@ EXERCISES = (
         reference=topk_autoencoder,
         hints=(
             "Three steps: before = ... (one line), keep the largest, activations times decoder plus bias. For the middle "
-            "one, begin with zeros and put the kept values in their places.",
+            "one, begin with zeros and put the kept values in their places: `topk` finds values and places, `scatter` puts "
+            "them there.",
             "`best = before.topk(k, dim=-1)`, then `torch.zeros_like(before).scatter(-1, best.indices, "
             "best.values.relu())`. What is told is `activations @ decoder + decoder_bias`.",
         ),
-        right="That is the whole model: two matrices, two biases, and the rule that only few may speak.",
+        right="That is the whole model: two matrices, two biases, and the rule that only the k largest are kept.",
         mistakes=_mistakes(
             (
                 _autoencoder_keeps_negative,
