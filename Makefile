@@ -35,7 +35,7 @@ lab: $(BASE) model
 
 # Every test: code style and types, unit tests, widgets in a browser, notebooks.
 test: $(DEV) model browser check $(AXE) $(COLAB)
-	LABKIT_AXE=$(AXE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	LABKIT_AXE=$(AXE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 	$(MAKE) colab
 	rm -f $(PROGRESS)
 	LABKIT_PROGRESS=$(PROGRESS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \

@@ -17,6 +17,23 @@ settings.register_profile("labkit", deadline=None)  # a busy machine is not a fa
 settings.load_profile("labkit")
 
 
+LONGEST = (
+    "notebooks/test_notebooks",
+    "browser/test_attention_notebook",
+    "browser/test_jupyterlab",
+    "test_live_panel_page",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes come first, so that none of them is left over at the end for one process alone."""
+
+    def place(item: pytest.Item) -> int:
+        return next((i for i, part in enumerate(LONGEST) if part in item.path.as_posix()), len(LONGEST))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama with its tokenizer, saved as a safetensors folder. Not to be changed: copy it first."""

@@ -25,7 +25,7 @@ from labkit.models.files import (
 from labkit.models.loading import Options, open_model
 
 N, SEED = 1000, 20_260
-LIMIT_SECONDS = 1.0  # a thousand times what a case takes: a loop that doesn't end, not a slow machine
+LIMIT_SECONDS = 8.0  # thousands of times what a case takes: a loop that doesn't end, not a slow machine
 LIMIT_BYTES = 4 << 20  # of Python's memory for one case; the files have 50 KB and 160 KB
 
 

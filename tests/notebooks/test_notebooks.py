@@ -29,17 +29,14 @@ def name(path: Path) -> str:
 
 
 def each_section() -> list[tuple[str, Path, int]]:
-    """(name, notebook, number) of every section; of the solved version only those that are not the learner's again."""
+    """(name, notebook, number) of every section, with the exercises solved; nbval runs the learner's version as a whole."""
     build = builder()
-    found: list[tuple[str, Path, int]] = []
-    seen: set[tuple[str, str]] = set()
-    for path in NOTEBOOKS:
-        for section in build.sections(nbformat.read(path, as_version=4)):
-            code = "\n\n".join(cell.source for cell in section.code)
-            if (path.stem, code) not in seen:
-                seen.add((path.stem, code))
-                found.append((f"{name(path)}-{section.number}", path, section.number))
-    return found
+    return [
+        (f"{name(path)}-{section.number}", path, section.number)
+        for path in NOTEBOOKS
+        if path.parent.name == "solved"
+        for section in build.sections(nbformat.read(path, as_version=4))
+    ]
 
 
 def test_there_are_notebooks_of_both_kinds() -> None:

@@ -28,3 +28,21 @@ test("a request that can't be sent is given up at once, and not again", (context
   context.mock.timers.tick(10000);
   assert.equal(given, 1);
 });
+
+test("a request that may be made again is, until it is answered or given up", (context) => {
+  context.mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
+  let sent = 0;
+  let given = 0;
+  const kernel = patience(() => (given += 1));
+  kernel.ask(() => (sent += 1), true);
+  assert.equal(sent, 1);
+  context.mock.timers.tick(2100);
+  assert.equal(sent, 3);
+  kernel.answered();
+  context.mock.timers.tick(10000);
+  assert.deepEqual([sent, given], [3, 0]);
+  kernel.ask(() => (sent += 1), true);
+  context.mock.timers.tick(20000);
+  assert.equal(given, 1);
+  assert.ok(sent >= 6 && sent <= 8);
+});

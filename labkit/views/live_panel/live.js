@@ -284,14 +284,24 @@ function render({ model, el }) {
     warning.hidden = false;
     warning.textContent = NO_ANSWER_TO_STOP;
   });
-  function answered() {
+  let asked = null;
+  function settled() {
+    asked = null;
     kernel.answered();
     warning.hidden = true;
     warning.textContent = "";
   }
+  function answered() {
+    const status = model.get("status");
+    const goesOn = status.begun && !status.stopping && (status.state === "waiting" || status.state === "running");
+    if (asked === "stop" && goesOn) return; // news of work that goes on is no answer to Stop
+    settled();
+  }
   button.addEventListener("click", () => {
-    answered();
-    kernel.ask(() => model.send({ type: model.get("status").begun ? "stop" : "start" }));
+    settled();
+    const type = model.get("status").begun ? "stop" : "start";
+    asked = type;
+    kernel.ask(() => model.send({ type }), type === "stop");
   });
 
   // One message carries all of it; `points` is drawn with the status it came with.
