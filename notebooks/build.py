@@ -87,6 +87,8 @@ def from_source(path: Path, *, solved: bool = False) -> Any:
         kept = [tag for tag in tags if tag not in (STUB, SOLUTION, *([COMPARED] if spoils else []))]
         if spoils:
             kept.append(SPOILER)
+        if solved:
+            kept = [tag for tag in kept if tag != SPOILER]
         cell.metadata = {"tags": kept} if kept else {}
         cells.append(cell)
     if solved:

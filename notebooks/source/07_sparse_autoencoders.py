@@ -107,9 +107,7 @@ closest.show(round(worst[576], 2))
 
 # %% tags=["nbval-check-output"]
 for d, cosine in worst.items():
-    print(
-        f"{8 * d:5,} random directions in {d:3} dimensions: largest cosine of any two {cosine:.2f}"
-    )
+    print(f"{8 * d:5,} random directions in {d:3} dimensions: largest cosine {cosine:.2f}")
 
 # %% [markdown]
 # Nobody placed these directions; they were drawn by chance, and still no two of the 4,608 come near one another. The more
