@@ -774,7 +774,7 @@ lk.claim(
 )
 
 # %% [markdown]
-# Try it yourself: move the slider, change the opening. (A strength of 1 in the view is the feature's highest activation in text.)
+# Try it yourself: move the sliders, change the opening. (They go to twice a feature's highest activation in text.)
 
 # %%
 lk.views.steering(
