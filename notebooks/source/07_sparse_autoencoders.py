@@ -291,7 +291,7 @@ print("lengths of the tokens:", [round(n, -1) for n in norms.tolist()])
 words = ("The", "Whales", "1945", "def", "Yes")
 firsts = torch.stack([lk.sae.residual(lab, word, sae.layer)[0] for word in words])
 unit = firsts / firsts.norm(dim=-1, keepdim=True)
-print(f"first tokens {', '.join(words)}: cosines from {(unit @ unit.T).min():.2f} to 1")
+print(f"first tokens {', '.join(words)}: cosines of at least {(unit @ unit.T).min():.2f}")
 
 # %% [markdown]
 # The first token's list of numbers is over a hundred times as long as the others', and points nearly the same way whatever the
