@@ -46,6 +46,7 @@ check: $(DEV)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tests/javascript/check.py
 
 # The Python side of every view, with the widget libraries of Colab.
 colab: $(DEV) model $(COLAB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -42,6 +43,26 @@ def test_the_constraints_pin_every_dependency_within_its_range() -> None:
 def test_constraints_hold_no_path_and_no_address() -> None:
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert not re.search(r"file:|https?:|@|\+cpu|labkit==", text)
+
+
+def test_the_lock_of_the_javascript_tools_holds_no_address() -> None:
+    # .npmrc leaves out where packages came from; npm writes addresses for donations, which are taken out by hand
+    lock = (ROOT / "tests" / "javascript" / "package-lock.json").read_text(encoding="utf-8")
+    assert '"integrity"' in lock
+    assert not re.search(r"https?:|//|resolved", re.sub(r'"integrity": "[^"]+"', "", lock))
+
+
+def test_javascript_checks_ask_no_user_for_node(tmp_path: Path) -> None:
+    def checked(required: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PATH": str(tmp_path), "LABKIT_REQUIRE_NODE": required}
+        command = [sys.executable, str(ROOT / "tests" / "javascript" / "check.py")]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    told, refused = checked(""), checked("1")
+    assert told.returncode == 0
+    assert "node and npm not found" in told.stdout
+    assert refused.returncode == 1
+    assert "node and npm not found" in refused.stderr
 
 
 def test_versions_agree() -> None:

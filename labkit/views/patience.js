@@ -8,10 +8,13 @@ export const NO_ANSWER = "No answer from the kernel: it is busy with a cell, or 
  * The kernel answers each request at once; where no answer comes in time, or the request can't be sent, giveUp() says so.
  * Returns {ask(request, again), expect(), answered()}. again: the request may be made more than once, and is until it is
  * answered. expect: a request was sent. answered: an answer came, or nobody waits for it.
+ * @param {() => void} giveUp
  */
 export function patience(giveUp) {
-  let timer = null;
-  let repeat = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
+  /** @type {ReturnType<typeof setInterval> | undefined} */
+  let repeat;
   function answered() {
     clearTimeout(timer);
     clearInterval(repeat);
@@ -23,6 +26,7 @@ export function patience(giveUp) {
       giveUp();
     }, PATIENCE_MS);
   }
+  /** @param {() => void} request */
   function ask(request, again = false) {
     const send = () => {
       try {

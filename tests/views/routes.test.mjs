@@ -23,7 +23,7 @@ import {
   stripCell,
   stripLayout,
   tokensOf,
-  valueOf,
+  codeValue,
   wantsWhite,
 } from "../../labkit/views/routes_view/logic.js";
 import { nameOf } from "../../labkit/views/running_text.js";
@@ -90,10 +90,10 @@ test("two traces stand one after the other", () => {
 });
 
 test("codes are square roots; what is no number keeps its own", () => {
-  assert.equal(valueOf(254), 1);
-  assert.equal(valueOf(127, 2), 0.5);
-  assert.equal(valueOf(0), 0);
-  assert.ok(Number.isNaN(valueOf(255)));
+  assert.equal(codeValue(254), 1);
+  assert.equal(codeValue(127, 2), 0.5);
+  assert.equal(codeValue(0), 0);
+  assert.ok(Number.isNaN(codeValue(255)));
 });
 
 test("a token whose piece shows nothing is called by its name", () => {

@@ -60,7 +60,7 @@ function choiceField(spec, prefix, changed) {
   return { element, read: () => ({ value: chosen, note: "" }), onEnter() {}, first: inputs[0] };
 }
 
-function curveField(spec, prefix, changed) {
+function curveField(spec, _prefix, changed) {
   const values = spec.x.map(() => null);
   const curve = createCurve(spec, {
     lines: [{ values, kind: "guess" }],

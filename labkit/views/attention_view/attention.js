@@ -176,7 +176,6 @@ function render({ model, el }) {
     }),
   );
   text = textPane({
-    facts,
     texts,
     source,
     context,

@@ -242,7 +242,7 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
     if (u < pool()) drawTiles(brush, u, pixel);
     drawWindow(brush, across);
     if (u * q * pixel >= GAP_FROM) drawGaps(brush, u * q, pixel, across);
-    if (u * q * pixel >= 6) crossOut(brush, u * q, pixel, across);
+    if (u * q * pixel >= 6) crossOut(brush, u * q, pixel);
     for (const each of [fit, farther]) each.setAttribute("aria-disabled", String(full)); // disabled, it would lose the focus
     grid.classList.toggle("lk-att-zoomed", !full);
     drawLabels(full, u);
@@ -306,7 +306,7 @@ export function headPane({ which, facts, texts, source, context, actions, prefix
   }
 
   /** What is no number is crossed out, not only coloured. */
-  function crossOut(brush, dot, pixel, across) {
+  function crossOut(brush, dot, pixel) {
     const read = codeOfCell();
     const size_ = dot * pixel;
     brush.strokeStyle = context.dark() ? "#15181b" : "#ffffff";

@@ -85,6 +85,8 @@ export function labelled({ n, step }) {
  * diagonal; dpr: device pixels for each CSS pixel. Returns {n, cell, side, q, m, step, gutter, overhang}: a cell's and
  * the picture's size; q × q cells share a dot, and m × m dots are painted, each a whole number of device pixels; every
  * step-th token is labelled; gutter and overhang are the room that labels take left and right of the picture.
+ * @param {number} n
+ * @param {{width: number, rows?: (i: number) => number, columns?: (i: number) => number, dpr?: number}} room
  */
 export function layout(n, { width, rows = () => 0, columns = () => 0, dpr = 1 }) {
   const wish = n <= LABELLED ? n * Math.min(LARGEST, Math.max(SMALLEST_LABELLED, SIDE / n)) : SIDE;

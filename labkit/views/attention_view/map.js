@@ -273,11 +273,13 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
     const name = model.get("measure");
     const fact = measureFacts();
     if (fact && values()) parts.push(`${fact.title} ${sayMeasure(values()[place], fact.unit)}`);
-    for (const [other, say] of [
+    /** @type {[string, (v: number) => string][]} */
+    const others = [
       ["distance", (v) => `looks ${v.toFixed(1)} tokens back`],
       ["first", (v) => `${Math.round(100 * v)} % on the first token`],
       ["induction", (v) => `induction ${sayMeasure(v, "share")}`],
-    ]) {
+    ];
+    for (const [other, say] of others) {
       const value = decoded.measures.get(other)?.[place];
       if (other !== name && value !== undefined && !Number.isNaN(value)) parts.push(say(value));
     }

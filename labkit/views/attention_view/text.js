@@ -14,7 +14,7 @@ const ASK_AFTER = 50; // ms; a pointer on its way asks for nothing
  * actions: point(token) tells which token is pointed at, or null; scopes() → [{name, title, heads}] of what can be asked.
  * Returns {element, update(), recolour(), link(token), close()}.
  */
-export function textPane({ facts, texts, source, context, actions, prefix }) {
+export function textPane({ texts, source, context, actions, prefix }) {
   const element = make("div", "lk-att-text");
   const controls = make("div", "lk-att-controls");
   const heading = make("h2", "lk-att-title", "The text");

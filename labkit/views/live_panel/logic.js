@@ -26,7 +26,11 @@ export function extent(lines, coordinate) {
   return lowest <= highest ? [lowest, highest] : null;
 }
 
-/** An axis from a range: {low, high, ticks}. Ticks are 1, 2 or 5 times a power of ten; a range of nothing is widened. */
+/**
+ * An axis from a range: {low, high, ticks}. Ticks are 1, 2 or 5 times a power of ten; a range of nothing is widened.
+ * @param {number[]} range the lowest and the highest value
+ * @param {number} count about so many ticks
+ */
 export function axis([lowest, highest], count, { zero = false, whole = false } = {}) {
   let low = zero ? Math.min(0, lowest) : lowest;
   let high = zero ? Math.max(0, highest) : highest;

@@ -20,7 +20,7 @@ const LEVELS = 254;
 const NOT_A_NUMBER = 255;
 
 /** What a code of square roots stands for, times `top`. */
-export function valueOf(code, top = 1) {
+export function codeValue(code, top = 1) {
   return code === NOT_A_NUMBER ? NaN : (code / LEVELS) ** 2 * top;
 }
 
@@ -61,7 +61,7 @@ export function decodeRoutes(facts, texts, experts, weights, load) {
       names: new Map(facts.called[which]),
       special: new Set(facts.special[which]),
       expert: (layer, token, j = 0) => chosen[(layer * n + token) * k + j],
-      weight: (layer, token, j = 0) => valueOf(codes[(layer * n + token) * k + j], top),
+      weight: (layer, token, j = 0) => codeValue(codes[(layer * n + token) * k + j], top),
       load: (layer) => loads[layer],
     };
   });
@@ -212,7 +212,13 @@ export function stripCell(layout, x, y) {
   return [Math.floor(y / layout.row), Math.floor(x / layout.cell)];
 }
 
-/** Where a key moves [layer, token] to; null when the key means nothing here. */
+/**
+ * Where a key moves [layer, token] to; null when the key means nothing here.
+ * @param {string} key
+ * @param {number[]} at [layer, token]
+ * @param {number} layers
+ * @param {number} n tokens
+ */
 export function afterKey(key, [layer, token], layers, n) {
   const moves = {
     ArrowLeft: [layer, token - 1],
@@ -234,7 +240,10 @@ export function rgbOf(colour) {
   return [1, 3, 5].map((at) => Number.parseInt(colour.slice(at, at + 2), 16));
 }
 
-/** Whether white reads better than black on a colour. */
+/**
+ * Whether white reads better than black on a colour.
+ * @param {number[]} rgb 0 to 255 each
+ */
 export function wantsWhite([red, green, blue]) {
   const linear = (v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
   return 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue) < 0.179;

@@ -274,7 +274,7 @@ export function routesPane({ which, context, prefix }) {
     const e = pointed === null ? expert() : null;
     if (e !== null) {
       const marks = litBy(route, layer(), e);
-      const firsts = marks.reduce((sum, mark) => sum + (mark === 2), 0);
+      const firsts = marks.reduce((sum, mark) => sum + Number(mark === 2), 0);
       const strong = make("strong", "", `Expert ${e}`);
       const count = route.load(layer())[e];
       foot.replaceChildren(

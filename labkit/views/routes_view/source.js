@@ -1,6 +1,6 @@
 // Where one token's exact numbers come from: the kernel, which is asked, or what an exported file holds.
 
-import { valueOf } from "./logic.js";
+import { codeValue } from "./logic.js";
 
 const PATIENCE = 20000; // ms, after which what was asked for is asked again: the kernel was restarted, or is busy
 const KEPT = 600;
@@ -59,7 +59,7 @@ export function heldRoutes(model, facts) {
     token({ trace, layer, token }) {
       if (token >= facts.with_probabilities[trace]) return undefined;
       const from = starts[trace] + (token * layers + layer) * facts.experts;
-      const probabilities = Float32Array.from(codes.subarray(from, from + facts.experts), (code) => valueOf(code));
+      const probabilities = Float32Array.from(codes.subarray(from, from + facts.experts), (code) => codeValue(code));
       return { probabilities, weights: null, exact: false };
     },
     close() {},

@@ -200,7 +200,7 @@ function render({ model, el }) {
   function drawSide(side, shown) {
     const facts = shown[side.name];
     const busy = isBusy();
-    side.element.classList.toggle("lk-steer-old", facts !== null && facts.old);
+    side.element.classList.toggle("lk-steer-old", facts?.old ?? false);
     drawTokens(side, facts?.tokens ?? [], shown.parted);
     side.text.hidden = !facts || facts.tokens.length === 0;
 

@@ -90,6 +90,7 @@ function barRow(row, strings) {
   return element;
 }
 
+/** @param {{onHold?: (token: number) => void, label?: string}} [options] onHold(-1): none is held any more */
 export function createReader({ onHold = () => {}, label = "Generated tokens" } = {}) {
   const prefix = `lk-${Math.random().toString(36).slice(2, 10)}`;
   const element = make("div", "lk-tokens");
@@ -120,7 +121,7 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
   let unfolded = false;
   let drawnPrompt = "";
   let keys = [];
-  let nodes = [];
+  const nodes = [];
   let held = -1;
   let active = -1; // where the keyboard is
   let shown = -1; // what the panel explains
