@@ -17,7 +17,7 @@ from labkit.errors import BadInput, Unavailable
 from labkit.models.config import input_device
 from labkit.models.tokens import token_strings
 from labkit.trace.anatomy import evaluating
-from labkit.trace.edits import Site, View, ablate_heads, installed
+from labkit.trace.edits import Site, TokenAxis, ablate_heads, installed
 from labkit.trace.input import as_ids, is_many
 from labkit.trace.record import Trace, token_loss
 
@@ -342,8 +342,8 @@ def _sites(sets: Sequence[tuple[Head, ...]], filling: Mapping[int, torch.Tensor]
         for layer, head in heads:
             by_layer.setdefault(layer, []).append((row, head))
 
-    def change_of(layer: int, mine: list[tuple[int, int]]) -> Callable[[torch.Tensor, View], torch.Tensor]:
-        def change(whole: torch.Tensor, _view: View) -> torch.Tensor:
+    def change_of(layer: int, mine: list[tuple[int, int]]) -> Callable[[torch.Tensor, TokenAxis], torch.Tensor]:
+        def change(whole: torch.Tensor, _view: TokenAxis) -> torch.Tensor:
             new = whole.clone(memory_format=torch.contiguous_format)
             for row, head in mine:
                 new[row, head] = filling[layer][head].to(new)

@@ -18,7 +18,7 @@ import torch
 
 from labkit.errors import BadInput
 from labkit.trace.edits import RouterEdit
-from labkit.trace.routing import Rerouting, Router, random_weights
+from labkit.trace.routers import Rerouting, Router, random_weights
 
 Experts = int | Sequence[int]
 

@@ -28,7 +28,7 @@ from labkit.moe.sizes import EXPERTS
 from labkit.moe.upcycling import check_room, empty_model, refuse_odd_weights
 from labkit.trace.edits import Edit
 from labkit.trace.input import as_kinds
-from labkit.trace.routing import rule_of
+from labkit.trace.routers import rule_of
 
 if TYPE_CHECKING:
     import pandas as pd

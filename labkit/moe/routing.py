@@ -173,7 +173,7 @@ class _RouterInputs:
     def __init__(self, lab: Any, routers: int, seed: int) -> None:
         import torch
 
-        from labkit.trace.routing import random_weights
+        from labkit.trace.routers import random_weights
 
         self.routers = [layer.router for layer in lab.anatomy.layers if layer.router is not None] if routers else []
         # (R · E, d) for each layer
@@ -226,7 +226,7 @@ class _RouterInputs:
 
 def _way(router: Any) -> tuple[Any, Any] | None:
     """(rule, bias of the logits or None) of a router; None where what other weights would choose can't be told."""
-    from labkit.trace.routing import logit_bias, rule_of
+    from labkit.trace.routers import logit_bias, rule_of
 
     try:
         return rule_of(router), logit_bias(router)
@@ -238,7 +238,7 @@ def _chosen(way: tuple[Any, Any] | None, logits: Any, k: int) -> Any:
     """(tokens, R, k): what R routers choose whose weights · hidden states, (tokens, R, E), these are."""
     import torch
 
-    from labkit.trace.routing import routed
+    from labkit.trace.routers import routed
 
     rule, bias = way or (None, None)
     logits = logits if bias is None else logits + bias.to(logits)

@@ -19,10 +19,10 @@ from torch import nn
 from labkit.errors import Unavailable
 from labkit.models.config import input_device
 from labkit.models.loading import EAGER_ONLY
-from labkit.trace import routing
+from labkit.trace import routers
 from labkit.trace.interface import SEEN, Call, tapped
 from labkit.trace.probing import COARSEST, TOLERANCE, evaluating
-from labkit.trace.routing import Router, Sightings
+from labkit.trace.routers import Router, Sightings
 
 PROBE_TOKENS = 5
 OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "proj")
@@ -86,7 +86,7 @@ def dissect(model: Any) -> Anatomy:
                 mlp=mlp,
                 attention_module=attention_module,
                 output_projection=_output_projection(attention_module),
-                router=routing.find(index, module, attention_module, seen.routing[index]),
+                router=routers.find(index, module, attention_module, seen.routing[index]),
             )
         )
     base = _base(model)

@@ -16,7 +16,7 @@ from labkit.models.tokens import token_strings
 from labkit.trace.anatomy import Anatomy, evaluating, first_tensor, layer_input
 from labkit.trace.interface import Call, tapped
 from labkit.trace.record import LayerAttention, Routes, Trace
-from labkit.trace.routing import watch
+from labkit.trace.routers import watch
 
 PATTERN_DIMENSIONS = 4  # (batch, heads, T, T)
 

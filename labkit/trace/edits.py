@@ -1,7 +1,7 @@
 """Edits: what a model computes, changed at written places for the length of a `with`.
 
 Everything is checked before anything is installed. Queries, keys, values and head outputs are changed at transformers'
-attention interface, what routers decide as routing.py does, all else by module hooks. All are put on before a Trace's
+attention interface, what routers decide as routers.py does, all else by module hooks. All are put on before a Trace's
 own, so that a Trace sees what was changed. Which token of the text lies where in a forward pass is read from what the
 model is called with, so that places hold with padding and with a KV cache, when a pass sees the newest token only.
 """
@@ -21,7 +21,16 @@ from labkit.errors import BadInput, Unavailable
 from labkit.trace.anatomy import Anatomy, Layer, first_tensor, layer_input
 from labkit.trace.interface import Call, tapped
 from labkit.trace.places import Place, parse
-from labkit.trace.routing import Rerouting, Router, Steering, asked_of, check_choice, steered, steering, weighing
+from labkit.trace.routers import (
+    CheckedRerouting,
+    Rerouting,
+    Router,
+    asked_of,
+    check_choice,
+    checked_rerouting,
+    rerouting,
+    weighing,
+)
 
 PADDED_DIMENSIONS = 2  # of an attention mask that says which tokens are padding: (batch, tokens)
 
@@ -120,18 +129,18 @@ class Site(NamedTuple):
 
     name: str
     layer: int
-    change: Callable[[torch.Tensor, View], torch.Tensor | None]
+    change: Callable[[torch.Tensor, TokenAxis], torch.Tensor | None]
 
 
 class RouterSite(NamedTuple):
     """A router that is changed. change: what is asked of its choice, or other weights for it, (E, d)."""
 
     router: Router
-    change: Steering | torch.Tensor
+    change: CheckedRerouting | torch.Tensor
 
     def put_on(self) -> contextlib.AbstractContextManager[None]:
-        if isinstance(self.change, Steering):
-            return steered(self.router, self.change)
+        if isinstance(self.change, CheckedRerouting):
+            return rerouting(self.router, self.change)
         return weighing(self.router, self.change)
 
 
@@ -290,7 +299,7 @@ _UNCOMPILED = _Uncompiled()
 
 
 @dataclass(frozen=True)
-class View:
+class TokenAxis:
     """Where the texts' tokens are along the token axis of a tensor.
 
     columns: the column of the padded batch, counted from the beginning of the cache, that each entry of the axis holds.
@@ -383,24 +392,24 @@ class _Now:
             return [(width - n, n) for n in counts], ""
         return None, "the attention mask does not tell which tokens are padding"
 
-    def view(self) -> View:
+    def view(self) -> TokenAxis:
         """Of a tensor with the tokens of this pass."""
         past = self.past or 0
-        return View(range(past, past + self.tokens), self.rows, self.why, self.whole)
+        return TokenAxis(range(past, past + self.tokens), self.rows, self.why, self.whole)
 
-    def cached_view(self, count: int) -> View:
+    def cached_view(self, count: int) -> TokenAxis:
         """Of keys or values: all tokens up to now, then room of a static cache; or the latest, in a window."""
         width = (self.past or 0) + self.tokens
         first = 0 if count >= width else width - count
-        return View(range(first, first + count), self.rows, self.why, self.whole)
+        return TokenAxis(range(first, first + count), self.rows, self.why, self.whole)
 
-    def logits_view(self, count: int) -> View:
+    def logits_view(self, count: int) -> TokenAxis:
         """Of logits, which may be computed for some tokens only."""
         past = self.past or 0
         if isinstance(self.kept, torch.Tensor):
-            return View([past + int(i) % self.tokens for i in self.kept], self.rows, self.why, self.whole)
+            return TokenAxis([past + int(i) % self.tokens for i in self.kept], self.rows, self.why, self.whole)
         width = past + self.tokens
-        return View(range(width - count, width), self.rows, self.why, self.whole)
+        return TokenAxis(range(width - count, width), self.rows, self.why, self.whole)
 
 
 def _past(given: dict[str, Any], mask: Any, tokens: int) -> int | None:
@@ -446,7 +455,9 @@ def _router_sites(model: Any, anatomy: Anatomy, edit: RouterEdit) -> list[Site |
         for layer in routers if at is None else [_routed_layer(at, model, anatomy, list(routers))]:
             router = routers[layer]
             sites.append(
-                RouterSite(router, steering(router, change) if isinstance(change, Rerouting) else change(router))
+                RouterSite(
+                    router, checked_rerouting(router, change) if isinstance(change, Rerouting) else change(router)
+                )
             )
     return sites
 
@@ -455,7 +466,7 @@ def _check_routers(sites: Sequence[Site | RouterSite]) -> None:
     """Check that what is asked of each router, with what is asked of it already, leaves it a choice."""
     asked: dict[Router, Rerouting] = {}
     for site in sites:
-        if isinstance(site, RouterSite) and isinstance(site.change, Steering):
+        if isinstance(site, RouterSite) and isinstance(site.change, CheckedRerouting):
             asked[site.router] = asked.get(site.router, asked_of(site.router)) + site.change.asked
     for router, whole in asked.items():
         check_choice(router, whole)
@@ -507,10 +518,10 @@ def _whole_number(config: Any, name: str) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-def _change(place: Place, value: Any) -> Callable[[torch.Tensor, View], torch.Tensor | None]:
+def _change(place: Place, value: Any) -> Callable[[torch.Tensor, TokenAxis], torch.Tensor | None]:
     """What an edit does to the whole tensor of its place."""
 
-    def change(whole: torch.Tensor, view: View) -> torch.Tensor | None:
+    def change(whole: torch.Tensor, view: TokenAxis) -> torch.Tensor | None:
         if place.head is not None and place.head >= whole.shape[1]:
             raise BadInput(
                 f"{place}: there is no head {place.head} in this layer; heads are 0 to {whole.shape[1] - 1}."
@@ -533,7 +544,7 @@ def _change(place: Place, value: Any) -> Callable[[torch.Tensor, View], torch.Te
     return change
 
 
-def _found(place: Place, value: Any, whole: torch.Tensor, view: View) -> list[tuple[int, list[int], list[int]]]:
+def _found(place: Place, value: Any, whole: torch.Tensor, view: TokenAxis) -> list[tuple[int, list[int], list[int]]]:
     """For each text of the batch: tokens of the place, which of them are here, their indices."""
     batch, size = whole.shape[0], whole.shape[-2]
     if view.rows is None:

@@ -18,7 +18,7 @@ from labkit.errors import BadInput, Unavailable
 from labkit.models.config import input_device
 from labkit.models.tokens import token_strings
 from labkit.trace.capture import observing
-from labkit.trace.edits import Site, View, installed
+from labkit.trace.edits import Site, TokenAxis, installed
 from labkit.trace.input import as_ids, is_many
 
 if TYPE_CHECKING:
@@ -191,8 +191,8 @@ def _patches(base: _Baseline, runs: Sequence[_Run]) -> list[Site]:
     for row, run in enumerate(runs):
         by_layer.setdefault(run.layer, []).append((row, run))
 
-    def change_of(mine: list[tuple[int, _Run]]) -> Callable[[torch.Tensor, View], torch.Tensor]:
-        def change(whole: torch.Tensor, _view: View) -> torch.Tensor:
+    def change_of(mine: list[tuple[int, _Run]]) -> Callable[[torch.Tensor, TokenAxis], torch.Tensor]:
+        def change(whole: torch.Tensor, _view: TokenAxis) -> torch.Tensor:
             new = whole.clone(memory_format=torch.contiguous_format)
             for row, run in mine:
                 target = new[row] if run.head is None else new[row, run.head]

@@ -16,7 +16,7 @@ from mixtures import Blocks, mixture
 import labkit as lk
 from labkit.moe.edits import choose, drop, forbid, force, random_router
 from labkit.trace.edits import RouterEdit
-from labkit.trace.routing import _STEERED
+from labkit.trace.routers import _REROUTED
 
 TEXT = [5, 17, 33, 8, 91, 42, 17, 33, 64, 23, 5, 77, 12, 30, 9, 58, 71, 20, 11, 46]
 PROMPT = "t5 t17 t33 t8 t91"
@@ -68,7 +68,7 @@ def untouched(name: str) -> Iterator[lk.Lab]:
     yield lab
     assert torch.equal(lab.trace(TEXT).logits, logits)
     assert hooks(lab) == on
-    assert not _STEERED
+    assert not _REROUTED
     assert all(p is parameters[n] and torch.equal(p, weights[n]) for n, p in lab.model.named_parameters())
 
 

@@ -538,14 +538,14 @@ class Rerouting:
 
 
 @dataclass(frozen=True)
-class Steering:
+class CheckedRerouting:
     """What is asked of a router, checked, with the rule for it where it takes one."""
 
     asked: Rerouting
     rule: Rule | None
 
 
-def steering(router: Router, asked: Rerouting) -> Steering:
+def checked_rerouting(router: Router, asked: Rerouting) -> CheckedRerouting:
     """What is asked, checked by itself against a router.
 
     Raises BadInput for experts and numbers that are not there, Unavailable when a rule is needed and not known.
@@ -561,7 +561,7 @@ def steering(router: Router, asked: Rerouting) -> Steering:
             f"Layer {layer} can't take another number of experts than {router.top_k}: what {type(router.block).__name__} "
             "does with more or fewer can't be seen; use lk.moe.forbid or lk.moe.drop."
         )
-    return Steering(asked, rule_of(router) if asked.chooses else None)
+    return CheckedRerouting(asked, rule_of(router) if asked.chooses else None)
 
 
 def check_choice(router: Router, asked: Rerouting) -> None:
@@ -612,16 +612,16 @@ def _among(experts: torch.Tensor, which: frozenset[int]) -> torch.Tensor:
     return torch.isin(experts, torch.tensor(sorted(which), dtype=experts.dtype, device=experts.device))
 
 
-class _Steered:
+class _Rerouted:
     """A router with all that is asked of it; its hooks are on as long as there is anything."""
 
     def __init__(self, router: Router) -> None:
-        self.asked: list[Steering] = []
+        self.asked: list[CheckedRerouting] = []
         self.total = Rerouting()
         self.rule: Rule | None = None
         self.handles = watch(router, self._decide)
 
-    def set(self, asked: list[Steering]) -> None:
+    def set(self, asked: list[CheckedRerouting]) -> None:
         self.asked = asked
         self.total = sum((one.asked for one in asked), Rerouting())
         self.rule = next((one.rule for one in reversed(asked) if one.rule is not None), None)
@@ -632,24 +632,24 @@ class _Steered:
         return rerouted(self.total, self.rule, logits, weights, experts)
 
 
-_STEERED: dict[int, _Steered] = {}  # by the id of the router's module
+_REROUTED: dict[int, _Rerouted] = {}  # by the id of the router's module
 _lock = threading.RLock()
 
 
 def asked_of(router: Router) -> Rerouting:
     """All that is asked of a router by the edits that are on."""
     with _lock:
-        there = _STEERED.get(id(router.module))
+        there = _REROUTED.get(id(router.module))
         return there.total if there is not None else Rerouting()
 
 
 @contextlib.contextmanager
-def steered(router: Router, asked: Steering) -> Iterator[None]:
+def rerouting(router: Router, asked: CheckedRerouting) -> Iterator[None]:
     """While inside, the router decides as asked, together with all that is asked of it already."""
     key = id(router.module)
     with _lock:
-        there = _STEERED.get(key) or _Steered(router)
-        _STEERED[key] = there
+        there = _REROUTED.get(key) or _Rerouted(router)
+        _REROUTED[key] = there
         there.set([*there.asked, asked])
     try:
         yield
@@ -659,7 +659,7 @@ def steered(router: Router, asked: Steering) -> Iterator[None]:
             if not there.asked:
                 for handle in there.handles:
                     handle.remove()
-                _STEERED.pop(key, None)
+                _REROUTED.pop(key, None)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from torch import nn
 
 import labkit as lk
 from labkit.trace.edits import RouterEdit
-from labkit.trace.routing import Rerouting, Router, Rule, logit_bias, random_weights, rerouted, routed, rule_of
+from labkit.trace.routers import Rerouting, Router, Rule, logit_bias, random_weights, rerouted, routed, rule_of
 
 TEXT = [5, 17, 33, 8, 91, 42, 17, 33, 64, 23, 5, 77, 12, 30, 9, 58, 71, 20, 11, 46]
 PLAIN = ("softmax", False, 1.0, False, 1, 1, 1)
