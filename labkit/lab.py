@@ -7,13 +7,13 @@ import gc
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadInput, LabClosed
-from labkit.generation.prompts import encode, is_batch
 from labkit.models.config import context_length, input_device
 from labkit.models.reuse import Loaded
+from labkit.trace.input import as_ids, each_of, encode, is_many
 from labkit.trace.turns import Turns
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class Lab:
         seed: int | None = None,
         stop: str | list[str] | None = None,
         chat: bool | None = None,
+        template: Mapping[str, object] | None = None,
         alternatives: int = 20,
         speed: Speed = "plain",
         show: bool = False,
@@ -124,11 +125,14 @@ class Lab:
     ) -> Any:
         """Continue a prompt; returns a Generation, or a list of them for a list of prompts.
 
-        prompt: a text, a list of messages ({"role", "content"}), or a list of either.
+        prompt: a text, a list of messages ({"role", "content"}), token ids (a list, tensor or array, or what a tokenizer
+            gives: taken as they are), a Generation (which is gone on with), or a list of any of these.
         temperature: 0 is greedy. top_k, top_p, min_p, repetition_penalty: filters, off when None.
         seed: makes a sampled run repeatable; without one a seed is drawn, and kept in generation.sampling.
         stop: strings that end the text (and are not part of it).
-        chat: None uses the chat template where the model has one, False takes a text as it is.
+        chat: None uses the chat template where the model has one (a text that begins with the model's start token has
+            been through it), True insists on it, False takes a text as it is.
+        template: arguments for the chat template, such as {"enable_thinking": False, "tools": [...]}.
         alternatives: how many of the model's most probable tokens are kept at each position.
         speed: "fast" uses transformers' static cache, with a compiled step on CUDA.
         show: streams the text into the notebook or terminal; an interrupt then ends the run and returns what there is.
@@ -150,8 +154,8 @@ class Lab:
             alternatives=alternatives,
             speed=speed,
         )
-        many = is_batch(prompt)
-        prompts = [encode(self.tokenizer, p, chat=chat) for p in (prompt if many else [prompt])]
+        many = is_many(prompt)
+        prompts = [encode(self.tokenizer, p, chat=chat, template=template) for p in each_of(prompt)]
         if many and show:
             raise BadInput("show=True follows a single prompt; generate the list without it, or one prompt at a time.")
 
@@ -191,7 +195,14 @@ class Lab:
             screen.finish(result[0])
         return list(result) if many else result[0]
 
-    def stream(self, prompt: Any, *, chat: bool | None = None, **settings: Any) -> Iterator[str]:
+    def stream(
+        self,
+        prompt: Any,
+        *,
+        chat: bool | None = None,
+        template: Mapping[str, object] | None = None,
+        **settings: Any,
+    ) -> Iterator[str]:
         """Yield the text piece by piece as it is generated; the settings are those of `generate`.
 
         Leaving the loop half-way stops the run. The record is in `last_generation` afterwards.
@@ -199,9 +210,9 @@ class Lab:
         from labkit.generation import decode
 
         how = decode.settings(**settings)
-        if is_batch(prompt):
+        if is_many(prompt):
             raise BadInput("stream follows a single prompt; use generate for a list.")
-        encoded = encode(self.tokenizer, prompt, chat=chat)
+        encoded = encode(self.tokenizer, prompt, chat=chat, template=template)
         decode.check_prompt(self.model, encoded)
 
         def run(on_piece: decode.OnPiece, stop: threading.Event, caller: int) -> list[Generation]:
@@ -238,23 +249,31 @@ class Lab:
             self._anatomy = anatomy if anatomy.sound else None  # what computes NaN now may be mended
             return anatomy
 
-    def trace(self, what: Any, keep: str | Sequence[str] = ("attention", "logits"), *, chat: bool = False) -> Any:
+    def trace(
+        self,
+        what: Any,
+        keep: str | Sequence[str] = ("attention", "logits"),
+        *,
+        chat: bool | None = False,
+        template: Mapping[str, object] | None = None,
+    ) -> Any:
         """Observe one forward pass; returns a Trace, or a list of them for a list of texts.
 
-        what: a text, token ids, a list of messages (the chat template is applied), a Generation (prompt and text
-            together), or a list of any of these.
+        what: a text, token ids (a list, tensor or array, or what a tokenizer gives), a list of messages (the chat
+            template is applied), a Generation (prompt and text together), or a list of any of these.
         keep: what is captured: "attention" (queries and keys; patterns come from them on demand), "logits", "values",
             "head_output", "attention_output", "mlp_output", "residual", "routes".
-        chat: wrap a text in the chat template, as generate does.
+        chat: wrap a text in the chat template, as generate does.  template: arguments for it.
         Raises BadInput for input that can't be used, Unavailable for what this model does not have.
         """
         from labkit.trace.capture import take
-        from labkit.trace.input import as_ids, is_many
         from labkit.trace.record import checked_keep
 
         wanted = checked_keep(keep)
         many = is_many(what)
-        texts = [as_ids(self.tokenizer, w, chat=chat, context=self.context) for w in (what if many else [what])]
+        texts = [
+            as_ids(self.tokenizer, one, chat=chat, context=self.context, template=template) for one in each_of(what)
+        ]
         with self._turns.run():
             traces = take(self.model, self.tokenizer, self.anatomy, texts, wanted, name=self.name)
         return traces if many else traces[0]
@@ -292,14 +311,16 @@ class Lab:
                 finally:
                     block.close()  # also when an interrupt cuts the wait for a run short; closing again does nothing
 
-    def next_logits(self, prompt: Any, *, chat: bool | None = None) -> torch.Tensor:
+    def next_logits(
+        self, prompt: Any, *, chat: bool | None = None, template: Mapping[str, object] | None = None
+    ) -> torch.Tensor:
         """(vocabulary,) float32 on the CPU: the model's scores for the token after the prompt."""
         from labkit.generation import decode
 
-        if is_batch(prompt):
+        if is_many(prompt):
             raise BadInput("next_logits takes a single prompt; call it for each.")
         with self._turns.run():
-            return decode.next_logits(self.model, encode(self.tokenizer, prompt, chat=chat))
+            return decode.next_logits(self.model, encode(self.tokenizer, prompt, chat=chat, template=template))
 
     def token_text(self, id_: int) -> str:
         """The text of one token id."""

@@ -24,10 +24,10 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation import logits_process as warpers
 
 from labkit.errors import BadInput, Unavailable
-from labkit.generation.prompts import Encoded, check_length
 from labkit.generation.record import FinishReason, Generation, Sampling
 from labkit.models.config import context_length, input_device
 from labkit.models.tokens import token_strings
+from labkit.trace.input import Encoded, check_length
 
 COLDEST, HOTTEST = 1e-3, 100.0  # colder, the divided scores overflow; greedy is what is meant
 SETTLE_TOKENS = 32

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from labkit.errors import BadInput
 
 if TYPE_CHECKING:
     import torch
+
+    from labkit.trace.input import Given
 
 FinishReason = Literal["end", "stop", "length", "context", "stopped", "interrupted", "running"]
 
@@ -40,6 +42,7 @@ class Generation:
     text: the generated text without the prompt, special tokens and the stop string.
     ids, tokens: the n generated token ids and the text of each (special tokens included).
     prompt_ids, prompt_tokens: what the model was given, chat template included.
+    prompt: what the user gave: a text, messages or token ids.
     logprobs: (n,) float32, nats: the model's own, before repetition penalty, temperature and filters.
     sampled_logprobs: (n,) float32, nats: in the distribution the token was drawn from (all 0 when greedy).
     entropies: (n,) float32, nats: of the model's own next-token distribution.
@@ -68,7 +71,7 @@ class Generation:
     prefill_seconds: float
     decode_seconds: float
     model: str = ""
-    prompt: str | list[dict[str, Any]] = field(default="")
+    prompt: Given = field(default="")
 
     @property
     def tokens_per_second(self) -> float:

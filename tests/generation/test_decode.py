@@ -333,7 +333,7 @@ def test_fast_says_what_it_does_instead_on_a_cpu(tiny_lab: lk.Lab) -> None:
 # bad input -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prompt", ["", "   \n", [], [{"role": "user", "content": ""}]])
+@pytest.mark.parametrize("prompt", ["", [], [{"role": "user", "content": ""}], [{"role": "user", "content": None}]])
 def test_an_empty_prompt(tiny_lab: lk.Lab, prompt: Any) -> None:
     with pytest.raises(BadInput, match="empty"):
         tiny_lab.generate(prompt)
@@ -386,7 +386,7 @@ def test_settings_out_of_range_are_named(tiny_lab: lk.Lab, setting: dict[str, An
         tiny_lab.generate("abc", **({"chat": False} | setting))
 
 
-@pytest.mark.parametrize("prompt", [3, None, ["a", 1], [1, 2]])
+@pytest.mark.parametrize("prompt", [3, None, ["a", 1], [1.5, 2], [True], b"a", {"role": "user", "content": "a"}])
 def test_what_is_no_prompt(tiny_lab: lk.Lab, prompt: Any) -> None:
     with pytest.raises(BadInput, match="text or a list of messages"):
         tiny_lab.generate(prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -256,11 +256,12 @@ def joined(tokens: Sequence[str]) -> str:
     return b"".join(map(token_bytes, tokens)).decode("utf-8", "replace")
 
 
-def _mended(joined: str, prompt: str | Sequence[dict[str, Any]]) -> str:
+def _mended(joined: str, prompt: str | Sequence[Mapping[str, object] | int]) -> str:
     """The joined tokens with characters that tokens split put back from the prompt as it was given."""
     if REPLACEMENT not in joined:
         return joined
-    contents = [prompt] if isinstance(prompt, str) else [message.get("content") for message in prompt]
+    parts_given = [prompt] if isinstance(prompt, str) else prompt
+    contents = [part.get("content") if isinstance(part, Mapping) else part for part in parts_given]
     for text in contents:
         if isinstance(text, str) and text:
             parts = re.split(r"[^\x00-\x7f]+", text)
