@@ -1,0 +1,145 @@
+"""Results that hold a table together with what chance would give.
+
+A DataFrame can carry facts in `DataFrame.attrs`, but most operations of pandas drop them, and nobody sees them. So a
+measure returns a small frozen class: its table, beside it named fields for the chance level and for how it was measured,
+and both are shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+__all__ = ["Result", "as_table"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """A table, and in named fields what belongs to it. Each measure has a subclass of its own, which says what its fields are.
+
+    table: the DataFrame.
+    What a result does not have itself it passes on to its table: `result["effect"]`, `len(result)`, `result.sort_values(...)`,
+    `"layer" in result` and iteration are those of the DataFrame, and what they return is pandas' own, without the fields.
+    Where a field has the name of a column or of a method of pandas, `result.name` is the field; `result["name"]` and
+    `result.table.name` are pandas'. pandas' own functions take the table: `pd.concat([a.table, b.table])`.
+    `attrs` is the fields as a dict.
+
+    A subclass is a `@dataclass(frozen=True, eq=False, repr=False)`. It may define what is shown around its table: `_title`
+    (one line above), `_chance` (rows beneath), `_remarks` (lines at the end).
+    """
+
+    table: pd.DataFrame
+
+    # what is shown ------------------------------------------------------------------------------------------------
+
+    def _title(self) -> str:
+        """The line above the table."""
+        return type(self).__name__
+
+    def _chance(self) -> Mapping[str, Mapping[str, float]]:
+        """Rows beneath the table: their label and, by column, what chance gives for it."""
+        return {}
+
+    def _remarks(self) -> Sequence[str]:
+        """Lines at the end."""
+        return ()
+
+    def __repr__(self) -> str:
+        frame, size = self._shown()
+        return "\n".join(line for line in (self._title(), _drawn(frame, size, repr), size, *self._remarks()) if line)
+
+    def _repr_html_(self) -> str | None:
+        """For notebooks. Everything a text can hold, tokens above all, is escaped; dollar signs start no formula."""
+        frame, size = self._shown()
+        drawn = _drawn(frame, size, lambda frame: frame._repr_html_())
+        if drawn is None:  # pandas was told to draw no HTML
+            return None
+        lines = [html.escape(line) for line in (self._title(), size, *self._remarks())]
+        above, below = f"<p>{lines[0]}</p>" if lines[0] else "", "<br>".join(line for line in lines[1:] if line)
+        return f'<div class="tex2jax_ignore">{above}{drawn}{f"<p>{below}</p>" if below else ""}</div>'
+
+    def _shown(self) -> tuple[pd.DataFrame, str]:
+        """(the table with the rows of chance, its size in words where pandas would count those rows as well)."""
+        import pandas as pd
+
+        rows = self._chance()
+        if not rows:
+            return self.table, ""
+        frame = self.table.copy(deep=False)
+        for name in [name for name in frame.columns if frame[name].dtype.kind != "f"]:
+            frame[name] = frame[name].astype(object)  # so that a cell may stay empty
+        more = pd.DataFrame(
+            {
+                name: pd.Series(
+                    [of.get(name, float("nan") if frame[name].dtype.kind == "f" else "") for of in rows.values()],
+                    index=list(rows),
+                    dtype=frame[name].dtype,
+                )
+                for name in frame.columns
+            }
+        )
+        count, wide = self.table.shape
+        return pd.concat([frame, more]), f"[{count} row{'s' * (count != 1)} x {wide} columns]"
+
+    # passed on to the table ---------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        # asked only for what the result does not have itself; before the table is there (copy, pickle), for nothing
+        if name.startswith("_") or name == "table":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        try:
+            return getattr(self.table, name)
+        except AttributeError:
+            raise AttributeError(f"neither {type(self).__name__} nor its table has {name!r}") from None
+
+    def __getitem__(self, key: object) -> Any:
+        return self.table[key]
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self.table[key] = value
+
+    def __delitem__(self, key: object) -> None:
+        del self.table[key]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self.table)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.table
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        values: np.ndarray = self.table.__array__(dtype, copy)
+        return values
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self.table)})
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The fields beside the table, by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "table"}
+
+
+def as_table(given: object) -> Any:
+    """The table of a result; anything else, such as a DataFrame, as it is. For what takes either."""
+    return given.table if isinstance(given, Result) else given
+
+
+def _drawn(frame: pd.DataFrame, size: str, draw: Callable[[pd.DataFrame], str | None]) -> str | None:
+    """pandas' own drawing of a table; without its count of rows where that is told otherwise."""
+    import pandas as pd
+
+    if not size:
+        return draw(frame)
+    with pd.option_context("display.show_dimensions", False):
+        return draw(frame)
