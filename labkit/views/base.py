@@ -19,28 +19,12 @@ import anywidget
 from IPython.display import display
 
 from labkit.errors import BadInput
+from labkit.views.kit.modules import KIT, module, style
 from labkit.views.visible import clean, shorten, visible
 
-_FOLDER = Path(__file__).parent
-_IMPORT = re.compile(r'^import\s[^;]*?from\s+"\.{1,2}/[^"]+";\n', re.MULTILINE)
-_EXPORT = re.compile(r"^export (?!default\b)", re.MULTILINE)
 __all__ = ["View", "clean", "module", "shorten", "style", "visible"]
 _WORTH_PACKING = 4_096  # bytes, from where they are deflated in a file
 _PLAIN_CHARACTERS = 2_000  # of text/plain, which every saved notebook carries
-
-
-def module(*files: str) -> str:
-    """One ES module from several files of this folder, in the order given; only the last may have a default export.
-
-    Each file is an ES module of its own, so that node can test it. Joined, they share one scope: relative imports
-    and the word `export` are dropped, and a name may be defined once only.
-    """
-    return "\n".join(_EXPORT.sub("", _IMPORT.sub("", (_FOLDER / name).read_text("utf-8"))) for name in files)
-
-
-def style(*files: str) -> str:
-    """The shared theme followed by the view's own style sheets."""
-    return "\n".join((_FOLDER / name).read_text("utf-8") for name in ("theme.css", *files))
 
 
 class View(anywidget.AnyWidget):
@@ -123,7 +107,7 @@ class View(anywidget.AnyWidget):
         state = json.dumps({"values": values, "bytes": blobs, "packed": packed}, ensure_ascii=True, allow_nan=False)
         state = state.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
         script = str(self._esm).replace("export default", "const labkitWidget =")
-        script += "\n" + (_FOLDER / "page.js").read_text("utf-8")
+        script += "\n" + (KIT / "page.js").read_text("utf-8")
         script = re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE)
         return _PAGE.format(
             title=html.escape(self._title),

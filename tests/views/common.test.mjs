@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { decimal, equalChoices, ownKey, percent, spokenLabel, thousands, visibleLabel, visibleRuns } from "../../labkit/views/common.js";
+import { decimal, equalChoices, ownKey, percent, spokenLabel, thousands, visibleLabel, visibleRuns } from "../../labkit/views/kit/common.js";
 
 const kinds = (text, options) => visibleRuns(text, options).map((run) => run.kind);
 const marks = (text) => visibleRuns(text).map((run) => run.mark);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { patience } from "../../labkit/views/patience.js";
+import { patience } from "../../labkit/views/kit/patience.js";
 
 test("a kernel that does not answer in time is given up, once", (context) => {
   context.mock.timers.enable({ apis: ["setTimeout"] });

@@ -26,7 +26,7 @@ import {
   codeValue,
   wantsWhite,
 } from "../../labkit/views/routes_view/logic.js";
-import { nameOf } from "../../labkit/views/running_text.js";
+import { nameOf } from "../../labkit/views/kit/running_text.js";
 
 /** A route of choices[layer][token] = experts, all of weight code 254 / (place + 1). */
 function made(all, { experts = 4, wide = false, texts = null, special = [] } = {}) {

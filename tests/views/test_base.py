@@ -17,6 +17,7 @@ import traitlets
 import labkit.views
 from labkit.errors import BadInput
 from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.kit.modules import module_files
 from labkit.views.sampling_view import TemperatureView
 from labkit.views.tokens_view import TokensView
 
@@ -72,10 +73,49 @@ def test_joined_module_is_one_module_with_a_render(view: type[View], tmp_path: P
     subprocess.run(["node", "-e", code], cwd=tmp_path, check=True)
 
 
-def test_module_drops_imports_over_several_lines() -> None:
-    joined = module("common.js", "tokens_view/logic.js", "tokens_view/reader.js")
+def test_module_takes_what_its_entry_imports_and_nothing_else() -> None:
+    joined = module("tokens_view/reader.js")
     assert "import" not in re.sub(r"//.*|/\*.*?\*/", "", joined, flags=re.S)
     assert "function createReader" in joined
+    assert "function followTheme" not in joined
+    assert joined.count("function visibleRuns") == 1
+
+
+def written(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        (folder / f"{name}.js").write_text(text, "utf-8")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_files_of_a_module_keep_their_names_to_themselves(tmp_path: Path) -> None:
+    written(
+        tmp_path,
+        one='const own = "one";\nexport function name() {\n  return own;\n}\nexport const COUNT = 1;\n',
+        two='import { COUNT, name as first } from "./one.js";\n\nconst own = "two";\nexport class Two {\n'
+        "  say() {\n    return `${own} after ${first()} (${COUNT})`;\n  }\n}\n",
+        entry='import { Two } from "./two.js";\nimport {\n  COUNT,\n  name,\n} from "./one.js";\n\n'
+        'const own = "entry";\nexport default { said: [own, name(), COUNT, new Two().say()] };\n',
+    )
+    assert [path.name for path in module_files(tmp_path / "entry.js")] == ["one.js", "two.js", "entry.js"]
+    (tmp_path / "joined.mjs").write_text(module(tmp_path / "entry.js"), "utf-8")
+    code = "import('./joined.mjs').then(m => console.log(JSON.stringify(m.default.said)))"
+    done = subprocess.run(["node", "-e", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == ["entry", "one", 1, "two after one (1)"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('import * as all from "./one.js";\n', r'entry.js: "import \* as all .*" can\'t be joined; write import'),
+        ('import { x } from "elsewhere";\n', "entry.js: \"import { x } from .* can't be joined"),
+        ("export let count = 1;\n", 'entry.js: "export let count = 1;" can\'t be joined; write export before'),
+        ('import { self } from "./entry.js";\n', "entry.js imports itself"),
+    ],
+)
+def test_module_refuses_what_it_cannot_join(text: str, why: str, tmp_path: Path) -> None:
+    written(tmp_path, one="export const x = 1;\n", entry=text)
+    with pytest.raises(ValueError, match=why):
+        module(tmp_path / "entry.js")
 
 
 @pytest.mark.parametrize(

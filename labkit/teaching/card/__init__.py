@@ -44,7 +44,7 @@ class ExerciseCard(View):
     """
 
     _title = "Exercise"
-    _esm = module("common.js", "../teaching/card/logic.js", "../teaching/card/card.js")
+    _esm = module("../teaching/card/card.js")
     _css = style("../teaching/card/card.css")
 
     card = traitlets.Dict().tag(sync=True)

@@ -1,6 +1,6 @@
 // The card of an exercise: what is wanted, its state, hints one by one, then the solution.
 
-import { make, makeRoot } from "../../views/common.js";
+import { make, makeRoot } from "../../views/kit/common.js";
 import { nextStep, paragraphs, sayState, stateKind } from "./logic.js";
 
 const DOTS = 5;

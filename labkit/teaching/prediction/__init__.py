@@ -17,7 +17,6 @@ from labkit.views.base import View, clean, module, shorten, style, visible
 Kind = Literal["number", "choice", "curve"]
 _KINDS = ("number", "choice", "curve")
 _MOST_POINTS = 16
-_SCRIPTS = ("common.js", "../teaching/prediction/logic.js", "../teaching/prediction/curve.js")
 
 
 def predict(
@@ -100,7 +99,7 @@ class Prediction(View):
     """A question, the guess, and its lock. `guess` is None until it is locked."""
 
     _title = "Prediction"
-    _esm = module(*_SCRIPTS, "../teaching/prediction/prediction.js")
+    _esm = module("../teaching/prediction/prediction.js")
     _css = style("../teaching/prediction/prediction.css")
 
     spec = traitlets.Dict().tag(sync=True)
@@ -209,7 +208,7 @@ class Comparison(View):
     """A guess and what came out, side by side; `words` says how far apart they are."""
 
     _title = "Prediction and result"
-    _esm = module(*_SCRIPTS, "../teaching/prediction/comparison.js")
+    _esm = module("../teaching/prediction/comparison.js")
     _css = style("../teaching/prediction/prediction.css")
 
     spec = traitlets.Dict().tag(sync=True)

@@ -1,6 +1,6 @@
 // A guess and what came out, side by side.
 
-import { appendRuns, make, makeRoot, visibleRuns } from "../../views/common.js";
+import { appendRuns, make, makeRoot, visibleRuns } from "../../views/kit/common.js";
 import { createCurve } from "./curve.js";
 
 function render({ model, el }) {

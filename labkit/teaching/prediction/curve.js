@@ -1,6 +1,6 @@
 // A small chart: points at given x, each between low and high, drawn as lines, and, where asked for, movable.
 
-import { make } from "../../views/common.js";
+import { make } from "../../views/kit/common.js";
 import { axis, nearest, say, shownLabels, stroke, ticks } from "./logic.js";
 
 const SIZE = { width: 600, height: 290, left: 62, right: 22, top: 30, bottom: 46 };

@@ -1,6 +1,6 @@
 // A question with a guess: a number, a choice or a sketched curve, and a lock.
 
-import { appendRuns, make, makeRoot, visibleRuns } from "../../views/common.js";
+import { appendRuns, make, makeRoot, visibleRuns } from "../../views/kit/common.js";
 import { createCurve } from "./curve.js";
 import { boundsProblem, parseNumber, say } from "./logic.js";
 

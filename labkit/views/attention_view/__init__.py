@@ -100,19 +100,7 @@ class AttentionView(View):
     """The attention pattern of the head (`layer`, `head`), among all of them. Set either, or both at once with `show`."""
 
     _title = "Where the heads look"
-    _esm = module(
-        "common.js",
-        "controls.js",
-        "attention_view/logic.js",
-        "attention_view/plane.js",
-        "attention_view/source.js",
-        "attention_view/picture.js",
-        "attention_view/map.js",
-        "attention_view/head.js",
-        "attention_view/text.js",
-        "attention_view/ablation.js",
-        "attention_view/attention.js",
-    )
+    _esm = module("attention_view/attention.js")
     _css = style("attention_view/attention.css")
 
     layer = traitlets.Int(0).tag(sync=True)

@@ -1,7 +1,7 @@
 // What becomes of the text when heads are taken away: the next token and the loss, before and after.
 
-import { decimal, make, percent } from "../common.js";
-import { button } from "../controls.js";
+import { decimal, make, percent } from "../kit/common.js";
+import { button } from "../kit/controls.js";
 import { axisLabel } from "./head.js";
 
 /** Heads in words: layer 5 · head 3 and layer 6 · heads 1, 2. */

@@ -1,9 +1,9 @@
 // The attention view as a widget: the bar, the map, one head or two, the text, and what ablation does.
 
-import { make, makeRoot, thousands, visibleLabel } from "../common.js";
+import { make, makeRoot, thousands, visibleLabel } from "../kit/common.js";
 import { SCALES, colour, exactWeight, onScale, palette } from "./logic.js";
 import { ablationStrip } from "./ablation.js";
-import { button, followTheme, picker, setOptions } from "../controls.js";
+import { button, followTheme, picker, setOptions } from "../kit/controls.js";
 import { axisLabel, headNotes, headPane } from "./head.js";
 import { headMap } from "./map.js";
 import { headSvg, pngOf, saveAs } from "./picture.js";

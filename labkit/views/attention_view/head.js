@@ -1,7 +1,7 @@
 // One head in full: the pattern on a canvas that zooms and pans, its labels, and what is under the pointer.
 
-import { decimal, make, ownKey, spokenLabel, thousands, visibleLabel } from "../common.js";
-import { button } from "../controls.js";
+import { decimal, make, ownKey, spokenLabel, thousands, visibleLabel } from "../kit/common.js";
+import { button } from "../kit/controls.js";
 import {
   NOT_A_NUMBER,
   aboutWeight,

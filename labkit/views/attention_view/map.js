@@ -1,7 +1,7 @@
 // The map: a thumbnail of every head, layers downward, with a bar for the measure of choice.
 
-import { make, ownKey } from "../common.js";
-import { picker, setOptions } from "../controls.js";
+import { make, ownKey } from "../kit/common.js";
+import { picker, setOptions } from "../kit/controls.js";
 import { arranged, decodeMap, dots, mapLayout, sayMeasure, slotAfterKey, slotAt } from "./logic.js";
 
 const ORDERS = [{ value: "layers", title: "layers × heads" }, { value: "highest", title: "highest first" }];

@@ -1,7 +1,7 @@
 // The text: point at a token and see where it looks, or who looks at it, for one head, a layer, or the marked heads.
 
-import { appendRuns, make, ownKey, spokenLabel, thousands, visibleRuns } from "../common.js";
-import { picker, setOptions } from "../controls.js";
+import { appendRuns, make, ownKey, spokenLabel, thousands, visibleRuns } from "../kit/common.js";
+import { picker, setOptions } from "../kit/controls.js";
 import { NOT_A_NUMBER, aboutWeight, needsLight, strongest } from "./logic.js";
 import { quoted } from "./head.js";
 

@@ -54,19 +54,8 @@ class FeaturesView(View):
     `search` set `asked` for other words, and `wait()` until what that leads to is shown."""
 
     _title = "Features at work in a text"
-    _esm = module(
-        "common.js",
-        "controls.js",
-        "patience.js",
-        "entry.js",
-        "tokens_view/logic.js",
-        "running_text.js",
-        "features_view/logic.js",
-        "features_view/text.js",
-        "features_view/dashboard.js",
-        "features_view/features.js",
-    )
-    _css = style("entry.css", "features_view/features.css")
+    _esm = module("features_view/features.js")
+    _css = style("features_view/features.css")
 
     feature = traitlets.Int(NONE).tag(sync=True)
     """The feature that is open; -1 where none is at work anywhere in the text."""

@@ -1,7 +1,7 @@
 // What is known of one feature: examples, how its activations are spread, what it promotes, its neighbours.
 
-import { decimal, make, ownKey, percent, spokenLabel, thousands } from "../common.js";
-import { nameOf, quoted } from "../running_text.js";
+import { decimal, make, ownKey, percent, spokenLabel, thousands } from "../kit/common.js";
+import { nameOf, quoted } from "../kit/running_text.js";
 import { keyTarget } from "../tokens_view/logic.js";
 import { activation, axisNumber, logHeight, occupied } from "./logic.js";
 import { FAMILY, shadedText } from "./text.js";

@@ -1,9 +1,9 @@
 // The features view as a widget: the box to type in, the search, the text with its tokens' features, the dashboard.
 
-import { decimal, make, makeRoot, percent, spokenLabel, thousands, visibleLabel } from "../common.js";
-import { button } from "../controls.js";
-import { entryField, statusLine } from "../entry.js";
-import { nameOf, quoted } from "../running_text.js";
+import { decimal, make, makeRoot, percent, spokenLabel, thousands, visibleLabel } from "../kit/common.js";
+import { button } from "../kit/controls.js";
+import { entryField, statusLine } from "../kit/entry.js";
+import { nameOf, quoted } from "../kit/running_text.js";
 import { NO_FEATURE, activation, decodeFeatures, depth, floats } from "./logic.js";
 import { FAMILY, shadedText } from "./text.js";
 import { dashboardPane, featureRow } from "./dashboard.js";

@@ -1,7 +1,7 @@
 // Tokens as running text, shaded by one feature's activation: the text itself, and the examples of a dashboard.
 
-import { make, ownKey } from "../common.js";
-import { followPointer, revealIn, tokenNode } from "../running_text.js";
+import { make, ownKey } from "../kit/common.js";
+import { followPointer, revealIn, tokenNode } from "../kit/running_text.js";
 import { keyTarget, lineTarget } from "../tokens_view/logic.js";
 import { depth } from "./logic.js";
 

@@ -65,7 +65,7 @@ class LivePanel(View):
     """Work in progress. Made by `labkit.views.live`."""
 
     _title = "Live panel"
-    _esm = module("common.js", "patience.js", "live_panel/logic.js", "live_panel/live.js")
+    _esm = module("live_panel/live.js")
     _css = style("live_panel/live.css")
 
     labels = traitlets.Dict().tag(sync=True)  # title, unit, x, y, chart

@@ -1,7 +1,7 @@
 // The live panel as a widget: progress, the latest words and values, a chart of them, and the button.
 
-import { appendRuns, make, makeRoot, setText, spokenLabel, visibleRuns } from "../common.js";
-import { patience } from "../patience.js";
+import { appendRuns, make, makeRoot, setText, spokenLabel, visibleRuns } from "../kit/common.js";
+import { patience } from "../kit/patience.js";
 import {
   announcement,
   axis,

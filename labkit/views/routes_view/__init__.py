@@ -67,22 +67,8 @@ class RoutesView(View):
     `wait()` until it is shown."""
 
     _title = "Which experts the tokens go to"
-    _esm = module(
-        "common.js",
-        "controls.js",
-        "patience.js",
-        "entry.js",
-        "tokens_view/logic.js",
-        "running_text.js",
-        "routes_view/logic.js",
-        "routes_view/source.js",
-        "routes_view/chart.js",
-        "routes_view/text.js",
-        "routes_view/strip.js",
-        "routes_view/pane.js",
-        "routes_view/routes.js",
-    )
-    _css = style("entry.css", "routes_view/routes.css")
+    _esm = module("routes_view/routes.js")
+    _css = style("routes_view/routes.css")
 
     layer = traitlets.Int(0).tag(sync=True)
     held: Any = traitlets.List().tag(sync=True)

@@ -1,6 +1,6 @@
 // Upright bars, one for each expert: the loads of a layer, and one token's router probabilities.
 
-import { make, ownKey } from "../common.js";
+import { make, ownKey } from "../kit/common.js";
 import { axisPercent, everyNth, niceTop } from "./logic.js";
 
 const WIDEST_BAR = 26;

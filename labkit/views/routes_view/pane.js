@@ -1,7 +1,7 @@
 // One trace: its text, all its layers, the loads of the layer on show, and the token in focus.
 
-import { make, spokenLabel, thousands } from "../common.js";
-import { nameOf, quoted } from "../running_text.js";
+import { make, spokenLabel, thousands } from "../kit/common.js";
+import { nameOf, quoted } from "../kit/running_text.js";
 import { barChart } from "./chart.js";
 import {
   NO_COLOUR,

@@ -1,8 +1,8 @@
 // The routes view as a widget: the box to type in, the bar, one trace or two.
 
-import { make, makeRoot, thousands, visibleLabel } from "../common.js";
-import { button, followTheme, picker, setOptions } from "../controls.js";
-import { entryField } from "../entry.js";
+import { make, makeRoot, thousands, visibleLabel } from "../kit/common.js";
+import { button, followTheme, picker, setOptions } from "../kit/controls.js";
+import { entryField } from "../kit/entry.js";
 import { NO_COLOUR, OTHERS, PALETTE, changedTokens, colouredExperts, decodeRoutes, exampleToken, firstChoices } from "./logic.js";
 import { routesPane } from "./pane.js";
 import { heldRoutes, liveRoutes } from "./source.js";

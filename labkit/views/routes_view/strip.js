@@ -1,6 +1,6 @@
 // All layers at once: a row for each routed layer, a cell for each token, in the colour of the expert it goes to first.
 
-import { make, ownKey } from "../common.js";
+import { make, ownKey } from "../kit/common.js";
 import { NO_COLOUR, OTHERS, PALETTE, afterKey, rgbOf, stripCell, stripLayout, wantsWhite } from "./logic.js";
 
 const EDGE = 3; // CSS pixels around the cells, for the frames

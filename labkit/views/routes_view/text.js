@@ -1,7 +1,7 @@
 // The running text, each token in the colour of the expert that it goes to first, with that expert's number under it.
 
-import { make, ownKey } from "../common.js";
-import { followPointer, revealIn, tokenNode } from "../running_text.js";
+import { make, ownKey } from "../kit/common.js";
+import { followPointer, revealIn, tokenNode } from "../kit/running_text.js";
 import { afterKey, tokensOf } from "./logic.js";
 
 export const FAMILY = "lk-rt"; // of this view's classes

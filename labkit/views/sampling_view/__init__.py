@@ -28,7 +28,7 @@ from labkit.views.sampling_view.distribution import (
     row,
     table,
 )
-from labkit.views.tokens_view import SCRIPTS, TokenTraits, static_html, static_text
+from labkit.views.tokens_view import TokenTraits, static_html, static_text
 from labkit.views.tokens_view.payload import payload
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class TemperatureView(View, TokenTraits):
     """
 
     _title = "Temperature: how bold the choice of the next token is"
-    _esm = module(*SCRIPTS, "patience.js", "sampling_view/logic.js", "sampling_view/sampling.js")
+    _esm = module("sampling_view/sampling.js")
     _css = style("tokens_view/tokens.css", "sampling_view/sampling.css")
 
     temperature = traitlets.Float(0.7).tag(sync=True)

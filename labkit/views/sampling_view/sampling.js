@@ -1,7 +1,7 @@
 // The temperature view as a widget: slider, bars, and the sampled text drawn by the token view's reader.
 
-import { appendRuns, decimal, equalChoices, make, makeRoot, percent, thousands, visibleLabel, visibleRuns } from "../common.js";
-import { NO_ANSWER, patience } from "../patience.js";
+import { appendRuns, decimal, equalChoices, make, makeRoot, percent, thousands, visibleLabel, visibleRuns } from "../kit/common.js";
+import { NO_ANSWER, patience } from "../kit/patience.js";
 import { createReader, tokenLabel } from "../tokens_view/reader.js";
 import { SLIDER, rowAt, sayTemperature } from "./logic.js";
 

@@ -103,7 +103,7 @@ class SteeringView(View):
     """
 
     _title = "Steering: the text with and without a push"
-    _esm = module("common.js", "controls.js", "patience.js", "steering_view/steering.js")
+    _esm = module("steering_view/steering.js")
     _css = style("steering_view/steering.css")
 
     prompt = traitlets.Unicode("").tag(sync=True)

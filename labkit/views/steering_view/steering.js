@@ -1,8 +1,8 @@
 // The steering view as a widget: the prompt, a slider for each feature, and two texts side by side.
 
-import { appendRuns, make, makeRoot, setText, spokenLabel, thousands, visibleLabel, visibleRuns } from "../common.js";
-import { button } from "../controls.js";
-import { NO_ANSWER, patience } from "../patience.js";
+import { appendRuns, make, makeRoot, setText, spokenLabel, thousands, visibleLabel, visibleRuns } from "../kit/common.js";
+import { button } from "../kit/controls.js";
+import { NO_ANSWER, patience } from "../kit/patience.js";
 
 const TYPING_MS = 700; // somebody who types on does not mean what stands there yet
 const FULL_BAR = 100; // per cent of the track

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 _STATIC_CHARACTERS = 20_000
 _UNSURE_SHOWN = 5
 
-SCRIPTS = ("common.js", "tokens_view/logic.js", "tokens_view/reader.js")
-
 
 def tokens(generation: Generation, *, alternatives: int = 5, prompt: bool = True) -> TokensView:
     """Show a generated text token by token: how probable each was, what else the model considered.
@@ -45,7 +43,7 @@ class TokensView(View, TokenTraits):
     """A generated text under which the model's certainty is drawn. `held` is the token held in view, -1 for none."""
 
     _title = "What the model wrote, and how sure it was"
-    _esm = module(*SCRIPTS, "tokens_view/tokens.js")
+    _esm = module("tokens_view/tokens.js")
     _css = style("tokens_view/tokens.css")
 
     held = traitlets.Int(-1).tag(sync=True)

@@ -1,7 +1,7 @@
 // The running text with its underlines, and the panel that explains one token. Used by every view that shows a
 // generation: createReader() draws what update() is given and knows nothing of widgets or models.
 
-import { appendRuns, decimal, equalChoices, hasSelection, make, ownKey, percent, spokenLabel, visibleLabel, visibleRuns } from "../common.js";
+import { appendRuns, decimal, equalChoices, hasSelection, make, ownKey, percent, spokenLabel, visibleLabel, visibleRuns } from "../kit/common.js";
 import {
   CONTINUED,
   HESITATION,

@@ -1,6 +1,6 @@
 // The token view as a widget: the reader, fed from the model's traits.
 
-import { makeRoot } from "../common.js";
+import { makeRoot } from "../kit/common.js";
 import { createReader } from "./reader.js";
 
 function render({ model, el }) {

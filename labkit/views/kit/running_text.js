@@ -2,7 +2,7 @@
 // names (Maps, of those tokens that have one); family: of the view's classes.
 
 import { appendRuns, hasSelection, make, spokenLabel, visibleLabel, visibleRuns } from "./common.js";
-import { CONTINUED } from "./tokens_view/logic.js";
+import { CONTINUED } from "../tokens_view/logic.js";
 
 const PLACED = new Set(["space", "tab", "break"]);
 
