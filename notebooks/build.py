@@ -10,6 +10,15 @@ pyproject.toml), their picture as an attachment, and only those outputs that a r
 no widget state, no timestamps, nothing large; and in the learner's none that answers a prediction before it is made
 (they are compared in the solved one). Both are run, with a progress file that is thrown away.
 
+What all notebooks share is not written into each. A code cell of one line stands for others:
+
+    # set-up                                     the set-up cell, notebooks/source/set_up.py
+    # exercise: attention.causal_mask            its card, the stub or the solution, and the check
+    # exercise: first_look.top_p as checked      the same; the check's result gets this name and is shown
+
+Stub and solution come from the exercise's definition (labkit/teaching/exercises). In the text, {{MINUTES}} and the other
+words of `counted` and `address` are filled in: a head can't promise what the notebook does not hold.
+
 Code before the first numbered section ("## 1 · ...") is the set-up. A learner runs it, and then any section.
 """
 
@@ -17,6 +26,8 @@ from __future__ import annotations
 
 import argparse
 import base64
+import json
+import math
 import os
 import re
 import sys
@@ -39,6 +50,11 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 STUB, SOLUTION = "stub", "solution"  # tags that only say which version a cell is for
 PREDICT = re.compile(r"^(\w+) = lk\.predict\(", re.MULTILINE)
 CHECKED = re.compile(r"lk\.(exercise|check)\(")  # in the learner's version these say what to do, and no answer
+SET_UP = re.compile(r"^# set-up$")
+EXERCISE = re.compile(r"^# exercise: (?P<id>\w+\.\w+)(?: as (?P<result>\w+))?$")
+WORD = re.compile(r"\{\{(\w+)\}\}")
+MINUTES = re.compile(r"^\*(\d+) minutes?\b(?:, with the extra exercise (\d+))?", re.MULTILINE)
+SPELLED = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 SPOILER = "answer"  # tag of a learner's cell whose output would give away what is to be guessed just above it
 COMPARED = "nbval-check-output"
 SECTION = re.compile(r"^## (\d+) · (.+)$", re.MULTILINE)
@@ -57,10 +73,8 @@ def target(source: Path, *, solved: bool) -> Path:
 def from_source(path: Path, *, solved: bool = False) -> Any:
     """The learner's or the solved notebook a source stands for, without outputs."""
     notebook = jupytext.read(path)
-    address = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
-    colab = re.sub(r"^https://[^/]+/", "https://colab.research.google.com/github/", address)
-    place = f"notebooks/{'solved/' if solved else ''}{path.stem}.ipynb"
-    words = {"REPOSITORY": address, "COLAB": f"{colab}/blob/main/{place}"}
+    notebook.cells = _written_out(notebook.cells, path)
+    words = address(path, solved=solved) | counted(notebook, path)
     cells = []
     asked, told = (
         "",
@@ -72,8 +86,7 @@ def from_source(path: Path, *, solved: bool = False) -> Any:
             raise ValueError(f"{path.name}: cell {number} is tagged {STUB} and {SOLUTION}, and so is in no version")
         if (STUB if solved else SOLUTION) in tags:
             continue
-        for word, text in words.items():
-            cell.source = cell.source.replace(f"{{{{{word}}}}}", text)
+        cell.source = _filled(cell.source, words, path)
         cell.id = f"cell-{number:02d}"  # of the source, so that both versions agree
         for picture in re.findall(r"\(attachment:([\w.-]+)\)", cell.source):
             data = base64.b64encode((path.parent / picture).read_bytes()).decode()
@@ -102,6 +115,112 @@ def from_source(path: Path, *, solved: bool = False) -> Any:
     )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
+
+
+def _written_out(cells: list[Any], path: Path) -> list[Any]:
+    """The cells with the set-up and the exercises in place of the lines that stand for them."""
+    written: list[Any] = []
+    for cell in cells:
+        if cell.cell_type != "code":
+            written.append(cell)
+        elif SET_UP.match(cell.source):
+            text = (HERE / "source" / "set_up.py").read_text(encoding="utf-8").rstrip("\n")
+            written.append(nbformat.v4.new_code_cell(text))
+        elif named := EXERCISE.match(cell.source):
+            written += exercise_cells(named["id"], named["result"])
+        elif re.match(r"# (set-up|exercise)\b", cell.source):
+            raise ValueError(
+                f"{path.name}: {cell.source.splitlines()[0]!r} is not understood: write '# set-up', "
+                "'# exercise: topic.name' or '# exercise: topic.name as result', alone in its cell"
+            )
+        else:
+            written.append(cell)
+    return written
+
+
+def exercise_cells(id: str, result: str | None = None) -> list[Any]:
+    """Card, stub, solution and check of an exercise, as its definition has them. result: what the check is called."""
+    from labkit.teaching.exercises import find  # imports torch, which most of what is done here can do without
+
+    exercise = find(id)
+    check = f'lk.check("{id}", {exercise.name})'
+    stub, solution = (
+        nbformat.v4.new_code_cell(source, metadata={"tags": [tag]})
+        for tag, source in ((STUB, exercise.stub), (SOLUTION, exercise.solution))
+    )
+    return [
+        nbformat.v4.new_code_cell(f'lk.exercise("{id}")'),
+        stub,
+        solution,
+        nbformat.v4.new_code_cell(f"{result} = {check}\n{result}" if result else check),
+    ]
+
+
+# --------------------------------------------------------------------------------------------- words that are filled in
+
+
+def address(path: Path, *, solved: bool) -> dict[str, str]:
+    """REPOSITORY and COLAB: where the project is, and where Google Colab opens this version from."""
+    repository = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+    colab = re.sub(r"^https://[^/]+/", "https://colab.research.google.com/github/", repository)
+    place = f"notebooks/{'solved/' if solved else ''}{path.stem}.ipynb"
+    return {"REPOSITORY": repository, "COLAB": f"{colab}/blob/main/{place}"}
+
+
+def counted(notebook: Any, path: Path) -> dict[str, str]:
+    """What a head promises, counted in the notebook.
+
+    MINUTES: of all sections, to the nearest five.  EXTRA_MINUTES: what extra exercises take besides.
+    EXERCISE_MINUTES: of these, what the exercises take.  SECTIONS: how many, spelled out.
+    EXERCISES, PREDICTIONS, CLAIMS: such as "8 exercises".  MEMORY: such as "2 GiB", measured while it was built.
+    """
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    exercises = re.findall(r'^lk\.exercise\(\s*"([\w.]+)"', code, re.MULTILINE)
+    found = sections(notebook)
+    times = [MINUTES.search(section.cells[0].source) for section in found]
+    minutes = [int(time[1]) for time in times if time]
+    extra = [int(time[2]) - int(time[1]) for time in times if time and time[2]]
+    words = {
+        "MINUTES": f"{5 * round(sum(minutes) / 5)}",
+        "EXTRA_MINUTES": f"{sum(extra)}",
+        "SECTIONS": SPELLED[len(found)] if len(found) < len(SPELLED) else str(len(found)),
+        "EXERCISES": _many(len(exercises), "exercise"),
+        "PREDICTIONS": _many(len(re.findall(r"^\w+ = lk\.predict\(", code, re.MULTILINE)), "prediction"),
+        "CLAIMS": _many(len(re.findall(r"\blk\.claim\(", code)), "claim"),
+    }
+    if exercises:
+        from labkit.teaching.exercises import find
+
+        words["EXERCISE_MINUTES"] = f"{sum(find(id).minutes for id in exercises) - sum(extra)}"
+    words["MEMORY"] = f"{measured().get(path.stem, '?')} GiB"  # not known before the first run
+    return words
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _filled(text: str, words: dict[str, str], path: Path) -> str:
+    def word(match: re.Match[str]) -> str:
+        if match[1] not in words:
+            raise ValueError(f"{path.name}: {match[0]} is not known; there are {', '.join(sorted(words))}")
+        return words[match[1]]
+
+    return WORD.sub(word, text)
+
+
+def measured() -> dict[str, int]:
+    """By notebook, the memory that its kernel needs, in whole GiB."""
+    file = HERE / "source" / "memory.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def note_memory(path: Path, peak_bytes: int) -> None:
+    """Write down what a run needed, rounded up with a tenth to spare."""
+    memory = measured() | {path.stem: max(math.ceil(1.1 * peak_bytes / 2**30), 1)}
+    if memory != measured():
+        text = json.dumps(dict(sorted(memory.items())), indent=1)
+        (HERE / "source" / "memory.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _say_solved(head: Any, path: Path) -> None:
@@ -155,21 +274,38 @@ def set_up(notebook: Any) -> list[Any]:
     return before
 
 
-def execute(notebook: Any, folder: Path) -> None:
-    """Execute in place, in a folder, as nobody in particular: progress is neither read nor written."""
+# Run after the last cell, in the notebook's own kernel: the most memory it had, in bytes (0 where it can't be asked).
+PEAK = """import sys
+try:
+    import resource
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+except ImportError:
+    print(0)"""
+
+
+def execute(notebook: Any, folder: Path) -> int:
+    """Execute in place, in a folder, as nobody in particular: progress is neither read nor written.
+
+    Returns the most bytes of memory the kernel had.
+    """
     import nbclient
 
     folder.mkdir(exist_ok=True)
     client = nbclient.NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        client.execute(env=os.environ | {"LABKIT_PROGRESS": str(Path(scratch) / "progress.json")})
+    notebook.cells.append(nbformat.v4.new_code_cell(PEAK))
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            client.execute(env=os.environ | {"LABKIT_PROGRESS": str(Path(scratch) / "progress.json")})
+    finally:
+        asked = notebook.cells.pop()
+    return int(asked.outputs[0].text)
 
 
-def run(notebook: Any, folder: Path) -> None:
-    """Execute in place, then keep only what helps a reader."""
-    execute(notebook, folder)
+def run(notebook: Any, folder: Path) -> int:
+    """Execute in place, then keep only what helps a reader. Returns the most bytes of memory the kernel had."""
+    peak = execute(notebook, folder)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
@@ -180,6 +316,7 @@ def run(notebook: Any, folder: Path) -> None:
                 cell.outputs = []
     notebook.metadata.pop("widgets", None)
     notebook.metadata.language_info = nbformat.from_dict({"name": "python"})
+    return peak
 
 
 def _kept(output: Any) -> Any | None:
@@ -257,21 +394,30 @@ def main() -> int:
         if stale := out_of_step(chosen):
             print(f"out of step with their sources: {', '.join(stale)}; run `make notebooks`", file=sys.stderr)
         return 1 if stale else 0
-    for source in chosen:
-        for solved in (False, True):
-            path = target(source, solved=solved)
-            notebook = from_source(source, solved=solved)
-            run(notebook, path.parent)
-            nbformat.validate(notebook)
-            text = as_text(notebook, plain=solved)
-            size = len(text.encode())
+    return 0 if all(build(source) for source in chosen) else 1
+
+
+def build(source: Path) -> bool:
+    """Run and write both notebooks of a source; False, and nothing written, where one would be too large."""
+    notebooks = {solved: from_source(source, solved=solved) for solved in (False, True)}
+    note_memory(
+        source, max(run(notebook, target(source, solved=solved).parent) for solved, notebook in notebooks.items())
+    )
+    texts = {}
+    for solved, notebook in notebooks.items():
+        path = target(source, solved=solved)
+        for cell, fresh in zip(notebook.cells, from_source(source, solved=solved).cells, strict=True):
+            cell.source = fresh.source  # the memory is known only now
+        nbformat.validate(notebook)
+        texts[path] = as_text(notebook, plain=solved)
+        if (size := len(texts[path].encode())) > LIMIT_BYTES:
             name = path.relative_to(HERE)
-            if size > LIMIT_BYTES:
-                print(f"{name} would have {size:,} bytes; at most {LIMIT_BYTES:,} are wanted", file=sys.stderr)
-                return 1
-            path.write_text(text, encoding="utf-8")
-            print(f"{name}: {size:,} bytes")
-    return 0
+            print(f"{name} would have {size:,} bytes; at most {LIMIT_BYTES:,} are wanted", file=sys.stderr)
+            return False
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+        print(f"{path.relative_to(HERE)}: {len(text.encode()):,} bytes")
+    return True
 
 
 if __name__ == "__main__":

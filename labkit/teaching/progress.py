@@ -21,15 +21,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from labkit.errors import BadInput
+from labkit.teaching.series import NOTEBOOKS, place
 from labkit.views.visible import shorten, visible
 
-NOTEBOOKS = {
-    "first_look": "01_first_look",
-    "attention": "02_attention",
-    "moe": "06_moe_routing",
-    "sae": "07_sparse_autoencoders",
-}
-"""The topic an id begins with -> the notebook it belongs to."""
 _LOCK_SECONDS = 10.0
 
 Record = dict[str, Any]
@@ -281,8 +275,8 @@ def progress(clear: bool | str = False) -> Progress:
     if clear is not False:
         said = _clear(clear, known)
     data = _read(path())
-    topics = {name.partition(".")[0]: None for name in [*NOTEBOOKS, *known, *data["exercises"], *data["predictions"]]}
-    return Progress(tuple(_row(topic, known, data) for topic in topics), said)
+    topics = {name.partition(".")[0] for name in [*known, *data["exercises"], *data["predictions"]]}
+    return Progress(tuple(_row(topic, known, data) for topic in sorted(topics, key=place)), said)
 
 
 def _row(topic: str, known: list[str], data: Record) -> Row:

@@ -19,9 +19,9 @@
 #
 # | | |
 # |---|---|
-# | **Time** | 45 minutes, in seven sections; about 20 of them for the exercises |
-# | **Contains** | 4 exercises, 3 predictions |
-# | **Runs on** | any computer with 2 GiB of free memory; no GPU, no account; the model (93 MB) is fetched once |
+# | **Time** | {{MINUTES}} minutes, in {{SECTIONS}} sections; about {{EXERCISE_MINUTES}} of them for the exercises |
+# | **Contains** | {{EXERCISES}}, {{PREDICTIONS}} |
+# | **Runs on** | any computer with {{MEMORY}} of free memory; no GPU, no account; the model (93 MB) is fetched once |
 # | **You need** | to read a little Python; nothing about language models |
 # | **You will be able to** | load a model, generate text, read its probabilities, say what temperature and top-p do, and say what a model needs in memory |
 
@@ -39,20 +39,7 @@
 #   what is wrong with them. An exercise left unsolved stops nothing.
 
 # %%
-import importlib.util
-import subprocess
-import sys
-
-if "google.colab" in sys.modules and importlib.util.find_spec("labkit") is None:
-    versions = {name: __import__(name).__version__ for name in ("torch", "numpy")}
-    keep = [f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
-    pip = [sys.executable, "-m", "pip", "install", "-q"]
-    project = "labkit @ git+{{REPOSITORY}}"
-    subprocess.run([*pip, *keep, project], check=True)
-
-import labkit as lk
-
-lk.setup()
+# set-up
 
 # %%
 lab = lk.load(dtype="float32")
@@ -178,30 +165,7 @@ lk.views.tokens(gen)
 # Write those two lines:
 
 # %%
-lk.exercise("first_look.surprise")
-
-
-# %% tags=["stub"]
-def surprise(probabilities):
-    """How surprised was the model by a text?
-
-    probabilities: (tokens,) what the model gave each token that came.
-    Returns two numbers: the sum of -log(p) over all tokens, in nats;
-    and the perplexity, exp of the mean of -log(p).
-    """
-    return ...
-
-
-# %% tags=["solution"]
-def surprise(probabilities):
-    """Sum of -log(p) over all tokens, in nats; and the perplexity: exp of their mean."""
-    nats = -torch.log(probabilities)  # of each token: 0 where the model was certain
-    return nats.sum(), torch.exp(nats.mean())
-
-
-# %%
-checked = lk.check("first_look.surprise", surprise)
-checked
+# exercise: first_look.surprise as checked
 
 # %% tags=["nbval-check-output"]
 print(f"perplexity of the answer: {math.exp(-gen.logprobs.mean()):.2f}")
@@ -280,34 +244,7 @@ for share, token in zip(top.values, top.indices, strict=True):
 # The formula for any temperature is a function of a few lines, and it is yours to write:
 
 # %%
-lk.exercise("first_look.temperature_softmax")
-
-
-# %% tags=["stub"]
-def temperature_softmax(logits, temperature):
-    """Scores to probabilities, at a temperature.
-
-    logits: (vocabulary,) scores.  temperature: a number, 0 or more; 0 means greedy.
-    Returns (vocabulary,) probabilities that add up to 1.
-    """
-    return ...
-
-
-# %% tags=["solution"]
-def temperature_softmax(logits, temperature):
-    """(vocabulary,) scores to probabilities; temperature 0 puts all on the best token."""
-    if temperature == 0:
-        probabilities = torch.zeros_like(logits)
-        probabilities[logits.argmax()] = 1.0
-        return probabilities
-    scaled = logits / temperature
-    weights = torch.exp(scaled - scaled.max())  # the largest is exp(0) = 1: no overflow
-    return weights / weights.sum()
-
-
-# %%
-checked = lk.check("first_look.temperature_softmax", temperature_softmax)
-checked
+# exercise: first_look.temperature_softmax as checked
 
 # %% tags=["nbval-check-output"]
 by_torch = torch.softmax(logits / 0.7, dim=-1)
@@ -417,33 +354,7 @@ print(f"together they have {p[tail].sum():.0%}")
 # from those. Which tokens stay?
 
 # %%
-lk.exercise("first_look.top_p")
-
-
-# %% tags=["stub"]
-def top_p(probabilities, p):
-    """Which tokens stay: the fewest most probable ones that add up to at least p.
-
-    probabilities: (vocabulary,), in the vocabulary's order.  p: above 0, at most 1.
-    Returns (vocabulary,) bool, in the same order: True for the tokens that stay.
-    """
-    return ...
-
-
-# %% tags=["solution"]
-def top_p(probabilities, p):
-    """(vocabulary,) bool: True for the fewest most probable tokens that sum to at least p."""
-    order = probabilities.argsort(descending=True)
-    # what all more probable tokens add up to
-    before = probabilities[order].cumsum(0) - probabilities[order]
-    stays = torch.zeros_like(probabilities, dtype=torch.bool)
-    stays[order[before < p]] = True  # as long as that is short of p, one more is needed
-    return stays
-
-
-# %%
-checked = lk.check("first_look.top_p", top_p)
-checked
+# exercise: first_look.top_p as checked
 
 # %% [markdown]
 # How many stay depends on how sure the model is. Here they are counted with the function that Hugging Face's own `generate`
@@ -527,24 +438,7 @@ print(f"{mixtral.active_parameters / 1e9:.1f} billion of them used for a token")
 # How many bits a weight has is a choice: 32, 16, lately 8 or 4. How many bytes is that, for any number of bits?
 
 # %%
-lk.exercise("first_look.weights_bytes")
-
-
-# %% tags=["stub"]
-def weights_bytes(parameters, bits):
-    """Bytes of so many weights at so many bits each, packed without gaps: whole, rounded up."""
-    return ...
-
-
-# %% tags=["solution"]
-def weights_bytes(parameters, bits):
-    """Bytes of so many weights at so many bits each, packed without gaps: whole, rounded up."""
-    return (parameters * bits + 7) // 8  # whole-number division is exact; 7 more bits round up
-
-
-# %%
-checked = lk.check("first_look.weights_bytes", weights_bytes)
-checked
+# exercise: first_look.weights_bytes as checked
 
 # %% [markdown]
 # The same models with their weights at 4 bits, the cache as before. What that costs in quality is another matter.

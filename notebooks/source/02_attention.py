@@ -19,9 +19,9 @@
 #
 # | | |
 # |---|---|
-# | **Time** | 75 minutes in all, in eight sections; each can be done alone. Two harder exercises are extra and take 15 more |
-# | **Contains** | 8 exercises, 5 predictions, 3 claims from articles put to the test |
-# | **Runs on** | any computer with 3 GiB of free memory; no GPU, no account; the model (93 MB) is fetched once |
+# | **Time** | {{MINUTES}} minutes in all, in {{SECTIONS}} sections; each can be done alone. Two harder exercises are extra and take {{EXTRA_MINUTES}} more |
+# | **Contains** | {{EXERCISES}}, {{PREDICTIONS}}, {{CLAIMS}} from articles put to the test |
+# | **Runs on** | any computer with {{MEMORY}} of free memory; no GPU, no account; the model (93 MB) is fetched once |
 # | **You need** | to read Python and a little PyTorch (a tensor, its shape, `@` for a matrix product) |
 # | **You will be able to** | say what a head does, find one that copies in a model you have never seen, and say what grouped heads save |
 
@@ -33,20 +33,7 @@
 # **Run these two. Then start at any section.**
 
 # %%
-import importlib.util
-import subprocess
-import sys
-
-if "google.colab" in sys.modules and importlib.util.find_spec("labkit") is None:
-    versions = {name: __import__(name).__version__ for name in ("torch", "numpy")}
-    keep = [f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
-    pip = [sys.executable, "-m", "pip", "install", "-q"]
-    project = "labkit @ git+{{REPOSITORY}}"
-    subprocess.run([*pip, *keep, project], check=True)
-
-import labkit as lk
-
-lk.setup()
+# set-up
 
 # %%
 import torch
@@ -126,45 +113,10 @@ print("and with torch's own attention:        ", bool((output - torchs).abs().ma
 # Your turn, without looking up. `lk.exercise` shows a card with hints, `lk.check` says at once whether an answer is right.
 
 # %%
-lk.exercise("attention.causal_mask")
-
-
-# %% tags=["stub"]
-def causal_mask(T):
-    """(T, T) bool: row i, column j is True where token i may look at token j."""
-    return ...
-
-
-# %% tags=["solution"]
-def causal_mask(T):
-    """(T, T) bool: row i, column j is True where token i may look at token j."""
-    positions = torch.arange(T)
-    return positions[:, None] >= positions[None, :]
-
+# exercise: attention.causal_mask
 
 # %%
-lk.check("attention.causal_mask", causal_mask)
-
-# %%
-lk.exercise("attention.attention_head")
-
-
-# %% tags=["stub"]
-def attention_head(query, key, value):
-    """query, key: (T, d_head); value: (T, d_value). Returns the causal output, (T, d_value)."""
-    return ...
-
-
-# %% tags=["solution"]
-def attention_head(query, key, value):
-    """query, key: (T, d_head); value: (T, d_value). Returns the causal output, (T, d_value)."""
-    scores = query @ key.T / query.shape[-1] ** 0.5
-    allowed = torch.ones(len(query), len(query), dtype=torch.bool).tril()
-    return torch.softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1) @ value
-
-
-# %%
-lk.check("attention.attention_head", attention_head)
+# exercise: attention.attention_head
 
 # %% [markdown]
 # **To take away:** a head compares each token's query with the keys of the tokens so far, turns the products into weights
@@ -326,37 +278,7 @@ print(f"first half {loss[1:50].mean():.1f} nats, second half {loss[51:].mean():.
 # Write that measure:
 
 # %%
-lk.exercise("attention.copying_heads")
-
-
-# %% tags=["stub"]
-def copying_heads(patterns, ids):
-    """patterns: (layers, heads, T, T); ids: (T,).
-
-    Returns (layer, head) of the head with the highest induction score.
-    """
-    return ...
-
-
-# %% tags=["solution"]
-def copying_heads(patterns, ids):
-    """patterns: (layers, heads, T, T); ids: (T,).
-
-    Returns (layer, head) of the head with the highest induction score.
-    """
-    T = len(ids)
-    wanted = torch.zeros(T, T)
-    for now in range(T):
-        for earlier in range(now):
-            if ids[earlier] == ids[now]:
-                wanted[now, earlier + 1] = 1.0  # what followed this token the last time
-    seen_before = wanted.any(dim=1)
-    scores = (patterns * wanted).sum(-1)[..., seen_before].mean(-1)
-    return divmod(int(scores.argmax()), patterns.shape[1])
-
-
-# %%
-lk.check("attention.copying_heads", copying_heads)
+# exercise: attention.copying_heads
 
 # %% [markdown]
 # labkit has it ready, with the other usual measures, for every head at once (and makes random tokens of its own for it). A number means little without what chance
@@ -640,31 +562,7 @@ difference = (torch.stack(rows) - at_once).abs().max() / at_once.abs().max()
 print("step by step equals all at once, to 1e-5 of the largest logit:", bool(difference < 1e-5))
 
 # %%
-lk.exercise("attention.kv_cache_step")
-
-
-# %% tags=["stub"]
-def kv_cache_step(query, key, value, keys, values):
-    """query, key, value: (d,) of the new token; keys, values: (T, d), the cache.
-
-    Returns output, keys, values.
-    """
-    return ...
-
-
-# %% tags=["solution"]
-def kv_cache_step(query, key, value, keys, values):
-    """query, key, value: (d,) of the new token; keys, values: (T, d), the cache.
-
-    Returns output, keys, values.
-    """
-    keys, values = torch.cat([keys, key[None]]), torch.cat([values, value[None]])
-    weights = torch.softmax(keys @ query / len(query) ** 0.5, dim=0)
-    return weights @ values, keys, values
-
-
-# %%
-lk.check("attention.kv_cache_step", kv_cache_step)
+# exercise: attention.kv_cache_step
 
 # %% [markdown]
 # The cache is large, and reading it is what makes long texts slow. So newer models let several query heads **share** one
@@ -673,33 +571,7 @@ lk.check("attention.kv_cache_step", kv_cache_step)
 # a single key-value head for all, *multi-query*.
 
 # %%
-lk.exercise("attention.grouped_attention")
-
-
-# %% tags=["stub"]
-def grouped_attention(query, key, value):
-    """query: (heads, T, d_head); key, value: (kv_heads, T, d_head).
-
-    Returns (heads, T, d_head), causal.
-    """
-    return ...
-
-
-# %% tags=["solution"]
-def grouped_attention(query, key, value):
-    """query: (heads, T, d_head); key, value: (kv_heads, T, d_head).
-
-    Returns (heads, T, d_head), causal.
-    """
-    group = query.shape[0] // key.shape[0]
-    key, value = key.repeat_interleave(group, dim=0), value.repeat_interleave(group, dim=0)
-    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-    allowed = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-    return torch.softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1) @ value
-
-
-# %%
-lk.check("attention.grouped_attention", grouped_attention)
+# exercise: attention.grouped_attention
 
 # %% [markdown]
 # On the model: query head $h$ of layer 16 looks through key-value head $\lfloor h / 3 \rfloor$. One head after the other, beside
@@ -729,23 +601,7 @@ print("multi-query: the same as torch's to 1e-5: ", bool(apart < 1e-5))
 # What does it save? For each token and layer the cache holds a key and a value for each key-value head:
 
 # %%
-lk.exercise("attention.cache_bytes")
-
-
-# %% tags=["stub"]
-def cache_bytes(layers, kv_heads, d_head, tokens, bytes_per_number, batch):
-    """Bytes of the KV cache of `batch` texts of `tokens` tokens."""
-    return ...
-
-
-# %% tags=["solution"]
-def cache_bytes(layers, kv_heads, d_head, tokens, bytes_per_number, batch):
-    """Bytes of the KV cache of `batch` texts of `tokens` tokens."""
-    return 2 * layers * kv_heads * d_head * tokens * bytes_per_number * batch
-
-
-# %%
-lk.check("attention.cache_bytes", cache_bytes)
+# exercise: attention.cache_bytes
 
 # %% [markdown]
 # ### Two claims
@@ -844,33 +700,7 @@ lk.claim("llama-40-faster", faster[4096], note=f"a small layer, on this machine,
 # An extra exercise, for those who want to turn them by hand; what follows does not depend on it.
 
 # %%
-lk.exercise("attention.rotate")
-
-
-# %% tags=["stub"]
-def rotate(x, positions, base):
-    """x: (T, d); positions: (T,). Number i of the first half is paired with i of the second.
-
-    Returns (T, d).
-    """
-    return ...
-
-
-# %% tags=["solution"]
-def rotate(x, positions, base):
-    """x: (T, d); positions: (T,). Number i of the first half is paired with i of the second.
-
-    Returns (T, d).
-    """
-    half = x.shape[-1] // 2
-    angles = positions[:, None] * base ** (-torch.arange(half) / half)
-    first, second = x[:, :half], x[:, half:]
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
-
-
-# %%
-lk.check("attention.rotate", rotate)
+# exercise: attention.rotate
 
 # %% [markdown]
 # On the model: take what enters layer 16, make head 0's queries by hand and turn them. They are the queries of the trace.
@@ -951,34 +781,7 @@ curve.show(product)
 # The exercise is an extra one; what follows does not depend on it.
 
 # %%
-lk.exercise("attention.online_softmax")
-
-
-# %% tags=["stub"]
-def online_softmax(scores, values, tile):
-    """scores: (T,); values: (T, d). The softmax-weighted sum, (d,), `tile` scores at a time."""
-    return ...
-
-
-# %% tags=["solution"]
-def online_softmax(scores, values, tile):
-    """scores: (T,); values: (T, d). The softmax-weighted sum, (d,), `tile` scores at a time."""
-    largest, total = torch.tensor(float("-inf")), torch.tensor(0.0)
-    output = torch.zeros(values.shape[1])
-    for start in range(0, len(scores), tile):
-        some = scores[start : start + tile]
-        new = torch.maximum(largest, some.max())
-        # what was summed up so far was measured against the old maximum
-        shrink = torch.exp(largest - new)
-        weights = torch.exp(some - new)
-        total = total * shrink + weights.sum()
-        output = output * shrink + weights @ values[start : start + tile]
-        largest = new
-    return output / total
-
-
-# %%
-lk.check("attention.online_softmax", online_softmax)
+# exercise: attention.online_softmax
 
 
 # %% [markdown]

@@ -20,9 +20,9 @@
 #
 # | | |
 # |---|---|
-# | **Time** | 75 minutes in all, in eight sections; each can be done alone |
-# | **Contains** | 7 exercises, 5 predictions, 3 claims from articles put to the test |
-# | **Runs on** | any computer with 2 GiB of free memory; no GPU, no account, nothing to download: the model comes with labkit |
+# | **Time** | {{MINUTES}} minutes in all, in {{SECTIONS}} sections; each can be done alone |
+# | **Contains** | {{EXERCISES}}, {{PREDICTIONS}}, {{CLAIMS}} from articles put to the test |
+# | **Runs on** | any computer with {{MEMORY}} of free memory; no GPU, no account, nothing to download: the model comes with labkit |
 # | **You need** | to read Python and a little PyTorch (a tensor, its shape, `@` for a matrix product) |
 # | **You will be able to** | say what a mixture saves and what it does not, measure whether routes mean anything, and tell a finding from what chance would show as well |
 
@@ -34,20 +34,7 @@
 # **Run these two. Then start at any section.**
 
 # %%
-import importlib.util
-import subprocess
-import sys
-
-if "google.colab" in sys.modules and importlib.util.find_spec("labkit") is None:
-    versions = {name: __import__(name).__version__ for name in ("torch", "numpy")}
-    keep = [f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
-    pip = [sys.executable, "-m", "pip", "install", "-q"]
-    project = "labkit @ git+{{REPOSITORY}}"
-    subprocess.run([*pip, *keep, project], check=True)
-
-import labkit as lk
-
-lk.setup()
+# set-up
 
 # %%
 import torch
@@ -129,24 +116,7 @@ print("router logits agree with the model's to 1e-5:", bool(apart < 1e-5))
 # Your turn: from logits to choices.
 
 # %%
-lk.exercise("moe.top_k_router")
-
-
-# %% tags=["stub"]
-def top_k_router(logits, k):
-    """logits: (T, experts). Returns experts (T, k), the best first, and weights (T, k)."""
-    return ...
-
-
-# %% tags=["solution"]
-def top_k_router(logits, k):
-    """logits: (T, experts). Returns experts (T, k), the best first, and weights (T, k)."""
-    best = logits.topk(k, dim=-1)
-    return best.indices, torch.softmax(best.values, dim=-1)
-
-
-# %%
-lk.check("moe.top_k_router", top_k_router)
+# exercise: moe.top_k_router
 
 # %% [markdown]
 # An expert is a small version of the part it stands for: three matrices, `gate`, `up` and `down`. A token goes through `gate`
@@ -154,36 +124,7 @@ lk.check("moe.top_k_router", top_k_router)
 # second; `down` leads back to 192. The mixture adds up what the chosen experts say, times their weights.
 
 # %%
-lk.exercise("moe.mixture_layer")
-
-
-# %% tags=["stub"]
-def mixture_layer(x, router, gate, up, down, k):
-    """x: (T, d); router: (experts, d).
-
-    gate, up: (experts, width, d); down: (experts, d, width). Returns (T, d).
-    """
-    return ...
-
-
-# %% tags=["solution"]
-def mixture_layer(x, router, gate, up, down, k):
-    """x: (T, d); router: (experts, d).
-
-    gate, up: (experts, width, d); down: (experts, d, width). Returns (T, d).
-    """
-    best = (x @ router.T).topk(k, dim=-1)
-    weights = torch.softmax(best.values, dim=-1)
-    output = torch.zeros_like(x)
-    for t in range(len(x)):
-        for expert, weight in zip(best.indices[t], weights[t], strict=True):
-            inner = torch.nn.functional.silu(gate[expert] @ x[t]) * (up[expert] @ x[t])
-            output[t] += weight * (down[expert] @ inner)
-    return output
-
-
-# %%
-lk.check("moe.mixture_layer", mixture_layer)
+# exercise: moe.mixture_layer
 
 # %% [markdown]
 # Libraries don't go token by token; they collect, for each expert, the tokens that chose it. Here is layer 3 of the model so,
@@ -226,24 +167,7 @@ print("and what the trace has of it:     ", bool(apart < 1e-5))
 # parameters, which must be stored, and **active** ones, which work on a token.
 
 # %%
-lk.exercise("moe.active_parameters")
-
-
-# %% tags=["stub"]
-def active_parameters(layers, d_model, width, experts, k, other):
-    """other: the parameters that every token passes. Returns (total, active)."""
-    return ...
-
-
-# %% tags=["solution"]
-def active_parameters(layers, d_model, width, experts, k, other):
-    """other: the parameters that every token passes. Returns (total, active)."""
-    one = 3 * d_model * width  # gate, up and down
-    return layers * experts * one + other, layers * k * one + other
-
-
-# %%
-lk.check("moe.active_parameters", active_parameters)
+# exercise: moe.active_parameters
 
 # %% [markdown]
 # An article states that Mixtral 8x7B "reaches its quality with 20 % of the compute". It has 8 experts in each of its 32
@@ -326,26 +250,7 @@ for kind in some:
 # to the same k experts and nobody else has any probability, it is the number of experts divided by k: here 32 / 4 = 8.
 
 # %%
-lk.exercise("moe.balancing_loss")
-
-
-# %% tags=["stub"]
-def balancing_loss(logits, experts):
-    """logits: (T, experts); experts: (T, k), those chosen. Returns one number."""
-    return ...
-
-
-# %% tags=["solution"]
-def balancing_loss(logits, experts):
-    """logits: (T, experts); experts: (T, k), those chosen. Returns one number."""
-    count = logits.shape[-1]
-    share = torch.bincount(experts.flatten(), minlength=count) / experts.numel()
-    probability = torch.softmax(logits, dim=-1).mean(0)
-    return count * (share * probability).sum()
-
-
-# %%
-lk.check("moe.balancing_loss", balancing_loss)
+# exercise: moe.balancing_loss
 
 # %% [markdown]
 # How well did it work? The usual measure is the **max violation**: by how much the busiest expert's load exceeds the mean
@@ -392,31 +297,7 @@ favourite = lk.predict("moe.favourite", question, unit="%", low=0, high=100)
 favourite
 
 # %%
-lk.exercise("moe.domain_share")
-
-
-# %% tags=["stub"]
-def domain_share(experts, kinds, n_experts, n_kinds):
-    """experts: (T, k); kinds: (T,), the kind of each token's text.
-
-    Returns (n_kinds, n_experts): the share of a kind's tokens with the expert among their k.
-    """
-    return ...
-
-
-# %% tags=["solution"]
-def domain_share(experts, kinds, n_experts, n_kinds):
-    """experts: (T, k); kinds: (T,), the kind of each token's text.
-
-    Returns (n_kinds, n_experts): the share of a kind's tokens with the expert among their k.
-    """
-    chosen = torch.zeros(len(experts), n_experts)
-    chosen.scatter_(1, experts.long(), 1.0)
-    return torch.stack([chosen[kinds == kind].mean(0) for kind in range(n_kinds)])
-
-
-# %%
-lk.check("moe.domain_share", domain_share)
+# exercise: moe.domain_share
 
 # %% [markdown]
 # labkit's own measure adds to each share an interval, drawn by resampling whole **documents**: the tokens of one document
@@ -451,26 +332,7 @@ lk.views.specialisation(in_layer_5)
 # most, when it gives it away (a little less, if kinds have unequal numbers of tokens).
 
 # %%
-lk.exercise("moe.mutual_information")
-
-
-# %% tags=["stub"]
-def mutual_information(table):
-    """table: (kinds, experts), how often they occurred together. Returns bits."""
-    return ...
-
-
-# %% tags=["solution"]
-def mutual_information(table):
-    """table: (kinds, experts), how often they occurred together. Returns bits."""
-    joint = table / table.sum()
-    apart = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
-    there = joint > 0  # 0 log 0 counts as 0
-    return (joint[there] * torch.log2(joint[there] / apart[there])).sum()
-
-
-# %%
-lk.check("moe.mutual_information", mutual_information)
+# exercise: moe.mutual_information
 
 # %%
 guess = lk.predict(
@@ -704,24 +566,7 @@ print(own)
 # experts this can't be done, because nobody knows which does what. The simplest way to find out is to count who is used.
 
 # %%
-lk.exercise("moe.kept_experts")
-
-
-# %% tags=["stub"]
-def kept_experts(experts, n_experts, keep):
-    """experts: (T, k), the chosen of a layer. Returns the `keep` most used, ascending."""
-    return ...
-
-
-# %% tags=["solution"]
-def kept_experts(experts, n_experts, keep):
-    """experts: (T, k), the chosen of a layer. Returns the `keep` most used, ascending."""
-    used = torch.bincount(experts.flatten(), minlength=n_experts)
-    return torch.sort(used, descending=True, stable=True).indices[:keep].sort().values
-
-
-# %%
-lk.check("moe.kept_experts", kept_experts)
+# exercise: moe.kept_experts
 
 # %% [markdown]
 # Now half of all experts are taken away in every layer. Tokens that wanted them go to the best of the rest. Three ways to

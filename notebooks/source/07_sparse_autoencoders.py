@@ -20,9 +20,9 @@
 #
 # | | |
 # |---|---|
-# | **Time** | 75 minutes in all, in seven sections; each can be done alone |
-# | **Contains** | 6 exercises, 4 predictions, 1 claim put to the test |
-# | **Runs on** | any computer with 2 GiB of free memory; no GPU, no account; the autoencoder comes with labkit |
+# | **Time** | {{MINUTES}} minutes in all, in {{SECTIONS}} sections; each can be done alone |
+# | **Contains** | {{EXERCISES}}, {{PREDICTIONS}}, {{CLAIMS}} put to the test |
+# | **Runs on** | any computer with {{MEMORY}} of free memory; no GPU, no account; the autoencoder comes with labkit |
 # | **You need** | to read Python and a little PyTorch (a tensor, its shape, `@` for a matrix product) |
 # | **You will be able to** | say what a feature is, measure how much features leave unexplained, put a feature's name to the test, and steer a model without taking the result for more than it is |
 
@@ -34,20 +34,7 @@
 # **Run these two. Then start at any section.**
 
 # %%
-import importlib.util
-import subprocess
-import sys
-
-if "google.colab" in sys.modules and importlib.util.find_spec("labkit") is None:
-    versions = {name: __import__(name).__version__ for name in ("torch", "numpy")}
-    keep = [f"{name}=={version.split('+')[0]}" for name, version in versions.items()]
-    pip = [sys.executable, "-m", "pip", "install", "-q"]
-    project = "labkit @ git+{{REPOSITORY}}"
-    subprocess.run([*pip, *keep, project], check=True)
-
-import labkit as lk
-
-lk.setup()
+# set-up
 
 # %%
 import torch
@@ -69,24 +56,7 @@ sae
 # Two directions' **cosine** says it: 1 is the same direction, 0 a right angle.
 
 # %%
-lk.exercise("sae.interference")
-
-
-# %% tags=["stub"]
-def interference(directions):
-    """directions: (n, d). Returns (n,): the largest cosine, without sign, with another."""
-    return ...
-
-
-# %% tags=["solution"]
-def interference(directions):
-    """directions: (n, d). Returns (n,): the largest cosine, without sign, with another."""
-    unit = directions / directions.norm(dim=1, keepdim=True)
-    return (unit @ unit.T).abs().fill_diagonal_(0).max(dim=1).values
-
-
-# %%
-lk.check("sae.interference", interference)
+# exercise: sae.interference
 
 # %%
 closest = lk.predict(
@@ -143,48 +113,13 @@ print("  ".join(f"{number:.2f}" for number in x[0, :8].tolist()))
 # kept, each has to say something (this kind is called **TopK**: Makhzani and Frey 2013, Gao et al. 2024).
 
 # %%
-lk.exercise("sae.topk_autoencoder")
-
-
-# %% tags=["stub"]
-def topk_autoencoder(x, encoder, encoder_bias, decoder, decoder_bias, k):
-    """x: (T, d); encoder: (d, F); decoder: (F, d). Returns activations (T, F), told (T, d)."""
-    return ...
-
-
-# %% tags=["solution"]
-def topk_autoencoder(x, encoder, encoder_bias, decoder, decoder_bias, k):
-    """x: (T, d); encoder: (d, F); decoder: (F, d). Returns activations (T, F), told (T, d)."""
-    before = (x - decoder_bias) @ encoder + encoder_bias
-    best = before.topk(k, dim=-1)
-    activations = torch.zeros_like(before).scatter(-1, best.indices, best.values.relu())
-    return activations, activations @ decoder + decoder_bias
-
-
-# %%
-lk.check("sae.topk_autoencoder", topk_autoencoder)
+# exercise: sae.topk_autoencoder
 
 # %% [markdown]
 # How good is it? What the features leave over, as a share of how much tokens differ from the mean token:
 
 # %%
-lk.exercise("sae.share_unexplained")
-
-
-# %% tags=["stub"]
-def share_unexplained(x, told):
-    """x, told: (T, d). Returns one number: 0 where all is told, 1 for the mean token."""
-    return ...
-
-
-# %% tags=["solution"]
-def share_unexplained(x, told):
-    """x, told: (T, d). Returns one number: 0 where all is told, 1 for the mean token."""
-    return (x - told).square().sum() / (x - x.mean(dim=0)).square().sum()
-
-
-# %%
-lk.check("sae.share_unexplained", share_unexplained)
+# exercise: sae.share_unexplained
 
 # %% [markdown]
 # Now train one on the small world. It is shown tokens and nothing else; 64 random directions to begin with, and the three largest
@@ -463,23 +398,7 @@ print(f"so many or more in {shared.attrs['as_many']:.1%} of such deals")
 # A feature that is at work everywhere means little, one that never is means nothing. Its **density** says how often it is.
 
 # %%
-lk.exercise("sae.density")
-
-
-# %% tags=["stub"]
-def density(indices, n_features):
-    """indices: (T, n), -1 where there is none. Returns (n_features,): the share of tokens."""
-    return ...
-
-
-# %% tags=["solution"]
-def density(indices, n_features):
-    """indices: (T, n), -1 where there is none. Returns (n_features,): the share of tokens."""
-    return torch.bincount(indices[indices >= 0], minlength=n_features) / len(indices)
-
-
-# %%
-lk.check("sae.density", density)
+# exercise: sae.density
 
 # %% tags=["nbval-check-output"]
 often = torch.from_numpy(lk.sae.index(lab, sae).density).float()
@@ -523,23 +442,7 @@ for example in board.examples:
 # few tokens in a thousand, so who always says no is nearly always right; the score has to be fairer.
 
 # %%
-lk.exercise("sae.balanced_accuracy")
-
-
-# %% tags=["stub"]
-def balanced_accuracy(says, fires):
-    """says, fires: (T,) bool. Returns one number: 1 where all is right, one half by chance."""
-    return ...
-
-
-# %% tags=["solution"]
-def balanced_accuracy(says, fires):
-    """says, fires: (T,) bool. Returns one number: 1 where all is right, one half by chance."""
-    return (says[fires].float().mean() + (~says[~fires]).float().mean()) / 2
-
-
-# %%
-lk.check("sae.balanced_accuracy", balanced_accuracy)
+# exercise: sae.balanced_accuracy
 
 # %%
 score = lk.predict(
@@ -611,25 +514,7 @@ print(f"right: {right:.0%}; so many or more where the yeses are dealt at random:
 # The edit is one line: add the feature's direction to what enters the layer.
 
 # %%
-lk.exercise("sae.add_along")
-
-
-# %% tags=["stub"]
-def add_along(x, direction, strength):
-    """x: (T, d); direction: (d,). Returns x, pushed along it at every token but the first."""
-    return ...
-
-
-# %% tags=["solution"]
-def add_along(x, direction, strength):
-    """x: (T, d); direction: (d,). Returns x, pushed along it at every token but the first."""
-    steered = x.clone()
-    steered[1:] += strength * direction / direction.norm()
-    return steered
-
-
-# %%
-lk.check("sae.add_along", add_along)
+# exercise: sae.add_along
 
 # %% [markdown]
 # (The first token again stays as it is: section 3 says why.)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
+from labkit.errors import LabError
 from notebooks import ROOT, alone, builder, run_alone
 
 SOURCE = """# ---
@@ -126,6 +129,104 @@ def test_each_badge_opens_its_own_version(source: Path) -> None:
         assert f"/blob/main/{place})" in notebook.cells[0].source
         assert "{{" not in "".join(texts(notebook))
         assert "colab.png" in notebook.cells[0].attachments
+
+
+EXERCISE = """
+# %% [markdown]
+# ## 4 · With an exercise
+# *8 minutes, with the extra exercise 11 · hard*
+
+# %%
+# exercise: first_look.top_p as checked
+
+# %%
+guess = lk.predict(
+    "first_look.sure", "How many?")
+
+# %%
+_ = lk.claim("gqa-40", 1); lk.claim("flash-memory", 2)
+
+# %%
+# exercise: attention.causal_mask
+"""
+
+
+def test_an_exercise_is_written_out_from_its_definition(source: Path) -> None:
+    from labkit.teaching.exercises.first_look import top_p
+
+    source.write_text(SOURCE + EXERCISE, encoding="utf-8")
+    learner, solved = (build.from_source(source, solved=solved).cells[-8:] for solved in (False, True))
+    assert learner[0].source == 'lk.exercise("first_look.top_p")'
+    stub = learner[1].source
+    assert stub.startswith('def top_p(probabilities, p):\n    """Which tokens stay')
+    assert stub.endswith('"""\n    return ...')
+    assert inspect.getdoc(top_p) in textwrap.dedent(stub.replace('"""', "    ", 1).partition("\n")[2]).strip()
+    assert learner[2].source == 'checked = lk.check("first_look.top_p", top_p)\nchecked'
+    body = inspect.getsource(top_p).partition("\n")[2].rstrip()
+    assert solved[1].source == f"def top_p(probabilities, p):\n{body}"
+    assert [cell.source for cell in learner if cell not in (learner[1], learner[6])] == [
+        cell.source for cell in solved if cell not in (solved[1], solved[6])
+    ]
+    assert learner[-1].source == 'lk.check("attention.causal_mask", causal_mask)'
+
+
+def test_the_set_up_cell_is_put_in(source: Path) -> None:
+    source.write_text(SOURCE.replace("import os\nfrom pathlib import Path", "# set-up"), encoding="utf-8")
+    notebook = build.from_source(source)
+    (cell,) = build.set_up(notebook)
+    assert cell.source.endswith("import labkit as lk\n\nlk.setup()")
+    assert "labkit @ git+https://" in cell.source
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["# exercise: top_p", "# exercise: first_look.top_p then more", "# exercise first_look.top_p", "# set-up now"],
+)
+def test_a_line_that_almost_stands_for_cells_is_refused(source: Path, line: str) -> None:
+    source.write_text(f"{SOURCE}\n# %%\n{line}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="is not understood"):
+        build.from_source(source)
+
+
+def test_an_exercise_that_does_not_exist_is_refused(source: Path) -> None:
+    source.write_text(f"{SOURCE}\n# %%\n# exercise: first_look.top_q\n", encoding="utf-8")
+    with pytest.raises(LabError, match="did you mean first_look"):
+        build.from_source(source)
+
+
+def test_what_the_head_promises_is_counted(source: Path) -> None:
+    line = "# {{MINUTES}} {{EXTRA_MINUTES}} {{EXERCISE_MINUTES}} {{SECTIONS}} | {{EXERCISES}} | {{PREDICTIONS}} | {{CLAIMS}}"
+    text = SOURCE.replace("# # 9 · A title\n", f"# # 9 · A title\n{line}\n")
+    source.write_text(text + EXERCISE, encoding="utf-8")
+    for solved in (False, True):
+        head = build.from_source(source, solved=solved).cells[0].source
+        assert "10 3 8 four | 2 exercises | 1 prediction | 2 claims" in head
+
+
+def test_a_word_nobody_knows_is_refused(source: Path) -> None:
+    source.write_text(SOURCE.replace("{{COLAB}}", "{{COLLAB}}"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"\{\{COLLAB\}\} is not known; there are CLAIMS, COLAB"):
+        build.from_source(source)
+
+
+def test_the_memory_in_the_head_is_what_the_run_needed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "notebooks"
+    (here / "source").mkdir(parents=True)
+    monkeypatch.setattr(build, "HERE", here)
+    text = SOURCE.replace("# # 9 · A title\n", "# # 9 · A title\n# needs {{MEMORY}}\n")
+    text = text.replace("import os\n", "import os\nblock = b'x' * 1_500_000_000\ndel block\n")
+    own = here / "source" / "09_small.py"
+    own.write_text(text, encoding="utf-8")
+    shutil.copy(source.parent / "colab.png", own.parent)
+    assert build.build(own)
+    for place in ("09_small.ipynb", "solved/09_small.ipynb"):
+        cells = nbformat.read(here / place, as_version=4).cells
+        assert "needs 2 GiB" in cells[0].source
+        assert len(cells) == 12 + ("solved" in place), "and the question for it left no cell"
+    assert json.loads((here / "source" / "memory.json").read_text()) == {"09_small": 2}
+    assert build.out_of_step([own]) == []
 
 
 def test_a_cell_for_nobody_is_refused(source: Path) -> None:

@@ -52,6 +52,23 @@ def test_each_notebook_follows_from_its_source() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_no_notebook_uses_an_unknown_name() -> None:
+    """The sources can't be asked: set-up and exercises are put in when they are built."""
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--isolated",
+        "--select",
+        "F821,F823",
+        "--output-format",
+        "concise",
+    ]
+    done = subprocess.run([*command, *NOTEBOOKS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_a_notebook_in_git_is_small_and_clean(path: Path) -> None:
     assert path.stat().st_size <= 150_000
@@ -163,6 +180,10 @@ def test_the_head_keeps_its_promises(path: Path) -> None:
     assert len(set(predictions)) == len(predictions)
     assert sorted(cards) == sorted(re.findall(r'lk\.check\(\s*"([\w.]+)"', code))
     assert sum(find(id).minutes for id in cards) < int(total[1])
+    claims = len(re.findall(r"\blk\.claim\(", code))
+    assert ("claim" in head) == bool(claims)
+    assert not claims or re.search(rf"\*\*Contains\*\* .* {claims} claims? ", head)
+    assert re.search(r"\*\*Runs on\*\* \| any computer with \d+ GiB of free memory", head)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)

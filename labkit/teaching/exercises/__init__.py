@@ -1,29 +1,29 @@
-"""The exercises of the series, one module a notebook."""
+"""The exercises of the series: each module of this folder that has EXERCISES holds those of one notebook."""
 
 from __future__ import annotations
 
 import difflib
+import pkgutil
 from functools import cache
 from importlib import import_module
-from typing import Any
 
 from labkit.errors import BadInput
 from labkit.teaching.exercises.definition import Case, Exercise, Mistake
+from labkit.teaching.series import place
 from labkit.views.visible import shorten, visible
 
 __all__ = ["Case", "Exercise", "Mistake", "all_exercises", "find"]
-
-_TOPICS = ("first_look", "attention", "moe", "sae")
 
 
 @cache
 def all_exercises() -> dict[str, Exercise]:
     """Every exercise by its id, in the order of the notebooks."""
-    modules = [import_module(f"labkit.teaching.exercises.{topic}") for topic in _TOPICS]
-    return {exercise.id: exercise for module in modules for exercise in module.EXERCISES}
+    names = sorted((module.name for module in pkgutil.iter_modules(__path__)), key=place)
+    modules = [import_module(f"{__name__}.{name}") for name in names]
+    return {exercise.id: exercise for module in modules for exercise in getattr(module, "EXERCISES", ())}
 
 
-def find(id: Any) -> Exercise:
+def find(id: object) -> Exercise:
     """The exercise of an id. Raises BadInput, with the nearest ids, where there is none."""
     known = all_exercises()
     if isinstance(id, str) and id in known:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from labkit.attention import LiveBytes
-from labkit.teaching.exercises.definition import Case, Exercise, Mistake
-
-
-def _random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _mistakes(*pairs: tuple[Callable[..., Any], str]) -> tuple[Mistake, ...]:
-    return tuple(Mistake(wrong, says) for wrong, says in pairs)
-
+from labkit.teaching.exercises.definition import Case, Exercise, mistakes, random
 
 # -------------------------------------------------------------------------------------------------------- causal mask
 
 
 def causal_mask(T: int) -> torch.Tensor:
+    """(T, T) bool: row i, column j is True where token i may look at token j."""
     positions = torch.arange(T)
     return positions[:, None] >= positions[None, :]  # row: who looks; column: what is looked at
 
@@ -60,8 +51,9 @@ def _mask_to_add(T: int) -> torch.Tensor:
 
 
 def attention_head(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """query, key: (T, d_head); value: (T, d_value). Returns the causal output, (T, d_value)."""
     T, d_head = query.shape
-    scores = query @ key.T / d_head**0.5  # (T, T): row i holds what token i makes of every token
+    scores = query @ key.T / d_head**0.5  # (T, T): row i is what token i makes of all
     allowed = torch.ones(T, T, dtype=torch.bool).tril()
     scores = scores.masked_fill(~allowed, float("-inf"))  # what comes later gets no weight
     return torch.softmax(scores, dim=-1) @ value
@@ -69,11 +61,11 @@ def attention_head(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) 
 
 def _head_cases() -> list[Case]:
     return [
-        Case((_random(1, 4, seed=1), _random(1, 4, seed=2), _random(1, 4, seed=3)), "a single token"),
-        Case((_random(2, 4, seed=1), _random(2, 4, seed=2), _random(2, 3, seed=3)), "two tokens, values of size 3"),
-        Case((_random(5, 8, seed=4), _random(5, 8, seed=5), _random(5, 8, seed=6)), "five tokens"),
-        Case((torch.zeros(4, 2), _random(4, 2, seed=7), _random(4, 2, seed=8)), "queries of 0, so equal weights"),
-        Case((_random(6, 16, seed=9) * 6, _random(6, 16, seed=10) * 6, _random(6, 4, seed=11)), "large scores"),
+        Case((random(1, 4, seed=1), random(1, 4, seed=2), random(1, 4, seed=3)), "a single token"),
+        Case((random(2, 4, seed=1), random(2, 4, seed=2), random(2, 3, seed=3)), "two tokens, values of size 3"),
+        Case((random(5, 8, seed=4), random(5, 8, seed=5), random(5, 8, seed=6)), "five tokens"),
+        Case((torch.zeros(4, 2), random(4, 2, seed=7), random(4, 2, seed=8)), "queries of 0, so equal weights"),
+        Case((random(6, 16, seed=9) * 6, random(6, 16, seed=10) * 6, random(6, 4, seed=11)), "large scores"),
     ]
 
 
@@ -115,6 +107,10 @@ def _head_without_softmax(query: torch.Tensor, key: torch.Tensor, value: torch.T
 
 
 def grouped_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """query: (heads, T, d_head); key, value: (kv_heads, T, d_head).
+
+    Returns (heads, T, d_head), causal.
+    """
     heads, T, d_head = query.shape
     group = heads // key.shape[0]  # how many query heads share a key-value head
     key = key.repeat_interleave(group, dim=0)  # neighbours share: 0 0 0 1 1 1 ...
@@ -128,9 +124,9 @@ def _grouped_cases() -> list[Case]:
     def case(heads: int, kv_heads: int, T: int, d: int, shows: str) -> Case:
         seed = 100 * heads + kv_heads
         inputs = (
-            _random(heads, T, d, seed=seed),
-            _random(kv_heads, T, d, seed=seed + 1),
-            _random(kv_heads, T, d, seed=seed + 2),
+            random(heads, T, d, seed=seed),
+            random(kv_heads, T, d, seed=seed + 1),
+            random(kv_heads, T, d, seed=seed + 2),
         )
         return Case(inputs, shows)
 
@@ -178,21 +174,25 @@ def _grouped_averaged(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
 
 
 def rotate(x: torch.Tensor, positions: torch.Tensor, base: float) -> torch.Tensor:
+    """x: (T, d); positions: (T,). Number i of the first half is paired with i of the second.
+
+    Returns (T, d).
+    """
     half = x.shape[-1] // 2
-    frequencies = base ** (-torch.arange(half) / half)  # 1 for the first pair, slower and slower after it
+    frequencies = base ** (-torch.arange(half) / half)  # 1 for the first pair, then slower
     angles = positions[:, None] * frequencies  # (T, half)
     cos, sin = angles.cos(), angles.sin()
-    first, second = x[:, :half], x[:, half:]  # number i of the first half is paired with number i of the second
+    first, second = x[:, :half], x[:, half:]
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 def _rotate_cases() -> list[Case]:
     return [
         Case((torch.tensor([[1.0, 0.0]]), torch.tensor([1]), 10_000.0), "one pair, turned by an angle of 1"),
-        Case((_random(3, 4, seed=1), torch.tensor([0, 0, 0]), 10_000.0), "position 0, where nothing turns"),
-        Case((_random(3, 4, seed=2), torch.tensor([0, 1, 2]), 10_000.0), "two pairs, the second much slower"),
-        Case((_random(2, 8, seed=3), torch.tensor([7, 3]), 10_000.0), "positions in any order"),
-        Case((_random(2, 8, seed=4), torch.tensor([5, 9]), 500.0), "another base"),
+        Case((random(3, 4, seed=1), torch.tensor([0, 0, 0]), 10_000.0), "position 0, where nothing turns"),
+        Case((random(3, 4, seed=2), torch.tensor([0, 1, 2]), 10_000.0), "two pairs, the second much slower"),
+        Case((random(2, 8, seed=3), torch.tensor([7, 3]), 10_000.0), "positions in any order"),
+        Case((random(2, 8, seed=4), torch.tensor([5, 9]), 500.0), "another base"),
     ]
 
 
@@ -230,6 +230,10 @@ def _rotate_by_row(x: torch.Tensor, positions: torch.Tensor, base: float) -> tor
 def kv_cache_step(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """query, key, value: (d,) of the new token; keys, values: (T, d), the cache.
+
+    Returns output, keys, values.
+    """
     keys = torch.cat([keys, key[None]])  # the new token is looked at too: by itself
     values = torch.cat([values, value[None]])
     weights = torch.softmax(keys @ query / len(query) ** 0.5, dim=0)
@@ -238,8 +242,8 @@ def kv_cache_step(
 
 def _cache_cases() -> list[Case]:
     def case(T: int, d: int, seed: int, shows: str) -> Case:
-        new = tuple(_random(d, seed=seed + i) for i in range(3))
-        return Case((*new, _random(T, d, seed=seed + 3), _random(T, d, seed=seed + 4)), shows)
+        new = tuple(random(d, seed=seed + i) for i in range(3))
+        return Case((*new, random(T, d, seed=seed + 3), random(T, d, seed=seed + 4)), shows)
 
     return [
         case(1, 2, 10, "one token in the cache"),
@@ -249,21 +253,29 @@ def _cache_cases() -> list[Case]:
     ]
 
 
-def _cache_forgets_itself(query: Any, key: Any, value: Any, keys: Any, values: Any) -> tuple[torch.Tensor, ...]:
+def _cache_forgets_itself(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     _, longer_keys, longer_values = kv_cache_step(query, key, value, keys, values)
     return torch.softmax(keys @ query / len(query) ** 0.5, dim=0) @ values, longer_keys, longer_values
 
 
-def _cache_at_the_front(query: Any, key: Any, value: Any, keys: Any, values: Any) -> tuple[torch.Tensor, ...]:
+def _cache_at_the_front(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     output, _, _ = kv_cache_step(query, key, value, keys, values)
     return output, torch.cat([key[None], keys]), torch.cat([value[None], values])
 
 
-def _cache_not_handed_back(query: Any, key: Any, value: Any, keys: Any, values: Any) -> tuple[torch.Tensor, ...]:
+def _cache_not_handed_back(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     return kv_cache_step(query, key, value, keys, values)[0], keys, values
 
 
-def _cache_unscaled(query: Any, key: Any, value: Any, keys: Any, values: Any) -> tuple[torch.Tensor, ...]:
+def _cache_unscaled(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     keys, values = torch.cat([keys, key[None]]), torch.cat([values, value[None]])
     return torch.softmax(keys @ query, dim=0) @ values, keys, values
 
@@ -272,6 +284,7 @@ def _cache_unscaled(query: Any, key: Any, value: Any, keys: Any, values: Any) ->
 
 
 def online_softmax(scores: torch.Tensor, values: torch.Tensor, tile: int) -> torch.Tensor:
+    """scores: (T,); values: (T, d). The softmax-weighted sum, (d,), `tile` scores at a time."""
     largest = torch.tensor(float("-inf"))  # the largest score so far
     total = torch.tensor(0.0)  # sum of exp(score - largest) so far
     output = torch.zeros(values.shape[1])  # the same sum, with the values
@@ -289,13 +302,13 @@ def online_softmax(scores: torch.Tensor, values: torch.Tensor, tile: int) -> tor
 def _online_cases() -> list[Case]:
     rising = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
     return [
-        Case((_random(4, seed=1), _random(4, 2, seed=2), 4), "a single tile"),
-        Case((rising, _random(6, 2, seed=3), 2), "scores that rise from tile to tile"),
-        Case((rising.flip(0), _random(6, 2, seed=4), 2), "scores that fall from tile to tile"),
-        Case((_random(7, seed=5), _random(7, 3, seed=6), 3), "a last tile that is not full"),
-        Case((_random(5, seed=7) + 200, _random(5, 2, seed=8), 2), "scores so large that exp overflows"),
-        Case((_random(5, seed=9), _random(5, 2, seed=10), 1), "tiles of one"),
-        Case((torch.tensor([200.0, 0.0, 1.0]), _random(3, 2, seed=11), 1), "a score far above those that follow"),
+        Case((random(4, seed=1), random(4, 2, seed=2), 4), "a single tile"),
+        Case((rising, random(6, 2, seed=3), 2), "scores that rise from tile to tile"),
+        Case((rising.flip(0), random(6, 2, seed=4), 2), "scores that fall from tile to tile"),
+        Case((random(7, seed=5), random(7, 3, seed=6), 3), "a last tile that is not full"),
+        Case((random(5, seed=7) + 200, random(5, 2, seed=8), 2), "scores so large that exp overflows"),
+        Case((random(5, seed=9), random(5, 2, seed=10), 1), "tiles of one"),
+        Case((torch.tensor([200.0, 0.0, 1.0]), random(3, 2, seed=11), 1), "a score far above those that follow"),
     ]
 
 
@@ -347,9 +360,9 @@ def _online_forgets_the_largest(scores: torch.Tensor, values: torch.Tensor, tile
     return output / total
 
 
-def _online_at_once(answer: Callable[..., Any]) -> str | None:
+def _online_at_once(answer: Callable[..., object]) -> str | None:
     """What is said of an answer that is right and holds all weights at once; None of one that does not."""
-    scores, values = _random(16_384, seed=1), _random(16_384, 1, seed=2)
+    scores, values = random(16_384, seed=1), random(16_384, 1, seed=2)
     with LiveBytes() as live:
         answer(scores, values, 64)
     if live.peak < scores.nbytes // 2:
@@ -367,6 +380,10 @@ def _online_not_divided(scores: torch.Tensor, values: torch.Tensor, tile: int) -
 
 
 def copying_heads(patterns: torch.Tensor, ids: torch.Tensor) -> tuple[int, int]:
+    """patterns: (layers, heads, T, T); ids: (T,).
+
+    Returns (layer, head) of the head with the highest induction score.
+    """
     T = len(ids)
     wanted = torch.zeros(T, T)
     for now in range(T):
@@ -451,6 +468,7 @@ def _copying_counts_from_one(patterns: torch.Tensor, ids: torch.Tensor) -> tuple
 
 
 def cache_bytes(layers: int, kv_heads: int, d_head: int, tokens: int, bytes_per_number: int, batch: int) -> int:
+    """Bytes of the KV cache of `batch` texts of `tokens` tokens."""
     numbers_per_token = 2 * layers * kv_heads * d_head  # a key and a value
     return numbers_per_token * tokens * batch * bytes_per_number
 
@@ -508,7 +526,7 @@ EXERCISES = (
             "table. (`torch.ones(T, T).tril()` gives it too, as floats.)",
         ),
         right="The mask is what lets a model learn from every position of a text at once without seeing the answer.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _mask_turned,
                 "The triangle is the wrong way round: here the first token sees everything and the last only itself. "
@@ -549,7 +567,7 @@ EXERCISES = (
             "each row (`dim=-1`), and multiply by `value`.",
         ),
         right="That is all of it: scores, mask, softmax, weighted mean.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _head_unscaled,
                 "The scores are not divided by the square root of `d_head`. Without it they grow with the size of "
@@ -592,7 +610,7 @@ EXERCISES = (
             "with `.transpose(-1, -2)`.",
         ),
         right="The output has as many heads as before, but only the key-value heads have to be remembered in the cache.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _grouped_tiled,
                 "Keys and values are repeated in the wrong order, 0 1 0 1 for 0 0 1 1. `repeat_interleave` keeps "
@@ -635,7 +653,7 @@ EXERCISES = (
             "with `torch.cat(..., dim=-1)`.",
         ),
         right="Turned this way, a query and a key see only the distance between their positions.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _rotate_neighbours,
                 "Neighbouring numbers are paired (0 with 1). LLaMA pairs the two halves: number i with number i + d/2.",
@@ -672,7 +690,7 @@ EXERCISES = (
             "`weights @ values`.",
         ),
         right="Each step costs one row of attention rather than the whole table, and the cache grows by one key and one value.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _cache_forgets_itself,
                 "The new token does not look at itself: append its key and value before computing scores.",
@@ -709,7 +727,7 @@ EXERCISES = (
         ),
         right="Equal to the whole, up to rounding, and the memory it needs no longer grows with the length.",
         objection=_online_at_once,
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _online_no_rescale,
                 "The sums are not rescaled when a larger score turns up. Multiply both by `exp(old - new)`.",
@@ -756,7 +774,7 @@ EXERCISES = (
             "heads)` counts through all heads; `divmod(it, heads)` gives layer and head.",
         ),
         right="This is how such heads are found in models nobody has looked at: by what they do on a text that repeats.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _copying_same_token,
                 "That head looks at the earlier occurrence of the same token. An induction head looks one "
@@ -789,7 +807,7 @@ EXERCISES = (
             "The one number more is 2: a key and a value.",
         ),
         right="The number of query heads is nowhere in it: that is what grouped heads are for.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (_cache_bytes_keys_only, "Half of it: there is a key and a value for each token."),
             (_cache_bytes_one_text, "That is the cache of one text. Each text of the batch has its own."),
             (_cache_bytes_numbers, "These are numbers, not bytes: multiply by `bytes_per_number`."),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
-from labkit.teaching.exercises.definition import Case, Exercise, Mistake
+from labkit.teaching.exercises.definition import Case, Exercise, mistakes
 
 # ------------------------------------------------------------------------------------------------------ temperature
 
 
 def temperature_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Scores to probabilities, at a temperature.
+
+    logits: (vocabulary,) scores.  temperature: a number, 0 or more; 0 means greedy.
+    Returns (vocabulary,) probabilities that add up to 1.
+    """
     if temperature == 0:  # greedy: everything on the best token
         probabilities = torch.zeros_like(logits)
         probabilities[logits.argmax()] = 1.0
@@ -69,7 +71,13 @@ def _log_probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor
 
 
 def surprise(probabilities: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    nats = -torch.log(probabilities)
+    """How surprised was the model by a text?
+
+    probabilities: (tokens,) what the model gave each token of the text.
+    Returns two numbers: the sum of -log(p) over all tokens, in nats;
+    and the perplexity, exp of the mean of -log(p).
+    """
+    nats = -torch.log(probabilities)  # of each token: 0 where the model was certain
     return nats.sum(), torch.exp(nats.mean())
 
 
@@ -111,8 +119,14 @@ def _mean_of_inverses(probabilities: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 
 def top_p(probabilities: torch.Tensor, p: float) -> torch.Tensor:
+    """Which tokens stay: the fewest most probable ones that add up to at least p.
+
+    probabilities: (vocabulary,), in the vocabulary's order.  p: above 0, at most 1.
+    Returns (vocabulary,) bool, in the same order: True for the tokens that stay.
+    """
     order = probabilities.argsort(descending=True)
-    before = probabilities[order].cumsum(0) - probabilities[order]  # what all more probable tokens add up to
+    # what all more probable tokens add up to
+    before = probabilities[order].cumsum(0) - probabilities[order]
     stays = torch.zeros_like(probabilities, dtype=torch.bool)
     stays[order[before < p]] = True  # as long as that is short of p, one more is needed
     return stays
@@ -161,7 +175,8 @@ def _one_too_many(probabilities: torch.Tensor, p: float) -> torch.Tensor:
 
 
 def weights_bytes(parameters: int, bits: int) -> int:
-    return (parameters * bits + 7) // 8
+    """Bytes of so many weights at so many bits each, packed without gaps: whole, rounded up."""
+    return (parameters * bits + 7) // 8  # whole-number division is exact; 7 more bits round up
 
 
 def _bytes_cases() -> list[Case]:
@@ -190,10 +205,6 @@ def _with_fractions(parameters: int, bits: int) -> float:
     return parameters * bits / 8
 
 
-def _mistakes(*pairs: tuple[Callable[..., Any], str]) -> tuple[Mistake, ...]:
-    return tuple(Mistake(wrong, says) for wrong, says in pairs)
-
-
 EXERCISES = (
     Exercise(
         id="first_look.temperature_softmax",
@@ -214,7 +225,7 @@ EXERCISES = (
             "take away the largest first.",
         ),
         right="A temperature changes the choice, never the order: the best token stays the best.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _multiplied,
                 "The scores are multiplied by the temperature. Divide: a small temperature must make the "
@@ -258,7 +269,7 @@ EXERCISES = (
             "product of many small numbers is 0 in a computer.",
         ),
         right="A perplexity of 10 says: as surprised as if each token had been one of ten equal choices.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _in_bits,
                 "That is the surprise in bits (`log2`). Use the natural logarithm, `torch.log`, for nats; the perplexity "
@@ -297,7 +308,7 @@ EXERCISES = (
             "order: `stays[order[...]] = True` puts it back.",
         ),
         right="The set is small where the model is sure and large where it is not, which a fixed top-k can't do.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _drops_the_last,
                 "The token that takes the sum past p is missing. It stays, or the set might be empty where the "
@@ -331,7 +342,7 @@ EXERCISES = (
         reference=weights_bytes,
         hints=("A byte has 8 bits.", "Whole numbers stay exact with `//`. To round up, add 7 before you divide by 8."),
         right="So 4 bits instead of 16 make a quarter of the bytes (real formats need a little more, for their scales).",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (_bits_as_bytes, "These are bits. A byte has 8 of them."),
             (_whole_bytes_only, "`bits // 8` is 0 for 4 bits. Multiply first, divide afterwards."),
             (_rounded_down, "All but the last byte: where the bits don't fill it, round up."),

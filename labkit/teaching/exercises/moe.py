@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch.nn.functional import one_hot, silu
 
-from labkit.teaching.exercises.definition import Case, Exercise, Mistake
-
-
-def _random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from labkit.teaching.exercises.definition import Case, Exercise, mistakes, random
 
 
 def _choices(T: int, n_experts: int, k: int, seed: int) -> torch.Tensor:
     """(T, k): k different experts for each token, low numbers more often than high ones."""
-    return (_random(T, n_experts, seed=seed) - 0.4 * torch.arange(n_experts)).topk(k).indices
-
-
-def _mistakes(*pairs: tuple[Callable[..., Any], str]) -> tuple[Mistake, ...]:
-    return tuple(Mistake(wrong, says) for wrong, says in pairs)
+    return (random(T, n_experts, seed=seed) - 0.4 * torch.arange(n_experts)).topk(k).indices
 
 
 # ------------------------------------------------------------------------------------------------------- top-k router
 
 
 def top_k_router(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """logits: (T, experts). Returns experts (T, k), the best first, and weights (T, k)."""
     best, experts = logits.topk(k, dim=-1)  # both (T, k), the largest first
-    return experts, torch.softmax(best, dim=-1)  # over the chosen ones alone, so they add up to 1
+    return experts, torch.softmax(best, dim=-1)  # over the chosen alone: they add up to 1
 
 
 def _router_cases() -> list[Case]:
     return [
         Case((torch.tensor([[0.5, 2.0, -1.0, 1.0]]), 1), "one token, one of four experts"),
         Case((torch.tensor([[0.5, 2.0, -1.0, 1.0], [3.0, -2.0, 0.0, 1.5]]), 2), "two tokens, two of four experts"),
-        Case((_random(5, 8, seed=1), 3), "five tokens, three of eight experts"),
-        Case((_random(4, 4, seed=2), 4), "all experts chosen"),
-        Case((-5 - _random(4, 6, seed=3).abs(), 2), "logits that are all negative"),
-        Case((_random(3, 6, seed=4) * 400, 2), "logits so large that exp overflows"),
-        Case((_random(1, 6, seed=5), 4), "a single token, four of six experts"),
+        Case((random(5, 8, seed=1), 3), "five tokens, three of eight experts"),
+        Case((random(4, 4, seed=2), 4), "all experts chosen"),
+        Case((-5 - random(4, 6, seed=3).abs(), 2), "logits that are all negative"),
+        Case((random(3, 6, seed=4) * 400, 2), "logits so large that exp overflows"),
+        Case((random(1, 6, seed=5), 4), "a single token, four of six experts"),
     ]
 
 
@@ -107,6 +97,10 @@ def _router_over_tokens(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, tor
 def mixture_layer(
     x: torch.Tensor, router: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, k: int
 ) -> torch.Tensor:
+    """x: (T, d); router: (experts, d).
+
+    gate, up: (experts, width, d); down: (experts, d, width). Returns (T, d).
+    """
     best, experts = (x @ router.T).topk(k, dim=-1)
     weights = torch.softmax(best, dim=-1)
     output = torch.zeros_like(x)
@@ -122,9 +116,9 @@ def _layer_cases() -> list[Case]:
     def case(T: int, d: int, E: int, width: int, k: int, shows: str, *, even: bool = False) -> Case:
         # scaled so that outputs are near 1 and rounding stays far below the tolerance
         seed = 1000 * T + 10 * E
-        x, router = _random(T, d, seed=seed), _random(E, d, seed=seed + 1)
-        gate, up = (_random(E, width, d, seed=seed + i) / d**0.5 * 1.5 for i in (2, 3))
-        down = _random(E, d, width, seed=seed + 4) / width**0.5
+        x, router = random(T, d, seed=seed), random(E, d, seed=seed + 1)
+        gate, up = (random(E, width, d, seed=seed + i) / d**0.5 * 1.5 for i in (2, 3))
+        down = random(E, d, width, seed=seed + 4) / width**0.5
         return Case((x, router * (0 if even else 1), gate, up, down, k), shows)
 
     return [
@@ -150,39 +144,55 @@ def _weighted(outputs: torch.Tensor, experts: torch.Tensor, weights: torch.Tenso
     return (weights[..., None] * chosen).sum(1)
 
 
-def _layer_dense(x: Any, router: Any, gate: Any, up: Any, down: Any, k: int) -> torch.Tensor:
+def _layer_dense(
+    x: torch.Tensor, router: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, k: int
+) -> torch.Tensor:
     weights = torch.softmax(x @ router.T, dim=-1)
     return (weights[..., None] * _expert(x, gate, up, down)).sum(1)
 
 
-def _layer_over_all(x: Any, router: Any, gate: Any, up: Any, down: Any, k: int) -> torch.Tensor:
+def _layer_over_all(
+    x: torch.Tensor, router: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, k: int
+) -> torch.Tensor:
     return _weighted(_expert(x, gate, up, down), *_router_over_all(x @ router.T, k))
 
 
-def _layer_unweighted(x: Any, router: Any, gate: Any, up: Any, down: Any, k: int) -> torch.Tensor:
+def _layer_unweighted(
+    x: torch.Tensor, router: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, k: int
+) -> torch.Tensor:
     experts, weights = top_k_router(x @ router.T, k)
     return _weighted(_expert(x, gate, up, down), experts, torch.ones_like(weights))
 
 
-def _layer_mean(x: Any, router: Any, gate: Any, up: Any, down: Any, k: int) -> torch.Tensor:
+def _layer_mean(
+    x: torch.Tensor, router: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, k: int
+) -> torch.Tensor:
     return _layer_unweighted(x, router, gate, up, down, k) / k
 
 
-def _layer_silu_of_up(x: Any, router: Any, gate: Any, up: Any, down: Any, k: int) -> torch.Tensor:
+def _layer_silu_of_up(
+    x: torch.Tensor, router: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, k: int
+) -> torch.Tensor:
     return mixture_layer(x, router, up, gate, down, k)
 
 
-def _layer_silu_of_product(x: Any, router: Any, gate: Any, up: Any, down: Any, k: int) -> torch.Tensor:
+def _layer_silu_of_product(
+    x: torch.Tensor, router: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, k: int
+) -> torch.Tensor:
     inner = silu(torch.einsum("td,ewd->tew", x, gate) * torch.einsum("td,ewd->tew", x, up))
     return _weighted(torch.einsum("tew,edw->ted", inner, down), *top_k_router(x @ router.T, k))
 
 
-def _layer_sigmoid(x: Any, router: Any, gate: Any, up: Any, down: Any, k: int) -> torch.Tensor:
+def _layer_sigmoid(
+    x: torch.Tensor, router: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, k: int
+) -> torch.Tensor:
     inner = torch.einsum("td,ewd->tew", x, gate).sigmoid() * torch.einsum("td,ewd->tew", x, up)
     return _weighted(torch.einsum("tew,edw->ted", inner, down), *top_k_router(x @ router.T, k))
 
 
-def _layer_weights_the_input(x: Any, router: Any, gate: Any, up: Any, down: Any, k: int) -> torch.Tensor:
+def _layer_weights_the_input(
+    x: torch.Tensor, router: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, k: int
+) -> torch.Tensor:
     experts, weights = top_k_router(x @ router.T, k)
     output = torch.zeros_like(x)
     for t in range(len(x)):
@@ -191,22 +201,30 @@ def _layer_weights_the_input(x: Any, router: Any, gate: Any, up: Any, down: Any,
     return output
 
 
-def _layer_best_only(x: Any, router: Any, gate: Any, up: Any, down: Any, k: int) -> torch.Tensor:
+def _layer_best_only(
+    x: torch.Tensor, router: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, k: int
+) -> torch.Tensor:
     return mixture_layer(x, router, gate, up, down, 1)
 
 
-def _layer_last_only(x: Any, router: Any, gate: Any, up: Any, down: Any, k: int) -> torch.Tensor:
+def _layer_last_only(
+    x: torch.Tensor, router: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, k: int
+) -> torch.Tensor:
     """output[t] = ... in place of +=."""
     experts, weights = top_k_router(x @ router.T, k)
     return _weighted(_expert(x, gate, up, down), experts[:, -1:], weights[:, -1:])
 
 
-def _layer_weight_of_another(x: Any, router: Any, gate: Any, up: Any, down: Any, k: int) -> torch.Tensor:
+def _layer_weight_of_another(
+    x: torch.Tensor, router: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, k: int
+) -> torch.Tensor:
     experts, weights = top_k_router(x @ router.T, k)
     return _weighted(_expert(x, gate, up, down), experts, weights.flip(-1))
 
 
-def _layer_weight_by_index(x: Any, router: Any, gate: Any, up: Any, down: Any, k: int) -> torch.Tensor:
+def _layer_weight_by_index(
+    x: torch.Tensor, router: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, k: int
+) -> torch.Tensor:
     """Going through the chosen experts by number, and through the weights by size."""
     experts, weights = top_k_router(x @ router.T, k)
     return _weighted(_expert(x, gate, up, down), experts.sort(dim=-1).values, weights)
@@ -216,6 +234,7 @@ def _layer_weight_by_index(x: Any, router: Any, gate: Any, up: Any, down: Any, k
 
 
 def active_parameters(layers: int, d_model: int, width: int, experts: int, k: int, other: int) -> tuple[int, int]:
+    """other: the parameters that every token passes. Returns (total, active)."""
     expert = 3 * d_model * width  # gate, up and down
     total = other + layers * experts * expert
     active = other + layers * k * expert
@@ -274,19 +293,20 @@ def _active_the_rest(layers: int, d_model: int, width: int, experts: int, k: int
 
 
 def balancing_loss(logits: torch.Tensor, experts: torch.Tensor) -> torch.Tensor:
+    """logits: (T, experts); experts: (T, k), those chosen. Returns one number."""
     E = logits.shape[-1]
     share = torch.bincount(experts.flatten(), minlength=E) / experts.numel()  # of all choices
-    probability = torch.softmax(logits, dim=-1).mean(dim=0)  # what each expert was given on average
+    probability = torch.softmax(logits, dim=-1).mean(dim=0)  # each expert's mean
     return E * (share * probability).sum()
 
 
 def _balance_cases() -> list[Case]:
     def routed(T: int, E: int, k: int, seed: int, shows: str) -> Case:
-        logits = _random(T, E, seed=seed) * 1.5
+        logits = random(T, E, seed=seed) * 1.5
         return Case((logits, logits.topk(k, dim=-1).indices), shows)
 
     only_one = torch.tensor([[6.0, 0.0, 0.0, 1.0]]).repeat(5, 1)
-    towards_few = _random(8, 6, seed=5) - torch.tensor([0.0, 0.0, 1.0, 2.0, 40.0, 40.0])
+    towards_few = random(8, 6, seed=5) - torch.tensor([0.0, 0.0, 1.0, 2.0, 40.0, 40.0])
     return [
         Case((torch.eye(4) * 3, torch.tensor([[0], [1], [2], [3]])), "four tokens, each at an expert of its own"),
         Case((only_one, torch.zeros(5, 1, dtype=torch.long)), "five tokens, all at the same expert"),
@@ -370,6 +390,10 @@ def _balance_too_short(logits: torch.Tensor, experts: torch.Tensor) -> torch.Ten
 
 
 def domain_share(experts: torch.Tensor, kinds: torch.Tensor, n_experts: int, n_kinds: int) -> torch.Tensor:
+    """experts: (T, k); kinds: (T,), the kind of each token's text.
+
+    Returns (n_kinds, n_experts): the share of a kind's tokens with the expert among their k.
+    """
     chosen = torch.zeros(len(experts), n_experts)
     chosen.scatter_(1, experts, 1.0)  # a row for each token: 1 at its chosen experts
     return torch.stack([chosen[kinds == kind].mean(dim=0) for kind in range(n_kinds)])
@@ -397,40 +421,42 @@ def _counts(experts: torch.Tensor, kinds: torch.Tensor, n_experts: int, n_kinds:
     return one_hot(kinds, n_kinds).float().T @ one_hot(experts, n_experts).sum(1).float()
 
 
-def _domain_of_expert(experts: Any, kinds: Any, n_experts: int, n_kinds: int) -> torch.Tensor:
+def _domain_of_expert(experts: torch.Tensor, kinds: torch.Tensor, n_experts: int, n_kinds: int) -> torch.Tensor:
     counts = _counts(experts, kinds, n_experts, n_kinds)
     return counts / counts.sum(dim=0)
 
 
-def _domain_of_expert_without_nan(experts: Any, kinds: Any, n_experts: int, n_kinds: int) -> torch.Tensor:
+def _domain_of_expert_without_nan(
+    experts: torch.Tensor, kinds: torch.Tensor, n_experts: int, n_kinds: int
+) -> torch.Tensor:
     return _domain_of_expert(experts, kinds, n_experts, n_kinds).nan_to_num(0.0)
 
 
-def _domain_of_choices(experts: Any, kinds: Any, n_experts: int, n_kinds: int) -> torch.Tensor:
+def _domain_of_choices(experts: torch.Tensor, kinds: torch.Tensor, n_experts: int, n_kinds: int) -> torch.Tensor:
     return domain_share(experts, kinds, n_experts, n_kinds) / experts.shape[1]
 
 
-def _domain_counts(experts: Any, kinds: Any, n_experts: int, n_kinds: int) -> torch.Tensor:
+def _domain_counts(experts: torch.Tensor, kinds: torch.Tensor, n_experts: int, n_kinds: int) -> torch.Tensor:
     return _counts(experts, kinds, n_experts, n_kinds)
 
 
-def _domain_whole_counts(experts: Any, kinds: Any, n_experts: int, n_kinds: int) -> torch.Tensor:
+def _domain_whole_counts(experts: torch.Tensor, kinds: torch.Tensor, n_experts: int, n_kinds: int) -> torch.Tensor:
     return _counts(experts, kinds, n_experts, n_kinds).long()
 
 
-def _domain_of_all_tokens(experts: Any, kinds: Any, n_experts: int, n_kinds: int) -> torch.Tensor:
+def _domain_of_all_tokens(experts: torch.Tensor, kinds: torch.Tensor, n_experts: int, n_kinds: int) -> torch.Tensor:
     return _counts(experts, kinds, n_experts, n_kinds) / len(experts)
 
 
-def _domain_first_choice(experts: Any, kinds: Any, n_experts: int, n_kinds: int) -> torch.Tensor:
+def _domain_first_choice(experts: torch.Tensor, kinds: torch.Tensor, n_experts: int, n_kinds: int) -> torch.Tensor:
     return domain_share(experts[:, :1], kinds, n_experts, n_kinds)
 
 
-def _domain_turned(experts: Any, kinds: Any, n_experts: int, n_kinds: int) -> torch.Tensor:
+def _domain_turned(experts: torch.Tensor, kinds: torch.Tensor, n_experts: int, n_kinds: int) -> torch.Tensor:
     return domain_share(experts, kinds, n_experts, n_kinds).T
 
 
-def _domain_added_once(experts: Any, kinds: Any, n_experts: int, n_kinds: int) -> torch.Tensor:
+def _domain_added_once(experts: torch.Tensor, kinds: torch.Tensor, n_experts: int, n_kinds: int) -> torch.Tensor:
     counts = torch.zeros(n_kinds, n_experts)
     counts[kinds[:, None], experts] += 1
     return counts / torch.bincount(kinds, minlength=n_kinds)[:, None]
@@ -440,6 +466,7 @@ def _domain_added_once(experts: Any, kinds: Any, n_experts: int, n_kinds: int) -
 
 
 def mutual_information(table: torch.Tensor) -> torch.Tensor:
+    """table: (kinds, experts), how often they occurred together. Returns bits."""
     joint = table / table.sum()  # p(kind, expert)
     apart = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)  # p(kind) p(expert)
     filled = joint > 0  # an empty cell contributes nothing
@@ -516,8 +543,9 @@ def _information_sign_turned(table: torch.Tensor) -> torch.Tensor:
 
 
 def kept_experts(experts: torch.Tensor, n_experts: int, keep: int) -> torch.Tensor:
+    """experts: (T, k), the chosen of a layer. Returns the `keep` most used, ascending."""
     uses = torch.bincount(experts.flatten(), minlength=n_experts)
-    order = uses.argsort(descending=True, stable=True)  # stable: equals stay in their order, the lower index first
+    order = uses.argsort(descending=True, stable=True)  # equals stay in order, the lower first
     return order[:keep].sort().values
 
 
@@ -601,7 +629,7 @@ EXERCISES = (
             "`torch.softmax(best, dim=-1)`; return the experts first.",
         ),
         right="That is a router: one matrix product, and these two lines.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _router_over_all,
                 "The softmax is taken over all experts, so that the chosen weights add up to less than 1. Choose first, "
@@ -670,7 +698,7 @@ EXERCISES = (
             "`inner = silu(gate[e] @ x[t]) * (up[e] @ x[t])`, and `output[t] += weight * (down[e] @ inner)`.",
         ),
         right="The experts that were not chosen did no work at all: that is the saving.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _layer_dense,
                 "All experts work on every token here, each with its weight. Use only the `k` chosen, with a softmax over "
@@ -743,7 +771,7 @@ EXERCISES = (
             "the experts for the first, and the chosen ones for the second.",
         ),
         right="All of them have to be in memory; only the active ones cost time. More experts make it larger, and hardly slower.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (_active_two_matrices, "An expert has three matrices, `gate`, `up` and `down`; here there are two."),
             (
                 _active_share_of_all,
@@ -789,7 +817,7 @@ EXERCISES = (
             "`torch.softmax(logits, dim=-1).mean(dim=0)`. Then `E * (share * probability).sum()`.",
         ),
         right="Counts have no gradient, probabilities do: through them the loss takes from experts that have too much.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _balance_without_factor,
                 "It is E times too small: multiply the sum over the experts (not their mean) by their number.",
@@ -860,7 +888,7 @@ EXERCISES = (
             "`chosen[kinds == kind].mean(dim=0)` is its row; `torch.stack` puts the rows together.",
         ),
         right="A router without preferences would show k / n_experts everywhere: that is what to compare with.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _domain_of_expert,
                 "The columns are made shares: of the expert's tokens, how many are of the kind. Asked is the other way "
@@ -915,7 +943,7 @@ EXERCISES = (
             "`filled = joint > 0`, sum `joint[filled] * torch.log2(joint[filled] / apart[filled])`.",
         ),
         right="It is 0 only where kinds choose alike. In few tokens chance makes it larger: shuffle the kinds and compare.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (_information_in_nats, "That is the information in nats (`log`). Use `torch.log2` for bits."),
             (
                 _information_with_nan,
@@ -979,7 +1007,7 @@ EXERCISES = (
             "`.sort().values` for ascending indices.",
         ),
         right="Most used on these texts, that is: other texts may need the very experts that went.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (_kept_least_used, "These are the least used ones. Sort with `descending=True`."),
             (
                 _kept_unsorted,

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
-from labkit.teaching.exercises.definition import Case, Exercise, Mistake
-
-
-def _random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _mistakes(*pairs: tuple[Callable[..., Any], str]) -> tuple[Mistake, ...]:
-    return tuple(Mistake(wrong, says) for wrong, says in pairs)
-
+from labkit.teaching.exercises.definition import Case, Exercise, mistakes, random
 
 # -------------------------------------------------------------------------------------------------------- interference
 
 
 def interference(directions: torch.Tensor) -> torch.Tensor:
+    """directions: (n, d). Returns (n,): the largest cosine, without sign, with another."""
     unit = directions / directions.norm(dim=1, keepdim=True)
     cosines = (unit @ unit.T).abs()  # (n, n): each with each, whichever way it points
     cosines.fill_diagonal_(0)  # not with itself
@@ -33,9 +22,9 @@ def _interference_cases() -> list[Case]:
         Case((torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]),), "three directions in a plane"),
         Case((torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 0.5]]),), "three at right angles: 0 for each"),
         Case((torch.tensor([[1.0, 0.0], [-3.0, 0.3]]),), "two that point opposite ways"),
-        Case((_random(5, 3, seed=1) * torch.arange(1, 6)[:, None],), "five directions of different lengths"),
-        Case((_random(20, 12, seed=2),), "20 directions in 12 dimensions"),
-        Case((_random(9, 40, seed=3) + 0.5,), "nine directions that lean the same way"),
+        Case((random(5, 3, seed=1) * torch.arange(1, 6)[:, None],), "five directions of different lengths"),
+        Case((random(20, 12, seed=2),), "20 directions in 12 dimensions"),
+        Case((random(9, 40, seed=3) + 0.5,), "nine directions that lean the same way"),
     ]
 
 
@@ -90,6 +79,7 @@ def topk_autoencoder(
     decoder_bias: torch.Tensor,
     k: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """x: (T, d); encoder: (d, F); decoder: (F, d). Returns activations (T, F), told (T, d)."""
     before = (x - decoder_bias) @ encoder + encoder_bias  # (T, F)
     best = before.topk(k, dim=-1)
     activations = torch.zeros_like(before).scatter(-1, best.indices, best.values.relu())
@@ -99,11 +89,11 @@ def topk_autoencoder(
 def _autoencoder_cases() -> list[Case]:
     def case(T: int, d: int, F: int, k: int, shows: str, *, lower: float = 0.0) -> Case:
         seed = 1000 * T + 10 * F
-        decoder = _random(F, d, seed=seed)
+        decoder = random(F, d, seed=seed)
         decoder = decoder / decoder.norm(dim=1, keepdim=True)
-        encoder = decoder.T.clone() + 0.1 * _random(d, F, seed=seed + 1)
-        biases = 0.3 * _random(F, seed=seed + 2) - lower, 0.5 * _random(d, seed=seed + 3)
-        return Case((_random(T, d, seed=seed + 4), encoder, biases[0], decoder, biases[1], k), shows)
+        encoder = decoder.T.clone() + 0.1 * random(d, F, seed=seed + 1)
+        biases = 0.3 * random(F, seed=seed + 2) - lower, 0.5 * random(d, seed=seed + 3)
+        return Case((random(T, d, seed=seed + 4), encoder, biases[0], decoder, biases[1], k), shows)
 
     return [
         case(1, 2, 3, 1, "one token, one of three features"),
@@ -120,20 +110,37 @@ def _told(activations: torch.Tensor, decoder: torch.Tensor, bias: torch.Tensor) 
 
 
 def _autoencoder_keeps_negative(
-    x: Any, encoder: Any, encoder_bias: Any, decoder: Any, decoder_bias: Any, k: int
-) -> Any:
+    x: torch.Tensor,
+    encoder: torch.Tensor,
+    encoder_bias: torch.Tensor,
+    decoder: torch.Tensor,
+    decoder_bias: torch.Tensor,
+    k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     before = (x - decoder_bias) @ encoder + encoder_bias
     best = before.topk(k, dim=-1)
     return _told(torch.zeros_like(before).scatter(-1, best.indices, best.values), decoder, decoder_bias)
 
 
-def _autoencoder_keeps_all(x: Any, encoder: Any, encoder_bias: Any, decoder: Any, decoder_bias: Any, k: int) -> Any:
+def _autoencoder_keeps_all(
+    x: torch.Tensor,
+    encoder: torch.Tensor,
+    encoder_bias: torch.Tensor,
+    decoder: torch.Tensor,
+    decoder_bias: torch.Tensor,
+    k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     return _told(((x - decoder_bias) @ encoder + encoder_bias).relu(), decoder, decoder_bias)
 
 
 def _autoencoder_without_centring(
-    x: Any, encoder: Any, encoder_bias: Any, decoder: Any, decoder_bias: Any, k: int
-) -> Any:
+    x: torch.Tensor,
+    encoder: torch.Tensor,
+    encoder_bias: torch.Tensor,
+    decoder: torch.Tensor,
+    decoder_bias: torch.Tensor,
+    k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     before = x @ encoder + encoder_bias
     best = before.topk(k, dim=-1)
     activations = torch.zeros_like(before).scatter(-1, best.indices, best.values.relu())
@@ -141,43 +148,88 @@ def _autoencoder_without_centring(
 
 
 def _autoencoder_without_encoder_bias(
-    x: Any, encoder: Any, encoder_bias: Any, decoder: Any, decoder_bias: Any, k: int
-) -> Any:
+    x: torch.Tensor,
+    encoder: torch.Tensor,
+    encoder_bias: torch.Tensor,
+    decoder: torch.Tensor,
+    decoder_bias: torch.Tensor,
+    k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     return topk_autoencoder(x, encoder, 0 * encoder_bias, decoder, decoder_bias, k)
 
 
 def _autoencoder_without_decoder_bias(
-    x: Any, encoder: Any, encoder_bias: Any, decoder: Any, decoder_bias: Any, k: int
-) -> Any:
+    x: torch.Tensor,
+    encoder: torch.Tensor,
+    encoder_bias: torch.Tensor,
+    decoder: torch.Tensor,
+    decoder_bias: torch.Tensor,
+    k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     activations, told = topk_autoencoder(x, encoder, encoder_bias, decoder, decoder_bias, k)
     return activations, told - decoder_bias
 
 
-def _autoencoder_by_size(x: Any, encoder: Any, encoder_bias: Any, decoder: Any, decoder_bias: Any, k: int) -> Any:
+def _autoencoder_by_size(
+    x: torch.Tensor,
+    encoder: torch.Tensor,
+    encoder_bias: torch.Tensor,
+    decoder: torch.Tensor,
+    decoder_bias: torch.Tensor,
+    k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     before = (x - decoder_bias) @ encoder + encoder_bias
     best = before.abs().topk(k, dim=-1).indices
     activations = torch.zeros_like(before).scatter(-1, best, before.gather(-1, best))
     return _told(activations, decoder, decoder_bias)
 
 
-def _autoencoder_over_tokens(x: Any, encoder: Any, encoder_bias: Any, decoder: Any, decoder_bias: Any, k: int) -> Any:
+def _autoencoder_over_tokens(
+    x: torch.Tensor,
+    encoder: torch.Tensor,
+    encoder_bias: torch.Tensor,
+    decoder: torch.Tensor,
+    decoder_bias: torch.Tensor,
+    k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     before = (x - decoder_bias) @ encoder + encoder_bias
     best = before.topk(min(k, len(before)), dim=0)
     activations = torch.zeros_like(before).scatter(0, best.indices, best.values.relu())
     return _told(activations, decoder, decoder_bias)
 
 
-def _autoencoder_ones(x: Any, encoder: Any, encoder_bias: Any, decoder: Any, decoder_bias: Any, k: int) -> Any:
+def _autoencoder_ones(
+    x: torch.Tensor,
+    encoder: torch.Tensor,
+    encoder_bias: torch.Tensor,
+    decoder: torch.Tensor,
+    decoder_bias: torch.Tensor,
+    k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     activations, _ = topk_autoencoder(x, encoder, encoder_bias, decoder, decoder_bias, k)
     return _told((activations > 0).float(), decoder, decoder_bias)
 
 
-def _autoencoder_exchanged(x: Any, encoder: Any, encoder_bias: Any, decoder: Any, decoder_bias: Any, k: int) -> Any:
+def _autoencoder_exchanged(
+    x: torch.Tensor,
+    encoder: torch.Tensor,
+    encoder_bias: torch.Tensor,
+    decoder: torch.Tensor,
+    decoder_bias: torch.Tensor,
+    k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     activations, told = topk_autoencoder(x, encoder, encoder_bias, decoder, decoder_bias, k)
     return told, activations
 
 
-def _autoencoder_decoder_reads(x: Any, encoder: Any, encoder_bias: Any, decoder: Any, decoder_bias: Any, k: int) -> Any:
+def _autoencoder_decoder_reads(
+    x: torch.Tensor,
+    encoder: torch.Tensor,
+    encoder_bias: torch.Tensor,
+    decoder: torch.Tensor,
+    decoder_bias: torch.Tensor,
+    k: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     return topk_autoencoder(x, decoder.T, encoder_bias, decoder, decoder_bias, k)
 
 
@@ -185,13 +237,14 @@ def _autoencoder_decoder_reads(x: Any, encoder: Any, encoder_bias: Any, decoder:
 
 
 def share_unexplained(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+    """x, told: (T, d). Returns one number: 0 where all is told, 1 for the mean token."""
     left = (x - told).square().sum()
     spread = (x - x.mean(dim=0)).square().sum()  # around the mean token
     return left / spread
 
 
 def _unexplained_cases() -> list[Case]:
-    x = _random(30, 6, seed=5) + 3 * _random(6, seed=6)
+    x = random(30, 6, seed=5) + 3 * random(6, seed=6)
     return [
         Case(
             (torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[1.0, 1.0], [3.0, 0.0]])),
@@ -199,7 +252,7 @@ def _unexplained_cases() -> list[Case]:
         ),
         Case((x[:4], x[:4].clone()), "all is told: 0"),
         Case((x, x.mean(dim=0).expand(30, 6).clone()), "only the mean is told: 1"),
-        Case((x, x + 0.3 * _random(30, 6, seed=7)), "30 tokens that lie far from zero"),
+        Case((x, x + 0.3 * random(30, 6, seed=7)), "30 tokens that lie far from zero"),
         Case((x, torch.zeros(30, 6)), "nothing is told: more than 1"),
         Case(
             (torch.cat([x[:9], 9 * x[9:12]]), torch.cat([x[:9], 8 * x[9:12]])),
@@ -248,15 +301,16 @@ def _unexplained_mean_of_token(x: torch.Tensor, told: torch.Tensor) -> torch.Ten
 
 
 def density(indices: torch.Tensor, n_features: int) -> torch.Tensor:
+    """indices: (T, n), -1 where there is none. Returns (n_features,): the share of tokens."""
     there = indices[indices >= 0]  # -1 says that there is none
     return torch.bincount(there, minlength=n_features) / len(indices)
 
 
 def _density_cases() -> list[Case]:
     def drawn(T: int, features: int, k: int, seed: int, empty: float) -> torch.Tensor:
-        heights = _random(T, features, seed=seed) - 0.3 * torch.arange(features)
+        heights = random(T, features, seed=seed) - 0.3 * torch.arange(features)
         indices = heights.topk(k).indices
-        return indices.masked_fill(_random(T, k, seed=seed + 1) < empty, -1)
+        return indices.masked_fill(random(T, k, seed=seed + 1) < empty, -1)
 
     return [
         Case((torch.tensor([[0], [2], [2], [1]]), 3), "four tokens, one feature each"),
@@ -307,6 +361,7 @@ def _density_of_working_tokens(indices: torch.Tensor, n_features: int) -> torch.
 
 
 def balanced_accuracy(says: torch.Tensor, fires: torch.Tensor) -> torch.Tensor:
+    """says, fires: (T,) bool. Returns one number: 1 where all is right, one half by chance."""
     found = says[fires].float().mean()  # of the tokens it fires on, those foretold
     left_alone = (~says[~fires]).float().mean()  # of the others, those not claimed
     return (found + left_alone) / 2
@@ -316,15 +371,15 @@ def _accuracy_cases() -> list[Case]:
     def case(says: str, fires: str, shows: str) -> Case:
         return Case(tuple(torch.tensor([c == "1" for c in row]) for row in (says, fires)), shows)
 
-    rare = _random(200, seed=1) > 2.0
+    rare = random(200, seed=1) > 2.0
     return [
         case("1100", "1010", "four tokens, the rule right on two"),
         case("0011010", "0011010", "a rule that is always right: 1"),
         case("0000000", "0100010", "a rule that never says yes: one half"),
         case("1111111", "0100010", "a rule that always says yes: one half"),
         case("1100000000", "1110000001", "ten tokens, half of the firings foretold"),
-        Case((rare | (_random(200, seed=2) > 1.2), rare), "a rare feature, and a rule that says yes too often"),
-        Case((rare & (_random(200, seed=3) > -0.2), rare), "a rare feature, and a rule that misses some"),
+        Case((rare | (random(200, seed=2) > 1.2), rare), "a rare feature, and a rule that says yes too often"),
+        Case((rare & (random(200, seed=3) > -0.2), rare), "a rare feature, and a rule that misses some"),
     ]
 
 
@@ -368,6 +423,7 @@ def _accuracy_sum(says: torch.Tensor, fires: torch.Tensor) -> torch.Tensor:
 
 
 def add_along(x: torch.Tensor, direction: torch.Tensor, strength: float) -> torch.Tensor:
+    """x: (T, d); direction: (d,). Returns x, pushed along it at every token but the first."""
     steered = x.clone()
     steered[1:] += strength * direction / direction.norm()  # the first token stays as it is
     return steered
@@ -379,11 +435,11 @@ def _add_cases() -> list[Case]:
             (torch.tensor([[9.0, 9.0], [0.0, 1.0], [2.0, 2.0]]), torch.tensor([3.0, 4.0]), 5.0),
             "three tokens in a plane",
         ),
-        Case((_random(2, 3, seed=1), torch.tensor([0.0, 1.0, 0.0]), 2.0), "a direction of length 1"),
-        Case((_random(1, 4, seed=2), _random(4, seed=3), 3.0), "nothing but the first token"),
-        Case((_random(5, 6, seed=4), 7 * _random(6, seed=5), -1.5), "a long direction, and away from it"),
-        Case((_random(4, 5, seed=6), 0.1 * _random(5, seed=7), 0.0), "strength 0: nothing changes"),
-        Case((20 * _random(12, 8, seed=8), _random(8, seed=9), 12.0), "twelve tokens, far along"),
+        Case((random(2, 3, seed=1), torch.tensor([0.0, 1.0, 0.0]), 2.0), "a direction of length 1"),
+        Case((random(1, 4, seed=2), random(4, seed=3), 3.0), "nothing but the first token"),
+        Case((random(5, 6, seed=4), 7 * random(6, seed=5), -1.5), "a long direction, and away from it"),
+        Case((random(4, 5, seed=6), 0.1 * random(5, seed=7), 0.0), "strength 0: nothing changes"),
+        Case((20 * random(12, 8, seed=8), random(8, seed=9), 12.0), "twelve tokens, far along"),
     ]
 
 
@@ -453,7 +509,7 @@ EXERCISES = (
             "Put 0 on the diagonal (`fill_diagonal_(0)`), and take the largest of each row.",
         ),
         right="An opposite direction counts as much as a similar one: reading one of the two, one would read the other.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _interference_with_itself,
                 "Every direction finds itself here: the largest cosine is 1. Leave out the diagonal.",
@@ -502,7 +558,7 @@ EXERCISES = (
             "best.values.relu())`. What is told is `activations @ decoder + decoder_bias`.",
         ),
         right="That is the whole model: two matrices, two biases, and the rule that only the k largest are kept.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _autoencoder_keeps_negative,
                 "Kept values below zero stay as they are. A feature is there or it is not: what is below zero becomes 0.",
@@ -558,7 +614,7 @@ EXERCISES = (
             "Above, `(x - told).square().sum()`; below, `(x - x.mean(dim=0)).square().sum()`.",
         ),
         right="The mean is subtracted below because it is the cheapest thing to know; from zero, all looks explained.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _unexplained_from_zero,
                 "The spread is measured from zero. Subtract the mean token: `x - x.mean(dim=0)`; otherwise whoever knows the "
@@ -606,7 +662,7 @@ EXERCISES = (
             "`indices[indices >= 0]` is one long list; `torch.bincount(..., minlength=n_features)` counts.",
         ),
         right="Added up, the densities are the number of features at work on a token.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _density_of_activations,
                 "Divided by all places of `indices`, T times n. How many of the T tokens is wanted: divide by T.",
@@ -649,7 +705,7 @@ EXERCISES = (
             "`says[fires].float().mean()` is the first share. In the second, both are turned round: `~says[~fires]`.",
         ),
         right="A rule that always says no, and one that tosses a coin, both come out at one half.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (
                 _accuracy_plain,
                 "This is plain accuracy. A feature that fires on one token of a hundred is then 'foretold' to 99 % by "
@@ -694,7 +750,7 @@ EXERCISES = (
             "`unit = direction / direction.norm()`; copy `x` with `x.clone()`, and add `strength * unit` to rows `1:`.",
         ),
         right="One line, and nothing is trained. What it does to the text is for the model to say.",
-        mistakes=_mistakes(
+        mistakes=mistakes(
             (_add_first_too, "The first token is pushed as well. There the model parks attention: leave it alone."),
             (_add_whole_length, "The direction is added at its own length. Divide it by its norm first."),
             (
