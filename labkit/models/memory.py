@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
-import html
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import BadInput, ModelNotFound
+from labkit.markup import escaped, html_table
 from labkit.models import catalog, published
 from labkit.models.config import context_length, first_number
 
@@ -111,21 +111,9 @@ class Memory:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        ink, faint = "var(--jp-ui-font-color1, inherit)", "var(--jp-border-color2, #bdbdbd)"
-        cell = f"padding:2px 12px 2px 0;border-bottom:1px solid {faint};"
-        body = "".join(
-            f'<tr><th scope="row" style="text-align:left;font-weight:normal;{cell}'
-            f'{"padding-left:1.5em;" if label.startswith(" ") else ""}">{html.escape(label.strip())}</th>'
-            f'<td style="text-align:right;{cell}">{html.escape(value)}</td></tr>'
-            for label, value in self._rows()
-        )
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return (
-            f'<div style="color:{ink};font-family:var(--jp-ui-font-family, sans-serif)">'
-            f'<table style="border-collapse:collapse;color:{ink}"><caption style="text-align:left;font-weight:bold">'
-            f"Memory of {html.escape(self.name)}</caption><tbody>{body}</tbody></table>"
-            f"{f'<ul>{notes}</ul>' if notes else ''}</div>"
-        )
+        notes = "".join(f"<li>{escaped(note)}</li>" for note in self.notes)
+        rows = html_table(self._rows(), caption=f"Memory of {self.name}", labelled=True, right=[1])
+        return f"<div>{rows}{f'<ul>{notes}</ul>' if notes else ''}</div>"
 
 
 def as_lines(name: str, rows: Sequence[tuple[str, str]], notes: Sequence[str]) -> str:

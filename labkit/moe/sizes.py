@@ -6,12 +6,12 @@ labkit.models.memory), so a model that would never fit is counted to the last we
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadInput
+from labkit.markup import escaped, html_table
 from labkit.models import memory as counting
 from labkit.models.config import first_number
 from labkit.models.memory import Memory, as_lines, human_bytes, memory, model_memory
@@ -105,7 +105,9 @@ class Costs:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        notes = "".join(f"<li>{escaped(note)}</li>" for note in self.notes)
+        rows = html_table(self._rows(), caption=self.name, labelled=True, right=[1])
+        return f"<div>{rows}{f'<ul>{notes}</ul>' if notes else ''}</div>"
 
 
 def costs(what: Any, *, tokens: int = 2048) -> Costs | pd.DataFrame:

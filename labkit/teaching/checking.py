@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from labkit.markup import html_table, shorten, visible
 from labkit.teaching import compare, progress
 from labkit.teaching.exercises import Case, Exercise, find
-from labkit.views.visible import shorten, visible
 
 _PRINTED_CHARACTERS = 600
 _HERE = __file__
@@ -61,18 +61,12 @@ class CheckResult:
             self.passed
         ]
         head, *rest = self.message.split("\n")
-        cell = "text-align:left;vertical-align:top;padding:2px 14px 2px 0;"
-        rows = "".join(
-            f'<tr><th scope="row" style="font-weight:normal;white-space:nowrap;{cell}">{html.escape(label)}</th>'
-            f'<td style="{cell}"><pre style="margin:0;white-space:pre-wrap">{html.escape(text)}</pre></td></tr>'
-            for label, text in self.details
-        )
         more = "".join(f'<p style="margin:.3em 0">{html.escape(line)}</p>' for line in rest)
-        table = f'<table style="border-collapse:collapse;margin:.3em 0">{rows}</table>' if rows else ""
         return (
             f'<div style="border-left:3px solid {colour};padding:.2em .8em;max-width:56em;'
             f'font-family:var(--jp-content-font-family, sans-serif)">'
-            f'<p style="margin:.1em 0;font-weight:600">{html.escape(head)}</p>{table}{more}</div>'
+            f'<p style="margin:.1em 0;font-weight:600">{html.escape(head)}</p>'
+            f"{html_table(self.details, labelled=True, code=(1,))}{more}</div>"
         )
 
 

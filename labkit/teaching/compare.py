@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from labkit.views.visible import shorten, visible
+from labkit.markup import shorten, visible
 
 _PRINTED = 36  # numbers: what is larger is described by its shape
 _TEXT = 300

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import html
 import json
 import os
 import sys
@@ -21,8 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from labkit.errors import BadInput
+from labkit.markup import escaped, html_table, shorten, visible
 from labkit.teaching.series import NOTEBOOKS, place
-from labkit.views.visible import shorten, visible
 
 _LOCK_SECONDS = 10.0
 
@@ -240,21 +239,8 @@ class Progress:
         return "\n".join([*([self.said] if self.said else []), *lines])
 
     def _repr_html_(self) -> str:
-        line = "border-bottom:1px solid var(--jp-border-color2, #bdbdbd);padding:3px 16px 3px 0;"
-        head = "".join(f'<th scope="col" style="text-align:left;{line}">{html.escape(h)}</th>' for h in _HEADS)
-        body = "".join(
-            "<tr>"
-            + f'<th scope="row" style="text-align:left;font-weight:normal;{line}">{html.escape(row[0])}</th>'
-            + "".join(f'<td style="text-align:left;{line}">{html.escape(cell)}</td>' for cell in row[1:])
-            + "</tr>"
-            for row in self._table()
-        )
-        said = f"<p>{html.escape(self.said)}</p>" if self.said else ""
-        return (
-            '<div style="color:var(--jp-ui-font-color1, inherit);font-family:var(--jp-ui-font-family, sans-serif)">'
-            f'{said}<table style="border-collapse:collapse"><caption style="text-align:left;font-weight:bold">'
-            f"Your progress</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        )
+        said = f"<p>{escaped(self.said)}</p>" if self.said else ""
+        return f"<div>{said}{html_table(self._table(), head=_HEADS, caption='Your progress', labelled=True)}</div>"
 
 
 _HEADS = ("notebook", "exercises solved", "solutions seen", "tried, not solved", "predictions made")

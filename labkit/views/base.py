@@ -19,8 +19,8 @@ import anywidget
 from IPython.display import display
 
 from labkit.errors import BadInput
+from labkit.markup import clean, shorten, visible
 from labkit.views.kit.modules import KIT, module, style
-from labkit.views.visible import clean, shorten, visible
 
 __all__ = ["View", "clean", "module", "shorten", "style", "visible"]
 _WORTH_PACKING = 4_096  # bytes, from where they are deflated in a file

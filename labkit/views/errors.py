@@ -5,7 +5,7 @@ from __future__ import annotations
 import traitlets
 
 from labkit.errors import BadInput, LabError
-from labkit.views.visible import shorten, visible
+from labkit.markup import shorten, visible
 
 _CHARACTERS = 400
 

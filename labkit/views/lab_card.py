@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+from labkit.markup import html_table
 
 
 def as_text(facts: list[tuple[str, str]]) -> str:
@@ -11,10 +11,4 @@ def as_text(facts: list[tuple[str, str]]) -> str:
 
 
 def as_html(facts: list[tuple[str, str]]) -> str:
-    rows = "".join(
-        '<tr><th scope="row" style="text-align:right;font-weight:normal;color:var(--jp-ui-font-color2,GrayText);'
-        f'padding:.1em .8em .1em 0;vertical-align:top">{html.escape(label)}</th>'
-        f'<td style="text-align:left;padding:.1em 0;max-width:40em">{html.escape(text)}</td></tr>'
-        for label, text in facts
-    )
-    return f'<table style="border-collapse:collapse">{rows}</table>'
+    return html_table(facts, labelled=True)

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from labkit.views.visible import visible
+from labkit.markup import visible
 
 if TYPE_CHECKING:
     from labkit.generation.record import Generation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import html
 import json
 import math
 import sys
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labkit.errors import BadInput
+from labkit.markup import html_table, shorten, visible
 from labkit.teaching.prediction.words import number_text
-from labkit.views.visible import shorten, visible
 
 LEDGER = Path(__file__).with_name("ledger.json")
 
@@ -98,18 +97,9 @@ class ClaimResult:
         return "\n".join([self.claim.id, *(f"  {label:>8}  {visible(text)}" for label, text in self._rows())])
 
     def _repr_html_(self) -> str:
-        cell = "text-align:left;vertical-align:top;padding:3px 14px 3px 0;"
-        strong = {"computed", "differs"}
-        rows = "".join(
-            f'<tr><th scope="row" style="font-weight:normal;color:var(--jp-ui-font-color2, inherit);{cell}">{label}</th>'
-            f'<td style="{cell}{"font-weight:600;" if label in strong else ""}">{html.escape(visible(text))}</td></tr>'
-            for label, text in self._rows()
-        )
-        return (
-            '<table style="border-collapse:collapse;max-width:56em;color:var(--jp-ui-font-color1, inherit)">'
-            f'<caption style="text-align:left;font-weight:bold">Claim {html.escape(self.claim.id)}</caption>'
-            f"<tbody>{rows}</tbody></table>"
-        )
+        rows = self._rows()
+        strong = [i for i, (label, _) in enumerate(rows) if label in ("computed", "differs")]
+        return html_table(rows, caption=f"Claim {self.claim.id}", labelled=True, strong=strong)
 
 
 def claim(id: str, value: Any, note: str = "") -> ClaimResult:

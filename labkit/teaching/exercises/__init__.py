@@ -8,9 +8,9 @@ from functools import cache
 from importlib import import_module
 
 from labkit.errors import BadInput
+from labkit.markup import shorten, visible
 from labkit.teaching.exercises.definition import Case, Exercise, Mistake
 from labkit.teaching.series import place
-from labkit.views.visible import shorten, visible
 
 __all__ = ["Case", "Exercise", "Mistake", "all_exercises", "find"]
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import traitlets
 
 from labkit.errors import BadInput
+from labkit.markup import escaped, html_table
 from labkit.teaching import progress
 from labkit.teaching.prediction.words import curve_words, number_text, number_words
 from labkit.views.base import View, clean, module, shorten, style, visible
@@ -233,11 +234,8 @@ class Comparison(View):
 
     def _static_html(self) -> str:
         guess = self.guessed.get("text", "no guess was made")
-        rows = "".join(
-            f'<tr><th scope="row" style="text-align:left">{label}</th><td>{html.escape(visible(text))}</td></tr>'
-            for label, text in (("guess", guess), ("result", self.result["text"]))
-        )
-        return f"<div><table>{rows}</table><p>{html.escape(visible(self.words))}</p></div>"
+        rows = (("guess", guess), ("result", self.result["text"]))
+        return f"<div>{html_table(rows, labelled=True)}<p>{escaped(self.words)}</p></div>"
 
 
 def value_text(spec: dict[str, Any], value: Any) -> str:

@@ -19,6 +19,7 @@ import traitlets
 
 from labkit.attention import MEASURES, uniform
 from labkit.errors import BadInput, LabError
+from labkit.markup import html_table
 from labkit.views.attention_view.codes import pool_size
 from labkit.views.attention_view.overview import PARTS, Overview, measure_names
 from labkit.views.attention_view.picture import data_address, unpack
@@ -676,14 +677,16 @@ class AttentionView(View):
     def _static_text(self) -> str:
         lines = [self._head_line()]
         for query, key, weight in self._links():
-            lines.append(f"{query} looks at {key}: {weight:.4f}")
+            lines.append(f"{query} looks at {key}: {weight}")
         return "\n".join(lines)
 
     def _static_html(self) -> str:
-        rows = "".join(
-            f"<tr><td><code>{html.escape(visible(query))}</code></td><td><code>{html.escape(visible(key))}</code></td>"
-            f"<td>{weight:.4f}</td></tr>"
-            for query, key, weight in self._links()
+        rows = html_table(
+            self._links(),
+            head=("token", "looks at", "weight"),
+            caption="The strongest links of this head, those to the first token and to itself aside",
+            code=(0, 1),
+            right=(2,),
         )
         codes = unpack(self.cells)
         side = min(320, max(96, 12 * len(codes)))
@@ -691,17 +694,15 @@ class AttentionView(View):
             f"<div><p>{html.escape(visible(self._head_line()))}</p>"
             f'<img src="{data_address(codes)}" width="{side}" height="{side}" style="image-rendering: pixelated" '
             'alt="The pattern: a row for each token, darker where it looks more at a token before it">'
-            f"<table><caption>The strongest links of this head, "
-            "those to the first token and to itself aside</caption><thead><tr><th>token</th><th>looks at</th>"
-            f"<th>weight</th></tr></thead><tbody>{rows}</tbody></table></div>"
+            f"{rows}</div>"
         )
 
-    def _links(self) -> list[tuple[str, str, float]]:
+    def _links(self) -> list[tuple[str, str, str]]:
         return [
             (
                 f"{shorten(link['query_text'], 40)!r} ({link['query']})",
                 f"{shorten(link['key_text'], 40)!r} ({link['key']})",
-                link["weight"],
+                f"{link['weight']:.4f}",
             )
             for link in self.summary["links"]
         ]

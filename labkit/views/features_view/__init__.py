@@ -10,6 +10,7 @@ from typing import Any
 import traitlets
 
 from labkit.errors import BadInput
+from labkit.markup import html_table
 from labkit.sae.dashboards import Dashboard
 from labkit.sae.dictionary import SAE, Feature
 from labkit.sae.reading import Features
@@ -430,15 +431,14 @@ class FeaturesView(View):
             parts.append(self._static_tokens(known))
             if why := nothing(self._found):
                 parts.append(f"<p>{html.escape(why)}</p>")
-            rows = "".join(
-                f"<tr><td>{i}</td><td>{value:.4g}</td><td>{html.escape(self._named(token))}</td></tr>"
-                for i, value, token in self._read.strongest[:_STATIC_ROWS]
-            )
-            if rows:
-                parts.append(
-                    "<table><caption>The text's strongest features</caption><thead><tr><th>feature</th>"
-                    f"<th>highest activation</th><th>on</th></tr></thead><tbody>{rows}</tbody></table>"
+            parts.append(
+                html_table(
+                    [(i, f"{value:.4g}", self._named(t)) for i, value, t in self._read.strongest[:_STATIC_ROWS]],
+                    head=("feature", "highest activation", "on"),
+                    caption="The text's strongest features",
+                    right=(0, 1),
                 )
+            )
         if known is not None:
             parts += [f"<p>{html.escape(visible(line))}</p>" for line in _told(known)]
         return f"<div>{''.join(parts)}</div>"

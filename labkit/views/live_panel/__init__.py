@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import threading
 import time
@@ -15,6 +14,7 @@ import traitlets
 from IPython.display import display
 
 from labkit.errors import BadInput
+from labkit.markup import escaped, html_table
 from labkit.views.base import View, _in_colab, clean, module, shorten, style, visible
 from labkit.views.cells import GRACE_SECONDS, place, same_cell
 from labkit.views.errors import error_sentence
@@ -367,18 +367,14 @@ class LivePanel(View):
         return "\n".join([*lines, *gaps])
 
     def _static_html(self) -> str:
-        def escaped(text: str) -> str:
-            return html.escape(visible(text))
-
         with self._lock:
             sentence, rows, gaps = self._sentence(), self._rows(), _gaps(self._record)
-        unit = f" ({escaped(self.labels['unit'])})" if self.labels["unit"] else ""
-        head = "".join(f"<th>{name}</th>" for name in ("", f"latest{unit}", "lowest", "highest", "values"))
-        body = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
+        unit = f" ({self.labels['unit']})" if self.labels["unit"] else ""
+        head = ("name", f"latest{unit}", "lowest", "highest", "values")
+        numbers = html_table(rows, head=head, labelled=True, right=(1, 2, 3, 4))
         notes = "".join(f"<p>{escaped(note)}</p>" for note in gaps)
         title = escaped(self.labels["title"]) or "Live panel"
-        return f"<div><p><strong>{title}</strong>: {escaped(sentence)}</p>{table}{notes}</div>"
+        return f"<div><p><strong>{title}</strong>: {escaped(sentence)}</p>{numbers}{notes}</div>"
 
     def _rows(self) -> list[list[str]]:
         def row(name: str, summary: Summary) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 import traitlets
 
 from labkit.errors import BadInput
+from labkit.markup import html_table
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.errors import Refused, error_sentence
 from labkit.views.latest import Latest
@@ -351,8 +352,11 @@ class RoutesView(View):
             for piece, expert in zip(first.texts[:_STATIC_TOKENS], strip[layer], strict=False)
         )
         cut = f"<p>({len(first.texts) - _STATIC_TOKENS} more tokens)</p>" if len(first.texts) > _STATIC_TOKENS else ""
-        rows = "".join(
-            f"<tr><td>{e}</td><td>{tokens}</td><td>{share:.1%}</td></tr>" for e, tokens, share in self._loads()
+        rows = html_table(
+            [(e, tokens, f"{share:.1%}") for e, tokens, share in self._loads()],
+            head=("expert", "tokens", "share of the choices"),
+            caption=f"The most chosen experts of layer {self.layer} ({self._chance_line()})",
+            right=(0, 1, 2),
         )
         width, height = min(860, 20 * strip.shape[1]), min(600, 16 * strip.shape[0])
         return (
@@ -361,9 +365,7 @@ class RoutesView(View):
             f'<div style="white-space: pre-wrap">{text}</div>{cut}'
             f'<img src="{data_address(slots)}" width="{width}" height="{height}" style="image-rendering: pixelated" '
             'alt="A row for each routed layer, a cell for each token, coloured by the expert that it goes to first">'
-            f"<table><caption>The most chosen experts of layer {self.layer} ({html.escape(self._chance_line())})</caption>"
-            "<thead><tr><th>expert</th><th>tokens</th><th>share of the choices</th></tr></thead>"
-            f"<tbody>{rows}</tbody></table></div>"
+            f"{rows}</div>"
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import traitlets
 
 from labkit.errors import BadInput
+from labkit.markup import html_table
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.errors import error_sentence
 from labkit.views.latest import Latest
@@ -255,16 +256,16 @@ class TemperatureView(View, TokenTraits):
         return "\n".join(lines)
 
     def _static_html(self) -> str:
-        rows = "".join(
-            f"<tr><td><code>{html.escape(visible(repr(name)))}</code></td><td>{share:.2%}</td></tr>"
-            for name, share in self._shares()
+        rows = html_table(
+            [(repr(name), f"{share:.2%}") for name, share in self._shares()],
+            head=("token", "probability"),
+            code=(0,),
+            right=(1,),
         )
         return (
             f"<div><p>Next token after <code>{html.escape(visible(shorten(self._prompt_given, 200)))}</code> at "
             f"temperature {self.temperature:g}; entropy {entropy(self.distribution()):.3f} nats</p>"
-            f"<table><thead><tr><th>token</th><th>probability</th></tr></thead><tbody>{rows}</tbody></table>"
-            + (static_html(self.generation) if self.generation is not None else "")
-            + "</div>"
+            f"{rows}" + (static_html(self.generation) if self.generation is not None else "") + "</div>"
         )
 
     def _shares(self) -> list[tuple[str, float]]:

@@ -9,6 +9,7 @@ import numpy as np
 import traitlets
 
 from labkit.errors import BadInput
+from labkit.markup import html_table
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.tokens_view.payload import OUTSIDE, TEXT, headline, numbers, payload, pieces, why_empty
 
@@ -106,21 +107,17 @@ def static_html(generation: Generation) -> str:
     cut = "<p>(cut here)</p>" if room < 0 else ""
     empty = why_empty(generation)
     least = sorted((i for i, piece in enumerate(split) if piece.kind != OUTSIDE), key=lambda i: sure[i])[:_UNSURE_SHOWN]
-    rows = "".join(
-        f"<tr><td>{i}</td><td><code>{html.escape(shorten(visible(repr(clean(generation.tokens[i]))), 60))}</code></td>"
-        f"<td>{sure[i]:.1%}</td></tr>"
-        for i in least
-    )
-    table = (
-        "<table><caption>The least sure tokens</caption><thead><tr><th>token</th><th>text</th><th>probability</th>"
-        f"</tr></thead><tbody>{rows}</tbody></table>"
-        if rows
-        else ""
+    rows = html_table(
+        [(i, shorten(visible(repr(clean(generation.tokens[i]))), 60), f"{sure[i]:.1%}") for i in least],
+        head=("token", "text", "probability"),
+        caption="The least sure tokens",
+        right=(0, 2),
+        code=(1,),
     )
     return (
         f"<div><p>{html.escape(' · '.join(_head(generation)))}</p>"
         + (f"<p>{html.escape(empty)}</p>" if empty else "")
-        + f'<div style="white-space: pre-wrap">{text}</div>{cut}{table}</div>'
+        + f'<div style="white-space: pre-wrap">{text}</div>{cut}{rows}</div>'
     )
 
 
