@@ -8,10 +8,12 @@ and both are shown.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import html
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,14 +27,15 @@ class Result:
     """A table, and in named fields what belongs to it. Each measure has a subclass of its own, which says what its fields are.
 
     table: the DataFrame.
-    What a result does not have itself it passes on to its table: `result["effect"]`, `len(result)`, `result.sort_values(...)`,
-    `"layer" in result` and iteration are those of the DataFrame, and what they return is pandas' own, without the fields.
+    What a result does not have itself it passes on to its table: `result["effect"]`, `len(result)`, `"layer" in result`,
+    `result.sort_values(...)` and iteration are those of the DataFrame, and what they return is pandas' own, without the
+    fields; `result.part(rows)` keeps them. The table's methods take results too (`a.merge(b, on="head")`).
     Where a field has the name of a column or of a method of pandas, `result.name` is the field; `result["name"]` and
     `result.table.name` are pandas'. pandas' own functions take the table: `pd.concat([a.table, b.table])`.
     `attrs` is the fields as a dict.
 
     A subclass is a `@dataclass(frozen=True, eq=False, repr=False)`. It may define what is shown around its table: `_title`
-    (one line above), `_chance` (rows beneath), `_remarks` (lines at the end).
+    (one line above), `_beneath` (rows beneath, the chance level above all), `_remarks` (lines at the end).
     """
 
     table: pd.DataFrame
@@ -43,8 +46,8 @@ class Result:
         """The line above the table."""
         return type(self).__name__
 
-    def _chance(self) -> Mapping[str, Mapping[str, float]]:
-        """Rows beneath the table: their label and, by column, what chance gives for it."""
+    def _beneath(self) -> Mapping[str, Mapping[str, float]]:
+        """Rows beneath the table: their label and, by column, what stands there, such as what chance gives for it."""
         return {}
 
     def _remarks(self) -> Sequence[str]:
@@ -66,10 +69,10 @@ class Result:
         return f'<div class="tex2jax_ignore">{above}{drawn}{f"<p>{below}</p>" if below else ""}</div>'
 
     def _shown(self) -> tuple[pd.DataFrame, str]:
-        """(the table with the rows of chance, its size in words where pandas would count those rows as well)."""
+        """(the table with the rows beneath it, its size in words where pandas would count those rows as well)."""
         import pandas as pd
 
-        rows = self._chance()
+        rows = self._beneath()
         if not rows:
             return self.table, ""
         frame = self.table.copy(deep=False)
@@ -88,6 +91,12 @@ class Result:
         count, wide = self.table.shape
         return pd.concat([frame, more]), f"[{count} row{'s' * (count != 1)} x {wide} columns]"
 
+    # some of it ---------------------------------------------------------------------------------------------------
+
+    def part(self, rows: object) -> Self:
+        """The same result with some of its rows: `result.part(result["layer"] > 3)`. The fields are those of the whole."""
+        return dataclasses.replace(self, table=self.table[rows])
+
     # passed on to the table ---------------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
@@ -95,9 +104,10 @@ class Result:
         if name.startswith("_") or name == "table":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         try:
-            return getattr(self.table, name)
+            value = getattr(self.table, name)
         except AttributeError:
             raise AttributeError(f"neither {type(self).__name__} nor its table has {name!r}") from None
+        return _with_results(value) if inspect.ismethod(value) else value
 
     def __getitem__(self, key: object) -> Any:
         return self.table[key]
@@ -133,6 +143,16 @@ class Result:
 def as_table(given: object) -> Any:
     """The table of a result; anything else, such as a DataFrame, as it is. For what takes either."""
     return given.table if isinstance(given, Result) else given
+
+
+def _with_results(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a DataFrame that takes results where it takes DataFrames, as in `a.merge(b, on="head")`."""
+
+    @functools.wraps(method)
+    def call(*given: object, **named: object) -> Any:
+        return method(*map(as_table, given), **{name: as_table(value) for name, value in named.items()})
+
+    return call
 
 
 def _drawn(frame: pd.DataFrame, size: str, draw: Callable[[pd.DataFrame], str | None]) -> str | None:

@@ -26,7 +26,7 @@ class Scores(Result):
     def _title(self) -> str:
         return f"scores of {self.model}"
 
-    def _chance(self) -> Mapping[str, Mapping[str, float]]:
+    def _beneath(self) -> Mapping[str, Mapping[str, float]]:
         return {"uniform": self.uniform}
 
     def _remarks(self) -> Sequence[str]:
@@ -45,7 +45,7 @@ def scores(n: int = 3, **more) -> Scores:
     return Scores(table, **({"uniform": {"score": 0.25}, "model": "tiny"} | more))
 
 
-def test_shows_the_table_with_its_chance_beneath():
+def test_shows_the_table_with_its_beneath_beneath():
     lines = repr(scores()).splitlines()
     assert lines[0] == "scores of tiny"
     assert lines[1].split() == ["layer", "kind", "score", "rest"]
@@ -55,7 +55,7 @@ def test_shows_the_table_with_its_chance_beneath():
     assert repr(scores(notes=("one was cut",))).endswith("\none was cut")
 
 
-def test_a_long_table_is_cut_and_keeps_its_chance():
+def test_a_long_table_is_cut_and_keeps_its_beneath():
     text = repr(scores(500))
     assert len(text.splitlines()) < 70
     assert text.splitlines()[-2].startswith("uniform")
@@ -75,7 +75,7 @@ def test_what_is_shown_leaves_the_table_as_it_is():
     assert pd.get_option("display.show_dimensions") == "truncate"
 
 
-def test_a_result_without_chance_shows_its_table_as_pandas_does():
+def test_a_result_without_beneath_shows_its_table_as_pandas_does():
     @dataclass(frozen=True, eq=False, repr=False)
     class Plain(Result):
         pass
@@ -140,6 +140,9 @@ def test_what_it_does_not_have_is_the_tables():
         found.sort_values("score", ascending=False), table.sort_values("score", ascending=False)
     )
     pd.testing.assert_frame_equal(found.merge(table, on="layer"), table.merge(table, on="layer"))
+    pd.testing.assert_frame_equal(found.merge(right=scores(), on="layer"), table.merge(table, on="layer"))
+    assert found.groupby("kind").score.sum().to_dict() == table.groupby("kind").score.sum().to_dict()
+    assert found.loc[1, "score"] == table.loc[1, "score"]
     pd.testing.assert_frame_equal(pd.concat([found.table, table]), pd.concat([table, table]))
     np.testing.assert_array_equal(np.asarray(found[["score", "rest"]]), table[["score", "rest"]].to_numpy())
     np.testing.assert_array_equal(np.asarray(found), table.to_numpy())
@@ -203,3 +206,19 @@ def test_either_a_result_or_a_frame():
     assert as_table(found) is found.table
     assert as_table(found.table) is found.table
     assert as_table(None) is None
+
+
+def test_a_part_keeps_the_fields():
+    found = scores(tokens=7)
+    part = found.part(found["score"] > 0.3)
+    assert type(part) is Scores
+    assert part.attrs == found.attrs
+    assert part["layer"].tolist() == [1, 2]
+    assert "uniform" in repr(part)
+    assert len(found.part(slice(0))) == 0
+
+
+def test_tables_are_compared_whatever_holds_them():
+    assert scores().equals(scores(tokens=7))
+    assert scores().equals(scores().table)
+    assert not scores().equals(scores(4))

@@ -7,7 +7,7 @@ own last residual into the trace's own logits; else Unavailable is raised, so no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -17,6 +17,7 @@ from torch import nn
 
 from labkit.errors import BadInput, Unavailable
 from labkit.models.tokens import token_strings
+from labkit.results import Result
 from labkit.trace.anatomy import TOLERANCE, Anatomy
 
 if TYPE_CHECKING:
@@ -43,16 +44,30 @@ class HasModel(Protocol):
 # the logit lens -------------------------------------------------------------------------------------------------------
 
 
-def logit_lens(lab: HasModel, trace: Trace, *, k: int = 1) -> pd.DataFrame:
+@dataclass(frozen=True, eq=False, repr=False)
+class LogitLens(Result):
+    """What the model would say after each layer; `logit_lens` tells the columns of its table.
+
+    model: its name.  layers: how many it has, so the rows of this layer are the model's own prediction.
+    """
+
+    model: str
+    layers: int
+
+    def _title(self) -> str:
+        return f"Logit lens of {self.model}: {self.layers} layers"
+
+
+def logit_lens(lab: HasModel, trace: Trace, *, k: int = 1) -> LogitLens:
     """What the model would say if it stopped at each layer: every residual, through the final norm and unembedding.
 
     trace: kept with "residual" and "logits". k: how many of the most probable tokens are given.
     Costs layers + 1 unembeddings of the text.
-    Returns a row per layer i = 0..layers and position: layer (i: the residual entering layer i; i = layers is the model's
-    own prediction), position, token (at this position), top_token, top_id, top_probability; next_token, next_id: the one
-    that actually follows in the text, its rank (how many tokens are held more probable) and logprob (nats), all missing at
-    the last position; kl (nats): KL(the model's own prediction || this layer's). For k > 1 also top_tokens, top_ids,
-    top_probabilities: tuples of k. Logits that are not numbers give missing values.
+    Returns a `LogitLens`, whose table has a row per layer i = 0..layers and position: layer (i: the residual entering layer
+    i; i = layers is the model's own prediction), position, token (at this position), top_token, top_id, top_probability;
+    next_token, next_id: the one that actually follows in the text, its rank (how many tokens are held more probable) and
+    logprob (nats), all missing at the last position; kl (nats): KL(the model's own prediction || this layer's). For k > 1
+    also top_tokens, top_ids, top_probabilities: tuples of k. Logits that are not numbers give missing values.
     What it can show: when a prediction first becomes readable in the directions the model writes its answer in. What it
     can't: what the model "knows" at a layer. Early layers may keep the same information in other directions, so a poor
     reading is no sign of ignorance, and the final norm is used where it was never trained to be; a reading is a
@@ -108,8 +123,7 @@ def logit_lens(lab: HasModel, trace: Trace, *, k: int = 1) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns).sort_values(["layer", "position"], ignore_index=True)
     frame = frame.astype({"top_id": "Int64", "next_id": "Int64", "rank": "Int64"})
     frame = frame.astype({"top_probability": "float64", "logprob": "float64", "kl": "float64"})
-    frame.attrs = {"model": trace.model, "layers": trace.layers}
-    return frame
+    return LogitLens(frame, trace.model, trace.layers)
 
 
 def lens_logits(lab: HasModel, trace: Trace, layers: int | Sequence[int] | None = None) -> torch.Tensor:
@@ -131,6 +145,34 @@ def lens_logits(lab: HasModel, trace: Trace, layers: int | Sequence[int] | None 
 # direct logit attribution ---------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class LogitAttribution(Result):
+    """Which parts of the model wrote a logit; `logit_attribution` tells the columns of its table.
+
+    logit: that of the token at the position, or the difference of two.  total: the sum of the rows.  token, token_id: whose
+    logit; against, against_id: less that of which token, or None.  by: "layer" or "head".  model: its name.
+    softcap: where the model caps its logits, the cap; the logit before it is attributed. Else None.
+    """
+
+    logit: float
+    total: float
+    token: str
+    token_id: int
+    against: str | None
+    against_id: int | None
+    position: int
+    by: str
+    softcap: float | None
+    model: str
+
+    def _title(self) -> str:
+        over = "" if self.against is None else f" over {self.against!r}"
+        return f"Attribution of the logit of {self.token!r}{over} after token {self.position}, {self.model}"
+
+    def _beneath(self) -> Mapping[str, Mapping[str, float]]:
+        return {"sum": {"contribution": self.total}}
+
+
 def logit_attribution(
     lab: HasModel,
     trace: Trace,
@@ -139,19 +181,18 @@ def logit_attribution(
     token: str | int | None = None,
     against: str | int | None = None,
     by: Literal["layer", "head"] = "layer",
-) -> pd.DataFrame:
+) -> LogitAttribution:
     """Which parts of the model wrote a logit: direct logit attribution.
 
     position: whose prediction. token: a single token's text or id; by default the model's own first choice there.
     against: another token; then the difference of the two logits is attributed, which what moves all logits alike leaves
     untouched. by: "layer" (attention and MLP of each) or "head" (each head, and what is left of its layer's attention: the
     biases). trace: kept with "residual", "attention_output", "mlp_output" and "logits"; by="head" also "head_output".
-    Returns rows: component ("embedding", "attention", "mlp", "head", "attention_bias"; "layer" where a layer has but one
-    part; "norm_bias" and "unembedding_bias" where the model has them), layer, head (missing where there is none),
-    contribution (logits). The contributions sum to the logit: to 1e-4 of the largest logit in float32, less exactly in
-    bfloat16 and float16, whose residual stream is itself rounded. attrs: logit, total (of the rows), token, token_id,
-    against, against_id, position, by, model; softcap: where the model caps its logits, the logit before the cap is
-    attributed, since the cap is not linear; else None.
+    Returns a `LogitAttribution`, whose table has the rows component ("embedding", "attention", "mlp", "head",
+    "attention_bias"; "layer" where a layer has but one part; "norm_bias" and "unembedding_bias" where the model has them),
+    layer, head (missing where there is none), contribution (logits). The contributions sum to the logit: to 1e-4 of the
+    largest logit in float32, less exactly in bfloat16 and float16, whose residual stream is itself rounded. Where the
+    model caps its logits, the logit before the cap is attributed, since the cap is not linear.
     The final norm's scale is taken as it was in this pass, as usual; so a contribution is the part's direct effect only,
     and what it does by way of later layers is theirs. Norms after the attention (gemma2, olmo2) are treated the same way
     when heads are asked for.
@@ -196,19 +237,19 @@ def logit_attribution(
             "layers is not seen here; look at lk.patching, which needs no such sum."
         )
     named = [None if i is None else token_strings(lab.tokenizer, [i])[0] for i in (wanted, other)]
-    frame.attrs = {
-        "logit": logit,
-        "total": total,
-        "token": named[0],
-        "token_id": wanted,
-        "against": named[1],
-        "against_id": other,
-        "position": position,
-        "by": by,
-        "softcap": ending.softcap,
-        "model": trace.model,
-    }
-    return frame
+    return LogitAttribution(
+        frame,
+        logit=logit,
+        total=total,
+        token=str(named[0]),
+        token_id=wanted,
+        against=named[1],
+        against_id=other,
+        position=position,
+        by=by,
+        softcap=ending.softcap,
+        model=trace.model,
+    )
 
 
 _Part = tuple[str, int | None, int | None, torch.Tensor]  # component, layer, head, what it wrote: (d_model,) float64

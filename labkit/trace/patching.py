@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import torch
 from labkit.errors import BadInput, Unavailable
 from labkit.models.config import input_device
 from labkit.models.tokens import token_strings
+from labkit.results import Result
 from labkit.trace.capture import observing
 from labkit.trace.edits import Site, TokenAxis, installed
 from labkit.trace.input import as_ids, is_many
@@ -28,6 +29,34 @@ PLACES = {"residual": "residual", "attention": "attention_output", "mlp": "mlp_o
 TOKENS_A_PASS = {"cpu": 512}  # a CPU gains nothing from more
 TOKENS_A_PASS_ELSEWHERE = 4096
 Metric = Callable[[torch.Tensor], Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Patching(Result):
+    """What each patch brings back.
+
+    table: one row a run: layer, position, token, corrupted_token (with at="head": layer, head), value (of the metric) and
+        effect, (value − corrupted) / (clean − corrupted): 0 is the corrupted result, 1 the clean one.
+    at: what was patched.  clean, corrupted: the metric without patches.  model: its name.  runs: how many there were to be.
+    interrupted: whether an interrupt ended it, so that the table holds the runs that were done.
+    """
+
+    at: str
+    clean: float
+    corrupted: float
+    model: str
+    runs: int
+    interrupted: bool
+
+    def _title(self) -> str:
+        cut = f", interrupted after {len(self)} of {self.runs} runs" if self.interrupted else ""
+        return f"Activation patching of {self.model} at {self.at!r}{cut}"
+
+    def _beneath(self) -> Mapping[str, Mapping[str, float]]:
+        return {
+            "corrupted": {"value": self.corrupted, "effect": 0.0},
+            "clean": {"value": self.clean, "effect": 1.0},
+        }
 
 
 @dataclass(frozen=True)
@@ -49,7 +78,7 @@ def patching(
     positions: int | slice | Sequence[int] | None = None,
     batch_size: int | None = None,
     progress: bool = True,
-) -> pd.DataFrame:
+) -> Patching:
     """Run the corrupted text with one activation at a time from the clean one, and measure what that brings back.
 
     clean, corrupted: two texts (token ids, messages, Generations) of equally many tokens.
@@ -59,10 +88,9 @@ def patching(
         each layer and position; or "head" (the head's output), one run for each layer and head.
     positions: which tokens; all when None. With at="head", all of them are patched at once.
     batch_size: runs in one forward pass, two at least; by default about 512 tokens' worth on a CPU, 4,096 elsewhere.
-    Returns a DataFrame, one row a run: layer, position, token, corrupted_token (with at="head": layer, head), value (of
-    the metric) and effect, (value − corrupted) / (clean − corrupted): 0 is the corrupted result, 1 the clean one.
-    `attrs` holds at, clean and corrupted (the metric without patches), model, runs (how many there were to be) and
-    interrupted: an interrupt returns the runs that were done.
+    Returns a `Patching`: its table has one row a run, with layer, position, token, corrupted_token (with at="head": layer,
+    head), value (of the metric) and effect, (value − corrupted) / (clean − corrupted): 0 is the corrupted result, 1 the
+    clean one. An interrupt returns the runs that were done.
     Raises BadInput for texts of different lengths and for a metric that gives no number or the same one for both texts,
     Unavailable where the model does not have what is to be patched. An exception in the metric passes through.
     """
@@ -98,13 +126,11 @@ def patching(
         interrupted = _measure(
             model, anatomy, base, [r for r in runs if r not in values], size, metric, values, progress
         )
-    facts = {"at": at, "clean": base.clean, "corrupted": base.corrupted, "model": lab.name}
     done = [run for run in runs if run in values]
     frame = _frame(
         done, values, base, token_strings(lab.tokenizer, clean_ids), token_strings(lab.tokenizer, corrupted_ids)
     )
-    frame.attrs |= facts | {"runs": len(runs), "interrupted": interrupted}
-    return frame
+    return Patching(frame, at, base.clean, base.corrupted, lab.name, len(runs), interrupted)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from labkit.views.template import INK, OKABE_ITO, template
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labkit.trace.lens import LogitAttribution, LogitLens
+
 FOR, AGAINST, REST = OKABE_ITO[0], OKABE_ITO[5], "#9a9a9a"
 MOST_LABELLED = 40  # tokens; beyond that the cells are too narrow for a word, and the hover has it
 CELL_WIDTH, CELL_HEIGHT = 74, 22  # pixels
@@ -28,10 +30,10 @@ LENS_COLUMNS = (
 ATTRIBUTION_COLUMNS = ("component", "layer", "head", "contribution")
 
 
-def lens(frame: pd.DataFrame, *, colour: Literal["top", "next"] = "top", title: str | None = None) -> Any:
+def lens(frame: LogitLens | pd.DataFrame, *, colour: Literal["top", "next"] = "top", title: str | None = None) -> Any:
     """The logit lens: layers downward, tokens across, in each cell the token it would say.
 
-    frame: of `logit_lens`; part of it (`frame[frame.position > 3]`) gives part of the picture. colour: the probability of
+    frame: of `logit_lens`; part of it (`frame.part(frame.position > 3)`) gives part of the picture. colour: the probability of
     the token in the cell ("top") or of the token that actually follows ("next"). Cells whose logits are no numbers are
     empty. title: by default a sentence that says after how many layers half of the final predictions can be read.
     Returns a plotly Figure. Raises BadInput for another frame or colour.
@@ -99,7 +101,7 @@ def lens(frame: pd.DataFrame, *, colour: Literal["top", "next"] = "top", title: 
     return figure
 
 
-def attribution(frame: pd.DataFrame, *, most: int = 30, title: str | None = None) -> Any:
+def attribution(frame: LogitAttribution | pd.DataFrame, *, most: int = 30, title: str | None = None) -> Any:
     """What speaks for a token and what against it: a bar for each part of the model, in the model's order.
 
     frame: of `logit_attribution`. most: how many bars; when there are more parts, those of the largest size are shown and
@@ -154,7 +156,7 @@ def attribution(frame: pd.DataFrame, *, most: int = 30, title: str | None = None
     return figure
 
 
-def _lens_sentence(frame: pd.DataFrame) -> str:
+def _lens_sentence(frame: LogitLens | pd.DataFrame) -> str:
     """From which layer on half of the last row's predictions stay what they are."""
     final = frame.layer.max()
     settled = []
@@ -170,7 +172,7 @@ def _lens_sentence(frame: pd.DataFrame) -> str:
     return f"Half of the final predictions can be read after {settled[(len(settled) - 1) // 2]} of {final} layers"
 
 
-def _attribution_sentence(frame: pd.DataFrame) -> str:
+def _attribution_sentence(frame: LogitAttribution | pd.DataFrame) -> str:
     token, against = frame.attrs.get("token"), frame.attrs.get("against")
     what = "the token" if token is None else f"“{_escaped(_visible(token))}”"
     over = "" if against is None else f" over “{_escaped(_visible(against))}”"
@@ -218,7 +220,7 @@ def _lens_hover(row: dict[str, Any]) -> str:
 
 def _check(frame: Any, columns: tuple[str, ...], source: str) -> None:
     if not set(columns) <= set(getattr(frame, "columns", ())) or not len(frame):
-        raise BadInput(f"There is nothing to draw; give the DataFrame that {source} returned.")
+        raise BadInput(f"There is nothing to draw; give what {source} returned.")
 
 
 def _missing(value: Any) -> bool:

@@ -11,6 +11,8 @@ from labkit.views.template import OKABE_ITO, template
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labkit.trace.patching import Patching
+
 # blue against orange-red is told apart with any common colour vision; the middle, at zero, is nearly white
 DIVERGING = ((0.0, OKABE_ITO[0]), (0.5, "#f7f7f7"), (1.0, OKABE_ITO[5]))
 WRITTEN_OUT = 60  # tokens along the axis; in a longer text every n-th
@@ -21,21 +23,24 @@ WHAT = {
     "mlp": "the MLP output of layer",
     "head": "the output of layer",
 }
+UNKNOWN = "layer"  # of rows out of a result, which don't say what it was
 
 
-def patching(frame: pd.DataFrame, title: str | None = None) -> Any:
+def patching(frame: Patching | pd.DataFrame, title: str | None = None) -> Any:
     """Effects of activation patching: layers downward, tokens (or heads) across.
 
-    frame: what `lk.patching` returned. Colour is the effect: 0 in the middle (the corrupted result), 1 the clean one,
-    below 0 worse than corrupted. Runs that an interrupt left out stay empty.
+    frame: what `lk.patching` returned, or rows of it. Colour is the effect: 0 in the middle (the corrupted result), 1 the
+    clean one, below 0 worse than corrupted. Runs that an interrupt left out stay empty.
     title: by default a sentence that names the largest effect. Returns a plotly Figure. Raises BadInput for another frame.
     """
     import plotly.graph_objects as go
 
-    at = getattr(frame, "attrs", {}).get("at")
-    across = "head" if at == "head" else "position"
-    if at not in WHAT or not {"layer", across, "value", "effect"} <= set(frame.columns):
-        raise BadInput("This is no result of lk.patching; give the DataFrame that it returned, with its attrs.")
+    there = set(getattr(frame, "columns", ()))
+    across = "head" if "head" in there else "position"
+    at = getattr(frame, "attrs", {}).get("at", across)
+    needed = {"layer", across, "value", "effect"} | (set() if across == "head" else {"token", "corrupted_token"})
+    if not needed <= there:
+        raise BadInput("This is no result of lk.patching; give what it returned.")
     if frame.empty:
         raise BadInput("There is nothing to draw: no run was done; call lk.patching again.")
     rows = frame.to_dict("records")
@@ -128,4 +133,5 @@ def _sentence(rows: list[dict[Any, Any]], at: str, names: dict[Any, str], facts:
     if best["effect"] <= 0:
         return f"No single patch brings the clean result back{note}"
     where = f", head {names[best['head']]}" if at == "head" else f" at token {names[best['position']]}"
-    return f"Patching {WHAT[at]} {best['layer']}{where}<br>brings back {best['effect']:.0%} of the clean result{note}"
+    what = f"{WHAT.get(at, UNKNOWN)} {best['layer']}{where}"
+    return f"Patching {what}<br>brings back {best['effect']:.0%} of the clean result{note}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -468,7 +469,9 @@ def test_the_lens_chart_draws_the_frame(tiny_lab: lk.Lab) -> None:
     assert all(math.isnan(row[-1]) for row in heat.z)
     assert "next token" in heat.colorbar.title.text
     assert list(following.layout.yaxis.ticktext) == ["0 (embedding)", "1", "2 (output)"]
-    part = lens_chart.lens(frame[(frame.position >= 2) & (frame.position < 5)])
+    some = (frame.position >= 2) & (frame.position < 5)
+    part = lens_chart.lens(frame[some])
+    assert list(lens_chart.lens(frame.part(some)).layout.yaxis.ticktext) == ["0 (embedding)", "1", "2 (output)"]
     assert list(part.layout.xaxis.ticktext) == [t.replace(" ", "·") for t in trace.tokens[2:5]]
     shuffled = lens_chart.lens(frame.sample(frac=1, random_state=0))
     assert (shuffled.data[0].z == lens_chart.lens(frame).data[0].z).all()
@@ -508,7 +511,9 @@ def test_tokens_in_the_charts_are_text() -> None:
         frame[column] = hostile
     frame["top_tokens"] = [(hostile, hostile)] * len(frame)
     parts = logit_attribution(lab, trace)
-    parts.attrs |= {"token": hostile, "against": hostile}
+    parts = replace(parts, token=hostile, against=hostile)
+    assert "<img" not in parts._repr_html_()
+    assert "<img" not in frame._repr_html_()
     for figure in (lens_chart.lens(frame), lens_chart.attribution(parts), lens_chart.attribution(parts, title=hostile)):
         written = figure.to_json()
         assert "<img" not in written

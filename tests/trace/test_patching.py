@@ -229,10 +229,30 @@ def test_the_chart_of_heads_and_of_an_interrupted_run() -> None:
     assert figure.layout.xaxis.title.text == "head"
     assert "head" in figure.layout.title.text
     partial = patching(lab, CLEAN, OTHER, after(2 + 3, KeyboardInterrupt), at="mlp", batch_size=3, progress=False)
+    assert "interrupted after 7 of 14 runs" in repr(partial)
     figure = chart(partial)
     assert "interrupted after 7 of 14 runs" in figure.layout.title.text
     assert sum(value is None for row in figure.data[0].z for value in row) > 0
     assert chart(partial, title="Mine").layout.title.text == "Mine"
+
+
+def test_rows_of_a_result_are_drawn_too() -> None:
+    frame = run(make_lab())
+    rows = frame["layer"] > 0
+    assert "entering layer" in chart(frame.part(rows)).layout.title.text
+    figure = chart(frame[rows])  # a DataFrame, which doesn't say what was patched
+    assert (figure.data[0].z == chart(frame.part(rows)).data[0].z).all()
+    assert figure.layout.title.text.startswith("Patching layer ")
+    assert chart(run(make_lab(), at="head").table).layout.xaxis.title.text == "head"
+
+
+def test_a_result_shows_what_its_effects_lie_between() -> None:
+    frame = run(make_lab())
+    lines = {line.split()[0]: line.split()[1:] for line in repr(frame).splitlines()}
+    assert (float(lines["corrupted"][-2]), float(lines["corrupted"][-1])) == (pytest.approx(frame.corrupted, 1e-4), 0)
+    assert (float(lines["clean"][-2]), float(lines["clean"][-1])) == (pytest.approx(frame.clean, 1e-4), 1)
+    assert repr(frame).startswith("Activation patching of llama at 'residual'\n")
+    assert list(frame.table.columns) == list(frame)
 
 
 def test_tokens_and_titles_are_text() -> None:
