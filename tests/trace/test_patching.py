@@ -241,7 +241,7 @@ def test_rows_of_a_result_are_drawn_too() -> None:
     rows = frame["layer"] > 0
     assert "entering layer" in chart(frame.part(rows)).layout.title.text
     figure = chart(frame[rows])  # a DataFrame, which doesn't say what was patched
-    assert (figure.data[0].z == chart(frame.part(rows)).data[0].z).all()
+    assert figure.data[0].z == chart(frame.part(rows)).data[0].z
     assert figure.layout.title.text.startswith("Patching layer ")
     assert chart(run(make_lab(), at="head").table).layout.xaxis.title.text == "head"
 
