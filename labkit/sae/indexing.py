@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from labkit.errors import BadInput, BadModelFile
+from labkit.errors import BadInput, BadModelFile, Unavailable
 from labkit.sae.dictionary import SAE, checked_sae
-from labkit.sae.reading import residuals
-from labkit.trace.input import as_ids, as_kinds
+from labkit.sae.reading import defined, ids_for, residuals
+from labkit.trace.input import as_kinds
 
 __all__ = ["Index", "index"]
 
@@ -32,6 +32,10 @@ EDGES = tuple(float(2 ** (i / 2)) for i in range(-4, 25))  # of the histogram; w
 LEAST_TOKENS = 1_000
 FILE = "index.safetensors"
 FORMAT = "labkit sae index 1"
+NO_SIGNS = (
+    "{} may be below 0 and so have two sides each, and an index keeps examples of one; look at them in texts instead: "
+    "lk.sae.features(lab, sae, texts)."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +191,8 @@ class Collector:
 
         indices, values: (kept.sum(), k), in the order of kept; values of 0 are not at work.
         """
+        if bool((values < 0).any()):
+            raise Unavailable(NO_SIGNS.format("These features"))
         piece, position = np.nonzero(kept)
         k = indices.shape[1]
         feature = np.where(values > 0, indices, 0).reshape(-1).astype(np.int64)
@@ -299,9 +305,12 @@ def index(lab: Any, sae: SAE, texts: Mapping[str, Sequence[Any]] | Sequence[Any]
     """Where each feature is at work: the index that came with the autoencoder, or one of your own texts.
 
     texts: None for the one that came with it; else kind of text -> texts, or a list of texts.
-    Raises BadInput where there is none, where the autoencoder does not belong to the model, and for under 1,000 tokens.
+    Raises BadInput where there is none, where the autoencoder does not belong to the model, and for under 1,000 tokens;
+    Unavailable for features that may be below 0.
     """
     checked_sae(sae).belongs(lab)
+    if sae.signed:
+        raise Unavailable(NO_SIGNS.format(f"The features of {sae.name}"))
     if texts is None:
         if sae.folder is None or not (sae.folder / FILE).is_file():
             raise BadInput(
@@ -311,18 +320,14 @@ def index(lab: Any, sae: SAE, texts: Mapping[str, Sequence[Any]] | Sequence[Any]
         return _own(sae, _loaded(sae.folder / FILE, about.st_mtime_ns, about.st_size))
     kinds = as_kinds(texts)
     type_of_id = id_type(len(lab.tokenizer))
-    rows = [
-        (number, as_ids(lab.tokenizer, text, chat=False, context=lab.context))
-        for number, kind in enumerate(kinds)
-        for text in kinds[kind]
-    ]
+    rows = [(number, ids_for(lab, sae, text)) for number, kind in enumerate(kinds) for text in kinds[kind]]
     if sum(len(ids) for _, ids in rows) < LEAST_TOKENS:
         raise BadInput(
             f"This corpus has {sum(len(i) for _, i in rows):,} tokens, too few; give at least {LEAST_TOKENS:,}."
         )
     collector = Collector(len(sae), list(kinds), of=sae.fingerprint)
     for (number, ids), x in zip(rows, residuals(lab, [ids for _, ids in rows], sae.layer), strict=True):
-        kept = sae.defined(x)
+        kept = defined(lab, sae, ids, x)
         values, indices = sae.active(x[kept])
         collector.add(
             np.array([ids], dtype=type_of_id),

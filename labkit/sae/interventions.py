@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import BadInput
-from labkit.sae.dictionary import PLAIN, SAE, Feature, checked_feature, checked_sae
+from labkit.sae.dictionary import SAE, Feature, checked_feature, checked_sae
 from labkit.trace.edits import Edit, patch
 
 __all__ = ["clamp", "splice", "steer"]
@@ -54,15 +54,17 @@ def clamp(feature: Feature, value: float, *, tokens: str = AFTER_THE_FIRST) -> E
     stays; tokens of a norm out of all measure, where features are not defined, are left alone. value: 0 switches the
     feature off where it is active and leaves all other tokens as they are; above 0 it is set at every token but the
     first. An autoencoder that keeps the k largest reports a value too small to be among them as 0.
-    Raises BadInput for a negative value, and for a feature whose encoder hardly sees its own direction.
+    Raises BadInput for a value below 0, unless the autoencoder's activations may be, and for a feature whose encoder
+    hardly sees its own direction.
     """
     checked_feature(feature)
     wanted = number(value, "value")
-    if wanted < 0:
-        raise BadInput(f"A feature can't be clamped to {wanted:g}: activations are at least 0; to push it away, steer.")
     sae = feature.sae
-    if sae.architecture not in PLAIN:
-        raise BadInput(f"{sae.name} is of kind {sae.architecture}, whose features can't be set one by one; use steer.")
+    if wanted < 0 and not sae.signed:
+        raise BadInput(f"A feature can't be clamped to {wanted:g}: activations are at least 0; to push it away, steer.")
+    if not sae.linear:
+        kind = sae.architecture if sae.normalization == "none" else f"{sae.architecture} with {sae.normalization}"
+        raise BadInput(f"{sae.name} is of kind {kind}, whose features can't be set one by one; use steer.")
     direction, detector = feature.direction, feature.detector
     seen = direction - direction.mean() if sae.centred else direction  # what the encoder sees of it
     overlap = float(seen @ detector)
@@ -77,8 +79,8 @@ def clamp(feature: Feature, value: float, *, tokens: str = AFTER_THE_FIRST) -> E
         read = sae.pre_activations(rows.cpu())[..., feature.index].to(rows.device)
         change = (wanted - read) / overlap
         if wanted == 0:
-            at_work = sae.encode(rows.cpu())[..., feature.index].to(rows.device) > 0
-            change = torch.where(at_work, change, torch.zeros_like(change))
+            active = sae.encode(rows.cpu())[..., feature.index].to(rows.device) != 0
+            change = torch.where(active, change, torch.zeros_like(change))
         change = torch.where(sae.usual(rows), change, torch.zeros_like(change))
         return (rows + change[..., None] * direction.to(rows)).to(x)
 
@@ -94,8 +96,8 @@ def splice(sae: SAE, *, error: bool = False, tokens: str = AFTER_THE_FIRST) -> E
 
     def spliced(x: Tensor) -> Tensor:
         rows = x.float().cpu()
-        told = sae.reconstruct(rows)
-        new = told + (rows - told) if error else told
+        rebuilt = sae.reconstruct(rows)
+        new = rebuilt + (rows - rebuilt) if error else rebuilt
         return torch.where(sae.usual(rows)[..., None], new, rows).to(x)
 
     return replace(patch(f"residual[{sae.layer}] @ {tokens}", spliced), check=sae.belongs)

@@ -3,41 +3,60 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from labkit import checks
 from labkit.errors import BadInput, BadModelFile, ModelNotFound, Unavailable
 from labkit.models.files.common import read_json, sha256
 from labkit.models.files.safetensors_header import SafetensorsHeader, read_safetensors_header
 from labkit.models.shipped import ASSETS
-from labkit.sae.dictionary import PLAIN, SAE
+from labkit.sae.dictionary import SAE, Gate
+from labkit.sae.formats import AVERAGE, COMPUTED, WHITENED, Described, described
 from labkit.sae.saving import CONFIG, WEIGHTS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from labkit.sae.dictionary import LibrarySAE
 
 __all__ = ["load"]
 
 SHIPPED = "labkit-sae"
 LARGEST_CONFIG_BYTES = 1_000_000
-_RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
-_FEATURES_MOST = 10_000_000
+SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"  # of a checkpoint of a training run
+_SPARSIFY = "sae.safetensors"
+_FACTORS = ("scaling_factor", "finetuning_scaling_factor")  # one of each feature, from a training of these alone
 
 
-def load(name: str | Path | None = None, *, sae_id: str | None = None, model: str | None = None) -> SAE:
+def load(
+    name: str | Path | None = None,
+    *,
+    sae_id: str | None = None,
+    model: str | None = None,
+    scale: float | None = None,
+) -> SAE:
     """A sparse autoencoder: the one that comes with labkit, a local folder, or a release of sae-lens by name.
 
-    name: None or "labkit-sae" for the shipped one; a folder with cfg.json and sae_weights.safetensors; or a release, such
-        as "gpt2-small-res-jb" (needs a network).
+    name: None or "labkit-sae" for the shipped one; a folder with cfg.json and sae_weights.safetensors, as any version of
+        sae-lens wrote it, checkpoints of a training run included; or a release, such as "gpt2-small-res-jb" (needs a
+        network).
     sae_id: which of a release, such as "blocks.8.hook_resid_pre"; without it the error lists them.
     model: the name of the model it belongs to, where its files don't say or call it otherwise.
+    scale: what activations were multiplied by in its training (sae-lens's expected_average_only_in), where its files say
+        that they were and not by what; 1 where its weights have been adjusted since.
     Raises ModelNotFound where there is none, BadModelFile for damaged files, Unavailable for one that reads something
-    other than the residual stream, and without a network.
+    other than the residual stream or that can't be computed rightly, and without a network.
     """
     if name is not None and not isinstance(name, str | Path):
         raise BadInput(f"An autoencoder is asked for by name or folder, and a {type(name).__name__} is neither.")
+    if scale is not None:
+        scale = checks.number("scale", scale, above=0)
     if sae_id is not None and (name is None or str(name) == SHIPPED or Path(name).expanduser().is_dir()):
         raise BadInput(
             f"sae_id says which autoencoder of a release, and {name or SHIPPED} is a single one; leave it away."
@@ -45,96 +64,217 @@ def load(name: str | Path | None = None, *, sae_id: str | None = None, model: st
     if name is None or str(name) == SHIPPED:
         folder = ASSETS / SHIPPED
         _check_shipped(folder)
-        return from_folder(folder, name=SHIPPED, model=model)
+        return from_folder(folder, name=SHIPPED, model=model, scale=scale)
     path = Path(name).expanduser()
     if path.is_dir():
-        return from_folder(path, name=str(name), model=model)
+        return from_folder(path, name=str(name), model=model, scale=scale)
     if path.is_file():
-        raise BadInput(f"{path.name} is a file; give the folder with {CONFIG} and {WEIGHTS}.")
+        raise BadInput(f"{path.name} is a file; give the folder with {CONFIG} and {WEIGHTS}.{_of_old(path)}")
     if isinstance(name, Path) or path.is_absolute() or str(name).startswith("."):
         raise ModelNotFound(f"There is no folder {str(name)!r}; give one with {CONFIG} and {WEIGHTS}.")
-    return _release(str(name), sae_id, model)
+    return _release(str(name), sae_id, model, scale)
 
 
-def from_folder(folder: Path, *, name: str, model: str | None = None) -> SAE:
+def from_folder(folder: Path, *, name: str, model: str | None = None, scale: float | None = None) -> SAE:
     """An autoencoder from a folder in sae-lens's format, every size checked before a weight is read."""
-    for file in (CONFIG, WEIGHTS):
-        if not (folder / file).is_file():
-            raise BadModelFile(f"{folder.name} has no {file}; give a folder that sae-lens saved an autoencoder in.")
+    _check_files(folder)
     config = read_json(folder / CONFIG, LARGEST_CONFIG_BYTES)
-    d_in, features = _whole(config, "d_in", folder), _whole(config, "d_sae", folder)
-    architecture = config.get("architecture", "standard")
-    if not isinstance(architecture, str):
-        raise BadModelFile(f"{folder.name}/{CONFIG} has no architecture by name; save it again with sae-lens.")
-    metadata = config.get("metadata") if isinstance(config.get("metadata"), dict) else {}
-    assert isinstance(metadata, dict)
-    layer = _layer(metadata.get("hook_name", config.get("hook_name")), name)
-    own = model or metadata.get("model_name") or config.get("model_name")
-    if architecture not in PLAIN or not _is_plain(config):
-        return _from_library(folder, name=name, model=own, layer=layer)
+    said = described(config, name, f"{folder.name}/{CONFIG}")
     header = read_safetensors_header(folder / WEIGHTS)
-    shapes = {"W_enc": (d_in, features), "b_enc": (features,), "W_dec": (features, d_in), "b_dec": (d_in,)}
-    if architecture == "jumprelu":
-        shapes["threshold"] = (features,)
-    _check_shapes(header, shapes, folder)
-    k = _whole(config, "k", folder) if architecture == "topk" else None
-    if k is not None and k > features:
-        raise BadModelFile(f"{folder.name}/{CONFIG} keeps {k:,} of {features:,} features; it can keep at most all.")
+    if said.architecture not in COMPUTED:
+        return replace(_from_library(folder, said, name=name, model=model), folder=folder)
+    _check_shapes(header, _shapes(said, header), folder)
 
     from safetensors.torch import load_file
 
-    weights = {key: value.float() for key, value in load_file(folder / WEIGHTS).items() if key in shapes}
+    found = load_file(folder / WEIGHTS)
+    used = (*_shapes(said, header), *_FACTORS)
+    weights = {key: value.float() for key, value in found.items() if key in used}
     for key, value in weights.items():
-        _check_numbers(value, key, folder)
-    measured = metadata.get("labkit") if isinstance(metadata.get("labkit"), dict) else {}
-    assert isinstance(measured, dict)
+        _check_numbers(value, f"{folder.name}/{WEIGHTS}", key)
+    made = _made(said, weights, name=name, model=model)
+    made = _unscaled(made, said, scale, folder)
+    if made.rescaled and made.k is None:  # the kept form of a batched one has no such setting
+        made = _at_length_one(made)
+    return replace(made, folder=folder)
+
+
+def _check_files(folder: Path) -> None:
+    """Raises BadModelFile where cfg.json or the weights are missing, with what is there instead."""
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
+            raise BadModelFile(
+                f"{folder.name} has no {file}; give a folder that sae-lens saved an autoencoder in.{_of_others(folder)}"
+            )
+
+
+def _of_others(folder: Path) -> str:
+    """What a folder holds that other libraries, or the first versions of sae-lens, wrote; "" where nothing is known."""
+    if (folder / _SPARSIFY).is_file():
+        return (
+            f" {_SPARSIFY} is of the library sparsify, which sae-lens reads: save what SAE.load_from_disk(folder, "
+            "converter=sae_lens.loading.pretrained_sae_loaders.sparsify_disk_loader) gives with its save_model."
+        )
+    old = sorted(each for each in folder.iterdir() if _of_old(each))
+    return f" {old[0].name}:{_of_old(old[0])}" if old else ""
+
+
+def _of_old(file: Path) -> str:
+    if not file.name.endswith((".pt", ".pth", ".pkl", ".pkl.gz")) or file.name == "trainer_state.pt":
+        return ""
+    return (
+        " This is a pickle, which runs code when it is opened, as the first versions of sae-lens and other libraries wrote; "
+        "open it there, and save it with a sae-lens of today."
+    )
+
+
+def _shapes(said: Described, header: SafetensorsHeader) -> dict[str, tuple[int, ...]]:
+    """The tensors that are read, and of which size each is."""
+    d_in, features = said.d_in, said.features
+    shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, features), "W_dec": (features, d_in), "b_dec": (d_in,)}
+    if said.architecture == "gated":
+        return shapes | dict.fromkeys(("b_gate", "r_mag", "b_mag"), (features,))
+    shapes["b_enc"] = (features,)
+    if said.batched:
+        shapes["topk_threshold"] = ()
+    elif said.architecture == "jumprelu":
+        old = "threshold" not in header.tensors and "log_threshold" in header.tensors
+        shapes["log_threshold" if old else "threshold"] = (features,)
+    return shapes
+
+
+def _made(said: Described, weights: Mapping[str, Tensor], *, name: str, model: str | None) -> SAE:
+    """From what was said and the tensors, float32; what activations were multiplied by in training is not undone."""
+    threshold = weights.get("threshold")
+    if "log_threshold" in weights:
+        threshold = weights["log_threshold"].exp()
+    if "topk_threshold" in weights:
+        threshold = weights["topk_threshold"].expand(said.features).clone()
+    decoder = weights["W_dec"]
+    factor = next((weights[key] for key in _FACTORS if key in weights), None)
+    if factor is not None and not bool((factor - 1).abs().max() < 1e-6):
+        if not said.finetuned:
+            raise BadModelFile(
+                f"{name} has a factor for each feature, and its {CONFIG} says it has none; get it again."
+            )
+        decoder = factor[:, None] * decoder  # activations stay, and count so much more or less in the sum
+    elif factor is not None:
+        factor = None
+    gated = said.architecture == "gated"
     return SAE(
         name=name,
-        model=str(own) if own else None,
-        layer=layer,
-        architecture=architecture,
+        model=model or said.model,
+        layer=said.layer,
+        architecture=said.architecture,
         encoder=weights["W_enc"],
-        encoder_bias=weights["b_enc"],
-        decoder=weights["W_dec"],
+        encoder_bias=torch.zeros(said.features) if gated else weights["b_enc"],
+        decoder=decoder,
         decoder_bias=weights["b_dec"],
-        threshold=weights.get("threshold"),
-        k=k,
-        subtracts_bias=bool(config.get("apply_b_dec_to_input", True)),
-        centred=_centred(metadata),
-        typical_norm=_number(measured.get("typical_norm")),
-        outlier=_number(measured.get("outlier")),
-        folder=folder,
+        threshold=threshold,
+        k=said.k,
+        subtracts_bias=said.subtracts_bias,
+        centred=said.centred,
+        typical_norm=said.typical_norm,
+        outlier=said.outlier,
+        gate=Gate(weights["b_gate"], weights["r_mag"], weights["b_mag"]) if gated else None,
+        normalization="none" if said.normalization in (AVERAGE, WHITENED) else said.normalization,
+        rescaled=said.rescaled,
+        begins=said.begins,
+        positions=said.positions,
+        context=said.context,
+        leaves_out=said.leaves_out,
+        _adapted=said.batched or factor is not None or "log_threshold" in weights,
     )
 
 
-def _is_plain(config: dict[str, Any]) -> bool:
-    """Whether the formula at the top of dictionary.py is all there is to it."""
-    return (
-        config.get("normalize_activations", "none") == "none"
-        and config.get("reshape_activations", "none") == "none"
-        and not config.get("rescale_acts_by_decoder_norm", False)
-        # before sae-lens 6 one of the k largest called itself standard
-        and config.get("activation_fn", config.get("activation_fn_str", "relu")) in ("relu", config.get("architecture"))
-        and not config.get("finetuning_scaling_factor", False)
+# what activations went through in training ------------------------------------------------------------------------------
+
+
+def _unscaled(sae: SAE, said: Described, scale: float | None, folder: Path | None) -> SAE:
+    """The same for activations as they are, where it was trained on activations times a number or a matrix."""
+    if said.normalization == WHITENED:
+        return _unwhitened(sae, folder)
+    if said.normalization != AVERAGE:
+        if scale is not None:
+            raise BadInput(f"{sae.name} was trained on activations as they are; leave scale away.")
+        return sae
+    if scale is None and folder is not None and (folder / SCALER).is_file():
+        found = read_json(folder / SCALER, LARGEST_CONFIG_BYTES).get("scaling_factor")
+        scale = checks.as_number(found)
+    if scale is None:
+        warnings.warn(
+            f"{sae.name} says that activations were multiplied by a number in its training ({AVERAGE}), and not by which; "
+            "it is read as sae-lens reads it, without. Where its weights were not adjusted since, its features are wrong: "
+            "give that number, lk.sae.load(..., scale=...), or scale=1 to say that they were.",
+            stacklevel=4,
+        )
+        return sae
+    if scale == 1:
+        return sae
+    threshold = sae.threshold
+    if threshold is not None and said.batched and sae.rescaled:  # in units of the decoder's rows, which become shorter
+        threshold = threshold / scale
+    return replace(
+        sae,
+        encoder=sae.encoder * scale,
+        decoder=sae.decoder / scale,
+        decoder_bias=sae.decoder_bias / scale,
+        threshold=threshold,
+        _library=None,
+        _adapted=True,
     )
 
 
-def _centred(metadata: dict[str, Any]) -> bool:
-    """Whether the model it was trained on had its writing weights centred, as TransformerLens does unless told not to."""
-    options = metadata.get("model_from_pretrained_kwargs")
-    return isinstance(options, dict) and bool(options.get("center_writing_weights"))
+def _unwhitened(sae: SAE, folder: Path | None) -> SAE:
+    """Trained on z = (x - mean) @ matrix: what is done to x goes into the encoder, what is undone into the decoder."""
+    if folder is None or not (folder / WHITENING).is_file():
+        raise Unavailable(
+            f"{sae.name} was trained on whitened activations ({WHITENED}), and the matrix is not beside it; save it again "
+            "at the end of its training, when sae-lens puts that matrix into the weights."
+        )
+    from safetensors.torch import load_file
+
+    found = {key: value.float() for key, value in load_file(folder / WHITENING).items()}
+    square, row = (sae.d_in, sae.d_in), (sae.d_in,)
+    if {key: tuple(value.shape) for key, value in found.items()} != {
+        "mean": row,
+        "matrix": square,
+        "inverse_matrix": square,
+    }:
+        raise BadModelFile(f"{folder.name}/{WHITENING} does not fit {sae.name}; get the autoencoder again.")
+    if sae.rescaled:  # the rows' lengths are about to change
+        sae = _at_length_one(sae)
+    bias, gate = sae.encoder_bias, sae.gate
+    encoder = found["matrix"] @ sae.encoder
+    if not sae.subtracts_bias:
+        shift = found["mean"] @ encoder
+        bias = bias - shift
+        gate = gate and Gate(gate.bias - shift, gate.scale, gate.magnitude - shift * gate.scale.exp())
+    return replace(
+        sae,
+        encoder=encoder,
+        encoder_bias=bias,
+        decoder=sae.decoder @ found["inverse_matrix"],
+        decoder_bias=sae.decoder_bias @ found["inverse_matrix"] + found["mean"],
+        gate=gate,
+        _adapted=True,
+    )
 
 
-def _whole(config: dict[str, Any], key: str, folder: Path) -> int:
-    value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _FEATURES_MOST:
-        said = "nothing" if key not in config else repr(value)[:60]
-        raise BadModelFile(f"{folder.name}/{CONFIG} says {said} where {key} is to be a whole number above zero.")
-    return value
+def _at_length_one(sae: SAE) -> SAE:
+    """The same of one that is rescaled, with decoder rows of length 1, for which nothing is to be rescaled."""
+    lengths = sae.decoder.norm(dim=-1).clamp(min=1e-8)
+    return replace(
+        sae,
+        encoder=sae.encoder * lengths,
+        encoder_bias=sae.encoder_bias * lengths,
+        decoder=sae.decoder / lengths[:, None],
+        rescaled=False,
+        _adapted=True,
+    )
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else None
+# checks -----------------------------------------------------------------------------------------------------------------
 
 
 def _check_shapes(header: SafetensorsHeader, shapes: dict[str, tuple[int, ...]], folder: Path) -> None:
@@ -148,20 +288,9 @@ def _check_shapes(header: SafetensorsHeader, shapes: dict[str, tuple[int, ...]],
             )
 
 
-def _check_numbers(value: torch.Tensor, key: str, folder: Path) -> None:
+def _check_numbers(value: Tensor, where: str, key: str) -> None:
     if not bool(value.isfinite().all()):
-        raise BadModelFile(f"{folder.name}/{WEIGHTS}: {key} has numbers that are none (NaN or infinite); get it again.")
-
-
-def _layer(hook: object, name: str) -> int:
-    """Which layer's input is read, as trace.residual counts."""
-    if not isinstance(hook, str) or not (found := _RESIDUAL.fullmatch(hook)):
-        what = f"reads {hook!r}" if isinstance(hook, str) else "does not say where it reads"
-        raise Unavailable(
-            f"{name} {what}, and labkit attaches autoencoders of the residual stream; "
-            "give one for blocks.N.hook_resid_pre or blocks.N.hook_resid_post."
-        )
-    return int(found[1]) + (found[2] == "post")
+        raise BadModelFile(f"{where}: {key} has numbers that are none (NaN or infinite); get it again.")
 
 
 def _check_shipped(folder: Path) -> None:
@@ -177,28 +306,41 @@ def _check_shipped(folder: Path) -> None:
 # through sae-lens -----------------------------------------------------------------------------------------------------
 
 
-def _from_library(folder: Path, *, name: str, model: Any, layer: int) -> SAE:
+def _from_library(folder: Path, said: Described, *, name: str, model: str | None) -> SAE:
     """One of the other kinds: sae-lens's own class computes it."""
+    if said.normalization != "none":
+        raise Unavailable(
+            f"{name} is of kind {said.architecture} and normalizes what it reads ({said.normalization}), which labkit does "
+            f"not do for kinds that it leaves to sae-lens; give one of {', '.join(COMPUTED)}."
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from sae_lens import SAE as LibrarySAE
+        from sae_lens import SAE as Library
 
-        read_safetensors_header(folder / WEIGHTS)
         try:
-            library = LibrarySAE.load_from_disk(folder, dtype="float32")
+            library = Library.load_from_disk(folder, dtype="float32")
         except Exception as error:
             raise BadModelFile(
                 f"sae-lens can't open {folder.name} ({_short(error)}); get the autoencoder again."
             ) from error
-    for key, value in library.state_dict().items():
-        _check_numbers(value, key, folder)
-    return _wrapped(library, name=name, model=model, layer=layer, folder=folder)
+    return _wrapped(library, said, name=name, model=model, where=f"{folder.name}/{WEIGHTS}")
 
 
-def _release(release: str, sae_id: str | None, model: str | None) -> SAE:
+def _wrapped(library: LibrarySAE, said: Described, *, name: str, model: str | None, where: str) -> SAE:
+    """Around a sae-lens SAE in float32."""
+    weights = {key: value.float() for key, value in library.state_dict().items()}
+    for key, value in weights.items():
+        _check_numbers(value, where, key)
+    if said.architecture not in COMPUTED:  # matching pursuit has no encoder but its decoder
+        weights.setdefault("W_enc", weights["W_dec"].T)
+        weights.setdefault("b_enc", torch.zeros(said.features))
+    return replace(_made(said, weights, name=name, model=model), _library=library)
+
+
+def _release(release: str, sae_id: str | None, model: str | None, scale: float | None) -> SAE:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from sae_lens import SAE as LibrarySAE
+        from sae_lens import SAE as Library
         from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     releases = get_pretrained_saes_directory()
@@ -222,54 +364,20 @@ def _release(release: str, sae_id: str | None, model: str | None) -> SAE:
         asked = "has several autoencoders" if sae_id is None else f"has no {sae_id!r}"
         raise BadInput(f"{release} {asked}; give sae_id as one of {shown}.")
     try:
-        library = LibrarySAE.from_pretrained(release, sae_id)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            library = Library.from_pretrained(release, sae_id)
     except Exception as error:
         raise Unavailable(
             f"{release} could not be fetched or opened ({_short(error)}); it needs a network, unless it was fetched before. "
             "lk.sae.load() needs none."
         ) from error
-    for key, value in library.state_dict().items():
-        if not bool(value.isfinite().all()):
-            raise BadModelFile(f"{release}/{sae_id}: {key} has numbers that are none (NaN or infinite); give another.")
-    hook = library.cfg.metadata.get("hook_name")
-    own = model or library.cfg.metadata.get("model_name") or releases[release].model
-    layer = _layer(hook, release)
-    return _wrapped(
-        library,
-        name=f"{release}/{sae_id}",
-        model=own,
-        layer=layer,
-        folder=None,
-    )
-
-
-def _wrapped(library: Any, *, name: str, model: Any, layer: int, folder: Path | None) -> SAE:
-    library = library.to(dtype=torch.float32)
-    architecture = library.cfg.architecture()
-    features = library.W_dec.shape[0]
-    bias = getattr(library, "b_enc", None)
-    settings = library.cfg.to_dict()
-    measured = settings["metadata"].get("labkit")
-    measured = measured if isinstance(measured, dict) else {}
-    plain = architecture in PLAIN and _is_plain(settings)
-    return SAE(
-        name=name,
-        model=str(model) if model else None,
-        layer=layer,
-        architecture=architecture if plain or architecture not in PLAIN else f"{architecture}, normalized",
-        encoder=library.W_enc.data,
-        encoder_bias=torch.zeros(features) if bias is None else bias.data,
-        decoder=library.W_dec.data,
-        decoder_bias=library.b_dec.data,
-        threshold=library.threshold.data if plain and architecture == "jumprelu" else None,
-        k=settings.get("k") if plain and architecture == "topk" else None,
-        subtracts_bias=bool(settings.get("apply_b_dec_to_input", True)),
-        centred=_centred(settings["metadata"]),
-        typical_norm=_number(measured.get("typical_norm")),
-        outlier=_number(measured.get("outlier")),
-        folder=folder,
-        _library=library,
-    )
+    name = f"{release}/{sae_id}"
+    said = described(library.cfg.to_dict(), name)
+    if said.model is None:
+        said = replace(said, model=releases[release].model)
+    made = _wrapped(library.to(dtype=torch.float32), said, name=name, model=model, where=name)
+    return _unscaled(made, said, scale, None)
 
 
 def _short(error: Exception) -> str:

@@ -17,9 +17,9 @@ from torch import Tensor
 from labkit.errors import BadInput
 from labkit.sae.dictionary import SAE, checked_sae
 from labkit.sae.interventions import AFTER_THE_FIRST
-from labkit.sae.reading import residuals
+from labkit.sae.reading import defined, ids_for, residuals
 from labkit.trace.edits import patch
-from labkit.trace.input import as_ids, as_kinds
+from labkit.trace.input import as_kinds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,12 +64,13 @@ class Quality:
 def untrained(sae: SAE, seed: int = 0) -> SAE:
     """An autoencoder of the same kind and sizes with random unit rows, and its transpose as encoder: a level of chance.
 
-    It keeps the trained one's decoder bias, about the mean of what is read. Raises BadInput for kinds other than topk.
+    It keeps the trained one's decoder bias, about the mean of what is read. Raises BadInput for kinds other than topk
+    and abstopk.
     """
     from dataclasses import replace
 
     checked_sae(sae)
-    if sae.architecture != "topk":
+    if sae.k is None:
         raise BadInput(
             f"Only a topk autoencoder has an untrained one of the same kind; {sae.name} is {sae.architecture}."
         )
@@ -107,7 +108,7 @@ def evaluate(
     checked_sae(sae).belongs(lab)
     if unknown := [way for way in against if way not in WAYS]:
         raise BadInput(f"There is no way called {unknown[0]!r} to compare with; there are {', '.join(WAYS)}.")
-    if "untrained" in against and sae.architecture != "topk":
+    if "untrained" in against and sae.k is None:
         if against is not WAYS:
             untrained(sae)  # says why there is none
         against = tuple(way for way in against if way != "untrained")
@@ -118,11 +119,9 @@ def evaluate(
         raise BadInput(
             "No kind of text can be called 'all', which is what the table calls all of them; give another name."
         )
-    rows = [
-        (kind, as_ids(lab.tokenizer, text, chat=False, context=lab.context)) for kind in kinds for text in kinds[kind]
-    ]
+    rows = [(kind, ids_for(lab, sae, text)) for kind in kinds for text in kinds[kind]]
     found = list(residuals(lab, [ids for _, ids in rows], sae.layer))
-    masks = [sae.defined(x) for x in found]
+    masks = [defined(lab, sae, ids, x) for (_, ids), x in zip(rows, found, strict=True)]
     counted = {k: sum(int(m.sum()) for (kind, _), m in zip(rows, masks, strict=True) if kind == k) for k in kinds}
     for kind, count in counted.items():
         if count < LEAST_TOKENS:

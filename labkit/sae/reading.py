@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from labkit.errors import BadInput
+from labkit.errors import BadInput, Unavailable
 from labkit.sae.dictionary import SAE, Feature, checked_sae
 from labkit.trace.anatomy import layer_input
 from labkit.trace.input import as_ids, is_many
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from labkit.trace.lab_like import LabLike
 
 __all__ = ["Features", "features", "residual", "residuals"]
 
@@ -27,7 +29,7 @@ class _Enough(Exception):
     """What was wanted has been seen; the layers after need not run."""
 
 
-def residual(lab: Any, text: Any, layer: int, *, chat: bool = False) -> Tensor:
+def residual(lab: LabLike, text: Any, layer: int, *, chat: bool = False) -> Tensor:
     """(T, d_model) float32: what enters a layer, by a pass that goes no further. As `lab.trace(text).residual(layer)`.
 
     Edits in force hold. Raises BadInput for a layer or a text that can't be used.
@@ -35,8 +37,10 @@ def residual(lab: Any, text: Any, layer: int, *, chat: bool = False) -> Tensor:
     return next(residuals(lab, [_ids(lab, text, chat)], layer))
 
 
-def residuals(lab: Any, rows: Sequence[Sequence[int]], layer: int) -> Iterator[Tensor]:
+def residuals(lab: LabLike, rows: Sequence[Sequence[int]], layer: int) -> Iterator[Tensor]:
     """What enters a layer, (T, d_model) float32 on the CPU, for each row of token ids in turn; short rows run together."""
+    if reason := lab.support().get("residual"):
+        raise Unavailable(reason)
     layers = lab.anatomy.layers
     if isinstance(layer, bool) or not isinstance(layer, Integral) or not 0 <= layer <= len(layers):
         raise BadInput(
@@ -67,7 +71,7 @@ def _groups(rows: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
         yield group
 
 
-def _run(lab: Any, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
+def _run(lab: LabLike, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
     layers = lab.anatomy.layers
     last = layer == len(layers)
     given = {"input_ids": ids.to(lab.device)}
@@ -102,8 +106,38 @@ def up_to(model: Any, module: Any, *, leaving: bool = False, **given: Tensor) ->
     return seen[0]
 
 
-def _ids(lab: Any, text: Any, chat: bool) -> list[int]:
+def _ids(lab: LabLike, text: object, chat: bool) -> list[int]:
     return as_ids(lab.tokenizer, text, chat=chat, context=lab.context)
+
+
+def ids_for(lab: LabLike, sae: SAE, text: object, *, chat: bool = False) -> list[int]:
+    """The ids of a text as the autoencoder's training had it: with the token that begins a text, or without.
+
+    Only a plain text is made so; ids, messages and a Generation are as they are. Where the tokenizer has no such token,
+    the one that ends a text stands there, as TransformerLens has it.
+    """
+    if isinstance(text, str) and not chat and sae.begins is not None:
+        ids = list(lab.tokenizer(text, add_special_tokens=False).input_ids)
+        if ids and sae.begins:
+            first = lab.tokenizer.bos_token_id
+            first = lab.tokenizer.eos_token_id if first is None else first
+            if first is None:
+                raise BadInput(
+                    f"{sae.name} was trained on texts behind a token that begins them, and {lab.name}'s tokenizer has none; "
+                    "give token ids, or set sae.begins = None."
+                )
+            ids = ids if ids[0] == first else [first, *ids]
+        text = ids
+    return _ids(lab, text, chat)
+
+
+def defined(lab: LabLike, sae: SAE, ids: Sequence[int], x: Tensor) -> Tensor:
+    """(T,) bool: where the features of a text mean anything; x, (T, d_in), is what enters the autoencoder's layer."""
+    good = sae.defined(x)
+    if sae.leaves_out:
+        out = set(lab.tokenizer.all_special_ids if sae.leaves_out is True else sae.leaves_out)
+        good &= torch.tensor([i not in out for i in ids], dtype=torch.bool)
+    return good
 
 
 @dataclass(frozen=True, repr=False)
@@ -152,13 +186,13 @@ class Features:
         return found.masked_fill(~self.defined, float("nan"))
 
     def strongest(self, k: int = 10) -> list[tuple[Feature, float, int]]:
-        """The k features with the highest activation anywhere in the text: feature, activation, token."""
+        """The k features with the highest activation anywhere in the text, in size: feature, activation, token."""
         best: dict[int, tuple[float, int]] = {}
         for token in range(len(self)):
             for index, value in zip(self.indices[token].tolist(), self.values[token].tolist(), strict=True):
-                if index >= 0 and value > best.get(index, (0.0, 0))[0]:
+                if index >= 0 and abs(value) > abs(best.get(index, (0.0, 0))[0]):
                     best[index] = (value, token)
-        ranked = sorted(best.items(), key=lambda item: -item[1][0])[:k]
+        ranked = sorted(best.items(), key=lambda item: -abs(item[1][0]))[:k]
         return [(self.sae[index], value, token) for index, (value, token) in ranked]
 
     def table(self) -> pd.DataFrame:
@@ -176,7 +210,7 @@ class Features:
         )
 
 
-def features(lab: Any, sae: SAE, text: Any, *, chat: bool = False) -> Any:
+def features(lab: LabLike, sae: SAE, text: Any, *, chat: bool = False) -> Any:
     """Which features are at work on a text's tokens: a Features, or a list of them for a list of texts.
 
     text: a text, token ids, messages or a Generation, or a list of these, as lab.trace takes them. Edits in force hold.
@@ -184,24 +218,24 @@ def features(lab: Any, sae: SAE, text: Any, *, chat: bool = False) -> Any:
     """
     checked_sae(sae).belongs(lab)
     many = is_many(text)
-    rows = [_ids(lab, each, chat) for each in (text if many else [text])]
+    rows = [ids_for(lab, sae, each, chat=chat) for each in (text if many else [text])]
     found = [_found(lab, sae, row, x) for row, x in zip(rows, residuals(lab, rows, sae.layer), strict=True)]
     return found if many else found[0]
 
 
-def _found(lab: Any, sae: SAE, ids: list[int], x: Tensor) -> Features:
+def _found(lab: LabLike, sae: SAE, ids: list[int], x: Tensor) -> Features:
     values, indices = sae.active(x)
-    told, bias = sae.told(x, values, indices), sae.told(x, torch.zeros_like(values), indices)
-    left = (x - told).square().sum(-1) / (x - bias).square().sum(-1)
-    defined = sae.defined(x)
-    values = values.masked_fill(~defined[:, None], 0.0)
-    indices = indices.masked_fill(~defined[:, None], -1)
+    rebuilt, bias = sae.reconstruction(x, values, indices), sae.reconstruction(x, torch.zeros_like(values), indices)
+    left = (x - rebuilt).square().sum(-1) / (x - bias).square().sum(-1)
+    good = defined(lab, sae, ids, x)
+    values = values.masked_fill(~good[:, None], 0.0)
+    indices = indices.masked_fill(~good[:, None], -1)
     return Features(
         tokens=[lab.token_text(i) for i in ids],
         ids=list(ids),
         indices=indices,
         values=values,
-        defined=defined,
-        unexplained=left.masked_fill(~defined, float("nan")),
+        defined=good,
+        unexplained=left.masked_fill(~good, float("nan")),
         sae=sae,
     )

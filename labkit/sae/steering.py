@@ -16,9 +16,9 @@ from torch import Tensor
 from labkit.errors import BadInput
 from labkit.sae.dictionary import SAE, Feature, checked_sae
 from labkit.sae.interventions import number, steer
-from labkit.sae.reading import residuals
+from labkit.sae.reading import defined, ids_for, residuals
 from labkit.trace.edits import Edit
-from labkit.trace.input import as_ids, as_texts
+from labkit.trace.input import as_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,8 +43,9 @@ def difference(lab: Any, sae: SAE, present: Sequence[Any], absent: Sequence[Any]
     checked_sae(sae).belongs(lab)
     means = []
     for texts in (present, absent):
-        rows = [as_ids(lab.tokenizer, text, chat=False, context=lab.context) for text in texts]
-        counted = torch.cat([x[sae.defined(x)] for x in residuals(lab, rows, sae.layer)])
+        rows = [ids_for(lab, sae, text) for text in texts]
+        read = zip(rows, residuals(lab, rows, sae.layer), strict=True)
+        counted = torch.cat([x[defined(lab, sae, ids, x)] for ids, x in read])
         if not len(counted):
             raise BadInput("These texts have no token to count: the first of each does not; give longer ones.")
         means.append(counted.mean(0))

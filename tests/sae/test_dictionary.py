@@ -46,12 +46,12 @@ def by_formula(kind: str, x: Tensor, *, subtracts: bool = True) -> tuple[Tensor,
 def test_the_plain_kinds_compute_their_formula(kind: str, subtracts: bool, tmp_path: Path) -> None:
     sae = lk.sae.load(folder(tmp_path, kind, changed={"apply_b_dec_to_input": subtracts}))
     x = activations(20)
-    wanted, told = by_formula(kind, x, subtracts=subtracts)
+    wanted, rebuilt = by_formula(kind, x, subtracts=subtracts)
     found = sae.encode(x)
     torch.testing.assert_close(found, wanted, **TOLERANCE)
     assert 0 < int((found > 0).sum(-1).min()) <= int((found > 0).sum(-1).max()) < FEATURES
-    torch.testing.assert_close(sae.decode(found), told, **TOLERANCE)
-    torch.testing.assert_close(sae.reconstruct(x), told, **TOLERANCE)
+    torch.testing.assert_close(sae.decode(found), rebuilt, **TOLERANCE)
+    torch.testing.assert_close(sae.reconstruct(x), rebuilt, **TOLERANCE)
     assert found.dtype == torch.float32
     assert not found.requires_grad
 
@@ -116,16 +116,23 @@ OTHERS = [
     ("topk", {"k": 5, "rescale_acts_by_decoder_norm": True}),
     ("standard", {"normalize_activations": "layer_norm"}),
     ("jumprelu", {"normalize_activations": "constant_norm_rescale"}),
+    ("gated", {"normalize_activations": "layer_norm", "apply_b_dec_to_input": False}),
+    ("topk", {"k": 5, "rescale_acts_by_decoder_norm": True, "normalize_activations": "constant_norm_rescale"}),
+    ("abstopk", {"k": 5}),
+    ("abstopk", {"k": 5, "rescale_acts_by_decoder_norm": True}),
+    ("abstopk", {"k": 5, "normalize_activations": "layer_norm"}),
+    ("matching_pursuit", {"max_iterations": 5}),
 ]
 
 
 def assert_equals_library(sae: SAE, library: Any) -> None:
     x = activations(30)
     with torch.no_grad():
-        wanted, told = library.encode(x), library(x)
+        wanted, rebuilt = library.encode(x), library(x)
         assert bool((wanted > 0).any())
+        assert bool((wanted < 0).any()) == sae.signed
         torch.testing.assert_close(sae.encode(x), wanted, **TOLERANCE)
-        torch.testing.assert_close(sae.reconstruct(x), told, **TOLERANCE)
+        torch.testing.assert_close(sae.reconstruct(x), rebuilt, **TOLERANCE)
         values, indices = sae.active(x)
         found = torch.zeros(30, FEATURES + 1).scatter(-1, indices % (FEATURES + 1), values)[:, :-1]
         torch.testing.assert_close(found, wanted, **TOLERANCE)
@@ -158,20 +165,39 @@ def test_a_folder_written_by_sae_lens_is_computed_here(
 
 
 @pytest.mark.parametrize(("kind", "settings"), OTHERS)
-def test_other_kinds_are_left_to_sae_lens(kind: str, settings: dict[str, Any], tmp_path: Path, sae_lens: Any) -> None:
+def test_other_kinds_are_as_sae_lens_computes_them(
+    kind: str, settings: dict[str, Any], tmp_path: Path, sae_lens: Any
+) -> None:
     path = library_folder(tmp_path / "it", kind, **settings)
     sae = lk.sae.load(path)
     library = sae_lens.SAE.load_from_disk(path)
     assert type(sae.sae) is type(library)
     assert_equals_library(sae, library)
     x = activations(5)
-    if "normalize_activations" not in settings:  # there the scale of the last encode goes into decode
+    normalized = settings.get("normalize_activations", "none") != "none"
+    assert sae.linear == (not normalized and kind in ("standard", "topk", "jumprelu", "abstopk"))
+    if normalized:  # what the activations add up to depends on the token
+        with pytest.raises(BadInput, match=r"normalizes each token .*; use sae\.reconstruct\(x\)"):
+            sae.decode(sae.encode(x))
+    else:
         torch.testing.assert_close(sae.decode(sae.encode(x)), library.decode(library.encode(x)).detach(), **TOLERANCE)
-    assert sae.architecture not in PLAIN
+        one = torch.nn.functional.one_hot(torch.tensor(4), FEATURES).float()
+        with torch.no_grad():
+            adds = library.decode(one) - library.decode(0 * one)
+        torch.testing.assert_close(sae[4].direction, adds, **TOLERANCE)
     assert sae.layer == 1
-    torch.testing.assert_close(sae[4].direction, library.W_dec[4].detach())
-    with pytest.raises(BadInput, match="no single pre-activation"):
-        sae.pre_activations(x)
+    if sae.linear:  # and what the detector reads is the pre-activation
+        read = x - sae.decoder_bias if sae.subtracts_bias else x
+        constant = sae.pre_activations(0 * x)[:, 4] - (read * 0 + (0 * x - sae.decoder_bias)) @ sae[4].detector
+        torch.testing.assert_close(sae.pre_activations(x)[:, 4], read @ sae[4].detector + constant, **TOLERANCE)
+    if kind in ("gated", "matching_pursuit"):
+        with pytest.raises(BadInput, match="no single pre-activation"):
+            sae.pre_activations(x)
+    # a second reconstruction of the same tokens, and one of others in between, are the same
+    first = sae.reconstruct(x)
+    found = sae.active(x)
+    sae.encode(2 * x)
+    torch.testing.assert_close(sae.reconstruction(x, *found), first, **TOLERANCE)
     with pytest.raises(BadInput, match="reads vectors of 32 numbers"):
         sae.encode(torch.zeros(2, 31))
 
