@@ -16,9 +16,9 @@ from labkit.attention.heads import repeated
 from labkit.errors import BadInput, Unavailable
 from labkit.models.config import input_device
 from labkit.models.tokens import token_strings
-from labkit.trace.anatomy import evaluating
 from labkit.trace.edits import Site, TokenAxis, ablate_heads, installed
 from labkit.trace.input import as_ids, is_many
+from labkit.trace.probing import evaluating
 from labkit.trace.record import Trace, token_loss
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import numpy as np
 
 from labkit.errors import BadInput, Unavailable
 from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, LEVEL, few_notes, p_value, resampled
-from labkit.moe.routing import TOKENS_A_PASS, TOKENS_A_PASS_ELSEWHERE, batches_of, check_count, documents_of
+from labkit.moe.routing import check_count, documents_of
+from labkit.trace import running
 from labkit.trace.input import as_kinds
 
 if TYPE_CHECKING:
@@ -179,23 +180,12 @@ class Documents:
         self.tokens = np.array([int(mask.sum()) for mask in counted])
         if not self.tokens.any():
             raise BadInput("These documents have no token with a loss; give longer ones.")
-        vocabulary = lab.model.get_input_embeddings().weight.shape[0]
-        if (largest := max(int(ids.max()) for ids in self.ids)) >= vocabulary:
-            raise BadInput(f"There is no token {largest}: this model has tokens 0 to {vocabulary - 1}.")
-        limit = TOKENS_A_PASS.get(lab.device.type, TOKENS_A_PASS_ELSEWHERE)
-        pad = getattr(lab.tokenizer, "pad_token_id", None) or 0
         self.batches = []
-        for group in batches_of([len(ids) for ids in self.ids], limit):
-            width = max(len(self.ids[d]) for d in group)
-            rows = np.full((len(group), width), pad, np.int64)
-            real, wanted = np.zeros((len(group), width), bool), np.zeros((len(group), width), bool)
+        for group in running.groups(lab.model, [len(ids) for ids in self.ids]):
+            wanted = np.zeros((len(group), max(len(self.ids[d]) for d in group)), bool)
             for row, d in enumerate(group):
-                n = len(self.ids[d])
-                rows[row, :n], real[row, :n], wanted[row, :n] = self.ids[d], True, counted[d]
-            inputs = {"input_ids": torch.from_numpy(rows).to(lab.device)}
-            if not real.all():
-                inputs["attention_mask"] = torch.from_numpy(real.astype(np.int64)).to(lab.device)
-            self.batches.append((group, inputs, torch.from_numpy(wanted).to(lab.device)))
+                wanted[row, : len(counted[d])] = counted[d]
+            self.batches.append((group, torch.from_numpy(wanted).to(lab.device)))
 
     @property
     def tokens_of_kind(self) -> np.ndarray:
@@ -211,17 +201,13 @@ class Documents:
 
         entering: what enters a layer; the layers before it are then not run.
         """
-        import torch
-
-        from labkit.trace.anatomy import evaluating
-
         found = np.zeros(len(self.ids))
-        with torch.no_grad(), evaluating(lab.model), entering or contextlib.nullcontext():
-            for number, (group, inputs, wanted) in enumerate(self.batches):
+        with entering or contextlib.nullcontext():
+            for number, (group, wanted) in enumerate(self.batches):
                 if entering is not None:
                     entering.number = number
-                logits = lab.model(**inputs, use_cache=False).logits
-                found[group] = _summed(logits, inputs["input_ids"], wanted)
+                output = running.forward(lab.model, [self.ids[d] for d in group])
+                found[group] = _summed(output.all_logits, output.ids, wanted)
         return found
 
     def entering(self, lab: Any, layer: int, baseline: np.ndarray) -> _Entering | None:
@@ -229,21 +215,16 @@ class Documents:
 
         baseline: the losses without it.
         """
-        import torch
-
-        from labkit.trace.anatomy import evaluating
-
         width = lab.model.get_input_embeddings().weight.shape[-1]
-        elements = sum(inputs["input_ids"].numel() for _, inputs, _ in self.batches) * width
+        elements = sum(wanted.numel() for _, wanted in self.batches) * width
         if layer == 0 or elements * lab.dtype.itemsize > STORED_BYTES:
             return None
         modules = [one.module for one in lab.anatomy.layers[:layer]]
         outputs: list[Any] = []
         handle = modules[-1].register_forward_hook(lambda _module, _args, output: outputs.append(_copied(output)))
         try:
-            with torch.no_grad(), evaluating(lab.model):
-                for _, inputs, _ in self.batches:
-                    lab.model(**inputs, use_cache=False, **_no_logits(lab.model))
+            for group, _ in self.batches:
+                running.forward(lab.model, [self.ids[d] for d in group], logits="none")
         finally:
             handle.remove()
         if len(outputs) != len(self.batches):
@@ -324,12 +305,6 @@ def _copied(output: Any) -> Any:
     if isinstance(output, torch.Tensor):
         return output.detach().clone()
     return type(output)(_copied(one) for one in output) if isinstance(output, tuple | list) else output
-
-
-def _no_logits(model: Any) -> dict[str, Any]:
-    import inspect
-
-    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
 def _summed(logits: Any, ids: Any, wanted: Any) -> np.ndarray:

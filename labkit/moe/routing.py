@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from labkit.errors import BadInput, Unavailable
-
-TOKENS_A_PASS = {"cpu": 1_024}  # a CPU gains nothing from more
-TOKENS_A_PASS_ELSEWHERE = 8_192
+from labkit.trace import running
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -89,6 +87,7 @@ def collect(
     from tqdm.auto import tqdm
 
     from labkit.models.tokens import token_strings
+    from labkit.trace.capture import take
 
     check_count("untrained", untrained, 0)
     check_count("seed", seed, 0)
@@ -104,15 +103,17 @@ def collect(
     ends = np.cumsum([int(mask.sum()) for mask in counted])
     if ends[-1] == 0:
         raise BadInput("These documents hold nothing but special tokens; give texts.")
-    limit = batch_tokens or TOKENS_A_PASS.get(lab.device.type, TOKENS_A_PASS_ELSEWHERE)
+    model, anatomy = lab.model, lab.anatomy
+    limit = batch_tokens or running.tokens_a_pass(model)
     found: _Found | None = None
     with (
         lab.turn(),
         _RouterInputs(lab, untrained, seed) as others,
         tqdm(total=len(documents), desc="routes", unit="document", disable=not progress) as bar,
     ):
-        for group in batches_of([len(ids) for ids in documents], limit):
-            traces = lab.trace([documents[d].tolist() for d in group], keep=("routes", "logits"))
+        for group in running.groups(model, [len(ids) for ids in documents], tokens=limit):
+            some = [documents[d].tolist() for d in group]
+            traces = take(model, lab.tokenizer, anatomy, some, ("routes", "logits"), name=lab.name, tokens=limit)
             chosen = others.choices(traces[0].routes.experts.shape[-1], [len(documents[d]) for d in group])
             for row, (d, trace) in enumerate(zip(group, traces, strict=True)):
                 routes, mask = trace.routes, counted[d]
@@ -270,17 +271,6 @@ def documents_of(lab: Any, texts: Any) -> tuple[list[np.ndarray], np.ndarray, tu
     were = "document was" if cut == 1 else "documents were"
     notes = (f"{cut} {were} cut to the model's context of {lab.context:,} tokens.",) if cut else ()
     return documents, np.array(kind_of, dtype=np.int64), notes
-
-
-def batches_of(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Documents of like length together, each batch of at most `limit` tokens with its padding, or of one document."""
-    batches: list[list[int]] = []
-    for d in np.argsort(lengths, kind="stable").tolist():
-        if batches and (len(batches[-1]) + 1) * lengths[d] <= limit:
-            batches[-1].append(d)
-        else:
-            batches.append([d])
-    return batches
 
 
 def check_count(name: str, value: Any, least: int) -> None:

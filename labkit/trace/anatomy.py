@@ -17,11 +17,10 @@ import torch
 from torch import nn
 
 from labkit.errors import Unavailable
-from labkit.models.config import input_device
 from labkit.models.loading import EAGER_ONLY
-from labkit.trace import routers
+from labkit.trace import routers, running
 from labkit.trace.interface import SEEN, Call, tapped
-from labkit.trace.probing import COARSEST, TOLERANCE, evaluating
+from labkit.trace.probing import COARSEST, TOLERANCE
 from labkit.trace.routers import Router, Sightings
 
 PROBE_TOKENS = 5
@@ -187,17 +186,16 @@ def _probe(model: Any, stack: list[nn.Module]) -> _Seen:
 
         return hook
 
-    device = input_device(model)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = (torch.arange(PROBE_TOKENS, device=device) * 7919 + 3)[None] % vocabulary
+    rows = running.embedding_rows(model)
+    ids = [(7919 * i + 3) % rows for i in range(PROBE_TOKENS)]
     try:
         for index, layer in enumerate(stack):
             handles.append(layer.register_forward_pre_hook(keep_input(index), with_kwargs=True))
             parts = [m for m in layer.modules() if m is not layer]
             handles += [m.register_forward_hook(keep_part(index, m), with_kwargs=True) for m in parts]
             handles.append(layer.register_forward_hook(keep_output(index)))
-        with torch.no_grad(), tapped(model, _WhoAttends(owner, seen)), evaluating(model):
-            model(input_ids=ids, use_cache=False)
+        with tapped(model, _WhoAttends(owner, seen)):
+            running.forward(model, [ids])
     finally:
         for handle in handles:
             handle.remove()

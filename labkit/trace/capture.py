@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from labkit.errors import BadInput, Unavailable
-from labkit.models.config import input_device
+from labkit.errors import Unavailable
 from labkit.models.tokens import token_strings
-from labkit.trace.anatomy import Anatomy, evaluating, first_tensor, layer_input
+from labkit.trace import running
+from labkit.trace.anatomy import Anatomy, first_tensor, layer_input
 from labkit.trace.interface import Call, tapped
 from labkit.trace.record import LayerAttention, Routes, Trace
 from labkit.trace.routers import watch
@@ -129,37 +128,55 @@ def observing(model: Any, anatomy: Anatomy, keep: Sequence[str]) -> Iterator[Cap
 
 
 def take(
-    model: Any, tokenizer: Any, anatomy: Anatomy, texts: Sequence[list[int]], keep: tuple[str, ...], *, name: str
+    model: Any,
+    tokenizer: Any,
+    anatomy: Anatomy,
+    texts: Sequence[list[int]],
+    keep: tuple[str, ...],
+    *,
+    name: str,
+    tokens: int | None = None,
 ) -> list[Trace]:
-    """One forward pass over token ids, padded on the right where lengths differ; a Trace each, without the padding."""
+    """One forward pass over token ids, padded on the right where lengths differ; a Trace each, without the padding.
+
+    tokens: the most in a pass; long lists take several (`running.groups`).
+    """
     reasons = {k: reason for k, reason in anatomy.support.items() if reason is not None}
     for what in keep:
         if what in reasons:
             raise Unavailable(f"{what} can't be had from {name}: {reasons[what]}.")
-    device = input_device(model)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    if (largest := max(max(ids) for ids in texts)) >= vocabulary:
-        raise BadInput(f"There is no token {largest}: this model has tokens 0 to {vocabulary - 1}.")
-    width = max(len(ids) for ids in texts)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    batch = torch.tensor([ids + [pad] * (width - len(ids)) for ids in texts], device=device)
-    inputs: dict[str, Any] = {"input_ids": batch, "use_cache": False}
-    if any(len(ids) < width for ids in texts):
-        inputs["attention_mask"] = torch.tensor(
-            [[1] * len(ids) + [0] * (width - len(ids)) for ids in texts], device=device
+    found: dict[int, Trace] = {}
+    for group in running.groups(model, [len(ids) for ids in texts], tokens=tokens, in_order=True):
+        some = [texts[i] for i in group]
+        found |= zip(group, _together(model, tokenizer, anatomy, some, keep, reasons, name), strict=True)
+    return [found[i] for i in range(len(texts))]
+
+
+def _together(
+    model: Any,
+    tokenizer: Any,
+    anatomy: Anatomy,
+    texts: Sequence[list[int]],
+    keep: tuple[str, ...],
+    reasons: dict[str, str],
+    name: str,
+) -> list[Trace]:
+    """The Traces of texts that share a pass."""
+    with observing(model, anatomy, keep) as captured:
+        output = running.forward(
+            model,
+            texts,
+            logits="all" if "logits" in keep else "last",
+            attentions="attention" in keep and not anatomy.on_interface,
         )
-    if "attention" in keep and not anatomy.on_interface:
-        inputs["output_attentions"] = True
-    if "logits" not in keep and "logits_to_keep" in inspect.signature(model.forward).parameters:
-        inputs["logits_to_keep"] = 1  # the whole vocabulary for each token is the largest thing there is
-    with observing(model, anatomy, keep) as captured, torch.no_grad(), evaluating(model):
-        logits = model(**inputs).logits
+    width = output.ids.shape[1]
     config = model.config.get_text_config()
     special = set(getattr(tokenizer, "all_special_ids", None) or ())
     masks = _Masks()
     traces = []
     for row, ids in enumerate(texts):
         n = len(ids)
+        logits = torch.atleast_2d(output.all_logits[row].detach())[:n]  # of the last token alone, or of all
         traces.append(
             Trace(
                 tokens=token_strings(tokenizer, ids),
@@ -171,11 +188,11 @@ def take(
                 kv_heads=_kv_heads(captured, config),
                 keep=keep,
                 reasons=reasons,
-                _logits=alone(logits[row, :n].detach()) if "logits" in keep else None,
+                _logits=alone(logits) if "logits" in keep else None,
                 _attention=_attention(captured, row, n, masks),
-                _layered=_layered(captured, row, n, batch.shape),
+                _layered=_layered(captured, row, n, output.ids.shape),
                 _routes=_routes(captured, row, n, width) if "routes" in keep else None,
-                notes=_notes(anatomy, config, captured, logits[row, :n], row, n),
+                notes=_notes(anatomy, config, captured, logits, row, n),
                 special=tuple(sorted(special.intersection(ids))),
             )
         )
@@ -289,6 +306,6 @@ def _notes(
     if captured.routes and any(layer.router is not None and layer.router.in_attention for layer in anatomy.layers):
         notes.append(f"attention in {config.model_type} is a mixture of experts too; the routes are those of the MLPs")
     if (broken := logits.amax(-1).isnan()).any():
-        first = int(broken.nonzero()[0])
+        first = n - len(logits) + int(broken.nonzero()[0])
         notes.append(f"the logits hold NaN from token {first} on: a weight is NaN, or the dtype too narrow")
     return tuple(notes)

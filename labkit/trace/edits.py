@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from labkit.errors import BadInput, Unavailable
+from labkit.trace import running
 from labkit.trace.anatomy import Anatomy, Layer, first_tensor, layer_input
 from labkit.trace.interface import Call, tapped
 from labkit.trace.places import Place, parse
@@ -120,6 +120,9 @@ def edited(model: Any, anatomy: Anatomy, edits: Sequence[Edit]) -> Iterator[None
 # what is installed ----------------------------------------------------------------------------------------------------
 
 
+Change = Callable[[torch.Tensor, "TokenAxis"], torch.Tensor | None]
+
+
 class Site(NamedTuple):
     """Where a change is made: a place's name and layer; the logits' layer is 0.
 
@@ -129,7 +132,7 @@ class Site(NamedTuple):
 
     name: str
     layer: int
-    change: Callable[[torch.Tensor, TokenAxis], torch.Tensor | None]
+    change: Change
 
 
 class RouterSite(NamedTuple):
@@ -153,13 +156,15 @@ def installed(model: Any, anatomy: Anatomy, sites: Sequence[Site | RouterSite]) 
     now = _Now(model)
     at_interface: list[Site] = []
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_UNCOMPILED.during(model))
+        stack.enter_context(running.uncompiled(model, decoding=True))  # nothing compiled notices hooks put on later
         for entrance in now.entrances:
             stack.callback(entrance.register_forward_pre_hook(now.begin, with_kwargs=True).remove)
         for site in sites:
             if isinstance(site, RouterSite):
                 stack.enter_context(site.put_on())
-            elif anatomy.on_interface and site.name in ("queries", "keys", "values", "head_output"):
+                continue
+            site = site._replace(change=_unless_trying(site.change))
+            if anatomy.on_interface and site.name in ("queries", "keys", "values", "head_output"):
                 at_interface.append(site)
             else:
                 stack.callback(_hook(model, anatomy, site, now).remove)
@@ -168,6 +173,11 @@ def installed(model: Any, anatomy: Anatomy, sites: Sequence[Site | RouterSite]) 
         if at_interface:
             stack.enter_context(tapped(model, _AtInterface(anatomy, at_interface, now)))
         yield
+
+
+def _unless_trying(change: Change) -> Change:
+    """A change that leaves passes alone by which a model is only tried: they are none of the user's texts."""
+    return lambda whole, view: None if running.trying() else change(whole, view)
 
 
 def _hook(model: Any, anatomy: Anatomy, site: Site, now: _Now) -> Any:
@@ -264,35 +274,6 @@ class _AtInterface:
                 new = site.change(output.transpose(1, 2), self.now.view())
                 output = output if new is None else new.transpose(1, 2).contiguous()
         return output
-
-
-class _Uncompiled:
-    """Counts the edits of models on CUDA; while there are any, torch compiles nothing and runs nothing compiled."""
-
-    def __init__(self) -> None:
-        self.lock, self.count = threading.Lock(), 0
-        self.stance: Any = None
-
-    @contextlib.contextmanager
-    def during(self, model: Any) -> Iterator[None]:
-        """transformers compiles its decoding step on CUDA, and a compiled step does not notice hooks put on later."""
-        if model.device.type != "cuda":
-            yield
-            return
-        with self.lock:
-            if self.count == 0:
-                self.stance = torch.compiler.set_stance("force_eager")
-            self.count += 1
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.count -= 1
-                if self.count == 0:
-                    self.stance.__exit__(None, None, None)
-
-
-_UNCOMPILED = _Uncompiled()
 
 
 # where the tokens are -------------------------------------------------------------------------------------------------
@@ -518,7 +499,7 @@ def _whole_number(config: Any, name: str) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-def _change(place: Place, value: Any) -> Callable[[torch.Tensor, TokenAxis], torch.Tensor | None]:
+def _change(place: Place, value: Any) -> Change:
     """What an edit does to the whole tensor of its place."""
 
     def change(whole: torch.Tensor, view: TokenAxis) -> torch.Tensor | None:

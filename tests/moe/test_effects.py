@@ -16,7 +16,8 @@ from hand_mixture import CYCLES, FILLER, documents, hand_lab, texts
 import labkit as lk
 from labkit.moe import ablations as module
 from labkit.moe.edits import drop, forbid
-from labkit.moe.routing import TOKENS_A_PASS, collect
+from labkit.moe.routing import collect
+from labkit.trace import running
 
 effects, own_domain = module.effects, module.own_domain
 LENGTHS = (9, 14, 14, 21, 6, 30)
@@ -50,7 +51,7 @@ def by_hand() -> Iterator[lk.Lab]:
 @pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3", "granitemoe", "gpt_oss"])
 @pytest.mark.parametrize("how", ["drop", "forbid"])
 def test_effects_are_the_loop_one_document_at_a_time(name: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TOKENS_A_PASS, "cpu", 50)
+    monkeypatch.setitem(running.TOKENS_A_PASS, "cpu", 50)
     lab, given = tiny(name), some_texts()
     frame = effects(lab, given, how=how, least_documents=1, least_tokens=1, progress=False)
     routers = [layer.router for layer in lab.anatomy.layers if layer.router is not None]
@@ -79,6 +80,7 @@ def test_effects_are_the_loop_one_document_at_a_time(name: str, how: str, monkey
 def test_layers_before_the_expert_are_run_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lab, given = tiny(name, num_hidden_layers=3), some_texts()
     runs = []
+    running.answers_in_lists(lab.model)  # tried once, before the runs are counted
     lab.anatomy.layers[0].attention_module.register_forward_hook(lambda *_: runs.append(1))
     options: dict[str, Any] = {"least_documents": 1, "least_tokens": 1, "progress": False, "draws": 50}
     stored = effects(lab, given, **options)

@@ -16,8 +16,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import labkit as lk
-from labkit.trace import interface
-from labkit.trace.edits import _UNCOMPILED, ablate_head, ablate_heads, patch
+from labkit.trace import interface, running
+from labkit.trace.edits import ablate_head, ablate_heads, patch
 
 WORDS = len(fuzz.tiny_tokenizer())
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": WORDS}
@@ -639,11 +639,11 @@ def test_compiled_steps_are_not_used_while_an_edit_is_on(untouched: lk.Lab) -> N
     """On CUDA transformers compiles its decoding step, and what is compiled does not notice hooks put on later."""
     compiled = torch.compile(untouched.model.__call__, backend="eager")
     ids = torch.tensor([CLEAN])
-    on_cuda = SimpleNamespace(device=torch.device("cuda"))
+    on_cuda: Any = SimpleNamespace(device=torch.device("cuda"), modules=lambda: iter(()))
     with torch.no_grad():
         free = compiled(input_ids=ids, use_cache=False).logits
         with untouched.edit(patch("residual[1]", 0.0)):
-            with _UNCOMPILED.during(on_cuda), _UNCOMPILED.during(on_cuda):
+            with running.uncompiled(on_cuda, decoding=True), running.uncompiled(on_cuda, decoding=True):
                 edited = compiled(input_ids=ids, use_cache=False).logits
             assert torch.equal(edited, untouched.model(input_ids=ids, use_cache=False).logits)
         assert not torch.equal(edited, free)

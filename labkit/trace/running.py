@@ -1,0 +1,547 @@
+"""The one place that runs a model on token ids.
+
+Every room hands its ids to `forward` or `generate`, with `groups` before where there are several texts. So what holds for
+a run is written down once: ids are checked against the embedding, padding never leaves it, dropout and gradient
+checkpointing are off for the length of the run and as they were afterwards, what was compiled runs uncompiled (compiled
+code does not see hooks that came later), and a model that answers otherwise in a list than alone is run text by text.
+
+No table says which families those are: the first time a model is given a list it is tried, with a few tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+from labkit.errors import BadInput, Unavailable
+from labkit.models.config import context_length, first_number, input_device
+from labkit.trace.probing import COARSEST, TOLERANCE, evaluating
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TOKENS_A_PASS = {"cpu": 512}  # a CPU gains nothing from more
+TOKENS_A_PASS_ELSEWHERE = 4096
+LONG, SHORT = 9, 3  # tokens of the texts a model is tried with
+
+Ids = Sequence[int] | torch.Tensor
+Logits = Literal["all", "last", "none"]
+
+
+# the model behind its wrappers ----------------------------------------------------------------------------------------
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module that torch.compile wrapped; a module that isn't wrapped itself."""
+    while isinstance(inner := vars(model).get("_modules", {}).get("_orig_mod"), nn.Module):
+        model = inner
+    return model
+
+
+def language_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The transformers model, without torch.compile's wrapper and without peft's."""
+    inner = unwrapped(model)
+    base = getattr(inner, "get_base_model", None)
+    return unwrapped(base()) if callable(base) else inner  # type: ignore[return-value]
+
+
+def virtual_tokens(model: PreTrainedModel) -> int:
+    """How many trained vectors a peft adapter puts before a text (prompt tuning, p-tuning, prefix tuning); 0 for none."""
+    if getattr(model, "_adapters_disabled", False) is True or not hasattr(model, "peft_config"):
+        return 0
+    adapter = getattr(model, "active_peft_config", None)
+    if not getattr(adapter, "is_prompt_learning", False):
+        return 0
+    return first_number(adapter, "num_virtual_tokens") or 0
+
+
+# ids ------------------------------------------------------------------------------------------------------------------
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """How many tokens the embedding has a row for; a tokenizer may have more, or fewer."""
+    embedding = model.get_input_embeddings()
+    weight = embedding.weight
+    assert isinstance(weight, torch.Tensor)
+    return first_number(embedding, "num_embeddings") or weight.shape[0]
+
+
+def checked_ids(model: PreTrainedModel, ids: Ids) -> list[int]:
+    """One text's token ids as a list, from a list, an array or a tensor.
+
+    Raises BadInput where they are none, no whole numbers, longer than the model's context, or beyond its embedding.
+    """
+    if len(ids) == 0:
+        raise BadInput("There is nothing to run: the text is empty; give at least one token.")
+    try:
+        given = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        given = torch.empty(0)
+    if given.dim() == 2 and given.shape[0] == 1:
+        given = given[0]
+    whole = not (given.is_floating_point() or given.is_complex() or given.dtype is torch.bool)
+    if given.dim() != 1 or not given.numel() or not whole:
+        raise BadInput("Token ids are to be one row of whole numbers; give a list of them.")
+    row: list[int] = given.tolist()
+    rows = embedding_rows(model)
+    if (bad := next((i for i in (min(row), max(row)) if not 0 <= i < rows), None)) is not None:
+        raise BadInput(f"There is no token {bad}: this model has tokens 0 to {rows - 1}.")
+    context = context_length(model.config)
+    room = None if context is None else context - virtual_tokens(model)
+    if room is not None and len(row) > room:
+        raise BadInput(f"The text has {len(row):,} tokens and the model's context holds {room:,}; shorten it.")
+    return row
+
+
+class Batch(NamedTuple):
+    """Texts as the model is given them: ids and mask (texts, width), the mask None where nothing is padded."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor | None
+    lengths: list[int]
+    padding: list[int]  # tokens of padding before each text
+
+
+def batch_of(model: PreTrainedModel, rows: Sequence[Ids], *, left: bool = False) -> Batch:
+    """Check texts and pad them to one width with any token that the embedding has: it is masked."""
+    if not len(rows):
+        raise BadInput("There is nothing to run: the list is empty; give at least one text.")
+    texts = [checked_ids(model, row) for row in rows]
+    lengths = [len(text) for text in texts]
+    width = max(lengths)
+    pad = padding_id(model)
+    before = [width - n if left else 0 for n in lengths]
+    ids = [[pad] * b + text + [pad] * (width - n - b) for text, n, b in zip(texts, lengths, before, strict=True)]
+    device = input_device(model)
+    mask = None
+    if min(lengths) < width:
+        real = [[0] * b + [1] * n + [0] * (width - n - b) for n, b in zip(lengths, before, strict=True)]
+        mask = torch.tensor(real, device=device)
+    return Batch(torch.tensor(ids, device=device), mask, lengths, before)
+
+
+def padding_id(model: PreTrainedModel) -> int:
+    """A token to pad with: the configuration's own where the embedding has it, else the first."""
+    own = getattr(model.config.get_text_config(), "pad_token_id", None)
+    return own if isinstance(own, int) and 0 <= own < embedding_rows(model) else 0
+
+
+# how a model is prepared for a run ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def prepared(model: PreTrainedModel, *, compiled: bool = False) -> Iterator[None]:
+    """As a model is while it is run: no dropout, no gradient checkpointing, nothing compiled unless `compiled`.
+
+    Afterwards every module has the mode and the checkpointing that it had. Raises Unavailable for a model whose weights
+    are not in memory.
+    """
+    if input_device(model).type == "meta":
+        raise Unavailable(
+            "This model is on torch's meta device, which holds no numbers; load its weights with lk.load or from_pretrained."
+        )
+    checkpointing = [m for m in model.modules() if vars(m).get("gradient_checkpointing") is True]
+    with evaluating(model), contextlib.nullcontext() if compiled else uncompiled(model):
+        for module in checkpointing:
+            module.gradient_checkpointing = False  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            for module in checkpointing:
+                module.gradient_checkpointing = True  # type: ignore[assignment]
+
+
+class _Uncompiled:
+    """Counts who needs torch to run nothing compiled: its stance is one for the whole process."""
+
+    def __init__(self) -> None:
+        self.lock, self.count = threading.Lock(), 0
+        self.stance: contextlib.AbstractContextManager[None] | None = None
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.count == 0:
+                self.stance = torch.compiler.set_stance("force_eager")
+            self.count += 1
+
+    def __exit__(self, *_details: object) -> None:
+        with self.lock:
+            self.count -= 1
+            if self.count == 0 and self.stance is not None:
+                self.stance.__exit__(None, None, None)
+                self.stance = None
+
+
+_UNCOMPILED = _Uncompiled()
+
+
+def uncompiled(model: PreTrainedModel, *, decoding: bool = False) -> contextlib.AbstractContextManager[None]:
+    """While inside, what torch.compile made of a model or its parts is passed by: it would not see hooks put on later.
+
+    decoding: also what transformers compiles by itself on CUDA while it decodes.
+    """
+    needed = is_compiled(model) or (decoding and model.device.type == "cuda")
+    return _UNCOMPILED if needed else contextlib.nullcontext()
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile has been at a model or any part of it: its call, its forward, or a wrapper around it."""
+    if "torch._dynamo" not in sys.modules:
+        return False
+    return any(
+        getattr(part, "_compiled_call_impl", None) is not None
+        or "_orig_mod" in vars(part).get("_modules", {})
+        or hasattr(part.forward, "_torchdynamo_orig_callable")
+        for part in model.modules()
+    )
+
+
+# one pass -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a pass gave. Text i is row i, and its tokens are the columns 0 to lengths[i] − 1; padding follows.
+
+    ids: (texts, width), and mask, (texts, width), None where nothing is padded: as the model was given them.
+    logits: (texts, width, vocabulary) for "all"; (texts, vocabulary), after each text's last token, for "last"; or None.
+    hidden: (texts, width, d_model) of a pass `upto` a module.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor | None
+    lengths: list[int]
+    logits: torch.Tensor | None = None
+    hidden: torch.Tensor | None = None
+
+    @property
+    def all_logits(self) -> torch.Tensor:
+        """The logits, of a pass that was asked for them."""
+        assert self.logits is not None
+        return self.logits
+
+
+class _Enough(Exception):
+    """What was wanted has been seen; the layers after need not run."""
+
+
+def forward(
+    model: PreTrainedModel,
+    rows: Sequence[Ids],
+    *,
+    logits: Logits = "all",
+    upto: nn.Module | None = None,
+    leaving: bool = False,
+    attentions: bool = False,
+    grad: bool = False,
+) -> Output:
+    """One pass over one or several texts' ids, each of which answers as it does alone.
+
+    logits: of all tokens, of each text's last one, or none: the whole vocabulary for each token is the largest thing there
+        is, and a model that can spare it does.
+    upto: a module at which the pass ends; `hidden` is what enters it, or with `leaving` what leaves it.
+    attentions: ask the model for its attentions, which it then computes eagerly.  grad: keep what autograd needs.
+    Rows for virtual tokens (prompt tuning) that stand before a text's own are left out of logits and hidden.
+    Raises BadInput for ids that can't be run, Unavailable for several texts where only one at a time is right: `groups`
+    says which may share a pass. Edits and hooks hold; the caller has the lab's turn.
+    """
+    batch = batch_of(model, rows)
+    if len(rows) > 1 and not (lists := answers_in_lists(model)).padded and not (lists.even and batch.mask is None):
+        raise Unavailable(
+            f"{model.config.model_type} answers otherwise in such a list than alone; run its texts one at a time."
+        )
+    with prepared(model):
+        return _pass(model, batch, logits=logits, upto=upto, leaving=leaving, attentions=attentions, grad=grad)
+
+
+def _pass(
+    model: PreTrainedModel,
+    batch: Batch,
+    *,
+    logits: Logits = "all",
+    upto: nn.Module | None = None,
+    leaving: bool = False,
+    attentions: bool = False,
+    grad: bool = False,
+) -> Output:
+    width = batch.ids.shape[1]
+    ends = [n - width - 1 for n in batch.lengths]  # each text's last column, counted from the end
+    inputs: dict[str, object] = {"input_ids": batch.ids, "use_cache": False}
+    if batch.mask is not None:
+        inputs["attention_mask"] = batch.mask
+    if attentions:
+        inputs["output_attentions"] = True
+    if getattr(model.config, "return_dict", True) is False:
+        inputs["return_dict"] = True
+    kept: list[int] | None = None
+    if (logits != "all" or upto is not None) and _takes(model, "logits_to_keep"):
+        kept = sorted(set(ends)) if logits == "last" else [-1]
+        inputs["logits_to_keep"] = 1 if kept == [-1] else torch.tensor(kept, device=batch.ids.device)
+    with torch.inference_mode(False), torch.enable_grad() if grad else torch.no_grad():
+        if upto is not None:
+            hidden = _entering(model, inputs, upto, leaving)[:, -width:]
+            return Output(batch.ids, batch.mask, batch.lengths, hidden=hidden if grad else hidden.detach())
+        scores: torch.Tensor = model(**inputs).logits
+        found: torch.Tensor | None = None
+        if logits == "all":
+            found = scores if scores.shape[1] == width else scores[:, -width:]
+        elif logits == "last":
+            columns = ends if kept is None else [kept.index(end) for end in ends]
+            found = torch.stack([scores[row, column] for row, column in enumerate(columns)])
+    return Output(batch.ids, batch.mask, batch.lengths, logits=found)
+
+
+def _entering(model: PreTrainedModel, inputs: dict[str, object], module: nn.Module, leaving: bool) -> torch.Tensor:
+    """What enters a module, or leaves it, in a pass that goes no further."""
+    seen: list[torch.Tensor] = []
+
+    def before(_module: nn.Module, args: tuple[torch.Tensor, ...], keywords: dict[str, torch.Tensor]) -> None:
+        seen.append(args[0] if args else keywords["hidden_states"])
+        raise _Enough
+
+    def after(_module: nn.Module, _args: object, output: torch.Tensor | Sequence[torch.Tensor]) -> None:
+        seen.append(output if isinstance(output, torch.Tensor) else output[0])
+        raise _Enough
+
+    handle = (
+        module.register_forward_hook(after) if leaving else module.register_forward_pre_hook(before, with_kwargs=True)
+    )
+    try:
+        model(**inputs)
+    except _Enough:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _takes(model: PreTrainedModel, name: str) -> bool:
+    """Whether a model's forward, or that of the model a wrapper hands its keywords on to, takes an argument."""
+    parameters = inspect.signature(unwrapped(model).forward).parameters
+    if name in parameters:
+        return True
+    passes_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    inner = language_model(model)
+    return passes_on and inner is not model and name in inspect.signature(inner.forward).parameters
+
+
+# several texts --------------------------------------------------------------------------------------------------------
+
+
+def groups(
+    model: PreTrainedModel, lengths: Sequence[int], *, tokens: int | None = None, in_order: bool = False
+) -> list[list[int]]:
+    """Which texts share a pass, as indices into their lengths: at most `tokens` in each with its padding, or one text.
+
+    tokens: None for as many as the device gains from.  in_order: groups follow the order of the texts; otherwise texts of
+    like length come together. Where a model answers otherwise in a list, each text is by itself.
+    """
+    budget = tokens_a_pass(model) if tokens is None else tokens
+    order = list(range(len(lengths)))
+    if not in_order:
+        order.sort(key=lambda i: lengths[i])
+    found = _grouped(order, lengths, budget, even=False)
+    if any(len(group) > 1 for group in found) and not (lists := answers_in_lists(model)).padded:
+        found = _grouped(order, lengths, budget, even=True) if lists.even else [[i] for i in order]
+    return [sorted(group) for group in found]
+
+
+def tokens_a_pass(model: PreTrainedModel) -> int:
+    """How many tokens a pass has at most where there are many texts."""
+    return TOKENS_A_PASS.get(input_device(model).type, TOKENS_A_PASS_ELSEWHERE)
+
+
+def _grouped(order: Sequence[int], lengths: Sequence[int], budget: int, *, even: bool) -> list[list[int]]:
+    found: list[list[int]] = []
+    longest = 0
+    for i in order:
+        longest = max(longest, lengths[i])
+        fits = bool(found) and (len(found[-1]) + 1) * longest <= budget
+        if fits and not (even and lengths[found[-1][0]] != lengths[i]):
+            found[-1].append(i)
+        else:
+            found.append([i])
+            longest = lengths[i]
+    return found
+
+
+class Lists(NamedTuple):
+    """Whether a model's answers in a list are those it gives alone: padded (of any lengths), or even (of one length)."""
+
+    padded: bool
+    even: bool
+
+
+def answers_in_lists(model: PreTrainedModel) -> Lists:
+    """What lists may be passed through a model at once; found by trying it with a few tokens, once."""
+
+    def attempt(rows: list[list[int]]) -> list[list[torch.Tensor]]:
+        batch = batch_of(model, rows)
+        logits = _pass(model, batch).all_logits
+        return [[logits[row, :n].float()] for row, n in enumerate(batch.lengths)]
+
+    return _tried(model, "forward", attempt)
+
+
+def generates_in_lists(model: PreTrainedModel) -> Lists:
+    """The same for generating, where texts are padded on the left and a cache or a state is carried on."""
+
+    def attempt(rows: list[list[int]]) -> list[list[torch.Tensor]]:
+        config = GenerationConfig(max_new_tokens=2, min_new_tokens=2, do_sample=False, use_cache=True)
+        made = _generated(
+            model, batch_of(model, rows, left=True), config, output_scores=True, return_dict_in_generate=True
+        )
+        first, second = (scores.float() for scores in made.scores)  # type: ignore[attr-defined]
+        return [[first[row], second[row]] for row in range(len(rows))]
+
+    return _tried(model, "generate", attempt)
+
+
+def trying() -> bool:
+    """Whether the pass under way is one by which a model is tried: edits stay out of it."""
+    return getattr(_TRYING, "now", False)
+
+
+_TRYING = threading.local()
+_TRIED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Lists]] = weakref.WeakKeyDictionary()
+
+
+def _tried(model: PreTrainedModel, what: str, attempt: Callable[[list[list[int]]], list[list[torch.Tensor]]]) -> Lists:
+    # what a model gives in a list may change with the kernels it runs on
+    key = (
+        what,
+        model.dtype,
+        input_device(model),
+        getattr(model.config, "_attn_implementation", None),
+        virtual_tokens(model),
+    )
+    known = _TRIED.setdefault(model, {})
+    if key not in known:
+        rows = embedding_rows(model)
+        long, other, short = (
+            [(7919 * (start + i) + 3) % rows for i in range(n)] for start, n in ((0, LONG), (11, LONG), (23, SHORT))
+        )
+        tolerance = TOLERANCE.get(model.dtype, COARSEST)
+
+        def same(one: list[int], two: list[int]) -> bool:
+            try:
+                together = attempt([one, two])
+            except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError):
+                return False  # it takes no such list at all
+            return all(
+                _agree(ours, theirs, tolerance)
+                for both, text in zip(together, (one, two), strict=True)
+                for ours, theirs in zip(both, alone(text), strict=True)
+            )
+
+        answers: dict[int, list[torch.Tensor]] = {}
+
+        def alone(text: list[int]) -> list[torch.Tensor]:
+            if id(text) not in answers:
+                answers[id(text)] = attempt([text])[0]
+            return answers[id(text)]
+
+        _TRYING.now = True
+        try:
+            with prepared(model), torch.no_grad():
+                padded = same(long, short)
+                known[key] = Lists(padded, padded or same(long, other))
+        finally:
+            _TRYING.now = False
+    return known[key]
+
+
+def _agree(one: torch.Tensor, two: torch.Tensor, tolerance: float) -> bool:
+    """Whether two runs' logits are one but for rounding; NaN is NaN in both."""
+    scale = float(two.nan_to_num(0.0, 0.0, 0.0).abs().max()) + 1e-30
+    return torch.allclose(one, two, rtol=0.0, atol=tolerance * scale, equal_nan=True)
+
+
+# generating -----------------------------------------------------------------------------------------------------------
+
+
+def generate(
+    model: PreTrainedModel,
+    rows: Sequence[Ids],
+    config: GenerationConfig,
+    *,
+    processors: Callable[[list[int]], LogitsProcessorList],
+    criteria: StoppingCriteriaList,
+    compiled: bool = False,
+) -> torch.Tensor:
+    """transformers' own generate over texts that may share a run (`generates_in_lists`), padded on the left.
+
+    config: all that shapes the text; the model's own defaults add nothing.  processors: made from how many tokens of
+    padding stand before each text.  compiled: let a compiled model, and the decoding step transformers compiles, be so.
+    Returns the new ids, (texts, new tokens). The model's settings are afterwards what they were, whatever happens.
+    """
+    batch = batch_of(model, rows, left=True)
+    with prepared(model, compiled=compiled):
+        sequences = _generated(
+            model, batch, config, logits_processor=processors(batch.padding), stopping_criteria=criteria
+        )
+    return sequences[:, batch.ids.shape[1] :]
+
+
+def _generated(model: PreTrainedModel, batch: Batch, config: GenerationConfig, **options: object) -> torch.Tensor:
+    config.pad_token_id = padding_id(model)  # follows a text that has ended, and is not read
+    mask = torch.ones_like(batch.ids) if batch.mask is None else batch.mask
+    with _without_defaults(model), torch.inference_mode(False), torch.no_grad():
+        return model.generate(input_ids=batch.ids, attention_mask=mask, generation_config=config, **options)
+
+
+_SETTINGS = ("generation_config", "prepare_inputs_for_generation")  # what wrappers put on the models below them
+
+
+@contextlib.contextmanager
+def _without_defaults(model: PreTrainedModel) -> Iterator[None]:
+    """transformers fills a configuration from the model's own defaults (top-k, suppressed tokens, a cache, ...).
+
+    What was not asked for should not shape the text, so the model has none while it runs. Wrappers such as peft's write
+    their settings into the model below, so all that carry some get their own back.
+    """
+    before = [(m, {name: vars(m)[name] for name in _SETTINGS if name in vars(m)}) for m in model.modules()]
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for module, own in before:
+            for name in _SETTINGS:
+                if name in own:
+                    vars(module)[name] = own[name]
+                else:
+                    vars(module).pop(name, None)
+
+
+# many runs ------------------------------------------------------------------------------------------------------------
+
+
+class Progress:
+    """How far many runs have come. interrupted: an interrupt ended them, and what was done is kept."""
+
+    def __init__(self, title: str, total: int, unit: str, show: bool) -> None:
+        from tqdm.auto import tqdm
+
+        self.interrupted = False
+        self._bar = tqdm(total=total, desc=title, unit=unit, disable=not show)
+
+    def advance(self, count: int = 1) -> None:
+        self._bar.update(count)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_details: object) -> bool:
+        self._bar.close()
+        self.interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        return self.interrupted
