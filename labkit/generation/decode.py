@@ -8,7 +8,7 @@ without keeping the vocabulary-wide scores of every step.
 from __future__ import annotations
 
 import contextlib
-import inspect
+import copy
 import math
 import secrets
 import threading
@@ -25,8 +25,8 @@ from transformers.generation import logits_process as warpers
 
 from labkit.errors import BadInput, Unavailable
 from labkit.generation.record import FinishReason, Generation, Sampling
-from labkit.models.config import context_length, input_device
 from labkit.models.tokens import token_strings
+from labkit.trace import running
 from labkit.trace.input import Encoded, check_length
 
 COLDEST, HOTTEST = 1e-3, 100.0  # colder, the divided scores overflow; greedy is what is meant
@@ -115,45 +115,65 @@ def decode(
     """
     for prompt in prompts:
         check_prompt(model, prompt)
-    context = context_length(model.config)
-    width = max(len(prompt.ids) for prompt in prompts)
+    context = running.room(model)
     rooms = [how.max_new_tokens if context is None else min(how.max_new_tokens, context - len(p.ids)) for p in prompts]
-    recorder = _Recorder(model, tokenizer, prompts, how, rooms, name, on_piece, on_token, stop_event)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (recorder.end_ids or [0])[0]
-    device = input_device(model)
-    ids = torch.tensor([[pad] * (width - len(p.ids)) + p.ids for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)
-    config = _neutral_config(model, how, max(rooms), pad, recorder.end_ids)
+    config = _neutral_config(model, how, max(rooms))
+    groups = running.generation_groups(model, [len(prompt.ids) for prompt in prompts])
+    recorders = [
+        _Recorder(
+            model,
+            tokenizer,
+            [prompts[i] for i in group],
+            how,
+            [rooms[i] for i in group],
+            name,
+            on_piece,
+            on_token,
+            stop_event,
+        )
+        for group in groups
+    ]
+
+    def made(reason: FinishReason | None) -> list[Generation]:
+        found: dict[int, Generation] = {}
+        for group, recorder in zip(groups, recorders, strict=True):
+            found |= zip(group, recorder.generations(reason), strict=True)
+        return [found[i] for i in range(len(prompts))]
+
     try:
-        with _without_defaults(model), _seeded(how.sampling.seed):
-            recorder.began = time.perf_counter()
-            sequences = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                generation_config=config,
-                logits_processor=recorder.processors([width - len(p.ids) for p in prompts]),
-                stopping_criteria=StoppingCriteriaList([recorder]),
-            )
-        recorder.cut(sequences.shape[1] - width)
-        return recorder.generations(None)
+        for recorder in recorders:
+            if recorder is not recorders[0] and stop_event is not None and stop_event.is_set():
+                recorder.ended = [(0, "stopped")] * len(recorder.prompts)
+                continue
+            own = copy.deepcopy(config)
+            own.max_new_tokens = max(recorder.rooms)
+            with _seeded(how.sampling.seed):
+                new = running.generate(
+                    model,
+                    [prompt.ids for prompt in recorder.prompts],
+                    own,
+                    processors=recorder.processors,
+                    criteria=StoppingCriteriaList([recorder]),
+                    compiled=how.speed == "fast",
+                )
+            recorder.cut(new.shape[1])
+        return made(None)
     except BaseException as error:
         if keep is not None:
-            keep(recorder.generations("interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"))
+            keep(made("interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"))
         raise
 
 
 def check_prompt(model: Any, prompt: Encoded) -> None:
-    """Raise BadInput when the prompt does not fit into the model's context."""
-    check_length(prompt, context_length(model.config))
+    """Raise BadInput when the model has no token of the prompt's, or no room for another."""
+    check_length(prompt, running.room(model))
+    running.checked_ids(model, prompt.ids)
 
 
 def next_logits(model: Any, prompt: Encoded) -> torch.Tensor:
     """(vocabulary,) float32 on the CPU: the model's scores for the token after the prompt."""
     check_prompt(model, prompt)
-    ids = torch.tensor([prompt.ids], device=input_device(model))
-    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    with torch.no_grad():
-        return model(input_ids=ids, use_cache=False, **last_only).logits[0, -1].float().cpu()
+    return running.forward(model, [prompt.ids], logits="last").all_logits[0].float().cpu()
 
 
 def stream(
@@ -254,7 +274,8 @@ class _Recorder(StoppingCriteria):
         self.pieces = [_Text(tokenizer, how.stop) for _ in prompts]
 
     def processors(self, padding: Sequence[int]) -> LogitsProcessorList:
-        """First, the filters in transformers' order (penalty, temperature, top-k, top-p, min-p), last."""
+        """First, the filters in transformers' order (penalty, temperature, top-k, top-p, min-p), last. Time runs from here."""
+        self.began = time.perf_counter()
         s = self.how.sampling
         chain: list[LogitsProcessor] = [_First(self)]
         if s.repetition_penalty is not None and s.repetition_penalty != 1.0:
@@ -433,9 +454,9 @@ def _end_ids(model: Any) -> list[int]:
     return [] if end is None else [int(e) for e in (end if isinstance(end, list | tuple) else [end])]
 
 
-def _neutral_config(model: Any, how: Settings, room: int, pad: int, end_ids: list[int]) -> GenerationConfig:
+def _neutral_config(model: Any, how: Settings, room: int) -> GenerationConfig:
     """A configuration that filters nothing: the filters come from `_Recorder.processors`, so that the model's own scores
-    are seen before any of them. What is None here stays None (`_without_defaults`)."""
+    are seen before any of them. What is None here stays None (`running.generate`)."""
     filters = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
     cutoffs = {"epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
     config = GenerationConfig(
@@ -446,8 +467,7 @@ def _neutral_config(model: Any, how: Settings, room: int, pad: int, end_ids: lis
         no_repeat_ngram_size=0,
         num_beams=1,
         num_return_sequences=1,
-        pad_token_id=pad,
-        eos_token_id=end_ids or None,
+        eos_token_id=_end_ids(model) or None,
         use_cache=True,
     )
     if how.speed == "fast":
@@ -462,20 +482,6 @@ def _neutral_config(model: Any, how: Settings, room: int, pad: int, end_ids: lis
                 stacklevel=5,
             )
     return config
-
-
-@contextlib.contextmanager
-def _without_defaults(model: Any) -> Iterator[None]:
-    """transformers fills a configuration from the model's own defaults (top-k, suppressed tokens, a cache, ...).
-
-    What was not asked for should not shape the text, so the model has none while it runs.
-    """
-    defaults = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = defaults
 
 
 _DRAWING = threading.RLock()  # torch draws from one random state a process: two seeded runs must not mix

@@ -96,11 +96,16 @@ def checked_ids(model: PreTrainedModel, ids: Ids) -> list[int]:
     rows = embedding_rows(model)
     if (bad := next((i for i in (min(row), max(row)) if not 0 <= i < rows), None)) is not None:
         raise BadInput(f"There is no token {bad}: this model has tokens 0 to {rows - 1}.")
-    context = context_length(model.config)
-    room = None if context is None else context - virtual_tokens(model)
-    if room is not None and len(row) > room:
-        raise BadInput(f"The text has {len(row):,} tokens and the model's context holds {room:,}; shorten it.")
+    most = room(model)
+    if most is not None and len(row) > most:
+        raise BadInput(f"The text has {len(row):,} tokens and the model's context holds {most:,}; shorten it.")
     return row
+
+
+def room(model: PreTrainedModel) -> int | None:
+    """How many tokens a text may have: the model's context without virtual tokens; None where there is no such limit."""
+    context = context_length(model.config)
+    return None if context is None else context - virtual_tokens(model)
 
 
 class Batch(NamedTuple):
@@ -354,6 +359,16 @@ def groups(
     if any(len(group) > 1 for group in found) and not (lists := answers_in_lists(model)).padded:
         found = _grouped(order, lengths, budget, even=True) if lists.even else [[i] for i in order]
     return [sorted(group) for group in found]
+
+
+def generation_groups(model: PreTrainedModel, lengths: Sequence[int]) -> list[list[int]]:
+    """Which texts share a run of `generate`: all of them, those of one length, or each by itself."""
+    order = list(range(len(lengths)))
+    if len(order) < 2 or (lists := generates_in_lists(model)).padded:
+        return [order] if order else []
+    if not lists.even:
+        return [[i] for i in order]
+    return [[i for i in order if lengths[i] == length] for length in dict.fromkeys(lengths)]
 
 
 def tokens_a_pass(model: PreTrainedModel) -> int:
