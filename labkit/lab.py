@@ -129,7 +129,7 @@ class Lab:
             gives: taken as they are), a Generation (which is gone on with), or a list of any of these.
         temperature: 0 is greedy. top_k, top_p, min_p, repetition_penalty: filters, off when None.
         seed: makes a sampled run repeatable; without one a seed is drawn, and kept in generation.sampling.
-        stop: strings that end the text (and are not part of it).
+        stop: strings that end the text (and are not part of it); special tokens among them are written by their names.
         chat: None uses the chat template where the model has one (a text that begins with the model's start token has
             been through it), True insists on it, False takes a text as it is.
         template: arguments for the chat template, such as {"enable_thinking": False, "tools": [...]}.

@@ -24,13 +24,13 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation import logits_process as warpers
 
 from labkit.errors import BadInput, Unavailable
+from labkit.generation.pieces import Pieces
 from labkit.generation.record import FinishReason, Generation, Sampling
 from labkit.models.tokens import token_strings
 from labkit.trace import running
 from labkit.trace.input import Encoded, check_length
 
 COLDEST, HOTTEST = 1e-3, 100.0  # colder, the divided scores overflow; greedy is what is meant
-SETTLE_TOKENS = 32
 
 Speed = Literal["plain", "fast"]
 OnPiece = Callable[[str], None]
@@ -271,7 +271,7 @@ class _Recorder(StoppingCriteria):
         self.began = time.perf_counter()
         self.memo: dict[int, str] = {}
         self.ended: list[tuple[int, FinishReason] | None] = [None] * len(prompts)  # (tokens, reason) of each row
-        self.pieces = [_Text(tokenizer, how.stop) for _ in prompts]
+        self.pieces = [Pieces(tokenizer, how.stop) for _ in prompts]
 
     def processors(self, padding: Sequence[int]) -> LogitsProcessorList:
         """First, the filters in transformers' order (penalty, temperature, top-k, top-p, min-p), last. Time runs from here."""
@@ -323,14 +323,13 @@ class _Recorder(StoppingCriteria):
         """Why a row ends with this token, or None; hands out the text that became certain."""
         text = self.pieces[row]
         ended = id_ in self.end_ids
-        if self.how.stop or self.on_piece is not None:
-            piece = text.end() if ended else text.add(id_)
-            if self.on_piece is not None and piece:
-                self.on_piece(piece)
-        if ended:
-            return "stop" if text.stopped else "end"
+        piece = text.add_end(id_) if ended else text.add(id_)
+        if self.on_piece is not None and piece:
+            self.on_piece(piece)
         if text.stopped:
             return "stop"
+        if ended:
+            return "end"
         if len(self.steps) >= self.rooms[row]:
             return "length" if self.rooms[row] == self.how.max_new_tokens else "context"
         return "stopped" if stopped else None
@@ -363,9 +362,8 @@ class _Recorder(StoppingCriteria):
             statistics = (logprob, drawn, entropy, rank, columns[5][row, :length], columns[6][row, :length])
         logprobs, sampled_logprobs, entropies, ranks, top_ids, top_logprobs = statistics
         times = self.times[: len(ids)]
-        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Generation(
-            text=_before_stop(text, self.how.stop) if finish == "stop" else text,
+            text=self._text(row, ids, finish),
             ids=ids,
             tokens=self._strings(ids),
             prompt_ids=prompt.ids,
@@ -385,67 +383,20 @@ class _Recorder(StoppingCriteria):
             prompt=prompt.given,
         )
 
+    def _text(self, row: int, ids: list[int], finish: FinishReason) -> str:
+        """The text of a row: while it runs what is certain of it, then the whole."""
+        pieces = self.pieces[row]
+        if finish == "running":
+            return pieces.given
+        if pieces.length != len(ids):  # a step was undone
+            pieces = Pieces(self.tokenizer, self.how.stop)
+            for id_ in ids:
+                pieces.add(id_)
+        pieces.end()
+        return pieces.given
+
     def _strings(self, ids: list[int]) -> list[str]:
         return token_strings(self.tokenizer, ids, memo=self.memo)
-
-
-class _Text:
-    """The text of a row as it grows: whole characters only, and nothing that may turn out to be a stop string."""
-
-    def __init__(self, tokenizer: Any, stop: tuple[str, ...]) -> None:
-        self.tokenizer, self.stop = tokenizer, stop
-        self.ids: list[int] = []
-        self.settled = ""  # text of the tokens before `start`, which no later token can change
-        self.start = 0
-        self.given = 0  # characters handed out
-        self.stopped = False
-
-    def add(self, id_: int) -> str:
-        """The text that became certain with one more token, "" if none did."""
-        self.ids.append(id_)
-        text = self._whole()
-        if text.endswith("�"):  # a character that is not whole yet
-            return ""
-        if len(self.ids) - self.start > SETTLE_TOKENS:  # keep each decode short
-            self.settled, self.start = text, len(self.ids)
-        return self._hand_out(text, final=False)
-
-    def end(self) -> str:
-        """What was held back."""
-        return self._hand_out(self._whole(), final=True)
-
-    def _whole(self) -> str:
-        """The text so far: what is settled, and the newer tokens decoded after the one before them.
-
-        Some decoders treat the beginning of a text otherwise (SentencePiece's drop its first space), so new tokens are
-        decoded behind one that is known, whose own text is taken off again.
-        """
-        if self.start == 0:
-            return self._decode(self.ids)
-        before = self._decode(self.ids[self.start - 1 : self.start])
-        return self.settled + self._decode(self.ids[self.start - 1 :])[len(before) :]
-
-    def _hand_out(self, text: str, *, final: bool) -> str:
-        end = len(text)
-        places = [place for s in self.stop if (place := text.find(s)) >= 0]
-        if places:
-            self.stopped, end = True, min(places)
-        elif not final:
-            end -= max((_overlap(text, s) for s in self.stop), default=0)
-        piece, self.given = text[self.given : end], max(self.given, end)
-        return piece
-
-    def _decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of text are the beginning of stop."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
-
-
-def _before_stop(text: str, stop: tuple[str, ...]) -> str:
-    return text[: min((place for s in stop if (place := text.find(s)) >= 0), default=len(text))]
 
 
 def _end_ids(model: Any) -> list[int]:

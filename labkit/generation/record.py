@@ -39,7 +39,8 @@ class Sampling:
 class Generation:
     """One decoding run, recorded. n is the number of generated tokens, k the number of alternatives kept.
 
-    text: the generated text without the prompt, special tokens and the stop string.
+    text: the generated text without the prompt, special tokens, the token that ended it and the stop string. While it
+        runs: what no later token can change, so no half of a character.
     ids, tokens: the n generated token ids and the text of each (special tokens included).
     prompt_ids, prompt_tokens: what the model was given, chat template included.
     prompt: what the user gave: a text, messages or token ids.

@@ -216,11 +216,11 @@ def test_the_stream_is_the_text(tiny_lab: lk.Lab) -> None:
 @pytest.mark.real_model
 def test_streamed_characters_are_whole(default_lab: lk.Lab) -> None:
     """Characters that take several tokens are handed out when they are whole, and nothing is lost at the end."""
-    from labkit.generation.decode import _Text
+    from labkit.generation.pieces import Pieces
 
     written = "世界 🌍🌊, naïve " * 20
     ids = default_lab.tokenizer(written).input_ids
-    text = _Text(default_lab.tokenizer, ())
+    text = Pieces(default_lab.tokenizer, ())
     pieces = [text.add(id_) for id_ in ids]
     assert "" in pieces, "no character took several tokens: the test tests nothing"
     assert all("�" not in piece for piece in pieces)
@@ -231,13 +231,13 @@ def test_streaming_keeps_the_spaces_of_decoders_that_drop_a_texts_first() -> Non
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
-    from labkit.generation.decode import _Text
+    from labkit.generation.pieces import Pieces
 
     inner = Tokenizer(models.BPE({"▁": 0, "a": 1, "▁b": 2}, []))
     inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Strip(content=" ", left=1)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
     ids = [1, 0, 0, 0, 2] * 30
-    text = _Text(tokenizer, ())
+    text = Pieces(tokenizer, ())
     assert "".join([text.add(i) for i in ids] + [text.end()]) == tokenizer.decode(ids)
 
 
