@@ -11,6 +11,8 @@ import base64
 import html
 import json
 import re
+import threading
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from IPython.display import display
 
 from labkit.errors import BadInput
 from labkit.markup import clean, shorten, visible
+from labkit.views.kit.job import Job
 from labkit.views.kit.modules import KIT, module, style
+from labkit.views.kit.wire import receive
 
 __all__ = ["View", "clean", "module", "shorten", "style", "visible"]
 _WORTH_PACKING = 4_096  # bytes, from where they are deflated in a file
@@ -34,6 +38,43 @@ class View(anywidget.AnyWidget):
     """
 
     _title = "labkit"
+
+    _lock: threading.RLock
+    """Around what is set in several traits together, by the kernel's thread or by a job's."""
+    _jobs: list[Job[Any, Any]]
+
+    def setup_instance(*args: Any, **kwargs: Any) -> None:
+        """Called before `__init__`: a view whose making is refused half way is closed, too."""
+        view = args[0]
+        view._lock, view._jobs = threading.RLock(), []
+        super(View, view).setup_instance(*args[1:], **kwargs)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.on_msg(lambda _widget, content, _buffers: receive(self, content))
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Until all that was asked of the view is there; whether that came in time. For use without a front end.
+
+        Interrupting the kernel stops what is under way.
+        """
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        try:
+            while busy := [job for job in self._jobs if job.busy]:
+                for job in busy:
+                    if not job.wait(None if end is None else max(0.0, end - time.monotonic())):
+                        return False
+            return True
+        except KeyboardInterrupt:
+            for job in self._jobs:
+                job.stop()
+            raise
+
+    def close(self) -> None:
+        """Stop what is under way and take the widget out of the page."""
+        for job in self._jobs:
+            job.close()
+        super().close()
 
     def _describe(self) -> str:
         """What the view shows, in a few words, for its repr."""

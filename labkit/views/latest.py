@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import threading
 import time
 import weakref
@@ -100,6 +101,7 @@ class Latest(Generic[Request]):
             except BaseException:
                 # run() reports its own failures; one in its reporting must not take the thread down half way, with
                 # wait() never returning.
+                logging.getLogger("labkit").exception("A worker's own report failed.")
                 with self._changed:
                     self._stop = None
 

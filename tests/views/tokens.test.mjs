@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  OUTSIDE, STROKES, bars, blockBytes, commonStart, decode, example, keyTarget, leastSure, lineTarget, ordinal, stroke,
+  OUTSIDE, STROKES, bars, blockBytes, commonStart, decode, example, leastSure, ordinal, stroke,
 } from "../../labkit/views/tokens_view/logic.js";
+import { keyTarget, lineTarget } from "../../labkit/views/kit/keys.js";
 
 /** A block as Python writes it: int32 columns, then float32 columns, at an odd offset of its buffer. */
 function block({ token, piece, kind, rank, id, topToken, topId, logprob, sampledLogprob, entropy, topLogprob }) {

@@ -167,7 +167,7 @@ function render({ model, el }) {
       prefix,
       actions: {
         mark,
-        leave: () => map.element.querySelector(".lk-att-mapgrid").focus(),
+        leave: () => /** @type {HTMLElement} */ (map.element.querySelector(".lk-att-mapgrid")).focus(),
         point(from, cell) {
           if (from === 0 || panes[0].trace() === panes[1].trace()) text.link(cell?.row ?? null);
           if (facts.same_text || panes[0].trace() === panes[1].trace()) panes[1 - from].link(cell);

@@ -140,7 +140,7 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
     map = mapLayout({ layers: layers.length, heads, kvHeads: facts.kv_heads, width: width - 30, order: model.get("order") });
     order = arranged(count, model.get("order"), values());
     const dpr = globalThis.devicePixelRatio || 1;
-    for (const [each, edge] of [[canvas, 0], [over, EDGE]]) {
+    for (const [each, edge] of /** @type {const} */ ([[canvas, 0], [over, EDGE]])) {
       each.width = Math.round((map.width + 2 * edge) * dpr);
       each.height = Math.round((map.height + 2 * edge) * dpr);
     }

@@ -2,7 +2,7 @@
 
 import { decimal, make, ownKey, percent, spokenLabel, thousands } from "../kit/common.js";
 import { nameOf, quoted } from "../kit/running_text.js";
-import { keyTarget } from "../tokens_view/logic.js";
+import { keyTarget } from "../kit/keys.js";
 import { activation, axisNumber, logHeight, occupied } from "./logic.js";
 import { FAMILY, shadedText } from "./text.js";
 
@@ -25,7 +25,7 @@ export function track(share, mark = null) {
 export function featureRow({ feature, share, mark = null, value, exact = "", note = "", context }) {
   const item = make("li", "lk-fv-item");
   const can = context.openable(feature);
-  const row = make(can ? "button" : "div", "lk-fv-row");
+  const row = /** @type {any} */ (make(can ? "button" : "div", "lk-fv-row"));
   if (can) {
     row.type = "button";
     row.addEventListener("click", () => context.open(feature));
@@ -82,7 +82,7 @@ function histogram(bins, prefix) {
     else list.setAttribute("aria-activedescendant", nodes[i].id);
   };
   list.addEventListener("pointermove", (event) => {
-    const node = event.target.closest?.(".lk-fv-bin");
+    const node = /** @type {any} */ (event.target).closest?.(".lk-fv-bin");
     if (node) show(Number(node.dataset.bin));
   });
   list.addEventListener("pointerleave", () => show(-1));

@@ -258,7 +258,7 @@ function render({ model, el }) {
         const on = token < text.n ? visibleLabel(nameOf(text, token).replace(/^ (?=.)/, ""), 16) : `token ${token}`;
         const row = featureRow({ feature: index, share: value / most, value: activation(value), exact: decimal(value, 6), context });
         const where = make("bdi", "lk-fv-row-note", on);
-        row.firstChild.append(" ", where);
+        row.firstElementChild?.append(" ", where);
         list.append(row);
       });
     } else if (text.missing.has(here)) {
@@ -280,7 +280,7 @@ function render({ model, el }) {
   }
 
   function markOpen() {
-    for (const row of root.querySelectorAll("button.lk-fv-row")) {
+    for (const row of /** @type {NodeListOf<HTMLElement>} */ (root.querySelectorAll("button.lk-fv-row"))) {
       const on = Number(row.dataset.feature) === feature();
       row.classList.toggle("lk-fv-open", on);
       if (on) row.setAttribute("aria-current", "true");
@@ -326,7 +326,7 @@ function render({ model, el }) {
       ...model.get("hits").map(([index, why]) => {
         const item = make("li");
         const can = context.openable(index);
-        const row = make(can ? "button" : "div", "lk-fv-row lk-fv-hit");
+        const row = /** @type {any} */ (make(can ? "button" : "div", "lk-fv-row lk-fv-hit"));
         row.dataset.feature = String(index);
         if (can) {
           row.type = "button";

@@ -2,7 +2,7 @@
 
 import { make, ownKey } from "../kit/common.js";
 import { followPointer, revealIn, tokenNode } from "../kit/running_text.js";
-import { keyTarget, lineTarget } from "../tokens_view/logic.js";
+import { keyTarget, lineTarget } from "../kit/keys.js";
 import { depth } from "./logic.js";
 
 export const FAMILY = "lk-fv"; // of this view's classes

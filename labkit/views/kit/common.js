@@ -8,11 +8,14 @@ const JOINING =
   /^[\p{Extended_Pictographic}\p{Emoji_Modifier}\ufe0f\p{Script=Arabic}\p{Script=Devanagari}\p{Script=Bengali}\p{Script=Gurmukhi}\p{Script=Gujarati}\p{Script=Oriya}\p{Script=Tamil}\p{Script=Telugu}\p{Script=Kannada}\p{Script=Malayalam}\p{Script=Sinhala}\p{Script=Mongolian}]$/u;
 const MARKS_PER_TEXT = 400;
 
-/** The name of a code point as Unicode writes it: U+202E. */
+/** The name of a code point as Unicode writes it: U+202E. @param {string} character */
 export function codeName(character) {
-  return `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+  return `U+${/** @type {number} */ (character.codePointAt(0)).toString(16).toUpperCase().padStart(4, "0")}`;
 }
 
+/** @typedef {{kind: "text" | "space" | "break" | "tab" | "code" | "rest", text: string, mark: string}} Run */
+
+/** @type {(characters: string[], i: number) => Exclude<Run["kind"], "rest">} */
 function kindOf(characters, i) {
   const character = characters[i];
   if (character === " " || character === "\u3000") return "space";
@@ -31,10 +34,12 @@ function kindOf(characters, i) {
  * The runs' texts joined give the text. A repeated invisible character is one run. After `limit` marked runs the rest
  * is one run of kind "rest", to be drawn isolated: nobody reads further, and the page stays quick.
  * spaces: false leaves plain spaces unmarked, as part of the text.
+ * @type {(text: string, how?: {limit?: number, spaces?: boolean}) => Run[]}
  */
 export function visibleRuns(text, { limit = MARKS_PER_TEXT, spaces = true } = {}) {
-  const kindAt = (i) => (!spaces && characters[i] === " " ? "text" : kindOf(characters, i));
+  const kindAt = (/** @type {number} */ i) => (!spaces && characters[i] === " " ? "text" : kindOf(characters, i));
   const characters = [...text];
+  /** @type {Run[]} */
   const runs = [];
   let marked = 0;
   for (let i = 0; i < characters.length; ) {
@@ -61,7 +66,10 @@ export function visibleRuns(text, { limit = MARKS_PER_TEXT, spaces = true } = {}
   return runs;
 }
 
-/** Text on one line with every mark written in, for labels and for what a screen reader says. */
+/**
+ * Text on one line with every mark written in, for labels.
+ * @type {(text: string, limit?: number) => string}
+ */
 export function visibleLabel(text, limit = 60) {
   let label = "";
   for (const run of visibleRuns(text)) {
@@ -72,9 +80,13 @@ export function visibleLabel(text, limit = 60) {
   return characters.length > limit ? `${characters.slice(0, limit - 1).join("")}…` : label;
 }
 
+/** @type {Record<string, string>} */
 const SPOKEN = { space: " ", break: " line break ", tab: " tab ", rest: " … " };
 
-/** Text as a screen reader should say it: signs for what can't be seen become words. */
+/**
+ * Text as a screen reader should say it: signs for what can't be seen become words.
+ * @type {(text: string, limit?: number) => string}
+ */
 export function spokenLabel(text, limit = 60) {
   let label = "";
   for (const run of visibleRuns(text)) {
@@ -86,28 +98,45 @@ export function spokenLabel(text, limit = 60) {
   return said.length > limit ? `${said.slice(0, limit - 1).join("")}…` : said.join("");
 }
 
-/** An element with a class and a text. Text is set as text: nothing here, or anywhere, parses HTML. */
+/**
+ * An element with a class and a text. Text is set as text: nothing here, or anywhere, parses HTML.
+ * @template {string} Tag
+ * @param {Tag} tag
+ * @param {string} className
+ * @param {string | null} text
+ * @returns {Tag extends keyof HTMLElementTagNameMap ? HTMLElementTagNameMap[Tag] : HTMLElement}
+ */
 export function make(tag, className = "", text = null) {
-  const element = document.createElement(tag);
+  const element = /** @type {any} */ (document.createElement(tag));
   if (className) element.className = className;
   if (text !== null) element.textContent = text;
   return element;
 }
 
-/** Set an element's text; one that says it already is left alone, so that what is selected in it stays so. */
+/**
+ * Set an element's text; one that says it already is left alone, so that what is selected in it stays so.
+ * @type {(element: Node, text: string) => void}
+ */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Whether text within an element is selected: the end of a drag that selected it is no click on what is there. */
+/**
+ * Whether text within an element is selected: the end of a drag that selected it is no click on what is there.
+ * @param {Element} element
+ */
 export function hasSelection(element) {
   const selection = element.ownerDocument.getSelection();
   return selection !== null && !selection.isCollapsed && element.contains(selection.anchorNode);
 }
 
+/** @type {Record<string, string>} */
 const RUN_CLASS = { space: "lk-space", break: "lk-break", tab: "lk-tab", code: "lk-code", rest: "lk-rest" };
 
-/** Append runs to an element: the characters themselves, with their marks beside them as generated content. */
+/**
+ * Append runs to an element: the characters themselves, with their marks beside them as generated content.
+ * @type {(parent: Element, runs: Run[]) => void}
+ */
 export function appendRuns(parent, runs) {
   for (const run of runs) {
     if (run.kind === "text") {
@@ -120,7 +149,10 @@ export function appendRuns(parent, runs) {
   }
 }
 
-/** A probability as a percentage with about three digits that matter, also close to 0 and to 1. */
+/**
+ * A probability as a percentage with about three digits that matter, also close to 0 and to 1.
+ * @param {number} probability
+ */
 export function percent(probability) {
   if (!Number.isFinite(probability)) return "unknown";
   const value = probability * 100;
@@ -131,7 +163,7 @@ export function percent(probability) {
   return `${value.toFixed(value >= 0.995 ? 1 : value >= 0.0995 ? 2 : 3)} %`;
 }
 
-/** A number with a true minus sign; infinities as ∞, what isn't a number as "unknown". */
+/** A number with a true minus sign; infinities as ∞, what isn't a number as "unknown". @type {(value: number, digits?: number) => string} */
 export function decimal(value, digits = 2) {
   if (Number.isNaN(value)) return "unknown";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
@@ -139,18 +171,21 @@ export function decimal(value, digits = 2) {
   return value < 0 && Number(text) !== 0 ? `−${text}` : text;
 }
 
-/** A whole number with thousands separated by a comma, whatever the browser's language. */
+/** A whole number with thousands separated by a comma, whatever the browser's language. @param {number} value */
 export function thousands(value) {
   return String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
-/** An entropy in nats as the number of equally likely choices it amounts to. */
+/** An entropy in nats as the number of equally likely choices it amounts to. @param {number} nats */
 export function equalChoices(nats) {
   const count = Math.exp(nats);
   return `${count >= 1000 && Number.isFinite(count) ? thousands(count) : decimal(count, 1)} equal choices`;
 }
 
-/** Whether a key is the view's alone: one pressed with Ctrl or the like is the notebook's (save, run, undo). */
+/**
+ * Whether a key is the view's alone: one pressed with Ctrl or the like is the notebook's (save, run, undo).
+ * @param {KeyboardEvent} event
+ */
 export function ownKey(event) {
   return !(event.ctrlKey || event.metaKey || event.altKey || event.shiftKey);
 }
@@ -162,13 +197,16 @@ const KEYS_WATCHED = Symbol.for("labkit.keys-watched");
  * Escape work on cells wherever the focus is. It leaves alone a target that carries data-lm-suppress-shortcuts (on
  * the target itself: its selectors are tried there before anything above is looked at); a listener on the window, the
  * one place that is earlier, sets that for the view's own keys and takes it away for all others.
+ * @param {string} className
  */
 export function makeRoot(className) {
   const root = make("div", `lk-view ${className}`);
-  if (!window[KEYS_WATCHED]) {
-    window[KEYS_WATCHED] = true;
-    const watch = (event) => {
-      if (event.target.closest?.(".lk-view")) event.target.toggleAttribute("data-lm-suppress-shortcuts", ownKey(event));
+  const watched = /** @type {Record<symbol, boolean>} */ (/** @type {unknown} */ (window));
+  if (!watched[KEYS_WATCHED]) {
+    watched[KEYS_WATCHED] = true;
+    const watch = (/** @type {KeyboardEvent} */ event) => {
+      const target = /** @type {Element} */ (event.target);
+      if (target.closest?.(".lk-view")) target.toggleAttribute("data-lm-suppress-shortcuts", ownKey(event));
     };
     window.addEventListener("keydown", watch, { capture: true });
   }

@@ -9,7 +9,7 @@ const SLOW_MS = 250; // what is there sooner needs no word
 export function entryField({ family, id, title, hint, multiline, busyText, send }) {
   const box = make("div", `lk-entry ${family}-entry`);
   const label = make("label", "", title);
-  const field = make(multiline ? "textarea" : "input", "lk-entry-field");
+  const field = /** @type {any} */ (make(multiline ? "textarea" : "input", "lk-entry-field"));
   if (multiline) field.rows = 2;
   else field.type = "search";
   field.id = id;

@@ -362,7 +362,7 @@ export function routesPane({ which, context, prefix }) {
     if (path.scrollHeight > path.clientHeight) path.scrollTop = row.offsetTop - path.clientHeight / 2;
   }
   path.addEventListener("click", (event) => {
-    const row = event.target.closest?.("li");
+    const row = /** @type {any} */ (event.target).closest?.("li");
     if (row) context.setLayer(Number(row.dataset.layer));
   });
 

@@ -200,7 +200,7 @@ export function layerStrip({ label, context, actions }) {
     if (cell) actions.choose(...cell);
   });
   names.addEventListener("click", (event) => {
-    const { layer } = event.target.dataset;
+    const { layer } = /** @type {HTMLElement} */ (event.target).dataset;
     if (layer !== undefined) actions.layer(Number(layer));
   });
   grid.addEventListener("keydown", (event) => {

@@ -113,41 +113,6 @@ export function commonStart(before, after) {
   return i;
 }
 
-/** Where a key moves the active token to among n; null when the key means nothing here. */
-export function keyTarget(key, active, n) {
-  if (n === 0) return null;
-  if (active < 0) active = 0;
-  const targets = { ArrowRight: active + 1, ArrowLeft: active - 1, Home: 0, End: n - 1 };
-  const target = targets[key];
-  return target === undefined ? null : Math.min(n - 1, Math.max(0, target));
-}
-
-/**
- * The token above (step -1) or below (step 1) the active one, nearest in x. boxAt(i) is {left, right, top, bottom} of a
- * token's first line. The active token itself when there is no such line.
- */
-export function lineTarget(active, step, n, boxAt) {
-  const from = boxAt(active);
-  const middle = (from.left + from.right) / 2;
-  let line = null;
-  let best = active;
-  let distance = Infinity;
-  for (let i = active + step; i >= 0 && i < n; i += step) {
-    const box = boxAt(i);
-    const height = (box.top + box.bottom) / 2;
-    const off = step > 0 ? height > from.bottom : height < from.top;
-    if (!off) continue;
-    if (line === null) line = box;
-    else if (height > line.bottom || height < line.top) break;
-    const gap = Math.max(box.left - middle, middle - box.right, 0);
-    if (gap < distance) {
-      distance = gap;
-      best = i;
-    }
-  }
-  return best;
-}
-
 /** Ordinal in words a reader knows: 1st, 2nd, 3rd, 4th, 11th, 21st. */
 export function ordinal(value) {
   const tens = value % 100;

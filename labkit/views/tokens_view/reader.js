@@ -2,6 +2,7 @@
 // generation: createReader() draws what update() is given and knows nothing of widgets or models.
 
 import { appendRuns, decimal, equalChoices, hasSelection, make, ownKey, percent, spokenLabel, visibleLabel, visibleRuns } from "../kit/common.js";
+import { keyTarget, lineTarget } from "../kit/keys.js";
 import {
   CONTINUED,
   HESITATION,
@@ -11,9 +12,7 @@ import {
   commonStart,
   decode,
   example,
-  keyTarget,
   leastSure,
-  lineTarget,
   ordinal,
   stroke,
 } from "./logic.js";
@@ -127,7 +126,7 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
   let shown = -1; // what the panel explains
   let caption = "";
 
-  const focused = () => element.ownerDocument.activeElement === list || list.getRootNode().activeElement === list;
+  const focused = () => element.ownerDocument.activeElement === list || /** @type {ShadowRoot} */ (list.getRootNode()).activeElement === list;
 
   function mark(i, className, on) {
     if (i >= 0 && i < nodes.length) nodes[i].classList.toggle(className, on);
@@ -276,7 +275,7 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
     const fresh = element.ownerDocument.createDocumentFragment();
     for (let i = same; i < data.n; i += 1) {
       const node = tokenElement(strings[data.piece[i]], strings[data.token[i]], data.kind[i], classes[i]);
-      node.dataset.i = i;
+      node.dataset.i = String(i);
       nodes.push(node);
       fresh.append(node);
     }
@@ -284,7 +283,7 @@ export function createReader({ onHold = () => {}, label = "Generated tokens" } =
     keys = next;
     list.hidden = data.n === 0;
     key.hidden = data.n === 0;
-    scroll.hidden = data.n === 0 && prompt.hidden;
+    scroll.hidden = data.n === 0 && Boolean(prompt.hidden);
     if (data.n > 0) list.tabIndex = 0;
     else list.removeAttribute("tabindex");
   }
