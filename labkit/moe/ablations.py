@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labkit.errors import BadInput, Unavailable
-from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, LEVEL, few_notes, p_value, resampled
+from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, few_notes
 from labkit.moe.routing import check_count, documents_of
+from labkit.statistics import interval, p_value, permuted_within, ranks, resampled
 from labkit.trace import running
 from labkit.trace.input import as_kinds
 
@@ -245,8 +246,7 @@ class Documents:
         sums: (rows, documents).  notes: of each kind; NaN where there is one.
         """
         mean, samples = self.samples(sums, notes, draws, seed)
-        low, high = np.percentile(samples, LEVEL, axis=1) if len(sums) else (mean, mean)
-        return mean, low, high
+        return mean, *interval(samples, 1)
 
     def samples(self, sums: np.ndarray, notes: Sequence[str], draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """The means (rows, kinds), and those of `draws` resamplings (rows, draws, kinds). See `means`."""
@@ -387,7 +387,7 @@ def own_domain(
         )
     layer = np.array([pair[0] for pair in left])
     rng = np.random.default_rng(seed)
-    orders = np.stack([np.arange(len(s)), *(_within(layer, rng) for _ in range(permutations))])
+    orders = np.stack([np.arange(len(s)), *(permuted_within(layer, rng) for _ in range(permutations))])
     hurt = c.argmax(1)
     agree = (s.argmax(1)[orders] == hurt).mean(1)
     of_kind = _correlations(c - c.mean(0), s - s.mean(0), orders)
@@ -430,27 +430,10 @@ def _centred(x: np.ndarray) -> np.ndarray:
     return x - x.mean(1, keepdims=True)
 
 
-def _within(layer: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A permutation that leaves every expert in its layer."""
-    order = np.arange(len(layer))
-    for one in np.unique(layer):
-        members = np.flatnonzero(layer == one)
-        order[members] = rng.permutation(members)
-    return order
-
-
 def _correlations(c: np.ndarray, s: np.ndarray, orders: np.ndarray) -> np.ndarray:
     """Spearman's correlation of c (experts, kinds) with s, its experts put in each of the orders (orders, experts)."""
-    ranks = [_ranks(x) for x in (c, s)]
-    spread = [float(np.sqrt((r**2).sum())) for r in ranks]
+    of_both = [ranks(x) for x in (c, s)]
+    spread = [float(np.sqrt((r**2).sum())) for r in of_both]
     if not all(spread):
         return np.full(len(orders), np.nan)
-    return np.array([(ranks[0] * ranks[1][order]).sum() for order in orders]) / (spread[0] * spread[1])
-
-
-def _ranks(x: np.ndarray) -> np.ndarray:
-    """Ranks over the whole of x, ties sharing theirs, less their mean. What rounding alone tells apart is tied."""
-    _, place, count = np.unique(x.ravel().round(12), return_inverse=True, return_counts=True)
-    ends = np.cumsum(count)
-    ranks = (ends - (count - 1) / 2)[place.ravel()]
-    return (ranks - ranks.mean()).reshape(x.shape)
+    return np.array([(of_both[0] * of_both[1][order]).sum() for order in orders]) / (spread[0] * spread[1])

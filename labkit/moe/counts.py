@@ -1,4 +1,4 @@
-"""Counting choices, resampling documents and the quantities of information: what the measures of this room share."""
+"""Counting choices by document and by kind: what the measures of this room share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from labkit.errors import BadInput
 from labkit.moe.routing import Routing
 
 LEAST_DOCUMENTS, LEAST_TOKENS = 10, 200  # of a kind of text, before anything is said of it
-LEVEL = (2.5, 97.5)  # percent: where the intervals of 95 % end
 
 
 def choices_by_document(experts: np.ndarray, document: np.ndarray, documents: int, n_experts: int) -> np.ndarray:
@@ -31,18 +30,6 @@ def choices_by_document(experts: np.ndarray, document: np.ndarray, documents: in
 def tokens_by_document(routing: Routing) -> np.ndarray:
     """(documents,) int64."""
     return np.bincount(routing.document, minlength=len(routing.kind_of))
-
-
-def resampled(kind_of: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """(draws, documents) float64: how often each document is in a sample, drawn with replacement within its kind.
-
-    The bootstrap of Efron 1979 over documents, because the tokens of one are no independent evidence.
-    """
-    weights = np.zeros((draws, len(kind_of)))
-    for kind in np.unique(kind_of):
-        members = np.flatnonzero(kind_of == kind)
-        weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
-    return weights
 
 
 def too_few(routing: Routing, least_documents: int, least_tokens: int) -> list[str]:
@@ -67,43 +54,6 @@ def few_notes(
         few = f"{held} {'is' if d == 1 else 'are'} too few; give {least_documents} with {least_tokens:,}"
         notes.append("" if enough else few)
     return notes
-
-
-def centred_interval(observed: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % of a number that is never below 0, from its resamplings along axis 0, less what resampling adds on average."""
-    low, high = observed + np.percentile(samples, LEVEL, axis=0) - np.mean(samples, axis=0)
-    return np.maximum(low, 0.0), np.maximum(high, 0.0)
-
-
-def xlogx(x: np.ndarray) -> np.ndarray:
-    """x · ln x, 0 at 0."""
-    return x * np.log(np.where(x > 0, x, 1.0))
-
-
-def entropy(counts: np.ndarray) -> np.ndarray:
-    """Bits, over the last axis of counts that need not sum to 1. NaN where there are none."""
-    total = counts.sum(-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.maximum(np.log2(total) - xlogx(counts).sum(-1) / (total * np.log(2)), 0.0)
-
-
-def mutual_information(table: np.ndarray) -> np.ndarray:
-    """Bits between rows and columns of tables of counts (..., rows, columns). The plug-in estimate; never below 0."""
-    total = table.sum((-1, -2))
-    joint = xlogx(table).sum((-1, -2))
-    margins = xlogx(table.sum(-1)).sum(-1) + xlogx(table.sum(-2)).sum(-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.maximum((joint - margins + xlogx(total)) / (total * np.log(2)), 0.0)
-
-
-def p_value(observed: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(1 + how many of the others, along axis 0, reach the observed) / (1 + how many there are).
-
-    Uniform when the observed is one of them (North, Curtis and Sham 2002). Differences of rounding count as reaching. NaN
-    where the observed is.
-    """
-    p = (1 + (others >= observed - 1e-12).sum(0)) / (1 + len(others))
-    return np.where(np.isnan(observed), np.nan, p)
 
 
 def check_routing(routing: Any) -> Routing:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labkit.errors import BadInput
-from labkit.moe.counts import LEVEL, attributes, centred_interval, check_routing, p_value, resampled
+from labkit.moe.counts import attributes, check_routing
 from labkit.moe.measures import even_counts
 from labkit.moe.routing import Routing, check_count
+from labkit.statistics import ENDS, centred_interval, p_value, resampled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +99,7 @@ def vocabulary(
                 "high": min(high, 1.0),
                 "even": np.mean(even),
                 "untrained": others.mean() if len(others) else np.nan,
-                "untrained_high": np.percentile(others, LEVEL[1]) if len(others) else np.nan,
+                "untrained_high": np.percentile(others, ENDS[1]) if len(others) else np.nan,
                 "p_untrained": p_value(level, others) if len(others) else np.nan,
                 "types": len(n),
             }

@@ -19,20 +19,17 @@ from labkit.errors import BadInput
 from labkit.moe.counts import (
     LEAST_DOCUMENTS,
     LEAST_TOKENS,
-    LEVEL,
     attributes,
-    centred_interval,
     check_routing,
     choices_by_document,
     documents_of_kind,
-    entropy,
     grid,
-    resampled,
     tokens_by_document,
     too_few,
 )
 from labkit.moe.mutual import Data, Pairs
 from labkit.moe.routing import Routing, check_count
+from labkit.statistics import centred_interval, entropy, interval, resampled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,12 +53,12 @@ def load(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame
     check_count("seed", seed, 0)
     counts = _by_document(routing, routing.experts).astype(np.float64)
     samples = np.tensordot(resampled(routing.kind_of, draws, np.random.default_rng(seed)), counts, 1)
-    low, high = np.percentile(samples / samples.sum(-1, keepdims=True), LEVEL, axis=0)
+    low, high = interval(samples / samples.sum(-1, keepdims=True))
     shares = counts.sum(0) / counts.sum((0, 2))[:, None]
     others = [_by_document(routing, chosen).sum(0) for chosen in _untrained(routing)]
     band = np.full((2, len(shares)), np.nan)
     if others:
-        band = np.percentile(np.concatenate(others, axis=1) / (len(routing) * routing.k), LEVEL, axis=1)
+        band = np.array(interval(np.concatenate(others, axis=1) / (len(routing) * routing.k), 1))
     table = pd.DataFrame(
         grid(layer=routing.layers, expert=range(routing.n_experts))
         | {"load": shares.ravel(), "low": low.ravel(), "high": high.ravel(), "uniform": 1 / routing.n_experts}
@@ -151,12 +148,14 @@ def specialisation(
         total = tokens[members].sum()
         weights = resampled(np.zeros(len(members), np.int64), draws, rng)
 
-        def interval(of: np.ndarray, weights: np.ndarray, members: np.ndarray = members) -> np.ndarray:
+        def over_documents(
+            of: np.ndarray, weights: np.ndarray, members: np.ndarray = members
+        ) -> tuple[np.ndarray, np.ndarray]:
             sums = np.tensordot(weights, of[members].astype(np.float64), 1)
-            return np.percentile(sums / (weights @ tokens[members])[:, None, None], LEVEL, axis=0)
+            return interval(sums / (weights @ tokens[members])[:, None, None])
 
         columns["share"][:, kind] = counts[members].sum(0) / total
-        columns["low"][:, kind], columns["high"][:, kind] = interval(counts, weights)
+        columns["low"][:, kind], columns["high"][:, kind] = over_documents(counts, weights)
         if not others:
             continue
         shares = np.stack([other[members].sum(0) for other in others], axis=1) / total  # (L, R, E)
@@ -166,7 +165,7 @@ def specialisation(
         for rule in RULES:
             out[rule][0] |= columns["low"][:, kind] > crowd[rule][:, None]
         for number in range(standins):
-            low = interval(others[number], weights[:STANDIN_DRAWS])[0]
+            low = over_documents(others[number], weights[:STANDIN_DRAWS])[0]
             crowd = _crowd(np.delete(shares, number, axis=1))
             for rule in RULES:
                 out[rule][1 + number] |= low > crowd[rule][:, None]
@@ -207,7 +206,7 @@ RULES = ("untrained_high", "untrained_largest")  # what an expert's whole interv
 
 def _crowd(shares: np.ndarray) -> dict[str, np.ndarray]:
     """(L,) each: what the experts of untrained routers show together. shares: (L, R, E)."""
-    low, high = np.percentile(shares.reshape(len(shares), -1), LEVEL, axis=1)
+    low, high = interval(shares.reshape(len(shares), -1), 1)
     largest = np.percentile(shares.max(-1), 95, axis=1)
     return {"untrained_low": low, "untrained_high": high, "untrained_largest": largest}
 
@@ -328,7 +327,7 @@ def _ratio_interval(pair: np.ndarray, routing: Routing, weights: np.ndarray, rat
     both, first, second, total = (weights @ c for c in counts)
     lift = both * total / np.maximum(first * second, 1)
     plain = counts[0].sum() * counts[3].sum() / (counts[1].sum() * counts[2].sum())
-    low, high = np.percentile(lift * (ratio / plain), LEVEL)
+    low, high = interval(lift * (ratio / plain))
     return float(low), float(high)
 
 
@@ -453,7 +452,7 @@ def saturation(
         sums = np.zeros((len(size), len(steps), depth))
         np.add.at(sums, place, shares.swapaxes(0, 1))
         weights = resampled(np.zeros(len(size), np.int64), draws, np.random.default_rng(seed))
-        low, high = np.percentile(np.tensordot(weights, sums, 1) / (weights @ size)[:, None, None], LEVEL, axis=0)
+        low, high = interval(np.tensordot(weights, sums, 1) / (weights @ size)[:, None, None])
 
     def loads(chosen: np.ndarray) -> np.ndarray:
         return choices_by_document(chosen, np.zeros(n, np.int64), 1, every)[0] / n

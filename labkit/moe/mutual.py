@@ -17,18 +17,22 @@ from labkit.errors import BadInput
 from labkit.moe.counts import (
     LEAST_DOCUMENTS,
     LEAST_TOKENS,
-    LEVEL,
     attributes,
     check_routing,
     choices_by_document,
-    entropy,
-    mutual_information,
-    p_value,
-    resampled,
     too_few,
-    xlogx,
 )
 from labkit.moe.routing import Routing, check_count
+from labkit.statistics import (
+    basic_interval,
+    dealt,
+    entropy,
+    mutual_information,
+    normal_interval,
+    null,
+    resampled,
+    xlogx,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +41,6 @@ DRAWS = 200
 PICKS = 2  # occurrences that stand for a token in a document, one after the other
 COMPARED = 4  # permutations by which the model's router and untrained ones are set against each other
 RESAMPLES = 30  # of the documents, where each has to count all tokens anew: enough for a standard deviation
-SPREAD = 1.96  # standard deviations to either end of 95 %
 PARTS = 8  # of a document, for the information about position
 RESAMPLED_BY = 2  # permutations that each resampling of the documents is set against, for roles
 ONE_KIND = "one kind of text has nothing to be told from"
@@ -97,9 +100,10 @@ def information(
 
     weights = resampled(data.kind_of, draws, rng)
     per_kind = [np.tensordot(weights[:, members], counts[members], 1) for members in data.members]  # (draws, L, E) each
-    columns |= {"information": observed} | _interval(observed, mutual_information(np.stack(per_kind, -2)))
+    low, high = basic_interval(observed, mutual_information(np.stack(per_kind, -2)))
+    columns |= {"information": observed, "low": low, "high": high}
 
-    labels = np.stack([rng.permutation(data.kind_of) for _ in range(draws)])
+    labels = dealt(data.kind_of, draws, rng)
     columns |= _null("shuffled", observed, _permuted(counts, labels, data.kinds))
     columns |= _null(
         "untrained", observed, np.array([_of_kinds(data.by_document(o), data.kind_of, data.kinds) for o in others])
@@ -108,17 +112,17 @@ def information(
     pairs = Pairs.of_data(data)
     tables = np.stack([pairs.elsewhere(data.experts[:, i], data.n_experts) for i in range(len(routing.layers))])
     columns |= {"by_token": mutual_information(tables)}
-    given, null, above, of_others, samples = pairs.given_token(data, draws, rng, weights[:RESAMPLES])
+    given, shuffled, above, of_others, samples = pairs.given_token(data, draws, rng, weights[:RESAMPLES])
     columns |= {"given_token": given}
-    columns |= _null("given_token_shuffled", given, null, p="p_given_token")
-    columns |= _around("given_token_above", given - null.mean(0), samples)
+    columns |= _null("given_token_shuffled", given, shuffled, p="p_given_token")
+    columns |= _around("given_token_above", given - shuffled.mean(0), samples)
     columns |= _null("given_token_untrained", above, of_others)
     table = pd.DataFrame(columns)[["layer", *_COLUMNS]]
     table["note"] = note
 
     tokens = pairs.kind_table(pairs.kind)
     once = pairs.kind_table(pairs.kind, occurrences=False)
-    shuffled = [pairs.kind_table(label[pairs.document]) for label in labels[: min(draws, 50)]]
+    tables_dealt = [pairs.kind_table(label[pairs.document]) for label in labels[: min(draws, 50)]]
     table.attrs = attributes(
         routing,
         draws=draws,
@@ -128,7 +132,7 @@ def information(
         kinds=[routing.kinds[kind] for kind in kept],
         kind=float(entropy(tokens.sum(0))),
         token=float(mutual_information(tokens)),
-        token_shuffled=float(np.mean([mutual_information(t) for t in shuffled])),
+        token_shuffled=float(np.mean([mutual_information(t) for t in tables_dealt])),
         kind_given_token=float((entropy(once) * once.sum(1)).sum() / once.sum()),
         shared=float(pairs.size[pairs.shared].sum() / pairs.size.sum()),
     )
@@ -217,15 +221,15 @@ def roles(
         detached = [detach() for _ in range(min(draws, COMPARED))]
         few = [data.information_about(d, rows_of, data.experts) for d in detached]
         rest = [data.information_about(detach(), rows_of, data.experts) for _ in range(draws - len(few))]
-        null = np.array(few + rest)
+        every = np.array(few + rest)
         others = [
             data.information_about(label, rows_of, o)
             - np.mean([data.information_about(d, rows_of, o) for d in detached], axis=0)
             for o in data.untrained
         ]
-        above = observed - null.mean(0)
+        above = observed - every.mean(0)
         share = np.divide(above, chosen_entropy, out=np.zeros_like(above), where=chosen_entropy > 0)
-        columns = {"layer": routing.layers, "by": name, "information": observed} | _null("shuffled", observed, null)
+        columns = {"layer": routing.layers, "by": name, "information": observed} | _null("shuffled", observed, every)
         samples = np.array([data.above(label, detached[:RESAMPLED_BY], rows_of, w) for w in weights])
         around = _around("above", above, samples)
         columns |= {"above": above, "low": around["above_low"], "high": around["above_high"], "share": share}
@@ -509,24 +513,12 @@ def _permuted(counts: np.ndarray, labels: np.ndarray, kinds: int) -> np.ndarray:
     return mutual_information(np.tensordot(each, counts, 1).swapaxes(1, 2))
 
 
-def _interval(observed: np.ndarray, samples: np.ndarray) -> dict[str, np.ndarray]:
-    """The basic bootstrap: a sample is as much above its text as the text is above what it was drawn from."""
-    lower, upper = np.percentile(samples, LEVEL, axis=0)
-    return {"low": np.maximum(2 * observed - upper, 0.0), "high": np.maximum(2 * observed - lower, 0.0)}
-
-
 def _around(name: str, observed: np.ndarray, samples: np.ndarray) -> dict[str, np.ndarray]:
-    """A number (L,) and where 95 % of them would lie, by resamplings (resamples, L); NaN where there is only one."""
-    half = SPREAD * samples.std(0, ddof=1) if len(samples) > 1 else np.full(len(observed), np.nan)
-    return {name: observed, f"{name}_low": observed - half, f"{name}_high": observed + half}
+    """A number (L,) and where 95 % of them would lie, by resamplings (resamples, L)."""
+    low, high = normal_interval(observed, samples)
+    return {name: observed, f"{name}_low": low, f"{name}_high": high}
 
 
 def _null(name: str, observed: np.ndarray, others: np.ndarray, p: str | None = None) -> dict[str, np.ndarray]:
-    """Mean, 97.5 % and p of others (draws, L), under the names a table gives them; NaN where there are none."""
-    if not len(others):
-        return dict.fromkeys((name, f"{name}_high", p or f"p_{name}"), np.full(len(observed), np.nan))
-    return {
-        name: others.mean(0),
-        f"{name}_high": np.percentile(others, LEVEL[1], axis=0),
-        p or f"p_{name}": p_value(observed, others),
-    }
+    """Mean, 97.5 % and p of others (draws, L), under the names a table gives them."""
+    return dict(zip((name, f"{name}_high", p or f"p_{name}"), null(observed, others), strict=True))

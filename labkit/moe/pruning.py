@@ -22,10 +22,11 @@ from labkit.errors import BadInput, Unavailable
 from labkit.models.config import first_number
 from labkit.moe import routing
 from labkit.moe.ablations import DRAWS, Documents, effects, routed
-from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, LEVEL, choices_by_document
+from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, choices_by_document
 from labkit.moe.edits import forbid
 from labkit.moe.sizes import EXPERTS
 from labkit.moe.upcycling import check_room, empty_model, refuse_odd_weights
+from labkit.statistics import interval
 from labkit.trace.edits import Edit
 from labkit.trace.input import as_kinds
 from labkit.trace.routers import rule_of
@@ -379,7 +380,7 @@ def _rows(
         change, low, high = np.nan, np.nan, np.nan
         if not note:
             change = float(mean[:, which].mean())
-            low, high = np.percentile(chosen[:, which].mean(1), LEVEL).tolist()
+            low, high = map(float, interval(chosen[:, which].mean(1)))
         rows.append(
             {"by": way, "keep": keep, "kind": kind, "loss_change": change, "low": low, "high": high, "note": note}
         )

@@ -18,6 +18,7 @@ from labkit.errors import BadInput
 from labkit.sae.dictionary import Feature, checked_feature
 from labkit.sae.reading import Features
 from labkit.sae.reading import features as features_of
+from labkit.statistics import hypergeometric, interval
 from labkit.trace.input import as_texts
 
 __all__ = ["NameCheck", "Quiz", "check_name", "quiz"]
@@ -109,7 +110,7 @@ def _interval(
     )
     hits, firings, spared, silent = counts[draw.integers(len(counts), size=(DRAWS, len(counts)))].sum(1).T
     whole = (firings > 0) & (silent > 0)
-    low, high = np.quantile((hits[whole] / firings[whole] + spared[whole] / silent[whole]) / 2, [0.025, 0.975])
+    low, high = interval((hits[whole] / firings[whole] + spared[whole] / silent[whole]) / 2)
     return float(low), float(high)
 
 
@@ -152,13 +153,10 @@ class Quiz:
         """
         if len(answers) != len(self.fires):
             raise BadInput(f"There are {len(self.fires)} places and {len(answers)} answers; give one for each.")
-        from math import comb
-
         said, n, firing = [bool(a) for a in answers], len(self.fires), sum(self.fires)
         hits, yes = sum(a and f for a, f in zip(said, self.fires, strict=True)), sum(said)
         right = sum(a == f for a, f in zip(said, self.fires, strict=True))
-        as_many = sum(comb(firing, h) * comb(n - firing, yes - h) for h in range(hits, min(firing, yes) + 1))
-        return right / n, as_many / comb(n, yes)
+        return right / n, hypergeometric(hits, yes, firing, n)
 
 
 def quiz(lab: Any, feature: Feature, texts: Sequence[Any], *, n: int = 10, seed: int = 0) -> Quiz:

@@ -18,6 +18,7 @@ from labkit.errors import BadInput
 from labkit.sae.dictionary import SAE, checked_sae
 from labkit.sae.interventions import AFTER_THE_FIRST
 from labkit.sae.reading import defined, ids_for, residuals
+from labkit.statistics import interval
 from labkit.trace.edits import patch
 from labkit.trace.input import as_kinds
 
@@ -261,5 +262,5 @@ def _interval(
         [torch.tensor(g)[torch.randint(len(g), (DRAWS, len(g)), generator=generator)] for g in groups.values()], dim=1
     )
     increases = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = increases.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
+    low, high = interval(increases.numpy())
+    return float(low), float(high)

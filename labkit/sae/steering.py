@@ -17,6 +17,7 @@ from labkit.errors import BadInput
 from labkit.sae.dictionary import SAE, Feature, checked_sae
 from labkit.sae.interventions import number, steer
 from labkit.sae.reading import defined, ids_for, residuals
+from labkit.statistics import interval, wilson
 from labkit.trace.edits import Edit
 from labkit.trace.input import as_texts
 
@@ -136,7 +137,7 @@ def dose(
         loss = np.where(fell, np.nan, loss)  # a loop is easy to foretell, and so would look cheap
         has = np.array([bool(concept(each.text)) for each in made])
         shown = int(has.argmax())
-        share_low, share_high = _wilson(int(has.sum()), len(has))
+        share_low, share_high = wilson(int(has.sum()), len(has))
         loss_low, loss_high = _resampled(loss, chosen)
         rows.append(
             {
@@ -183,13 +184,6 @@ def _written(
     return made, np.array([_loss(lab, each) for each in made])
 
 
-def _wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % of a share of which `hits` of n were seen: Wilson 1927."""
-    z = 1.959964
-    middle, half = hits + z * z / 2, z * math.sqrt(hits * (n - hits) / n + z * z / 4)
-    return max(0.0, (middle - half) / (n + z * z)), min(1.0, (middle + half) / (n + z * z))
-
-
 def _resampled(loss: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
     """95 % of the mean over prompts drawn with replacement; those that wrote nothing don't count."""
     there = np.isfinite(loss)
@@ -197,7 +191,7 @@ def _resampled(loss: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
     means = np.where(there, loss, 0.0)[chosen].sum(1)[counts > 0] / counts[counts > 0]
     if not len(means):
         return math.nan, math.nan
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = interval(means)
     return float(low), float(high)
 
 

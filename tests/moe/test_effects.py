@@ -17,6 +17,7 @@ import labkit as lk
 from labkit.moe import ablations as module
 from labkit.moe.edits import drop, forbid
 from labkit.moe.routing import collect
+from labkit.statistics import permuted_within
 from labkit.trace import running
 
 effects, own_domain = module.effects, module.own_domain
@@ -351,7 +352,7 @@ def test_what_cannot_be_correlated_has_no_p() -> None:
 def test_permutations_stay_within_layers() -> None:
     layer = np.array([0, 0, 0, 1, 1, 2])
     rng = np.random.default_rng(0)
-    orders = np.array([module._within(layer, rng) for _ in range(200)])
+    orders = np.array([permuted_within(layer, rng) for _ in range(200)])
     assert (layer[orders] == layer).all()
     assert len(np.unique(orders, axis=0)) == 12
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from routings import made, synthetic
 
 import labkit as lk
-from labkit.moe.counts import entropy, mutual_information, p_value, resampled
 from labkit.moe.mutual import Data, Pairs, information, roles
 from labkit.moe.routing import Routing, collect
+from labkit.statistics import entropy, mutual_information, p_value, resampled
 
 FEW = {"least_documents": 1, "least_tokens": 1}
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from routings import made, synthetic
 
 import labkit as lk
-from labkit.moe.counts import mutual_information
 from labkit.moe.lexicon import vocabulary
 from labkit.moe.measures import (
     balance,
@@ -27,6 +26,7 @@ from labkit.moe.measures import (
 )
 from labkit.moe.mutual import information
 from labkit.moe.routing import Routing
+from labkit.statistics import mutual_information
 
 FEW = {"least_documents": 1, "least_tokens": 1}
 
