@@ -33,13 +33,13 @@ help:
 lab: $(BASE) model
 	$(BIN)/labkit lab
 
-# Every test: code style and types, unit tests, widgets in a browser, notebooks.
+# Every test: code style and types, unit tests, widgets in a browser, notebooks (the solved ones run in tests/notebooks).
 test: $(DEV) model browser check $(AXE) $(COLAB)
 	LABKIT_AXE=$(AXE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 	$(MAKE) colab
 	rm -f $(PROGRESS)
 	LABKIT_PROGRESS=$(PROGRESS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout=180 notebooks
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=180 notebooks/*.ipynb
 
 check: $(DEV)
 	$(BIN)/ruff check

@@ -1,4 +1,9 @@
-"""The notebooks: in step with their source, small, clean. That they run is nbval's part (`make test`)."""
+"""The notebooks: in step with their source, small, clean, and running.
+
+Each version is run once. The learner's runs from top to bottom, as Run All does: that is nbval's part (`make test`). The
+solved one runs here, each section alone after the set-up; what a cell tagged `nbval-check-output` puts out has to be what
+the notebook holds, as with nbval.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,7 @@ from typing import Any
 import nbformat
 import pytest
 import torch
+from nbformat.v4 import output_from_msg
 
 from labkit.teaching.exercises import find
 from notebooks import ROOT, builder
@@ -28,15 +34,26 @@ def name(path: Path) -> str:
     return f"solved-{path.stem}" if path.parent.name == "solved" else path.stem
 
 
-def each_section() -> list[tuple[str, Path, int]]:
-    """(name, notebook, number) of every section, with the exercises solved; nbval runs the learner's version as a whole."""
+def each_section() -> list[tuple[str, Path, int | None]]:
+    """(name, notebook, number) of every section, with the exercises solved; None is for what stands after the sections."""
     build = builder()
     return [
-        (f"{name(path)}-{section.number}", path, section.number)
+        (f"{name(path)}-{number or 'end'}", path, number)
         for path in NOTEBOOKS
         if path.parent.name == "solved"
-        for section in build.sections(nbformat.read(path, as_version=4))
+        for number in [*(section.number for section in build.sections(nbformat.read(path, as_version=4))), None]
     ]
+
+
+def code_of(path: Path, number: int | None) -> list[Any]:
+    """The code cells of a section, or those in none and not of the set-up."""
+    build = builder()
+    notebook = nbformat.read(path, as_version=4)
+    sections = build.sections(notebook)
+    if number is not None:
+        return next(section for section in sections if section.number == number).code
+    before = {cell.id for cell in [*build.set_up(notebook), *(cell for section in sections for cell in section.cells)]}
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.id not in before]
 
 
 def test_there_are_notebooks_of_both_kinds() -> None:
@@ -104,9 +121,15 @@ FORGET = """for _name in [name for name in globals() if not name.startswith('_')
 globals().update(_set_up)"""
 
 
+Run = Callable[[Path, list[str]], list[list[Any]]]
+
+
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path, list[str]], None]]:
-    """Runs cells as the only ones after a notebook's set-up; the set-up itself is run once for each notebook."""
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Runs cells as the only ones after a notebook's set-up, and returns what each put out.
+
+    The set-up itself is run once for each notebook.
+    """
     from jupyter_client.manager import start_new_kernel
 
     environment = os.environ | {
@@ -115,9 +138,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path, 
     }
     running: dict[Path, Any] = {}
 
-    def execute(client: Any, code: str) -> None:
-        reply = client.execute_interactive(code, timeout=300, output_hook=lambda message: None)["content"]
+    def execute(client: Any, code: str) -> list[Any]:
+        heard: list[Any] = []
+        reply = client.execute_interactive(code, timeout=300, output_hook=heard.append)["content"]
         assert reply["status"] == "ok", f"{code}\n{reply.get('ename')}: {reply.get('evalue')}"
+        put_out = ("stream", "display_data", "execute_result")
+        return [output_from_msg(message) for message in heard if message["msg_type"] in put_out]
 
     def stop() -> None:
         for manager, client in running.values():
@@ -125,7 +151,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path, 
             manager.shutdown_kernel(now=True)
         running.clear()
 
-    def run(path: Path, cells: list[str]) -> None:
+    def run(path: Path, cells: list[str]) -> list[list[Any]]:
         if path not in running:
             stop()  # one model in memory is enough
             running[path] = start_new_kernel(kernel_name="python3", env=environment, cwd=str(path.parent))
@@ -134,8 +160,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path, 
             execute(running[path][1], REMEMBER)
         client = running[path][1]
         execute(client, FORGET)
-        for source in cells:
-            execute(client, source)
+        return [execute(client, source) for source in cells]
 
     yield run
     stop()
@@ -143,15 +168,36 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path, 
 
 @pytest.mark.real_model
 @pytest.mark.parametrize(("path", "number"), [pytest.param(p, n, id=i) for i, p, n in each_section()])
-def test_each_section_runs_alone_after_the_set_up(
-    path: Path, number: int, bench: Callable[[Path, list[str]], None]
-) -> None:
-    section = next(s for s in builder().sections(nbformat.read(path, as_version=4)) if s.number == number)
-    bench(path, [cell.source for cell in section.code])
+def test_each_section_runs_alone_after_the_set_up(path: Path, number: int | None, bench: Run) -> None:
+    cells = code_of(path, number)
+    for cell, outputs in zip(cells, bench(path, [cell.source for cell in cells]), strict=True):
+        if "nbval-check-output" in cell.metadata.get("tags", []):
+            assert as_text(outputs) == as_text(cell.outputs), cell.source
+        if "lk.check(" in cell.source:
+            assert as_text(outputs)["text/plain"].startswith("Right: "), cell.source
+
+
+def as_text(outputs: list[Any]) -> dict[str, str]:
+    """What was printed and shown, by kind."""
+    found: dict[str, str] = {}
+    for output in outputs:
+        pieces = {output.name: output.text} if output.output_type == "stream" else dict(output.data)
+        for kind, text in pieces.items():
+            if kind in ("stdout", "text/plain", "text/html"):
+                found[kind] = found.get(kind, "") + text
+    return found
+
+
+def test_every_compared_output_is_in_the_file() -> None:
+    """A cell tagged to be compared, without anything to compare it with, would be compared with nothing."""
+    for path in NOTEBOOKS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            if "nbval-check-output" in cell.metadata.get("tags", []):
+                assert as_text(cell.outputs), cell.source
 
 
 @pytest.mark.real_model
-def test_what_a_section_made_is_gone_for_the_next(bench: Callable[[Path, list[str]], None]) -> None:
+def test_what_a_section_made_is_gone_for_the_next(bench: Run) -> None:
     """The bench of the test above: it would hide a section that lives on another's names."""
     bench(NOTEBOOKS[0], ["made_before = 1", "lab = None"])
     with pytest.raises(AssertionError, match="name 'made_before' is not defined"):
@@ -174,7 +220,7 @@ def test_the_head_keeps_its_promises(path: Path) -> None:
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     cards = re.findall(r'lk\.exercise\(\s*"([\w.]+)"', code)
     predictions = re.findall(r'lk\.predict\(\s*"([\w.]+)"', code)
-    promised = re.search(r"\*\*Contains\*\* \| (\d+) exercises, (\d+) predictions", head)
+    promised = re.search(r"\*\*Contains\*\* \| (\d+) exercises?, (\d+) predictions?", head)
     assert promised is not None
     assert (len(cards), len(predictions)) == (int(promised[1]), int(promised[2]))
     assert len(set(predictions)) == len(predictions)
