@@ -14,19 +14,16 @@ import torch
 
 from labkit.attention.heads import repeated
 from labkit.errors import BadInput, Unavailable
-from labkit.models.config import input_device
 from labkit.models.tokens import token_strings
+from labkit.trace import running
 from labkit.trace.edits import Site, TokenAxis, ablate_heads, installed
 from labkit.trace.input import as_ids, is_many
-from labkit.trace.probing import evaluating
 from labkit.trace.record import Trace, token_loss
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TOP = 5
-TOKENS_A_PASS = {"cpu": 512}  # a CPU gains nothing from more
-TOKENS_A_PASS_ELSEWHERE = 4096
 Head = tuple[int, int]
 
 
@@ -312,27 +309,19 @@ def _run(
     filling: by layer (heads, d_head), what stands in for a head. Returns the whole model's losses, and whether all was
     done: an interrupt ends it.
     """
-    from tqdm.auto import tqdm
-
     model, anatomy = lab.model, lab.anatomy
-    size = max(1, TOKENS_A_PASS.get(lab.device.type, TOKENS_A_PASS_ELSEWHERE) // len(ids))
-    size = math.ceil(len(sets) / math.ceil(len(sets) / size)) if sets else 1
     # every pass has as many rows, also the whole model's: matrix products of another shape round differently
-    rows = torch.tensor([ids] * size, device=input_device(model))
-    with torch.no_grad(), evaluating(model):
-        baseline = token_loss(model(input_ids=rows, use_cache=False).logits[0], ids)
-        try:
-            with tqdm(total=len(sets), desc=title, unit="head", disable=not progress) as bar:
-                for start in range(0, len(sets), size):
-                    now = sets[start : start + size]
-                    with installed(model, anatomy, _sites(now, filling)):
-                        logits = model(input_ids=rows, use_cache=False).logits
-                    for row, heads in enumerate(now):
-                        losses[heads] = token_loss(logits[row], ids)
-                        bar.update()
-        except KeyboardInterrupt:
-            return baseline, False
-    return baseline, True
+    rows = [ids] * running.copies(model, len(ids), len(sets))
+    baseline = token_loss(running.forward(model, rows).all_logits[0], ids)
+    with running.Progress(title, len(sets), "head", progress) as bar:
+        for start in range(0, len(sets), len(rows)):
+            now = sets[start : start + len(rows)]
+            with installed(model, anatomy, _sites(now, filling)):
+                logits = running.forward(model, rows).all_logits
+            for row, heads in enumerate(now):
+                losses[heads] = token_loss(logits[row], ids)
+                bar.advance()
+    return baseline, not bar.interrupted
 
 
 def _sites(sets: Sequence[tuple[Head, ...]], filling: Mapping[int, torch.Tensor]) -> list[Site]:

@@ -23,7 +23,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,7 +32,10 @@ from labkit.models.shipped import ASSETS
 from labkit.recipes import texts
 from labkit.recipes.signing import sign
 from labkit.sae import indexing, loading, training
-from labkit.sae.reading import up_to
+from labkit.trace import running
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FOLDER = ASSETS / loading.SHIPPED
 RECORD = Path(__file__).parent / "records" / "sae.jsonl"
@@ -80,9 +83,11 @@ def prepare(work: Path) -> None:
     np.save(work / "kinds.npy", np.array(kinds, dtype=np.uint8)[order])
 
 
-def activations(model: torch.nn.Module, ids: torch.Tensor, layer: int = LAYER) -> torch.Tensor:
+def activations(model: PreTrainedModel, ids: torch.Tensor, layer: int = LAYER) -> torch.Tensor:
     """(batch, tokens, d_model): the residual stream entering `layer`, for token ids of one length."""
-    return up_to(model, model.get_submodule(f"model.layers.{layer}"), input_ids=ids)
+    module, rows = model.get_submodule(f"model.layers.{layer}"), ids.tolist()
+    groups = running.groups(model, [len(row) for row in rows], tokens=ids.numel(), in_order=True)
+    return torch.cat([running.forward(model, [rows[i] for i in group], upto=module).reached for group in groups])
 
 
 def kept(x: torch.Tensor) -> torch.Tensor:

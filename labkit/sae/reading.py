@@ -12,7 +12,7 @@ from torch import Tensor
 
 from labkit.errors import BadInput, Unavailable
 from labkit.sae.dictionary import SAE, Feature, checked_sae
-from labkit.trace.anatomy import layer_input
+from labkit.trace import running
 from labkit.trace.input import as_ids, is_many
 
 if TYPE_CHECKING:
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike
 
 __all__ = ["Features", "features", "residual", "residuals"]
-
-TOKENS_A_PASS = 4_096
-
-
-class _Enough(Exception):
-    """What was wanted has been seen; the layers after need not run."""
 
 
 def residual(lab: LabLike, text: Any, layer: int, *, chat: bool = False) -> Tensor:
@@ -47,63 +41,16 @@ def residuals(lab: LabLike, rows: Sequence[Sequence[int]], layer: int) -> Iterat
             f"There is nothing to read at layer {layer!r}: {lab.name} has layers 0 to {len(layers) - 1}, and "
             f"{len(layers)} is what leaves the last."
         )
-    for group in _groups(rows):
-        longest = max(map(len, group))
-        ids = torch.zeros(len(group), longest, dtype=torch.int64)
-        mask = torch.zeros_like(ids)
-        for at, row in enumerate(group):
-            ids[at, : len(row)] = torch.tensor(row)
-            mask[at, : len(row)] = 1
-        seen = _run(lab, ids, mask, layer)
-        for at, row in enumerate(group):
-            yield seen[at, : len(row)].float().cpu()
-
-
-def _groups(rows: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Rows in their order, as many as fit in a pass: padding on the right is not seen by tokens before it."""
-    group: list[Sequence[int]] = []
-    for row in rows:
-        if group and (len(group) + 1) * max(len(row), *map(len, group)) > TOKENS_A_PASS:
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
-
-
-def _run(lab: LabLike, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
-    layers = lab.anatomy.layers
-    last = layer == len(layers)
-    given = {"input_ids": ids.to(lab.device)}
-    if not bool(mask.all()):
-        given["attention_mask"] = mask.to(lab.device)
     with lab.turn():
-        return up_to(lab.model, layers[-1 if last else layer].module, leaving=last, **given)
-
-
-@torch.no_grad()
-def up_to(model: Any, module: Any, *, leaving: bool = False, **given: Tensor) -> Tensor:
-    """What enters a layer's module, or leaves it, in a forward pass of the model that goes no further."""
-    seen: list[Tensor] = []
-
-    def before(_module: Any, inputs: Any, keywords: Any) -> None:
-        seen.append(layer_input(inputs, keywords))
-        raise _Enough
-
-    def after(_module: Any, _inputs: Any, output: Any) -> None:
-        seen.append(output if isinstance(output, Tensor) else output[0])
-        raise _Enough
-
-    handle = (
-        module.register_forward_hook(after) if leaving else module.register_forward_pre_hook(before, with_kwargs=True)
-    )
-    try:
-        model(**given, use_cache=False)
-    except _Enough:
-        pass
-    finally:
-        handle.remove()
-    return seen[0]
+        groups = running.groups(lab.model, [len(row) for row in rows], in_order=True)
+    last = layer == len(layers)
+    for group in groups:
+        with lab.turn():
+            output = running.forward(
+                lab.model, [rows[i] for i in group], upto=layers[-1 if last else layer].module, leaving=last
+            )
+        for place, length in enumerate(output.lengths):
+            yield output.reached[place, :length].float().cpu()
 
 
 def _ids(lab: LabLike, text: object, chat: bool) -> list[int]:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from labkit.errors import BadInput, Unavailable
-from labkit.models.config import input_device
 from labkit.models.tokens import token_strings
 from labkit.results import Result
+from labkit.trace import running
 from labkit.trace.capture import observing
 from labkit.trace.edits import Site, TokenAxis, installed
 from labkit.trace.input import as_ids, is_many
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PLACES = {"residual": "residual", "attention": "attention_output", "mlp": "mlp_output", "head": "head_output"}
-TOKENS_A_PASS = {"cpu": 512}  # a CPU gains nothing from more
-TOKENS_A_PASS_ELSEWHERE = 4096
 Metric = Callable[[torch.Tensor], Any]
 
 
@@ -114,12 +112,14 @@ def patching(
             f"The clean text has {n} tokens and the corrupted one {len(corrupted_ids)}; choose words with equally many tokens."
         )
     where = _positions(positions, n)
-    size = _batch_size(batch_size, n, lab.device.type)
+    _check_batch_size(batch_size)
     with lab.turn():
         model, anatomy, name = lab.model, lab.anatomy, PLACES[at]
         if reason := anatomy.support.get(name):
             raise Unavailable(f"at={at!r} can't be patched in {lab.name}: {reason}.")
-        size = _evened(size, _at_most(model, anatomy, at, len(where)))
+        # a clean and a corrupted row at least, where rows may share a pass
+        most = None if batch_size is None else max(2, batch_size)
+        size = running.copies(model, n, max(2, _at_most(model, anatomy, at, len(where))), most=most)
         base = _Baseline.take(model, anatomy, name, clean_ids, corrupted_ids, size, metric)
         runs = base.runs(at, where)
         values: dict[_Run, float] = {run: base.corrupted for run in runs if base.same(run)}
@@ -148,14 +148,17 @@ class _Baseline:
         model: Any, anatomy: Any, name: str, clean: list[int], corrupted: list[int], size: int, metric: Metric
     ) -> _Baseline:
         # as many rows as the patched passes have: matrix products of another shape round differently
-        rows = [clean, *[corrupted] * (size - 1)]
-        with observing(model, anatomy, (name,)) as captured:
-            logits = _logits(model, rows)
-        kept = {}
-        for layer, tensor in sorted(captured.layered.get(name, {}).items()):
-            whole = tensor if name == "head_output" else tensor.reshape(len(rows), len(clean), -1)
-            kept[layer] = whole[:2].clone()
-        values = [_number(metric(logits[row].float()), metric) for row in (0, 1)]
+        passes = [[clean, *[corrupted] * (size - 1)]] if size > 1 else [[clean], [corrupted]]
+        seen: dict[int, list[torch.Tensor]] = {}
+        values: list[float] = []
+        for rows in passes:
+            with observing(model, anatomy, (name,)) as captured:
+                logits = running.forward(model, rows).all_logits
+            for layer, tensor in sorted(captured.layered.get(name, {}).items()):
+                whole = tensor if name == "head_output" else tensor.reshape(len(rows), len(clean), -1)
+                seen.setdefault(layer, []).extend(whole[:2])
+            values += [_number(metric(row.float()), metric) for row in logits[:2]]
+        kept = {layer: torch.stack(both) for layer, both in seen.items()}
         for value, text in zip(values, ("clean", "corrupted"), strict=True):
             if not math.isfinite(value):
                 raise BadInput(f"The metric of the {text} text is {value}; choose one that is a finite number.")
@@ -194,21 +197,15 @@ def _measure(
     progress: bool,
 ) -> bool:
     """Do the runs, many in each pass, and write down their values. Returns whether an interrupt ended it."""
-    from tqdm.auto import tqdm
-
-    rows = [base.ids] * size
-    try:
-        with tqdm(total=len(todo), desc=f"patching {base.name}", unit="run", disable=not progress) as bar:
-            for start in range(0, len(todo), len(rows)):
-                runs = todo[start : start + len(rows)]
-                with installed(model, anatomy, _patches(base, runs)):
-                    logits = _logits(model, rows)
-                for row, run in enumerate(runs):
-                    values[run] = _number(metric(logits[row].float()), metric)
-                    bar.update()
-    except KeyboardInterrupt:
-        return True
-    return False
+    with running.Progress(f"patching {base.name}", len(todo), "run", progress) as bar:
+        for start in range(0, len(todo), size):
+            runs = todo[start : start + size]
+            with installed(model, anatomy, _patches(base, runs)):
+                logits = running.forward(model, [base.ids] * size).all_logits
+            for row, run in enumerate(runs):
+                values[run] = _number(metric(logits[row].float()), metric)
+                bar.advance()
+    return bar.interrupted
 
 
 def _patches(base: _Baseline, runs: Sequence[_Run]) -> list[Site]:
@@ -228,12 +225,6 @@ def _patches(base: _Baseline, runs: Sequence[_Run]) -> list[Site]:
         return change
 
     return [Site(base.name, layer, change_of(mine)) for layer, mine in by_layer.items()]
-
-
-def _logits(model: Any, rows: list[list[int]]) -> torch.Tensor:
-    device = input_device(model)
-    with torch.no_grad():
-        return model(input_ids=torch.tensor(rows, device=device), use_cache=False).logits
 
 
 def _number(value: Any, metric: Metric) -> float:
@@ -262,12 +253,9 @@ def _positions(positions: int | slice | Sequence[int] | None, n: int) -> list[in
     return chosen
 
 
-def _batch_size(batch_size: int | None, n: int, device: str) -> int:
-    if batch_size is None:
-        return max(1, TOKENS_A_PASS.get(device, TOKENS_A_PASS_ELSEWHERE) // n)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+def _check_batch_size(batch_size: int | None) -> None:
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise BadInput(f"batch_size={batch_size!r} can't be used; it is to be a whole number from 1.")
-    return batch_size
 
 
 def _at_most(model: Any, anatomy: Any, at: str, positions: int) -> int:
@@ -275,11 +263,6 @@ def _at_most(model: Any, anatomy: Any, at: str, positions: int) -> int:
     heads = getattr(model.config.get_text_config(), "num_attention_heads", None)
     a_layer = heads if at == "head" and isinstance(heads, int) else positions
     return (len(anatomy.layers) + (at == "residual")) * a_layer
-
-
-def _evened(size: int, runs: int) -> int:
-    """The batch size that needs as many passes and leaves the fewest rows of the last one unused; two at least."""
-    return max(2, math.ceil(runs / math.ceil(runs / size)))
 
 
 def _frame(

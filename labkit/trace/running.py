@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import sys
 import threading
 import weakref
@@ -235,6 +236,12 @@ class Output:
         assert self.logits is not None
         return self.logits
 
+    @property
+    def reached(self) -> torch.Tensor:
+        """What entered or left the module that the pass was to go up to."""
+        assert self.hidden is not None
+        return self.hidden
+
 
 class _Enough(Exception):
     """What was wanted has been seen; the layers after need not run."""
@@ -369,6 +376,17 @@ def generation_groups(model: PreTrainedModel, lengths: Sequence[int]) -> list[li
     if not lists.even:
         return [[i] for i in order]
     return [[i for i in order if lengths[i] == length] for length in dict.fromkeys(lengths)]
+
+
+def copies(model: PreTrainedModel, tokens: int, runs: int, *, most: int | None = None) -> int:
+    """How many copies of one text share a pass where it is run again and again, each time with another change.
+
+    As many as make the fewest passes and leave the fewest rows of the last one unused.  tokens: the text's; most: in a pass.
+    """
+    size = max(1, tokens_a_pass(model) // tokens) if most is None else most
+    if size == 1 or runs < 2 or not answers_in_lists(model).even:
+        return 1
+    return math.ceil(runs / math.ceil(runs / size))
 
 
 def tokens_a_pass(model: PreTrainedModel) -> int:

@@ -16,7 +16,7 @@ from induction_model import induction_lab
 
 import labkit as lk
 from labkit.attention import AblationEffect, HalfLoss, ablation, ablations, effects, knockout, repeated
-from labkit.trace import interface
+from labkit.trace import interface, running
 
 IDS = [5, 99, 17, 230, 42, 8, 61]
 
@@ -47,7 +47,7 @@ def alone(lab: lk.Lab, heads: list[tuple[int, int]], value: Any = 0.0, ids: list
 
 @pytest.mark.parametrize("size", [1, 15, 40, 10_000])
 def test_effects_are_the_loop_one_at_a_time(tiny_lab: lk.Lab, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setitem(ablations.TOKENS_A_PASS, "cpu", size)
+    monkeypatch.setitem(running.TOKENS_A_PASS, "cpu", size)
     frame = effects(tiny_lab, IDS, progress=False)
     assert list(frame.columns) == ["layer", "head", "loss", "loss_change"]
     assert list(zip(frame["layer"], frame["head"], strict=True)) == [(i, h) for i in range(2) for h in range(4)]
@@ -95,7 +95,7 @@ def interrupting(monkeypatch: pytest.MonkeyPatch, after: int, error: type[BaseEx
 
 
 def test_an_interrupt_keeps_what_is_done(tiny_lab: lk.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ablations.TOKENS_A_PASS, "cpu", 14)
+    monkeypatch.setitem(running.TOKENS_A_PASS, "cpu", 14)
     whole = effects(tiny_lab, IDS, progress=False)
     with monkeypatch.context() as patch:
         interrupting(patch, 1 + 5, KeyboardInterrupt)
@@ -106,7 +106,7 @@ def test_an_interrupt_keeps_what_is_done(tiny_lab: lk.Lab, monkeypatch: pytest.M
 
 def test_an_interrupt_within_a_pass_keeps_what_is_done(tiny_lab: lk.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """While hooks are on the model."""
-    monkeypatch.setitem(ablations.TOKENS_A_PASS, "cpu", 14)
+    monkeypatch.setitem(running.TOKENS_A_PASS, "cpu", 14)
     real, left = ablations._sites, [2]
 
     def sites(*arguments: Any) -> Any:

@@ -20,6 +20,7 @@ import labkit as lk
 from labkit.recipes import sae as recipe
 from labkit.recipes import texts
 from labkit.sae import Index
+from labkit.trace import running
 
 LENGTH, TOKENS_OF_A_KIND, WIDTH = 32, 2_000, 16
 WORDS = [
@@ -98,6 +99,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_activations_are_the_residual_of_a_trace(layer: int) -> None:
     lab = make_lab()
     given = rows(3, 20)
+    running.answers_in_lists(lab.model)
     ran = []
     handle = lab.model.model.layers[layer].register_forward_hook(lambda *_: ran.append(1))
     found = recipe.activations(lab.model, torch.tensor(given), layer)
@@ -110,7 +112,7 @@ def test_activations_are_the_residual_of_a_trace(layer: int) -> None:
 
 def test_no_hook_is_left_where_the_model_fails() -> None:
     lab = make_lab()
-    with pytest.raises(IndexError):
+    with pytest.raises(lk.LabError):
         recipe.activations(lab.model, torch.tensor([[1_000]]), 1)
     assert hooks(lab.model) == 0
 

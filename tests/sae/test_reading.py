@@ -14,8 +14,8 @@ from families import FAMILIES, Tokens, build
 
 import labkit as lk
 from labkit.errors import BadInput
-from labkit.sae import reading
 from labkit.sae.reading import Features, residual, residuals
+from labkit.trace import running
 
 TEXT = "t5 t99 t17 t30 t42 t8 t61 t5 t3 t77 t20 t11"
 TEXTS = ["t5 t6 t7", TEXT, "t9", "t80 t81 t82 t83 t84 t85 t86", "t9 t10"]
@@ -110,9 +110,10 @@ def test_a_layer_that_is_not_there(layer: Any) -> None:
 def test_as_many_rows_as_fit_run_in_a_pass_and_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     lab = make_lab()
     wanted = list(residuals(lab, rows(), 1))
-    monkeypatch.setattr(reading, "TOKENS_A_PASS", 14)
+    monkeypatch.setitem(running.TOKENS_A_PASS, "cpu", 14)
     shapes = []
     lab.anatomy  # noqa: B018
+    running.answers_in_lists(lab.model)
     handle = lab.model.model.register_forward_pre_hook(
         lambda _m, _a, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
     )
@@ -123,7 +124,7 @@ def test_as_many_rows_as_fit_run_in_a_pass_and_keep_their_order(monkeypatch: pyt
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other)
     shapes.clear()
-    monkeypatch.setattr(reading, "TOKENS_A_PASS", 5)  # a row longer than that runs alone
+    monkeypatch.setitem(running.TOKENS_A_PASS, "cpu", 5)  # a row longer than that runs alone
     assert [len(x) for x in residuals(lab, rows(), 1)] == [3, 12, 1, 7, 2]
     assert list(residuals(lab, [], 1)) == []
 

@@ -11,7 +11,7 @@ import torch
 from test_edits import CLEAN, OTHER, hooks, make_lab, value_at
 
 import labkit as lk
-from labkit.trace import interface
+from labkit.trace import interface, running
 from labkit.trace.edits import patch
 from labkit.trace.patching import patching
 from labkit.views.patching_chart import patching as chart
@@ -74,6 +74,7 @@ def test_what_agrees_in_both_texts_is_not_run(monkeypatch: pytest.MonkeyPatch) -
     lab = make_lab()
     passes: list[int] = []
     lab.anatomy  # noqa: B018 - its own pass is not counted
+    running.answers_in_lists(lab.model)  # nor are those
     handle = lab.model.register_forward_pre_hook(lambda _m, _a, k: passes.append(len(k["input_ids"])), with_kwargs=True)
     frame = run(lab, at="mlp", batch_size=4)
     handle.remove()
