@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log10
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labkit.errors import BadInput
+from labkit.views.chart import Chart
 from labkit.views.template import INK, OKABE_ITO, template
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from labkit.models.memory import Memory
 
 GIB = 2**30
@@ -17,12 +20,12 @@ WEIGHTS, CACHE, FREE = OKABE_ITO[0], OKABE_ITO[1], OKABE_ITO[5]
 ROOM = 1.25  # of the axis, to the right of the largest, for its number
 
 
-def memory(models: Sequence[Memory] | Memory, *, free_bytes: int | None = None, title: str | None = None) -> Any:
+def memory(models: Sequence[Memory] | Memory, *, free_bytes: int | None = None, title: str | None = None) -> Chart:
     """Bytes of weights and KV cache of several models; a line marks what is free here.
 
     models: as `lk.memory` and `lab.memory` give them. Stacked bars; where the largest is over 50 times the smallest, a dot
     each for the total on a logarithmic axis, since bars have no meaning there. title: by default a sentence that says
-    how many fit. Returns a plotly Figure. Raises BadInput for an empty list.
+    how many fit. Returns a Chart, its figure plotly's. Raises BadInput for an empty list.
     """
     import plotly.graph_objects as go
 
@@ -83,7 +86,14 @@ def memory(models: Sequence[Memory] | Memory, *, free_bytes: int | None = None, 
         yaxis={"showgrid": logarithmic},
         showlegend=not logarithmic,
     )
-    return figure
+    return Chart(figure, _numbers(rows))
+
+
+def _numbers(rows: Sequence[Memory]) -> pd.DataFrame:
+    import pandas as pd
+
+    facts = ("name", "dtype", "parameters", "tokens", "batch", "weight_bytes", "kv_cache_bytes", "total_bytes")
+    return pd.DataFrame([{name: getattr(row, name) for name in facts} for row in rows])
 
 
 def _labels(rows: Sequence[Memory]) -> list[str]:

@@ -8,6 +8,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadInput
+from labkit.results import as_table
+from labkit.views.chart import Chart
 from labkit.views.template import INK, OKABE_ITO, template
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ NBSP = "\u00a0"
 JOINERS = "\u200c\u200d"  # invisible, and part of how some scripts and emoji are written
 
 
-def doses(table: pd.DataFrame, *, concept: str = "the concept", title: str | None = None) -> Any:
+def doses(table: pd.DataFrame, *, concept: str = "the concept", title: str | None = None) -> Chart:
     """What steering brings (how often the concept comes) and what it costs (how implausible the text becomes), by strength.
 
     table: of `lk.sae.dose`, a row per direction and strength: share of the continuations that have the concept, low and
@@ -44,7 +46,7 @@ def doses(table: pd.DataFrame, *, concept: str = "the concept", title: str | Non
     strength 0, as without steering they must, they share one point, and a line carries its level across. Directions stand
     a little beside each other, so that no interval hides another. title: by default a sentence that says which direction
     brings most, at what price, and whether its interval overlaps that of the best other one.
-    Returns a plotly Figure. Raises BadInput for another table.
+    Returns a Chart, its figure plotly's. Raises BadInput for another table.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
@@ -194,7 +196,7 @@ def doses(table: pd.DataFrame, *, concept: str = "the concept", title: str | Non
         legend={"yref": "container", "y": 0.0, "yanchor": "bottom"},
         hoverlabel={"align": "left"},
     )
-    return figure
+    return Chart(figure, as_table(table))
 
 
 def _checked(table: Any) -> list[dict[str, Any]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from labkit.errors import BadInput
+from labkit.results import as_table
+from labkit.views.chart import Chart
 from labkit.views.template import INK, OKABE_ITO, template
 
 if TYPE_CHECKING:
@@ -30,13 +32,13 @@ LENS_COLUMNS = (
 ATTRIBUTION_COLUMNS = ("component", "layer", "head", "contribution")
 
 
-def lens(frame: LogitLens | pd.DataFrame, *, colour: Literal["top", "next"] = "top", title: str | None = None) -> Any:
+def lens(frame: LogitLens | pd.DataFrame, *, colour: Literal["top", "next"] = "top", title: str | None = None) -> Chart:
     """The logit lens: layers downward, tokens across, in each cell the token it would say.
 
     frame: of `logit_lens`; part of it (`frame.part(frame.position > 3)`) gives part of the picture. colour: the probability of
     the token in the cell ("top") or of the token that actually follows ("next"). Cells whose logits are no numbers are
     empty. title: by default a sentence that says after how many layers half of the final predictions can be read.
-    Returns a plotly Figure. Raises BadInput for another frame or colour.
+    Returns a Chart, its figure plotly's. Raises BadInput for another frame or colour.
     """
     import numpy as np
     import plotly.graph_objects as go
@@ -98,15 +100,15 @@ def lens(frame: LogitLens | pd.DataFrame, *, colour: Literal["top", "next"] = "t
             "showgrid": False,
         },
     )
-    return figure
+    return Chart(figure, as_table(frame))
 
 
-def attribution(frame: LogitAttribution | pd.DataFrame, *, most: int = 30, title: str | None = None) -> Any:
+def attribution(frame: LogitAttribution | pd.DataFrame, *, most: int = 30, title: str | None = None) -> Chart:
     """What speaks for a token and what against it: a bar for each part of the model, in the model's order.
 
     frame: of `logit_attribution`. most: how many bars; when there are more parts, those of the largest size are shown and
     the others are one bar together, so that the bars always sum to the logit. title: by default a sentence that names the
-    strongest. Returns a plotly Figure. Raises BadInput for another frame or most < 1.
+    strongest. Returns a Chart, its figure plotly's. Raises BadInput for another frame or most < 1.
     """
     import plotly.graph_objects as go
 
@@ -153,7 +155,7 @@ def attribution(frame: LogitAttribution | pd.DataFrame, *, most: int = 30, title
         yaxis={"autorange": "reversed", "tickvals": list(range(len(names))), "ticktext": names, "showgrid": False},
         showlegend=False,
     )
-    return figure
+    return Chart(figure, as_table(frame))
 
 
 def _lens_sentence(frame: LogitLens | pd.DataFrame) -> str:

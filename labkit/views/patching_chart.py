@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadInput
+from labkit.results import as_table
+from labkit.views.chart import Chart
 from labkit.views.template import OKABE_ITO, template
 
 if TYPE_CHECKING:
@@ -26,12 +28,13 @@ WHAT = {
 UNKNOWN = "layer"  # of rows out of a result, which don't say what it was
 
 
-def patching(frame: Patching | pd.DataFrame, title: str | None = None) -> Any:
+def patching(frame: Patching | pd.DataFrame, title: str | None = None) -> Chart:
     """Effects of activation patching: layers downward, tokens (or heads) across.
 
     frame: what `lk.patching` returned, or rows of it. Colour is the effect: 0 in the middle (the corrupted result), 1 the
     clean one, below 0 worse than corrupted. Runs that an interrupt left out stay empty.
-    title: by default a sentence that names the largest effect. Returns a plotly Figure. Raises BadInput for another frame.
+    title: by default a sentence that names the largest effect. Returns a Chart, its figure plotly's. Raises BadInput for
+    another frame.
     """
     import plotly.graph_objects as go
 
@@ -91,7 +94,7 @@ def patching(frame: Patching | pd.DataFrame, title: str | None = None) -> Any:
             "zeroline": False,
         },
     )
-    return figure
+    return Chart(figure, as_table(frame))
 
 
 def _number(cell: dict[Any, Any] | None) -> float | None:

@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadInput
+from labkit.results import as_table
+from labkit.views.chart import Chart
 from labkit.views.template import INK, OKABE_ITO, template
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ ALL = "all"  # the mean over the kinds of text
 BESIDE = ("random", "chance")  # what is nobody's choice is drawn grey
 
 
-def specialisation(frame: pd.DataFrame, *, chance: str | None = None, title: str | None = None) -> Any:
+def specialisation(frame: pd.DataFrame, *, chance: str | None = None, title: str | None = None) -> Chart:
     """How often each expert is chosen for each kind of text: experts across, kinds downward, a map for each layer.
 
     frame: of `lk.moe.specialisation`, a row for each layer, kind and expert: share of the kind's tokens for which the
@@ -43,7 +45,7 @@ def specialisation(frame: pd.DataFrame, *, chance: str | None = None, title: str
         beyond it when its whole interval is; the others are faded and hatched.
     Colour is the share over the uniform share, its middle at 1, on a scale of doublings that ends at 8 and 1/8. Experts
     stand by the kind they are chosen for most, so that each layer has its own order. title: by default a sentence that
-    counts. Returns a plotly Figure. Raises BadInput for another frame or column.
+    counts. Returns a Chart, its figure plotly's. Raises BadInput for another frame or column.
     """
     import numpy as np
     import plotly.graph_objects as go
@@ -176,17 +178,17 @@ def specialisation(frame: pd.DataFrame, *, chance: str | None = None, title: str
     )
     for annotation in figure.layout.annotations or ():  # the layers' names stand at the left, as labels do
         annotation.update(x=0, xanchor="left", font={"size": 12, "color": DARK_INK})
-    return figure
+    return Chart(figure, as_table(frame))
 
 
-def damage(frame: pd.DataFrame, *, title: str | None = None) -> Any:
+def damage(frame: pd.DataFrame, *, title: str | None = None) -> Chart:
     """What a text's loss gains as experts are taken away: a line for each way of choosing whom to keep.
 
     frame: of `lk.moe.damage`, a row for each by (how the kept experts were chosen), keep (how many in each layer) and kind
         of text, "all" for their mean: loss_change (nats a token, pruned − whole), low and high (its 95 % interval). Several
         kinds have a picture each, on one scale. title: by default a sentence that compares the choices where they differ
         most.
-    Returns a plotly Figure. Raises BadInput for another frame.
+    Returns a Chart, its figure plotly's. Raises BadInput for another frame.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
@@ -268,7 +270,7 @@ def damage(frame: pd.DataFrame, *, title: str | None = None) -> Any:
         margin={"t": 140, "b": 100},
         legend={**_BELOW, "title": {"text": "kept by ", "font": {"size": 13}}},
     )
-    return figure
+    return Chart(figure, as_table(frame))
 
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")

@@ -1,0 +1,86 @@
+"""A picture as SVG: one text, no style sheet, nothing fetched."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable
+
+from labkit.markup import visible
+from labkit.views.drawing.pixels import data_address, png
+from labkit.views.drawing.scene import Box, Dot, Path, Picture, Point, Raster, Shape, Words
+
+FONTS = "Helvetica, Arial, 'Liberation Sans', 'Noto Sans', 'Noto Sans CJK SC', 'WenQuanYi Micro Hei', sans-serif"
+
+
+def svg(picture: Picture, *, hover: bool = False) -> str:
+    """hover: with what is said of each shape, as its title, which a browser shows where it is pointed at."""
+    width, height = _n(picture.width), _n(picture.height)
+    described = f"<title>{_text(picture.description)}</title>" if picture.description else ""
+    body = "".join(_shape(shape, hover) for shape in picture.shapes if hover or not _unseen(shape))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'role="img" font-family="{FONTS}" style="max-width:100%;height:auto">{described}'
+        f'<rect width="{width}" height="{height}" fill="{picture.paper}"/>{body}</svg>'
+    )
+
+
+def _unseen(shape: Shape) -> bool:
+    """Whether a shape is there to be pointed at alone."""
+    return isinstance(shape, Box | Path) and shape.opacity == 0
+
+
+def _shape(shape: Shape, hover: bool) -> str:
+    if isinstance(shape, Raster):
+        return (
+            f'<image x="{_n(shape.x)}" y="{_n(shape.y)}" width="{_n(shape.width)}" height="{_n(shape.height)}" '
+            f'preserveAspectRatio="none" style="image-rendering:pixelated" href="{data_address(png(shape.pixels))}"/>'
+        )
+    tag, attributes, inside = _drawn(shape)
+    inside += f"<title>{_text(shape.hover)}</title>" if hover and shape.hover else ""
+    return f"<{tag}{attributes}>{inside}</{tag}>" if inside else f"<{tag}{attributes}/>"
+
+
+def _drawn(shape: Box | Path | Dot | Words) -> tuple[str, str, str]:
+    """(tag, attributes, contents)"""
+    if isinstance(shape, Box):
+        size = f'width="{_n(shape.width)}" height="{_n(shape.height)}"'
+        return "rect", f' x="{_n(shape.x)}" y="{_n(shape.y)}" {size} fill="{shape.fill}"{_opacity(shape.opacity)}', ""
+    if isinstance(shape, Dot):
+        edge = f' stroke="{shape.stroke}" stroke-width="{_n(shape.width)}"' if shape.stroke else ""
+        place = f' cx="{_n(shape.x)}" cy="{_n(shape.y)}" r="{_n(shape.radius)}"'
+        return "circle", f'{place} fill="{shape.fill or "none"}"{edge}', ""
+    if isinstance(shape, Path):
+        edge = f' stroke="{shape.stroke}" stroke-width="{_n(shape.width)}"' if shape.stroke else ""
+        edge += f' stroke-dasharray="{" ".join(map(_n, shape.dash))}"' if shape.dash and shape.stroke else ""
+        line = f' d="{_line(shape.points, shape.closed)}" fill="{shape.fill or "none"}"'
+        return "path", f"{line}{edge}{_opacity(shape.opacity)}", ""
+    turned = f' transform="rotate({_n(shape.angle)} {_n(shape.x)} {_n(shape.y)})"' if shape.angle else ""
+    looks = f' fill="{shape.colour}"' + (' font-weight="bold"' if shape.bold else "")
+    looks += f' text-anchor="{shape.anchor}"' if shape.anchor != "start" else ""
+    place = f' x="{_n(shape.x)}" y="{_n(shape.y)}" font-size="{_n(shape.size)}"'
+    kept = ' xml:space="preserve"' if "  " in shape.text or shape.text != shape.text.strip() else ""
+    return "text", f"{place}{looks}{turned}{kept}", _text(shape.text)
+
+
+def _line(points: Iterable[Point], closed: bool) -> str:
+    steps, down = [], False
+    for x, y in points:
+        if not (math.isfinite(x) and math.isfinite(y)):
+            down = False
+            continue
+        steps.append(f"{'L' if down else 'M'}{_n(x)} {_n(y)}")
+        down = True
+    return "".join(steps) + ("Z" if closed else "")
+
+
+def _opacity(opacity: float) -> str:
+    return "" if opacity == 1 else f' opacity="{_n(opacity)}"'
+
+
+def _n(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _text(text: str) -> str:
+    return html.escape(visible(text))

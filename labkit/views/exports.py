@@ -1,0 +1,78 @@
+"""What every view and chart can be written as: one HTML file, a picture (SVG, PNG), its numbers (CSV)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labkit.errors import BadInput, Unavailable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labkit.views.drawing.scene import Picture
+
+LARGEST_SCALE = 8.0
+
+
+class Exports:
+    """A subclass says what it is: `_page` (HTML), `_picture` (shapes), `_table` (numbers). What it is now is written."""
+
+    def _page(self) -> str:
+        raise NotImplementedError
+
+    def _picture(self) -> Picture:
+        raise NotImplementedError
+
+    def _table(self) -> pd.DataFrame:
+        raise Unavailable(f"{type(self).__name__} holds no numbers; to_html, to_svg and to_png write it as it looks.")
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The numbers that are shown, a row each, as they are now. Raises Unavailable for a view that has none."""
+        return self._table()
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the view to one HTML file that opens offline, makes no request, and can still be explored.
+
+        Returns the file's path. Raises BadInput when it can't be written there.
+        """
+        return write(path, self._page)
+
+    def to_svg(self, path: str | Path) -> Path:
+        """Write the picture as SVG: for print, or to go on drawing. Returns the file's path; raises as `to_html` does."""
+        from labkit.views.drawing.svg import svg
+
+        return write(path, lambda: svg(self._picture()))
+
+    def to_png(self, path: str | Path, *, scale: float = 2.0) -> Path:
+        """Write the picture as PNG. scale: pixels for each of the picture's, 0.5 to 8.
+
+        Needs Pillow (`pip install 'labkit[pictures]'`) and no browser. Returns the file's path. Raises Unavailable without
+        Pillow, otherwise as `to_html` does.
+        """
+        from labkit.checks import number
+        from labkit.views.drawing.png import png
+
+        scale = number("scale", scale, 0.5, LARGEST_SCALE)
+        return write(path, lambda: png(self._picture(), scale=scale))
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the numbers (`table`) as CSV, in UTF-8 with every digit. Returns the file's path; raises as `to_html` does,
+        and Unavailable for a view that has no numbers."""
+        return write(path, lambda: self.table.to_csv(index=False, lineterminator="\n"))
+
+
+def write(path: str | Path, content: Callable[[], str | bytes]) -> Path:
+    """Write what is made by content() to a file; nothing is written where making it fails. Raises BadInput when the file
+    can't be written."""
+    target, made = Path(path).expanduser(), content()
+    try:
+        target.write_bytes(made if isinstance(made, bytes) else made.encode("utf-8"))
+    except OSError as error:
+        raise BadInput(
+            f"The view can't be written to {target}: {error.strerror or error}; "
+            "give a file name in a folder that exists and that you may write to."
+        ) from error
+    return target
