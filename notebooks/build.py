@@ -43,7 +43,7 @@ import nbformat
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 LIMIT_BYTES = 150_000
-KEPT_MIMETYPES = ("text/plain", "text/html", "image/png", "application/vnd.plotly.v1+json")
+KEPT_MIMETYPES = ("text/plain", "text/html", "image/png", "image/svg+xml", "application/vnd.plotly.v1+json")
 LARGEST_OUTPUT_BYTES = 20_000
 LARGEST_CHART_BYTES = 6_000  # code-hosting sites don't draw plotly's charts: it is only there before a cell is run
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -14,27 +14,29 @@ import re
 import threading
 import time
 import zlib
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 from IPython.display import display
 
-from labkit.errors import BadInput
 from labkit.markup import clean, shorten, visible
+from labkit.views.exports import Exports
 from labkit.views.kit.job import Job
 from labkit.views.kit.modules import KIT, module, style
 from labkit.views.kit.wire import receive
+
+if TYPE_CHECKING:
+    from labkit.views.drawing.scene import Picture
 
 __all__ = ["View", "clean", "module", "shorten", "style", "visible"]
 _WORTH_PACKING = 4_096  # bytes, from where they are deflated in a file
 _PLAIN_CHARACTERS = 2_000  # of text/plain, which every saved notebook carries
 
 
-class View(anywidget.AnyWidget):
-    """A widget that shows itself in a notebook and can be written to one HTML file with `to_html`.
+class View(Exports, anywidget.AnyWidget):
+    """A widget that shows itself in a notebook and can be written as a page, a picture and numbers (`Exports`).
 
-    A subclass sets `_esm = module(...)`, `_css = style(...)`, `_title`, and the three texts below.
+    A subclass sets `_esm = module(...)`, `_css = style(...)`, `_title`, the three texts below, and `_table` and `_picture`.
     """
 
     _title = "labkit"
@@ -117,20 +119,10 @@ class View(anywidget.AnyWidget):
             display(data, metadata=metadata, raw=True)
             self._handle_displayed(**kwargs)
 
-    def to_html(self, path: str | Path) -> Path:
-        """Write the view to one HTML file that opens offline, makes no request, and can still be explored.
+    def _picture(self) -> Picture:
+        from labkit.views.drawing.page import Page
 
-        Returns the file's path. Raises BadInput when it can't be written there.
-        """
-        target = Path(path).expanduser()
-        try:
-            target.write_text(self._page(), encoding="utf-8")
-        except OSError as error:
-            raise BadInput(
-                f"The view can't be written to {target}: {error.strerror or error}; "
-                "give a file name in a folder that exists and that you may write to."
-            ) from error
-        return target
+        return Page(description=self._title).heading(self._title).paragraph(self._static_text()).picture()
 
     def _page(self) -> str:
         values: dict[str, Any] = {"exported": True}

@@ -102,7 +102,7 @@ class TemperatureView(View, TokenTraits):
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
     """The text of each token that has a bar, most probable first."""
     others_count = traitlets.Int(0).tag(sync=True)
-    table = traitlets.Bytes(b"").tag(sync=True)
+    settings = traitlets.Bytes(b"").tag(sync=True)
     """`distribution.table` as bytes: what an exported file, or a kernel that is busy, shows at once."""
     current = traitlets.Bytes(b"").tag(sync=True)
     """`distribution.row` at `temperature`, which may lie between the slider's positions."""
@@ -136,7 +136,7 @@ class TemperatureView(View, TokenTraits):
             prompt=clean(prompt),
             names=[clean(token_text(int(id_))) for id_ in self._ids],
             others_count=len(self._logits) - len(self._ids),
-            table=table(self._logits, self._ids).tobytes(),
+            settings=table(self._logits, self._ids).tobytes(),
             current=row(self._logits, self._ids, _checked(value)).tobytes(),
             facts={"n": 0, "k": 0, "headline": [], "drawn": "", "empty": "", "running": False, "prompt_tokens": 0},
         )

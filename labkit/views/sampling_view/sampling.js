@@ -89,14 +89,14 @@ function render({ model, el }) {
     slider.setAttribute("aria-valuetext", value.textContent);
     again.disabled = temperature === 0;
     again.title = temperature === 0 ? "At temperature 0 every sample is the same" : "";
-    const row = rowAt(temperature, model.get("table"), model.get("current"), names.length);
+    const row = rowAt(temperature, model.get("settings"), model.get("current"), names.length);
     if (row === null) return; // it comes with the next message
     setBars([...row.shares, row.others], "fill");
     spread.textContent = `entropy ${decimal(row.entropy, 3)} nats: as open as ${equalChoices(row.entropy)}`;
   }
 
   function drawBase() {
-    const row = rowAt(1, model.get("table"), model.get("current"), names.length);
+    const row = rowAt(1, model.get("settings"), model.get("current"), names.length);
     if (row !== null) setBars([...row.shares, row.others], "base");
   }
 
