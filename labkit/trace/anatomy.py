@@ -327,6 +327,11 @@ def _support(model: Any, anatomy: Anatomy, sums_up: bool, *, sound: bool) -> dic
     heads = off
     if heads is None and not anatomy.on_interface and not projected:
         heads = f"labkit finds no output projection in {family}'s attention; look at `attention_output` instead"
+    if off is None and (count := running.virtual_tokens(model)):
+        off = inner = (
+            f"{count} trained vectors stand before a text (prompt tuning), and patterns over its own tokens would leave them "
+            "out; use keep='logits' or 'residual', or the model without them: lk.Lab(model.get_base_model(), tokenizer)"
+        )
     return {
         "attention": off,
         "queries": inner,

@@ -169,7 +169,11 @@ def _together(
             logits="all" if "logits" in keep else "last",
             attentions="attention" in keep and not anatomy.on_interface,
         )
-    width = output.ids.shape[1]
+    if any(call.key.shape[2] != output.ids.shape[1] for call in captured.attention.values()):
+        raise Unavailable(
+            f"{name} attends to more than the text's own tokens, which patterns over these would leave out; "
+            "use keep='logits' or 'residual', or the model without what stands before a text."
+        )
     config = model.config.get_text_config()
     special = set(getattr(tokenizer, "all_special_ids", None) or ())
     masks = _Masks()
@@ -191,7 +195,7 @@ def _together(
                 _logits=alone(logits) if "logits" in keep else None,
                 _attention=_attention(captured, row, n, masks),
                 _layered=_layered(captured, row, n, output.ids.shape),
-                _routes=_routes(captured, row, n, width) if "routes" in keep else None,
+                _routes=_routes(captured, row, n, output.ids.shape) if "routes" in keep else None,
                 notes=_notes(anatomy, config, captured, logits, row, n),
                 special=tuple(sorted(special.intersection(ids))),
             )
@@ -244,19 +248,22 @@ def _attention(captured: Captured, row: int, n: int, masks: _Masks) -> dict[int,
 
 def _layered(captured: Captured, row: int, n: int, shape: Sequence[int]) -> dict[str, dict[int, torch.Tensor]]:
     def of_row(kind: str, tensor: torch.Tensor) -> torch.Tensor:
+        # the last columns, since virtual tokens stand before a text's own
         if kind in ("values", "head_output"):
-            return alone(tensor[row, :, :n])
-        return alone(tensor.reshape(*shape, -1)[row, :n])  # opt passes its tokens through the MLP as one long list
+            return alone(tensor[row, :, -shape[1] :][:, :n])
+        whole = tensor.reshape(shape[0], -1, tensor.shape[-1])  # opt passes its tokens through the MLP as one long list
+        return alone(whole[row, -shape[1] :][:n])
 
     return {kind: {i: of_row(kind, t) for i, t in by_layer.items()} for kind, by_layer in captured.layered.items()}
 
 
-def _routes(captured: Captured, row: int, n: int, width: int) -> Routes:
+def _routes(captured: Captured, row: int, n: int, shape: Sequence[int]) -> Routes:
     layers = tuple(sorted(captured.routes))
-    start = row * width  # routers see the batch as one long list of tokens
 
     def stacked(part: int, missing: int) -> torch.Tensor:
-        rows = [t.reshape(-1, t.shape[-1])[start : start + n] for t in (captured.routes[i][part] for i in layers)]
+        # routers see the batch as one long list of tokens
+        every = [t.reshape(shape[0], -1, t.shape[-1]) for t in (captured.routes[i][part] for i in layers)]
+        rows = [t[row, -shape[1] :][:n] for t in every]
         widest = max(t.shape[-1] for t in rows)  # an edit may have layers choose different numbers
         return torch.stack([torch.nn.functional.pad(t, (0, widest - t.shape[-1]), value=missing) for t in rows], 1)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from labkit.errors import BadInput, Unavailable
 from labkit.trace import running
@@ -153,6 +154,11 @@ def installed(model: Any, anatomy: Anatomy, sites: Sequence[Site | RouterSite]) 
     if not sites:
         yield
         return
+    if count := running.virtual_tokens(model):
+        raise Unavailable(
+            f"This model can't be edited: {count} trained vectors stand before its texts (prompt tuning), where no place of "
+            "a text is; edit the model without them: lk.Lab(model.get_base_model(), tokenizer)."
+        )
     now = _Now(model)
     at_interface: list[Site] = []
     with contextlib.ExitStack() as stack:
@@ -166,6 +172,9 @@ def installed(model: Any, anatomy: Anatomy, sites: Sequence[Site | RouterSite]) 
             site = site._replace(change=_unless_trying(site.change))
             if anatomy.on_interface and site.name in ("queries", "keys", "values", "head_output"):
                 at_interface.append(site)
+            elif site.name == "logits":
+                for handle in _on_logits(site, now):
+                    stack.callback(handle.remove)
             else:
                 stack.callback(_hook(model, anatomy, site, now).remove)
         for entrance in now.entrances:  # after the logits' own hook
@@ -182,8 +191,6 @@ def _unless_trying(change: Change) -> Change:
 
 def _hook(model: Any, anatomy: Anatomy, site: Site, now: _Now) -> Any:
     """Register the module hook of a site; returns its handle."""
-    if site.name == "logits":
-        return model.register_forward_hook(lambda _m, _a, output: _edited_logits(site, output, now))
     if site.name == "residual" and site.layer < len(anatomy.layers):
 
         def on_input(_module: Any, args: Any, keywords: Any) -> Any:
@@ -212,6 +219,15 @@ def _hook(model: Any, anatomy: Anatomy, site: Site, now: _Now) -> Any:
     part = layer.attention if site.name == "attention_output" else layer.mlp
     assert part is not None
     return part.register_forward_hook(lambda _m, _a, output: _edited_output(site, output, now, anatomy.multiplier))
+
+
+def _on_logits(site: Site, now: _Now) -> list[RemovableHandle]:
+    """Hooks where logits come out: of the model, and of the one a wrapper such as peft's has generate by itself."""
+
+    def hook(module: Any, _args: Any, output: Any) -> Any:
+        return _edited_logits(site, output, now) if module is now.entered else None
+
+    return [module.register_forward_hook(hook) for module in now.whole_models]
 
 
 def _edited_output(site: Site, output: Any, now: _Now, factor: float) -> Any:
@@ -314,9 +330,12 @@ class _Now:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.family = str(model.config.get_text_config().model_type)
-        # a pass begins at the model itself, or at a part of it that a user calls directly
-        base = getattr(model, "base_model", model)
-        self.entrances = list(dict.fromkeys([model, base, *(m for n, m in base.named_children() if n == "decoder")]))
+        # a pass begins at the model itself, at the one below a wrapper, or at a part of it that a user calls directly
+        inner: Any = running.language_model(model)
+        base = getattr(inner, "base_model", inner)
+        decoders = [part for name, part in base.named_children() if name == "decoder"]
+        self.whole_models = list(dict.fromkeys([model, inner]))
+        self.entrances = list(dict.fromkeys([model, inner, base, *decoders]))
         self.names = {module: inspect.signature(module.forward) for module in self.entrances}
         self.entered: Any = None
         self.batch = self.tokens = 0
