@@ -6,7 +6,7 @@
     python -m labkit.recipes.moe pack    WORK              # into labkit/assets, with the record
     python -m labkit.recipes.moe effects WORK              # what each expert's loss would cost, into labkit/assets
 
-All three models have the same depth, width, attention and tokens, and the same number of parameters at work on a token:
+All three models have the same depth, width, attention and tokens, and the same number of parameters active on a token:
 `fine` chooses 4 of 32 experts of width 64, `coarse` 2 of 16 of width 128, `dense` has one feed-forward part of width 256.
 They are transformers' own Qwen3-MoE and Qwen3 classes. Every step reads 5,120 tokens, as many of each kind of text:
 twenty pieces of 256 at first, five pieces of 1,024 in the last fifth of the steps. What keeps the experts in use is the
@@ -21,7 +21,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from labkit.recipes import texts
 from labkit.recipes.signing import sign
@@ -61,7 +68,7 @@ SHAPE: dict[str, Any] = {
 EXPERTS = {"fine": (32, 4, 64), "coarse": (16, 2, 128)}  # experts, chosen, width of each
 
 
-def build(name: str) -> Any:
+def build(name: str) -> Any:  # of two classes, whose .to and .half carry no types of use
     """An untrained model in float32, the same for the same name."""
     torch.manual_seed(SEED)
     if name == "dense":
@@ -225,12 +232,12 @@ def train(work: Path, name: str, *, stop_after: int | None = None, device: str |
             _save(folder / "state.pt", state | {"seconds": time.perf_counter() - began})
 
 
-def _save(path: Path, state: dict[str, Any]) -> None:
+def _save(path: Path, state: Mapping[str, object]) -> None:
     torch.save(state, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
 
 
-def _write(path: Path, line: dict[str, Any]) -> None:
+def _write(path: Path, line: Mapping[str, object]) -> None:
     rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(rounded) + "\n")
@@ -263,7 +270,7 @@ class HeldOut:
         )
 
     @torch.no_grad()
-    def measure(self, model: Any, choices: Path) -> dict[str, Any]:
+    def measure(self, model: PreTrainedModel, choices: Path) -> dict[str, object]:
         """Loss of each kind (nats a token, all tokens of all passages), load, and the choices written to a file.
 
         choices: (tokens, layers, k) uint8, the tokens of all passages in order, kinds in the order of KINDS.
@@ -282,7 +289,7 @@ class HeldOut:
                 if seen:
                     chosen.append(torch.stack([c for _, c in seen], dim=1).to("cpu", torch.uint8))
             losses[kind] = round(total / count, 5)
-        report: dict[str, Any] = {"held_out": losses}
+        report: dict[str, object] = {"held_out": losses}
         if chosen:
             every = torch.cat(chosen)
             np.save(choices, every.numpy())

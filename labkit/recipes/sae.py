@@ -5,7 +5,7 @@
     python -m labkit.recipes.sae harvest WORK           # activations, about 1.15 kB a token; goes on where it was
     python -m labkit.recipes.sae train   WORK           # goes on where it was
     python -m labkit.recipes.sae pack    WORK           # in half precision into labkit/assets/labkit-sae, with the record
-    python -m labkit.recipes.sae index   WORK           # where each feature is at work, beside it
+    python -m labkit.recipes.sae index   WORK           # where each feature is active, beside it
     python -m labkit.recipes.sae measure WORK           # on held-out text, into its card
 
 The model is transformers' own, run in bfloat16 as far as the hook on layer 15 and no further. The first position of a
@@ -23,7 +23,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ import torch
 from labkit.models.shipped import ASSETS
 from labkit.recipes import texts
 from labkit.recipes.signing import sign
-from labkit.sae import indexing, loading, training
+from labkit.sae import indexing, loading, saving, training
 from labkit.trace import running
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def activations(model: PreTrainedModel, ids: torch.Tensor, layer: int = LAYER) -
 def kept(x: torch.Tensor) -> torch.Tensor:
     """(batch, tokens) bool: not the first position, and no norm over OUTLIER times the median of the batch."""
     norms = x.float().norm(dim=-1)
-    mask = norms <= OUTLIER * norms[:, 1:].median()
+    mask: torch.Tensor = norms <= OUTLIER * norms[:, 1:].median()
     mask[:, 0] = False
     return mask
 
@@ -106,7 +106,7 @@ def harvest(work: Path, *, device: str | None = None) -> None:
     folder = work / "activations"
     folder.mkdir(exist_ok=True)
     pieces = np.load(work / "pieces.npy")
-    model: Any = lk.load(fresh=True).model.to(device=device, dtype=torch.bfloat16)  # its own, since it is changed
+    model = lk.load(fresh=True).model.to(device=device, dtype=torch.bfloat16)  # its own, since it is changed
     for number in range(-(-len(pieces) // PIECES_A_FILE)):
         path = folder / f"{number:03d}.npy"
         if path.exists():
@@ -200,12 +200,12 @@ def pack(work: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     FOLDER.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.half().contiguous() for name, value in load_file(work / "trained" / loading.WEIGHTS).items()}
-    save_file(weights, FOLDER / loading.WEIGHTS)
-    config = json.loads((work / "trained" / loading.CONFIG).read_text("utf-8"))
+    weights = {name: value.half().contiguous() for name, value in load_file(work / "trained" / saving.WEIGHTS).items()}
+    save_file(weights, FOLDER / saving.WEIGHTS)
+    config = json.loads((work / "trained" / saving.CONFIG).read_text("utf-8"))
     config["normalize_activations"] = "none"  # the scale it was trained with is in its biases
     config["metadata"]["labkit"] = {"typical_norm": round(typical_norm(work), 2), "outlier": OUTLIER}
-    (FOLDER / loading.CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+    (FOLDER / saving.CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
     shutil.copy(work / "record.jsonl", RECORD)
     finish()
 
@@ -250,7 +250,7 @@ def measure(work: Path) -> None:
         "left_out": everything.left_out,
         "components": everything.components,
         "passages": LOSS_DOCUMENTS,
-        "unexplained": everything.table[["way", "kind", "tokens", "unexplained", "at_work"]].to_dict("records"),
+        "unexplained": everything.table[["way", "kind", "tokens", "unexplained", "l0"]].to_dict("records"),
         "losses": some.table.to_dict("records"),
         "apart": apart.table[["kind", "tokens", "unexplained"]].to_dict("records"),
     }
@@ -278,21 +278,21 @@ def card() -> str:
         f"| {kind} | {left['sae', kind]['tokens']:,} | {left['sae', kind]['unexplained']:.3f} "
         f"| {apart[kind]['unexplained']:.3f} | {cost['sae', kind]['tokens']:,} | {cost['sae', kind]['loss']:.3f} "
         f"| {cost['sae', kind]['increase']:+.3f} ({cost['sae', kind]['low']:+.3f} to {cost['sae', kind]['high']:+.3f}) "
-        f"| {cost['sae', kind]['recovered']:.1%} |"
+        f"| {cost['sae', kind]['loss_recovered']:.1%} |"
         for kind in (*texts.KINDS, "all")
     ]
 
-    def mean(of: dict[Any, Any], name: str) -> float:
+    def mean(of: dict[str, dict[str, float]], name: str) -> float:
         return float(np.mean([of[kind][name] for kind in texts.KINDS]))
 
     own_left, own_cost = ({kind: table["sae", kind] for kind in texts.KINDS} for table in (left, cost))
     rows.append(
         f"| mean of the kinds | | {mean(own_left, 'unexplained'):.3f} | {mean(apart, 'unexplained'):.3f} | "
-        f"| {mean(own_cost, 'loss'):.3f} | {mean(own_cost, 'increase'):+.3f} | {mean(own_cost, 'recovered'):.1%} |"
+        f"| {mean(own_cost, 'loss'):.3f} | {mean(own_cost, 'increase'):+.3f} | {mean(own_cost, 'loss_recovered'):.1%} |"
     )
     ways = [
         f"| {NAMES[way]} | {left[way, 'all']['unexplained']:.3f} | {cost[way, 'all']['increase']:+.3f} "
-        f"| {cost[way, 'all']['recovered']:.1%} |"
+        f"| {cost[way, 'all']['loss_recovered']:.1%} |"
         for way in NAMES
         if (way, "all") in left
     ]
@@ -332,7 +332,7 @@ NAMES = {
 }
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: object) -> object:
     if isinstance(value, dict):
         return {key: _rounded(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -345,10 +345,10 @@ def _rounded(value: Any) -> Any:
 def typical_norm(work: Path) -> float:
     """The median norm of what was harvested."""
     data = Activations.load(work)
-    return data.rows(np.random.default_rng(SEED).integers(0, len(data), 100_000)).norm(dim=-1).median().item()
+    return float(data.rows(np.random.default_rng(SEED).integers(0, len(data), 100_000)).norm(dim=-1).median())
 
 
-def _save(trainer: Any, folder: Path) -> None:
+def _save(trainer: training.Trainer, folder: Path) -> None:
     """A checkpoint that is there whole or not at all."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)

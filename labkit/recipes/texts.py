@@ -213,7 +213,7 @@ def _passages(entry: object, path: tuple[str, ...] = ()) -> Iterator[str]:
                 yield from _passages(value, (*path, key))
 
 
-def _country_name(country: dict) -> str:
+def _country_name(country: dict[str, dict[str, dict[str, dict[str, str]]]]) -> str:
     name = country.get("Government", {}).get("Country name", {})
     short = name.get("conventional short form", {}).get("text") or ""
     return "" if short == "none" else short

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from labkit.sae.dashboards import Dashboard as Dashboard
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from labkit.sae.reading import Features as Features
     from labkit.sae.reading import features as features
     from labkit.sae.reading import residual as residual
+    from labkit.sae.searching import CommonFeatures as CommonFeatures
+    from labkit.sae.searching import FoundFeatures as FoundFeatures
     from labkit.sae.searching import common as common
     from labkit.sae.searching import search as search
+    from labkit.sae.steering import Doses as Doses
     from labkit.sae.steering import Steered as Steered
     from labkit.sae.steering import broken as broken
     from labkit.sae.steering import difference as difference
@@ -55,8 +58,8 @@ _NAMES = {
     "naming": ("NameCheck", "Quiz", "check_name", "quiz"),
     "quality": ("Quality", "evaluate", "untrained"),
     "reading": ("Features", "features", "residual"),
-    "searching": ("common", "search"),
-    "steering": ("Steered", "broken", "difference", "dose", "steered"),
+    "searching": ("CommonFeatures", "FoundFeatures", "common", "search"),
+    "steering": ("Doses", "Steered", "broken", "difference", "dose", "steered"),
     "toy": ("Recovery", "World", "recovery", "world"),
     "training": ("Settings", "Step", "train", "trained"),
 }
@@ -65,7 +68,7 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"labkit.sae.{_HOMES[name]}"), name)

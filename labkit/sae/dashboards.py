@@ -1,4 +1,4 @@
-"""All that is known of one feature: where it is at work, what it promotes, its neighbours."""
+"""All that is known of one feature: where it is active, what it promotes, its neighbours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from labkit.models.tokens import token_strings
 from labkit.sae.dictionary import Feature, checked_feature
 from labkit.sae.indexing import EDGES, TOP, Index, given, tensor
 
+if TYPE_CHECKING:
+    from labkit.trace.lab_like import LabLike
+
 __all__ = ["Dashboard", "Example", "dashboard", "nearest", "promoted"]
 
 RANDOM_DIRECTIONS = 20  # that say what chance promotes
@@ -25,7 +28,7 @@ LARGE = 64.0  # beside any norm's epsilon, small enough for float16
 
 @dataclass(frozen=True)
 class Example:
-    """A stretch of text where a feature is at work.
+    """A stretch of text where a feature is active.
 
     tokens, activations: (n,) the stretch, and how active the feature is on each token (to a 255th of the peak).  peak: the
     token it is most active on.  kind: of text.  top: among the strongest in the corpus; the others are drawn over the rest
@@ -47,7 +50,7 @@ class Example:
 class Dashboard:
     """What is known of one feature.
 
-    density: the share of the corpus's tokens it is at work on.  largest: its highest activation there.  counts: how many
+    density: the share of the corpus's tokens it is active on.  largest: its highest activation there.  counts: how many
     tokens had an activation in each of len(edges) - 1 bins; what lies beyond is in the outer ones.  kinds: kind of text ->
     (the share of the feature's activity that is there, the share of the corpus that kind is).  promoted, suppressed:
     tokens whose logit its direction raises or lowers most, in standard deviations over the vocabulary, and what the
@@ -73,11 +76,11 @@ class Dashboard:
 
     @property
     def dead(self) -> bool:
-        """At work nowhere in the corpus."""
+        """Active nowhere in the corpus."""
         return self.largest == 0
 
 
-def dashboard(lab: Any, feature: Feature, *, of: Index | None = None, k: int = 8) -> Dashboard:
+def dashboard(lab: LabLike, feature: Feature, *, of: Index | None = None, k: int = 8) -> Dashboard:
     """What is known of a feature. of: an index; None for the one that came with the autoencoder. k: tokens and neighbours."""
     sae = checked_feature(feature).sae
     found = given(lab, sae, of)
@@ -110,20 +113,20 @@ def dashboard(lab: Any, feature: Feature, *, of: Index | None = None, k: int = 8
     )
 
 
-def _examples(lab: Any, found: Index, i: int) -> list[Example]:
+def _examples(lab: LabLike, found: Index, i: int) -> list[Example]:
     examples = []
     for slot in np.flatnonzero(found.values[i] > 0):
         ids = found.ids[i, slot]
         ids = ids[ids != found.nothing]
         heights = tensor(found.activations[i, slot, : len(ids)]) * float(found.values[i, slot]) / 255
         kind = found.kinds[found.of_kind[i, slot]]
-        words = tuple(lab.token_text(int(t)) for t in ids)
+        words = tuple(token_strings(lab.tokenizer, ids.tolist()))
         examples.append(Example(words, heights, int(found.peaks[i, slot]), kind, bool(slot < TOP)))
     return examples
 
 
 def promoted(
-    lab: Any, feature: Feature, k: int = 8
+    lab: LabLike, feature: Feature, k: int = 8
 ) -> tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...], float]:
     """Tokens whose logit a feature's direction raises most, those it lowers most, and what chance reaches.
 
@@ -143,7 +146,7 @@ def promoted(
 
 
 @torch.no_grad()
-def _moved(lab: Any, directions: Tensor) -> Tensor:
+def _moved(lab: LabLike, directions: Tensor) -> Tensor:
     """(n, vocabulary) float32: how far each direction moves each logit, in standard deviations over the vocabulary."""
     norm, unembedding = lab.anatomy.final_norm, lab.anatomy.unembedding
     if norm is None or unembedding is None:
@@ -154,7 +157,8 @@ def _moved(lab: Any, directions: Tensor) -> Tensor:
         none = torch.zeros_like(x)
         moved = (unembedding(norm(x) - norm(none)) - unembedding(none)).float().cpu()
     moved -= moved.mean(-1, keepdim=True)
-    return moved / moved.std(-1, keepdim=True).clamp(min=1e-12)
+    deviations: Tensor = moved / moved.std(-1, keepdim=True).clamp(min=1e-12)
+    return deviations
 
 
 def nearest(feature: Feature, k: int = 8) -> tuple[tuple[int, float], ...]:

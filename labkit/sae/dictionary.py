@@ -318,7 +318,8 @@ class SAE:
 
     @property
     def _lengths(self) -> Tensor:
-        return self.decoder.norm(dim=-1)
+        lengths: Tensor = self.decoder.norm(dim=-1)
+        return lengths
 
     def _token(self, x: Tensor) -> _Token:
         """What is encoded of x."""
@@ -369,7 +370,8 @@ class SAE:
         """(...,) bool for x, (..., d_in): whether its norm is of the size the autoencoder was trained on."""
         if self.typical_norm is None or self.outlier is None:
             return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
-        return x.float().norm(dim=-1) <= self.outlier * self.typical_norm
+        usual: Tensor = x.float().norm(dim=-1) <= self.outlier * self.typical_norm
+        return usual
 
     def belongs(self, lab: LabLike) -> None:
         """Raise BadInput unless this autoencoder was trained on the lab's model."""

@@ -1,6 +1,6 @@
-"""Where in a corpus each feature is at work: counted once, kept small, read in an instant.
+"""Where in a corpus each feature is active: counted once, kept small, read in an instant.
 
-Of every feature: on how many tokens it is at work, how its activations are spread, in which kinds of text, and a few
+Of every feature: on how many tokens it is active, how its activations are spread, in which kinds of text, and a few
 stretches of text: those where it is most active, and some drawn over the rest of its range, since the strongest examples
 alone flatter a feature (Bolukbasi et al. 2021).
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from labkit.errors import BadInput, BadModelFile, Unavailable
 from labkit.sae.dictionary import SAE, checked_sae
 from labkit.sae.reading import defined, ids_for, residuals
 from labkit.trace.input import as_kinds
+
+if TYPE_CHECKING:
+    from labkit.trace.lab_like import LabLike
 
 __all__ = ["Index", "index"]
 
@@ -42,7 +45,7 @@ NO_SIGNS = (
 class Index:
     """The arrays behind dashboards and search, for F features, E examples each, and windows of W tokens.
 
-    counts: (F,) tokens at work on.  largest: (F,) highest activation.  histogram: (F, len(EDGES) - 1) tokens by activation.
+    counts: (F,) tokens it is active on.  largest: (F,) highest activation.  histogram: (F, len(EDGES) - 1) tokens by activation.
     kind_sums: (F, K) activation summed in each kind of text.  ids: (F, E, W) token ids, uint16 or, for larger vocabularies,
     uint32; `nothing` where there is none.
     activations: (F, E, W) uint8, in 255ths of the example's peak.  peaks: (F, E) its place in the window.  values: (F, E)
@@ -75,7 +78,7 @@ class Index:
 
     @property
     def density(self) -> np.ndarray:
-        """(F,) share of the corpus's tokens each feature is at work on."""
+        """(F,) share of the corpus's tokens each feature is active on."""
         return self.counts / self.tokens
 
     def save(self, path: Path) -> None:
@@ -130,12 +133,12 @@ _ARRAYS = (
 )
 
 
-def nothing(kind: np.dtype[Any]) -> int:
+def nothing(kind: np.dtype[np.unsignedinteger]) -> int:
     """The number that stands for no token among ids of a type: its largest."""
     return int(np.iinfo(kind).max)
 
 
-def id_type(vocabulary: int) -> np.dtype[Any]:
+def id_type(vocabulary: int) -> np.dtype[np.unsignedinteger]:
     """The smallest type of number that holds all ids and one more."""
     return np.dtype(np.uint16 if vocabulary < 2**16 else np.uint32)
 
@@ -189,7 +192,7 @@ class Collector:
         """ids: (pieces, L), of the same type in all calls, `nothing` of it after the end. kept: (pieces, L) bool: where
         features are defined. kinds: (pieces,).
 
-        indices, values: (kept.sum(), k), in the order of kept; values of 0 are not at work.
+        indices, values: (kept.sum(), k), in the order of kept; values of 0 are not active.
         """
         if bool((values < 0).any()):
             raise Unavailable(NO_SIGNS.format("These features"))
@@ -263,7 +266,7 @@ class Collector:
 _ENTRY = np.dtype([("feature", np.int32), ("value", np.float32), ("row", np.int32), ("part", np.int32)])
 
 
-def _chosen(mine: np.ndarray, draw: np.random.Generator) -> list[tuple[int, Any]]:
+def _chosen(mine: np.ndarray, draw: np.random.Generator) -> list[tuple[int, np.void]]:
     """(slot, entry) of a feature's examples; mine: the peaks of all pieces, the strongest first."""
     found = list(enumerate(mine[:TOP]))
     rest = mine[TOP:]
@@ -301,8 +304,8 @@ class _Part:
         return self.ids[piece, start:stop], heights, position - start, int(self.kinds[piece])
 
 
-def index(lab: Any, sae: SAE, texts: Mapping[str, Sequence[Any]] | Sequence[Any] | None = None) -> Index:
-    """Where each feature is at work: the index that came with the autoencoder, or one of your own texts.
+def index(lab: LabLike, sae: SAE, texts: Mapping[str, Sequence[object]] | Sequence[object] | None = None) -> Index:
+    """Where each feature is active: the index that came with the autoencoder, or one of your own texts.
 
     texts: None for the one that came with it; else kind of text -> texts, or a list of texts.
     Raises BadInput where there is none, where the autoencoder does not belong to the model, and for under 1,000 tokens;
@@ -344,7 +347,7 @@ def _loaded(path: Path, _changed: int, _size: int) -> Index:  # a file that was 
     return Index.load(path)
 
 
-def given(lab: Any, sae: SAE, of: Index | None) -> Index:
+def given(lab: LabLike, sae: SAE, of: Index | None) -> Index:
     """The index that was given, or the one that came with the autoencoder. Raises BadInput for one that is not its own."""
     if of is None:
         return index(lab, sae)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from numbers import Integral
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from labkit import checks
 from labkit.errors import BadInput
 from labkit.sae.dictionary import SAE, Feature, checked_feature, checked_sae
 from labkit.trace.edits import Edit, patch
@@ -111,18 +111,15 @@ def _fits(x: Tensor, direction: Tensor) -> None:
         )
 
 
-def number(value: Any, what: str) -> float:
+def number(value: object, what: str) -> float:
     """Raises BadInput for what is no finite number."""
-    try:
-        found = float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        found = math.nan
-    if isinstance(value, bool | str | bytes) or not math.isfinite(found):
-        raise BadInput(f"{what} is to be a number, and {value!r} is none.")
+    found = checks.as_number(value)
+    if found is None:
+        raise BadInput(f"{what} is to be a number, and {checks.shown(value)} is none.")
     return found
 
 
-def _direction(what: Any) -> Tensor:
+def _direction(what: object) -> Tensor:
     if not isinstance(what, Tensor) or what.ndim != 1:
         raise BadInput("steer takes a feature, such as sae[1234], or a direction (d_model,) as a tensor.")
     length = float(what.detach().float().norm())
@@ -131,7 +128,7 @@ def _direction(what: Any) -> Tensor:
     return what.detach().float().cpu() / length
 
 
-def _layer(layer: Any) -> int:
+def _layer(layer: object) -> int:
     if isinstance(layer, bool) or not isinstance(layer, Integral) or layer < 0:
         raise BadInput("A direction of your own needs the layer it is added before: steer(direction, 5.0, layer=15).")
     return int(layer)

@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from labkit import checks
 from labkit.errors import BadInput
 from labkit.sae.dictionary import Feature, checked_feature
-from labkit.sae.reading import Features
-from labkit.sae.reading import features as features_of
+from labkit.sae.reading import Features, features_of_each
 from labkit.statistics import hypergeometric, interval
 from labkit.trace.input import as_texts
+
+if TYPE_CHECKING:
+    from labkit.trace.lab_like import LabLike
 
 __all__ = ["NameCheck", "Quiz", "check_name", "quiz"]
 
@@ -63,17 +66,26 @@ class NameCheck:
 
 
 def check_name(
-    lab: Any, feature: Feature, rule: Rule, texts: Sequence[Any], *, others: int = 20, seed: int = 0
+    lab: LabLike,
+    feature: Feature,
+    rule: Rule,
+    texts: Sequence[object],
+    *,
+    others: int = 20,
+    seed: int = 0,
+    sign: int = 1,
 ) -> NameCheck:
     """Try a name on texts that were not looked at before.
 
     rule: given the tokens of a text and a position, whether the feature fires there: lambda tokens, i: "may" in tokens[i].
-    texts: fresh ones. others: how many other features, of similar density in these texts, the rule is tried on.
+    texts: fresh ones. others: how many other features, of similar density in these texts, the rule is tried on. sign: which
+    side of the features the name is of, 1 or -1; the second only where activations may be below 0.
     Raises BadInput where the feature fires on fewer than 10 tokens of these texts, so that nothing can be said.
     """
-    found = features_of(lab, checked_feature(feature).sae, as_texts(texts))
+    _check_sign(checked_feature(feature), sign)
+    found = features_of_each(lab, feature.sae, as_texts(texts))
     said = [np.array([bool(rule(each.tokens, i)) for i in range(len(each))])[each.defined.numpy()] for each in found]
-    fires = [_fires(each, feature.index) for each in found]
+    fires = [_fires(each, feature.index, sign) for each in found]
     firings, tokens = int(sum(f.sum() for f in fires)), sum(map(len, fires))
     if firings < LEAST_FIRINGS:
         raise BadInput(
@@ -84,8 +96,8 @@ def check_name(
     low, high = _interval(said, fires, draw) if len(found) >= LEAST_TEXTS else (math.nan, math.nan)
     claims, right = sum(int(s.sum()) for s in said), sum(int((s & f).sum()) for s, f in zip(said, fires, strict=True))
     compared = [
-        _balanced(said, [_fires(each, other) for each in found])
-        for other in _similar(found, feature, firings, others, draw)
+        _balanced(said, [_fires(each, other, sign) for each in found])
+        for other in _similar(found, feature, firings, others, draw, sign)
     ]
     return NameCheck(
         recall=right / firings,
@@ -114,8 +126,17 @@ def _interval(
     return float(low), float(high)
 
 
-def _fires(found: Features, feature: int) -> np.ndarray:
-    return (found.indices[found.defined] == feature).any(-1).numpy()
+def _check_sign(feature: Feature, sign: int) -> None:
+    if sign not in (1, -1) or isinstance(sign, bool):
+        checks.refuse("sign", sign, "1 or -1")
+    if sign < 0 and not feature.sae.signed:
+        raise BadInput(f"Activations of {feature.sae.name} are never below 0; leave sign away.")
+
+
+def _fires(found: Features, feature: int, sign: int) -> np.ndarray:
+    """(defined tokens,) bool: where a feature is active, on its side of this sign."""
+    fires: np.ndarray = ((found.indices == feature) & (sign * found.values > 0))[found.defined].any(-1).numpy()
+    return fires
 
 
 def _balanced(said: Sequence[np.ndarray], fires: Sequence[np.ndarray]) -> float:
@@ -126,12 +147,12 @@ def _balanced(said: Sequence[np.ndarray], fires: Sequence[np.ndarray]) -> float:
 
 
 def _similar(
-    found: Sequence[Features], feature: Feature, firings: int, count: int, draw: np.random.Generator
+    found: Sequence[Features], feature: Feature, firings: int, count: int, draw: np.random.Generator, sign: int
 ) -> list[int]:
     """Other features that fire on half to twice as many of these tokens."""
     counts = torch.zeros(len(feature.sae), dtype=torch.int64)
     for each in found:
-        counts += torch.bincount(each.indices[each.indices >= 0], minlength=len(counts))
+        counts += torch.bincount(each.indices[sign * each.values > 0], minlength=len(counts))
     near = [i for i, n in enumerate(counts.tolist()) if firings / 2 <= n <= firings * 2 and i != feature.index]
     return [int(i) for i in draw.permutation(near)[:count]]
 
@@ -159,15 +180,19 @@ class Quiz:
         return right / n, hypergeometric(hits, yes, firing, n)
 
 
-def quiz(lab: Any, feature: Feature, texts: Sequence[Any], *, n: int = 10, seed: int = 0) -> Quiz:
-    """n places of fresh texts, half of them where the feature fires, in a random order, each with what stands before it."""
+def quiz(lab: LabLike, feature: Feature, texts: Sequence[object], *, n: int = 10, seed: int = 0, sign: int = 1) -> Quiz:
+    """n places of fresh texts, half of them where the feature fires, in a random order, each with what stands before it.
+
+    sign: which side of the feature, as of `check_name`.
+    """
     if n < 2 or n % 2:
         raise BadInput(f"A quiz has an even number of places, half of them where the feature fires, and {n!r} is none.")
-    found = features_of(lab, checked_feature(feature).sae, as_texts(texts))
+    _check_sign(checked_feature(feature), sign)
+    found = features_of_each(lab, feature.sae, as_texts(texts))
     yes: list[tuple[int, int]] = []
     no: list[tuple[int, int]] = []
     for number, each in enumerate(found):
-        at = (each.indices == feature.index).any(-1)
+        at = ((each.indices == feature.index) & (sign * each.values > 0)).any(-1)
         for position in each.defined.nonzero().flatten().tolist():
             (yes if at[position] else no).append((number, position))
     for places, what in ((yes, "fires"), (no, "is silent")):

@@ -1,20 +1,24 @@
 """How good an autoencoder is on a text: what it leaves unexplained, and what the model loses when it has only that.
 
-Every figure stands beside simpler ways to tell a residual stream: as many principal components as features are at work,
-an untrained autoencoder, the mean, and nothing.
+Three figures are usual. The *fraction of variance unexplained*: the squared error of the reconstruction over the variance
+of the residual stream. *L0*: how many features are active on a token, in the mean. *Loss recovered*: how much of the
+model's loss is saved, between the mean in place of the residual stream (0) and the residual stream itself (1), by the
+reconstruction in its place. A *dead* feature is active on no token. Every figure stands beside simpler ways to rebuild a
+residual stream: as many principal components as features are active, an untrained autoencoder, the mean, and nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from labkit.errors import BadInput
+from labkit.results import Result
 from labkit.sae.dictionary import SAE, checked_sae
 from labkit.sae.interventions import AFTER_THE_FIRST
 from labkit.sae.reading import defined, ids_for, residuals
@@ -25,6 +29,8 @@ from labkit.trace.input import as_kinds
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labkit.generation.generating_lab import GeneratingLab
+
 __all__ = ["Quality", "evaluate", "untrained"]
 
 WAYS = ("principal components", "untrained", "mean", "zero")
@@ -32,33 +38,33 @@ LEAST_TOKENS = 200  # of a kind of text, for a figure about it
 LEAST_TEXTS, DRAWS = 5, 1_000  # of each kind, for an interval; fewer can't be resampled to any purpose
 
 
-@dataclass(frozen=True, repr=False)
-class Quality:
+@dataclass(frozen=True, eq=False, repr=False)
+class Quality(Result):
     """What came out; `table` has a row for each way and kind of text, and for all kinds together.
 
-    Columns: way ("sae", "principal components", "untrained", "mean", "zero"), kind, tokens (counted), unexplained (share of
-    the variance around the mean of all counted tokens), at_work (features on a token), loss (nats a token, of the model
-    itself), loss_spliced (with what this way tells in place of the residual stream), increase (the difference), low and
-    high (95 % of the increase, resampling texts within their kinds; NaN for under five texts of a kind), recovered
-    (1 − increase / increase of "mean"). dead: share of features at work on no counted token, which falls with more text.
+    Columns: way ("sae", "principal components", "untrained", "mean", "zero"), kind, tokens (counted), unexplained (the
+    fraction of the variance around the mean of all counted tokens), l0 (active features a token), loss (nats a token, of
+    the model itself), loss_spliced (with this way's reconstruction in place of the residual stream), increase (the
+    difference), low and high (95 % of the increase, resampling texts within their kinds; NaN for under five texts of a
+    kind), loss_recovered (1 − increase / increase of "mean"). dead: the fraction of features active on no counted token,
+    which falls with more text.
     tokens: counted in all. left_out: tokens not counted: first positions and norms out of all measure; they are left as
     they are when a way is spliced in. components: how many principal components were taken. sae: what was measured.
     """
 
-    table: pd.DataFrame
     dead: float
     tokens: int
     left_out: int
     components: int
     sae: SAE
 
-    def __repr__(self) -> str:
+    def _title(self) -> str:
         own = self.table[(self.table["way"] == "sae") & (self.table["kind"] == "all")].iloc[0]
         said = [f"{own['unexplained']:.1%} unexplained"]
         if math.isfinite(own["increase"]):
             said.append(f"{own['increase']:+.3f} nats")
-        if math.isfinite(own["recovered"]):
-            said.append(f"{own['recovered']:.1%} recovered")
+        if math.isfinite(own["loss_recovered"]):
+            said.append(f"{own['loss_recovered']:.1%} of the loss recovered")
         return f"Quality({self.sae.name}: {', '.join(said)}, {self.tokens:,} tokens)"
 
 
@@ -89,18 +95,18 @@ def untrained(sae: SAE, seed: int = 0) -> SAE:
 
 
 def evaluate(
-    lab: Any,
+    lab: GeneratingLab,
     sae: SAE,
-    texts: Mapping[str, Sequence[Any]] | Sequence[Any],
+    texts: Mapping[str, Sequence[object]] | Sequence[object],
     *,
     against: Sequence[str] = WAYS,
     losses: bool = True,
     progress: bool = True,
 ) -> Quality:
-    """Measure an autoencoder on texts, by kind, beside simpler ways to tell the same residual stream.
+    """Measure an autoencoder on texts, by kind, beside simpler ways to rebuild the same residual stream.
 
     texts: kind of text -> texts, as `lk.moe.texts` gives them, or a list of texts.  against: of "principal components" (as
-    many as features are at work on a token on average, fitted to these very texts, which favours them), "untrained" (by
+    many as features are active on a token on average, fitted to these very texts, which favours them), "untrained" (by
     default where there is one: for topk), "mean" (of these texts), "zero".  losses: False leaves out the model's loss,
     which takes most of the time.
     Use a lab in float32: figures from bfloat16 differ.
@@ -133,16 +139,16 @@ def evaluate(
     of_kind = [kind for (kind, _), m in zip(rows, masks, strict=True) for _ in range(int(m.sum()))]
     mean = together.mean(0)
     active = [sae.active(part)[1] for part in together.split(4_096)]
-    at_work = torch.cat([(indices >= 0).sum(-1) for indices in active])
+    l0 = torch.cat([(indices >= 0).sum(-1) for indices in active])
     fired = torch.zeros(len(sae), dtype=torch.bool)
     for indices in active:
         fired[indices[indices >= 0].unique()] = True
-    components = round(float(at_work.float().mean()))
+    components = round(float(l0.float().mean()))
     ways = _ways(sae, together, mean, components, against)
-    left = {way: _left(tell, together) for way, tell in ways.items()}
+    left = {way: _left(rebuild, together) for way, rebuild in ways.items()}
     spread = (together - mean).square().sum(-1)
     found_loss = _losses(lab, sae, rows, ways if losses else {}, progress)
-    table = _table(kinds, of_kind, ways, left, spread, at_work, rows, found_loss)
+    table = _table(kinds, of_kind, ways, left, spread, l0, rows, found_loss)
     out = sum(len(ids) for _, ids in rows) - len(together)
     return Quality(table, 1 - float(fired.float().mean()), len(together), out, components, sae)
 
@@ -164,13 +170,13 @@ def _ways(
     return ways
 
 
-def _left(tell: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """(rows,) squared distance between x and what is told of it."""
-    return torch.cat([(part - tell(part)).square().sum(-1) for part in x.split(4_096)])
+def _left(rebuild: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """(rows,) squared distance between x and its reconstruction."""
+    return torch.cat([(part - rebuild(part)).square().sum(-1) for part in x.split(4_096)])
 
 
 def _losses(
-    lab: Any,
+    lab: GeneratingLab,
     sae: SAE,
     rows: Sequence[tuple[str, list[int]]],
     ways: Mapping[str, Callable[[Tensor], Tensor]],
@@ -184,27 +190,27 @@ def _losses(
     found: dict[str, list[Tensor]] = {way: [] for way in ("", *ways)}
     for _, ids in tqdm(rows, desc="texts", disable=not progress, leave=False):
         found[""].append(lab.trace(ids, keep="logits").loss[1:])
-        for way, tell in ways.items():
-            with lab.edit(patch(f"residual[{sae.layer}] @ {AFTER_THE_FIRST}", _told(sae, tell))):
+        for way, rebuild in ways.items():
+            with lab.edit(patch(f"residual[{sae.layer}] @ {AFTER_THE_FIRST}", _replaced(sae, rebuild))):
                 found[way].append(lab.trace(ids, keep="logits").loss[1:])
     return found
 
 
-def _told(sae: SAE, tell: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _replaced(sae: SAE, rebuild: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def change(x: Tensor) -> Tensor:
         rows = x.float().cpu()
-        return torch.where(sae.usual(rows)[:, None], tell(rows), rows).to(x)
+        return torch.where(sae.usual(rows)[:, None], rebuild(rows), rows).to(x)
 
     return change
 
 
 def _table(
-    kinds: Mapping[str, Any],
+    kinds: Mapping[str, object],
     of_kind: Sequence[str],
-    ways: Mapping[str, Any],
+    ways: Iterable[str],
     left: Mapping[str, Tensor],
     spread: Tensor,
-    at_work: Tensor,
+    l0: Tensor,
     rows: Sequence[tuple[str, list[int]]],
     losses: Mapping[str, list[Tensor]],
 ) -> pd.DataFrame:
@@ -231,13 +237,13 @@ def _table(
                     "kind": kind,
                     "tokens": int(mask.sum()),
                     "unexplained": float(left[way][mask].double().sum() / spread[mask].double().sum()),
-                    "at_work": float(at_work[mask].float().mean()) if way == "sae" else math.nan,
+                    "l0": float(l0[mask].float().mean()) if way == "sae" else math.nan,
                     "loss": own,
                     "loss_spliced": spliced,
                     "increase": spliced - own,
                     "low": low,
                     "high": high,
-                    "recovered": 1 - (spliced - own) / by_mean,
+                    "loss_recovered": 1 - (spliced - own) / by_mean,
                 }
             )
     return pd.DataFrame(lines)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor
 
 from labkit.errors import BadInput, Unavailable
+from labkit.models.tokens import token_strings
 from labkit.sae.dictionary import SAE, Feature, checked_sae
 from labkit.trace import running
 from labkit.trace.input import as_ids, is_many
@@ -18,12 +19,13 @@ from labkit.trace.input import as_ids, is_many
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labkit.trace.input import Continued, Text
     from labkit.trace.lab_like import LabLike
 
 __all__ = ["Features", "features", "residual", "residuals"]
 
 
-def residual(lab: LabLike, text: Any, layer: int, *, chat: bool = False) -> Tensor:
+def residual(lab: LabLike, text: Text, layer: int, *, chat: bool = False) -> Tensor:
     """(T, d_model) float32: what enters a layer, by a pass that goes no further. As `lab.trace(text).residual(layer)`.
 
     Edits in force hold. Raises BadInput for a layer or a text that can't be used.
@@ -82,14 +84,15 @@ def defined(lab: LabLike, sae: SAE, ids: Sequence[int], x: Tensor) -> Tensor:
     """(T,) bool: where the features of a text mean anything; x, (T, d_in), is what enters the autoencoder's layer."""
     good = sae.defined(x)
     if sae.leaves_out:
-        out = set(lab.tokenizer.all_special_ids if sae.leaves_out is True else sae.leaves_out)
+        named = sae.leaves_out if isinstance(sae.leaves_out, tuple) else lab.tokenizer.all_special_ids
+        out = set(named)
         good &= torch.tensor([i not in out for i in ids], dtype=torch.bool)
     return good
 
 
 @dataclass(frozen=True, repr=False)
 class Features:
-    """Which features are at work on each of a text's T tokens.
+    """Which features are active on each of a text's T tokens.
 
     tokens, ids: the T tokens.  indices: (T, n) features, the most active first, -1 where there are fewer.  values: (T, n)
     float32, how active.  defined: (T,) bool: False at the first token and where the residual's norm is out of all
@@ -109,7 +112,7 @@ class Features:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        return f"Features({len(self)} tokens, {self.sae.name}, at most {self.indices.shape[1]} at work on a token)"
+        return f"Features({len(self)} tokens, {self.sae.name}, at most {self.indices.shape[1]} active on a token)"
 
     def top(self, token: int, k: int = 5) -> list[tuple[Feature, float]]:
         """The k most active features on a token and how active; none where they are not defined."""
@@ -142,8 +145,9 @@ class Features:
         ranked = sorted(best.items(), key=lambda item: -abs(item[1][0]))[:k]
         return [(self.sae[index], value, token) for index, (value, token) in ranked]
 
+    @property
     def table(self) -> pd.DataFrame:
-        """A row for each feature at work on each token: position, token, feature, activation."""
+        """A row for each active feature of each token: position, token, feature, activation."""
         import pandas as pd
 
         where = (self.indices >= 0).nonzero()
@@ -157,17 +161,28 @@ class Features:
         )
 
 
-def features(lab: LabLike, sae: SAE, text: Any, *, chat: bool = False) -> Any:
-    """Which features are at work on a text's tokens: a Features, or a list of them for a list of texts.
+@overload
+def features(lab: LabLike, sae: SAE, text: str | Continued, *, chat: bool = False) -> Features: ...
+@overload
+def features(lab: LabLike, sae: SAE, text: list[str], *, chat: bool = False) -> list[Features]: ...
+@overload
+def features(lab: LabLike, sae: SAE, text: object, *, chat: bool = False) -> Features | list[Features]: ...
+def features(lab: LabLike, sae: SAE, text: object, *, chat: bool = False) -> Features | list[Features]:
+    """Which features are active on a text's tokens: a Features, or a list of them for a list of texts.
 
     text: a text, token ids, messages or a Generation, or a list of these, as lab.trace takes them. Edits in force hold.
     Raises BadInput where the autoencoder does not belong to the model, and for a text that can't be used.
     """
-    checked_sae(sae).belongs(lab)
     many = is_many(text)
-    rows = [ids_for(lab, sae, each, chat=chat) for each in (text if many else [text])]
-    found = [_found(lab, sae, row, x) for row, x in zip(rows, residuals(lab, rows, sae.layer), strict=True)]
+    found = features_of_each(lab, sae, text if many and isinstance(text, Iterable) else [text], chat=chat)
     return found if many else found[0]
+
+
+def features_of_each(lab: LabLike, sae: SAE, texts: Iterable[object], *, chat: bool = False) -> list[Features]:
+    """The features of several texts, each as `features` takes one."""
+    checked_sae(sae).belongs(lab)
+    rows = [ids_for(lab, sae, each, chat=chat) for each in texts]
+    return [_found(lab, sae, row, x) for row, x in zip(rows, residuals(lab, rows, sae.layer), strict=True)]
 
 
 def _found(lab: LabLike, sae: SAE, ids: list[int], x: Tensor) -> Features:
@@ -178,7 +193,7 @@ def _found(lab: LabLike, sae: SAE, ids: list[int], x: Tensor) -> Features:
     values = values.masked_fill(~good[:, None], 0.0)
     indices = indices.masked_fill(~good[:, None], -1)
     return Features(
-        tokens=[lab.token_text(i) for i in ids],
+        tokens=list(token_strings(lab.tokenizer, ids)),
         ids=list(ids),
         indices=indices,
         values=values,

@@ -1,4 +1,4 @@
-"""Find features: by the words they are at work on, and by what some texts have in common and others lack."""
+"""Find features: by the words they are active on, and by what some texts have in common and others lack."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,31 +15,56 @@ from torch import Tensor
 
 from labkit.errors import BadInput
 from labkit.models.tokens import token_bytes, token_strings
+from labkit.results import Result
 from labkit.sae.dictionary import SAE
 from labkit.sae.indexing import Index, given
-from labkit.sae.reading import features as features_of
+from labkit.sae.reading import features_of_each
 from labkit.trace.input import as_texts
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from transformers import PreTrainedTokenizerBase
 
-__all__ = ["common", "search"]
+    from labkit.trace.lab_like import LabLike
+
+__all__ = ["CommonFeatures", "FoundFeatures", "common", "search"]
 
 RELABELLINGS = 200
 DEALS = 50
 NEAR = 6  # tokens on either side of a peak in which its word is looked for
 
 
-def search(lab: Any, sae: SAE, words: str | Sequence[str], *, of: Index | None = None, k: int = 20) -> pd.DataFrame:
+@dataclass(frozen=True, eq=False, repr=False)
+class FoundFeatures(Result):
+    """What `search` found, a row per feature.
+
+    chance: the most hits of any feature where the words are dealt to all examples at random, in the mean of some deals:
+    what a row's hits have to pass.  asked: the words that were looked for.
+    """
+
+    chance: float
+    asked: tuple[str, ...]
+
+    def _title(self) -> str:
+        return f"Features whose examples have their peak on {', '.join(self.asked)}"
+
+    def _beneath(self) -> dict[str, dict[str, float]]:
+        return {"chance": {"hits": self.chance}}
+
+    def _remarks(self) -> tuple[str, ...]:
+        return ("chance: the most hits of any feature when the words are dealt to all examples at random.",)
+
+
+def search(
+    lab: LabLike, sae: SAE, words: str | Sequence[str], *, of: Index | None = None, k: int = 20
+) -> FoundFeatures:
     """Features whose examples have their peak on one of these words: search(lab, sae, "january february march").
 
     words: words to look for, whole and in any case; a text is taken apart at spaces and commas. In scripts that put no
     spaces between words (Chinese, Japanese, Thai) any stretch counts as one. of: an index; None for the one that came with
     the autoencoder.
     Returns a row per feature, the one with the most hits first: feature, hits (examples whose peak is on one of the words),
-    examples, words (how many different ones of those asked), density (share of the corpus's tokens it is at work on), found
-    (the words at its peaks). attrs: "chance": the most hits of any feature where the words are dealt to all examples at
-    random, in the mean of some deals, which is what a row has to pass; "asked".
+    examples, words (how many different ones of those asked), density (share of the corpus's tokens it is active on), found
+    (the words at its peaks); beside it `chance`, the most hits that chance gives a feature.
     A few examples say what a feature may be; whether it is that, `check_name` measures.
     """
     asked = words.replace(",", " ").split() if isinstance(words, str) else words
@@ -69,9 +94,7 @@ def search(lab: Any, sae: SAE, words: str | Sequence[str], *, of: Index | None =
             "found": [", ".join(dict.fromkeys(peak.word for peak in peaks[i] if peak.word)) for i in order],
         }
     )
-    chance = _dealt(hits, there)
-    table.attrs = {"chance": chance, "asked": sorted(wanted)}
-    return table
+    return FoundFeatures(table, _dealt(hits, there), tuple(sorted(wanted)))
 
 
 def _dealt(hits: np.ndarray, there: np.ndarray) -> float:
@@ -134,10 +157,10 @@ _SPACELESS = re.compile(
 
 
 # The last index's peaks. It is held weakly, with the tokenizer: once either is gone, so is what was made of it.
-_KNOWN: WeakKeyDictionary[Index, WeakKeyDictionary[Any, list[list[_Peak]]]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Index, WeakKeyDictionary[PreTrainedTokenizerBase, list[list[_Peak]]]] = WeakKeyDictionary()
 
 
-def _peaks(tokenizer: Any, found: Index) -> list[list[_Peak]]:
+def _peaks(tokenizer: PreTrainedTokenizerBase, found: Index) -> list[list[_Peak]]:
     """(features, examples), made once of each index and tokenizer."""
     known = _KNOWN.setdefault(found, WeakKeyDictionary())
     if (made := known.get(tokenizer)) is None:
@@ -153,7 +176,7 @@ def _peaks(tokenizer: Any, found: Index) -> list[list[_Peak]]:
     return made
 
 
-def _peak(tokenizer: Any, memo: dict[int, str], ids: np.ndarray, peak: int) -> _Peak:
+def _peak(tokenizer: PreTrainedTokenizerBase, memo: dict[int, str], ids: np.ndarray, peak: int) -> _Peak:
     first = max(0, peak - NEAR)
     parts = [token_bytes(text) for text in token_strings(tokenizer, ids[first : peak + NEAR].tolist(), memo=memo)]
     data, start = b"".join(parts), sum(map(len, parts[: peak - first]))
@@ -179,28 +202,52 @@ def _bare(word: str) -> str:
     return re.sub(r"^\W+|\W+$", "", word.casefold())
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class CommonFeatures(Result):
+    """What `common` found, a row per feature.
+
+    separating: how many features part the two groups without a mistake.  by_chance: how many do in the mean when the texts
+    are dealt to groups of these sizes at random.  as_many: the share of such deals with at least as many.  All of all
+    features, not only of those in the table.
+    """
+
+    separating: int
+    by_chance: float
+    as_many: float
+
+    def _title(self) -> str:
+        return "Features more active in each text of one group than in any of the other"
+
+    def _remarks(self) -> tuple[str, ...]:
+        return (
+            f"{self.separating:,} part the two groups; {self.by_chance:.3g} when the texts are dealt at random, and "
+            f"{self.as_many:.1%} of such deals have at least as many.",
+        )
+
+
 def common(
-    lab: Any, sae: SAE, present: Sequence[Any], absent: Sequence[Any], *, k: int = 20, seed: int = 0
-) -> pd.DataFrame:
+    lab: LabLike, sae: SAE, present: Sequence[object], absent: Sequence[object], *, k: int = 20, seed: int = 0
+) -> CommonFeatures:
     """Features more active somewhere in each of some texts than anywhere in others: common(lab, sae, five_of, five_without).
 
     Give texts of about the same length: a longer one has more tokens for a feature to be active on, so that texts that
     differ in length only are parted by many features.
     Returns a row per feature, the clearest first: feature, weakest (the smallest, over `present`, of its highest activation
-    in a text), strongest_absent (its highest activation in any text of `absent`), margin (the difference). attrs:
-    "separating": how many features part the two groups without a mistake; "by_chance": how many do in the mean when the
-    texts are dealt to groups of these sizes at random; "as_many": the share of such deals with at least as many; all of
-    all features. When the first two numbers are alike, what was found says nothing. With few texts a deal is now and then
-    the true one or its opposite, so that as_many can't be very small.
+    in a text), strongest_absent (its highest activation in any text of `absent`), margin (the difference). Of an
+    autoencoder whose activations may be below 0 each side of a feature counts by itself, by its size: sign is 1 or -1.
+    Beside it how many features part the groups, and how many chance gives. When these are alike, what was found says
+    nothing. With few texts a deal is now and then the true one or its opposite, so that as_many can't be very small.
     """
     present, absent = as_texts(present, "present"), as_texts(absent, "absent")
     if len(present) < 2 or len(absent) < 2:
         raise BadInput("Give at least two texts that have it and two that lack it; five of each say more.")
-    found = features_of(lab, sae, [*present, *absent])
-    heights = torch.zeros(len(found), len(sae))
+    found = features_of_each(lab, sae, [*present, *absent])
+    signs = (1, -1) if sae.signed else (1,)
+    heights = torch.zeros(len(found), len(signs) * len(sae))
     for row, each in enumerate(found):
         at = each.indices >= 0
-        heights[row].scatter_reduce_(0, each.indices[at], each.values[at], reduce="amax")
+        for side, sign in enumerate(signs):
+            heights[row].scatter_reduce_(0, each.indices[at] + side * len(sae), sign * each.values[at], reduce="amax")
     own = torch.arange(len(found)) < len(present)
     margin = _margin(heights, own)
     draw = torch.Generator().manual_seed(seed)
@@ -213,8 +260,9 @@ def common(
     import pandas as pd
 
     table = pd.DataFrame(
-        {
-            "feature": order,
+        {"feature": [i % len(sae) for i in order]}
+        | ({"sign": [signs[i // len(sae)] for i in order]} if sae.signed else {})
+        | {
             "weakest": [float(heights[own, i].min()) for i in order],
             "strongest_absent": [float(heights[~own, i].max()) for i in order],
             "margin": [float(margin[i]) for i in order],
@@ -222,15 +270,11 @@ def common(
     )
     separating = int((margin > 0).sum())
     as_many = sum(each >= separating for each in by_chance)
-    table.attrs = {
-        "separating": separating,
-        "by_chance": float(np.mean(by_chance)),
-        "as_many": (1 + as_many) / (1 + len(by_chance)),  # the true deal is one of them
-    }
-    return table
+    # the true deal is one of them
+    return CommonFeatures(table, separating, float(np.mean(by_chance)), (1 + as_many) / (1 + len(by_chance)))
 
 
 def _margin(heights: Tensor, own: Tensor) -> Tensor:
-    """(features,): above zero where the feature is at work in all of one's own texts, and less in all others."""
+    """(features,): above zero where the feature is active in all of one's own texts, and less in all others."""
     weakest = heights[own].amin(0)
     return torch.where(weakest > 0, weakest - heights[~own].amax(0), torch.full_like(weakest, -torch.inf))

@@ -1,6 +1,6 @@
-"""The two products of a TopK autoencoder, with gradients that touch only the features at work.
+"""The two products of a TopK autoencoder, with gradients that touch only the active features.
 
-Of 4,608 features 32 are at work on a token, so that the plain products multiply by zero 143 times out of 144. On a CPU
+Of 4,608 features 32 are active on a token, so that the plain products multiply by zero 143 times out of 144. On a CPU
 the forward decode gathers rows, and each gradient is a product with a matrix in compressed rows; on other devices
 torch's own embedding bag and a scattered matrix do. Same numbers as the plain formulas, up to the order of sums.
 """
@@ -8,7 +8,7 @@ torch's own embedding bag and a scattered matrix do. Same numbers as the plain f
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ def topk_encode(x: Tensor, centre: Tensor, weight: Tensor, bias: Tensor, k: int)
     x: (rows, d_in), taken as constant: no gradient reaches it. centre: (d_in,). weight: (d_in, features). bias:
     (features,).
     """
-    values, indices = _TopKEncode.apply(x, centre, weight, bias, k)
-    return values, indices
+    found: tuple[Tensor, Tensor] = _TopKEncode.apply(x, centre, weight, bias, k)  # type: ignore[no-untyped-call] # torch's own
+    return found
 
 
 def decode(values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
@@ -34,7 +34,8 @@ def decode(values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
     values, indices: (rows, k). weight: (features, d_out). Returns (rows, d_out).
     """
     if weight.device.type == "cpu" and torch.is_grad_enabled() and (values.requires_grad or weight.requires_grad):
-        return _Decode.apply(values, indices, weight)
+        summed: Tensor = _Decode.apply(values, indices, weight)  # type: ignore[no-untyped-call] # torch's own
+        return summed
     return _bag(values, indices, weight)
 
 
@@ -42,9 +43,20 @@ def _bag(values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
     return F.embedding_bag(indices, weight, per_sample_weights=values.to(weight.dtype), mode="sum")
 
 
+class _Context(Protocol):
+    """As much of autograd's context as is used here."""
+
+    saved_tensors: tuple[Tensor, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+    def mark_non_differentiable(self, *tensors: Tensor) -> None: ...
+
+
 class _TopKEncode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, centre: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: _Context, x: Tensor, centre: Tensor, weight: Tensor, bias: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]:
         x = x - centre
         values, indices = torch.addmm(bias, x, weight).topk(k, dim=-1, sorted=False)
         values = values.relu()
@@ -53,7 +65,7 @@ class _TopKEncode(torch.autograd.Function):
         return values, indices
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, values, indices = ctx.saved_tensors
         features = weight.shape[1]
         gradient = gradients[0] * (values > 0)
@@ -64,12 +76,12 @@ class _TopKEncode(torch.autograd.Function):
 
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: _Context, values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(values, indices, weight)
         return _bag(values, indices, weight)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, indices, weight = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         return (
@@ -79,11 +91,11 @@ class _Decode(torch.autograd.Function):
         )
 
 
-def _csr(*parts: Any) -> Tensor:
+def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
     """A matrix in compressed rows; torch says once in each process that these are new, which nobody needs to read."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-        return torch.sparse_csr_tensor(*parts, check_invariants=False)
+        return torch.sparse_csr_tensor(starts, columns, values, size, check_invariants=False)
 
 
 def _transposed_product(values: Tensor, indices: Tensor, right: Tensor, features: int) -> Tensor:

@@ -7,13 +7,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from labkit.errors import BadInput
+from labkit.results import Result
 from labkit.sae.dictionary import SAE, Feature, checked_sae
 from labkit.sae.interventions import number, steer
 from labkit.sae.reading import defined, ids_for, residuals
@@ -22,9 +23,14 @@ from labkit.trace.edits import Edit
 from labkit.trace.input import as_texts
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from labkit.generation.generating_lab import GeneratingLab
+    from labkit.generation.record import Generation
+    from labkit.trace.lab_like import LabLike
 
-__all__ = ["Steered", "broken", "difference", "dose", "steered"]
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["Doses", "Steered", "broken", "difference", "dose", "steered"]
 
 DRAWS = 1_000
 RANDOM = "random direction"
@@ -32,7 +38,7 @@ SAME_IN_A_ROW = 8  # of the same token, or of the same few: the model has broken
 LONGEST_LOOP = 4
 
 
-def difference(lab: Any, sae: SAE, present: Sequence[Any], absent: Sequence[Any]) -> Tensor:
+def difference(lab: LabLike, sae: SAE, present: Sequence[object], absent: Sequence[object]) -> Tensor:
     """(d_in,): mean residual over texts that have a concept minus the mean over texts that lack it, at the SAE's layer.
 
     Tokens where the features are not defined (the first of each text) don't count. The plain way to a direction, to set
@@ -64,12 +70,36 @@ def broken(ids: Sequence[int]) -> str | None:
     return None
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Doses(Result):
+    """What `dose` found, a row per direction and strength; `lk.views.doses` draws it.
+
+    prompts: how many continuations each row stands for.  tokens: of each at most.  model, sae: by name.
+    """
+
+    prompts: int
+    tokens: int
+    model: str
+    sae: str
+
+    def _title(self) -> str:
+        return (
+            f"{self.model} steered at the layer of {self.sae}: {self.prompts} prompts, up to {self.tokens} tokens each"
+        )
+
+    def _remarks(self) -> tuple[str, ...]:
+        return ("A random direction says what any push of that strength does.",) if self._has_random() else ()
+
+    def _has_random(self) -> bool:
+        return any(str(name).startswith(RANDOM) for name in self.table["direction"])
+
+
 def dose(
-    lab: Any,
+    lab: GeneratingLab,
     sae: SAE,
     directions: Mapping[str, Feature | Tensor | Callable[[float], Edit]],
     strengths: Iterable[float],
-    prompts: Sequence[str],
+    prompts: Sequence[object],
     concept: Callable[[str], bool],
     *,
     tokens: int = 24,
@@ -77,7 +107,7 @@ def dose(
     random: int = 1,
     seed: int = 0,
     progress: bool = True,
-) -> pd.DataFrame:
+) -> Doses:
     """Steer along each direction by each strength, write on from each prompt, and look at what came out.
 
     directions: name -> feature or direction (taken at length 1, so that strengths mean the same), or a function from a
@@ -89,8 +119,7 @@ def dose(
     formula over prompts, so that none of ten does not pass for never), loss (nats a token that the model without steering
     gives to what was written; of the texts that did not break, since a loop is easy to foretell), loss_low, loss_high (95 %,
     resampling prompts), broken (share that ended in a loop), example (the first continuation with the concept, else the
-    first) and its prompt. Strength 0 is the same for all directions and is run once. attrs: prompts (how many), tokens,
-    model, sae.
+    first) and its prompt. Strength 0 is the same for all directions and is run once.
     Raises BadInput before anything is written for prompts, directions or strengths that can't be used.
     """
     prompts = as_texts(prompts, "prompts")
@@ -125,7 +154,7 @@ def dose(
                 edit.check(lab)
     draw = np.random.default_rng(seed)
     chosen = draw.integers(len(prompts), size=(DRAWS, len(prompts)))
-    unsteered: tuple[list[Any], np.ndarray] | None = None
+    unsteered: tuple[list[Generation], np.ndarray] | None = None
     rows = []
     for name, strength, edits in tqdm(plan, desc="steering", disable=not progress, leave=False):
         if edits:
@@ -156,9 +185,7 @@ def dose(
         )
     import pandas as pd
 
-    table = pd.DataFrame(rows)
-    table.attrs = {"prompts": len(prompts), "tokens": tokens, "model": lab.name, "sae": sae.name}
-    return table
+    return Doses(pd.DataFrame(rows), len(prompts), tokens, lab.name, sae.name)
 
 
 def _push(what: Feature | Tensor | Callable[[float], Edit], strength: float, layer: int, d_in: int) -> Edit:
@@ -176,8 +203,8 @@ def _push(what: Feature | Tensor | Callable[[float], Edit], strength: float, lay
 
 
 def _written(
-    lab: Any, prompts: Sequence[str], tokens: int, chat: bool | None, *edits: Edit
-) -> tuple[list[Any], np.ndarray]:
+    lab: GeneratingLab, prompts: Sequence[object], tokens: int, chat: bool | None, *edits: Edit
+) -> tuple[list[Generation], np.ndarray]:
     """Continuations under edits, and the loss that the model without them gives to each; NaN for one without a token."""
     with lab.edit(*edits):
         made = lab.generate(list(prompts), max_new_tokens=tokens, chat=chat, alternatives=1)
@@ -200,7 +227,7 @@ def _mean(loss: np.ndarray) -> float:
     return float(there.mean()) if len(there) else math.nan
 
 
-def _loss(lab: Any, made: Any) -> float:
+def _loss(lab: GeneratingLab, made: Generation) -> float:
     """Nats a token of what was written, by the model as it is now."""
     if not made.ids:
         return float("nan")
@@ -226,7 +253,7 @@ class Steered:
 
 
 def steered(
-    lab: Any, sae: SAE, *, tokens: int = 40, chat: bool | None = False
+    lab: GeneratingLab, sae: SAE, *, tokens: int = 40, chat: bool | None = False
 ) -> Callable[[str, Mapping[int, float], threading.Event], Iterator[Steered]]:
     """What lk.views.steering runs: (prompt, feature -> strength, stop) -> the continuation as it is written.
 
@@ -244,6 +271,8 @@ def steered(
                 pieces.append(piece)
                 yield Steered(tuple(pieces), None, False)
             made = lab.last_generation  # still inside: afterwards the model may be somebody else's
+        if made is None or isinstance(made, list):
+            return
         note = broken(made.ids)
         yield Steered(tuple(made.tokens), None if note else _loss(lab, made), True, note or "")
 

@@ -31,14 +31,14 @@ class World:
         return amounts @ self.directions, amounts
 
 
-def world(features: int = 64, d: int = 24, at_work: float = 2.0, *, seed: int = 0) -> World:
-    """Random directions in a space of d dimensions, of which `at_work` are there at a time in the mean, rarer and rarer."""
-    if features < 2 or d < 2 or not 0 < at_work < features / 2:
-        raise BadInput("Give at least two features and dimensions, and at_work between 0 and half of the features.")
+def world(features: int = 64, d: int = 24, active: float = 2.0, *, seed: int = 0) -> World:
+    """Random directions in a space of d dimensions, of which `active` at a time are there in the mean, rarer and rarer."""
+    if features < 2 or d < 2 or not 0 < active < features / 2:
+        raise BadInput("Give at least two features and dimensions, and active between 0 and half of the features.")
     draw = torch.Generator().manual_seed(seed)
     rows = torch.randn(features, d, generator=draw)
     weight = torch.linspace(1.5, 0.5, features)
-    return World(rows / rows.norm(dim=-1, keepdim=True), at_work * weight / weight.sum(), seed)
+    return World(rows / rows.norm(dim=-1, keepdim=True), active * weight / weight.sum(), seed)
 
 
 @dataclass(frozen=True)

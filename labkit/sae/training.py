@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,7 +19,11 @@ from labkit.sae.dictionary import SAE
 from labkit.sae.sparse import decode, topk_encode
 
 if TYPE_CHECKING:
+    from sae_lens.config import SAETrainerConfig
+    from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.training.sae_trainer import SAETrainer
+
+    Trainer: TypeAlias = SAETrainer[TopKTrainingSAE, TopKTrainingSAEConfig]
 
 __all__ = ["Settings", "Step", "start", "steps", "train", "trained"]
 
@@ -30,9 +34,9 @@ DRAWN = 200  # points of a run in a live panel
 class Settings:
     """What a training run is. Lengths are in tokens (rows of activations), so that they mean the same at any batch size.
 
-    features: width of the dictionary. k: features at work on a token. tokens: rows read in all; more than there are
+    features: width of the dictionary. k: features active on a token. tokens: rows read in all; more than there are
     means several passes, each in another order. learning_rate: Adam's, after the warm-up; over the last `decay` of the
-    run it falls to nothing. dead_after: a feature that was at work on none of so many tokens is dead, and the auxiliary
+    run it falls to nothing. dead_after: a feature that was active on none of so many tokens is dead, and the auxiliary
     loss (Gao et al. 2024, appendix A.2) lets the dead ones explain what the others leave. Libraries' usual ten million
     would never be reached in a short run.
     """
@@ -57,15 +61,15 @@ class Settings:
 class Step:
     """One step of training. tokens: read so far. unexplained: the share of the batch's variance left over.
 
-    auxiliary: the auxiliary loss over the squared error. at_work: features at work on a token of the batch, in the mean
-    (L0). dead: features at work on none of the last tokens.
+    auxiliary: the auxiliary loss over the squared error. l0: features active on a token of the batch, in the mean (its
+    L0). dead: features active on none of the last tokens.
     """
 
     step: int
     tokens: int
     unexplained: float
     auxiliary: float
-    at_work: float
+    l0: float
     dead: int
     learning_rate: float
 
@@ -98,7 +102,7 @@ def _check(settings: Settings) -> None:
 
 def start(
     d_in: int, settings: Settings, sample: Tensor, *, device: str = "cpu", checkpoint: Path | None = None
-) -> SAETrainer[Any, Any]:
+) -> Trainer:
     """A trainer before its first step, or where a checkpoint left it.
 
     sample: (rows, d_in) activations, of which the scale and the mean are taken. device: where the training runs. Decoder
@@ -106,7 +110,7 @@ def start(
     """
     _check(settings)
     if settings.k > settings.features:
-        raise BadInput(f"{settings.k} features can't be at work where there are {settings.features}; give a smaller k.")
+        raise BadInput(f"{settings.k} features can't be kept where there are {settings.features}; give a smaller k.")
     if settings.steps < 1:
         raise BadInput(f"{settings.tokens:,} tokens are less than one batch of {settings.batch:,}; give more.")
     trainer_class, sae_class, sae_config, trainer_config = _classes()
@@ -150,7 +154,7 @@ def start(
     return trainer
 
 
-def steps(trainer: SAETrainer[Any, Any], batches: Callable[[int], Tensor]) -> Iterator[Step]:
+def steps(trainer: Trainer, batches: Callable[[int], Tensor]) -> Iterator[Step]:
     """Train to the end, a step at a time; afterwards the weights are those for activations as they are, without the scale.
 
     batches: from a step's number to its (batch, d_in) activations: a function of the number alone, so that a run that
@@ -185,7 +189,7 @@ def steps(trainer: SAETrainer[Any, Any], batches: Callable[[int], Tensor]) -> It
 
 
 @torch.no_grad()
-def unscale(sae: Any, factor: float) -> None:
+def unscale(sae: TopKTrainingSAE, factor: float) -> None:
     """Let an autoencoder trained on factor times x read x. Its rows keep their length, so that activations have x's unit.
 
     sae-lens's own folding would leave rows of length 1 / factor and activations of a unit of their own.
@@ -195,7 +199,14 @@ def unscale(sae: Any, factor: float) -> None:
     sae.cfg.normalize_activations = "none"  # saved with it: otherwise a reader takes it for one that scales
 
 
-def _classes() -> tuple[Any, Any, Any, Any]:
+class _Classes(NamedTuple):
+    trainer: type[Trainer]
+    sae: type[TopKTrainingSAE]
+    sae_config: type[TopKTrainingSAEConfig]
+    trainer_config: type[SAETrainerConfig]
+
+
+def _classes() -> _Classes:
     """sae-lens's trainer and autoencoder with the sparse step. Made when first used: sae-lens takes seconds to import."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -204,7 +215,7 @@ def _classes() -> tuple[Any, Any, Any, Any]:
         from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
         from sae_lens.training.sae_trainer import SAETrainer
 
-    class SparseTopKTrainingSAE(TopKTrainingSAE):
+    class SparseTopKTrainingSAE(TopKTrainingSAE):  # type: ignore[misc] # sae-lens brings no types
         """sae-lens's TopKTrainingSAE: the same loss and gradients, without the products that are zero."""
 
         chosen: Tensor  # (batch, k) features of the last step, and which of them were above zero
@@ -234,15 +245,16 @@ def _classes() -> tuple[Any, Any, Any, Any]:
             columns = dead.nonzero().flatten()
             before = (x - self.b_dec) @ self.W_enc[:, columns] + self.b_enc[columns]
             values, indices = before.topk(min(wished, count), dim=-1, sorted=False)
-            at_work = torch.zeros_like(before).scatter(-1, indices, values)
+            active = torch.zeros_like(before).scatter(-1, indices, values)
             left = (x - out).detach()
-            loss = (at_work @ self.W_dec[columns] - left).square().sum(dim=-1).mean()
-            return self.cfg.aux_loss_coefficient * min(count / wished, 1.0) * loss
+            loss = (active @ self.W_dec[columns] - left).square().sum(dim=-1).mean()
+            scaled: Tensor = self.cfg.aux_loss_coefficient * min(count / wished, 1.0) * loss
+            return scaled
 
-    class SparseTrainer(SAETrainer):
+    class SparseTrainer(SAETrainer):  # type: ignore[misc] # sae-lens brings no types
         """sae-lens's SAETrainer, for the class above; rows of the decoder are kept at length 1."""
 
-        def _train_step(self, sae: Any, sae_in: Tensor) -> TrainStepOutput:
+        def _train_step(self, sae: SparseTopKTrainingSAE, sae_in: Tensor) -> TrainStepOutput:
             sae.train()
             out = sae.training_forward_pass(
                 TrainStepInput(
@@ -269,10 +281,10 @@ def _classes() -> tuple[Any, Any, Any, Any]:
             self.lr_scheduler.step()
             return out
 
-    return SparseTrainer, SparseTopKTrainingSAE, TopKTrainingSAEConfig, SAETrainerConfig
+    return _Classes(SparseTrainer, SparseTopKTrainingSAE, TopKTrainingSAEConfig, SAETrainerConfig)
 
 
-def _checked(x: Any, settings: Any, layer: Any) -> tuple[Tensor, Settings, int]:
+def _checked(x: Tensor, settings: Settings | None, layer: int) -> tuple[Tensor, Settings, int]:
     """What `train` is given, as it is used. Raises BadInput for what can't be."""
     if (
         not isinstance(x, Tensor)
@@ -299,7 +311,12 @@ def _checked(x: Any, settings: Any, layer: Any) -> tuple[Tensor, Settings, int]:
 
 
 def train(
-    x: Tensor, settings: Settings | None = None, *, layer: int, model: str | None = None, stop: Any = None
+    x: Tensor,
+    settings: Settings | None = None,
+    *,
+    layer: int,
+    model: str | None = None,
+    stop: threading.Event | None = None,
 ) -> Generator[Step, None, SAE]:
     """Train on activations in memory, a step at a time; the generator's return value is the SAE.
 
@@ -342,7 +359,7 @@ def train(
 
 def trained(
     x: Tensor, settings: Settings | None = None, *, layer: int, model: str | None = None
-) -> Callable[[threading.Event], Generator[dict[str, Any], None, SAE]]:
+) -> Callable[[threading.Event], Generator[dict[str, object], None, SAE]]:
     """What lk.views.live runs to train while somebody watches: the panel's `result` is the SAE. Arguments as of `train`.
 
     It draws the share of the variance that is left over and the share of features that are dead, and says how many are at
@@ -351,7 +368,7 @@ def trained(
 
     x, chosen, layer = _checked(x, settings, layer)
 
-    def work(stop: threading.Event) -> Generator[dict[str, Any], None, SAE]:
+    def work(stop: threading.Event) -> Generator[dict[str, object], None, SAE]:
         yield {"say": "sae-lens is being imported"}
         run = train(x, chosen, layer=layer, model=model, stop=stop)
         every = max(1, chosen.steps // DRAWN)
@@ -365,7 +382,7 @@ def trained(
                 yield {
                     "done": step.step,
                     "total": chosen.steps,
-                    "say": f"{step.at_work:.1f} features at work on a token, {step.dead} dead",
+                    "say": f"{step.l0:.1f} active features a token (L0), {step.dead} dead",
                     "values": {"unexplained": step.unexplained, "dead": step.dead / chosen.features},
                 }
 

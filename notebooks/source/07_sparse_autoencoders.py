@@ -89,7 +89,7 @@ for d, cosine in worst.items():
 # A small world made in this way, where the truth is known: 64 features in 24 dimensions, on average two there at a time.
 
 # %%
-world = lk.sae.world(features=64, d=24, at_work=2.0)
+world = lk.sae.world(features=64, d=24, active=2.0)
 x, amounts = world.sample(20_000)
 print("tokens:", tuple(x.shape), "made of amounts:", tuple(amounts.shape))
 there = (amounts > 0).sum(1).float().mean()
@@ -128,7 +128,7 @@ print("  ".join(f"{number:.2f}" for number in x[0, :8].tolist()))
 # rate is full, `dead_after` so many without being at work a feature counts as dead.)
 
 # %%
-world = lk.sae.world(features=64, d=24, at_work=2.0)
+world = lk.sae.world(features=64, d=24, active=2.0)
 x, _ = world.sample(20_000)
 plan = lk.sae.Settings(
     features=64,
@@ -259,13 +259,13 @@ every = quality.table[quality.table["kind"] == "all"].set_index("way")
 components.show(round(100 * every["unexplained"]["principal components"]))
 
 # %% tags=["nbval-check-output"]
-shown = every[["unexplained", "loss", "loss_spliced", "increase", "recovered"]]
+shown = every[["unexplained", "loss", "loss_spliced", "increase", "loss_recovered"]]
 print(f"{quality.tokens:,} tokens of five kinds")
 print(shown.round(2).to_string())
 
 # %% [markdown]
 # Read a row like this: when the model is given, from layer 15 on, only what this way tells of each token, its loss rises by
-# *increase*, in nats a token (loss in natural logarithms: 0.7 nats more make the right token half as likely). *recovered* puts that
+# *increase*, in nats a token (loss in natural logarithms: 0.7 nats more make the right token half as likely). *loss_recovered* puts that
 # on a scale from 0, where only the mean token is told, to 1, the model itself. The mean token is so bad that most ways look good on
 # this scale, even the untrained one; so look at *increase* first.
 #
@@ -358,7 +358,7 @@ lk.views.features(
 # %% tags=["nbval-check-output"]
 months = lk.sae.search(lab, sae, "january february march april june july august", k=4)
 print(months[["feature", "hits", "examples", "words", "found"]].to_string(index=False))
-print(f"by chance, hits of the luckiest feature: {months.attrs['chance']:.1f}")
+print(f"by chance, hits of the luckiest feature: {months.chance:.1f}")
 
 # %% [markdown]
 # ### By what texts share
@@ -385,9 +385,9 @@ shared = lk.sae.common(lab, sae, with_year, without, k=5)
 
 # %% tags=["nbval-check-output"]
 print(shared.round(1).to_string(index=False))
-print("features that part the two groups:", shared.attrs["separating"])
-print("when the ten are dealt at random: ", round(shared.attrs["by_chance"], 2))
-print(f"so many or more in {shared.attrs['as_many']:.1%} of such deals")
+print("features that part the two groups:", shared.separating)
+print("when the ten are dealt at random: ", round(shared.by_chance, 2))
+print(f"so many or more in {shared.as_many:.1%} of such deals")
 
 # %% [markdown]
 # The last two lines are the ones that count. Ten short texts and 4,608 features: now and then some feature parts them whatever they
@@ -428,7 +428,7 @@ whales = lk.sae.search(lab, sae, "whale whales", k=3)
 feature = sae[int(whales.iloc[0]["feature"])]
 
 # %% tags=["nbval-check-output"]
-hits, lucky = whales.iloc[0]["hits"], whales.attrs["chance"]
+hits, lucky = whales.iloc[0]["hits"], whales.chance
 print(f"feature {feature.index}: {hits} hits; the luckiest by chance: {lucky:.1f}")
 board = lk.sae.dashboard(lab, feature)
 for example in board.examples:

@@ -65,7 +65,7 @@ def test_the_hardware_is_described() -> None:
 
 
 def test_an_autoencoder_is_trained_where_its_activations_are() -> None:
-    world = lk.sae.world(features=32, d=16, at_work=2.0)
+    world = lk.sae.world(features=32, d=16, active=2.0)
     x, _ = world.sample(8_000)
     settings = lk.sae.Settings(features=32, k=3, tokens=80_000, batch=512, learning_rate=1e-2, warm_up=5_000)
     found = []

@@ -533,7 +533,7 @@ def test_a_features_sign_is_kept(signed: Any) -> None:
         assert value == pytest.approx(float(dense[token, feature.index]), rel=1e-4)
     assert [abs(v) for _, v in found.top(1, 6)] == sorted((abs(v) for _, v in found.top(1, 6)), reverse=True)
     assert float(found.unexplained[1:].max()) < 1.5
-    assert len(found.table()) == 6 * 4
+    assert len(found.table) == 6 * 4
 
 
 def test_a_feature_is_set_below_zero_and_switched_off_from_there(signed: Any) -> None:
@@ -562,3 +562,47 @@ def test_an_index_of_two_sided_features_is_refused(signed: Any) -> None:
     ):
         with pytest.raises(Unavailable, match="may be below 0 and so have two sides each"):
             call()
+
+
+def test_quality_counts_features_below_zero(signed: Any) -> None:
+    lab = make_lab()
+    draw = torch.Generator().manual_seed(0)
+    texts = [torch.randint(5, 90, (60,), generator=draw).tolist() for _ in range(6)]
+    measured = lk.sae.evaluate(lab, signed, texts, losses=False, progress=False)
+    own = measured.table[(measured.table["way"] == "sae") & (measured.table["kind"] == "all")].iloc[0]
+    assert own["l0"] == 6
+    x = torch.cat([lk.sae.residual(lab, ids, 1)[1:] for ids in texts])
+    left = (x - signed.reconstruct(x)).square().sum() / (x - x.mean(0)).square().sum()
+    assert own["unexplained"] == pytest.approx(float(left), rel=1e-4)
+    assert "untrained" in set(measured.table["way"])
+
+
+def test_texts_are_parted_by_either_side(signed: Any) -> None:
+    lab = make_lab()
+    found = lk.sae.common(lab, signed, TEXTS[:2], TEXTS[2:], k=200).table
+    dense = [signed.encode(lk.sae.residual(lab, text, 1))[1:] for text in TEXTS]
+    for sign in (1, -1):
+        heights = torch.stack([(sign * each).amax(0).clamp(min=0) for each in dense])
+        margin = heights[:2].amin(0) - heights[2:].amax(0)
+        wanted = ((margin > 0) & (heights[:2].amin(0) > 0)).nonzero().flatten().tolist()
+        assert sorted(found[found["sign"] == sign]["feature"]) == wanted
+    assert len(found) > 0
+
+
+def test_a_name_is_of_one_side(signed: Any) -> None:
+    lab = make_lab()
+    draw = torch.Generator().manual_seed(0)
+    texts = [torch.randint(5, 90, (60,), generator=draw).tolist() for _ in range(8)]
+    many = lk.sae.features(lab, signed, texts)
+    values = torch.cat([each.of(i)[each.defined] for each in many for i in [9]])
+    for sign in (1, -1):
+        expected = int((sign * values > 0).sum())
+        if expected >= 10:
+            checked = lk.sae.check_name(lab, signed[9], lambda tokens, i: True, texts, sign=sign)
+            assert checked.firings == expected
+    assert int((values > 0).sum()) >= 10 or int((values < 0).sum()) >= 10
+    with pytest.raises(BadInput, match="sign="):
+        lk.sae.check_name(lab, signed[9], lambda tokens, i: True, texts, sign=0)
+    plain = lk.sae.load(folder(Path(signed.folder).parent / "plain"))
+    with pytest.raises(BadInput, match="are never below 0"):
+        lk.sae.check_name(lab, plain[9], lambda tokens, i: True, texts, sign=-1)

@@ -135,10 +135,10 @@ def test_at_work_and_dead_are_counted(lab: lk.Lab, random_sae: SAE, measured: Qu
     for kind in ("one", "two", "all"):
         x = counted(lab, random_sae, EVERY if kind == "all" else KINDS[kind]).float()
         at_work = random_sae.encode(x) > 0
-        assert row(measured, "sae", kind)["at_work"] == pytest.approx(float(at_work.sum(-1).float().mean()))
+        assert row(measured, "sae", kind)["l0"] == pytest.approx(float(at_work.sum(-1).float().mean()))
     dead = 1 - float((random_sae.encode(counted(lab, random_sae, EVERY).float()) > 0).any(0).float().mean())
     assert measured.dead == pytest.approx(dead)
-    assert measured.table[measured.table["way"] != "sae"]["at_work"].isna().all()
+    assert measured.table[measured.table["way"] != "sae"]["l0"].isna().all()
 
 
 def test_only_features_on_counted_tokens_are_alive(lab: lk.Lab) -> None:
@@ -146,7 +146,7 @@ def test_only_features_on_counted_tokens_are_alive(lab: lk.Lab) -> None:
     found = evaluate(lab, detectors(lab), texts, against=(), losses=False)
     assert found.dead == pytest.approx(80 / 100)
     assert found.components == 1
-    assert row(found, "sae")["at_work"] == 1
+    assert row(found, "sae")["l0"] == 1
 
 
 @pytest.mark.parametrize("way", ["sae", "principal components", "untrained", "mean", "zero"])
@@ -171,12 +171,12 @@ def test_the_loss_is_that_of_a_model_given_what_is_told(
         assert found["increase"] == pytest.approx(found["loss_spliced"] - found["loss"])
         assert abs(found["increase"]) > 0.01  # of a random model it may be a gain
         of_mean = row(measured, "mean", kind)["increase"]
-        assert found["recovered"] == pytest.approx(1 - found["increase"] / of_mean, abs=1e-9)
+        assert found["loss_recovered"] == pytest.approx(1 - found["increase"] / of_mean, abs=1e-9)
 
 
 def test_the_mean_recovers_nothing(measured: Quality) -> None:
     table = measured.table
-    assert (table[table["way"] == "mean"]["recovered"] == 0).all()
+    assert (table[table["way"] == "mean"]["loss_recovered"] == 0).all()
     assert list(table["way"].unique()) == ["sae", "principal components", "untrained", "mean", "zero"]
     assert list(table["kind"].unique()) == ["one", "two", "all"]
 
@@ -249,7 +249,7 @@ def test_one_that_says_everything_again_leaves_nothing_and_costs_nothing(lab: lk
     own = row(found, "sae")
     assert own["unexplained"] < 1e-12
     assert own["increase"] == pytest.approx(0, abs=1e-5)
-    assert own["recovered"] == pytest.approx(1, abs=1e-5)
+    assert own["loss_recovered"] == pytest.approx(1, abs=1e-5)
     assert "untrained" not in set(found.table["way"])  # there is none of this kind
     assert found.left_out == len(EVERY)  # without a measure of norms only the first
 
@@ -260,7 +260,7 @@ def test_an_untrained_one_is_far_from_one_that_knows(lab: lk.Lab) -> None:
     assert row(found, "sae")["increase"] == pytest.approx(0, abs=1e-3)
     assert row(found, "untrained")["unexplained"] > 0.5
     assert abs(row(found, "untrained")["increase"]) > 0.1
-    assert "100.0% recovered" in repr(found)
+    assert "100.0% of the loss recovered" in repr(found)
 
 
 def test_untrained_has_the_sizes_and_not_the_knowledge(random_sae: SAE) -> None:
@@ -321,7 +321,7 @@ def test_without_losses_nothing_is_edited(
     monkeypatch.setattr(lk.Lab, "edit", never)
     monkeypatch.setattr(lk.Lab, "trace", never)
     found = evaluate(lab, random_sae, KINDS, losses=False)
-    for column in ("loss", "loss_spliced", "increase", "low", "high", "recovered"):
+    for column in ("loss", "loss_spliced", "increase", "low", "high", "loss_recovered"):
         assert found.table[column].isna().all()
     assert "nan" not in repr(found)
     assert "nats" not in repr(found)
@@ -332,11 +332,11 @@ def test_without_losses_nothing_is_edited(
 def test_without_the_mean_nothing_is_said_of_recovery(lab: lk.Lab, random_sae: SAE) -> None:
     found = evaluate(lab, random_sae, KINDS, against=("zero",), progress=False)
     assert set(found.table["way"]) == {"sae", "zero"}
-    assert found.table["recovered"].isna().all()
+    assert found.table["loss_recovered"].isna().all()
     assert found.table["increase"].notna().all()
-    assert math.isnan(row(found, "sae")["recovered"])
+    assert math.isnan(row(found, "sae")["loss_recovered"])
     assert "nan" not in repr(found)
-    assert "recovered" not in repr(found)
+    assert "recovered" not in repr(found).splitlines()[0]
     assert " nats, " in repr(found)
 
 

@@ -225,7 +225,7 @@ def test_the_strongest_anywhere_and_the_table(tmp_path: Path) -> None:
     assert [token for _, _, token in strongest] == peaks.indices[order.indices].tolist()
     torch.testing.assert_close(torch.tensor([v for _, v, _ in strongest]), order.values, rtol=1e-5, atol=1e-5)
     assert len(found.strongest(1_000)) == int((peaks.values > 0).sum())
-    table = found.table()
+    table = found.table
     assert list(table.columns) == ["position", "token", "feature", "activation"]
     assert len(table) == int((dense > 0).sum())
     for row in table.itertuples():
@@ -247,7 +247,7 @@ def test_tokens_of_an_outlying_norm_have_no_features(tmp_path: Path) -> None:
     for token in range(12):
         assert bool(found.top(token)) == bool(wanted[token])
     out = (~wanted).nonzero().flatten().tolist()
-    assert not set(found.table()["position"]) & set(out)
+    assert not set(found.table["position"]) & set(out)
     assert not {token for _, _, token in found.strongest(1_000)} & set(out)
     assert torch.equal(found.of(3).isnan(), ~wanted)
     assert torch.equal(found.unexplained.isnan(), ~wanted)
@@ -264,7 +264,7 @@ def test_a_list_of_texts_and_edits(tmp_path: Path) -> None:
         torch.testing.assert_close(one.values, alone.values, rtol=1e-5, atol=1e-5)
     assert many[2].top(0) == []  # a text of one token
     assert many[2].strongest() == []
-    assert len(many[2].table()) == 0
+    assert len(many[2].table) == 0
     assert lk.sae.features(lab, sae, [TEXT])[0].ids == many[1].ids
     with lab.edit(lk.clamp(sae[9], 50.0)):
         changed = lk.sae.features(lab, sae, TEXT)

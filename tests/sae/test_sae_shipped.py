@@ -211,7 +211,7 @@ def test_the_figures_of_the_card_are_found_again_on_some_passages(
         (found,) = some.table[(some.table["way"] == way) & (some.table["kind"] == "all")]["unexplained"]
         assert found == pytest.approx(told[way, "all"], rel=0.1), way
     assert some.dead >= measured["dead"]  # it only falls with more text
-    at_work = some.table[(some.table["way"] == "sae") & (some.table["kind"] == "all")]["at_work"].iloc[0]
+    at_work = some.table[(some.table["way"] == "sae") & (some.table["kind"] == "all")]["l0"].iloc[0]
     assert at_work == pytest.approx(shipped.k, rel=0.01)
 
 

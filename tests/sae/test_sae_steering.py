@@ -145,9 +145,9 @@ def test_a_row_for_each_direction_and_strength(table: Any) -> None:
         "prompt",
     ]
     assert list(table.columns) == columns
-    assert table.attrs["prompts"] == 3
-    assert table.attrs["tokens"] == 8
-    assert table.attrs["model"] == "tiny"
+    assert table.prompts == 3
+    assert table.tokens == 8
+    assert table.model == "tiny"
     for _, row in table.iterrows():
         assert row["low"] <= row["share"] <= row["high"]
         assert row["loss_low"] <= row["loss"] <= row["loss_high"]

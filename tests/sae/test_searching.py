@@ -122,7 +122,7 @@ def test_whole_words_in_any_case_however_they_are_given(lab: lk.Lab) -> None:
     for asked in ("CAT dog", "cat, dog", "cat,dog", ["Cat", "dog!"], ("cat", "DOG"), ' "cat"  (dog) '):
         table = search(lab, sae(), asked, of=found)
         assert sorted(table["feature"]) == [1, 2]
-        assert table.attrs["asked"] == ["cat", "dog"]
+        assert table.asked == ("cat", "dog")
 
 
 def test_the_best_come_first(lab: lk.Lab) -> None:
@@ -146,7 +146,7 @@ def test_the_best_come_first(lab: lk.Lab) -> None:
     assert table["words"].tolist() == [2, 1, 1, 1]
     assert table["found"].tolist() == ["cat, dog", "cat", "cat", "cat, tree"]
     np.testing.assert_allclose(table["density"], [0.04, 0.02, 0.05, 0.01])
-    assert 2 <= table.attrs["chance"] <= 3  # 8 hits dealt to 11 examples, of which no feature has more than 3
+    assert 2 <= table.chance <= 3  # 8 hits dealt to 11 examples, of which no feature has more than 3
     assert len(search(lab, sae(), "cat dog", of=found, k=2)) == 2
 
 
@@ -176,8 +176,8 @@ def test_nothing_found_is_an_empty_table(lab: lk.Lab) -> None:
     table = search(lab, sae(), "unheard", of=concordance(lab, [[("the cat", " ran")]]))
     assert table.empty
     assert list(table.columns) == ["feature", "hits", "examples", "words", "density", "found"]
-    assert table.attrs["chance"] == 0
-    assert search(lab, sae(), "cat", of=concordance(lab, [[], []])).attrs["chance"] == 0  # no example anywhere
+    assert table.chance == 0
+    assert search(lab, sae(), "cat", of=concordance(lab, [[], []])).chance == 0  # no example anywhere
 
 
 @pytest.mark.parametrize("words", [3, None, 2.5])
@@ -199,7 +199,7 @@ def test_it_finds_the_words_of_an_index_of_texts(lab: lk.Lab) -> None:
     table = search(lab, known, ["cat", "dog", "rain"], of=found)
     assert sorted(table["feature"]) == sorted(lab.tokenizer(" cat dog").input_ids)
     assert (table["hits"] == table["examples"]).all()
-    assert 0 < table.attrs["chance"] < table["hits"].max()
+    assert 0 < table.chance < table["hits"].max()
 
 
 # what texts have in common ---------------------------------------------------------------------------------------------
@@ -217,10 +217,10 @@ def test_a_feature_planted_in_five_texts_is_found() -> None:
     assert first["weakest"] == pytest.approx(per_unit - 8, rel=1e-3)
     assert first["strongest_absent"] == 0
     assert first["margin"] == first["weakest"]
-    assert table.attrs["separating"] == len(table) >= 1
-    assert table.attrs["by_chance"] < 0.5
+    assert table.separating == len(table) >= 1
+    assert table.by_chance < 0.5
     # of 252 ways to deal five from ten the true one and its opposite part them, and few others
-    assert 1 / 201 <= table.attrs["as_many"] < 0.1
+    assert 1 / 201 <= table.as_many < 0.1
 
 
 def test_the_first_token_of_a_text_says_nothing() -> None:
@@ -246,7 +246,7 @@ def test_margins_are_weakest_less_strongest_and_the_widest_come_first() -> None:
     np.testing.assert_allclose(table["weakest"], weakest[order], rtol=1e-4)
     np.testing.assert_allclose(table["strongest_absent"], strongest[order], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(table["margin"], margin[order], rtol=1e-3, atol=1e-5)
-    assert table.attrs["separating"] == len(order)
+    assert table.separating == len(order)
     assert len(common(lab, sae, present, absent, k=1)) == 1
 
 
@@ -258,8 +258,8 @@ def test_among_texts_of_one_kind_as_many_separate_as_by_chance() -> None:
     for seed in range(12):
         texts = rows(6, 10, seed=seed)
         found = common(lab, sae, texts[:3], texts[3:], k=1)
-        counts.append(found.attrs["separating"])
-        by_chance.append(found.attrs["by_chance"])
+        counts.append(found.separating)
+        by_chance.append(found.by_chance)
     # by theory a feature with all heights above zero parts three from three in 1 of 20 dealings: 64 / 20
     assert np.mean(by_chance) == pytest.approx(3.2, abs=0.4)
     assert abs(np.mean(counts) - np.mean(by_chance)) < 3 * np.std(counts, ddof=1) / np.sqrt(len(counts))
@@ -267,7 +267,7 @@ def test_among_texts_of_one_kind_as_many_separate_as_by_chance() -> None:
 
 def test_dealing_is_by_seed() -> None:
     lab, texts = make_lab(), rows(6, 10)
-    one, same, other = (common(lab, mirror(), texts[:3], texts[3:], seed=s).attrs["by_chance"] for s in (0, 0, 1))
+    one, same, other = (common(lab, mirror(), texts[:3], texts[3:], seed=s).by_chance for s in (0, 0, 1))
     assert one == same
     assert one != other
 
@@ -292,3 +292,14 @@ def test_too_few_texts_are_refused(present: int, absent: int) -> None:
     lab = make_lab()
     with pytest.raises(BadInput, match="at least two texts that have it and two that lack it"):
         common(lab, detectors(lab), rows(present, 10), rows(absent, 10))
+
+
+def test_chance_is_shown_with_what_was_found_and_kept_with_a_part_of_it(lab: lk.Lab) -> None:
+    found = search(
+        lab, sae(), "cat", of=concordance(lab, [[("a cat", ""), ("the cat", "")], [("a dog", ""), ("cat", "")]])
+    )
+    row = next(line for line in repr(found).splitlines() if line.startswith("chance"))
+    assert f"{found.chance:.6f}".rstrip("0")[:4] in row
+    some = found.part(found["hits"] > 1)
+    assert (len(some), some.chance, some.asked) == (1, found.chance, ("cat",))
+    assert list(found.table.columns) == ["feature", "hits", "examples", "words", "density", "found"]

@@ -40,7 +40,7 @@ def test_worlds_and_samples_are_by_seed() -> None:
 
 @pytest.mark.parametrize("given", [(1, 5, 0.2), (5, 1, 1.0), (8, 4, 4.0), (8, 4, 0.0), (8, 4, -1.0)])
 def test_a_world_that_is_none_is_refused(given: tuple[int, int, float]) -> None:
-    with pytest.raises(BadInput, match="at_work between 0 and half of the features"):
+    with pytest.raises(BadInput, match="active between 0 and half of the features"):
         world(*given)
 
 

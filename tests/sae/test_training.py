@@ -162,7 +162,7 @@ def test_the_record_says_what_happened(trained: Any) -> None:
     assert all(a > b for a, b in pairwise(rates[401:]))
     assert rates[-1] < 0.02 * settings.learning_rate
     assert all(0 <= s.dead <= settings.features for s in record)
-    assert all(0 < s.at_work <= settings.k for s in record)
+    assert all(0 < s.l0 <= settings.k for s in record)
     assert all((s.auxiliary > 0) == (s.dead > 0) for s in record[1:] if s.dead == record[s.step - 2].dead)
     assert settings.steps == 500
 
@@ -264,7 +264,7 @@ def test_activations_that_are_no_numbers_end_the_run(bad: float) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"features": 8, "k": 9}, "9 features can't be at work where there are 8; give a smaller k"),
+        ({"features": 8, "k": 9}, "9 features can't be kept where there are 8; give a smaller k"),
         ({"tokens": 63, "batch": 64}, "63 tokens are less than one batch of 64; give more"),
         ({"tokens": 0}, "tokens is 0"),
         ({"k": 0}, "k is 0"),
@@ -394,7 +394,7 @@ def test_a_watched_run_is_the_same_run_and_says_what_a_panel_draws() -> None:
     assert [(e.done, e.total) for e in events[1:]] == [(i, 20) for i in range(1, 21)]
     assert [e.values["unexplained"] for e in events[1:]] == [s.unexplained for s in record]
     assert [e.values["dead"] for e in events[1:]] == [s.dead / 40 for s in record]
-    assert events[-1].say == f"{record[-1].at_work:.1f} features at work on a token, {record[-1].dead} dead"
+    assert events[-1].say == f"{record[-1].l0:.1f} active features a token (L0), {record[-1].dead} dead"
 
 
 def test_a_watched_run_that_is_stopped_gives_what_there_is() -> None:

@@ -96,7 +96,7 @@ def library_folder(path: Path, kind: str, **settings: Any) -> Path:
 
 
 def make_lab(family: str = "llama2", *, dtype: torch.dtype = torch.float32) -> lk.Lab:
-    """A tiny random model, 32 numbers a token, whose residual stream is large enough that features are at work."""
+    """A tiny random model, 32 numbers a token, whose residual stream is large enough that features are active."""
     return lk.Lab(build(FAMILIES[family]).to(dtype), Tokens(), name=family)
 
 

@@ -82,6 +82,8 @@ def why_undefined(sae: SAE, token: int) -> str:
     """Why a token has no features."""
     if token == 0:
         return "Features are not defined at the first token: what the model holds there is like at no other."
+    if sae.positions is not None or sae.leaves_out:
+        return "Features are not defined at this token: the training left such places or tokens out."
     if sae.outlier is None:
         return "Features are not defined at this token."
     return (
