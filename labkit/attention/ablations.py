@@ -16,8 +16,9 @@ from labkit.attention.heads import repeated
 from labkit.errors import BadInput, Unavailable
 from labkit.models.tokens import token_strings
 from labkit.trace import running
-from labkit.trace.edits import Site, TokenAxis, ablate_heads, installed
+from labkit.trace.edits import Site, ablate_heads, installed
 from labkit.trace.input import as_ids, is_many
+from labkit.trace.passes import TokenAxis
 from labkit.trace.record import Trace, token_loss
 
 if TYPE_CHECKING:
@@ -348,7 +349,7 @@ def _head_outputs(lab: Any, ids: list[int]) -> dict[int, torch.Tensor]:
     if reason := lab.anatomy.support.get("head_output"):
         raise Unavailable(f"The heads of {lab.name} can't be switched off: {reason}.")
     trace = lab.trace(ids, keep="head_output")
-    return {layer: trace.head_output(layer) for layer in sorted(trace._layered["head_output"])}
+    return {layer: trace.head_output(layer) for layer in trace.layers_with("head_output")}
 
 
 def _all_heads(outputs: Mapping[int, torch.Tensor]) -> list[Head]:

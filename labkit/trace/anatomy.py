@@ -10,18 +10,27 @@ come out, that is said instead of guessed.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from labkit.errors import Unavailable
+from labkit.models.config import first_number
 from labkit.models.loading import EAGER_ONLY
-from labkit.trace import routers, running
-from labkit.trace.interface import SEEN, Call, tapped
-from labkit.trace.probing import COARSEST, TOLERANCE
+from labkit.trace import instruments, routers, running
+from labkit.trace.interface import Call, tapped
+from labkit.trace.patterns import KNOWN, called_with, mixed, visible
+from labkit.trace.probing import COARSEST, TOLERANCE, evaluating
 from labkit.trace.routers import Router, Sightings
+from labkit.trace.taps import Args, Keywords, first_tensor, layer_input
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["TOLERANCE", "Anatomy", "Layer", "dissect", "evaluating", "first_tensor", "layer_input"]
 
 PROBE_TOKENS = 5
 OUTPUT_PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "proj")
@@ -33,6 +42,9 @@ class Layer:
 
     attention_module: the one that computes attention (told from the writer where a norm comes after it).
     output_projection: from the heads' outputs to the residual stream. router: of the MLP, where it is a mixture of experts.
+    down_projection: the MLP's last linear map; what it is given are the MLP's neurons. Its width is `neurons`.
+    heads, kv_heads, head_size, value_size: of this layer's attention; None where they are not known.
+    why: what can't be had from this layer although it has it, each with the reason.
     """
 
     module: nn.Module
@@ -41,11 +53,24 @@ class Layer:
     attention_module: nn.Module | None
     output_projection: nn.Module | None
     router: Router | None
+    down_projection: nn.Module | None = None
+    neurons: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_size: int | None = None
+    value_size: int | None = None
+    why: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A model's parts, and for each instrument None or the reason why it can't be had."""
+    """A model's parts, and for each instrument None or the reason why it can't be had.
+
+    layers: in the order they run; a module that is used as several layers stands there several times.
+    stack_owner: the module whose forward pass runs the layers.  shares_parts: layers are told apart and share parts.
+    causal: no token's attention looks at later ones.  sums_up: each layer adds the outputs of its parts, and no more.
+    streams: why what passes between the layers has no row for each token; None where it has.
+    """
 
     layers: tuple[Layer, ...]
     final_norm: nn.Module | None
@@ -54,30 +79,65 @@ class Anatomy:
     on_interface: bool
     sound: bool = True  # False where the model computes NaN, so that its parts can't be told by what they add
     support: dict[str, str | None] = field(default_factory=dict)
+    family: str = ""
+    implementation: str | None = None
+    embedding: nn.Module | None = None
+    stack_owner: nn.Module | None = None
+    shares_parts: bool = False
+    causal: bool = True
+    sums_up: bool = True
+    streams: str | None = None
+
+    def has(self, layer: int, instrument: str) -> bool:
+        """Whether a layer has what an instrument looks at."""
+        return instruments.named(instrument).there(self, layer)
 
 
-def dissect(model: Any) -> Anatomy:
+def dissect(model: PreTrainedModel) -> Anatomy:
     """Find a model's parts with one small forward pass. Raises Unavailable when not even the layers are found."""
-    stack = _layers(model)
     config = model.config.get_text_config()
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise Unavailable(
+            f"{type(model).__name__} is an encoder and a decoder, and labkit looks into models of one stack; load a causal "
+            "language model."
+        )
+    owner, stack = _layers(model)
     multiplier = float(getattr(config, "residual_multiplier", None) or 1.0)
-    seen = _probe(model, stack)
+    seen = _probe(model, stack, owner)
     layers = []
     sums_up = True
     sound = not any(bool(output.isnan().any()) for output in seen.outputs.values())
-    for index, module in enumerate(stack):
+    streams = _streams(str(config.model_type), seen)
+    for index, module in enumerate(seen.order):
         attention_module = seen.attention.get(index)
         # off the interface, yet with real attention that eager hands back; others (rwkv among them) return something they
         # call attentions that is none, so nothing off the interface is trusted unless it is listed
         if attention_module is None and config.model_type in EAGER_ONLY:
             attention_module = _attention_by_name(module)
-        for part in seen.repeated & set(seen.parts[index]):
+        for part in seen.repeated[index] & set(seen.parts[index]):
             del seen.parts[index][part]
         writers = _writers(
             module, seen.inputs[index], seen.outputs[index], seen.parts[index], attention_module, multiplier
         )
         sums_up &= writers is not None
         attention, mlp = writers or (None, None)
+        router = routers.find(index, module, attention_module, seen.routing[index])
+        why = {}
+        if index in seen.unlike:
+            why["attention"] = seen.unlike[index]
+        down, neurons = None, None
+        if mlp is not None and router is not None:
+            why["mlp_neurons"] = (
+                f"the MLP of layer {index} is a mixture, which computes the neurons of the chosen experts only; look at "
+                "`mlp_output`"
+            )
+        elif mlp is not None:
+            down = _down_projection(mlp, seen, index, attention_module)
+            neurons = None if down is None else seen.linear[index][down][0].shape[-1]
+            if down is None:
+                why["mlp_neurons"] = (
+                    f"labkit can't tell the last projection of the MLP of layer {index}; look at `mlp_output`"
+                )
         layers.append(
             Layer(
                 module=module,
@@ -85,44 +145,62 @@ def dissect(model: Any) -> Anatomy:
                 mlp=mlp,
                 attention_module=attention_module,
                 output_projection=_output_projection(attention_module),
-                router=routers.find(index, module, attention_module, seen.routing[index]),
+                router=router,
+                down_projection=down,
+                neurons=neurons,
+                **_sizes(seen, index, config, attention_module),
+                why=why,
             )
         )
     base = _base(model)
+    embedding: nn.Module = model.get_input_embeddings()
+    unembedding: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     anatomy = Anatomy(
         layers=tuple(layers),
         final_norm=_final_norm(base, stack),
-        unembedding=model.get_output_embeddings(),
+        unembedding=unembedding,
         multiplier=multiplier,
         on_interface=bool(seen.attention),
         sound=sound,
+        family=str(config.model_type),
+        implementation=getattr(config, "_attn_implementation", None),
+        embedding=embedding if seen.embedded == 1 else None,
+        stack_owner=owner,
+        shares_parts=_share_parts(layers),
+        causal=seen.causal,
+        sums_up=sums_up,
+        streams=streams,
     )
-    anatomy.support.update(_support(model, anatomy, sums_up, sound=sound))
+    anatomy.support.update(instruments.support(anatomy))
     return anatomy
 
 
 # finding --------------------------------------------------------------------------------------------------------------
 
 
-def _base(model: Any) -> nn.Module:
-    base = getattr(model, "base_model", model)
+def _base(model: nn.Module) -> nn.Module:
+    base: nn.Module = getattr(model, "base_model", model)
     for name in ("decoder", "language_model"):
         base = getattr(base, name, base)
     return base
 
 
-def _layers(model: Any) -> list[nn.Module]:
-    """The longest list of modules of one kind: a model's layers. Mixed stacks share at least the list."""
-    config = model.config.get_text_config()
-    wanted = getattr(config, "num_hidden_layers", None)
-    exact: list[nn.Module] = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == wanted]
+def _layers(model: PreTrainedModel) -> tuple[nn.Module | None, list[nn.Module]]:
+    """The largest list of as many modules as the model has layers, and the module it is of."""
+    wanted = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    exact = [
+        (owner, child)
+        for owner in model.modules()
+        for child in owner.children()
+        if isinstance(child, nn.ModuleList) and len(child) == wanted
+    ]
     if not exact:
         raise Unavailable(
             f"labkit finds no stack of {wanted} layers in {type(model).__name__}; a base class of transformers with "
             "`num_hidden_layers` modules in a ModuleList is needed."
         )
-    largest: Any = max(exact, key=_size)
-    return list(largest)
+    owner, largest = max(exact, key=lambda pair: _size(pair[1]))
+    return owner, list(largest)
 
 
 def _size(module: nn.Module) -> int:
@@ -131,75 +209,206 @@ def _size(module: nn.Module) -> int:
 
 @dataclass
 class _Seen:
+    """What a few tokens left behind. By layer, in the order the layers ran.
+
+    linear: what a linear map was given and gave.  given: what a part of the residual stream's width was given.
+    unlike: why a layer's patterns are not what its attention puts out.  embedded: how often the embedding was asked.
+    """
+
+    order: list[nn.Module] = field(default_factory=list)
     inputs: dict[int, torch.Tensor] = field(default_factory=dict)
     outputs: dict[int, torch.Tensor] = field(default_factory=dict)
     parts: dict[int, dict[nn.Module, torch.Tensor]] = field(default_factory=dict)
+    given: dict[int, dict[nn.Module, torch.Tensor]] = field(default_factory=dict)
+    linear: dict[int, dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=dict)
     attention: dict[int, nn.Module] = field(default_factory=dict)
-    repeated: set[nn.Module] = field(default_factory=set)
+    sizes: dict[int, dict[str, int]] = field(default_factory=dict)
+    unlike: dict[int, str] = field(default_factory=dict)
+    repeated: dict[int, set[nn.Module]] = field(default_factory=dict)
     routing: dict[int, Sightings] = field(default_factory=dict)
+    causal: bool = True
+    embedded: int = 0
 
 
 class _WhoAttends:
-    """Notes which module of which layer calls the attention interface."""
+    """Notes which module of which layer calls the attention interface, and whether patterns are what it computes."""
 
-    def __init__(self, owner: dict[int, int], seen: _Seen) -> None:
-        self.owner, self.seen = owner, seen
+    def __init__(self, model: PreTrainedModel, seen: _Seen) -> None:
+        self.family, self.seen = str(model.config.get_text_config().model_type), seen
+        self.call: Call | None = None
 
     def before(self, call: Call) -> None:
-        if (layer := self.owner.get(id(call.module))) is not None:
-            self.seen.attention[layer] = call.module
+        layer = len(self.seen.order) - 1
+        inside = bool(self.seen.order) and any(part is call.module for part in self.seen.order[layer].modules())
+        self.call = call if inside else None
+        if not inside:
+            return
+        if layer in self.seen.attention:
+            self.seen.unlike[layer] = (
+                f"layer {layer} of {self.family} calls attention more than once; look at `residual`"
+            )
+        self.seen.attention[layer] = call.module
+        self.seen.sizes[layer] = {
+            "heads": call.query.shape[1],
+            "kv_heads": call.key.shape[1],
+            "head_size": call.query.shape[-1],
+            "value_size": call.value.shape[-1],
+        }
 
     def after(self, call: Call, output: torch.Tensor) -> torch.Tensor:
+        layer = len(self.seen.order) - 1
+        if self.call is None or layer in self.seen.unlike:
+            return output
+        mask = visible(call)
+        if mask is not None:
+            allowed = mask if mask.dtype is torch.bool else mask > torch.finfo(mask.dtype).min / 2
+            self.seen.causal &= not bool(allowed.triu(1).any())
+        if not _agrees(call, mask, output):
+            unknown = sorted(name for name, value in call.options.items() if name not in KNOWN and value is not None)
+            by = f"from what labkit does not know ({', '.join(unknown)})" if unknown else "otherwise than labkit knows"
+            self.seen.unlike[layer] = (
+                f"layer {layer} of {self.family} computes attention {by}, so that patterns of its queries and keys would be "
+                "wrong; look at `head_output`"
+            )
         return output
 
 
-def _probe(model: Any, stack: list[nn.Module]) -> _Seen:
+def _agrees(call: Call, mask: torch.Tensor | None, output: torch.Tensor) -> bool:
+    """Whether the pattern labkit would show, times the values, is what the heads put out.
+
+    An unknown keyword, another mask or another rule would show here, whatever its name.
+    """
+    n = call.query.shape[2]
+    try:
+        own = called_with(call, 0, n, None if mask is None else mask[0])
+        expected = mixed(own, call.value[0]).transpose(0, 1)
+        actual = output[0].float()
+        if not all(bool(x.isfinite().all()) for x in (actual, call.query, call.key, call.value)):
+            return True  # a broken weight, of which a trace says so itself
+        off = (expected - actual).norm() / (actual.norm() + 1e-30)
+    except RuntimeError:  # shapes that don't go together
+        return False
+    return bool(off <= 2 * TOLERANCE.get(output.dtype, COARSEST))
+
+
+Hook = Callable[..., None]
+
+
+def _probe(model: PreTrainedModel, stack: list[nn.Module], owner: nn.Module | None) -> _Seen:
     """Pass a few tokens through and keep each layer's input, output and the outputs of all its parts of that shape."""
     seen = _Seen()
-    owner = {id(part): index for index, layer in enumerate(stack) for part in layer.modules()}
     handles = []
+    embedding = model.get_input_embeddings()
+    count = running.embedding_rows(model)
+    ids = [(7919 * i + 3) % count for i in range(PROBE_TOKENS)]
 
-    def keep_part(index: int, module: nn.Module) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
-            seen.routing[index].saw(module, args, keywords, output)
-            tensor = first_tensor(output)
-            if tensor is not None and tensor.shape[-1] == seen.inputs[index].shape[-1]:
-                twice = module in seen.parts[index]  # called again: what it writes can't be told from one output
-                seen.parts[index][module] = tensor.detach().clone()  # falcon adds into its MLP's output in place
-                seen.repeated |= {module} if twice else set()
+    def keep_part(module: nn.Module, args: Args, keywords: Keywords, output: object) -> None:
+        index = len(seen.order) - 1
+        if index in seen.outputs or index < 0:
+            return  # outside a layer
+        seen.routing[index].saw(module, args, keywords, output)
+        tensor = first_tensor(output)
+        if tensor is None or tensor.shape[-1:] != seen.inputs[index].shape[-1:]:
+            return
+        seen.repeated[index] |= {module} if module in seen.parts[index] else set()
+        seen.parts[index][module] = tensor.detach().clone()  # falcon adds into its MLP's output in place
+        given = next((a for a in args if isinstance(a, torch.Tensor)), None)
+        if given is None:
+            return
+        if given.shape[-1] == tensor.shape[-1]:
+            seen.given[index][module] = given.detach().clone()
+        if _is_linear(module):
+            seen.linear[index][module] = (given.detach().clone(), seen.parts[index][module])
 
-        return hook
+    def keep_input(module: nn.Module, args: Args, keywords: Keywords) -> None:
+        index = len(seen.order)
+        seen.order.append(module)
+        seen.inputs[index] = layer_input(args, keywords).detach().clone()
+        seen.parts[index], seen.given[index], seen.linear[index] = {}, {}, {}
+        seen.repeated[index] = set()
+        seen.routing[index] = Sightings(PROBE_TOKENS)
 
-    def keep_input(index: int) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            seen.inputs[index] = layer_input(args, keywords).detach().clone()
-            seen.parts[index] = {}
-            seen.routing[index] = Sightings(PROBE_TOKENS)
+    def keep_output(_module: nn.Module, _args: Args, output: object) -> None:
+        tensor = first_tensor(output)
+        assert tensor is not None
+        seen.outputs[len(seen.order) - 1] = tensor.detach().clone()
 
-        return hook
+    def embedded(_module: nn.Module, _args: Args, output: object) -> None:
+        whole = isinstance(output, torch.Tensor) and output.shape[:-1].numel() == PROBE_TOKENS
+        seen.embedded += 1 if whole else 2
 
-    def keep_output(index: int) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            tensor = first_tensor(output)
-            assert tensor is not None
-            seen.outputs[index] = tensor.detach().clone()
-
-        return hook
-
-    rows = running.embedding_rows(model)
-    ids = [(7919 * i + 3) % rows for i in range(PROBE_TOKENS)]
+    layers = list(dict.fromkeys(stack))
     try:
-        for index, layer in enumerate(stack):
-            handles.append(layer.register_forward_pre_hook(keep_input(index), with_kwargs=True))
-            parts = [m for m in layer.modules() if m is not layer]
-            handles += [m.register_forward_hook(keep_part(index, m), with_kwargs=True) for m in parts]
-            handles.append(layer.register_forward_hook(keep_output(index)))
-        with tapped(model, _WhoAttends(owner, seen)):
+        handles.append(embedding.register_forward_hook(embedded))
+        for layer in layers:
+            handles.append(layer.register_forward_pre_hook(keep_input, with_kwargs=True))
+        for part in dict.fromkeys(m for layer in layers for m in layer.modules() if m not in layers):
+            handles.append(part.register_forward_hook(keep_part, with_kwargs=True))
+        for layer in layers:
+            handles.append(layer.register_forward_hook(keep_output))
+        with tapped(model, _WhoAttends(model, seen)):
             running.forward(model, [ids])
     finally:
         for handle in handles:
             handle.remove()
+    if missed := [i for i, layer in enumerate(stack) if layer not in seen.order]:
+        raise Unavailable(
+            f"Layer {missed[0]} of {type(model).__name__} takes no part in a forward pass, so its layers can't be told "
+            "apart; use lab.generate and lab.model alone."
+        )
     return seen
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """A linear map, of whatever library: torch's, transformers' Conv1D, a quantized one."""
+    kind = type(module).__name__
+    return isinstance(module, nn.Linear) or kind == "Conv1D" or (hasattr(module, "in_features") and "Linear" in kind)
+
+
+def _streams(family: str, seen: _Seen) -> str | None:
+    """Why what passes between the layers has no row for each token; None where it has."""
+    for tensor in (*seen.inputs.values(), *seen.outputs.values()):
+        if tensor.dim() > 3 or tensor.numel() != PROBE_TOKENS * tensor.shape[-1]:
+            return (
+                f"{family} passes {tuple(tensor.shape)} numbers from layer to layer for {PROBE_TOKENS} tokens: several residual "
+                "streams, of which none is what a layer reads; look at `attention` or `head_output`"
+            )
+    return None
+
+
+def _share_parts(layers: list[Layer]) -> bool:
+    """Whether layers that are modules of their own hold parts in common."""
+    seen: dict[int, nn.Module] = {}
+    for layer in dict.fromkeys(each.module for each in layers):
+        for part in layer.modules():
+            if seen.setdefault(id(part), layer) is not layer and any(True for _ in part.parameters()):
+                return True
+    return False
+
+
+def _down_projection(mlp: nn.Module, seen: _Seen, index: int, attention: nn.Module | None) -> nn.Module | None:
+    """The linear map whose output is what the MLP puts out, or what the norm after it is given; None if it can't be told."""
+    inside = set(attention.modules()) if attention is not None else set()
+    linear = {m: out for m, (_, out) in seen.linear[index].items() if m not in inside and m not in seen.repeated[index]}
+    targets = [seen.parts[index].get(mlp), seen.given[index].get(mlp)]
+    for target in targets if "norm" in type(mlp).__name__.lower() else targets[:1]:
+        found = [m for m, out in linear.items() if target is not None and torch.equal(out.flatten(), target.flatten())]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def _sizes(seen: _Seen, index: int, config: object, attention: nn.Module | None) -> dict[str, int | None]:
+    """A layer's numbers of heads and their sizes: as its call had them; off the interface, as the configuration says."""
+    if index in seen.sizes:
+        return dict(seen.sizes[index])
+    if attention is None:
+        return {}
+    heads = first_number(config, "num_attention_heads", "n_heads", "n_head")
+    hidden = first_number(config, "hidden_size", "d_model", "n_embd")
+    size = hidden // heads if heads and hidden else None
+    grouped = first_number(config, "num_kv_heads", "num_key_value_heads")
+    return {"heads": heads, "kv_heads": grouped or heads, "head_size": size, "value_size": size}
 
 
 def _writers(
@@ -241,7 +450,7 @@ def _writers(
     return None
 
 
-def _runs_before(added: dict[nn.Module, Any], first: nn.Module, second: nn.Module) -> bool:
+def _runs_before(added: dict[nn.Module, torch.Tensor], first: nn.Module, second: nn.Module) -> bool:
     """Whether a part's output came before another's: dictionaries keep the order of the hooks."""
     order = list(added)
     return order.index(first) < order.index(second)
@@ -271,87 +480,3 @@ def _final_norm(base: nn.Module, stack: list[nn.Module]) -> nn.Module | None:
     inside = {part for layer in stack for part in layer.modules()}
     norms = [m for m in base.modules() if "norm" in type(m).__name__.lower() and m not in inside]
     return norms[-1] if norms else None
-
-
-def layer_input(args: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor:
-    return args[0] if args else keywords["hidden_states"]
-
-
-def first_tensor(output: Any) -> torch.Tensor | None:
-    """A module's main output: itself, or the first of a tuple."""
-    if isinstance(output, tuple | list):
-        output = output[0] if output else None
-    return output if isinstance(output, torch.Tensor) else None
-
-
-# what can be had ------------------------------------------------------------------------------------------------------
-
-RECURRENT = (
-    "no layer of {family} calls attention where labkit sees it (recurrent, or code of its own); look at `residual`"
-)
-
-
-def _support(model: Any, anatomy: Anatomy, sums_up: bool, *, sound: bool) -> dict[str, str | None]:
-    config = model.config.get_text_config()
-    family = config.model_type
-    attends = [layer.attention_module is not None for layer in anatomy.layers]
-    no_attention = None if any(attends) else RECURRENT.format(family=family)
-    off = no_attention
-    if off is None and not anatomy.on_interface:
-        implementation = getattr(config, "_attn_implementation", None)
-        if implementation != "eager":
-            off = (
-                f"{family} computes attention by itself and gives wrong patterns under {implementation}; load it with "
-                "attn_implementation='eager' (lk.load does so by itself)"
-            )
-    inner = off
-    if inner is None and not anatomy.on_interface:
-        inner = f"{family} computes attention by itself, so only its patterns can be seen; use trace.attention"
-    no_mlp = (
-        None if any(layer.mlp is not None for layer in anatomy.layers) else f"a {family} layer has no MLP of its own"
-    )
-    writes = (
-        None
-        if sums_up
-        else (
-            f"the parts of a {family} layer don't add up to what it changes (it normalizes after adding, or mixes "
-            "otherwise); look at `residual` instead"
-        )
-    )
-    if not sound:
-        writes = "the model computes NaN, so its parts can't be found; look at `residual`, load it in float32 or mend the weights"
-    implementation = getattr(config, "_attn_implementation", None)
-    if off is None and anatomy.on_interface and implementation not in (*SEEN, None):
-        off = inner = f"{implementation} does not say what its mask is; load it with attn_implementation='sdpa'"
-    projected = any(layer.output_projection is not None for layer in anatomy.layers)
-    heads = off
-    if heads is None and not anatomy.on_interface and not projected:
-        heads = f"labkit finds no output projection in {family}'s attention; look at `attention_output` instead"
-    if off is None and (count := running.virtual_tokens(model)):
-        off = inner = (
-            f"{count} trained vectors stand before a text (prompt tuning), and patterns over its own tokens would leave them "
-            "out; use keep='logits' or 'residual', or the model without them: lk.Lab(model.get_base_model(), tokenizer)"
-        )
-    return {
-        "attention": off,
-        "queries": inner,
-        "keys": inner,
-        "values": inner,
-        "head_output": heads,
-        "attention_output": no_attention or writes,
-        "mlp_output": writes or (f"{no_mlp}; look at `residual` instead" if no_mlp else None),
-        "residual": None,
-        "logits": None,
-        "routes": _no_routes(anatomy, family),
-    }
-
-
-def _no_routes(anatomy: Anatomy, family: str) -> str | None:
-    if any(layer.router is not None for layer in anatomy.layers):
-        return None
-    kinds = {type(part).__name__ for layer in anatomy.layers for part in layer.module.modules()}
-    if routers := sorted(kind for kind in kinds if "router" in kind.lower()):
-        return f"labkit can't tell what {routers[0]} of {family} chooses for each token; look at `mlp_output` instead"
-    return (
-        'a dense model has no router, and labkit recognizes none here; load a mixture of experts: lk.load("labkit-moe")'
-    )

@@ -3,204 +3,193 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
-from labkit.errors import Unavailable
+from labkit.errors import BadInput, Unavailable
 from labkit.models.tokens import token_strings
 from labkit.trace import running
-from labkit.trace.anatomy import Anatomy, first_tensor, layer_input
-from labkit.trace.interface import Call, tapped
-from labkit.trace.record import LayerAttention, Routes, Trace
-from labkit.trace.routers import watch
+from labkit.trace.instruments import INSTRUMENTS, Captured, differentiable
+from labkit.trace.patterns import LayerAttention, alone, called_with, visible
+from labkit.trace.record import Routes, Trace
+from labkit.trace.taps import Taps, tapping
 
-PATTERN_DIMENSIONS = 4  # (batch, heads, T, T)
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from labkit.trace.anatomy import Anatomy
 
-@dataclass
-class Captured:
-    """What one forward call left, batch dimension first, as the model had it. Filled by `observing`."""
+__all__ = ["Captured", "Scalar", "observing", "take"]
 
-    attention: dict[int, Call] = field(default_factory=dict)
-    patterns: dict[int, torch.Tensor] = field(default_factory=dict)
-    layered: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
-    routes: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-
-
-class _Capture:
-    """Listens at the attention interface."""
-
-    def __init__(self, anatomy: Anatomy, keep: Sequence[str], into: Captured) -> None:
-        self.owner = {id(layer.attention_module): i for i, layer in enumerate(anatomy.layers)}
-        self.keep, self.into = set(keep), into
-
-    def before(self, call: Call) -> None:
-        layer = self.owner.get(id(call.module))
-        if layer is None:
-            return
-        if "attention" in self.keep:
-            self.into.attention[layer] = Call(
-                call.module, own(call.query), own(call.key), call.value.new_empty(0), call.mask, call.options
-            )
-        if "values" in self.keep:
-            self.into.layered.setdefault("values", {})[layer] = own(call.value)
-
-    def after(self, call: Call, output: torch.Tensor) -> torch.Tensor:
-        layer = self.owner.get(id(call.module))
-        if layer is not None and "head_output" in self.keep:
-            self.into.layered.setdefault("head_output", {})[layer] = output.detach().transpose(1, 2).contiguous()
-        return output
+Scalar = Callable[[torch.Tensor], torch.Tensor]  # of the logits of one text, (T, vocabulary)
 
 
 @contextlib.contextmanager
-def observing(model: Any, anatomy: Anatomy, keep: Sequence[str]) -> Iterator[Captured]:
-    """While inside, the latest forward pass of the model is in the Captured; the hooks are gone afterwards."""
+def observing(
+    model: PreTrainedModel, anatomy: Anatomy, keep: Sequence[str], *, gradients: bool = False
+) -> Iterator[Captured]:
+    """While inside, the latest forward pass of the model is in the Captured; the hooks are gone afterwards.
+
+    keep: instruments; those that the model does not have are left out.  gradients: whether derivatives will be taken by them.
+    """
     captured = Captured()
-    handles: list[Any] = []
-    wanted = [name for name in keep if anatomy.support.get(name) is None]
+    rows = [row for row in INSTRUMENTS if row.name in keep and anatomy.support.get(row.name) is None]
+    by = [row for row in differentiable(keep) if anatomy.support.get(row.name) is None] if gradients else []
 
-    def put(kind: str, index: int, value: torch.Tensor) -> None:
-        captured.layered.setdefault(kind, {})[index] = value
+    def put_on(taps: Taps) -> None:
+        for row in rows:
+            row.capture(taps, captured)
+        for row in by:
+            row.differentiate(taps, captured)
 
-    def on_output(kind: str, index: int, factor: float) -> Any:
-        def hook(_module: Any, _args: Any, output: Any) -> None:
-            tensor = first_tensor(output)
-            assert tensor is not None
-            put(kind, index, tensor.detach().clone() if factor == 1.0 else tensor.detach() * factor)
-
-        return hook
-
-    def on_input(index: int) -> Any:
-        def hook(_module: Any, args: Any, keywords: Any) -> None:
-            put("residual", index, layer_input(args, keywords).detach().clone())
-
-        return hook
-
-    def on_decision(index: int) -> Any:
-        def decide(logits: torch.Tensor, weights: torch.Tensor, experts: torch.Tensor) -> None:
-            captured.routes[index] = (logits.detach().clone(), weights.detach().clone(), experts.detach().clone())
-
-        return decide
-
-    def on_eager_attention(index: int) -> Any:
-        def hook(_module: Any, _args: Any, output: Any) -> None:
-            found = [t for t in output if isinstance(t, torch.Tensor) and t.dim() == PATTERN_DIMENSIONS]
-            if found:
-                captured.patterns[index] = found[-1].detach().clone()
-
-        return hook
-
-    def on_heads(index: int, heads: int) -> Any:
-        def hook(_module: Any, args: Any) -> None:
-            flat = args[0].detach()
-            put("head_output", index, flat.reshape(*flat.shape[:-1], heads, -1).transpose(1, 2).contiguous())
-
-        return hook
-
-    last = len(anatomy.layers) - 1
-    heads = int(getattr(model.config.get_text_config(), "num_attention_heads", 0) or 0)
-    try:
-        for index, layer in enumerate(anatomy.layers):
-            if "residual" in wanted:
-                handles.append(layer.module.register_forward_pre_hook(on_input(index), with_kwargs=True))
-                if index == last:
-                    handles.append(layer.module.register_forward_hook(on_output("residual", last + 1, 1.0)))
-            for kind, part in (("attention_output", layer.attention), ("mlp_output", layer.mlp)):
-                if kind in wanted and part is not None:
-                    handles.append(part.register_forward_hook(on_output(kind, index, anatomy.multiplier)))
-            if "routes" in wanted and layer.router is not None:
-                handles += watch(layer.router, on_decision(index))
-            if not anatomy.on_interface and layer.attention_module is not None:
-                if "attention" in wanted:
-                    handles.append(layer.attention_module.register_forward_hook(on_eager_attention(index)))
-                if "head_output" in wanted and layer.output_projection is not None:
-                    handles.append(layer.output_projection.register_forward_pre_hook(on_heads(index, heads)))
-        with contextlib.ExitStack() as stack:
-            if anatomy.on_interface and {"attention", "values", "head_output"} & set(wanted):
-                stack.enter_context(tapped(model, _Capture(anatomy, wanted, captured)))
-            yield captured
-    finally:
-        for handle in handles:
-            handle.remove()
+    with tapping(model, anatomy, put_on):
+        yield captured
 
 
 def take(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     anatomy: Anatomy,
     texts: Sequence[list[int]],
     keep: tuple[str, ...],
     *,
     name: str,
     tokens: int | None = None,
+    gradients: Scalar | None = None,
 ) -> list[Trace]:
     """One forward pass over token ids, padded on the right where lengths differ; a Trace each, without the padding.
 
     tokens: the most in a pass; long lists take several (`running.groups`).
+    gradients: gives a scalar of one text's logits; its derivatives are taken by what is kept.
     """
     reasons = {k: reason for k, reason in anatomy.support.items() if reason is not None}
     for what in keep:
         if what in reasons:
             raise Unavailable(f"{what} can't be had from {name}: {reasons[what]}.")
+    if gradients is not None:
+        _check_gradients(model, keep, gradients)
     found: dict[int, Trace] = {}
     for group in running.groups(model, [len(ids) for ids in texts], tokens=tokens, in_order=True):
         some = [texts[i] for i in group]
-        found |= zip(group, _together(model, tokenizer, anatomy, some, keep, reasons, name), strict=True)
+        found |= zip(group, _together(model, tokenizer, anatomy, some, keep, reasons, name, gradients), strict=True)
     return [found[i] for i in range(len(texts))]
 
 
 def _together(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     anatomy: Anatomy,
     texts: Sequence[list[int]],
     keep: tuple[str, ...],
     reasons: dict[str, str],
     name: str,
+    gradients: Scalar | None,
 ) -> list[Trace]:
     """The Traces of texts that share a pass."""
-    with observing(model, anatomy, keep) as captured:
+    with observing(model, anatomy, keep, gradients=gradients is not None) as captured:
         output = running.forward(
             model,
             texts,
-            logits="all" if "logits" in keep else "last",
+            logits="all" if "logits" in keep or gradients is not None else "last",
             attentions="attention" in keep and not anatomy.on_interface,
+            grad=gradients is not None,
         )
-    if any(call.key.shape[2] != output.ids.shape[1] for call in captured.attention.values()):
-        raise Unavailable(
-            f"{name} attends to more than the text's own tokens, which patterns over these would leave out; "
-            "use keep='logits' or 'residual', or the model without what stands before a text."
-        )
-    config = model.config.get_text_config()
+    width = output.ids.shape[1]
+    scalars: list[float | None] = [None] * len(texts)
+    derivatives: dict[str, dict[int, torch.Tensor]] = {}
+    if gradients is not None:
+        scalars, derivatives = _derivatives(gradients, output.all_logits, output.lengths, captured)
     special = set(getattr(tokenizer, "all_special_ids", None) or ())
     masks = _Masks()
+    layer_reasons: dict[str, dict[int, str]] = {}
+    for index, layer in enumerate(anatomy.layers):
+        for what, reason in layer.why.items():
+            layer_reasons.setdefault(what, {})[index] = reason
     traces = []
     for row, ids in enumerate(texts):
         n = len(ids)
-        logits = torch.atleast_2d(output.all_logits[row].detach())[:n]  # of the last token alone, or of all
+        logits = output.all_logits[row].detach()
+        logits = logits[None] if logits.dim() == 1 else logits[:n]  # of the last token alone, or of all
         traces.append(
             Trace(
                 tokens=token_strings(tokenizer, ids),
                 ids=list(ids),
                 model=name,
-                family=str(config.model_type),
+                family=anatomy.family,
                 layers=len(anatomy.layers),
-                heads=_heads(captured, config),
-                kv_heads=_kv_heads(captured, config),
+                heads=[layer.heads or 0 for layer in anatomy.layers],
+                kv_heads=[layer.kv_heads or 0 for layer in anatomy.layers],
                 keep=keep,
                 reasons=reasons,
+                layer_reasons=layer_reasons,
+                causal=anatomy.causal,
+                scalar=scalars[row],
                 _logits=alone(logits) if "logits" in keep else None,
                 _attention=_attention(captured, row, n, masks),
-                _layered=_layered(captured, row, n, output.ids.shape),
-                _routes=_routes(captured, row, n, output.ids.shape) if "routes" in keep else None,
-                notes=_notes(anatomy, config, captured, logits, row, n),
+                _layered=_layered(captured.layered, row, n),
+                _routes=_routes(captured, row, n, width) if "routes" in keep else None,
+                _gradients=_layered(derivatives, row, n),
+                notes=_notes(anatomy, captured, logits, row, n),
                 special=tuple(sorted(special.intersection(ids))),
             )
         )
     return traces
+
+
+# derivatives ----------------------------------------------------------------------------------------------------------
+
+
+def _check_gradients(model: PreTrainedModel, keep: Sequence[str], gradients: Scalar) -> None:
+    if not callable(gradients):
+        raise BadInput(
+            "gradients is to be a function of the logits (T, vocabulary) that gives a scalar, such as "
+            "lambda logits: logits[-1, 42]."
+        )
+    if not differentiable(keep):
+        names = ", ".join(dict.fromkeys(row.keep for row in INSTRUMENTS if row.put is not None))
+        raise BadInput(f"keep={tuple(keep)!r} holds nothing a derivative can be taken by; keep one of {names}.")
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise Unavailable(
+            "This model was loaded under torch.inference_mode, and autograd can't go through its weights; load it outside."
+        )
+
+
+def _derivatives(
+    gradients: Scalar, logits: torch.Tensor, lengths: Sequence[int], captured: Captured
+) -> tuple[list[float | None], dict[str, dict[int, torch.Tensor]]]:
+    """Each text's scalar, and the derivatives by all that was tracked: as the tracked, batch first.
+
+    The texts of a list do not depend on each other, so the derivative of the sum has each text's own in its row.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        scalars = [_scalar(gradients, logits[row, :n].float()) for row, n in enumerate(lengths)]
+        tracked = [(name, layer, x) for name, by_layer in captured.live.items() for layer, x in by_layer.items()]
+        found = torch.autograd.grad(torch.stack(scalars).sum(), [x for *_, x in tracked], allow_unused=True)
+    derivatives: dict[str, dict[int, torch.Tensor]] = {}
+    for (name, layer, x), value in zip(tracked, found, strict=True):
+        derivatives.setdefault(name, {})[layer] = torch.zeros_like(x) if value is None else value.detach()
+    captured.live.clear()  # and the graph with it
+    return [float(scalar.detach()) for scalar in scalars], derivatives
+
+
+def _scalar(gradients: Scalar, logits: torch.Tensor) -> torch.Tensor:
+    given = gradients(logits)
+    if not isinstance(given, torch.Tensor) or given.numel() != 1:
+        shape = f" of shape {tuple(given.shape)}" if isinstance(given, torch.Tensor) else ""
+        raise BadInput(f"gradients returned a {type(given).__name__}{shape}; return a tensor with one number.")
+    if not given.requires_grad:
+        raise BadInput(
+            "What gradients returned does not depend on the logits it was given; compute it from them with torch."
+        )
+    if not math.isfinite(float(given.detach())):
+        raise BadInput(f"gradients returned {float(given.detach())}; choose a scalar that is a finite number.")
+    return given.reshape(()).double()
+
+
+# parts of a Trace -----------------------------------------------------------------------------------------------------
 
 
 class _Masks:
@@ -226,44 +215,31 @@ class _Masks:
             if kept.dtype is torch.bool and kept.dim() == 2 and bool((kept == torch.ones_like(kept).tril()).all()):
                 self.known[key] = None  # plain causal needs no mask at all
             else:
-                self.known[key] = kept
+                same = (
+                    m for m in self.known.values() if m is not None and m.shape == kept.shape and torch.equal(m, kept)
+                )
+                self.known[key] = next(same, kept)
         return self.known[key]
 
 
 def _attention(captured: Captured, row: int, n: int, masks: _Masks) -> dict[int, LayerAttention]:
     found = {layer: LayerAttention(pattern=alone(p[row, :, :n, :n])) for layer, p in captured.patterns.items()}
     for layer, call in captured.attention.items():
-        sink = call.options.get("s_aux")
-        scaling = call.options.get("scaling")
-        found[layer] = LayerAttention(
-            query=alone(call.query[row, :, :n]),
-            key=alone(call.key[row, :, :n]),
-            scaling=float(scaling if scaling is not None else call.query.shape[-1] ** -0.5),
-            mask=masks.of(call.mask, row, n),
-            sink=sink.detach().clone() if sink is not None else None,
-            softcap=call.options.get("softcap"),
-        )
+        found[layer] = called_with(call, row, n, masks.of(visible(call), row, n))
     return found
 
 
-def _layered(captured: Captured, row: int, n: int, shape: Sequence[int]) -> dict[str, dict[int, torch.Tensor]]:
-    def of_row(kind: str, tensor: torch.Tensor) -> torch.Tensor:
-        # the last columns, since virtual tokens stand before a text's own
-        if kind in ("values", "head_output"):
-            return alone(tensor[row, :, -shape[1] :][:, :n])
-        whole = tensor.reshape(shape[0], -1, tensor.shape[-1])  # opt passes its tokens through the MLP as one long list
-        return alone(whole[row, -shape[1] :][:n])
-
-    return {kind: {i: of_row(kind, t) for i, t in by_layer.items()} for kind, by_layer in captured.layered.items()}
+def _layered(kept: dict[str, dict[int, torch.Tensor]], row: int, n: int) -> dict[str, dict[int, torch.Tensor]]:
+    """One text's part of what was kept: (..., T, d), or (heads, T, d)."""
+    return {kind: {i: alone(t[row, ..., :n, :]) for i, t in by_layer.items()} for kind, by_layer in kept.items()}
 
 
-def _routes(captured: Captured, row: int, n: int, shape: Sequence[int]) -> Routes:
+def _routes(captured: Captured, row: int, n: int, width: int) -> Routes:
     layers = tuple(sorted(captured.routes))
+    start = row * width  # routers see the batch as one long list of tokens
 
     def stacked(part: int, missing: int) -> torch.Tensor:
-        # routers see the batch as one long list of tokens
-        every = [t.reshape(shape[0], -1, t.shape[-1]) for t in (captured.routes[i][part] for i in layers)]
-        rows = [t[row, -shape[1] :][:n] for t in every]
+        rows = [t.reshape(-1, t.shape[-1])[start : start + n] for t in (captured.routes[i][part] for i in layers)]
         widest = max(t.shape[-1] for t in rows)  # an edit may have layers choose different numbers
         return torch.stack([torch.nn.functional.pad(t, (0, widest - t.shape[-1]), value=missing) for t in rows], 1)
 
@@ -272,46 +248,23 @@ def _routes(captured: Captured, row: int, n: int, shape: Sequence[int]) -> Route
     )
 
 
-def own(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, holding no more memory than its own: a view of a larger one is copied."""
-    tensor = tensor.detach()
-    fits = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    return tensor if fits else tensor.clone(memory_format=torch.contiguous_format)
-
-
-def alone(tensor: torch.Tensor) -> torch.Tensor:
-    """One text's part of a batch, without the batch; the whole of a batch of one is not copied."""
-    return own(tensor).contiguous()
-
-
-def _heads(captured: Captured, config: Any) -> int:
-    for call in captured.attention.values():
-        return call.query.shape[1]
-    for found in captured.patterns.values():
-        return found.shape[1]
-    return int(getattr(config, "num_attention_heads", 0) or 0)
-
-
-def _kv_heads(captured: Captured, config: Any) -> int:
-    for call in captured.attention.values():
-        return call.key.shape[1]
-    return int(getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 0) or 0)
-
-
-def _notes(
-    anatomy: Anatomy, config: Any, captured: Captured, logits: torch.Tensor, row: int, n: int
-) -> tuple[str, ...]:
+def _notes(anatomy: Anatomy, captured: Captured, logits: torch.Tensor, row: int, n: int) -> tuple[str, ...]:
+    """What a reader of the trace should know. logits: of the last tokens, or of all."""
     notes = []
     if not anatomy.on_interface and anatomy.support["attention"] is None:
-        family = config.model_type
+        family = anatomy.family
         notes.append(f"{family} is off the shared attention interface: its patterns were computed eagerly in this pass")
+    if not anatomy.causal:
+        notes.append(
+            f"this {anatomy.family} looks at later tokens too; its logits are no predictions of the next token"
+        )
     for layer, call in sorted(captured.attention.items()):
         # a maximum is NaN when anything in it is, and needs no copy as large as the tensor
         if any(bool(x[row, :, :n].amax().isnan()) for x in (call.query, call.key)):
             notes.append(f"queries or keys hold NaN from layer {layer} on: a weight is NaN, or the dtype too narrow")
             break
     if captured.routes and any(layer.router is not None and layer.router.in_attention for layer in anatomy.layers):
-        notes.append(f"attention in {config.model_type} is a mixture of experts too; the routes are those of the MLPs")
+        notes.append(f"attention in {anatomy.family} is a mixture of experts too; the routes are those of the MLPs")
     if (broken := logits.amax(-1).isnan()).any():
         first = n - len(logits) + int(broken.nonzero()[0])
         notes.append(f"the logits hold NaN from token {first} on: a weight is NaN, or the dtype too narrow")

@@ -13,10 +13,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import torch
 from transformers.modeling_utils import AttentionInterface
+
+Attention = Callable[..., "tuple[torch.Tensor, torch.Tensor | None]"]
 
 SEEN = ("sdpa", "eager")  # the implementations whose masks say all there is to say
 
@@ -27,6 +29,7 @@ class Call:
 
     query: (batch, heads, T, d_head), after rotary embedding.  key, value: (batch, kv_heads, keys, d_head).
     mask: what the implementation was given: None, bool (True may look) or added to the scores.
+    options: the keywords of the call.  implementation: "sdpa" or "eager", which take None as mask otherwise.
     """
 
     module: torch.nn.Module
@@ -34,7 +37,13 @@ class Call:
     key: torch.Tensor
     value: torch.Tensor
     mask: torch.Tensor | None
-    options: dict[str, Any]
+    options: dict[str, object]
+    implementation: str = "sdpa"
+
+    def everything(self) -> torch.Tensor:
+        """A mask through which each query sees each key, (1, 1, T, keys)."""
+        shape = (1, 1, self.query.shape[2], self.key.shape[2])
+        return torch.ones(shape, dtype=torch.bool, device=self.query.device)
 
 
 class Listener(Protocol):
@@ -48,34 +57,34 @@ class Listener(Protocol):
 
 
 _LISTENERS: dict[int, list[Listener]] = {}  # by the id of the attention module, in the order they were put on
-_REPLACED: dict[str, Callable[..., Any] | None] = {}  # what stood in the registry before us; None where nothing did
+_REPLACED: dict[str, Attention | None] = {}  # what stood in the registry before us; None where nothing did
 _lock = threading.RLock()
 
 
-def _eager_of(module: torch.nn.Module) -> Callable[..., Any]:
+def _eager_of(module: torch.nn.Module) -> Attention:
     """A modeling file's own eager attention, with its softcap or its sinks; a user's subclass uses its parent's."""
     for kind in type(module).__mro__:
         found = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
         if found is not None:
-            return found
+            return cast("Attention", found)
     raise LookupError(f"no eager attention beside {type(module).__name__}")
 
 
-def _tap_for(implementation: str, original: Callable[..., Any] | None) -> Callable[..., Any]:
+def _tap_for(implementation: str, original: Attention | None) -> Attention:
     def tap(
         module: torch.nn.Module,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        *rest: Any,
-        **options: Any,
-    ) -> Any:
+        *rest: object,
+        **options: object,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         computed_by = original if original is not None else _eager_of(module)
         listeners = _LISTENERS.get(id(module), ())
         if not listeners:
             return computed_by(module, query, key, value, attention_mask, *rest, **options)
-        call = Call(module, query, key, value, attention_mask, options)
+        call = Call(module, query, key, value, attention_mask, options, implementation)
         for listener in listeners:
             listener.before(call)
         output, weights = computed_by(module, call.query, call.key, call.value, call.mask, *rest, **options)
@@ -107,7 +116,7 @@ def _take_off() -> None:
 
 
 @contextlib.contextmanager
-def tapped(model: Any, listener: Listener) -> Iterator[None]:
+def tapped(model: torch.nn.Module, listener: Listener) -> Iterator[None]:
     """While inside, every attention call of the model that goes through the interface is shown to the listener.
 
     Taps nest, and may be taken off in any order: what an earlier listener changes, a later one sees changed.

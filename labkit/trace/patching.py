@@ -19,13 +19,15 @@ from labkit.models.tokens import token_strings
 from labkit.results import Result
 from labkit.trace import running
 from labkit.trace.capture import observing
-from labkit.trace.edits import Site, TokenAxis, installed
+from labkit.trace.edits import Site, installed
 from labkit.trace.input import as_ids, is_many
+from labkit.trace.instruments import PATCHED
+from labkit.trace.passes import TokenAxis
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PLACES = {"residual": "residual", "attention": "attention_output", "mlp": "mlp_output", "head": "head_output"}
+PLACES = PATCHED
 Metric = Callable[[torch.Tensor], Any]
 
 

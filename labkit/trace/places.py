@@ -5,21 +5,25 @@
     attention_output[5] @ 2:7   of tokens 2 to 6
     mlp_output[*]               of all layers
     head_output[5, 3] @ 1,4,-1  of head 3; of tokens 1, 4 and the last
-    queries[5, 3]  keys[5, 0]  values[5, 0]  logits
+    queries[5, 3]  keys[5, 0]  values[5, 0]  mlp_neurons[5]  logits  embedding
 
-The names are those of the Trace's methods and mean the same tensors. Without a head, all heads; without @, all tokens.
+The names are those of the instruments (instruments.py) and mean the tensors that a Trace gives by them. Without a head,
+all heads; without @, all tokens.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labkit.errors import BadInput, Unavailable
+from labkit.trace.instruments import BY_NAME, HEADED, PLACES
 
-HEADED = ("head_output", "queries", "keys", "values")
-NAMES = ("residual", "attention_output", "mlp_output", *HEADED, "logits")
+__all__ = ["EXAMPLES", "HEADED", "NAMES", "Place", "Span", "parse"]
+
+NAMES = PLACES
 EXAMPLES = "residual[5], attention_output[5] @ 2:7, head_output[5, 3] @ 1,4,-1, logits"
 
 _SHAPE = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\[([^\[\]]*)\])?\s*(?:@(.*))?\s*", re.DOTALL)
@@ -52,7 +56,9 @@ class Place:
 
     def __str__(self) -> str:
         layer = "*" if self.layer is None else str(self.layer)
-        inside = "" if self.name == "logits" else f"[{layer}]" if self.head is None else f"[{layer}, {self.head}]"
+        inside = (
+            "" if BY_NAME[self.name].per == "pass" else f"[{layer}]" if self.head is None else f"[{layer}, {self.head}]"
+        )
         return f"{self.name}{inside}" + (f" @ {','.join(map(str, self.tokens))}" if self.tokens is not None else "")
 
     def positions(self, length: int) -> list[int]:
@@ -73,8 +79,13 @@ class Place:
         return [position for position in found if position >= 0]
 
 
-def parse(text: str, layers: int, heads: int | None = None, kv_heads: int | None = None) -> Place:
-    """Read a place, checked against a model's numbers of layers, heads and key-value heads (None: not known).
+Counts = int | Sequence[int | None] | None
+
+
+def parse(text: str, layers: int, heads: Counts = None, kv_heads: Counts = None) -> Place:
+    """Read a place, checked against a model's numbers of layers, heads and key-value heads.
+
+    heads, kv_heads: one number for all layers, or each layer's; None where it is not known.
 
     Negative layers and heads count from the end, as in Python. Raises BadInput that names what is wrong and what there
     is, Unavailable for attention patterns, which can be seen but not set, and for routes, which labkit.moe has edits for.
@@ -93,41 +104,43 @@ def parse(text: str, layers: int, heads: int | None = None, kv_heads: int | None
 def _check_name(name: str, text: str) -> None:
     if name in NAMES:
         return
-    if name in ("attention", "pattern", "patterns"):
-        raise Unavailable(
-            "Attention patterns never exist as a whole in a fast implementation, so they can be seen and not set; "
-            "patch head_output, or queries and keys."
-        )
-    if name == "routes":
-        raise Unavailable(
-            "Routes can't be patched as tensors; use lk.moe.forbid, force, drop or choose, or patch mlp_output, which is what "
-            "the experts add."
-        )
+    row = BY_NAME.get("attention" if name in ("pattern", "patterns") else name)
+    if row is not None:
+        raise Unavailable(row.no_edit)
     close = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.5)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise BadInput(f"There is no place {name!r} in {text!r}{hint}; there are {', '.join(NAMES)}.")
 
 
 def _layer_and_head(
-    name: str, inside: str | None, text: str, layers: int, heads: int | None, kv_heads: int | None
+    name: str, inside: str | None, text: str, layers: int, heads: Counts, kv_heads: Counts
 ) -> tuple[int | None, int | None]:
-    if name == "logits":
+    row = BY_NAME[name]
+    if row.per == "pass":
         if inside is not None:
-            raise BadInput(f"{text!r}: logits have no layer; write logits, or logits @ 3 for one token.")
+            raise BadInput(f"{text!r}: {name} {'have' if name.endswith('s') else 'has'} no layer; write {name}, or {name} @ 3 for one token.")
         return None, None
     if inside is None:
         raise BadInput(f"{text!r} names no layer; write {name}[0], or {name}[*] for all layers.")
     parts = [part.strip() for part in inside.split(",")]
-    most = 2 if name in HEADED else 1
+    most = 2 if row.heads else 1
     if len(parts) > most:
         what = "a layer and a head" if most == 2 else "a layer and no head"
         raise BadInput(f"{text!r}: {name} has {what}; write {name}[{'0, 0' if most == 2 else '0'}].")
-    layer = _index("layer", parts[0], text, layers + (name == "residual"))
-    if len(parts) == 1:
+    layer = _index("layer", parts[0], text, layers + (row.per == "boundary"))
+    if len(parts) == 1 or row.heads is None:
         return layer, None
-    there = kv_heads if name in ("keys", "values") else heads
-    kind = "key-value head" if name in ("keys", "values") else "head"
-    return layer, _index(kind, parts[1], text, there)
+    there = _counted(heads if row.heads == "head" else kv_heads, layer)
+    if len(there) > 1 and parts[1].startswith("-"):
+        raise BadInput(f"{text!r}: layers have different numbers of {row.heads}s; count from 0, or name one layer.")
+    return layer, _index(row.heads, parts[1], text, min(there, default=None))
+
+
+def _counted(counts: Counts, layer: int | None) -> set[int]:
+    """The numbers of heads a layer has, or any of all layers; empty where they are not known."""
+    every = [counts] if counts is None or isinstance(counts, int) else list(counts)
+    chosen = every if layer is None or len(every) == 1 else [every[layer]]
+    return {count for count in chosen if count is not None}
 
 
 def _index(what: str, written: str, text: str, count: int | None) -> int | None:
@@ -154,8 +167,8 @@ def _tokens(written: str, text: str) -> tuple[int | Span, ...]:
         if span is None:
             raise BadInput(f"{text!r}: {part!r} names no tokens; write @ 3, @ 2:7 or @ 1,4,-1.")
         start, stop = (None if bound is None else int(bound) for bound in span.groups())
-        same_end = start is not None and stop is not None and (start < 0) == (stop < 0)
-        if (same_end and start >= stop) or stop == 0:  # type: ignore[operator]
+        empty = start is not None and stop is not None and (start < 0) == (stop < 0) and start >= stop
+        if empty or stop == 0:
             raise BadInput(f"{text!r}: there are no tokens in {part}; the first number is to be below the second.")
         parts.append(Span(start, stop))
     if len(set(parts)) < len(parts):

@@ -9,34 +9,32 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Literal, overload
 
 import torch
 
 from labkit.errors import BadInput, BadModelFile, Unavailable
+from labkit.trace import instruments
+from labkit.trace.instruments import INSTRUMENTS, KEEP, filled
+from labkit.trace.patterns import LayerAttention, pattern, window
 
-FORMAT = 1
-KEEP = ("attention", "logits", "values", "head_output", "attention_output", "mlp_output", "residual", "routes")
+__all__ = [
+    "DEFAULT_KEEP",
+    "FORMAT",
+    "KEEP",
+    "LayerAttention",
+    "Routes",
+    "Trace",
+    "checked_keep",
+    "pattern",
+    "token_loss",
+    "window",
+]
+
+FORMAT = 2
+READ = (1, 2)  # the formats that can be opened
 DEFAULT_KEEP = ("attention", "logits")
-
-
-@dataclass(frozen=True)
-class LayerAttention:
-    """What one layer's attention was computed from. Either query and key, or the pattern itself.
-
-    query: (heads, T, d_head), after rotary embedding.  key: (kv_heads, T, d_head); each serves heads // kv_heads heads.
-    mask: None for plain causal; (T, T) bool, True where a query (row) may see a key; or (1 | heads, T, T), added to the
-        scores.  sink: (heads,) scores of a place outside the text that takes part of the attention.
-    softcap: scores are softcap · tanh(scores / softcap).  pattern: (heads, T, T), for architectures off the interface.
-    """
-
-    query: torch.Tensor | None = None
-    key: torch.Tensor | None = None
-    scaling: float = 1.0
-    mask: torch.Tensor | None = None
-    sink: torch.Tensor | None = None
-    softcap: float | None = None
-    pattern: torch.Tensor | None = None
+GRADIENT = "gradient"  # before an instrument's name, in a file
 
 
 @dataclass(frozen=True)
@@ -60,13 +58,51 @@ class Routes:
         return tuple(int(n) for n in (self.experts >= 0).sum(-1).amax(0))
 
 
+class _Counts:
+    """A number that layers may differ in: (layers,) numbers, or one for all, in; out the one of all.
+
+    Raises Unavailable where layers differ, since one number would be wrong for some of them.
+    """
+
+    def __set_name__(self, owner: type[object], name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, trace: None, owner: type[object]) -> _Counts: ...
+    @overload
+    def __get__(self, trace: Trace, owner: type[object]) -> int: ...
+    def __get__(self, trace: Trace | None, owner: type[object]) -> int | _Counts:
+        if trace is None:
+            raise AttributeError(self.name)  # so that the field has no default
+        given = vars(trace)[self.name]
+        if isinstance(given, int):
+            return given
+        different = {number for number in given if number}
+        if len(different) > 1:
+            raise Unavailable(
+                f"The layers of {trace.model} differ in their {self.name.replace('_', '-')}; use "
+                f"trace.{self.name}_of(layer)."
+            )
+        return next(iter(different), 0)
+
+    def __set__(self, trace: Trace, value: int | Sequence[int]) -> None:
+        vars(trace)[self.name] = value if isinstance(value, int) else tuple(value)
+
+
 @dataclass(frozen=True, repr=False)
 class Trace:
     """One forward pass over T tokens, observed.
 
-    tokens, ids: the T tokens the model saw (token 0 first).  model: its name.  layers, heads: their numbers.
+    tokens, ids: the T tokens the model saw (token 0 first).  model: its name.  layers: their number.
+    heads, kv_heads: numbers of heads and key-value heads, where all layers that attend have as many; where they differ
+        these raise Unavailable, and `heads_of(layer)`, `kv_heads_of(layer)` say each layer's.
     keep: what was captured; what was not raises Unavailable with the argument that would.
+    reasons: why what this model does not have can't be had; layer_reasons: the same of single layers.
     special: the ids among these that are special tokens of the tokenizer, such as one that starts a text.
+    causal: no token looks at later ones, so that the logits after a token are a prediction of the next.
+    scalar: what `gradients=` gave for this text, or None.
+    What is kept: {keep}. Any of it, by name: `trace.tensor(name, layer, head)`; by which derivatives were taken:
+    `trace.gradient(name, layer, head)`.
     """
 
     tokens: list[str]
@@ -74,8 +110,8 @@ class Trace:
     model: str
     family: str
     layers: int
-    heads: int
-    kv_heads: int
+    heads: _Counts = _Counts()
+    kv_heads: _Counts = _Counts()
     keep: tuple[str, ...]
     reasons: dict[str, str]
     _logits: torch.Tensor | None = None
@@ -85,6 +121,10 @@ class Trace:
     notes: tuple[str, ...] = ()
     special: tuple[int, ...] = ()
     _windows: dict[int, int | None] = field(default_factory=dict, compare=False)
+    layer_reasons: dict[str, dict[int, str]] = field(default_factory=dict)
+    causal: bool = True
+    scalar: float | None = None
+    _gradients: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -108,8 +148,14 @@ class Trace:
         """(T,) float32, nats: how surprised the model was by each token, given those before it.
 
         The first has nothing before it and is NaN; `loss[1:].mean()` is the usual loss of the text.
+        Raises Unavailable for a model that looks both ways: it has seen the token it would be predicting.
         """
         self._require("logits")
+        if not self.causal:
+            raise Unavailable(
+                f"{self.model} looks at later tokens too, so its logits are no predictions of the next and have no such loss; "
+                "use trace.logits."
+            )
         assert self._logits is not None
         return token_loss(self._logits, self.ids)
 
@@ -133,13 +179,38 @@ class Trace:
         """
         self._require("attention")
         layer = self._checked("layer", layer, self.layers)
+        found = self.attention_parts(layer)
         if head is not None:
-            head = self._checked("head", head, self.heads)
+            head = self._checked("head", head, found.heads)
+        return pattern(found, head=head, rows=_rows(rows, len(self.ids)))
+
+    def attention_parts(self, layer: int) -> LayerAttention:
+        """What the patterns of a layer are computed from: queries, keys, mask, scaling, sink and softcap.
+
+        For measures that go through patterns block by block. Raises as `attention` does.
+        """
+        self._require("attention")
+        layer = self._checked("layer", layer, self.layers)
         if layer not in self._attention:
-            raise Unavailable(
-                f"Layer {layer} of this {self.family} has no attention; {self._layers_with('_attention')}."
-            )
-        return pattern(self._attention[layer], head=head, rows=_rows(rows, len(self.ids)))
+            raise self._missing("attention", layer)
+        return self._attention[layer]
+
+    def heads_of(self, layer: int) -> int:
+        """How many heads a layer has; 0 for one without attention."""
+        return self._count("heads", layer)
+
+    def kv_heads_of(self, layer: int) -> int:
+        """How many key-value heads a layer has; 0 for one without attention."""
+        return self._count("kv_heads", layer)
+
+    def layers_with(self, name: str) -> list[int]:
+        """The layers that an instrument was kept of; [0] for what there is once in a pass. Raises Unavailable without it."""
+        row = self._row(name)
+        if row.per == "pass":
+            return [0]
+        if row.keep == "attention":
+            return sorted(self._attention)
+        return list(self.routes.layers) if name == "routes" else sorted(self._layered.get(name, {}))
 
     def window(self, layer: int) -> int | None:
         """How many tokens a query of this layer may see, itself included, where a sliding window bounds them.
@@ -156,40 +227,101 @@ class Trace:
 
     def queries(self, layer: int, head: int | None = None) -> torch.Tensor:
         """(heads, T, d_head), or (T, d_head) for a head: after rotary embedding, before scaling."""
-        return self._operand("queries", layer, head, self.heads)
+        return self.tensor("queries", layer, head)
 
     def keys(self, layer: int, head: int | None = None) -> torch.Tensor:
         """(kv_heads, T, d_head), or (T, d_head) for a key-value head: after rotary embedding."""
-        return self._operand("keys", layer, head, self.kv_heads)
+        return self.tensor("keys", layer, head)
 
     def values(self, layer: int, head: int | None = None) -> torch.Tensor:
         """(kv_heads, T, d_value), or (T, d_value) for a key-value head."""
-        return self._head_of("values", layer, head, self.kv_heads)
+        return self.tensor("values", layer, head)
 
     def head_output(self, layer: int, head: int | None = None) -> torch.Tensor:
         """(heads, T, d_value), or (T, d_value): attention-weighted values, before the output projection."""
-        return self._head_of("head_output", layer, head, self.heads)
+        return self.tensor("head_output", layer, head)
 
     # the residual stream -----------------------------------------------------------------------------------------
 
+    @property
+    def embedding(self) -> torch.Tensor:
+        """(T, d_embedding): the rows of the input embedding, before positions, factors and norms that come before layer 0."""
+        return self.tensor("embedding")
+
     def residual(self, i: int) -> torch.Tensor:
         """(T, d_model) entering layer i; i = number of layers: leaving the last, before the final norm."""
-        self._require("residual")
-        return self._layered["residual"][self._checked("residual", i, self.layers + 1)]
+        return self.tensor("residual", i)
 
     def attention_output(self, layer: int) -> torch.Tensor:
         """(T, d_model): what the attention of a layer added to the residual stream."""
-        return self._at("attention_output", layer)
+        return self.tensor("attention_output", layer)
 
     def mlp_output(self, layer: int) -> torch.Tensor:
         """(T, d_model): what the MLP (or mixture of experts) of a layer added to the residual stream."""
-        return self._at("mlp_output", layer)
+        return self.tensor("mlp_output", layer)
+
+    def mlp_neurons(self, layer: int) -> torch.Tensor:
+        """(T, d_mlp): the MLP's neurons after the activation, what its last projection is given."""
+        return self.tensor("mlp_neurons", layer)
 
     @property
     def routes(self) -> Routes:
+        """What the routers of a mixture of experts decided."""
         self._require("routes")
         assert self._routes is not None
         return self._routes
+
+    # any instrument, and derivatives -----------------------------------------------------------------------------
+
+    def tensor(self, name: str, layer: int | None = None, head: int | None = None) -> torch.Tensor:
+        """What an instrument kept, by its name: the same as the method of that name, also where there is none.
+
+        layer: which; not for logits and embedding, of which there is one in a pass.  head: of instruments with heads.
+        Raises BadInput for a name, layer or head that is not there, Unavailable for what was not kept or can't be had.
+        """
+        row = self._row(name)
+        if name == "attention":
+            return self.attention(self._layer_of(row, layer), head)
+        if name == "logits":
+            self._layer_of(row, layer)
+            return self.logits
+        if name == "routes":
+            raise BadInput("Routes are several tensors; use trace.routes.experts, .weights and .logits.")
+        at = self._layer_of(row, layer)
+        if row.keep == "attention":
+            if at not in self._attention:
+                raise self._missing(name, at)
+            a = self._attention[at]
+            found = a.query if name == "queries" else a.key
+            assert found is not None
+        else:
+            by_layer = self._layered.get(name, {})
+            if at not in by_layer:
+                raise self._missing(name, at)
+            found = by_layer[at]
+        return self._head_of(row, found, head)
+
+    def gradient(self, name: str, layer: int | None = None, head: int | None = None) -> torch.Tensor:
+        """The derivative of the scalar that `lab.trace(..., gradients=fn)` was given, by an instrument; of its shape.
+
+        What the scalar does not depend on has a derivative of zero. Where an edit was on, by the value after it.
+        Raises BadInput for a name, layer or head that is not there, Unavailable where no derivative was taken by it.
+        """
+        row = instruments.named(name)
+        if row.put is None:
+            others = ", ".join(r.name for r in INSTRUMENTS if r.put is not None)
+            raise Unavailable(f"No derivative can be taken by {name}, which can only be seen; use one of {others}.")
+        self._row(name)
+        if self.scalar is None:
+            raise Unavailable(
+                "This trace was taken without derivatives; take it with lab.trace(..., gradients=fn), where fn(logits) gives "
+                "the scalar."
+            )
+        at = self._layer_of(row, layer)
+        by_layer = self._gradients.get(name, {})
+        if at not in by_layer:
+            raise self._missing(name, at)
+        return self._head_of(row, by_layer[at], head)
 
     # to disk -----------------------------------------------------------------------------------------------------
 
@@ -198,41 +330,31 @@ class Trace:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        tensors, layers = {}, {}
-        if self._logits is not None:
-            tensors["logits"] = self._logits
-        shared: dict[int, str] = {}
-        for layer, a in self._attention.items():
-            entry: dict[str, Any] = {"scaling": a.scaling, "softcap": a.softcap}
-            for name in ("query", "key", "mask", "sink", "pattern"):
-                value = getattr(a, name)
-                if value is None:
-                    continue
-                stored = shared.get(id(value)) or f"attention.{layer}.{name}"  # layers of a kind share their mask
-                shared[id(value)] = stored
-                tensors[stored] = value
-                entry[name] = stored
-            layers[str(layer)] = entry
-        for name, by_layer in self._layered.items():
-            tensors |= {f"{name}.{layer}": value for layer, value in by_layer.items()}
-        if self._routes is not None:
-            tensors |= {f"routes.{n}": getattr(self._routes, n) for n in ("experts", "weights", "logits")}
-        facts = {
+        tensors: dict[str, torch.Tensor] = {}
+        facts: dict[str, object] = {
             "format": FORMAT,
             "tokens": self.tokens,
             "ids": self.ids,
             "model": self.model,
             "family": self.family,
             "layers": self.layers,
-            "heads": self.heads,
-            "kv_heads": self.kv_heads,
+            "heads": vars(self)["heads"],
+            "kv_heads": vars(self)["kv_heads"],
             "keep": self.keep,
             "reasons": self.reasons,
+            "layer_reasons": self.layer_reasons,
             "notes": self.notes,
             "special": self.special,
-            "attention": layers,
-            "routed": self._routes.layers if self._routes else None,
+            "causal": self.causal,
+            "scalar": self.scalar,
         }
+        for row in INSTRUMENTS:
+            if row.storage is not None:
+                more, told = row.storage.save(row.name, self)
+                tensors |= more
+                facts |= told
+        for name, by_layer in self._gradients.items():
+            tensors |= {f"{GRADIENT}.{name}.{layer}": value for layer, value in by_layer.items()}
         target = Path(path).expanduser()
         partial = target.with_name(target.name + ".partial")
         try:
@@ -255,35 +377,28 @@ class Trace:
             with safe_open(Path(path).expanduser(), framework="pt") as file:
                 facts = json.loads((file.metadata() or {})["labkit"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            if facts["format"] != FORMAT:
+            if facts["format"] not in READ:
                 raise BadModelFile(f"{path} was saved by another version of labkit; trace the text again.")
-            attention = {
-                int(layer): LayerAttention(**{n: tensors[v] if isinstance(v, str) else v for n, v in entry.items()})
-                for layer, entry in facts["attention"].items()
-            }
-            layered: dict[str, dict[int, torch.Tensor]] = {}
-            for name, value in tensors.items():
-                kind, _, layer = name.partition(".")
-                if kind in ("values", "head_output", "attention_output", "mlp_output", "residual"):
-                    layered.setdefault(kind, {})[int(layer)] = value
-            routed = facts["routed"]
-            routes = None
-            if routed is not None:
-                routes = Routes(
-                    experts=tensors["routes.experts"],
-                    weights=tensors["routes.weights"],
-                    logits=tensors["routes.logits"],
-                    layers=tuple(routed),
-                )
+            fields: instruments.Fields = {}
+            for row in INSTRUMENTS:
+                if row.storage is not None:
+                    _merge(fields, row.storage.open(row.name, tensors, facts))
+            gradients: dict[str, dict[int, torch.Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(f"{GRADIENT}."):
+                    _, name, layer = key.split(".")
+                    gradients.setdefault(name, {})[int(layer)] = value
+            reasons = {name: {int(i): r for i, r in by.items()} for name, by in facts.get("layer_reasons", {}).items()}
             return Trace(
                 **{n: facts[n] for n in ("tokens", "ids", "model", "family", "layers", "heads", "kv_heads", "reasons")},
                 keep=tuple(facts["keep"]),
                 notes=tuple(facts["notes"]),
                 special=tuple(facts.get("special", ())),  # files of before have none
-                _logits=tensors.get("logits"),
-                _attention=attention,
-                _layered=layered,
-                _routes=routes,
+                layer_reasons=reasons,
+                causal=facts.get("causal", True),
+                scalar=facts.get("scalar"),
+                _gradients=gradients,
+                **fields,
             )
         except FileNotFoundError as error:
             raise BadInput(f"There is no file {path}; give the path that trace.save returned.") from error
@@ -305,33 +420,54 @@ class Trace:
             raise BadInput(f"There is no {what} {index!r}: {self.model} has {what} 0 to {count - 1}.")
         return int(index) % count
 
-    def _at(self, what: str, layer: int) -> torch.Tensor:
-        self._require(what)
+    def _count(self, what: Literal["heads", "kv_heads"], layer: int) -> int:
         layer = self._checked("layer", layer, self.layers)
-        found = self._layered[what]
-        if layer not in found:
-            raise Unavailable(f"Layer {layer} of this {self.family} has no {what}; these layers do: {sorted(found)}.")
-        return found[layer]
+        given = vars(self)[what]
+        return int(given) if isinstance(given, int) else int(given[layer])
 
-    def _head_of(self, what: str, layer: int, head: int | None, count: int) -> torch.Tensor:
-        whole = self._at(what, layer)
-        return whole if head is None else whole[self._checked("head", head, count)]
+    def _row(self, name: str) -> instruments.Instrument:
+        """The row of an instrument that was kept."""
+        row = instruments.named(name)
+        if (reason := self.reasons.get(name)) is not None:
+            raise Unavailable(f"{name} can't be had from {self.model}: {reason}.")
+        self._require(row.keep)
+        return row
 
-    def _operand(self, what: str, layer: int, head: int | None, count: int) -> torch.Tensor:
-        self._require("attention")
-        if what in self.reasons:
-            raise Unavailable(f"{what} can't be had from {self.model}: {self.reasons[what]}.")
-        layer = self._checked("layer", layer, self.layers)
-        if layer not in self._attention:
-            raise Unavailable(
-                f"Layer {layer} of this {self.family} has no attention; {self._layers_with('_attention')}."
-            )
-        found = self._attention[layer].query if what == "queries" else self._attention[layer].key
-        assert found is not None
-        return found if head is None else found[self._checked("head", head, count)]
+    def _layer_of(self, row: instruments.Instrument, layer: int | None) -> int:
+        if row.per == "pass":
+            if layer not in (None, 0):
+                raise BadInput(f"{row.name} has no layer {layer!r}: there is one in a pass; leave the layer out.")
+            return 0
+        if layer is None:
+            raise BadInput(f"{row.name} is of a layer; give its number, 0 to {self.layers - 1}.")
+        boundary = row.per == "boundary"
+        return self._checked(row.name if boundary else "layer", layer, self.layers + boundary)
 
-    def _layers_with(self, what: str) -> str:
-        return f"these layers do: {sorted(getattr(self, what))}"
+    def _head_of(self, row: instruments.Instrument, whole: torch.Tensor, head: int | None) -> torch.Tensor:
+        if head is None:
+            return whole
+        if row.heads is None:
+            raise BadInput(f"{row.name} has no heads; leave the head out.")
+        return whole[self._checked("head", head, whole.shape[0])]
+
+    def _missing(self, what: str, layer: int) -> Unavailable:
+        """Why a layer does not have what others have."""
+        row = instruments.named(what)
+        for name in (what, row.keep):
+            if (reason := self.layer_reasons.get(name, {}).get(layer)) is not None:
+                return Unavailable(f"{what} can't be had from layer {layer} of {self.model}: {reason}.")
+        there = self.layers_with(what)
+        return Unavailable(f"Layer {layer} of this {self.family} has no {what}; these layers do: {there}.")
+
+
+Trace.__doc__ = filled(Trace.__doc__)
+
+
+def _merge(fields: instruments.Fields, more: instruments.Fields) -> None:
+    """Put an instrument's fields to those of others; what is by instrument comes together."""
+    for name, value in more.items():
+        there = fields.get(name)
+        fields[name] = {**there, **value} if isinstance(there, dict) and isinstance(value, dict) else value
 
 
 def token_loss(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
@@ -343,59 +479,6 @@ def token_loss(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
     following = torch.tensor(ids[1:], dtype=torch.long, device=logits.device)
     loss[1:] = torch.nn.functional.cross_entropy(logits[:-1].float(), following, reduction="none").cpu()
     return loss
-
-
-def window(mask: torch.Tensor) -> int | None:
-    """The width of a sliding window: each query sees itself and the width − 1 tokens before it. None for other masks.
-
-    mask: (T, T) bool, True where a query may see a key; or (..., T, T), added to the scores.
-    """
-    allowed = mask if mask.dtype is torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    allowed = allowed.reshape(-1, *allowed.shape[-2:])[0]
-    width = int(allowed[-1].sum())
-    banded = torch.ones_like(allowed).tril().triu(1 - width)
-    return width if width < len(allowed) and bool((allowed == banded).all()) else None
-
-
-def pattern(a: LayerAttention, *, head: int | None = None, rows: torch.Tensor | None = None) -> torch.Tensor:
-    """Attention probabilities of one layer, float32.
-
-    a.query: (heads, T, d_head).  a.key: (kv_heads, T, d_head); each serves heads // kv_heads query heads.
-    Returns (heads, rows, T), or (rows, T) for one head; rows sum to 1 over the keys a query may see, less with a sink.
-    Scaled dot-product attention, Vaswani et al. 2017, eq. 1; grouped heads, Ainslie et al. 2023; softcap, Gemma Team 2024.
-    """
-    if a.pattern is not None:
-        whole = a.pattern if head is None else a.pattern[head : head + 1]
-        chosen = (whole if rows is None else whole[:, rows]).float()
-        return chosen if head is None else chosen[0]
-    assert a.query is not None
-    assert a.key is not None
-    length = a.query.shape[1]
-    group = a.query.shape[0] // a.key.shape[0]
-    query = a.query if head is None else a.query[head : head + 1]
-    key = a.key if head is None else a.key[head // group : head // group + 1]
-    rows = torch.arange(length) if rows is None else rows
-    rows = rows.to(query.device)
-    # heads that share a key are one long list of queries to it: the keys need not be repeated
-    together = query[:, rows].float().reshape(key.shape[0], query.shape[0] // key.shape[0] * len(rows), query.shape[-1])
-    scores = (together @ key.float().transpose(-1, -2) * a.scaling).reshape(query.shape[0], len(rows), key.shape[1])
-    if a.softcap is not None:
-        scores = a.softcap * torch.tanh(scores / a.softcap)
-    if a.mask is None:
-        allowed = torch.arange(key.shape[1], device=rows.device)[None] <= rows[:, None]
-        scores = scores.masked_fill(~allowed, -torch.inf)
-    elif a.mask.dtype is torch.bool:
-        scores = scores.masked_fill(~a.mask[..., rows, :], -torch.inf)
-    else:
-        mask = a.mask if head is None or a.mask.shape[0] == 1 else a.mask[head : head + 1]
-        scores = scores + mask[:, rows].float()
-    if a.sink is not None:
-        sink = (a.sink if head is None else a.sink[head : head + 1]).float()
-        scores = torch.cat([scores, sink[:, None, None].expand(-1, scores.shape[1], 1)], -1)
-        probabilities = scores.softmax(-1)[..., :-1]
-    else:
-        probabilities = scores.softmax(-1)
-    return probabilities if head is None else probabilities[0]
 
 
 def _rows(rows: Sequence[int] | slice | None, length: int) -> torch.Tensor | None:

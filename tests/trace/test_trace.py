@@ -290,14 +290,15 @@ def test_families_that_ask_for_the_implementations_name() -> None:
 
 
 def test_implementations_that_hide_their_mask_are_refused(tiny_lab: lk.Lab) -> None:
-    from labkit.trace.anatomy import _support
+    import dataclasses
 
-    anatomy = tiny_lab.anatomy
-    tiny_lab.model.config._attn_implementation_internal = "flash_attention_2"
-    reason = _support(tiny_lab.model, anatomy, True, sound=True)["attention"]
-    tiny_lab.model.config._attn_implementation_internal = "sdpa"
-    assert reason is not None
-    assert "attn_implementation='sdpa'" in reason
+    from labkit.trace.instruments import support
+
+    hidden = dataclasses.replace(tiny_lab.anatomy, implementation="flash_attention_2")
+    for name in ("attention", "queries", "values", "head_output"):
+        reason = support(hidden)[name]
+        assert reason is not None
+        assert "attn_implementation='sdpa'" in reason
 
 
 def test_dropout_is_off_while_looking(tiny_lab: lk.Lab) -> None:
