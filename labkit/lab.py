@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from labkit.generation.record import Generation
     from labkit.models.memory import Memory
     from labkit.trace.anatomy import Anatomy
+    from labkit.trace.capture import Scalar
     from labkit.trace.edits import Edit
 
 
@@ -256,14 +257,17 @@ class Lab:
         *,
         chat: bool | None = False,
         template: Mapping[str, object] | None = None,
+        gradients: Scalar | None = None,
     ) -> Any:
         """Observe one forward pass; returns a Trace, or a list of them for a list of texts.
 
         what: a text, token ids (a list, tensor or array, or what a tokenizer gives), a list of messages (the chat
             template is applied), a Generation (prompt and text together), or a list of any of these.
-        keep: what is captured: "attention" (queries and keys; patterns come from them on demand), "logits", "values",
-            "head_output", "attention_output", "mlp_output", "residual", "routes".
+        keep: what is captured, one name or several, such as "attention" (queries and keys; patterns come from them on
+            demand), "logits", "residual", "head_output" or "mlp_neurons"; `lk.Trace` and docs/instruments.md list all.
         chat: wrap a text in the chat template, as generate does.  template: arguments for it.
+        gradients: a function of the logits (T, vocabulary) of one text that gives a scalar; its derivatives by all that is
+            kept are then in `trace.gradient(name, layer)`, and the scalar in `trace.scalar`. No parameter is touched.
         Raises BadInput for input that can't be used, Unavailable for what this model does not have.
         """
         from labkit.trace.capture import take
@@ -275,7 +279,7 @@ class Lab:
             as_ids(self.tokenizer, one, chat=chat, context=self.context, template=template) for one in each_of(what)
         ]
         with self._turns.run():
-            traces = take(self.model, self.tokenizer, self.anatomy, texts, wanted, name=self.name)
+            traces = take(self.model, self.tokenizer, self.anatomy, texts, wanted, name=self.name, gradients=gradients)
         return traces if many else traces[0]
 
     def turn(self) -> contextlib.AbstractContextManager[None]:

@@ -211,10 +211,10 @@ def uniform(
     plan = _Plan.of(trace, chosen, None, most_weights)
     known: dict[int, dict[str, np.ndarray]] = {}
     for layer in chosen:
-        mask = trace._attention[layer].mask
+        mask = trace.attention_parts(layer).mask
         if id(mask) not in known:
             known[id(mask)] = _layer(_even(mask, len(trace)), plan, aside).measures
-    by_layer = [known[id(trace._attention[layer].mask)] for layer in chosen]
+    by_layer = [known[id(trace.attention_parts(layer).mask)] for layer in chosen]
     return {name: float(np.mean([m[name].mean() for m in by_layer])) for name in by_layer[0]} if by_layer else {}
 
 
@@ -263,7 +263,7 @@ class _Plan:
     @staticmethod
     def of(trace: Trace, layers: Sequence[int], side: int | None, most_weights: int) -> _Plan:
         length = len(trace)
-        wanted = len(layers) * trace.heads * length * length
+        wanted = sum(trace.heads_of(layer) for layer in layers) * length * length
         share = min(1.0, most_weights / wanted) if wanted else 1.0
         cell = math.ceil(length / side) if side is not None else 1
         if side is None and share < 1:
@@ -346,8 +346,8 @@ def _swept(
     trace: Trace, layers: Sequence[int], plan: _Plan, aside: bool, against: Trace | None
 ) -> Iterator[LayerSweep]:
     for layer in layers:
-        other = None if against is None else against._attention[layer]
-        yield dataclasses.replace(_layer(trace._attention[layer], plan, aside, other), layer=layer)
+        other = None if against is None else against.attention_parts(layer)
+        yield dataclasses.replace(_layer(trace.attention_parts(layer), plan, aside, other), layer=layer)
 
 
 @torch.no_grad()
@@ -490,8 +490,7 @@ def _device(a: LayerAttention) -> torch.device:
 
 
 def _kv_heads(trace: Trace, layer: int) -> int:
-    key = trace._attention[layer].key
-    return trace.kv_heads if key is None else key.shape[0]
+    return trace.kv_heads_of(layer)
 
 
 # checking -------------------------------------------------------------------------------------------------------------
@@ -501,21 +500,17 @@ def _layers(trace: Trace, layers: int | Sequence[int] | None) -> list[int]:
     """The layers asked for, each of which has attention."""
     if not isinstance(trace, Trace):
         raise BadInput(f"This takes a Trace, from lab.trace(text), and {type(trace).__name__} is none.")
-    trace._require("attention")
+    there = trace.layers_with("attention")
     if layers is None:
-        there = sorted(trace._attention)
         if not there:
             raise Unavailable(f"No layer of this {trace.family} has attention.")
         return there
     given: Any = [layers] if isinstance(layers, Integral) else layers
     if isinstance(given, str) or not isinstance(given, Sequence | range):
         raise BadInput(f"layers={layers!r} can't be used; give a list of whole numbers.")
-    chosen = [trace._checked("layer", layer, trace.layers) for layer in given]
+    chosen = [trace.layer_number(layer) for layer in given]
     for layer in chosen:
-        if layer not in trace._attention:
-            raise Unavailable(
-                f"Layer {layer} of this {trace.family} has no attention; {trace._layers_with('_attention')}."
-            )
+        trace.attention_parts(layer)  # raises where it has none
     return chosen
 
 
@@ -533,7 +528,7 @@ def _check_pair(trace: Trace, against: Any, layers: Sequence[int]) -> None:
             f"The two traces have {len(trace)} and {len(against)} tokens; compare texts with equally many tokens."
         )
     for layer in layers:
-        if layer not in there or _heads(against._attention[layer]) != _heads(trace._attention[layer]):
+        if layer not in there or _heads(against.attention_parts(layer)) != _heads(trace.attention_parts(layer)):
             raise BadInput(
                 f"Layer {layer} of the two traces does not have the same heads; compare traces of the same model."
             )

@@ -195,6 +195,10 @@ class Trace:
             raise self._missing("attention", layer)
         return self._attention[layer]
 
+    def layer_number(self, layer: int) -> int:
+        """A layer's number from 0; negative ones count from the end. Raises BadInput for one that is not there."""
+        return self._checked("layer", layer, self.layers)
+
     def heads_of(self, layer: int) -> int:
         """How many heads a layer has; 0 for one without attention."""
         return self._count("heads", layer)

@@ -45,16 +45,9 @@ class Head:
 
 def layers_with_attention(trace: Trace) -> list[int]:
     """The layers whose patterns can be had. Raises Unavailable, with the trace's own reason, when there are none."""
-    found, refused = [], None
-    for layer in range(trace.layers):
-        try:
-            trace.attention(layer, 0, rows=[])
-        except Unavailable as error:
-            refused = error
-        else:
-            found.append(layer)
+    found = trace.layers_with("attention")
     if not found:
-        raise refused or Unavailable("This trace has no layers; take one with lab.trace(text).")
+        raise Unavailable("This trace has no layers; take one with lab.trace(text).")
     return found
 
 
