@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from labkit.errors import BadInput
-from labkit.trace.interface import SEEN, Call
-from labkit.trace.patterns import LayerAttention, own
+from labkit.trace.patterns import SEEN, LayerAttention, own
 
 if TYPE_CHECKING:
     from labkit.trace.anatomy import Anatomy
+    from labkit.trace.interface import Call
     from labkit.trace.record import Trace
     from labkit.trace.taps import Taps, Visit
 
@@ -98,11 +98,7 @@ def _parts(entry: Facts, tensors: Tensors) -> Facts:
 
 def _open_attention(name: str, tensors: Tensors, facts: Facts) -> Fields:
     layers: dict[str, dict[str, Any]] = facts[name]
-    return {
-        "_attention": {
-            int(layer): LayerAttention(**_parts(entry, tensors)) for layer, entry in layers.items()
-        }
-    }
+    return {"_attention": {int(layer): LayerAttention(**_parts(entry, tensors)) for layer, entry in layers.items()}}
 
 
 def _save_routes(name: str, trace: Trace) -> tuple[Tensors, Facts]:
@@ -282,10 +278,7 @@ def _put_logits(taps: Taps, _layer: int, visit: Visit) -> None:
 
 def _see_attention(taps: Taps, layer: int, into: Captured) -> None:
     def operands(call: Call) -> None:
-        nothing = call.value.new_empty(0)
-        into.attention[layer] = Call(
-            call.module, own(call.query), own(call.key), nothing, call.mask, call.options, call.implementation
-        )
+        into.attention[layer] = replace(call, query=own(call.query), key=own(call.key), value=call.value.new_empty(0))
 
     def patterns(output: object) -> None:
         items = output if isinstance(output, tuple | list) else ()

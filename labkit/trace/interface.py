@@ -18,9 +18,9 @@ from typing import Protocol, cast
 import torch
 from transformers.modeling_utils import AttentionInterface
 
-Attention = Callable[..., "tuple[torch.Tensor, torch.Tensor | None]"]
+from labkit.trace.patterns import SEEN
 
-SEEN = ("sdpa", "eager")  # the implementations whose masks say all there is to say
+Attention = Callable[..., "tuple[torch.Tensor, torch.Tensor | None]"]
 
 
 @dataclass

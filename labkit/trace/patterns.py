@@ -10,6 +10,8 @@ import torch
 if TYPE_CHECKING:
     from labkit.trace.interface import Call
 
+SEEN = ("sdpa", "eager")  # the implementations whose masks say all there is to say
+
 # keywords of an attention call that are read here, or that change no score without a cache, dropout or packing
 KNOWN = {
     *("scaling", "dropout", "is_causal", "position_bias", "softcap", "s_aux", "sliding_window", "output_attentions"),

@@ -118,7 +118,9 @@ def _layer_and_head(
     row = BY_NAME[name]
     if row.per == "pass":
         if inside is not None:
-            raise BadInput(f"{text!r}: {name} {'have' if name.endswith('s') else 'has'} no layer; write {name}, or {name} @ 3 for one token.")
+            raise BadInput(
+                f"{text!r}: {name} {'have' if name.endswith('s') else 'has'} no layer; write {name}, or {name} @ 3 for one token."
+            )
         return None, None
     if inside is None:
         raise BadInput(f"{text!r} names no layer; write {name}[0], or {name}[*] for all layers.")
