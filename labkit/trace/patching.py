@@ -21,11 +21,13 @@ from labkit.trace import running
 from labkit.trace.capture import observing
 from labkit.trace.edits import Site, installed
 from labkit.trace.input import as_ids, is_many
-from labkit.trace.instruments import PATCHED
+from labkit.trace.instruments import BY_NAME, PATCHED, filled
 from labkit.trace.passes import TokenAxis
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from labkit.trace.anatomy import Anatomy
 
 PLACES = PATCHED
 Metric = Callable[[torch.Tensor], Any]
@@ -84,8 +86,9 @@ def patching(
     clean, corrupted: two texts (token ids, messages, Generations) of equally many tokens.
     metric: is given the logits of one run, (T, vocabulary) float32, and returns a number; for instance
         `lambda logits: logits[-1, paris] - logits[-1, rome]`.
-    at: "residual" (entering each layer, and leaving the last), "attention" or "mlp" (what a layer adds), one run for
-        each layer and position; or "head" (the head's output), one run for each layer and head.
+    at: "residual" (entering each layer, and leaving the last), "attention" or "mlp" (what a layer adds) or "mlp_neurons"
+        (all of a layer's), one run for each layer and position; "embedding", one run for each position, layer 0 in the
+        table; or "head" (the head's output), one run for each layer and head. All there are: {patched}.
     positions: which tokens; all when None. With at="head", all of them are patched at once.
     batch_size: runs in one forward pass, two at least; by default about 512 tokens' worth on a CPU, 4,096 elsewhere.
     Returns a `Patching`: its table has one row a run, with layer, position, token, corrupted_token (with at="head": layer,
@@ -121,7 +124,7 @@ def patching(
             raise Unavailable(f"at={at!r} can't be patched in {lab.name}: {reason}.")
         # a clean and a corrupted row at least, where rows may share a pass
         most = None if batch_size is None else max(2, batch_size)
-        size = running.copies(model, n, max(2, _at_most(model, anatomy, at, len(where))), most=most)
+        size = running.copies(model, n, max(2, _at_most(anatomy, name, len(where))), most=most)
         base = _Baseline.take(model, anatomy, name, clean_ids, corrupted_ids, size, metric)
         runs = base.runs(at, where)
         values: dict[_Run, float] = {run: base.corrupted for run in runs if base.same(run)}
@@ -133,6 +136,9 @@ def patching(
         done, values, base, token_strings(lab.tokenizer, clean_ids), token_strings(lab.tokenizer, corrupted_ids)
     )
     return Patching(frame, at, base.clean, base.corrupted, lab.name, len(runs), interrupted)
+
+
+patching.__doc__ = filled(patching.__doc__)
 
 
 @dataclass(frozen=True)
@@ -260,11 +266,12 @@ def _check_batch_size(batch_size: int | None) -> None:
         raise BadInput(f"batch_size={batch_size!r} can't be used; it is to be a whole number from 1.")
 
 
-def _at_most(model: Any, anatomy: Any, at: str, positions: int) -> int:
+def _at_most(anatomy: Anatomy, name: str, positions: int) -> int:
     """How many runs there may be."""
-    heads = getattr(model.config.get_text_config(), "num_attention_heads", None)
-    a_layer = heads if at == "head" and isinstance(heads, int) else positions
-    return (len(anatomy.layers) + (at == "residual")) * a_layer
+    row = BY_NAME[name]
+    if row.heads is None:
+        return len(row.layers(anatomy)) * positions
+    return sum(anatomy.layers[layer].heads or 1 for layer in row.layers(anatomy))
 
 
 def _frame(
