@@ -70,6 +70,7 @@ class Anatomy:
     stack_owner: the module whose forward pass runs the layers.  shares_parts: layers are told apart and share parts.
     causal: no token's attention looks at later ones.  sums_up: each layer adds the outputs of its parts, and no more.
     streams: why what passes between the layers has no row for each token; None where it has.
+    virtual: how many trained vectors stand before a text (prompt tuning).
     """
 
     layers: tuple[Layer, ...]
@@ -87,6 +88,7 @@ class Anatomy:
     causal: bool = True
     sums_up: bool = True
     streams: str | None = None
+    virtual: int = 0
 
     def has(self, layer: int, instrument: str) -> bool:
         """Whether a layer has what an instrument looks at."""
@@ -107,7 +109,8 @@ def dissect(model: PreTrainedModel) -> Anatomy:
     layers = []
     sums_up = True
     sound = not any(bool(output.isnan().any()) for output in seen.outputs.values())
-    streams = _streams(str(config.model_type), seen)
+    virtual = running.virtual_tokens(model)
+    streams = _streams(str(config.model_type), seen, PROBE_TOKENS + virtual)
     for index, module in enumerate(seen.order):
         attention_module = seen.attention.get(index)
         # off the interface, yet with real attention that eager hands back; others (rwkv among them) return something they
@@ -170,6 +173,7 @@ def dissect(model: PreTrainedModel) -> Anatomy:
         causal=seen.causal,
         sums_up=sums_up,
         streams=streams,
+        virtual=virtual,
     )
     anatomy.support.update(instruments.support(anatomy))
     return anatomy
@@ -365,12 +369,12 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or kind == "Conv1D" or (hasattr(module, "in_features") and "Linear" in kind)
 
 
-def _streams(family: str, seen: _Seen) -> str | None:
+def _streams(family: str, seen: _Seen, tokens: int) -> str | None:
     """Why what passes between the layers has no row for each token; None where it has."""
     for tensor in (*seen.inputs.values(), *seen.outputs.values()):
-        if tensor.dim() > 3 or tensor.numel() != PROBE_TOKENS * tensor.shape[-1]:
+        if tensor.dim() > 3 or tensor.numel() != tokens * tensor.shape[-1]:
             return (
-                f"{family} passes {tuple(tensor.shape)} numbers from layer to layer for {PROBE_TOKENS} tokens: several residual "
+                f"{family} passes {tuple(tensor.shape)} numbers from layer to layer for {tokens} tokens: several residual "
                 "streams, of which none is what a layer reads; look at `attention` or `head_output`"
             )
     return None

@@ -98,6 +98,11 @@ def _together(
             grad=gradients is not None,
         )
     width = output.ids.shape[1]
+    if any(call.key.shape[2] != width for call in captured.attention.values()):
+        raise Unavailable(
+            f"{name} attends to more than the text's own tokens, which patterns over these would leave out; "
+            "use keep='logits' or 'residual', or the model without what stands before a text."
+        )
     scalars: list[float | None] = [None] * len(texts)
     derivatives: dict[str, dict[int, torch.Tensor]] = {}
     if gradients is not None:
@@ -129,9 +134,9 @@ def _together(
                 scalar=scalars[row],
                 _logits=alone(logits) if "logits" in keep else None,
                 _attention=_attention(captured, row, n, masks),
-                _layered=_layered(captured.layered, row, n),
-                _routes=_routes(captured, row, n, width) if "routes" in keep else None,
-                _gradients=_layered(derivatives, row, n),
+                _layered=_layered(captured.layered, row, n, width),
+                _routes=_routes(captured, row, n, output.ids.shape) if "routes" in keep else None,
+                _gradients=_layered(derivatives, row, n, width),
                 notes=_notes(anatomy, captured, logits, row, n),
                 special=tuple(sorted(special.intersection(ids))),
             )
@@ -229,17 +234,23 @@ def _attention(captured: Captured, row: int, n: int, masks: _Masks) -> dict[int,
     return found
 
 
-def _layered(kept: dict[str, dict[int, torch.Tensor]], row: int, n: int) -> dict[str, dict[int, torch.Tensor]]:
-    """One text's part of what was kept: (..., T, d), or (heads, T, d)."""
-    return {kind: {i: alone(t[row, ..., :n, :]) for i, t in by_layer.items()} for kind, by_layer in kept.items()}
+def _layered(
+    kept: dict[str, dict[int, torch.Tensor]], row: int, n: int, width: int
+) -> dict[str, dict[int, torch.Tensor]]:
+    """One text's part of what was kept: (..., T, d). The last columns, since virtual tokens stand before a text's own."""
+    return {
+        kind: {i: alone(t[row, ..., -width:, :][..., :n, :]) for i, t in by_layer.items()}
+        for kind, by_layer in kept.items()
+    }
 
 
-def _routes(captured: Captured, row: int, n: int, width: int) -> Routes:
+def _routes(captured: Captured, row: int, n: int, shape: Sequence[int]) -> Routes:
     layers = tuple(sorted(captured.routes))
-    start = row * width  # routers see the batch as one long list of tokens
 
     def stacked(part: int, missing: int) -> torch.Tensor:
-        rows = [t.reshape(-1, t.shape[-1])[start : start + n] for t in (captured.routes[i][part] for i in layers)]
+        # routers see the batch as one long list of tokens
+        every = [t.reshape(shape[0], -1, t.shape[-1]) for t in (captured.routes[i][part] for i in layers)]
+        rows = [t[row, -shape[1] :][:n] for t in every]
         widest = max(t.shape[-1] for t in rows)  # an edit may have layers choose different numbers
         return torch.stack([torch.nn.functional.pad(t, (0, widest - t.shape[-1]), value=missing) for t in rows], 1)
 

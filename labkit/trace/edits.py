@@ -157,6 +157,11 @@ def installed(model: PreTrainedModel, anatomy: Anatomy, sites: Sequence[Site | R
     if not sites:
         yield
         return
+    if count := running.virtual_tokens(model):
+        raise Unavailable(
+            f"This model can't be edited: {count} trained vectors stand before its texts (prompt tuning), where no place of "
+            "a text is; edit the model without them: lk.Lab(model.get_base_model(), tokenizer)."
+        )
 
     def put_on(taps: Taps) -> None:
         for site in sites:

@@ -148,8 +148,17 @@ def _hidden(anatomy: Anatomy) -> str | None:
     return None
 
 
+def _before_the_text(anatomy: Anatomy) -> str | None:
+    if not anatomy.virtual:
+        return None
+    return (
+        f"{anatomy.virtual} trained vectors stand before a text (prompt tuning), and patterns over its own tokens would leave "
+        "them out; use keep='logits' or 'residual', or the model without them: lk.Lab(model.get_base_model(), tokenizer)"
+    )
+
+
 def _no_patterns(anatomy: Anatomy) -> str | None:
-    if reason := _hidden(anatomy):
+    if reason := _hidden(anatomy) or _before_the_text(anatomy):
         return reason
     attending = [layer for layer in anatomy.layers if layer.attention_module is not None]
     refused = [layer.why["attention"] for layer in attending if "attention" in layer.why]
@@ -157,7 +166,7 @@ def _no_patterns(anatomy: Anatomy) -> str | None:
 
 
 def _no_operands(anatomy: Anatomy) -> str | None:
-    if (reason := _hidden(anatomy)) is None and not anatomy.on_interface:
+    if (reason := _hidden(anatomy) or _before_the_text(anatomy)) is None and not anatomy.on_interface:
         return f"{anatomy.family} computes attention by itself, so only its patterns can be seen; use trace.attention"
     return reason
 

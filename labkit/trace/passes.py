@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from labkit.errors import Unavailable
+from labkit.trace import running
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,11 +68,13 @@ class Pass:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model: nn.Module = model
         self.family = str(model.config.get_text_config().model_type)
-        # a pass begins at the model itself, or at a part of it that a user calls directly
-        base = getattr(model, "base_model", model)
-        self.entrances: list[nn.Module] = list(
-            dict.fromkeys([model, base, *(m for n, m in base.named_children() if n == "decoder")])
-        )
+        # a pass begins at the model itself, at the one below a wrapper, or at a part of it that a user calls directly
+        inner: nn.Module = running.language_model(model)
+        base = getattr(inner, "base_model", inner)
+        decoders = [part for name, part in base.named_children() if name == "decoder"]
+        self.whole_models: list[nn.Module] = list(dict.fromkeys([model, inner]))
+        self.entrances: list[nn.Module] = list(dict.fromkeys([model, inner, base, *decoders]))
+        self.virtual = running.virtual_tokens(model)
         self.names = {module: inspect.signature(module.forward) for module in self.entrances}
         self.entered: nn.Module | None = None
         self.batch = self.tokens = 0
@@ -103,15 +106,20 @@ class Pass:
             self.given = {}
 
     def split(self, tensor: torch.Tensor) -> torch.Tensor:
-        """(batch, tokens, d), also of a module that sees its tokens as one long list, as opt's MLP does."""
+        """(batch, tokens, d), also of a module that sees its tokens as one long list, as opt's MLP does.
+
+        Virtual tokens (prompt tuning) stand before a text's own.
+        """
         if self.entered is None:
             raise Unavailable("Edits hold for passes through the model; call lab.model(...) and not a layer of it.")
-        if tensor.dim() > 3 or tensor.numel() != self.batch * self.tokens * tensor.shape[-1]:
+        rows = self.batch * self.tokens * tensor.shape[-1]
+        with_virtual = rows + self.batch * self.virtual * tensor.shape[-1]
+        if tensor.dim() > 3 or tensor.numel() not in (rows, with_virtual):
             raise Unavailable(
                 f"What passes through {self.family} here, {tuple(tensor.shape)}, has no row for each of the {self.tokens} "
                 "tokens it was given; look at the logits instead."
             )
-        return tensor.reshape(self.batch, self.tokens, tensor.shape[-1])
+        return tensor.reshape(self.batch, -1, tensor.shape[-1])
 
     def axis(self) -> TokenAxis:
         """Of a tensor with the tokens of this pass."""

@@ -208,10 +208,10 @@ class Taps:
             self._stack.callback(handle.remove)
 
     def logits(self, visit: Visit) -> None:
-        """The model's own output, after softcaps and scalings."""
+        """The model's own output, after softcaps and scalings; also of the model that a wrapper has generate by itself."""
 
-        def hook(_module: nn.Module, _args: Args, output: object) -> object:
-            if not self._uses.now(None):
+        def hook(module: nn.Module, _args: Args, output: object) -> object:
+            if not self._uses.now(None) or module is not self.now.entered:
                 return None
             logits = getattr(output, "logits", None)
             named = isinstance(logits, torch.Tensor)
@@ -226,7 +226,8 @@ class Taps:
             output.logits = new  # type: ignore[attr-defined]
             return output
 
-        self._stack.callback(self.model.register_forward_hook(hook).remove)
+        for module in self.now.whole_models:
+            self._stack.callback(module.register_forward_hook(hook).remove)
 
     def begin(self) -> None:
         """Before any tap is put on: follow the passes."""
