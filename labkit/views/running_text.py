@@ -4,23 +4,49 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from labkit.markup import clean, shorten
 from labkit.models.tokens import ESCAPED_BYTE
-from labkit.views.base import clean, shorten
-from labkit.views.tokens_view.payload import joined, pieces
+from labkit.views.tokens_view.payload import CONTINUED, joined, pieces
 
 LABEL_CHARACTERS = 200
 _MARKUP = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
 
-__all__ = ["is_markup", "joined", "label", "split"]
+__all__ = ["Pieces", "is_markup", "joined", "label", "split"]
 
 
-def split(tokens: Sequence[str]) -> tuple[list[str], list[int], dict[int, str]]:
-    """Each token's piece of the running text, what it is (`tokens_view.payload.Piece`), and by number the names of those
-    tokens whose piece does not show what they are."""
+@dataclass(frozen=True)
+class Pieces:
+    """Tokens as running text, as kit/token_list.js draws it.
+
+    texts: each token's piece of the text. continued: tokens whose bytes finish a character that an earlier one began.
+    names: by number, the names of those tokens whose piece does not show what they are.
+    """
+
+    texts: list[str]
+    continued: list[int]
+    names: dict[int, str]
+
+    def sent(self) -> dict[str, object]:
+        """As values that JSON takes."""
+        return {"texts": self.texts, **self.marks()}
+
+    def marks(self) -> dict[str, object]:
+        """The same without the texts."""
+        return {"continued": self.continued, "called": [[i, name] for i, name in self.names.items()]}
+
+
+def split(tokens: Sequence[str]) -> Pieces:
+    """The tokens as pieces of the text that they are together."""
     found = pieces(tokens, joined(tokens))
-    names = {i: label(token) for i, (token, piece) in enumerate(zip(tokens, found, strict=True)) if piece.text != token}
-    return [label(piece.text) for piece in found], [piece.kind for piece in found], names
+    return Pieces(
+        texts=[label(piece.text) for piece in found],
+        continued=[i for i, piece in enumerate(found) if piece.kind == CONTINUED],
+        names={
+            i: label(token) for i, (token, piece) in enumerate(zip(tokens, found, strict=True)) if piece.text != token
+        },
+    )
 
 
 def label(text: str) -> str:

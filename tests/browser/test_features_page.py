@@ -49,7 +49,7 @@ def words(text: str) -> Features:
 
 
 def find(asked: str) -> list[tuple[int, str]]:
-    return [] if asked == "nothing" else [(7, f"promotes <b>{asked}</b>"), (9, "at work on it")]
+    return [] if asked == "nothing" else [(7, f"promotes <b>{asked}</b>"), (9, "active on it")]
 
 
 def page_of(open_page: Open, view: FeaturesView, tmp_path: Path, **settings: Any) -> Any:
@@ -68,14 +68,11 @@ def as_widget(open_page: Open, view: FeaturesView, tmp_path: Path, **settings: A
 def pump(page: Any, view: FeaturesView) -> None:
     """Bring what the page set to the real view, wait for its workers, and bring all of its state back."""
     for _ in range(5):
-        saved = page.evaluate("window.saved.splice(0)")
-        for change in saved:
-            for name, value in change.items():
-                setattr(view, name, value)
+        asked = stand_in.pump(page, view)
         assert view.wait(10)
         stand_in.receive(page, stand_in.state(view))
         settle(page)
-        if not saved:
+        if not asked and not page.evaluate("window.asked.length + window.saved.length"):
             return
     raise AssertionError("it never stops setting")
 
@@ -83,12 +80,12 @@ def pump(page: Any, view: FeaturesView) -> None:
 def shades(page: Any) -> list[float]:
     """How deep the tone behind each token is, per cent; 0 for none."""
     return page.locator(".lk-fv-text").evaluate(
-        "l => [...l.querySelectorAll('.lk-fv-word')].map(w => parseFloat(w.style.getPropertyValue('--lk-fv-deep')) || 0)"
+        "l => [...l.querySelectorAll('.lk-tl-word')].map(w => parseFloat(w.style.getPropertyValue('--lk-fv-deep')) || 0)"
     )
 
 
 def token(page: Any, i: int) -> Any:
-    return page.locator(".lk-fv-text .lk-fv-word").nth(i)
+    return page.locator(".lk-fv-text .lk-tl-word").nth(i)
 
 
 def listed(page: Any) -> list[str]:
@@ -116,7 +113,7 @@ def test_the_text_is_shaded_by_the_open_feature(open_page: Open, tmp_path: Path)
     assert shades(page) == [0, 58, 29, 0, 0, 0, 0, 1.8, 0], "in proportion, from 0 to the text's highest"
     legend = page.locator(".lk-fv-legend").inner_text()
     assert "how active feature 5 is" in legend
-    assert "to 8.000, its highest activation in this text. Underlined: at work there, on 3 tokens." in legend
+    assert "to 8.000, its highest activation in this text. Underlined: active there, on 3 tokens." in legend
     assert "dotted: features are not defined, at 2 tokens." in legend
     frame = "w => getComputedStyle(w).outlineStyle"
     assert [token(page, i).evaluate(frame) for i in (0, 3, 6)] == ["dotted", "none", "dotted"]
@@ -131,12 +128,12 @@ def test_pointing_at_a_token_lists_its_features(open_page: Open, tmp_path: Path)
     token(page, 2).hover()
     assert page.locator(".lk-fv-list-title").inner_text() == "Features on “cat” token 2"
     assert listed(page) == ["feature 5 4.000", "feature 7 3.000"]
-    assert foot(page).startswith("“cat” (token 2): feature 5 at 4.0000 · its features leave over 15.0 % of")
+    assert foot(page).startswith("“cat” (token 2): feature 5 at 4.0000 · the reconstruction leaves 15.0 % of")
     page.mouse.move(2, 2)
     assert listed(page) == ["feature 5 4.000", "feature 7 3.000"], "so that its buttons can be reached"
     token(page, 4).hover()
     assert listed(page) == []
-    assert "No feature is at work on this token." in page.locator(".lk-fv-right").inner_text()
+    assert "No feature is active on this token." in page.locator(".lk-fv-right").inner_text()
     token(page, 6).hover()
     why = "Features are not defined at this token: its residual is over 6 times as long as the typical one"
     assert why in page.locator(".lk-fv-right").inner_text()
@@ -159,7 +156,7 @@ def test_opening_a_feature_shades_the_text_and_draws_its_dashboard(open_page: Op
     assert headline(page) == "feature 7"
     assert [i for i, deep in enumerate(shades(page)) if deep] == [2]
     dashboard_text = page.locator(".lk-fv-dashboard").inner_text()
-    assert "at work on 0.32 % of 6,531,000 tokens of the corpus" in dashboard_text
+    assert "active on 0.32 % of 6,531,000 tokens of the corpus" in dashboard_text
     assert "word7" in dashboard_text
     opened = page.locator(".lk-fv-of-token .lk-fv-open")
     assert opened.get_attribute("aria-current") == "true"
@@ -173,19 +170,19 @@ def test_what_a_dashboard_says(open_page: Open, tmp_path: Path) -> None:
     assert [each.split("\n")[0] for each in sections] == [
         "Where it is strongest in the corpus",
         "Drawn over the rest of its range",
-        "How strong it is where it is at work",
+        "How strong it is where it is active",
         "In which kinds of text share of its activity",
         "Tokens it promotes change of the logit, standard deviations over the vocabulary",
         "Tokens it suppresses change of the logit, standard deviations over the vocabulary",
         "Features of nearly the same direction cosine",
     ]
     groups = page.locator(".lk-fv-passages")
-    assert [groups.nth(i).locator(".lk-fv-passage").count() for i in range(2)] == [3, 2]
-    peaks = page.locator(".lk-fv-peak").all_inner_texts()
+    assert [groups.nth(i).locator(".lk-tl-passage").count() for i in range(2)] == [3, 2]
+    peaks = page.locator(".lk-tl-peak").all_inner_texts()
     assert [peak.strip() for peak in peaks] == ["cat"] * 5
-    assert page.locator(".lk-fv-passage-head").first.inner_text() == "12.50 stories"
+    assert page.locator(".lk-tl-passage-head").first.inner_text() == "12.50 stories"
     assert "logarithmic scale" in page.locator(".lk-fv-side").inner_text()
-    assert page.locator(".lk-fv-bin").count() == 5, "from the first bin with a token to the last"
+    assert page.locator(".lk-column").count() == 5, "from the first bin with a token to the last"
     kinds = [" ".join(row.split()) for row in page.locator(".lk-fv-kind").all_inner_texts()]
     assert kinds[0] == "stories 72.0 % of the corpus 40.0 %"
     below = page.locator(".lk-fv-below").all_inner_texts()
@@ -197,7 +194,7 @@ def test_what_a_dashboard_says(open_page: Open, tmp_path: Path) -> None:
 def test_the_dashboards_numbers_are_reached_by_pointer_and_keys(open_page: Open, tmp_path: Path) -> None:
     page = page_of(open_page, features(dashboard(SAE, 12)), tmp_path)
     reading = page.locator(".lk-fv-examples .lk-fv-reading").first
-    page.locator(".lk-fv-passages").first.locator(".lk-fv-word").nth(5).hover()
+    page.locator(".lk-fv-passages").first.locator(".lk-tl-word").nth(5).hover()
     assert reading.inner_text() == "“cat”: 12.5000 (12.50, 100 % of its highest)"
     passages = page.locator(".lk-fv-passages").first
     passages.focus()
@@ -218,7 +215,7 @@ def test_the_dashboards_numbers_are_reached_by_pointer_and_keys(open_page: Open,
 
 def test_a_dead_feature_says_so(open_page: Open, tmp_path: Path) -> None:
     page = page_of(open_page, features(dashboard(SAE, 9, dead=True)), tmp_path)
-    assert page.locator(".lk-fv-density").inner_text() == "dead: at work on none of 6,531,000 tokens"
+    assert page.locator(".lk-fv-density").inner_text() == "dead: active on none of 6,531,000 tokens"
     assert page.locator(".lk-fv-examples, .lk-fv-histogram, .lk-fv-kind").count() == 0
     assert "word9" in page.locator(".lk-fv-side").inner_text(), "its direction still writes"
 
@@ -288,7 +285,7 @@ def test_arrows_up_and_down_go_by_line(open_page: Open, tmp_path: Path) -> None:
     page.locator(".lk-fv-text").focus()
     page.keyboard.press("Home")
     page.keyboard.press("ArrowDown")
-    first, second = token(page, 0).bounding_box(), page.locator(".lk-fv-here .lk-fv-word").bounding_box()
+    first, second = token(page, 0).bounding_box(), page.locator(".lk-tl-here .lk-tl-word").bounding_box()
     assert second["y"] > first["y"] + 10
     assert abs(second["x"] - first["x"]) < 30
     page.keyboard.press("ArrowUp")
@@ -315,7 +312,7 @@ def test_the_kernel_looks_up_what_is_opened(open_page: Open, tmp_path: Path) -> 
     assert headline(page) == "feature 8", "a neighbour"
     view.feature = 6
     pump(page, view)
-    assert page.locator(".lk-fv-failed").inner_text() == "Feature 6 is <b>not</b> in the index."
+    assert page.locator(".lk-failed").inner_text() == "Feature 6 is <b>not</b> in the index."
     assert page.locator(".lk-fv-headline").count() == 0
     assert "how active feature 6 is" in page.locator(".lk-fv-legend").inner_text()
     page.evaluate("window.done()")
@@ -343,11 +340,11 @@ def test_searching_and_opening_what_was_found(open_page: Open, tmp_path: Path) -
     hits = page.locator(".lk-fv-hits button")
     assert [" ".join(text.split()) for text in hits.all_inner_texts()] == [
         "feature 7 promotes <b>cats</b>",
-        "feature 9 at work on it",
+        "feature 9 active on it",
     ]
     hits.nth(1).click()
     pump(page, view)
-    assert page.locator(".lk-fv-density").inner_text() == "dead: at work on none of 6,531,000 tokens"
+    assert page.locator(".lk-fv-density").inner_text() == "dead: active on none of 6,531,000 tokens"
     assert hits.nth(1).get_attribute("aria-current") == "true"
     box.fill("nothing")
     pump(page, view)
@@ -365,12 +362,12 @@ def test_typing_another_text(open_page: Open, tmp_path: Path) -> None:
     pump(page, view)
     assert page.locator(".lk-fv-text").evaluate("l => l.textContent") == "<s> four words are here"
     assert "5 tokens" in page.locator(".lk-fv-head").inner_text()
-    assert "It is at work on no token of this text." in page.locator(".lk-fv-legend").inner_text()
+    assert "It is active on no token of this text." in page.locator(".lk-fv-legend").inner_text()
     assert listed(page)[0] == "feature 24 5.000 here"
     box.fill("bad")
     pump(page, view)
-    assert page.locator(".lk-fv-failed").inner_text() == "No <b>bad</b> words, please."
-    assert page.locator(".lk-fv-token").count() == 5, "what was there stands"
+    assert page.locator(".lk-failed").inner_text() == "No <b>bad</b> words, please."
+    assert page.locator(".lk-tl-token").count() == 5, "what was there stands"
     view.close()
 
 
@@ -380,7 +377,7 @@ def test_a_kernel_that_does_not_answer_is_told(open_page: Open, tmp_path: Path) 
     page.get_by_label("Your text").fill("hello")
     page.locator(".lk-fv-of-token .lk-fv-row").nth(1).click()
     page.wait_for_timeout(4200)
-    said = page.locator(".lk-fv-failed").all_inner_texts()
+    said = page.locator(".lk-failed").all_inner_texts()
     assert len(said) == 2
     assert all(each.startswith("No answer from the kernel") for each in said)
     view.close()
@@ -395,7 +392,7 @@ def test_a_feature_that_lists_leave_out_is_exact_with_a_kernel(open_page: Open, 
     page = as_widget(open_page, view, tmp_path)
     token(page, 3).hover()
     assert foot(page).startswith("“a” (token 3): feature 290 at 1.0100")
-    assert f"{n} or more at work" in page.locator(".lk-fv-right").inner_text()
+    assert f"{n} or more active" in page.locator(".lk-fv-right").inner_text()
     page = page_of(open_page, view, tmp_path)
     assert shades(page)[3] == 58
     page.get_by_label("Feature", exact=True).fill("291")
@@ -438,7 +435,7 @@ def test_hostile_tokens_stay_text(open_page: Open, tmp_path: Path, width: int) -
         page.locator(box).first.focus()
         for _ in range(len(tokens)):
             page.keyboard.press("ArrowRight")
-    assert page.locator(".lk-fv-text .lk-fv-token").count() == len(tokens)
+    assert page.locator(".lk-fv-text .lk-tl-token").count() == len(tokens)
     assert page.evaluate("window.broken") is None
     assert page.locator("main img, main svg, main script, main b, main textarea:visible").count() == 0
     no_sideways(page)

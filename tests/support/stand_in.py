@@ -90,3 +90,17 @@ def answer(page: Any, content: Any, buffers: list[Any]) -> None:
     """The kernel's answer to something that the view sent."""
     texts = [base64.b64encode(bytes(buffer)).decode() for buffer in buffers]
     page.evaluate("([content, buffers]) => window.answer(content, buffers)", [content, texts])
+
+
+def pump(page: Any, view: anywidget.AnyWidget) -> list[dict[str, Any]]:
+    """Bring what the page set and asked for to the real view, and its answers back, as a kernel would; what it asked."""
+    asked, saved = page.evaluate("[window.asked.splice(0), window.saved.splice(0)]")
+    for change in saved:
+        view.set_state(change)
+    answers: list[tuple[Any, list[Any]]] = []
+    view.send = lambda content, buffers=None: answers.append((content, buffers or []))  # type: ignore[method-assign]
+    for question in asked:
+        view._handle_custom_msg(question, [])
+    for content, buffers in answers:
+        answer(page, content, buffers)
+    return list(asked)

@@ -89,11 +89,11 @@ test("what can't be sent is no answer at once", async () => {
   await assert.rejects(openWire(model).ask("stop"), NoAnswer);
 });
 
-test("a newer question of its name takes the place of one, and no other", async () => {
+test("a newer question of its kind takes the place of one, and no other", async () => {
   const model = fakeModel();
   const wire = openWire(model);
-  const [first, beside] = [wire.ask("find", { text: "a" }, { latest: true }), wire.ask("tile")];
-  const second = wire.ask("find", { text: "ab" }, { latest: true });
+  const [first, beside] = [wire.ask("find", { text: "a" }, { latest: "find" }), wire.ask("tile")];
+  const second = wire.ask("find", { text: "ab" }, { latest: "find" });
   await assert.rejects(first, Dropped);
   model.answer(0, { value: "late" });
   model.answer(2, { value: "found" });

@@ -24,7 +24,7 @@ import labkit as lk
 from labkit.errors import BadInput
 from labkit.sae.reading import Features
 from labkit.views.features_view import IN_A_FILE, MOST_HITS, FeaturesView, features
-from labkit.views.features_view.reading import MOST_BYTES, MOST_TOKENS, plain, read
+from labkit.views.features_view.activations import MOST_BYTES, MOST_TOKENS, drawn, plain
 
 SAE = dictionary()
 
@@ -170,7 +170,7 @@ def test_what_a_lookup_raises_is_said_and_the_view_stands() -> None:
 
 def test_without_a_lookup_nothing_is_computed() -> None:
     view = features(random_featured(20, sae=SAE))
-    assert view.opened["state"] == ""
+    assert view.opened["state"] == "idle"
     assert view.dashboard == {}
     assert not view._looker.busy
 
@@ -214,7 +214,7 @@ def test_a_text_without_features_says_why_and_the_next_one_opens_its_strongest()
     assert (view.feature, view.facts["nothing"]) == (2, "")
     view.close()
     silent = features(featured(["<s>", " a"], [{}, {}], sae=SAE))
-    assert silent.facts["nothing"] == "No feature is at work on any token of this text."
+    assert silent.facts["nothing"] == "No feature is active on any token of this text."
 
 
 def test_searching_gives_features_with_sentences() -> None:
@@ -241,7 +241,7 @@ def test_searching_gives_features_with_sentences() -> None:
         assert view.searching == {"state": state, "message": message}
         assert view.hits == []
     view.asked = "  "
-    assert view.searching == {"state": "", "message": ""}
+    assert view.searching == {"state": "idle", "message": ""}
     view.close()
 
 
@@ -312,8 +312,8 @@ def test_a_search_whose_box_was_cleared_as_it_began_says_nothing() -> None:
         until(lambda: lock.waiting == 1)
         view.asked = ""
     assert view.wait(10)
-    assert seen == ["waiting", ""]
-    assert view.searching == {"state": "", "message": ""}
+    assert seen == ["waiting", "idle"]
+    assert view.searching == {"state": "idle", "message": ""}
     view.close()
 
 
@@ -332,7 +332,7 @@ def test_a_text_that_was_dropped_as_it_began_says_nothing(how: str) -> None:
         else:
             view.typed = "a second text"
     assert view.wait(10)
-    assert seen == (["waiting"] if how == "stopped" else ["waiting", "running", "done"])
+    assert seen == (["waiting", "stopped"] if how == "stopped" else ["waiting", "running", "done"])
     assert taken.asked == ([] if how == "stopped" else ["a second text"])
     view.close()
 
@@ -366,7 +366,7 @@ def test_a_search_that_comes_late_overwrites_nothing(words: str, then: str) -> N
     view.asked = then
     search.go.set()
     assert view.wait(10)
-    assert seen == (["waiting", "running", "waiting", "running", "done"] if then else ["waiting", "running", ""])
+    assert seen == (["waiting", "running", "waiting", "running", "done"] if then else ["waiting", "running", "idle"])
     assert view.hits == ([[3, "others"]] if then else [])
     assert view.searching["message"] == ""
     view.close()
@@ -408,7 +408,7 @@ def test_a_failure_that_waits_to_be_said_is_not_said_once_it_was_dropped(which: 
         until(lambda: lock.waiting == 1)
         worker.stop()
     assert view.wait(10)
-    assert seen == ["waiting", "running"]
+    assert seen == ["waiting", "running", "stopped"]
     view.close()
 
 
@@ -483,10 +483,10 @@ def test_a_dashboard_stands_alone(tmp_path: Path) -> None:
     view = features(dashboard(SAE, 12))
     assert (view.feature, view.opened["state"], view.facts["text"]) == (12, "done", False)
     assert repr(view) == "FeaturesView('tiny-sae', feature=12)"
-    assert "Feature 12: at work on 0.32 % of 6,531,000 tokens" in view._static_text()
+    assert "Feature 12: active on 0.32 % of 6,531,000 tokens" in view._static_text()
     assert list(exported(view.to_html(tmp_path / "page.html"))["dashboards"]) == ["12"]
     dead = features(dashboard(SAE, 13, dead=True))
-    assert "Feature 13 is dead: at work on none of 6,531,000 tokens." in dead._static_text()
+    assert "Feature 13 is dead: active on none of 6,531,000 tokens." in dead._static_text()
 
 
 def test_the_static_text_and_page_name_what_is_there() -> None:
@@ -539,6 +539,6 @@ def test_it_is_registered_and_its_module_is_clean() -> None:
 def test_reading_does_not_change_what_it_reads() -> None:
     found = random_featured(12, sae=SAE)
     before = found.indices.clone(), found.values.clone()
-    read(found)
+    drawn(found)
     assert torch.equal(found.indices, before[0])
     assert torch.equal(found.values, before[1])

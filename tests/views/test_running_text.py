@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from labkit.views.running_text import LABEL_CHARACTERS, is_markup, label, split
-from labkit.views.tokens_view.payload import CONTINUED, TEXT
 
 
 @pytest.mark.parametrize("token", ["<s>", "<|im_start|>", "[CLS]", "<bos>"])
@@ -19,9 +18,10 @@ def test_text_is_no_markup_nor_is_a_byte_of_a_character(token: str) -> None:
 
 
 def test_a_character_of_several_tokens_is_the_first_ones_and_each_has_its_name() -> None:
-    texts, kinds, names = split(["a", "<0xC3>", "<0xA4>", " b"])
-    assert (texts, kinds) == (["a", "ä", "", " b"], [TEXT, TEXT, CONTINUED, TEXT])
-    assert names == {1: "<0xC3>", 2: "<0xA4>"}
+    found = split(["a", "<0xC3>", "<0xA4>", " b"])
+    assert (found.texts, found.continued) == (["a", "ä", "", " b"], [2])
+    assert found.names == {1: "<0xC3>", 2: "<0xA4>"}
+    assert found.sent() == {"texts": found.texts, "continued": [2], "called": [[1, "<0xC3>"], [2, "<0xA4>"]]}
 
 
 def test_labels_are_short_and_valid() -> None:

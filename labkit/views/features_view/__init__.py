@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import html
-import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from itertools import islice
 
 import traitlets
 
@@ -16,8 +15,9 @@ from labkit.sae.dictionary import SAE, Feature
 from labkit.sae.reading import Features
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.errors import Refused, error_sentence
-from labkit.views.features_view.reading import Read, activations, check, nothing, plain, read
-from labkit.views.latest import Latest
+from labkit.views.features_view.activations import Drawn, Plain, activations, check, drawn, nothing, plain
+from labkit.views.kit.job import Job
+from labkit.views.kit.traits import Change, Proposal
 from labkit.views.running_text import is_markup, joined
 
 NONE = -1  # no feature is open, or no token held
@@ -27,16 +27,21 @@ _KEPT = 64  # dashboards, so that going back to one asks for nothing
 _TYPING_SECONDS = 0.3  # somebody who types on does not mean what stands there yet
 _STATIC_TOKENS, _STATIC_ROWS = 400, 8
 
+LookUp = Callable[[int], Dashboard]
+Take = Callable[[str], Features]
+Search = Callable[[str], Iterable[tuple[int | Feature, str]]]
+Hit = list[int | str]
+
 
 def features(
     found: Features | Dashboard,
     *,
-    look_up: Callable[[int], Dashboard] | None = None,
-    take: Callable[[str], Features] | None = None,
-    search: Callable[[str], Sequence[tuple[Any, str]]] | None = None,
+    look_up: LookUp | None = None,
+    take: Take | None = None,
+    search: Search | None = None,
     feature: int | Feature | None = None,
 ) -> FeaturesView:
-    """Show which features are at work on a text's tokens, and all that is known of the one that is open.
+    """Show which features are active on a text's tokens, and all that is known of the one that is open.
 
     found: the features of one text, from lk.sae.features; or a Dashboard, which then stands alone.
     look_up: a function from a feature's number to its Dashboard, called in a worker when the feature is opened. Without
@@ -54,15 +59,15 @@ class FeaturesView(View):
     """The features of a text, with `feature` open; set it for another. With `take`, set `typed` for another text, with
     `search` set `asked` for other words, and `wait()` until what that leads to is shown."""
 
-    _title = "Features at work in a text"
+    _title = "Features active in a text"
     _esm = module("features_view/features.js")
     _css = style("features_view/features.css")
 
     feature = traitlets.Int(NONE).tag(sync=True)
-    """The feature that is open; -1 where none is at work anywhere in the text."""
+    """The feature that is open; -1 where none is active anywhere in the text."""
     held = traitlets.Int(NONE).tag(sync=True)
     """The token that is held, or -1."""
-    texts: Any = traitlets.List().tag(sync=True)
+    texts = traitlets.List(traitlets.Unicode()).tag(sync=True)
     """The drawn tokens' pieces of the running text."""
     indices = traitlets.Bytes(b"").tag(sync=True)
     """(drawn, n) features, the most active first; two bytes each, or four from 65,536 features on, all bits set for none."""
@@ -78,31 +83,51 @@ class FeaturesView(View):
     dashboard = traitlets.Dict().tag(sync=True)
     """What is known of the feature looked up last, or nothing."""
     opened = traitlets.Dict().tag(sync=True)
-    """feature: which `shade` is of; state: "" without look_up, "waiting", "running", "done", "failed"; message: a sentence."""
+    """feature: which `shade` is of; and how its dashboard stands, as kit/job.py says it."""
     typed = traitlets.Unicode("").tag(sync=True)
     status = traitlets.Dict().tag(sync=True)
-    """Of `typed`; state and message as of `opened`."""
+    """Of `typed`, likewise."""
     asked = traitlets.Unicode("").tag(sync=True)
     """The words searched for."""
-    hits: Any = traitlets.List().tag(sync=True)
+    hits: traitlets.List[Hit] = traitlets.List().tag(sync=True)
     """[feature, sentence] of each one found, the best first."""
     searching = traitlets.Dict().tag(sync=True)
-    """Of `asked`; state and message as of `opened`."""
+    """Of `asked`, likewise."""
 
     def __init__(
         self,
         found: Features | Dashboard,
         *,
-        look_up: Callable[[int], Dashboard] | None = None,
-        take: Callable[[str], Features] | None = None,
-        search: Callable[[str], Sequence[tuple[Any, str]]] | None = None,
+        look_up: LookUp | None = None,
+        take: Take | None = None,
+        search: Search | None = None,
         feature: int | Feature | None = None,
-        **kwargs: Any,
     ) -> None:
-        self._taker: Latest[str] = Latest(self._take_text, delay_seconds=_TYPING_SECONDS)
-        self._looker: Latest[int] = Latest(self._look_up_one)
-        self._searcher: Latest[str] = Latest(self._search_words, delay_seconds=_TYPING_SECONDS)
-        self._lock = threading.RLock()  # what the workers set, and what is set meanwhile, are each sent whole
+        self._taker: Job[str, Features] = Job(
+            self,
+            lambda text, _run: self._taken(text),
+            self._show_text,
+            status="status",
+            failed="The text can't be read:",
+            delay_seconds=_TYPING_SECONDS,
+        )
+        self._looker: Job[int, Plain] = Job(
+            self,
+            lambda feature, _run: self._dashboard_of(feature),
+            self._show_dashboard,
+            status="opened",
+            failed="Feature {} can't be looked up:".format,
+            facts=lambda feature: {"feature": feature},
+        )
+        self._searcher: Job[str, list[Hit]] = Job(
+            self,
+            lambda words, _run: self._found_by(words),
+            self._show_hits,
+            status="searching",
+            failed="The search failed:",
+            give_up=lambda words: self._no_hits(),
+            delay_seconds=_TYPING_SECONDS,
+        )
         check(found)
         for name, function, example in (
             ("look_up", look_up, "a function from a feature's number to its Dashboard"),
@@ -116,46 +141,26 @@ class FeaturesView(View):
                 "A dashboard alone has no text that could be typed over; give the features of a text, and look_up."
             )
         self._look_up, self._take, self._search = look_up, take, search
-        self._known: dict[int, dict[str, Any]] = {}
+        self._known: dict[int, Plain] = {}
         self._found: Features | None = None if isinstance(found, Dashboard) else found
         self._sae: SAE = found.feature.sae if isinstance(found, Dashboard) else found.sae
+        self._drawn: Drawn | None = None if self._found is None else drawn(self._found)
+        first = self._strongest() if feature is None else self._checked(feature)
         if isinstance(found, Dashboard):
             self._known[found.feature.index] = plain(found)
-        self._read: Read | None = None if self._found is None else read(self._found)
-        if feature is not None:
-            first = self._checked(feature)
-        elif isinstance(found, Dashboard):
-            first = found.feature.index
-        else:
-            first = self._strongest()
-        super().__init__(
-            **self._text_state(),
-            feature=first,
-            typed="" if take is None else self._first_text(),
-            **kwargs,
-        )
+            first = found.feature.index if feature is None else first
+        super().__init__(**self._text_state(), feature=first, typed="" if take is None else self._first_text())
         self.observe(self._on_typed, names="typed")
         self.observe(self._on_asked, names="asked")
-        self.observe(self._on_feature, names="feature")
+        self.observe(lambda _change: self._open(), names="feature")
         self._open()
-
-    # what a user calls --------------------------------------------------------------------------------------------
-
-    def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Until what was typed, opened and searched for is shown; whether that came in time, for each of the three."""
-        return all(worker.wait(timeout_seconds) for worker in (self._taker, self._looker, self._searcher))
-
-    def close(self) -> None:
-        for worker in (self._taker, self._looker, self._searcher):
-            worker.close()
-        super().close()
 
     # the text -----------------------------------------------------------------------------------------------------
 
-    def _text_state(self) -> dict[str, Any]:
+    def _text_state(self) -> dict[str, object]:
         """The traits of the text on show."""
-        seen, sae = self._read, self._sae
-        facts: dict[str, Any] = {
+        seen, sae = self._drawn, self._sae
+        facts: dict[str, object] = {
             "sae": clean(shorten(sae.name, 80)),
             "model": clean(shorten(sae.model or "", 80)),
             "layer": sae.layer,
@@ -169,18 +174,17 @@ class FeaturesView(View):
             return {"facts": facts}
         facts |= {
             "tokens": seen.tokens,
-            "drawn": len(seen.texts),
+            "drawn": len(seen.pieces.texts),
             "n": seen.indices.shape[1],
             "bytes": seen.indices.itemsize,
             "most": seen.most,
-            "kinds": [[i, kind] for i, kind in enumerate(seen.kinds) if kind],
-            "called": [[i, name] for i, name in seen.names.items()],
+            **seen.pieces.marks(),
             "undefined": [[i, why] for i, why in seen.undefined.items()],
             "strongest": [list(each) for each in seen.strongest],
             "nothing": nothing(self._found),
         }
         return {
-            "texts": seen.texts,
+            "texts": seen.pieces.texts,
             "indices": seen.indices.tobytes(),
             "values": seen.values.tobytes(),
             "unexplained": seen.unexplained.tobytes(),
@@ -188,7 +192,7 @@ class FeaturesView(View):
         }
 
     def _strongest(self) -> int:
-        return self._read.strongest[0][0] if self._read is not None and self._read.strongest else NONE
+        return self._drawn.strongest[0][0] if self._drawn is not None and self._drawn.strongest else NONE
 
     def _first_text(self) -> str:
         assert self._found is not None
@@ -196,43 +200,31 @@ class FeaturesView(View):
         # a start token would be typed as text, and come twice
         return joined(tokens[1:] if is_markup(tokens[0]) else tokens)
 
-    def _take_text(self, text: str, stop: threading.Event) -> None:
-        """Runs in the worker. Whatever `take` does, the view says so and stands."""
-        with self._lock:  # or the state of what was asked since could be overwritten
-            if stop.is_set():
-                return
-            self._say("status", "running")
-        try:
-            assert self._take is not None
-            found = self._take(text)
-            check(found)
-            if not isinstance(found, Features):
-                raise BadInput("take returned a dashboard; return the features of the text, from lk.sae.features.")
-            if (found.sae.name, len(found.sae)) != (self._sae.name, len(self._sae)):
-                raise BadInput(
-                    f"take returned features of {found.sae.name}, and the view shows those of {self._sae.name}."
-                )
-            with self._lock:
-                if stop.is_set() or self.comm is None:
-                    return
-                self._found, self._read = found, read(found)
-                with self.hold_sync():
-                    for name, value in self._text_state().items():
-                        setattr(self, name, value)
-                    if self.held >= len(self._read.texts):
-                        self.held = NONE
-                    if self.feature == NONE:
-                        self.feature = self._strongest()
-                    self.shade = self._shade()
-                    self.version += 1
-                    self._say("status", "done")
-        except BaseException as error:  # in this thread there is nobody above to tell
-            with self._lock:
-                if not stop.is_set():
-                    self._say("status", "failed", error_sentence(error, "The text can't be read:"))
+    def _taken(self, text: str) -> Features:
+        """Whatever `take` makes of a text. Raises BadInput for what can't stand in this view."""
+        assert self._take is not None
+        found = self._take(text)
+        check(found)
+        if not isinstance(found, Features):
+            raise BadInput("take returned a dashboard; return the features of the text, from lk.sae.features.")
+        if (found.sae.name, len(found.sae)) != (self._sae.name, len(self._sae)):
+            raise BadInput(f"take returned features of {found.sae.name}, and the view shows those of {self._sae.name}.")
+        return found
+
+    def _show_text(self, _text: str, found: Features) -> str:
+        self._found, self._drawn = found, drawn(found)
+        for name, value in self._text_state().items():
+            self.set_trait(name, value)
+        if self.held >= len(self._drawn.pieces.texts):
+            self.held = NONE
+        if self.feature == NONE:
+            self.feature = self._strongest()
+        self.shade = self._shade()
+        self.version += 1
+        return ""
 
     def _shade(self) -> bytes:
-        if self.feature == NONE or self._found is None or self._read is None or not self._read.cut:
+        if self.feature == NONE or self._found is None or self._drawn is None or not self._drawn.cut:
             return b""
         return activations(self._found, self.feature).tobytes()
 
@@ -240,41 +232,16 @@ class FeaturesView(View):
 
     def _open(self) -> None:
         """Show the open feature's dashboard: the one that is known, or the one that the worker gets."""
-        feature = self.feature
         with self._lock, self.hold_sync():
             self.shade = self._shade()
-            known = self._known.get(feature)
-            if known is not None:
-                self._looker.stop()
-                self.dashboard = known
-                self._say("opened", "done", feature=feature)
-            elif self._look_up is None or feature == NONE:
-                self._say("opened", "", feature=feature)
+            if self.feature in self._known:
+                self._looker.answer(self.feature, self._known[self.feature])
+            elif self._look_up is None or self.feature == NONE:
+                self._looker.clear(self.feature)
             else:
-                self._say("opened", "waiting", feature=feature)
-                self._looker.submit(feature)
+                self._looker.ask(self.feature)
 
-    def _look_up_one(self, feature: int, stop: threading.Event) -> None:
-        """Runs in the worker."""
-        with self._lock:  # or the state of another feature, which was known already, could be overwritten
-            if stop.is_set():
-                return
-            self._say("opened", "running", feature=feature)
-        try:
-            found = self._dashboard_of(feature)
-            with self._lock:
-                if stop.is_set() or self.comm is None:
-                    return
-                with self.hold_sync():
-                    self.dashboard = found
-                    self._say("opened", "done", feature=feature)
-        except BaseException as error:
-            with self._lock:
-                if not stop.is_set():
-                    said = error_sentence(error, f"Feature {feature} can't be looked up:")
-                    self._say("opened", "failed", said, feature=feature)
-
-    def _dashboard_of(self, feature: int) -> dict[str, Any]:
+    def _dashboard_of(self, feature: int) -> Plain:
         """A feature's dashboard, from what is known or from `look_up`, whatever that raises."""
         if feature not in self._known:
             assert self._look_up is not None
@@ -295,76 +262,54 @@ class FeaturesView(View):
             return shown
         return self._known[feature]
 
+    def _show_dashboard(self, _feature: int, found: Plain) -> str:
+        self.dashboard = found
+        return ""
+
     # the search ---------------------------------------------------------------------------------------------------
 
-    def _search_words(self, words: str, stop: threading.Event) -> None:
-        """Runs in the worker."""
-        with self._lock:  # or the state of what was asked since could be overwritten
-            if stop.is_set():
-                return
-            self._say("searching", "running")
-        try:
-            assert self._search is not None
-            hits: list[list[Any]] = []
-            for index, why in self._search(words):
-                hits.append([self._checked(index), shorten(visible(" ".join(str(why).split())), 200)])
-                if len(hits) == MOST_HITS:
-                    break
-            with self._lock:
-                if stop.is_set() or self.comm is None:
-                    return
-                with self.hold_sync():
-                    self.hits = hits
-                    asked = shorten(visible(" ".join(words.split())), 80)
-                    self._say("searching", "done", "" if hits else f"No feature was found for “{asked}”.")
-        except BaseException as error:
-            with self._lock, self.hold_sync():
-                if not stop.is_set():
-                    if self.comm is not None:
-                        self.hits = []
-                    self._say("searching", "failed", error_sentence(error, "The search failed:"))
+    def _found_by(self, words: str) -> list[Hit]:
+        assert self._search is not None
+        hits = islice(self._search(words), MOST_HITS)
+        return [[self._checked(index), shorten(visible(" ".join(str(why).split())), 200)] for index, why in hits]
+
+    def _show_hits(self, words: str, hits: list[Hit]) -> str:
+        self.hits = hits
+        return "" if hits else f"No feature was found for “{shorten(visible(' '.join(words.split())), 80)}”."
+
+    def _no_hits(self) -> None:
+        self.hits = []
 
     # traits -------------------------------------------------------------------------------------------------------
 
-    def _say(self, name: str, state: str, message: str = "", **more: Any) -> None:
-        with self._lock:
-            if self.comm is not None:
-                setattr(self, name, {"state": state, "message": message, **more})
-
     @traitlets.validate("feature")
-    def _valid_feature(self, proposal: Any) -> int:
+    def _valid_feature(self, proposal: Proposal) -> int:
         value = proposal["value"]
         return NONE if value == NONE and self._strongest() == NONE else self._checked(value)
 
     @traitlets.validate("held")
-    def _valid_held(self, proposal: Any) -> int:
+    def _valid_held(self, proposal: Proposal) -> int:
         value = int(proposal["value"])
-        drawn = 0 if self._read is None else len(self._read.texts)
-        if not NONE <= value < drawn:
-            raise Refused(f"There is no token {value}; give 0 to {drawn - 1}, or -1 for none.")
+        n = 0 if self._drawn is None else len(self._drawn.pieces.texts)
+        if not NONE <= value < n:
+            raise Refused(f"There is no token {value}; give 0 to {n - 1}, or -1 for none.")
         return value
 
-    def _on_feature(self, _change: Any) -> None:
-        self._open()
-
-    def _on_typed(self, change: Any) -> None:
+    def _on_typed(self, change: Change) -> None:
         if self._take is not None:
-            self._say("status", "waiting")
-            self._taker.submit(change["new"])
+            self._taker.ask(change["new"])
 
-    def _on_asked(self, change: Any) -> None:
+    def _on_asked(self, change: Change) -> None:
         if self._search is None:
             return
         if change["new"].strip():
-            self._say("searching", "waiting")
-            self._searcher.submit(change["new"])
+            self._searcher.ask(change["new"])
             return
-        self._searcher.stop()
         with self._lock, self.hold_sync():
-            self.hits = []
-            self._say("searching", "")
+            self._no_hits()
+            self._searcher.clear("")
 
-    def _checked(self, feature: Any) -> int:
+    def _checked(self, feature: int | Feature) -> int:
         """A feature's number. Raises the autoencoder's own BadInput for one that it does not have."""
         try:
             return self._sae[feature.index if isinstance(feature, Feature) else feature].index
@@ -373,8 +318,8 @@ class FeaturesView(View):
 
     # files and fallbacks ------------------------------------------------------------------------------------------
 
-    def _export_state(self) -> dict[str, Any]:
-        dashboards: dict[str, Any] = {}
+    def _export_state(self) -> dict[str, object]:
+        dashboards: dict[str, object] = {}
         wanted = [self.feature]
         if self._found is not None and self._look_up is not None:
             wanted += [feature.index for feature, _, _ in self._found.strongest(IN_A_FILE)]
@@ -411,12 +356,12 @@ class FeaturesView(View):
 
     def _static_text(self) -> str:
         lines = [self._head_line()]
-        if self._found is not None and self._read is not None:
+        if self._found is not None and self._drawn is not None:
             if why := nothing(self._found):
                 lines.append(why)
             else:
                 lines.append("highest activation of the strongest features:")
-            lines += [f"feature {i}: {value:.4g} on {self._named(token)}" for i, value, token in self._read.strongest]
+            lines += [f"feature {i}: {value:.4g} on {self._named(token)}" for i, value, token in self._drawn.strongest]
         known = self._known.get(self.feature)
         return "\n".join(lines + ([] if known is None else _told(known)))
 
@@ -427,13 +372,13 @@ class FeaturesView(View):
     def _static_html(self) -> str:
         parts = [f"<p>{html.escape(visible(self._head_line()))}</p>"]
         known = self._known.get(self.feature)
-        if self._found is not None and self._read is not None:
+        if self._found is not None and self._drawn is not None:
             parts.append(self._static_tokens(known))
             if why := nothing(self._found):
                 parts.append(f"<p>{html.escape(why)}</p>")
             parts.append(
                 html_table(
-                    [(i, f"{value:.4g}", self._named(t)) for i, value, t in self._read.strongest[:_STATIC_ROWS]],
+                    [(i, f"{value:.4g}", self._named(t)) for i, value, t in self._drawn.strongest[:_STATIC_ROWS]],
                     head=("feature", "highest activation", "on"),
                     caption="The text's strongest features",
                     right=(0, 1),
@@ -443,11 +388,11 @@ class FeaturesView(View):
             parts += [f"<p>{html.escape(visible(line))}</p>" for line in _told(known)]
         return f"<div>{''.join(parts)}</div>"
 
-    def _static_tokens(self, known: dict[str, Any] | None) -> str:
+    def _static_tokens(self, known: Plain | None) -> str:
         """The text, shaded by the open feature's activation."""
         assert self._found is not None
-        assert self._read is not None
-        texts = self._read.texts[:_STATIC_TOKENS]
+        assert self._drawn is not None
+        texts = self._drawn.pieces.texts[:_STATIC_TOKENS]
         values = [0.0] * len(texts)
         if self.feature != NONE:
             values = activations(self._found, self.feature)[: len(texts)].tolist()
@@ -455,7 +400,7 @@ class FeaturesView(View):
         spans = []
         for i, (text, value) in enumerate(zip(texts, values, strict=True)):
             shown = html.escape(visible(shorten(text, 60)))
-            if i in self._read.undefined:
+            if i in self._drawn.undefined:
                 spans.append(f'<span style="outline: 1px dotted" title="features are not defined here">{shown}</span>')
             elif value > 0:
                 share = 0.6 * min(1.0, value / top)
@@ -465,7 +410,7 @@ class FeaturesView(View):
             else:
                 spans.append(shown)
         of = "" if self.feature == NONE else f"Shaded by the activation of feature {self.feature}; "
-        more = len(self._read.texts) - len(texts)
+        more = len(self._drawn.pieces.texts) - len(texts)
         cut = f"<p>({more} more tokens)</p>" if more > 0 else ""
         return (
             f"<p>{of}dotted frames: features are not defined.</p>"
@@ -473,14 +418,14 @@ class FeaturesView(View):
         )
 
 
-def _told(known: dict[str, Any]) -> list[str]:
+def _told(known: Plain) -> list[str]:
     """A dashboard's main facts as sentences."""
     index, tokens = known["feature"], known["tokens"]
     if not known["density"]:
-        lines = [f"Feature {index} is dead: at work on none of {tokens:,} tokens."]
+        lines = [f"Feature {index} is dead: active on none of {tokens:,} tokens."]
     else:
         lines = [
-            f"Feature {index}: at work on {100 * known['density']:.2g} % of {tokens:,} tokens, highest activation "
+            f"Feature {index}: active on {100 * known['density']:.2g} % of {tokens:,} tokens, highest activation "
             f"{known['largest']:.4g}."
         ]
     for name, verb in (("promoted", "promotes"), ("suppressed", "suppresses")):

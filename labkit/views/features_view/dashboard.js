@@ -1,280 +1,236 @@
 // What is known of one feature: examples, how its activations are spread, what it promotes, its neighbours.
 
-import { decimal, make, ownKey, percent, spokenLabel, thousands } from "../kit/common.js";
-import { nameOf, quoted } from "../kit/running_text.js";
-import { keyTarget } from "../kit/keys.js";
+import { columns } from "../kit/columns.js";
+import { decimal, make, percent, spokenLabel, thousands } from "../kit/common.js";
+import { legend, track } from "../kit/legend.js";
+import { nameOf, passageOf, quoted } from "../kit/token_list.js";
 import { activation, axisNumber, logHeight, occupied } from "./logic.js";
-import { FAMILY, shadedText } from "./text.js";
+import { featureRow } from "./rows.js";
+import { shadedText } from "./shaded.js";
 
-/** A bar's track, filled to a share of its width. mark: another share, drawn as a line. */
-export function track(share, mark = null) {
-  const element = make("span", "lk-fv-track");
-  const fill = make("span", "lk-fv-fill");
-  fill.style.width = `${Math.min(100, Math.max(0, 100 * share)) || 0}%`;
-  element.append(fill);
-  if (mark !== null) {
-    const line = make("span", "lk-fv-mark");
-    line.style.insetInlineStart = `${Math.min(100, Math.max(0, 100 * mark))}%`;
-    element.append(line);
-  }
-  element.setAttribute("aria-hidden", "true");
-  return element;
-}
+/** @typedef {import("./rows.js").Opener} Opener */
 
-/** A row that opens a feature: its number, a bar, a number (and on it the exact one); no button where it can't be opened. */
-export function featureRow({ feature, share, mark = null, value, exact = "", note = "", context }) {
-  const item = make("li", "lk-fv-item");
-  const can = context.openable(feature);
-  const row = /** @type {any} */ (make(can ? "button" : "div", "lk-fv-row"));
-  if (can) {
-    row.type = "button";
-    row.addEventListener("click", () => context.open(feature));
-  }
-  row.dataset.feature = String(feature);
-  const number = make("span", "lk-fv-row-value", value);
-  if (exact) number.title = exact;
-  row.append(make("span", "lk-fv-row-name", `feature ${feature}`), " ", track(share, mark), " ", number);
-  if (note) row.append(" ", make("span", "lk-fv-row-note", note));
-  item.append(row);
-  return item;
-}
+/**
+ * As `plain` in activations.py makes it; null is what is no number.
+ * @typedef {object} Dashboard
+ * @property {number} feature
+ * @property {number} density
+ * @property {number} largest
+ * @property {number} tokens
+ * @property {Example[]} examples
+ * @property {(number | null)[]} edges
+ * @property {number[]} counts
+ * @property {[string, number | null, number | null][]} kinds
+ * @property {[string, number | null][]} promoted
+ * @property {[string, number | null][]} suppressed
+ * @property {[number, number | null][]} nearest
+ * @property {number | null} chance
+ * @property {number | null} chance_promotion
+ */
 
+/**
+ * @typedef {{texts: string[], continued: number[], called: [number, string][], values: (number | null)[], peak: number,
+ *   kind: string, top: boolean}} Example
+ */
+
+const tokens = (/** @type {number} */ n) => `${thousands(n)} token${n === 1 ? "" : "s"}`;
+const numberOr = (/** @type {number | null} */ value) => (value === null ? "no number" : decimal(value, 3));
+
+/** @type {(title: string, unit?: string) => HTMLElement} */
 function section(title, unit = "") {
   const element = make("section", "lk-fv-section");
   const head = make("h3", "", title);
-  if (unit) head.append(" ", make("span", "lk-fv-muted", unit));
+  if (unit) head.append(" ", make("span", "lk-muted", unit));
   element.append(head);
   return element;
 }
 
-/** A histogram whose bars can be pointed at, and reached with the arrow keys. */
-function histogram(bins, prefix) {
-  const element = section("How strong it is where it is at work");
+/** @type {(element: HTMLElement, items: Node[], none: string) => HTMLElement} */
+function listOr(element, items, none) {
+  if (items.length === 0) element.append(make("p", "lk-muted", none));
+  else {
+    const list = make("ul");
+    list.append(...items);
+    element.append(list);
+  }
+  return element;
+}
+
+/** What the line across the bars stands for. @param {string} text */
+function marked(text) {
+  const key = legend([{ sample: "lk-track-mark", text }]);
+  key.classList.add("lk-muted", "lk-small");
+  return key;
+}
+
+/** @type {(bins: ReturnType<typeof occupied>, id: string) => HTMLElement} */
+function histogram(bins, id) {
+  const element = section("How strong it is where it is active");
   const most = Math.max(...bins.map(({ count }) => count));
-  const said = ({ low, high, count }) => `${axisNumber(low)} to ${axisNumber(high)}: ${thousands(count)} token${count === 1 ? "" : "s"}`;
-  const list = make("div", "lk-fv-histogram");
-  list.tabIndex = 0;
-  list.setAttribute("role", "listbox");
-  list.setAttribute("aria-orientation", "horizontal");
-  list.setAttribute("aria-label", "Tokens by activation, left and right move");
   const reading = make("p", "lk-fv-reading");
   const rest = "Heights: the number of tokens, on a logarithmic scale.";
-  reading.textContent = rest;
-  let cursor = -1;
-  const nodes = bins.map((bin, i) => {
-    const node = make("div", "lk-fv-bin");
-    node.id = `${prefix}-bin-${i}`;
-    node.dataset.bin = String(i);
-    node.setAttribute("role", "option");
-    node.setAttribute("aria-label", said(bin));
-    const fill = make("div", "lk-fv-bin-fill");
-    fill.style.height = `${100 * logHeight(bin.count, most)}%`;
-    node.append(fill);
-    return node;
-  });
-  list.append(...nodes);
-  const show = (i) => {
-    nodes[cursor]?.classList.remove("lk-fv-here");
-    cursor = i;
-    nodes[cursor]?.classList.add("lk-fv-here");
-    reading.textContent = i < 0 ? rest : said(bins[i]);
-    if (i < 0) list.removeAttribute("aria-activedescendant");
-    else list.setAttribute("aria-activedescendant", nodes[i].id);
+  const say = (/** @type {number} */ i) => `${axisNumber(bins[i].low)} to ${axisNumber(bins[i].high)}: ${tokens(bins[i].count)}`;
+  const show = (/** @type {number | null} */ i) => {
+    reading.textContent = i === null ? rest : say(i);
+    chart.mark((each) => each === i);
   };
-  list.addEventListener("pointermove", (event) => {
-    const node = /** @type {any} */ (event.target).closest?.(".lk-fv-bin");
-    if (node) show(Number(node.dataset.bin));
+  const chart = columns({
+    label: "Tokens by activation, left and right move",
+    id: `${id}-bin`,
+    className: "lk-fv-histogram",
+    actions: { point: show, leave: () => chart.list.blur() },
   });
-  list.addEventListener("pointerleave", () => show(-1));
-  list.addEventListener("blur", () => show(-1));
-  list.addEventListener("keydown", (event) => {
-    if (!ownKey(event)) return;
-    const target = cursor < 0 ? 0 : keyTarget(event.key, cursor, nodes.length);
-    if (/^(Arrow(Left|Right)|Home|End)$/.test(event.key)) show(target);
-    else if (event.key === "Escape") list.blur();
-    else return;
-    event.preventDefault();
-    event.stopPropagation();
-  });
+  chart.draw({ count: bins.length, height: (i) => logHeight(bins[i].count, most), say });
+  show(null);
   const scale = make("div", "lk-fv-scale");
   scale.append(make("span", "", thousands(most)), make("span", "", "0"));
   const axis = make("div", "lk-fv-axis");
-  axis.append(make("span", "", axisNumber(bins[0].low)), make("span", "", "activation"), make("span", "", axisNumber(bins.at(-1).high)));
+  const ends = [bins[0].low, bins[bins.length - 1].high].map(axisNumber);
+  axis.append(make("span", "", ends[0]), make("span", "", "activation"), make("span", "", ends[1]));
   for (const part of [scale, axis]) part.setAttribute("aria-hidden", "true");
   const plot = make("div", "lk-fv-plot");
-  plot.append(scale, list, make("div"), axis);
+  plot.append(scale, chart.list, make("div"), axis);
   element.append(plot, reading);
   return element;
 }
 
+/** @param {Dashboard["kinds"]} rows */
 function kinds(rows) {
-  const element = section("In which kinds of text", "share of its activity");
-  const list = make("ul", "lk-fv-list");
   const most = Math.max(...rows.flatMap(([, share, corpus]) => [share ?? 0, corpus ?? 0]), 1e-9);
-  for (const [kind, share, corpus] of rows) {
+  const items = rows.map(([kind, share, corpus]) => {
     const item = make("li", "lk-fv-kind");
-    const name = make("bdi", "lk-fv-row-name", kind);
-    item.append(name, " ", track(share / most, corpus / most), " ", make("span", "lk-fv-row-value", percent(share ?? NaN)));
-    item.append(" ", make("span", "lk-fv-row-note", `of the corpus ${percent(corpus ?? NaN)}`));
-    list.append(item);
-  }
-  const note = make("p", "lk-fv-muted lk-fv-small");
-  note.append(make("span", "lk-fv-mark-sample"), " the share that this kind of text has of the corpus");
-  element.append(list, note);
+    const bar = track((share ?? 0) / most, (corpus ?? 0) / most);
+    const note = make("span", "lk-fv-row-note", `of the corpus ${percent(corpus ?? NaN)}`);
+    item.append(make("bdi", "lk-fv-row-name", kind), " ", bar, " ", make("span", "lk-fv-row-value", percent(share ?? NaN)), " ", note);
+    return item;
+  });
+  const element = listOr(section("In which kinds of text", "share of its activity"), items, "");
+  element.append(marked("the share that this kind of text has of the corpus"));
   return element;
 }
 
-function changes(title, rows, most, none, chance) {
-  const element = section(title, "change of the logit, standard deviations over the vocabulary");
-  if (rows.length === 0) {
-    element.append(make("p", "lk-fv-muted", none));
-    return element;
-  }
-  const list = make("ul", "lk-fv-list");
-  for (const [token, change] of rows) {
+/** @type {(title: string, rows: [string, number | null][], most: number, chance: number | null) => HTMLElement} */
+function changes(title, rows, most, chance) {
+  const items = rows.map(([token, change]) => {
     const item = make("li", "lk-fv-change");
     const name = make("span", "lk-fv-row-name");
-    name.append(quoted(token, FAMILY));
-    item.append(name, " ", track(Math.abs(change) / most, chance === null ? null : chance / most), " ", make("span", "lk-fv-row-value", change === null ? "no number" : decimal(change, 3)));
-    if (change < 0) item.classList.add("lk-fv-down");
-    list.append(item);
-  }
-  element.append(list);
-  if (chance !== null) {
-    const note = make("p", "lk-fv-muted lk-fv-small");
-    note.append(make("span", "lk-fv-mark-sample"), ` chance: the strongest token of a random direction reaches ${decimal(chance, 3)}`);
-    element.append(note);
+    name.append(quoted(token));
+    const bar = track(Math.abs(change ?? 0) / most, chance === null ? null : chance / most);
+    item.append(name, " ", bar, " ", make("span", "lk-fv-row-value", numberOr(change)));
+    item.classList.toggle("lk-fv-down", (change ?? 0) < 0);
+    return item;
+  });
+  const element = listOr(section(title, "change of the logit, standard deviations over the vocabulary"), items, "None are listed.");
+  if (rows.length > 0 && chance !== null) {
+    element.append(marked(`chance: the strongest token of a random direction reaches ${decimal(chance, 3)}`));
   }
   return element;
 }
 
-function neighbours(found, context) {
-  const element = section("Features of nearly the same direction", "cosine");
-  if (found.nearest.length === 0) {
-    element.append(make("p", "lk-fv-muted", "None are listed."));
-    return element;
-  }
-  const list = make("ul", "lk-fv-list");
-  for (const [feature, cosine] of found.nearest) {
-    const below = !(cosine > found.chance);
-    const note = below ? "below chance" : "";
-    const value = cosine === null ? "no number" : decimal(cosine, 3);
-    const row = featureRow({ feature, share: cosine, mark: found.chance, value, note, context });
-    if (below) row.classList.add("lk-fv-below");
-    list.append(row);
-  }
-  const note = make("p", "lk-fv-muted lk-fv-small");
-  const chance = found.chance === null ? "an unknown cosine" : decimal(found.chance, 3);
-  note.append(make("span", "lk-fv-mark-sample"), ` chance: the closest of as many random directions reaches ${chance}`);
-  element.append(list, note);
+/** @type {(found: Dashboard, opener: Opener) => HTMLElement} */
+function neighbours({ nearest, chance }, opener) {
+  const items = nearest.map(([feature, cosine]) => {
+    const below = chance !== null && !((cosine ?? NaN) > chance);
+    const row = featureRow({
+      feature,
+      share: cosine ?? 0,
+      mark: chance,
+      value: numberOr(cosine),
+      note: below ? "below chance" : "",
+      opener,
+    });
+    row.classList.toggle("lk-fv-below", below);
+    return row;
+  });
+  const element = listOr(section("Features of nearly the same direction", "cosine"), items, "None are listed.");
+  const reach = chance === null ? "an unknown cosine" : decimal(chance, 3);
+  if (items.length > 0) element.append(marked(`chance: the closest of as many random directions reaches ${reach}`));
   return element;
+}
+
+/** @type {(title: string, rows: Example[], largest: number, id: string) => HTMLElement} */
+function examples(title, rows, largest, id) {
+  const box = section(title);
+  if (rows.length === 0) {
+    box.append(make("p", "lk-muted", "No example is listed."));
+    return box;
+  }
+  const passages = rows.map((row) => {
+    const value = activation(row.values[row.peak]);
+    const head = make("p", "lk-tl-passage-head");
+    head.append(make("strong", "", value), " ", make("bdi", "", row.kind));
+    return { ...passageOf(row), peak: row.peak, head, title: `${spokenLabel(row.kind)}, ${value} at its peak` };
+  });
+  const places = passages.flatMap((passage) => passage.texts.map((_, token) => nameOf(passage, token)));
+  const values = rows.flatMap((row) => row.values);
+  const reading = make("p", "lk-fv-reading");
+  const rest = "Point at a token, or move to it with the arrow keys, for its activation.";
+  reading.textContent = rest;
+  const share = (/** @type {number} */ at) =>
+    `${activation(values[at])}${largest > 0 ? `, ${percent((values[at] ?? 0) / largest)} of its highest` : ""}`;
+  const text = shadedText({
+    label: `${title}: arrow keys move by token and line`,
+    id,
+    className: "lk-fv-passages",
+    actions: {
+      point(at, byKey) {
+        if (at === null) return;
+        text.focus(at, { follow: byKey });
+        const value = values[at];
+        reading.replaceChildren(quoted(places[at]), `: ${value === null ? "no number" : decimal(value, 4)} (${share(at)})`);
+      },
+      choose: () => text.list.focus(),
+      leave() {
+        text.focus(null);
+        reading.textContent = rest;
+        return false;
+      },
+      say: (at) => `${spokenLabel(places[at], 40)}, ${share(at)}`,
+    },
+  });
+  text.fill(passages);
+  text.shade(values, largest);
+  box.append(text.element, reading);
+  return box;
 }
 
 /**
- * The dashboard of one feature. context: open(feature), openable(feature). Returns {element, draw(found), old(whether another
- * is on its way)}.
+ * The dashboard of one feature, to be put where the one before stood.
+ * @type {(found: Dashboard, id: string, opener: Opener) => HTMLElement[]}
  */
-export function dashboardPane({ prefix, context }) {
-  const element = make("div", "lk-fv-dashboard");
-
-  function examples(found) {
-    const parts = [
-      ["Where it is strongest in the corpus", found.examples.filter((each) => each.top)],
-      ["Drawn over the rest of its range", found.examples.filter((each) => !each.top)],
-    ];
-    const column = make("div", "lk-fv-examples");
-    parts.forEach(([title, rows], which) => {
-      if (rows.length === 0 && which === 1) return;
-      const box = section(title);
-      column.append(box);
-      if (rows.length === 0) {
-        box.append(make("p", "lk-fv-muted", "No example is listed."));
-        return;
-      }
-      const passages = rows.map((row) => {
-        const value = activation(row.values[row.peak]);
-        const head = make("p", "lk-fv-passage-head");
-        head.append(make("strong", "", value), " ", make("bdi", "", row.kind));
-        return {
-          texts: row.texts,
-          kinds: new Map(row.kinds),
-          names: new Map(row.called),
-          peak: row.peak,
-          head,
-          title: `${spokenLabel(row.kind)}, ${value} at its peak`,
-        };
-      });
-      const flat = passages.flatMap((passage, row) => passage.texts.map((_, token) => ({ row, token })));
-      const values = rows.flatMap((row) => row.values);
-      const reading = make("p", "lk-fv-reading");
-      const rest = "Point at a token, or move to it with the arrow keys, for its activation.";
-      reading.textContent = rest;
-      const name = (at) => nameOf(passages[flat[at].row], flat[at].token);
-      const share = (at) => `${activation(values[at])}${found.largest > 0 ? `, ${percent(values[at] / found.largest)} of its highest` : ""}`;
-      const text = shadedText({
-        label: `${title}: arrow keys move by token and line`,
-        prefix: `${prefix}-${which}`,
-        className: "lk-fv-passages",
-        actions: {
-          point(at, follow) {
-            text.focus(at, false, follow);
-            reading.replaceChildren(quoted(name(at), FAMILY), `: ${values[at] === null ? "no number" : decimal(values[at], 4)} (${share(at)})`);
-          },
-          choose: (at) => text.list.focus() ?? at,
-          leave() {
-            text.focus(null);
-            reading.textContent = rest;
-            return false;
-          },
-          say: (at) => `${spokenLabel(name(at), 40)}, ${share(at)}`,
-        },
-      });
-      text.fill(passages);
-      text.paint(values, found.largest);
-      box.append(text.list, reading);
-    });
-    return column;
-  }
-
-  function headline(found) {
-    const head = make("h2", "lk-fv-headline", `feature ${found.feature}`);
-    const facts = make("p", "lk-fv-density");
-    if (found.density > 0) {
-      facts.append(
-        "at work on ",
-        make("strong", "", percent(found.density)),
-        ` of ${thousands(found.tokens)} tokens of the corpus, its highest activation there `,
-        make("strong", "", activation(found.largest)),
-      );
-    } else {
-      facts.append(make("strong", "", "dead"), `: at work on none of ${thousands(found.tokens)} tokens`);
-    }
-    return [head, facts];
-  }
-
-  function draw(found) {
-    if (found === null) {
-      element.replaceChildren();
-      return;
-    }
-    const dead = !(found.density > 0);
-    const side = make("div", "lk-fv-side");
-    const bins = occupied(found.edges, found.counts);
-    if (bins.length > 0) side.append(histogram(bins, prefix));
-    if (found.kinds.length > 0 && !dead) side.append(kinds(found.kinds));
-    const most = Math.max(...[...found.promoted, ...found.suppressed].map(([, change]) => Math.abs(change ?? 0)), found.chance_promotion ?? 0, 1e-9);
-    const both = make("div", "lk-fv-both");
-    both.append(
-      changes("Tokens it promotes", found.promoted, most, "None are listed.", found.chance_promotion),
-      changes("Tokens it suppresses", found.suppressed, most, "None are listed.", found.chance_promotion),
+export function drawDashboard(found, id, opener) {
+  const dead = !(found.density > 0);
+  const facts = make("p", "lk-fv-density");
+  if (dead) facts.append(make("strong", "", "dead"), `: active on none of ${tokens(found.tokens)}`);
+  else {
+    facts.append(
+      "active on ",
+      make("strong", "", percent(found.density)),
+      ` of ${tokens(found.tokens)} of the corpus, its highest activation there `,
+      make("strong", "", activation(found.largest)),
     );
-    side.append(both, neighbours(found, context));
-    const body = make("div", "lk-fv-body");
-    if (!dead || found.examples.length > 0) body.append(examples(found));
-    else body.classList.add("lk-fv-alone");
-    body.append(side);
-    element.replaceChildren(...headline(found), body);
   }
-
-  return { element, draw, old: (whether) => element.classList.toggle("lk-fv-old", whether) };
+  const side = make("div", "lk-fv-side");
+  const bins = occupied(found.edges, found.counts);
+  if (bins.length > 0) side.append(histogram(bins, id));
+  if (found.kinds.length > 0 && !dead) side.append(kinds(found.kinds));
+  const chance = found.chance_promotion;
+  const most = Math.max(...[...found.promoted, ...found.suppressed].map(([, change]) => Math.abs(change ?? 0)), chance ?? 0, 1e-9);
+  const both = make("div", "lk-fv-both");
+  both.append(
+    changes("Tokens it promotes", found.promoted, most, chance),
+    changes("Tokens it suppresses", found.suppressed, most, chance),
+  );
+  side.append(both, neighbours(found, opener));
+  const body = make("div", "lk-fv-body");
+  if (dead && found.examples.length === 0) body.classList.add("lk-fv-alone");
+  else {
+    const column = make("div", "lk-fv-examples");
+    const [top, rest] = [true, false].map((which) => found.examples.filter((each) => each.top === which));
+    column.append(examples("Where it is strongest in the corpus", top, found.largest, `${id}-0`));
+    if (rest.length > 0) column.append(examples("Drawn over the rest of its range", rest, found.largest, `${id}-1`));
+    body.append(column);
+  }
+  body.append(side);
+  return [make("h2", "lk-fv-headline", `feature ${found.feature}`), facts, body];
 }

@@ -15,8 +15,8 @@
 
 /**
  * repeat: ask again every second until it is answered: right after a page was loaded again, a message is lost now and then.
- * latest: an earlier question of this name that waits for its answer is dropped. patience: milliseconds.
- * @typedef {{repeat?: boolean, latest?: boolean, patience?: number}} Manner
+ * latest: earlier questions of the same `latest` that wait for their answers are dropped. patience: milliseconds.
+ * @typedef {{repeat?: boolean, latest?: string, patience?: number}} Manner
  */
 
 const PATIENCE_MS = 4000;
@@ -49,7 +49,7 @@ export function unlessDropped(/** @type {(error: Error) => void} */ failed) {
  * @param {Model} model
  */
 export function openWire(model) {
-  /** @type {Map<string, {name: string, settle: () => void, resolve: (answer: Answer) => void, reject: (error: Error) => void}>} */
+  /** @type {Map<string, {latest: string, settle: () => void, resolve: (answer: Answer) => void, reject: (error: Error) => void}>} */
   const waiting = new Map();
   const own = Math.random().toString(36).slice(2); // two displays of a view share the model
   let count = 0;
@@ -65,8 +65,8 @@ export function openWire(model) {
   model.on("msg:custom", receive);
 
   /** @type {(name: string, args?: object, manner?: Manner) => Promise<Answer>} */
-  function ask(name, args = {}, { repeat = false, latest = false, patience = PATIENCE_MS } = {}) {
-    if (latest) drop((each) => each.name === name);
+  function ask(name, args = {}, { repeat = false, latest = "", patience = PATIENCE_MS } = {}) {
+    if (latest) drop((each) => each.latest === latest);
     const id = `${own} ${(count += 1)}`;
     return new Promise((resolve, reject) => {
       /** @type {ReturnType<typeof setInterval> | undefined} */
@@ -88,13 +88,13 @@ export function openWire(model) {
         }
       };
       const late = setTimeout(giveUp, patience);
-      waiting.set(id, { name, settle, resolve, reject });
+      waiting.set(id, { latest, settle, resolve, reject });
       if (repeat) again = setInterval(send, AGAIN_MS);
       send();
     });
   }
 
-  /** @param {(asked: {name: string}) => boolean} which */
+  /** @param {(asked: {latest: string}) => boolean} which */
   function drop(which) {
     for (const asked of [...waiting.values()]) {
       if (!which(asked)) continue;
@@ -114,7 +114,7 @@ export function openWire(model) {
     } catch {
       throw new NoAnswer();
     }
-    return ask("ping", {}, { latest: true });
+    return ask("ping", {}, { latest: `tell ${Object.keys(changes)}` });
   }
 
   return {

@@ -1,8 +1,11 @@
-// Buttons, pickers, and the theme, as the larger views have them.
+// Buttons and lists to choose from.
 
 import { make } from "./common.js";
 
-/** A button with a word, or with a sign and a name for those who hear it. */
+/**
+ * A button with a word, or with a sign and a name for those who hear it.
+ * @type {(text: string, name: string, action: (event: MouseEvent) => void) => HTMLButtonElement}
+ */
 export function button(text, name, action) {
   const element = make("button", "lk-button", text);
   element.type = "button";
@@ -14,7 +17,12 @@ export function button(text, name, action) {
   return element;
 }
 
-/** A list to choose from and its label, side by side in `pair`. options: as `setOptions` takes them. */
+/** @typedef {string | number | {value: string | number, title: string | number}} Option what a list offers */
+
+/**
+ * A list to choose from and its label, side by side in `pair`.
+ * @type {(name: string, id: string, options?: Option[]) => {pair: HTMLElement, label: HTMLLabelElement, select: HTMLSelectElement}}
+ */
 export function picker(name, id, options = []) {
   const label = make("label", "", name);
   label.htmlFor = id;
@@ -27,8 +35,25 @@ export function picker(name, id, options = []) {
 }
 
 /**
- * What a list offers: numbers, or {value, title}. A list that offers just that already is left alone, so that an open one
- * stays open. value: what is chosen; without it, what was chosen stays where it is still offered.
+ * A box to tick and its label, side by side in `pair`.
+ * @type {(name: string, id: string, changed: (on: boolean) => void) => {pair: HTMLElement, box: HTMLInputElement}}
+ */
+export function checkbox(name, id, changed) {
+  const box = make("input");
+  box.type = "checkbox";
+  box.id = id;
+  box.addEventListener("change", () => changed(box.checked));
+  const label = make("label", "", name);
+  label.htmlFor = id;
+  const pair = make("span", "lk-pair");
+  pair.append(box, label);
+  return { pair, box };
+}
+
+/**
+ * What a list offers. A list that offers just that already is left alone, so that an open one stays open. value: what is
+ * chosen; without it, what was chosen stays where it is still offered.
+ * @type {(select: HTMLSelectElement, options: Option[], value?: string | number) => void}
  */
 export function setOptions(select, options, value) {
   const before = select.value;
@@ -42,7 +67,10 @@ export function setOptions(select, options, value) {
   else if (wanted.some((each) => String(each.value) === before)) select.value = before;
 }
 
-/** Call back when the notebook's or the system's theme changes, and for print; returns what ends it. */
+/**
+ * Call back when the notebook's or the system's theme changes, and for print; returns what ends it.
+ * @type {(changed: () => void) => () => void}
+ */
 export function followTheme(changed) {
   const theme = new MutationObserver(changed);
   for (const element of [document.documentElement, document.body]) {

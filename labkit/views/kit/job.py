@@ -32,8 +32,8 @@ class Job(Latest[tuple[int, Request]], Generic[Request, Result]):
     status: the trait in which the page reads how it stands: {"state", "message"}, with a known total also {"progress": 0 to
         1, "left": seconds}, and whatever facts(request) adds. state: "idle", "waiting", "running", "done", "stopped" or
         "failed".
-    failed: what an error's sentence begins with where the error is none of labkit's, which say themselves what to do;
-        those go to the log "labkit" too.
+    failed: what an error's sentence begins with, or a function of the request that says it, where the error is none of
+        labkit's: those say themselves what to do. The others go to the log "labkit" too.
     give_up(request): after a failure, to take out of the view what no longer holds; under the lock.
     keep_stopped: show what the work returned although it was told to stop.
     delay_seconds: how long a request must go unreplaced before it begins.
@@ -48,7 +48,7 @@ class Job(Latest[tuple[int, Request]], Generic[Request, Result]):
         show: Callable[[Request, Result], str | None],
         *,
         status: str,
-        failed: str = "It can't be computed:",
+        failed: str | Callable[[Request], str] = "It can't be computed:",
         facts: Callable[[Request], Mapping[str, object]] | None = None,
         give_up: Callable[[Request], None] | None = None,
         keep_stopped: bool = False,
@@ -138,6 +138,7 @@ class Job(Latest[tuple[int, Request]], Generic[Request, Result]):
         return None
 
     def _fail(self, request: Request, run: Run, error: BaseException) -> None:
+        sorry = self._sorry if isinstance(self._sorry, str) else self._sorry(request)
         with self._view._lock, self._view.hold_sync():
             if not run.wanted or run.stop.is_set():
                 return
@@ -146,9 +147,9 @@ class Job(Latest[tuple[int, Request]], Generic[Request, Result]):
             if isinstance(error, KeyboardInterrupt):
                 self.say("stopped", "interrupted")
             else:
-                self.say("failed", error_sentence(error, self._sorry))
+                self.say("failed", error_sentence(error, sorry))
         if not isinstance(error, LabError | KeyboardInterrupt):
-            logging.getLogger("labkit").error("%s", self._sorry, exc_info=error)
+            logging.getLogger("labkit").error("%s", sorry, exc_info=error)
 
     def _end(self, run: Run) -> None:
         """Nothing of this run is under way any more; where it was told to stop, say so."""

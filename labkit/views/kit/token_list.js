@@ -4,12 +4,12 @@ import { appendRuns, hasSelection, make, ownKey, spokenLabel, visibleLabel, visi
 import { keyTarget, lineTarget } from "./keys.js";
 
 /**
- * Tokens that stand together. texts: their pieces of the running text; kinds: what a piece is where it is not just text;
- * names: those of tokens whose piece does not show what they are. `passageOf` makes it of what labkit/views/running_text.py
- * sends. missing: tokens that have no value; peak: the one the passage is shown for; head, title: what stands above it.
+ * Tokens that stand together. texts: their pieces of the running text; continued: tokens that only finish a character which
+ * an earlier one began; names: those of tokens whose piece does not show what they are. `passageOf` makes it of what
+ * labkit/views/running_text.py sends. missing: tokens that have no value; peak: the one the passage is shown for; head, title: what stands above it.
  * @typedef {object} Passage
  * @property {string[]} texts
- * @property {Map<number, string>} kinds
+ * @property {Set<number>} continued
  * @property {Map<number, string>} names
  * @property {{has: (token: number) => boolean}} [missing]
  * @property {number} [peak]
@@ -18,10 +18,10 @@ import { keyTarget, lineTarget } from "./keys.js";
  */
 
 /**
- * @param {{texts: string[], kinds: [number, string][], called: [number, string][]}} sent
+ * @param {{texts: string[], continued: number[], called: [number, string][]}} sent
  * @returns {Passage}
  */
-export const passageOf = ({ texts, kinds, called }) => ({ texts, kinds: new Map(kinds), names: new Map(called) });
+export const passageOf = ({ texts, continued, called }) => ({ texts, continued: new Set(continued), names: new Map(called) });
 
 const PLACED = new Set(["space", "tab", "break"]);
 const MARKS = 40; // of what can't be seen, in one token
@@ -50,7 +50,7 @@ export function tokenNode(passage, token) {
   node.setAttribute("role", "option");
   const word = make("span", "lk-tl-word");
   const piece = passage.texts[token];
-  const continued = passage.kinds.get(token) === "continued";
+  const continued = passage.continued.has(token);
   if (continued || piece === "") {
     word.append(make("span", "lk-tl-sign", continued ? "+" : "∅"));
     node.append(word);

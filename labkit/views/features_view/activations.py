@@ -1,10 +1,10 @@
-"""What the features view reads: a text's activations as bytes, a dashboard as plain values, and why something is not there."""
+"""What the features view draws: a text's activations as bytes, a dashboard as plain values, and why something is not there."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, SupportsFloat, TypeAlias
 
 import numpy as np
 
@@ -13,7 +13,12 @@ from labkit.sae.dashboards import Dashboard, Example
 from labkit.sae.dictionary import SAE
 from labkit.sae.reading import Features
 from labkit.views.base import shorten, visible
-from labkit.views.running_text import label, split
+from labkit.views.running_text import Pieces, label, split
+
+if TYPE_CHECKING:
+    import torch
+
+Plain: TypeAlias = dict[str, Any]  # what JSON takes
 
 MOST_TOKENS = 2_048  # drawn; nobody reads further in a box that scrolls
 MOST_BYTES = 800_000  # of features and activations of one text
@@ -22,20 +27,17 @@ _MOST_EXAMPLES, _MOST_ROWS, _MOST_BINS = 40, 50, 200  # of a dashboard
 
 
 @dataclass(frozen=True)
-class Read:
+class Drawn:
     """The features of one text of T tokens, its first n drawn, with at most p features each.
 
-    texts, kinds, names: n pieces of the running text, what they are (`tokens_view.payload.Piece`), and by number the
-    tokens whose piece does not show what they are.  indices: (n, p) uint16 or uint32, the most active first, the dtype's
+    pieces: the n tokens as running text.  indices: (n, p) uint16 or uint32, the most active first, the dtype's
     largest number where there is none.  values: (n, p) float32.  unexplained: (n,) float32.  undefined: token -> the
-    sentence why it has no features.  most: features at work on one token, before any was left out.  strongest: feature,
+    sentence why it has no features.  most: features active on one token, before any was left out.  strongest: feature,
     activation and token of the whole text's highest.
     """
 
     tokens: int
-    texts: list[str]
-    kinds: list[int]
-    names: dict[int, str]
+    pieces: Pieces
     indices: np.ndarray
     values: np.ndarray
     unexplained: np.ndarray
@@ -46,28 +48,25 @@ class Read:
     @property
     def cut(self) -> bool:
         """Whether some token has more features than are sent."""
-        return self.most > self.indices.shape[1]
+        return bool(self.most > self.indices.shape[1])
 
 
-def read(found: Features) -> Read:
+def drawn(found: Features) -> Drawn:
     """What is drawn of a text's features."""
-    drawn = min(len(found), MOST_TOKENS)
+    n_drawn = min(len(found), MOST_TOKENS)
     kind = np.dtype("<u2") if len(found.sae) < 1 << 16 else np.dtype("<u4")
-    room = max(1, MOST_BYTES // (drawn * (kind.itemsize + 4)))
+    room = max(1, MOST_BYTES // (n_drawn * (kind.itemsize + 4)))
     indices, values = _numpy(found.indices), _numpy(found.values).astype("<f4")
     most = int((indices >= 0).sum(-1).max(initial=0))
     n = max(1, min(most, room))
-    there = indices[:drawn, :n]
-    texts, kinds, names = split(found.tokens[:drawn])
-    return Read(
+    there = indices[:n_drawn, :n]
+    return Drawn(
         tokens=len(found),
-        texts=texts,
-        kinds=kinds,
-        names=names,
+        pieces=split(found.tokens[:n_drawn]),
         indices=np.ascontiguousarray(np.where(there >= 0, there, np.iinfo(kind).max), kind),
-        values=np.ascontiguousarray(np.where(there >= 0, values[:drawn, :n], 0), "<f4"),
-        unexplained=np.ascontiguousarray(_numpy(found.unexplained)[:drawn], "<f4"),
-        undefined={i: why_undefined(found.sae, i) for i in np.flatnonzero(~_numpy(found.defined)[:drawn]).tolist()},
+        values=np.ascontiguousarray(np.where(there >= 0, values[:n_drawn, :n], 0), "<f4"),
+        unexplained=np.ascontiguousarray(_numpy(found.unexplained)[:n_drawn], "<f4"),
+        undefined={i: why_undefined(found.sae, i) for i in np.flatnonzero(~_numpy(found.defined)[:n_drawn]).tolist()},
         most=most,
         strongest=[(feature.index, value, token) for feature, value, token in found.strongest(STRONGEST)],
     )
@@ -93,15 +92,15 @@ def why_undefined(sae: SAE, token: int) -> str:
 
 
 def nothing(found: Features) -> str:
-    """Why no feature is at work anywhere in a text, or "" where one is."""
+    """Why no feature is active anywhere in a text, or "" where one is."""
     if bool((found.indices >= 0).any()):
         return ""
     if not bool(found.defined.any()):
         return "No feature can be shown: features are not defined at any token of this text; give a longer one."
-    return "No feature is at work on any token of this text."
+    return "No feature is active on any token of this text."
 
 
-def plain(dashboard: Dashboard) -> dict[str, Any]:
+def plain(dashboard: Dashboard) -> Plain:
     """A dashboard as values that JSON takes; numbers to six digits, None for what is not a number."""
     return {
         "feature": dashboard.feature.index,
@@ -123,12 +122,9 @@ def plain(dashboard: Dashboard) -> dict[str, Any]:
     }
 
 
-def _example(example: Example) -> dict[str, Any]:
-    texts, kinds, names = split(example.tokens)
+def _example(example: Example) -> dict[str, object]:
     return {
-        "texts": texts,
-        "kinds": [[i, kind] for i, kind in enumerate(kinds) if kind],
-        "called": [[i, name] for i, name in names.items()],
+        **split(example.tokens).sent(),
         "values": [_number(value) for value in example.activations.tolist()],
         "peak": int(example.peak),
         "kind": _prose(example.kind),
@@ -136,7 +132,7 @@ def _example(example: Example) -> dict[str, Any]:
     }
 
 
-def check(found: Any) -> None:
+def check(found: object) -> None:
     """Raises BadInput for what has no features to show."""
     if isinstance(found, list | tuple):
         raise BadInput(
@@ -152,15 +148,15 @@ def check(found: Any) -> None:
         raise BadInput("These features are of no token; read a text of at least one.")
 
 
-def _prose(text: Any) -> str:
+def _prose(text: object) -> str:
     return shorten(visible(" ".join(str(text).split())), 60)
 
 
-def _number(value: Any) -> float | None:
+def _number(value: SupportsFloat) -> float | None:
     number = float(value)
     return float(f"{number:.6g}") if math.isfinite(number) else None
 
 
-def _numpy(tensor: Any) -> np.ndarray:
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
     array: np.ndarray = tensor.detach().cpu().numpy()
     return array
