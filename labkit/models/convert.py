@@ -3,40 +3,66 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadModelFile
-from labkit.models import files
+from labkit.models import files, gguf_settings
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger("labkit.models")
 
 
-def open_gguf(path: Path, dtype: Any, **options: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """(model, tokenizer, loading info) of a GGUF file, its weights dequantized into `dtype`.
+@dataclass(frozen=True)
+class OpenedFile:
+    """A GGUF file as a model. info: what transformers says of the weights.  notes: what it says and can't be had."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    info: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def open_gguf(path: Path, dtype: torch.dtype, **options: object) -> OpenedFile:
+    """A GGUF file as a transformers model, its weights dequantized into `dtype`.
 
     Header, architecture and tokenizer are checked before any library sees the file. Raises BadModelFile when it is
-    damaged or its parts make no one model.
+    damaged or its parts make no one model, Unavailable when it is sound and can't be opened as what it says.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    model: Any
-    info: Any
     header = files.read_gguf_header(path)
     files.check_gguf_architecture(header)
     files.check_gguf_tokenizer(header)
+    gguf_settings.check_opened_by_transformers(header)
     # said outright: left open, transformers would ask at the keyboard whether to run code that lies beside the file
-    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, **safe)
+    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "gguf_file": path.name}
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path.parent, **safe)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(path.parent, **safe)
+    notes = gguf_settings.configured(header, config) + gguf_settings.completed_tokenizer(header, tokenizer)
     opened: Any = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True, **safe, **options
+        path.parent, config=config, dtype=dtype, output_loading_info=True, **safe, **options
     )
     model, info = opened
+    gguf_settings.check_rotary(model, config, path.name)
+    ends = gguf_settings.end_tokens(header)
+    if len(ends) > 1 and model.generation_config is not None:
+        model.generation_config.eos_token_id = ends
     # transformers marks the model as quantized although its weights are plain tensors now; saving would be refused
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
         vars(model).pop(attribute, None)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    return model, tokenizer, info
+    for note in notes:
+        log.warning("%s: %s", path.name, note)
+    log.info("opened %s (%s) from GGUF in %s", path.name, header.architecture, dtype)
+    return OpenedFile(model, tokenizer, info, notes)
 
 
 def gguf_to_folder(path: Path, folder: Path, *, name: str) -> dict[str, str]:
@@ -52,13 +78,15 @@ def _gguf_to_folder(path: Path, folder: Path, name: str) -> dict[str, str]:
     import torch
     import transformers
 
-    model, tokenizer, info = open_gguf(path, torch.float32)
-    refuse_incomplete(info, path.name)
+    opened = open_gguf(path, torch.float32)
+    model, tokenizer = opened.model, opened.tokenizer
+    refuse_incomplete(opened.info, path.name)
     model.config._name_or_path = name
     if tokenizer.model_max_length > 1_000_000_000:  # "unknown" in transformers
         tokenizer.model_max_length = model.config.max_position_embeddings
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    log.info("converted %s into the folder %s", path.name, folder)
     return {"transformers": transformers.__version__, "torch": torch.__version__}
 
 

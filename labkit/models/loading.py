@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,8 +169,10 @@ def _open_gguf(place: Place, options: Options) -> Loaded:
     keywords = _keywords(placement, options, header.architecture)
     dtype = keywords.pop("dtype")
     with _told(place.name):
-        model, tokenizer, info = convert.open_gguf(place.path, dtype, **keywords)
-    convert.refuse_incomplete(info, place.name)
+        opened = convert.open_gguf(place.path, dtype, **keywords)
+    convert.refuse_incomplete(opened.info, place.name)
+    model, tokenizer = opened.model, opened.tokenizer
+    place = replace(place, notes=(*place.notes, *opened.notes))
     if options.tokenizer is not None:
         tokenizer = _tokenizer(place, False, options)
     licence = header.metadata.get("general.license")
