@@ -30,11 +30,15 @@ OLD = ENDS | {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 3
 
 @dataclass(frozen=True)
 class Family:
-    """model_type and the fields of its configuration. eager: it computes attention in code of its own."""
+    """model_type and the fields of its configuration. eager: it computes attention in code of its own.
+
+    uses: for each layer, the one whose module it is; None where each has its own.
+    """
 
     model_type: str
     fields: dict[str, Any]
     eager: bool = False
+    uses: tuple[int, ...] | None = None
 
 
 FAMILIES = {
@@ -121,6 +125,32 @@ FAMILIES = {
     "rwkv": Family("rwkv", ENDS | {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 100, "context_length": 64}),
 }
 
+UNUSUAL = {  # under the contract of the trace alone: what is built otherwise than other families
+    "gemma3n": Family(  # two residual streams; the last two layers take keys and values from those before
+        "gemma3n_text",
+        GROUPED
+        | {"num_hidden_layers": 4, "head_dim": 8, "sliding_window": 8, "intermediate_size": [48] * 4}
+        | {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2}
+        | {"vocab_size_per_layer_input": 100, "hidden_size_per_layer_input": 8, "altup_num_inputs": 2}
+        | {"laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4},
+    ),
+    "gemma4": Family(  # layers differ in their key-value heads and in the size of heads
+        "gemma4_text",
+        GROUPED
+        | {"head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+        | {"global_head_dim": 16, "num_global_key_value_heads": 1, "attention_k_eq_v": True}
+        | {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0},
+    ),
+    "llama_both_ways": Family("llama", GROUPED | {"is_causal": False}),
+    "bert": Family("bert", SMALL),
+    "llama_used_twice": Family("llama", GROUPED | {"num_hidden_layers": 4}, uses=(0, 0, 2, 2)),
+    "gpt2_in_turns": Family(
+        "gpt2",
+        ENDS | {"n_embd": 32, "n_layer": 5, "n_head": 4, "vocab_size": 100, "n_positions": 128},
+        uses=(0, 1, 0, 1, 0),
+    ),
+}
+
 
 def build(family: Family, *, implementation: str | None = None) -> Any:
     """A tiny model with weights large enough that its attention is far from even. The same each time."""
@@ -132,6 +162,10 @@ def build(family: Family, *, implementation: str | None = None) -> Any:
     config = AutoConfig.for_model(family.model_type, **family.fields)
     chosen = implementation or ("eager" if family.eager else None)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=chosen).eval()
+    if family.uses is not None:
+        stack = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == len(family.uses))
+        for layer, use in enumerate(family.uses):
+            stack[layer] = stack[use]
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
