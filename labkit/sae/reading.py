@@ -46,11 +46,11 @@ def residuals(lab: LabLike, rows: Sequence[Sequence[int]], layer: int) -> Iterat
     with lab.turn():
         groups = running.groups(lab.model, [len(row) for row in rows], in_order=True)
     last = layer == len(layers)
+    module = layers[-1 if last else layer].module
+    before = sum(each.module is module for each in layers[: layer - 1 if last else layer])
     for group in groups:
         with lab.turn():
-            output = running.forward(
-                lab.model, [rows[i] for i in group], upto=layers[-1 if last else layer].module, leaving=last
-            )
+            output = running.forward(lab.model, [rows[i] for i in group], upto=module, leaving=last, after=before)
         for place, length in enumerate(output.lengths):
             yield output.reached[place, :length].float().cpu()
 

@@ -254,6 +254,7 @@ def forward(
     logits: Logits = "all",
     upto: nn.Module | None = None,
     leaving: bool = False,
+    after: int = 0,
     attentions: bool = False,
     grad: bool = False,
 ) -> Output:
@@ -262,6 +263,7 @@ def forward(
     logits: of all tokens, of each text's last one, or none: the whole vocabulary for each token is the largest thing there
         is, and a model that can spare it does.
     upto: a module at which the pass ends; `hidden` is what enters it, or with `leaving` what leaves it.
+    after: so many uses of that module, in a model that uses one as several layers.
     attentions: ask the model for its attentions, which it then computes eagerly.  grad: keep what autograd needs.
     Rows for virtual tokens (prompt tuning) that stand before a text's own are left out of logits and hidden.
     Raises BadInput for ids that can't be run, Unavailable for several texts where only one at a time is right: `groups`
@@ -273,7 +275,9 @@ def forward(
             f"{model.config.model_type} answers otherwise in such a list than alone; run its texts one at a time."
         )
     with prepared(model):
-        return _pass(model, batch, logits=logits, upto=upto, leaving=leaving, attentions=attentions, grad=grad)
+        return _pass(
+            model, batch, logits=logits, upto=upto, leaving=leaving, after=after, attentions=attentions, grad=grad
+        )
 
 
 def _pass(
@@ -283,6 +287,7 @@ def _pass(
     logits: Logits = "all",
     upto: nn.Module | None = None,
     leaving: bool = False,
+    after: int = 0,
     attentions: bool = False,
     grad: bool = False,
 ) -> Output:
@@ -301,7 +306,7 @@ def _pass(
         inputs["logits_to_keep"] = 1 if kept == [-1] else torch.tensor(kept, device=batch.ids.device)
     with torch.inference_mode(False), torch.enable_grad() if grad else torch.no_grad():
         if upto is not None:
-            hidden = _entering(model, inputs, upto, leaving)[:, -width:]
+            hidden = _entering(model, inputs, upto, leaving, after)[:, -width:]
             return Output(batch.ids, batch.mask, batch.lengths, hidden=hidden if grad else hidden.detach())
         scores: torch.Tensor = model(**inputs).logits
         found: torch.Tensor | None = None
@@ -313,17 +318,22 @@ def _pass(
     return Output(batch.ids, batch.mask, batch.lengths, logits=found)
 
 
-def _entering(model: PreTrainedModel, inputs: dict[str, object], module: nn.Module, leaving: bool) -> torch.Tensor:
-    """What enters a module, or leaves it, in a pass that goes no further."""
+def _entering(
+    model: PreTrainedModel, inputs: dict[str, object], module: nn.Module, leaving: bool, uses: int
+) -> torch.Tensor:
+    """What enters a module, or leaves it, in a pass that goes no further; after so many other uses of it."""
     seen: list[torch.Tensor] = []
 
+    def found(tensor: torch.Tensor) -> None:
+        seen.append(tensor)
+        if len(seen) > uses:
+            raise _Enough
+
     def before(_module: nn.Module, args: tuple[torch.Tensor, ...], keywords: dict[str, torch.Tensor]) -> None:
-        seen.append(args[0] if args else keywords["hidden_states"])
-        raise _Enough
+        found(args[0] if args else keywords["hidden_states"])
 
     def after(_module: nn.Module, _args: object, output: torch.Tensor | Sequence[torch.Tensor]) -> None:
-        seen.append(output if isinstance(output, torch.Tensor) else output[0])
-        raise _Enough
+        found(output if isinstance(output, torch.Tensor) else output[0])
 
     handle = (
         module.register_forward_hook(after) if leaving else module.register_forward_pre_hook(before, with_kwargs=True)
@@ -334,7 +344,7 @@ def _entering(model: PreTrainedModel, inputs: dict[str, object], module: nn.Modu
         pass
     finally:
         handle.remove()
-    return seen[0]
+    return seen[uses]
 
 
 def _takes(model: PreTrainedModel, name: str) -> bool:

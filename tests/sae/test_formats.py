@@ -577,6 +577,11 @@ def test_quality_counts_features_below_zero(signed: Any) -> None:
     assert "untrained" in set(measured.table["way"])
 
 
+def test_the_view_says_that_it_shades_from_zero_up(signed: Any) -> None:
+    with pytest.raises(BadInput, match=r"may be below 0, and this view shades a text from 0 up; .* found\.table"):
+        lk.views.features(lk.sae.features(make_lab(), signed, TEXTS[0]))
+
+
 def test_texts_are_parted_by_either_side(signed: Any) -> None:
     lab = make_lab()
     found = lk.sae.common(lab, signed, TEXTS[:2], TEXTS[2:], k=200).table

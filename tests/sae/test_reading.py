@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from dictionaries import FEATURES, PLAIN, folder, hooks, make_lab
 from families import FAMILIES, Tokens, build
 
 import labkit as lk
-from labkit.errors import BadInput
+from labkit.errors import BadInput, Unavailable
 from labkit.sae.reading import Features, residual, residuals
 from labkit.trace import running
 
@@ -47,7 +48,10 @@ def test_it_is_what_a_trace_says_and_texts_run_together_are_as_one_by_one(family
     lab = make_lab(family)
     if reason := lab.support().get("residual"):
         assert family not in OF_A_KIND, reason
-        pytest.skip(f"a Trace has no residual stream of it: {reason}")
+        for layer in (0, 1, len(lab.anatomy.layers)):  # and refused alike
+            with pytest.raises(Unavailable, match=re.escape(reason)):
+                residual(lab, TEXT, layer)
+        return
     before = hooks(lab.model)
     whole = lab.trace(TEXT, keep="residual")
     alone = {text: lab.trace(text, keep="residual") for text in TEXTS}

@@ -146,6 +146,11 @@ def check(found: object) -> None:
         )
     if isinstance(found, Features) and not len(found):
         raise BadInput("These features are of no token; read a text of at least one.")
+    if isinstance(found, Features) and found.sae.signed:
+        raise BadInput(
+            f"The features of {found.sae.name} may be below 0, and this view shades a text from 0 up; look at the numbers: "
+            "found.table."
+        )
 
 
 def _prose(text: object) -> str:
