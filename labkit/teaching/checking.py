@@ -12,7 +12,6 @@ import random
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +69,7 @@ class CheckResult:
         )
 
 
-def check(id: str, answer: Any) -> CheckResult:
+def check(id: str, answer: object) -> CheckResult:
     """Run an answer on the exercise's cases.
 
     answer: the function asked for; `...`, or a function that returns `...`, is not solved yet (passed is None).
@@ -105,7 +104,7 @@ def check(id: str, answer: Any) -> CheckResult:
         return _explain(exercise, cases, expected, got, results, answer)
 
 
-def _objection(exercise: Exercise, answer: Any) -> str | None:
+def _objection(exercise: Exercise, answer: Callable[..., object]) -> str | None:
     """What is wrong with an answer that agrees on all cases; None where nothing is, or where it fails on more of them."""
     if exercise.objection is None:
         return None
@@ -122,7 +121,7 @@ def _objection(exercise: Exercise, answer: Any) -> str | None:
 class _Outcome:
     """What a function did with a case: its value or its exception, what it printed, which input it wrote into."""
 
-    value: Any = None
+    value: object = None
     error: BaseException | None = None
     printed: str = ""
     changed: tuple[int, ...] = ()
@@ -137,7 +136,7 @@ class _Bounded(io.StringIO):
         return len(text)
 
 
-def _outcome(function: Callable[..., Any], case: Case) -> _Outcome:
+def _outcome(function: Callable[..., object], case: Case) -> _Outcome:
     inputs = copy.deepcopy(case.inputs)
     screen = _Bounded()
     try:
@@ -149,17 +148,19 @@ def _outcome(function: Callable[..., Any], case: Case) -> _Outcome:
     return _Outcome(_own(value), None, screen.getvalue(), changed)
 
 
-def _own(value: Any) -> Any:
+def _own(value: object) -> object:
     """A copy of a returned tensor, since the next call may write into the same one."""
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
-    if type(value) in (tuple, list):
-        return type(value)(_own(v) for v in value)
-    return value.copy() if type(value) is np.ndarray else value
+    if isinstance(value, tuple) and type(value) is tuple:
+        return tuple(_own(v) for v in value)
+    if isinstance(value, list) and type(value) is list:
+        return [_own(v) for v in value]
+    return value.copy() if isinstance(value, np.ndarray) and type(value) is np.ndarray else value
 
 
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
+def _same(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
     return bool(a == b)
 
@@ -208,7 +209,7 @@ def _explain(
     expected: list[_Outcome],
     got: list[_Outcome],
     results: tuple[CaseResult, ...],
-    answer: Any,
+    answer: object,
 ) -> CheckResult:
     progress.tried(exercise.id, solved=False)
     at = next(i for i, result in enumerate(results) if not result.passed)
@@ -281,7 +282,7 @@ def _failed(exercise: Exercise, message: str) -> CheckResult:
     return CheckResult(exercise.id, False, message)
 
 
-def _not_a_function(exercise: Exercise, answer: Any) -> str:
+def _not_a_function(exercise: Exercise, answer: object) -> str:
     what = "None" if answer is None else compare._what(answer)
     return (
         f"Not yet: the function itself is wanted, and this is {what}. Write "
@@ -315,7 +316,7 @@ def _refused_the_call(error: BaseException) -> bool:
     return isinstance(error, TypeError) and not _frames(error)
 
 
-def _place(error: BaseException, answer: Any) -> str:
+def _place(error: BaseException, answer: object) -> str:
     """The line of the learner's own code that failed."""
     frames = _frames(error)
     own = getattr(getattr(answer, "__code__", None), "co_filename", None)
@@ -327,7 +328,7 @@ def _place(error: BaseException, answer: Any) -> str:
     return shorten(visible(f"That was in line {frame.lineno}{f': {line}' if line else ''}"), 240)
 
 
-def _nan(value: Any) -> bool:
+def _nan(value: object) -> bool:
     values = value if isinstance(value, tuple | list) else (value,)
     return any(
         isinstance(v, torch.Tensor) and v.is_floating_point() and not v.is_meta and bool(v.isnan().any())
@@ -335,7 +336,7 @@ def _nan(value: Any) -> bool:
     )
 
 
-def _safe_show(value: Any, names: tuple[str, ...] = ()) -> str:
+def _safe_show(value: object, names: tuple[str, ...] = ()) -> str:
     try:
         if names and isinstance(value, tuple) and len(value) == len(names):
             return _named(names, value)
@@ -344,7 +345,7 @@ def _safe_show(value: Any, names: tuple[str, ...] = ()) -> str:
         return f"a {type(value).__name__}"
 
 
-def _named(names: tuple[str, ...], values: tuple[Any, ...]) -> str:
+def _named(names: tuple[str, ...], values: tuple[object, ...]) -> str:
     shown = [(name, compare.show(value)) for name, value in zip(names, values, strict=True)]
     return "\n".join(f"{name} ={chr(10) if chr(10) in text else ' '}{text}" for name, text in shown)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ _PRINTED = 36  # numbers: what is larger is described by its shape
 _TEXT = 300
 
 
-def difference(expected: Any, got: Any, *, tolerance: float, names: tuple[str, ...] = ()) -> str | None:
+def difference(expected: object, got: object, *, tolerance: float, names: tuple[str, ...] = ()) -> str | None:
     """None when got equals expected, else what is wrong with it, in a few words.
 
     Numbers and tensors are equal when no entry differs by more than tolerance times the larger of 1 and the expected
@@ -27,7 +26,7 @@ def difference(expected: Any, got: Any, *, tolerance: float, names: tuple[str, .
     return _number_difference(expected, got, tolerance)
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A value as it can be shown in a message: small tensors whole, large ones by their shape."""
     if isinstance(value, np.ndarray):
         kind = "a NumPy array"
@@ -59,7 +58,7 @@ def _kind(dtype: torch.dtype) -> str:
     return "float" if dtype.is_floating_point else "complex" if dtype.is_complex else "int"
 
 
-def _what(value: Any) -> str:
+def _what(value: object) -> str:
     if value is None:
         return "nothing (None): is a `return` missing?"
     if isinstance(value, torch.Tensor):
@@ -70,7 +69,7 @@ def _what(value: Any) -> str:
     return visible(f"{article} {type(value).__name__}")
 
 
-def _as_tensor(value: Any) -> torch.Tensor | None:
+def _as_tensor(value: object) -> torch.Tensor | None:
     if isinstance(value, torch.Tensor):
         return value.detach()
     if isinstance(value, np.ndarray | np.generic | list | tuple | int | float | bool):
@@ -81,7 +80,9 @@ def _as_tensor(value: Any) -> torch.Tensor | None:
     return None
 
 
-def _tuple_difference(expected: tuple[Any, ...], got: Any, tolerance: float, names: tuple[str, ...]) -> str | None:
+def _tuple_difference(
+    expected: tuple[object, ...], got: object, tolerance: float, names: tuple[str, ...]
+) -> str | None:
     wanted = ", ".join(names) if names else f"{len(expected)} things"
     if (
         isinstance(got, torch.Tensor | np.ndarray)
@@ -99,7 +100,7 @@ def _tuple_difference(expected: tuple[Any, ...], got: Any, tolerance: float, nam
     return None
 
 
-def _tensor_difference(expected: torch.Tensor, got: Any, tolerance: float) -> str | None:
+def _tensor_difference(expected: torch.Tensor, got: object, tolerance: float) -> str | None:
     actual = _as_tensor(got)
     if actual is None or isinstance(got, int | float | bool):
         return f"a tensor of shape {tuple(expected.shape)} is wanted, it returned {_what(got)}"
@@ -139,9 +140,9 @@ def _first(mask: torch.Tensor) -> str:
     return "[" + ", ".join(str(int(i)) for i in mask.nonzero()[0]) + "]"
 
 
-def _number_difference(expected: Any, got: Any, tolerance: float) -> str | None:
+def _number_difference(expected: object, got: object, tolerance: float) -> str | None:
     wanted = "a whole number" if isinstance(expected, int) else "a number"
-    actual: Any = got
+    actual = got
     if isinstance(actual, torch.Tensor | np.ndarray | np.generic):
         shape = tuple(actual.shape)
         if math.prod(shape) != 1 or shape not in ((), (1,)):
@@ -153,6 +154,7 @@ def _number_difference(expected: Any, got: Any, tolerance: float) -> str | None:
     if isinstance(actual, bool) or not isinstance(actual, int | float):
         return f"{wanted} is wanted, it returned {_what(got)}"
     exact = expected.item() if isinstance(expected, torch.Tensor) else expected
+    assert isinstance(exact, int | float), "a reference returns numbers and tensors"
     if isinstance(exact, int):
         return None if actual == exact else f"{exact:,} expected, {_number(actual)} there"
     number = _to_float(actual)

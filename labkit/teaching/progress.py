@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import logging
 import os
-import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypedDict, TypeGuard
 
 from labkit.errors import BadInput
 from labkit.markup import escaped, html_table, shorten, visible
@@ -25,7 +25,27 @@ from labkit.teaching.series import NOTEBOOKS, place
 
 _LOCK_SECONDS = 10.0
 
-Record = dict[str, Any]
+
+class ExerciseRecord(TypedDict, total=False):
+    """tried: how often an answer was checked.  unaided: solved before the solution was seen."""
+
+    tried: int
+    solved: bool
+    solution_seen: bool
+    unaided: bool
+
+
+class PredictionRecord(TypedDict, total=False):
+    """kind: of the question.  guess: what was locked, as JSON has it."""
+
+    kind: str
+    guess: object
+
+
+class _File(TypedDict):
+    version: int
+    exercises: dict[str, ExerciseRecord]
+    predictions: dict[str, PredictionRecord]
 
 
 class Watcher(Protocol):
@@ -36,8 +56,8 @@ class Watcher(Protocol):
     def refresh(self) -> None: ...
 
 
-_WATCHERS: weakref.WeakSet[Any] = weakref.WeakSet()
-_in_memory: dict[Path, Record] = {}  # of files that can't be written
+_WATCHERS: weakref.WeakSet[Watcher] = weakref.WeakSet()
+_in_memory: dict[Path, _File] = {}  # of files that can't be written
 _said: set[str] = set()
 
 
@@ -51,7 +71,7 @@ def path() -> Path:
     return Path(platformdirs.user_data_dir("labkit", appauthor=False)) / "progress.json"
 
 
-def exercise_record(id: str) -> Record:
+def exercise_record(id: str) -> ExerciseRecord:
     """tried (a count), solved, solution_seen, unaided (solved before the solution was seen)."""
     return {
         "tried": 0,
@@ -62,32 +82,33 @@ def exercise_record(id: str) -> Record:
     }
 
 
-def prediction_record(id: str) -> Record | None:
-    """What was locked: {"kind", "guess"}; None where nothing was."""
+def prediction_record(id: str) -> PredictionRecord | None:
+    """What was locked; None where nothing was."""
     found = _read(path())["predictions"].get(id)
-    return dict(found) if found else None
+    return {**found} if found else None
 
 
 def tried(id: str, *, solved: bool) -> None:
     """Note that an answer was checked."""
 
-    def change(record: Record) -> None:
+    with _exercise(id) as record:
         record["tried"] = record.get("tried", 0) + 1
         if solved:
             record["unaided"] = record.get("unaided", False) or not record.get("solution_seen", False)
             record["solved"] = True
 
-    _update("exercises", id, change)
-
 
 def solution_seen(id: str) -> None:
     """Note that the solution was shown."""
-    _update("exercises", id, lambda record: record.update(solution_seen=True))
+    with _exercise(id) as record:
+        record["solution_seen"] = True
 
 
-def predicted(id: str, kind: str, guess: Any) -> None:
+def predicted(id: str, kind: str, guess: object) -> None:
     """Note a locked guess, in place of one that no longer fitted its question."""
-    _update("predictions", id, lambda record: record.update(kind=kind, guess=guess))
+    with _changing(path()) as data:
+        data["predictions"].setdefault(id, {}).update({"kind": kind, "guess": guess})
+    _refresh([id])
 
 
 def watch(watcher: Watcher) -> None:
@@ -98,18 +119,18 @@ def watch(watcher: Watcher) -> None:
 # ------------------------------------------------------------------------------------------------------------ the file
 
 
-def _empty() -> Record:
+def _empty() -> _File:
     return {"version": 1, "exercises": {}, "predictions": {}}
 
 
-def _is_sound(data: Any) -> bool:
+def _is_sound(data: object) -> TypeGuard[_File]:
     if not isinstance(data, dict):
         return False
     parts = (data.get("exercises"), data.get("predictions"))
     return all(isinstance(part, dict) and all(isinstance(row, dict) for row in part.values()) for part in parts)
 
 
-def _read(file: Path) -> Record:
+def _read(file: Path) -> _File:
     """The file's content; empty where there is none. A damaged file is renamed, and that is said."""
     if file in _in_memory:
         return _in_memory[file]
@@ -136,7 +157,7 @@ def _read(file: Path) -> Record:
     return _empty()
 
 
-def _write(file: Path, data: Record) -> None:
+def _write(file: Path, data: _File) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
@@ -148,14 +169,14 @@ def _write(file: Path, data: Record) -> None:
 
 
 @contextlib.contextmanager
-def _changing(file: Path) -> Iterator[Record]:
+def _changing(file: Path) -> Iterator[_File]:
     """The file's content, to be changed in place; written at the end."""
     import filelock
 
     if file in _in_memory:
         yield _in_memory[file]
         return
-    data: Record | None = None
+    data: _File | None = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(file.with_name(f".{file.name}.lock"), timeout=_LOCK_SECONDS):
@@ -174,9 +195,11 @@ def _changing(file: Path) -> Iterator[Record]:
         _in_memory[file] = data
 
 
-def _update(part: str, id: str, change: Callable[[Record], Any]) -> None:
+@contextlib.contextmanager
+def _exercise(id: str) -> Iterator[ExerciseRecord]:
+    """An exercise's record, to be changed in place; then whatever shows it is told."""
     with _changing(path()) as data:
-        change(data[part].setdefault(id, {}))
+        yield data["exercises"].setdefault(id, {})
     _refresh([id])
 
 
@@ -187,7 +210,7 @@ def _refresh(ids: list[str] | None) -> None:
 
 
 def _say(sentence: str) -> None:
-    print(f"labkit: {visible(sentence)}", file=sys.stderr)
+    logging.getLogger("labkit").warning("%s", visible(sentence))
 
 
 def _say_once(sentence: str) -> None:
@@ -265,8 +288,8 @@ def progress(clear: bool | str = False) -> Progress:
     return Progress(tuple(_row(topic, known, data) for topic in sorted(topics, key=place)), said)
 
 
-def _row(topic: str, known: list[str], data: Record) -> Row:
-    def of(ids: Any) -> list[str]:
+def _row(topic: str, known: list[str], data: _File) -> Row:
+    def of(ids: Iterable[str]) -> list[str]:
         return [id for id in ids if id.partition(".")[0] == topic]
 
     records = [data["exercises"][id] for id in of(data["exercises"])]

@@ -159,6 +159,28 @@ def test_a_curve_is_drawn_with_one_stroke(open_page: Open, tmp_path: Path) -> No
     assert page.get_by_role("slider").count() == 0
 
 
+def test_a_guess_goes_to_the_kernel_and_its_silence_is_told(open_page: Open, tmp_path: Path) -> None:
+    asked = number()
+    page = open_page(asked.to_html(tmp_path / "kernel.html"))
+    page.clock.install()
+    note = page.locator(".lk-predict-note")
+    stand_in.draw(page, asked)
+    page.get_by_role("textbox").fill("40")
+    page.get_by_role("button", name="Lock my guess").click()
+    assert page.evaluate("window.saved") == [{"locked_guess": {"value": 40}}]
+    (ping,) = page.evaluate("window.asked")
+    assert ping["ask"] == "ping"
+    assert note.inner_text() == "Locked. Run on to see what comes out."
+    page.clock.run_for(4100)
+    assert note.inner_text().startswith("The kernel has not taken it yet")
+    stand_in.receive(page, [{"kept": True}, {}])  # busy with a cell, it came to it later
+    assert note.inner_text() == "Locked. Run on to see what comes out."
+    stand_in.receive(page, [{"locked_guess": {}, "kept": False}, {}])  # lk.progress(clear=...)
+    assert page.get_by_role("textbox").count() == 1
+    page.evaluate("window.done()")
+    assert page.evaluate("window.held.length") == 0
+
+
 def test_guess_and_result_in_one_picture(open_page: Open, tmp_path: Path) -> None:
     asked = curve()
     page = open_page(asked.show([2, 8, 32, 4000]).to_html(tmp_path / "none.html"))

@@ -61,14 +61,14 @@ def test_nothing_is_cleared_but_on_request() -> None:
     "content", ["{", "[]", '{"exercises": 3}', '{"exercises": {"a": 1}, "predictions": {}}', "\0", "[" * 99999]
 )
 def test_a_damaged_file_is_set_aside_and_said(
-    progress_file: Path, content: str, capsys: pytest.CaptureFixture[str]
+    progress_file: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     progress_file.parent.mkdir()
     progress_file.write_text(content)
     solve("attention.causal_mask")
     (aside,) = progress_file.parent.glob("progress.damaged-*.json")
     assert aside.read_text() == content
-    assert f"set aside as {aside.name}" in capsys.readouterr().err
+    assert f"set aside as {aside.name}" in caplog.text
     assert json.loads(progress_file.read_text())["exercises"]["attention.causal_mask"]["solved"] is True
 
 
@@ -90,18 +90,19 @@ for i in range(40):
 
 
 def test_where_nothing_can_be_written_the_session_remembers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "a_file").write_text("in the way")
     monkeypatch.setenv("LABKIT_PROGRESS", str(tmp_path / "a_file" / "progress.json"))
     solve("attention.causal_mask")
     solve("attention.cache_bytes")
     assert rows()["02_attention"].solved == 2
-    assert capsys.readouterr().err.count("Set LABKIT_PROGRESS") == 1
+    assert caplog.text.count("Set LABKIT_PROGRESS") == 1
+    assert {record.name for record in caplog.records} == {"labkit"}
 
 
 def test_a_write_that_fails_leaves_the_old_file(
-    progress_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    progress_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     solve("attention.causal_mask")
     before = progress_file.read_text()
@@ -113,7 +114,7 @@ def test_a_write_that_fails_leaves_the_old_file(
     solve("attention.cache_bytes")
     assert progress_file.read_text() == before
     assert rows()["02_attention"].solved == 2
-    assert "No space left" in capsys.readouterr().err
+    assert "No space left" in caplog.text
 
 
 def test_reset_ends_edits_closes_labs_seeds_and_keeps_progress(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import traitlets
+from traitlets.utils.bunch import Bunch
 
 from labkit.teaching import progress
 from labkit.teaching.exercises import Exercise, find
@@ -52,7 +53,7 @@ class ExerciseCard(View):
     hints = traitlets.List(traitlets.Unicode()).tag(sync=True)
     answer = traitlets.Unicode("").tag(sync=True)
     """The solution's source. It is here from the start, so that a busy kernel keeps nobody waiting."""
-    state = traitlets.Dict().tag(sync=True)
+    state: traitlets.Dict[str, object] = traitlets.Dict().tag(sync=True)
     """tried (a count), solved, unaided, solution_seen."""
     opened = traitlets.Int(0).tag(sync=True)
     solution_shown = traitlets.Bool(False).tag(sync=True)
@@ -79,13 +80,13 @@ class ExerciseCard(View):
         progress.watch(self)
 
     @traitlets.validate("opened")
-    def _valid_opened(self, proposal: Any) -> int:
+    def _valid_opened(self, proposal: Bunch) -> int:
         return min(max(int(proposal["value"]), 0), len(self._exercise.hints))
 
     def refresh(self) -> None:
         """Take the state from the progress file."""
         if self.comm is not None:
-            self.state = progress.exercise_record(self.id)
+            self.state = dict(progress.exercise_record(self.id))
 
     def hint(self) -> Note:
         """Unfold the next hint and return it; after the last, say where the solution is."""
@@ -99,7 +100,7 @@ class ExerciseCard(View):
         self.solution_shown = True
         return Note("Solution", self.answer, is_code=True)
 
-    def _on_solution(self, change: Any) -> None:
+    def _on_solution(self, change: Bunch) -> None:
         if change["new"]:
             progress.solution_seen(self.id)
 
@@ -128,7 +129,7 @@ class ExerciseCard(View):
         )
 
 
-def said(state: dict[str, Any]) -> str:
+def said(state: Mapping[str, object]) -> str:
     """An exercise's state in words; card/logic.js says the same."""
     if state["solved"]:
         return "solved" if state["unaided"] else "solved, with the solution seen"

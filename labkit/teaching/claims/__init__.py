@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from labkit.errors import BadInput
 from labkit.markup import html_table, shorten, visible
@@ -57,7 +57,7 @@ def ledger() -> dict[str, Claim]:
     return {row["id"]: Claim(**{name: row[name] for name in row if name in names}) for row in rows}
 
 
-def find(id: Any) -> Claim:
+def find(id: object) -> Claim:
     """The claim of an id. Raises BadInput, with the nearest ids, where there is none."""
     known = ledger()
     if isinstance(id, str) and id in known:
@@ -102,7 +102,7 @@ class ClaimResult:
         return html_table(rows, caption=f"Claim {self.claim.id}", labelled=True, strong=strong)
 
 
-def claim(id: str, value: Any, note: str = "") -> ClaimResult:
+def claim(id: str, value: object, note: str = "") -> ClaimResult:
     """Show a claim, the number computed here, and what the ledger says of it, side by side. Writes nothing.
 
     value: a number (a tensor or an array of one is taken).  note: what the number is, in a few words.

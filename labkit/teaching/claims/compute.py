@@ -134,7 +134,7 @@ class DecodeLayer:
         d_head = shape.d_model // shape.heads
 
         def weights(rows: int, columns: int) -> torch.Tensor:
-            return torch.randn(rows, columns, generator=generator) * columns**-0.5
+            return torch.randn(rows, columns, generator=generator) / math.sqrt(columns)
 
         d, kv = shape.d_model, shape.kv_heads * d_head
         self.shape, self.tokens = shape, tokens
@@ -145,15 +145,15 @@ class DecodeLayer:
 
     def step(self, x: torch.Tensor) -> torch.Tensor:
         """x: (1, d_model), the new token. Its key and value go to the cache's last place. Returns (1, d_model)."""
-        F = torch.nn.functional
+        linear, silu = torch.nn.functional.linear, torch.nn.functional.silu
         kv_heads, group = self.shape.kv_heads, self.shape.heads // self.shape.kv_heads
-        self.keys[0, :, self.tokens] = F.linear(x, self.k).view(kv_heads, -1)
-        self.values[0, :, self.tokens] = F.linear(x, self.v).view(kv_heads, -1)
+        self.keys[0, :, self.tokens] = linear(x, self.k).view(kv_heads, -1)
+        self.values[0, :, self.tokens] = linear(x, self.v).view(kv_heads, -1)
         # query heads of one group are rows of one product, so that no key is read or copied twice
-        query = F.linear(x, self.q).view(1, kv_heads, group, -1)
-        mixed = F.scaled_dot_product_attention(query, self.keys, self.values)
-        x = x + F.linear(mixed.reshape(1, -1), self.o)
-        return x + F.linear(F.silu(F.linear(x, self.gate)) * F.linear(x, self.up), self.down)
+        query = linear(x, self.q).view(1, kv_heads, group, -1)
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, self.keys, self.values)
+        x = x + linear(mixed.reshape(1, -1), self.o)
+        return x + linear(silu(linear(x, self.gate)) * linear(x, self.up), self.down)
 
 
 def llama_40_faster() -> Computed:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from labkit.lab import Lab
 
 DOCUMENTS = 20  # of each kind of text
 ROUTERS = 20  # untrained ones to compare with
@@ -68,7 +70,7 @@ def prune_blind() -> tuple[float, str]:
     )
 
 
-def _mixture() -> Any:
+def _mixture() -> Lab:
     from labkit.lab import load
 
     return load("labkit-moe", dtype="float32", device="cpu")

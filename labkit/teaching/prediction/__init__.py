@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, TypedDict
 
 import traitlets
+from traitlets.utils.bunch import Bunch
 
 from labkit.errors import BadInput
 from labkit.markup import escaped, html_table
@@ -16,7 +17,6 @@ from labkit.teaching.prediction.words import curve_words, number_text, number_wo
 from labkit.views.base import View, clean, module, shorten, style, visible
 
 Kind = Literal["number", "choice", "curve"]
-_KINDS = ("number", "choice", "curve")
 _MOST_POINTS = 16
 
 
@@ -52,34 +52,34 @@ def predict(
 
 
 def _spec(
-    id: Any,
-    question: Any,
-    kind: Any,
-    unit: Any,
-    choices: list[Any],
-    low: Any,
-    high: Any,
-    x: list[Any],
+    id: object,
+    question: object,
+    kind: object,
+    unit: object,
+    choices: list[object],
+    low: object,
+    high: object,
+    x: list[object],
     log: bool,
     x_label: str,
     y_label: str,
-) -> dict[str, Any]:
+) -> Spec:
     if not isinstance(id, str) or not id or not isinstance(question, str) or not question:
         raise BadInput("A prediction needs an id and a question, both texts that are not empty.")
-    if kind not in _KINDS:
+    if kind not in ("number", "choice", "curve"):
         raise BadInput(f"There is no prediction of kind {kind!r}; there are number, choice and curve.")
     if kind == "choice" and (len(choices) < 2 or len({str(c) for c in choices}) < len(choices)):
         raise BadInput("A choice needs at least two different choices: choices=(...).")
     if kind == "curve":
         if not 2 <= len(x) <= _MOST_POINTS:
             raise BadInput(f"A curve is sketched at 2 to {_MOST_POINTS} points; x has {len(x)}.")
-        x = [_finite(value, "x") for value in x]
         high = 1.0 if high is None else high
         low = (_finite(high, "high") / 1000 if log else 0.0) if low is None else low
-    low, high = (None if bound is None else _finite(bound, "low and high") for bound in (low, high))
-    if low is not None and high is not None and low >= high:
-        raise BadInput(f"low={low:g} must be below high={high:g}.")
-    if log and kind == "curve" and cast(float, low) <= 0:
+    places = [_finite(value, "x") for value in x] if kind == "curve" else []
+    lowest, highest = (None if bound is None else _finite(bound, "low and high") for bound in (low, high))
+    if lowest is not None and highest is not None and lowest >= highest:
+        raise BadInput(f"low={lowest:g} must be below high={highest:g}.")
+    if log and kind == "curve" and lowest is not None and lowest <= 0:
         raise BadInput("A logarithmic axis has no zero: give a low above 0.")
     return {
         "id": clean(id),
@@ -87,13 +87,33 @@ def _spec(
         "kind": kind,
         "unit": clean(str(unit)),
         "choices": [clean(str(choice)) for choice in choices],
-        "low": low,
-        "high": high,
-        "x": x,
+        "low": lowest,
+        "high": highest,
+        "x": places,
         "log": log,
         "x_label": clean(x_label),
         "y_label": clean(y_label),
     }
+
+
+class Spec(TypedDict):
+    """A question as the page gets it; curve.js has the same."""
+
+    id: str
+    question: str
+    kind: Kind
+    unit: str
+    choices: list[str]
+    low: float | None
+    high: float | None
+    x: list[float]
+    log: bool
+    x_label: str
+    y_label: str
+
+
+Value = float | str | list[float]
+"""A number, one of the choices, or a number for each x."""
 
 
 class Prediction(View):
@@ -109,8 +129,9 @@ class Prediction(View):
     kept = traitlets.Bool(False).tag(sync=True)
     """Whether the kernel has the guess: a front end that locks one knows then that it arrived."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: Spec) -> None:
         self.id: str = spec["id"]
+        self._asked = spec
         self._clearing = False
         super().__init__(spec=spec)
         self._take_up()
@@ -122,13 +143,14 @@ class Prediction(View):
         return bool(self.locked_guess)
 
     @property
-    def guess(self) -> Any:
+    def guess(self) -> Value | None:
         """A number, one of the choices, or a list of numbers for a curve; None until it is locked."""
-        return self.locked_guess.get("value")
+        guess: Value | None = self.locked_guess.get("value")
+        return guess
 
-    def lock(self, value: Any) -> None:
+    def lock(self, value: object) -> None:
         """Lock a guess, as the button does. Raises BadInput for one that doesn't fit, or when another is locked."""
-        value = _checked(self.spec, value)
+        value = _checked(self._asked, value)
         if self.locked:
             if value != self.guess:
                 raise BadInput(
@@ -138,12 +160,12 @@ class Prediction(View):
             return
         self.locked_guess = {"value": value}
 
-    def show(self, result: Any) -> Comparison:
+    def show(self, result: object) -> Comparison:
         """The guess and what came out, side by side.
 
         result: a number, one of the choices, or a number for each x. Raises BadInput for anything else.
         """
-        return Comparison(self.spec, self.guess, _checked(self.spec, result, is_result=True))
+        return Comparison(self._asked, self.guess, _checked(self._asked, result, is_result=True))
 
     def refresh(self) -> None:
         """Called when the progress changes: a guess that was cleared can be made again."""
@@ -156,14 +178,14 @@ class Prediction(View):
                 self._clearing = False
 
     @traitlets.validate("locked_guess")
-    def _valid_guess(self, proposal: Any) -> dict[str, Any]:
-        new = proposal["value"]
+    def _valid_guess(self, proposal: Bunch) -> Mapping[str, object]:
+        new: Mapping[str, object] = proposal["value"]
         if self._clearing or new == self.locked_guess:
             return new
         try:
             if self.locked or not isinstance(new, dict) or "value" not in new:
                 raise BadInput("A locked guess stays.")
-            return {"value": _checked(self.spec, new["value"])}
+            return {"value": _checked(self._asked, new["value"])}
         except BadInput:  # from a front end: it is told what holds
             if self.comm is not None:
                 self.send_state("locked_guess")
@@ -172,36 +194,36 @@ class Prediction(View):
     def _take_up(self) -> None:
         """A guess that was locked in an earlier run, where it fits the question as it is now."""
         record = progress.prediction_record(self.id)
-        if record is None or record.get("kind") != self.spec["kind"]:
+        if record is None or record.get("kind") != self._asked["kind"]:
             return
         try:
-            value = _checked(self.spec, record.get("guess"))
+            value = _checked(self._asked, record.get("guess"))
         except BadInput:
             return
         self.locked_guess = {"value": value}
         self.kept = True
 
-    def _on_locked(self, change: Any) -> None:
+    def _on_locked(self, change: Bunch) -> None:
         if change["new"]:
-            progress.predicted(self.id, self.spec["kind"], change["new"]["value"])
+            progress.predicted(self.id, self._asked["kind"], change["new"]["value"])
             self.kept = True
 
     def _describe(self) -> str:
         return f"{shorten(visible(self.id), 60)!r}, {'locked' if self.locked else 'no guess yet'}"
 
     def _static_text(self) -> str:
-        guess = f"Your guess: {value_text(self.spec, self.guess)}" if self.locked else "No guess yet."
-        offered = f"\nOne of: {'; '.join(self.spec['choices'])}" if self.spec["kind"] == "choice" else ""
-        return f"Predict: {self.spec['question']}{offered}\n{guess}"
+        guess = f"Your guess: {value_text(self._asked, self.guess)}" if self.locked else "No guess yet."
+        offered = f"\nOne of: {'; '.join(self._asked['choices'])}" if self._asked["kind"] == "choice" else ""
+        return f"Predict: {self._asked['question']}{offered}\n{guess}"
 
     def _static_html(self) -> str:
-        question = html.escape(visible(self.spec["question"]))
-        guess = html.escape(visible(value_text(self.spec, self.guess)))
-        offered = "".join(f"<li>{html.escape(visible(choice))}</li>" for choice in self.spec["choices"])
+        question = html.escape(visible(self._asked["question"]))
+        guess = html.escape(visible(value_text(self._asked, self.guess)))
+        offered = "".join(f"<li>{html.escape(visible(choice))}</li>" for choice in self._asked["choices"])
         said = f"Your guess: {guess}" if self.locked else "No guess yet: run this cell to make one."
         return (
             f"<div><p><strong>Predict:</strong> {question}</p>"
-            f"{f'<ul>{offered}</ul>' if self.spec['kind'] == 'choice' else ''}<p>{said}</p></div>"
+            f"{f'<ul>{offered}</ul>' if self._asked['kind'] == 'choice' else ''}<p>{said}</p></div>"
         )
 
 
@@ -217,7 +239,7 @@ class Comparison(View):
     result = traitlets.Dict().tag(sync=True)
     words = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, spec: dict[str, Any], guess: Any, result: Any) -> None:
+    def __init__(self, spec: Spec, guess: Value | None, result: Value) -> None:
         super().__init__(
             spec=spec,
             guessed={} if guess is None else {"value": guess, "text": value_text(spec, guess)},
@@ -238,28 +260,28 @@ class Comparison(View):
         return f"<div>{html_table(rows, labelled=True)}<p>{escaped(self.words)}</p></div>"
 
 
-def value_text(spec: dict[str, Any], value: Any) -> str:
+def value_text(spec: Spec, value: Value | None) -> str:
     """A guess or a result as text, with its unit."""
     if value is None:
         return "none"
-    if spec["kind"] == "choice":
-        return str(value)
-    if spec["kind"] == "number":
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
         return number_text(value, spec["unit"])
     pairs = zip(spec["x"], value, strict=True)
     unit = f" ({spec['unit']})" if spec["unit"] else ""
     return ", ".join(f"{number_text(x)}: {number_text(y)}" for x, y in pairs) + unit
 
 
-def _words(spec: dict[str, Any], guess: Any, result: Any) -> str:
-    if spec["kind"] == "choice":
-        return "As you said." if guess == result else "It came out otherwise."
-    if spec["kind"] == "number":
+def _words(spec: Spec, guess: Value, result: Value) -> str:
+    if isinstance(guess, list) and isinstance(result, list):
+        return curve_words(spec["x"], guess, result, spec["unit"], log=spec["log"])
+    if isinstance(guess, int | float) and isinstance(result, int | float):
         return number_words(guess, result, spec["unit"])
-    return curve_words(spec["x"], guess, result, spec["unit"], log=spec["log"])
+    return "As you said." if guess == result else "It came out otherwise."
 
 
-def _finite(value: Any, what: str) -> float:
+def _finite(value: object, what: str) -> float:
     """A finite number, whole ones kept whole; tensors and arrays of one number are taken."""
     if hasattr(value, "item") and not isinstance(value, str):
         try:
@@ -277,7 +299,7 @@ def _finite(value: Any, what: str) -> float:
     return value
 
 
-def _checked(spec: dict[str, Any], value: Any, *, is_result: bool = False) -> Any:
+def _checked(spec: Spec, value: object, *, is_result: bool = False) -> Value:
     """The value as the kind of question wants it. A result may lie outside the range that was asked for."""
     what = "the result" if is_result else "the guess"
     if spec["kind"] == "choice":

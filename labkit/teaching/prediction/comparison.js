@@ -1,14 +1,22 @@
 // A guess and what came out, side by side.
 
-import { appendRuns, make, makeRoot, visibleRuns } from "../../views/kit/common.js";
+import { appendRuns, make, visibleRuns } from "../../views/kit/common.js";
+import { mount } from "../../views/kit/mount.js";
 import { createCurve } from "./curve.js";
 
-function render({ model, el }) {
-  const spec = model.get("spec");
-  const guess = model.get("guessed");
-  const result = model.get("result");
+/** @typedef {import("./curve.js").Spec} Spec */
+/** @typedef {{value?: any, text: string}} Shown */
+
+/** @param {{model: import("../../views/kit/mount.js").Model, el: HTMLElement}} widget */
+function render(widget) {
+  const { root, get, unmount } = mount(widget, "lk-predict lk-compare");
+  /** @type {Spec} */
+  const spec = get("spec");
+  /** @type {Shown} */
+  const guess = get("guessed");
+  /** @type {Shown} */
+  const result = get("result");
   const made = guess.value !== undefined;
-  const root = makeRoot("lk-predict lk-compare");
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", "Prediction and result");
   const question = make("p", "lk-predict-question");
@@ -16,6 +24,7 @@ function render({ model, el }) {
   root.append(question);
 
   if (spec.kind === "curve") {
+    /** @type {import("./curve.js").Line[]} */
     const lines = [{ values: result.value, kind: "result" }];
     if (made) lines.push({ values: guess.value, kind: "guess" });
     const said = `Result: ${result.text}.${made ? ` Your guess: ${guess.text}.` : ""}`;
@@ -41,9 +50,9 @@ function render({ model, el }) {
     root.append(pair);
   }
   const words = make("p", "lk-compare-words");
-  appendRuns(words, visibleRuns(model.get("words"), { spaces: false }));
+  appendRuns(words, visibleRuns(get("words"), { spaces: false }));
   root.append(words);
-  el.append(root);
+  return unmount;
 }
 
 export default { render };

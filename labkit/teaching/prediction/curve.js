@@ -8,25 +8,52 @@ const KEY_STEP = 0.02; // of the axis
 const KEY_LEAP = 0.1;
 const MOST_LABELS = 9;
 
+/**
+ * A question as prediction/__init__.py sends it.
+ * @typedef {object} Spec
+ * @property {string} id
+ * @property {string} question
+ * @property {"number" | "choice" | "curve"} kind
+ * @property {string} unit
+ * @property {string[]} choices
+ * @property {number | null} low
+ * @property {number | null} high
+ * @property {number[]} x
+ * @property {boolean} log
+ * @property {string} x_label
+ * @property {string} y_label
+ */
+
+/** @typedef {{values: (number | null)[], kind: "guess" | "result"}} Line */
+
+/**
+ * @template {keyof SVGElementTagNameMap} Tag
+ * @param {Tag} name
+ * @param {Record<string, string | number>} attributes
+ * @param {string | null} text
+ */
 function shape(name, attributes = {}, text = null) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, String(value));
   if (text !== null) element.textContent = text;
   return element;
 }
 
 /**
- * {element, draw}. spec: x, low, high, log, x_label, y_label, unit. lines: [{values, kind, label}], kind "guess" or
- * "result"; a value of null is not drawn. onSet(index, value): where given, points are moved with pointer and keys.
+ * {element, draw}. lines: a value of null is not drawn. onSet(index, value): where given, points are moved with pointer and
+ * keys.
+ * @param {Spec} spec
+ * @param {{lines: Line[], onSet?: ((index: number, value: number) => void) | null, label: string}} what
  */
 export function createCurve(spec, { lines, onSet = null, label }) {
   const n = spec.x.length;
-  const values = lines.flatMap((line) => line.values ?? []).filter((value) => value !== null);
-  const scale = axis(Math.min(spec.low, ...values), Math.max(spec.high, ...values), spec.log);
+  const values = lines.flatMap((line) => line.values).filter((value) => value !== null);
+  const [low, high] = [Math.min(spec.low ?? 0, ...values), Math.max(spec.high ?? 1, ...values)];
+  const scale = axis(low, high, spec.log);
   const plot = { width: SIZE.width - SIZE.left - SIZE.right, height: SIZE.height - SIZE.top - SIZE.bottom };
-  const px = (i) => SIZE.left + (plot.width * i) / (n - 1);
-  const py = (value) => SIZE.top + plot.height * (1 - scale.share(value));
-  const withUnit = (value) => say(value) + (spec.unit ? ` ${spec.unit}` : "");
+  const px = (/** @type {number} */ i) => SIZE.left + (plot.width * i) / (n - 1);
+  const py = (/** @type {number} */ value) => SIZE.top + plot.height * (1 - scale.share(value));
+  const withUnit = (/** @type {number} */ value) => say(value) + (spec.unit ? ` ${spec.unit}` : "");
 
   const element = make("div", "lk-curve");
   const svg = shape("svg", { viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, role: onSet ? "group" : "img", "aria-label": label });
@@ -64,6 +91,7 @@ export function createCurve(spec, { lines, onSet = null, label }) {
     return { path, marks, points, kind: line.kind };
   });
 
+  /** @type {(index: number, current: (number | null)[]) => void} */
   function draw(index, current) {
     const { path, marks, points, kind } = layers[index];
     let d = "";
@@ -72,11 +100,11 @@ export function createCurve(spec, { lines, onSet = null, label }) {
       const y = value === null ? SIZE.top + plot.height / 2 : py(value);
       marks[i].classList.toggle("lk-curve-unset", value === null);
       if (kind === "guess") {
-        marks[i].setAttribute("cx", px(i));
-        marks[i].setAttribute("cy", y);
+        marks[i].setAttribute("cx", String(px(i)));
+        marks[i].setAttribute("cy", String(y));
       } else {
-        marks[i].setAttribute("x", px(i) - 4.5);
-        marks[i].setAttribute("y", y - 4.5);
+        marks[i].setAttribute("x", String(px(i) - 4.5));
+        marks[i].setAttribute("y", String(y - 4.5));
       }
       if (value === null) {
         pen = "M";
@@ -85,65 +113,83 @@ export function createCurve(spec, { lines, onSet = null, label }) {
         pen = "L";
       }
       if (onSet) {
-        points[i].setAttribute("aria-valuenow", value ?? scale.value(0.5));
+        points[i].setAttribute("aria-valuenow", String(value ?? scale.value(0.5)));
         points[i].setAttribute("aria-valuetext", value === null ? "not set" : withUnit(value));
       }
     });
     path.setAttribute("d", d);
   }
 
-  if (onSet) {
-    const { points } = layers[0];
-    const state = () => lines[0].values;
-    svg.classList.add("lk-curve-open");
-    points.forEach((point, i) => {
-      const name = `${spec.y_label || "value"} at ${spec.x_label ? `${spec.x_label} ` : ""}${say(spec.x[i])}`;
-      const facts = { role: "slider", tabindex: i ? -1 : 0, "aria-label": name, "aria-orientation": "vertical" };
-      for (const [key, value] of Object.entries({ ...facts, "aria-valuemin": scale.low, "aria-valuemax": scale.high })) {
-        point.setAttribute(key, value);
-      }
-      point.addEventListener("keydown", (event) => {
-        if (event.ctrlKey || event.metaKey || event.altKey) return;
-        const value = state()[i];
-        const share = value === null ? 0.5 : scale.share(value);
-        const moves = { ArrowUp: KEY_STEP, ArrowDown: -KEY_STEP, PageUp: KEY_LEAP, PageDown: -KEY_LEAP };
-        if (event.key in moves) onSet(i, scale.value(share + moves[event.key]));
-        else if (event.key === "Home") onSet(i, scale.low);
-        else if (event.key === "End") onSet(i, scale.high);
-        else if (event.key === "Enter" || event.key === " ") onSet(i, scale.value(share));
-        else if (event.key === "ArrowRight") focus(Math.min(n - 1, i + 1));
-        else if (event.key === "ArrowLeft") focus(Math.max(0, i - 1));
-        else return;
-        event.preventDefault();
-      });
-    });
-    const focus = (to) => {
-      points.forEach((point, i) => point.setAttribute("tabindex", i === to ? 0 : -1));
-      points[to].focus();
-    };
-    const where = (event) => {
-      const box = svg.getBoundingClientRect();
-      const x = ((event.clientX - box.left) / box.width) * SIZE.width;
-      const y = ((event.clientY - box.top) / box.height) * SIZE.height;
-      return { place: (x - SIZE.left) / plot.width, share: Math.min(1, Math.max(0, 1 - (y - SIZE.top) / plot.height)) };
-    };
-    let last = null;
-    svg.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
-      last = where(event);
-      svg.setPointerCapture(event.pointerId);
-      onSet(nearest(last.place, n), scale.value(last.share));
-      event.preventDefault();
-    });
-    svg.addEventListener("pointermove", (event) => {
-      if (last === null) return;
-      const now = where(event);
-      for (const { index, share } of stroke(last, now, n)) onSet(index, scale.value(share));
-      last = now;
-    });
-    for (const end of ["pointerup", "pointercancel"]) svg.addEventListener(end, () => (last = null));
-  }
+  if (onSet) movable(svg, spec, layers[0].points, { scale, plot, set: onSet, values: () => lines[0].values });
 
   lines.forEach((line, i) => draw(i, line.values));
   return { element, draw };
+}
+
+/**
+ * Let points be moved: each is a slider, and a stroke across the chart sets all it passes.
+ * @param {SVGSVGElement} svg
+ * @param {Spec} spec
+ * @param {SVGGElement[]} points
+ * @param {{scale: import("./logic.js").Axis, plot: {width: number, height: number}, set: (index: number, value: number) => void,
+ *   values: () => (number | null)[]}} how
+ */
+function movable(svg, spec, points, { scale, plot, set, values }) {
+  const n = points.length;
+  svg.classList.add("lk-curve-open");
+
+  const focus = (/** @type {number} */ to) => {
+    points.forEach((point, i) => point.setAttribute("tabindex", i === to ? "0" : "-1"));
+    points[to].focus();
+  };
+  points.forEach((point, i) => {
+    const name = `${spec.y_label || "value"} at ${spec.x_label ? `${spec.x_label} ` : ""}${say(spec.x[i])}`;
+    const facts = { role: "slider", tabindex: i ? -1 : 0, "aria-label": name, "aria-orientation": "vertical" };
+    for (const [key, value] of Object.entries({ ...facts, "aria-valuemin": scale.low, "aria-valuemax": scale.high })) {
+      point.setAttribute(key, String(value));
+    }
+    point.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const value = values()[i];
+      const share = value === null ? 0.5 : scale.share(value);
+      /** @type {Record<string, number>} */
+      const moves = { ArrowUp: KEY_STEP, ArrowDown: -KEY_STEP, PageUp: KEY_LEAP, PageDown: -KEY_LEAP };
+      if (event.key in moves) set(i, scale.value(share + moves[event.key]));
+      else if (event.key === "Home") set(i, scale.low);
+      else if (event.key === "End") set(i, scale.high);
+      else if (event.key === "Enter" || event.key === " ") set(i, scale.value(share));
+      else if (event.key === "ArrowRight") focus(Math.min(n - 1, i + 1));
+      else if (event.key === "ArrowLeft") focus(Math.max(0, i - 1));
+      else return;
+      event.preventDefault();
+    });
+  });
+
+  /** @param {PointerEvent} event */
+  const where = (event) => {
+    const box = svg.getBoundingClientRect();
+    const x = ((event.clientX - box.left) / box.width) * SIZE.width;
+    const y = ((event.clientY - box.top) / box.height) * SIZE.height;
+    return { place: (x - SIZE.left) / plot.width, share: Math.min(1, Math.max(0, 1 - (y - SIZE.top) / plot.height)) };
+  };
+  /** @type {import("./logic.js").Spot | null} */
+  let last = null;
+  svg.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    last = where(event);
+    svg.setPointerCapture(event.pointerId);
+    set(nearest(last.place, n), scale.value(last.share));
+    event.preventDefault();
+  });
+  svg.addEventListener("pointermove", (event) => {
+    if (last === null) return;
+    const now = where(event);
+    for (const { index, share } of stroke(last, now, n)) set(index, scale.value(share));
+    last = now;
+  });
+  for (const end of ["pointerup", "pointercancel"]) {
+    svg.addEventListener(end, () => {
+      last = null;
+    });
+  }
 }

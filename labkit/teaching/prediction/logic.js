@@ -1,6 +1,9 @@
 // The arithmetic of predictions, apart from any drawing.
 
-/** A number as a learner types it ("1,000", "−2", "40 %", "1.5e3"), or null. `unit` may stand behind it. */
+/**
+ * A number as a learner types it ("1,000", "−2", "40 %", "1.5e3"), or null. `unit` may stand behind it.
+ * @type {(text: string, unit?: string) => number | null}
+ */
 export function parseNumber(text, unit = "") {
   let plain = text.trim().replace(/[−–]/g, "-");
   if (unit && plain.toLowerCase().endsWith(unit.toLowerCase())) plain = plain.slice(0, -unit.length).trim();
@@ -11,14 +14,17 @@ export function parseNumber(text, unit = "") {
   return Number.isFinite(value) ? value : null;
 }
 
-/** What is wrong with a number for these bounds (null: none), or "". */
+/**
+ * What is wrong with a number for these bounds (null: none), or "".
+ * @type {(value: number, low: number | null, high: number | null) => string}
+ */
 export function boundsProblem(value, low, high) {
   if (low !== null && value < low) return `At least ${say(low)} is asked for.`;
   if (high !== null && value > high) return `At most ${say(high)} is asked for.`;
   return "";
 }
 
-/** A number with up to four digits that matter. */
+/** A number with up to four digits that matter. @param {number} value */
 export function say(value) {
   const size = Math.abs(value);
   const text =
@@ -30,10 +36,16 @@ export function say(value) {
   return value < 0 ? `−${text}` : text;
 }
 
-/** An axis from low to high: share (0 to 1) of a value and back. */
+/** @typedef {{low: number, high: number, share: (value: number) => number, value: (share: number) => number}} Axis */
+
+/**
+ * An axis from low to high: share (0 to 1) of a value and back.
+ * @type {(low: number, high: number, log: boolean) => Axis}
+ */
 export function axis(low, high, log) {
-  const to = log ? Math.log : (v) => v;
-  const back = log ? Math.exp : (v) => v;
+  const same = (/** @type {number} */ v) => v;
+  const to = log ? Math.log : same;
+  const back = log ? Math.exp : same;
   const [a, b] = [to(low), to(high)];
   return {
     low,
@@ -47,9 +59,13 @@ export function axis(low, high, log) {
   };
 }
 
-/** Round values for the ticks of an axis, a handful. */
+/**
+ * Round values for the ticks of an axis, a handful.
+ * @type {(low: number, high: number, log: boolean) => number[]}
+ */
 export function ticks(low, high, log) {
   if (log) {
+    /** @type {number[]} */
     const found = [];
     const first = Math.ceil(Math.log10(low) - 1e-9);
     const last = Math.floor(Math.log10(high) + 1e-9);
@@ -59,20 +75,30 @@ export function ticks(low, high, log) {
   }
   const rough = (high - low) / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].find((m) => m * power >= rough * 0.999) * power;
+  const step = ([1, 2, 2.5, 5].find((m) => m * power >= rough * 0.999) ?? 10) * power;
+  /** @type {number[]} */
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i += 1) found.push(Number((i * step).toPrecision(12)));
   return found;
 }
 
-/** Index of the point nearest to a place (0 to 1) among n at even distances. */
+/**
+ * Index of the point nearest to a place (0 to 1) among n at even distances.
+ * @type {(place: number, n: number) => number}
+ */
 export function nearest(place, n) {
   return Math.min(n - 1, Math.max(0, Math.round(place * (n - 1))));
 }
 
-/** The points a stroke from one place to another passes: [{index, share}], so that a quick stroke leaves none out. */
+/** @typedef {{place: number, share: number}} Spot */
+
+/**
+ * The points a stroke from one place to another passes: [{index, share}], so that a quick stroke leaves none out.
+ * @type {(from: Spot, to: Spot, n: number) => {index: number, share: number}[]}
+ */
 export function stroke(from, to, n) {
   const [a, b] = [nearest(from.place, n), nearest(to.place, n)];
+  /** @type {{index: number, share: number}[]} */
   const points = [];
   const step = a <= b ? 1 : -1;
   for (let i = a; i !== b; i += step) {
@@ -84,7 +110,10 @@ export function stroke(from, to, n) {
   return points;
 }
 
-/** Which of n labels to write so that at most `most` stand: always the first. */
+/**
+ * Which of n labels to write so that at most `most` stand: always the first.
+ * @type {(n: number, most: number) => boolean[]}
+ */
 export function shownLabels(n, most) {
   const every = Math.ceil(n / most);
   return Array.from({ length: n }, (_, i) => i % every === 0);

@@ -1,22 +1,41 @@
 // A question with a guess: a number, a choice or a sketched curve, and a lock.
 
-import { appendRuns, make, makeRoot, visibleRuns } from "../../views/kit/common.js";
+import { unlessDropped } from "../../views/kit/ask.js";
+import { appendRuns, make, setText, visibleRuns } from "../../views/kit/common.js";
+import { button } from "../../views/kit/controls.js";
+import { mount } from "../../views/kit/mount.js";
 import { createCurve } from "./curve.js";
 import { boundsProblem, parseNumber, say } from "./logic.js";
 
-const PATIENCE_MS = 4000;
-const NO_ANSWER = "The kernel has not taken it yet: it is busy with a cell, or it was restarted; then run this cell again.";
+/** @typedef {import("./curve.js").Spec} Spec */
+/** @typedef {(name: string) => string} Ids */
 
+/**
+ * A field for a guess. read(): the guess, or null and a note on what is missing.
+ * @typedef {object} Field
+ * @property {HTMLElement} element
+ * @property {() => {value: any, note: string}} read
+ * @property {(sent: () => void) => void} onEnter
+ */
+
+const NOT_TAKEN = "The kernel has not taken it yet: it is busy with a cell, or it was restarted; then run this cell again.";
+
+/**
+ * @template {Element} Parent
+ * @param {Parent} parent
+ * @param {string} text
+ */
 function shownText(parent, text) {
   appendRuns(parent, visibleRuns(text, { spaces: false }));
   return parent;
 }
 
-function numberField(spec, prefix, changed) {
+/** @type {(spec: Spec, ids: Ids, changed: () => void) => Field} */
+function numberField(spec, ids, changed) {
   const element = make("div", "lk-predict-number");
   const input = make("input");
-  Object.assign(input, { type: "text", inputMode: "decimal", autocomplete: "off", id: `${prefix}-n` });
-  input.setAttribute("aria-labelledby", `${prefix}-q`);
+  Object.assign(input, { type: "text", inputMode: "decimal", autocomplete: "off", id: ids("number") });
+  input.setAttribute("aria-labelledby", ids("question"));
   element.append(input);
   if (spec.unit) element.append(shownText(make("span"), spec.unit));
   if (spec.low !== null && spec.high !== null) {
@@ -37,30 +56,39 @@ function numberField(spec, prefix, changed) {
     const problem = boundsProblem(value, spec.low, spec.high);
     return { value: problem ? null : value, note: problem };
   };
-  return { element, read, onEnter: (f) => (sent = f), first: input };
+  return {
+    element,
+    read,
+    onEnter(given) {
+      sent = given;
+    },
+  };
 }
 
-function choiceField(spec, prefix, changed) {
+/** @type {(spec: Spec, ids: Ids, changed: () => void) => Field} */
+function choiceField(spec, ids, changed) {
   const element = make("div", "lk-predict-choices");
   element.setAttribute("role", "radiogroup");
-  element.setAttribute("aria-labelledby", `${prefix}-q`);
+  element.setAttribute("aria-labelledby", ids("question"));
+  /** @type {string | null} */
   let chosen = null;
-  const inputs = spec.choices.map((choice, i) => {
+  spec.choices.forEach((choice, i) => {
     const label = make("label");
     const input = make("input");
-    Object.assign(input, { type: "radio", name: `${prefix}-c`, id: `${prefix}-c${i}` });
+    Object.assign(input, { type: "radio", name: ids("choice"), id: ids(`choice${i}`) });
     input.addEventListener("change", () => {
       chosen = choice;
       changed();
     });
     label.append(input, shownText(make("span"), choice));
     element.append(label);
-    return input;
   });
-  return { element, read: () => ({ value: chosen, note: "" }), onEnter() {}, first: inputs[0] };
+  return { element, read: () => ({ value: chosen, note: "" }), onEnter() {} };
 }
 
-function curveField(spec, _prefix, changed) {
+/** @type {(spec: Spec, ids: Ids, changed: () => void) => Field} */
+function curveField(spec, _ids, changed) {
+  /** @type {(number | null)[]} */
   const values = spec.x.map(() => null);
   const curve = createCurve(spec, {
     lines: [{ values, kind: "guess" }],
@@ -76,13 +104,19 @@ function curveField(spec, _prefix, changed) {
     if (set === values.length) return { value: [...values], note: "" };
     return { value: null, note: set ? `${set} of ${values.length} points set` : "Draw a line across, or move each point with the arrow keys." };
   };
-  return { element: curve.element, read, onEnter() {}, first: null };
+  return { element: curve.element, read, onEnter() {} };
 }
 
-/** A locked guess, as it stays on show. */
+const FIELDS = { number: numberField, choice: choiceField, curve: curveField };
+
+/**
+ * A locked guess, as it stays on show.
+ * @type {(spec: Spec, value: any) => HTMLElement}
+ */
 function lockedGuess(spec, value) {
   if (spec.kind === "curve") {
-    return createCurve(spec, { lines: [{ values: value, kind: "guess" }], label: `Your guess: ${value.map((y, i) => `${say(spec.x[i])}: ${say(y)}`).join(", ")}` }).element;
+    const pairs = spec.x.map((x, i) => `${say(x)}: ${say(value[i])}`);
+    return createCurve(spec, { lines: [{ values: value, kind: "guess" }], label: `Your guess: ${pairs.join(", ")}` }).element;
   }
   const text = make("p", "lk-predict-locked");
   text.append(make("span", "lk-predict-faint", "Your guess"), " ");
@@ -91,54 +125,55 @@ function lockedGuess(spec, value) {
   return text;
 }
 
-function render({ model, el }) {
-  const exported = Boolean(model.get("exported"));
-  const spec = model.get("spec");
-  const prefix = `lk-${Math.random().toString(36).slice(2, 10)}`;
-  const root = makeRoot("lk-predict");
+/** @param {{model: import("../../views/kit/mount.js").Model, el: HTMLElement}} widget */
+function render(widget) {
+  const view = mount(widget, "lk-predict");
+  const { root } = view;
+  /** @type {Spec} */
+  const spec = view.get("spec");
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", "Prediction");
   const question = make("p", "lk-predict-question");
-  question.id = `${prefix}-q`;
+  question.id = view.id("question");
   question.append(make("span", "lk-predict-kind", "Predict"));
   shownText(question, spec.question);
   const place = make("div", "lk-predict-place");
   const foot = make("div", "lk-predict-foot");
-  const lock = make("button", "", "Lock my guess");
-  lock.type = "button";
+  const lock = button("Lock my guess", "", commit);
   const note = make("span", "lk-predict-note");
   note.setAttribute("role", "status");
   foot.append(lock, note);
   root.append(question, place, foot);
-  el.append(root);
 
+  /** @type {Field | null} */
   let field = null;
-  let waiting = null;
+  let drawn = "";
 
   function drawOpen() {
-    const makeField = { number: numberField, choice: choiceField, curve: curveField }[spec.kind];
-    const changed = () => {
-      const { value, note: text } = field.read();
+    const open = FIELDS[spec.kind](spec, view.id, changed);
+    function changed() {
+      const { value, note: text } = open.read();
       lock.disabled = value === null;
-      if (note.textContent !== text) note.textContent = text;
-    };
-    field = makeField(spec, prefix, changed);
-    field.onEnter(commit);
-    place.replaceChildren(field.element);
+      setText(note, text);
+    }
+    field = open;
+    open.onEnter(commit);
+    place.replaceChildren(open.element);
     lock.hidden = false;
     changed();
   }
 
+  /** @param {any} value */
   function drawLocked(value) {
     field = null;
     place.replaceChildren(lockedGuess(spec, value));
     lock.hidden = true;
-    note.textContent = "Locked. Run on to see what comes out.";
+    setText(note, "Locked. Run on to see what comes out.");
   }
 
   function draw() {
-    clearTimeout(waiting);
-    const { value = null } = model.get("locked_guess");
+    const { value = null } = view.get("locked_guess");
+    drawn = JSON.stringify(view.get("locked_guess"));
     root.classList.toggle("lk-predict-is-locked", value !== null);
     if (value === null) drawOpen();
     else drawLocked(value);
@@ -148,40 +183,19 @@ function render({ model, el }) {
     const value = field?.read().value ?? null;
     if (value === null) return;
     const hadFocus = root.contains(document.activeElement);
-    model.set("locked_guess", { value });
-    model.save_changes();
+    if (view.exported) view.set("locked_guess", { value });
+    else view.wire.tell({ locked_guess: { value } }).catch(unlessDropped(() => setText(note, NOT_TAKEN)));
     draw();
     if (hadFocus) {
       root.tabIndex = -1;
       root.focus({ preventScroll: true });
     }
-    if (!exported) {
-      waiting = setTimeout(() => {
-        if (!model.get("kept")) note.textContent = NO_ANSWER;
-      }, PATIENCE_MS);
-    }
   }
 
-  lock.addEventListener("click", commit);
-  const drawn = { value: null };
-  const events = [
-    [
-      "change:locked_guess",
-      () => {
-        const now = JSON.stringify(model.get("locked_guess"));
-        if (now !== drawn.value) draw();
-        drawn.value = now;
-      },
-    ],
-    ["change:kept", () => model.get("kept") && draw()],
-  ];
+  view.on("locked_guess", () => JSON.stringify(view.get("locked_guess")) !== drawn && draw());
+  view.on("kept", () => view.get("kept") && draw()); // a busy kernel took it after all
   draw();
-  drawn.value = JSON.stringify(model.get("locked_guess"));
-  for (const [event, callback] of events) model.on(event, callback);
-  return () => {
-    clearTimeout(waiting);
-    for (const [event, callback] of events) model.off(event, callback);
-  };
+  return view.unmount;
 }
 
 export default { render };
