@@ -42,6 +42,7 @@ from transformers import (
 
 from labkit.recipes import texts
 from labkit.recipes.signing import sign
+from labkit.trace import running
 
 SEED = 0
 VOCABULARY = 8_192
@@ -269,21 +270,18 @@ class HeldOut:
             }
         )
 
-    @torch.no_grad()
     def measure(self, model: PreTrainedModel, choices: Path) -> dict[str, object]:
         """Loss of each kind (nats a token, all tokens of all passages), load, and the choices written to a file.
 
         choices: (tokens, layers, k) uint8, the tokens of all passages in order, kinds in the order of KINDS.
         """
-        model.eval()
-        device = next(model.parameters()).device
         losses, chosen = {}, []
         for kind, passages in self.ids.items():
             total = count = 0.0
             for ids in passages:
-                ids = ids.to(device)
                 with routers(model) as seen:
-                    logits = model(input_ids=ids, use_cache=False).logits
+                    output = running.forward(model, list(ids))
+                logits, ids = output.all_logits, output.ids
                 total += F.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="sum").item()
                 count += ids.shape[1] - 1
                 if seen:

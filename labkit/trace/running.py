@@ -152,7 +152,8 @@ def prepared(model: PreTrainedModel, *, compiled: bool = False) -> Iterator[None
     Afterwards every module has the mode and the checkpointing that it had. Raises Unavailable for a model whose weights
     are not in memory.
     """
-    if input_device(model).type == "meta":
+    embedding = model.get_input_embeddings()
+    if embedding.weight.is_meta and not any(hasattr(part, "_hf_hook") for part in (embedding, model)):  # accelerate's
         raise Unavailable(
             "This model is on torch's meta device, which holds no numbers; load its weights with lk.load or from_pretrained."
         )
@@ -269,12 +270,12 @@ def forward(
     Raises BadInput for ids that can't be run, Unavailable for several texts where only one at a time is right: `groups`
     says which may share a pass. Edits and hooks hold; the caller has the lab's turn.
     """
-    batch = batch_of(model, rows)
-    if len(rows) > 1 and not (lists := answers_in_lists(model)).padded and not (lists.even and batch.mask is None):
-        raise Unavailable(
-            f"{model.config.model_type} answers otherwise in such a list than alone; run its texts one at a time."
-        )
-    with prepared(model):
+    with torch.inference_mode(False), prepared(model):  # what autograd sees can't be made in inference mode
+        batch = batch_of(model, rows)
+        if len(rows) > 1 and not (lists := answers_in_lists(model)).padded and not (lists.even and batch.mask is None):
+            raise Unavailable(
+                f"{model.config.model_type} answers otherwise in such a list than alone; run its texts one at a time."
+            )
         return _pass(
             model, batch, logits=logits, upto=upto, leaving=leaving, after=after, attentions=attentions, grad=grad
         )
@@ -298,13 +299,11 @@ def _pass(
         inputs["attention_mask"] = batch.mask
     if attentions:
         inputs["output_attentions"] = True
-    if getattr(model.config, "return_dict", True) is False:
-        inputs["return_dict"] = True
     kept: list[int] | None = None
     if (logits != "all" or upto is not None) and _takes(model, "logits_to_keep"):
         kept = sorted(set(ends)) if logits == "last" else [-1]
         inputs["logits_to_keep"] = 1 if kept == [-1] else torch.tensor(kept, device=batch.ids.device)
-    with torch.inference_mode(False), torch.enable_grad() if grad else torch.no_grad():
+    with torch.enable_grad() if grad else torch.no_grad():
         if upto is not None:
             hidden = _entering(model, inputs, upto, leaving, after)[:, -width:]
             return Output(batch.ids, batch.mask, batch.lengths, hidden=hidden if grad else hidden.detach())
@@ -496,7 +495,7 @@ def _tried(model: PreTrainedModel, what: str, attempt: Callable[[list[list[int]]
 
         _TRYING.now = True
         try:
-            with prepared(model), torch.no_grad():
+            with torch.inference_mode(False), prepared(model), torch.no_grad():
                 padded = same(long, short)
                 known[key] = Lists(padded, padded or same(long, other))
         finally:
@@ -528,8 +527,8 @@ def generate(
     padding stand before each text.  compiled: let a compiled model, and the decoding step transformers compiles, be so.
     Returns the new ids, (texts, new tokens). The model's settings are afterwards what they were, whatever happens.
     """
-    batch = batch_of(model, rows, left=True)
-    with prepared(model, compiled=compiled):
+    with torch.inference_mode(False), prepared(model, compiled=compiled):
+        batch = batch_of(model, rows, left=True)
         sequences = _generated(
             model, batch, config, logits_processor=processors(batch.padding), stopping_criteria=criteria
         )
@@ -539,7 +538,7 @@ def generate(
 def _generated(model: PreTrainedModel, batch: Batch, config: GenerationConfig, **options: object) -> torch.Tensor:
     config.pad_token_id = padding_id(model)  # follows a text that has ended, and is not read
     mask = torch.ones_like(batch.ids) if batch.mask is None else batch.mask
-    with _without_defaults(model), torch.inference_mode(False), torch.no_grad():
+    with _without_defaults(model), torch.no_grad():
         return model.generate(input_ids=batch.ids, attention_mask=mask, generation_config=config, **options)
 
 
