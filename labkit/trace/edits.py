@@ -221,6 +221,12 @@ def _router_sites(anatomy: Anatomy, edit: RouterEdit) -> list[Site | RouterSite]
     for at, change in edit.value.items():
         for layer in routers if at is None else [_routed_layer(at, anatomy, list(routers))]:
             router = routers[layer]
+            others = [i for i, other in routers.items() if i != layer and other.module is router.module]
+            if others:
+                raise Unavailable(
+                    f"Layers {layer} and {others[0]} share a router, and a change of it would reach both; patch mlp_output of "
+                    "the one layer instead."
+                )
             sites.append(
                 RouterSite(
                     router, checked_rerouting(router, change) if isinstance(change, Rerouting) else change(router)

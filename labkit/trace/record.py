@@ -288,7 +288,7 @@ class Trace:
             return self.attention(self._layer_of(row, layer), head)
         if name == "logits":
             self._layer_of(row, layer)
-            return self.logits
+            return self._head_of(row, self.logits, head)
         if name == "routes":
             raise BadInput("Routes are several tensors; use trace.routes.experts, .weights and .logits.")
         at = self._layer_of(row, layer)

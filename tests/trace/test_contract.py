@@ -320,7 +320,7 @@ def test_derivatives_say_what_a_small_edit_does(lab: lk.Lab) -> None:
         chance = torch.randn(gradient.shape, generator=generator)
         direction = gradient / gradient.norm() + chance / chance.norm()
         place = name if layer is None else f"{name}[{layer}]"
-        step = min(1e-2, 0.02 / float(gradient.norm()))
+        step = min(1e-2, 0.004 / float(gradient.norm()))
         values = []
         for sign in (1, -1):
             with lab.edit(lk.patch(place, lambda x, move=sign * step * direction: x + move)):
