@@ -8,23 +8,28 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from labkit.errors import BadInput, LabClosed
 from labkit.models.config import context_length, input_device
-from labkit.models.reuse import Loaded
+from labkit.models.kinds import check_has_numbers
+from labkit.models.reuse import Bench
 from labkit.trace.input import as_ids, each_of, encode, is_many
 from labkit.trace.turns import Turns
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.utils.quantization_config import QuantizationConfigMixin
 
-    from labkit.generation.decode import Speed
+    from labkit.generation.decode import OnToken, Speed
     from labkit.generation.record import Generation
     from labkit.models.memory import Memory
     from labkit.trace.anatomy import Anatomy
     from labkit.trace.capture import Scalar
     from labkit.trace.edits import Edit
+    from labkit.trace.input import Many, One
+    from labkit.trace.record import Trace
 
 
 class Lab:
@@ -37,35 +42,43 @@ class Lab:
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         name: str | None = None,
         licence: str | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
-        if not hasattr(model, "generate") or not hasattr(model, "config"):
+        config = getattr(model, "config", None)
+        if not hasattr(model, "generate") or config is None:
             raise BadInput(f"Lab needs a transformers causal language model, and {type(model).__name__} is none.")
         if not callable(tokenizer):
             raise BadInput(f"Lab needs the model's tokenizer, and {type(tokenizer).__name__} is none.")
-        self._model: Any = model
-        self._tokenizer: Any = tokenizer
+        check_has_numbers(model)
+        self._model: PreTrainedModel | None = cast("PreTrainedModel", model)
+        self._tokenizer: PreTrainedTokenizerBase | None = tokenizer
         self._turns = Turns.of(model)
         self._anatomy: Anatomy | None = None
-        self.name: str = name or model.config._name_or_path or type(model).__name__
+        self.name: str = name or config._name_or_path or type(model).__name__
         self.licence = licence
         self.notes = notes
-        self.last_generation: Any = None
+        self.last_generation: Any = None  # a Generation, or a list of them: the caller knows which
         _LABS.add(self)
 
     @property
-    def model(self) -> Any:
+    def model(self) -> PreTrainedModel:
         if self._model is None:
             raise LabClosed(f"This lab ({self.name}) was closed; load the model again with lk.load().")
         return self._model
 
+    def _runnable(self) -> PreTrainedModel:
+        """The model, once it is known that its weights have numbers."""
+        model = self.model
+        check_has_numbers(model)
+        return model
+
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         if self._tokenizer is None:
             raise LabClosed(f"This lab ({self.name}) was closed; load the model again with lk.load().")
         return self._tokenizer
@@ -75,7 +88,7 @@ class Lab:
         return self._model is None
 
     @property
-    def config(self) -> Any:
+    def config(self) -> PreTrainedConfig:
         """The text model's configuration."""
         return self.model.config.get_text_config()
 
@@ -104,9 +117,72 @@ class Lab:
 
         return model_memory(self.model, tokens=tokens, batch=batch)
 
+    @overload
     def generate(
         self,
-        prompt: Any,
+        prompt: One,
+        *,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_k: int | None = ...,
+        top_p: float | None = ...,
+        min_p: float | None = ...,
+        repetition_penalty: float | None = ...,
+        seed: int | None = ...,
+        stop: str | list[str] | None = ...,
+        chat: bool | None = ...,
+        template: Mapping[str, object] | None = ...,
+        alternatives: int = ...,
+        speed: Speed = ...,
+        show: bool = ...,
+        on_token: OnToken | None = ...,
+        stop_event: threading.Event | None = ...,
+    ) -> Generation: ...
+    @overload
+    def generate(
+        self,
+        prompt: Many,
+        *,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_k: int | None = ...,
+        top_p: float | None = ...,
+        min_p: float | None = ...,
+        repetition_penalty: float | None = ...,
+        seed: int | None = ...,
+        stop: str | list[str] | None = ...,
+        chat: bool | None = ...,
+        template: Mapping[str, object] | None = ...,
+        alternatives: int = ...,
+        speed: Speed = ...,
+        show: bool = ...,
+        on_token: OnToken | None = ...,
+        stop_event: threading.Event | None = ...,
+    ) -> list[Generation]: ...
+    @overload
+    def generate(
+        self,
+        prompt: object,
+        *,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_k: int | None = ...,
+        top_p: float | None = ...,
+        min_p: float | None = ...,
+        repetition_penalty: float | None = ...,
+        seed: int | None = ...,
+        stop: str | list[str] | None = ...,
+        chat: bool | None = ...,
+        template: Mapping[str, object] | None = ...,
+        alternatives: int = ...,
+        speed: Speed = ...,
+        show: bool = ...,
+        on_token: OnToken | None = ...,
+        stop_event: threading.Event | None = ...,
+    ) -> Generation | list[Generation]: ...
+    def generate(
+        self,
+        prompt: object,
         *,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
@@ -121,9 +197,9 @@ class Lab:
         alternatives: int = 20,
         speed: Speed = "plain",
         show: bool = False,
-        on_token: Any = None,
+        on_token: OnToken | None = None,
         stop_event: threading.Event | None = None,
-    ) -> Any:
+    ) -> Generation | list[Generation]:
         """Continue a prompt; returns a Generation, or a list of them for a list of prompts.
 
         prompt: a text, a list of messages ({"role", "content"}), token ids (a list, tensor or array, or what a tokenizer
@@ -174,7 +250,7 @@ class Lab:
 
                     screen = LiveText()
                 generations = decode.decode(
-                    self.model,
+                    self._runnable(),
                     self.tokenizer,
                     prompts,
                     how,
@@ -198,11 +274,20 @@ class Lab:
 
     def stream(
         self,
-        prompt: Any,
+        prompt: object,
         *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | list[str] | None = None,
         chat: bool | None = None,
         template: Mapping[str, object] | None = None,
-        **settings: Any,
+        alternatives: int = 20,
+        speed: Speed = "plain",
     ) -> Iterator[str]:
         """Yield the text piece by piece as it is generated; the settings are those of `generate`.
 
@@ -210,11 +295,22 @@ class Lab:
         """
         from labkit.generation import decode
 
-        how = decode.settings(**settings)
+        how = decode.settings(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop,
+            alternatives=alternatives,
+            speed=speed,
+        )
         if is_many(prompt):
             raise BadInput("stream follows a single prompt; use generate for a list.")
         encoded = encode(self.tokenizer, prompt, chat=chat, template=template)
-        decode.check_prompt(self.model, encoded)
+        decode.check_prompt(self._runnable(), encoded)
 
         def run(on_piece: decode.OnPiece, stop: threading.Event, caller: int) -> list[Generation]:
             def keep(generations: list[Generation]) -> None:
@@ -222,7 +318,7 @@ class Lab:
 
             with self._turns.run(owner=caller):  # so that it sees the edits of the thread that reads the stream
                 generations = decode.decode(
-                    self.model,
+                    self._runnable(),
                     self.tokenizer,
                     [encoded],
                     how,
@@ -246,19 +342,49 @@ class Lab:
         from labkit.trace.anatomy import dissect
 
         with self._turns.run():
-            anatomy = self._anatomy or dissect(self.model)
+            anatomy = self._anatomy or dissect(self._runnable())
             self._anatomy = anatomy if anatomy.sound else None  # what computes NaN now may be mended
             return anatomy
 
+    @overload
     def trace(
         self,
-        what: Any,
+        what: One,
+        keep: str | Sequence[str] = ...,
+        *,
+        chat: bool | None = ...,
+        template: Mapping[str, object] | None = ...,
+        gradients: Scalar | None = ...,
+    ) -> Trace: ...
+    @overload
+    def trace(
+        self,
+        what: Many,
+        keep: str | Sequence[str] = ...,
+        *,
+        chat: bool | None = ...,
+        template: Mapping[str, object] | None = ...,
+        gradients: Scalar | None = ...,
+    ) -> list[Trace]: ...
+    @overload
+    def trace(
+        self,
+        what: object,
+        keep: str | Sequence[str] = ...,
+        *,
+        chat: bool | None = ...,
+        template: Mapping[str, object] | None = ...,
+        gradients: Scalar | None = ...,
+    ) -> Trace | list[Trace]: ...
+    def trace(
+        self,
+        what: object,
         keep: str | Sequence[str] = ("attention", "logits"),
         *,
         chat: bool | None = False,
         template: Mapping[str, object] | None = None,
         gradients: Scalar | None = None,
-    ) -> Any:
+    ) -> Trace | list[Trace]:
         """Observe one forward pass; returns a Trace, or a list of them for a list of texts.
 
         what: a text, token ids (a list, tensor or array, or what a tokenizer gives), a list of messages (the chat
@@ -279,7 +405,9 @@ class Lab:
             as_ids(self.tokenizer, one, chat=chat, context=self.context, template=template) for one in each_of(what)
         ]
         with self._turns.run():
-            traces = take(self.model, self.tokenizer, self.anatomy, texts, wanted, name=self.name, gradients=gradients)
+            traces = take(
+                self._runnable(), self.tokenizer, self.anatomy, texts, wanted, name=self.name, gradients=gradients
+            )
         return traces if many else traces[0]
 
     def turn(self) -> contextlib.AbstractContextManager[None]:
@@ -316,7 +444,7 @@ class Lab:
                     block.close()  # also when an interrupt cuts the wait for a run short; closing again does nothing
 
     def next_logits(
-        self, prompt: Any, *, chat: bool | None = None, template: Mapping[str, object] | None = None
+        self, prompt: object, *, chat: bool | None = None, template: Mapping[str, object] | None = None
     ) -> torch.Tensor:
         """(vocabulary,) float32 on the CPU: the model's scores for the token after the prompt."""
         from labkit.generation import decode
@@ -324,7 +452,7 @@ class Lab:
         if is_many(prompt):
             raise BadInput("next_logits takes a single prompt; call it for each.")
         with self._turns.run():
-            return decode.next_logits(self.model, encode(self.tokenizer, prompt, chat=chat, template=template))
+            return decode.next_logits(self._runnable(), encode(self.tokenizer, prompt, chat=chat, template=template))
 
     def token_text(self, id_: int) -> str:
         """The text of one token id."""
@@ -367,7 +495,7 @@ class Lab:
         return lab_facts(self.model, name=self.name, licence=self.licence, notes=self.notes)
 
 
-_OPEN: Loaded[Lab] = Loaded()
+_OPEN: Bench[Lab] = Bench()
 _LABS: weakref.WeakSet[Lab] = weakref.WeakSet()
 _EDITS: dict[contextlib.ExitStack, tuple[Turns, int]] = {}  # blocks that are on, the latest last, and who put them on
 
@@ -391,11 +519,11 @@ def load(
     name: str | os.PathLike[str] | None = None,
     *,
     device: str = "auto",
-    dtype: Any = "auto",
-    device_map: Any = None,
-    quantization: Any = None,
+    dtype: str | torch.dtype = "auto",
+    device_map: str | Mapping[str, int | str | torch.device] | None = None,
+    quantization: QuantizationConfigMixin | None = None,
     revision: str | None = None,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str] | None = None,
     attn_implementation: str | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
@@ -34,10 +34,11 @@ COLDEST, HOTTEST = 1e-3, 100.0  # colder, the divided scores overflow; greedy is
 
 Speed = Literal["plain", "fast"]
 OnPiece = Callable[[str], None]
+OnToken = Callable[[Generation], None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Decoding:
     """One run's settings, checked. stop: strings that end the text; alternatives: how many are kept per position."""
 
     max_new_tokens: int
@@ -59,7 +60,7 @@ def settings(
     stop: str | Sequence[str] | None = None,
     alternatives: int = 20,
     speed: Speed = "plain",
-) -> Settings:
+) -> Decoding:
     """Check the settings of a run; a sampled run without a seed gets one, so that it can be repeated.
 
     Raises BadInput, naming the setting and its range.
@@ -92,18 +93,18 @@ def settings(
         repetition_penalty=None if repetition_penalty is None else float(repetition_penalty),
         seed=int(seed) if seed is not None and temperature > 0 else None,
     )
-    return Settings(int(max_new_tokens), sampling, stops, int(alternatives), speed)
+    return Decoding(int(max_new_tokens), sampling, stops, int(alternatives), speed)
 
 
 def decode(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Encoded],
-    how: Settings,
+    how: Decoding,
     *,
     name: str = "",
     on_piece: OnPiece | None = None,
-    on_token: Callable[[Generation], None] | None = None,
+    on_token: OnToken | None = None,
     stop_event: threading.Event | None = None,
     keep: Callable[[list[Generation]], None] | None = None,
 ) -> list[Generation]:
@@ -237,13 +238,11 @@ class _Penalty(LogitsProcessor):
         self.padding = padding
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        rows: list[Any] = []
+        rows: list[torch.Tensor] = []
         for row, pad in enumerate(self.padding):
-            seen: Any = input_ids[row : row + 1, pad:]
-            own: Any = scores[row : row + 1]
-            rows.append(self.penalty(seen, own))
-        out: Any = torch.cat(rows)
-        return out
+            seen, own = input_ids[row : row + 1, pad:], scores[row : row + 1]
+            rows.append(self.penalty(cast("torch.LongTensor", seen), cast("torch.FloatTensor", own)))
+        return cast("torch.FloatTensor", torch.cat(rows))
 
 
 class _Recorder(StoppingCriteria):
@@ -254,11 +253,11 @@ class _Recorder(StoppingCriteria):
         model: Any,
         tokenizer: Any,
         prompts: Sequence[Encoded],
-        how: Settings,
+        how: Decoding,
         rooms: Sequence[int],
         name: str,
         on_piece: OnPiece | None,
-        on_token: Callable[[Generation], None] | None,
+        on_token: OnToken | None,
         stop_event: threading.Event | None,
     ) -> None:
         self.tokenizer, self.prompts, self.how, self.rooms, self.name = tokenizer, prompts, how, rooms, name
@@ -405,7 +404,7 @@ def _end_ids(model: Any) -> list[int]:
     return [] if end is None else [int(e) for e in (end if isinstance(end, list | tuple) else [end])]
 
 
-def _neutral_config(model: Any, how: Settings, room: int) -> GenerationConfig:
+def _neutral_config(model: Any, how: Decoding, room: int) -> GenerationConfig:
     """A configuration that filters nothing: the filters come from `_Recorder.processors`, so that the model's own scores
     are seen before any of them. What is None here stays None (`running.generate`)."""
     filters = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}

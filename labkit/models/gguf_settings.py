@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from labkit.errors import Unavailable
@@ -77,7 +77,7 @@ def configured(header: GgufHeader, config: PreTrainedConfig) -> tuple[str, ...]:
 def check_opened_by_transformers(header: GgufHeader) -> None:
     """Raise Unavailable for an architecture that transformers does not open from a GGUF file."""
     import transformers
-    from transformers.integrations import GGUF_CONFIG_MAPPING
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
     known = {_plain(name) for name in GGUF_CONFIG_MAPPING if name not in ("general", "tokenizer")}
     known |= {_plain(name) for name in _new_readers()}
@@ -360,7 +360,7 @@ _Reader = Callable[[dict[str, object], tuple[str, ...]], object]
 def _new_readers() -> dict[str, _Reader]:
     """transformers' own functions from metadata to a configuration, for the architectures that have one."""
     try:
-        from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+        from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
     except ImportError:  # an older transformers has the one table for all
         return {}
     return dict(GGUF_CONFIG_ARCHS)
@@ -377,14 +377,14 @@ class _Noted(dict[str, object]):
         self.asked.add(key)
         return super().__getitem__(key)
 
-    def get(self, key: str, default: object = None) -> object:  # type: ignore[override] # dict's has overloads
+    def get(self, key: str, default: object = None) -> object:  # type: ignore[override] # overloads
         self.asked.add(key)
         return super().get(key, default)
 
 
 def _read_by_transformers(header: GgufHeader) -> dict[str, str | None]:
     """The keys that transformers reads for this architecture, and the field each goes into; None where it is dropped."""
-    from transformers.integrations import GGUF_CONFIG_MAPPING
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
     architecture = header.architecture or ""
     if reader := _new_readers().get(architecture):
@@ -394,7 +394,8 @@ def _read_by_transformers(header: GgufHeader) -> dict[str, str | None]:
         noted = _Noted(lengths)
         reader(noted, tuple(tensor.name for tensor in header.tensors))
         return {key.removeprefix(f"{architecture}."): key for key in noted.asked}
-    for name, fields in GGUF_CONFIG_MAPPING.items():
+    tables: Mapping[str, Mapping[str, str | None]] = GGUF_CONFIG_MAPPING
+    for name, fields in tables.items():
         if _plain(name) == _plain(architecture):
             kept = {key: field for key, field in fields.items() if field is not None}
             if architecture == "gpt2":  # fields its configuration does not have
@@ -418,7 +419,7 @@ def completed_tokenizer(header: GgufHeader, tokenizer: PreTrainedTokenizerBase) 
     default = metadata.get("tokenizer.chat_template")
     if named:
         whole = {"default": default, **named} if isinstance(default, str) else named
-        tokenizer.chat_template = whole  # type: ignore[assignment] # a table of templates is as good
+        tokenizer.chat_template = whole
     if metadata.get("tokenizer.ggml.model") == "gpt2":
         pre = metadata.get("tokenizer.ggml.pre", "default")
         if isinstance(pre, str) and pre not in _SPLIT_AS_GPT2 | _known_splits():

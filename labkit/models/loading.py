@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadInput, BadModelFile, LabError, NotEnoughMemory, Unavailable
-from labkit.models import convert, files, hardware, resolve
+from labkit.models import convert, files, hardware, kinds, memory, resolve
 from labkit.models.memory import human_bytes, what_fits
-from labkit.models.resolve import Place, say
+from labkit.models.resolve import ModelPlace, say
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class OpenedModel:
     """A model on its device, and what is known of where it came from."""
 
     model: Any
@@ -64,7 +64,7 @@ class Placement:
     note: str | None = None
 
 
-def open_model(name: str | os.PathLike[str], options: Options) -> Loaded:
+def open_model(name: str | os.PathLike[str], options: Options) -> OpenedModel:
     """Find, check and open a model.
 
     Raises ModelNotFound, BadModelFile, DownloadFailed, NotEnoughMemory, NotEnoughDisk, BadInput or Unavailable.
@@ -75,6 +75,8 @@ def open_model(name: str | os.PathLike[str], options: Options) -> Loaded:
             f"quantization={options.quantization!r} is no transformers quantization configuration; pass one, such as "
             "transformers.BitsAndBytesConfig(load_in_4bit=True)."
         )
+
+    kinds.check_attention(options.attn_implementation)
 
     def before_fetch(found: Any) -> None:
         on_disk = sum(found.weight_files.values())
@@ -134,9 +136,10 @@ def place_weights(
     )
 
 
-def _open_folder(place: Place, options: Options) -> Loaded:
-    from transformers import AutoModelForCausalLM
+def _open_folder(place: ModelPlace, options: Options) -> OpenedModel:
+    import transformers
 
+    opener = getattr(transformers, kinds.opened_with(place.path))
     facts = files.check_folder(place.path, allow_pickle=options.allow_pickle)
     if facts.needs_remote_code and not options.trust_remote_code and not _known_architecture(facts.config):
         raise BadModelFile(
@@ -149,8 +152,8 @@ def _open_folder(place: Place, options: Options) -> Loaded:
     parameters = facts.parameters or facts.weight_bytes // 2  # of pickled files only the size is known unopened
     as_stored = facts.weight_bytes if prequantized or facts.parameters is None else None
     placement = place_weights(place.name, parameters, options, stored_bytes=as_stored)
-    with _told(place.name), convert.quietly():
-        opened: Any = AutoModelForCausalLM.from_pretrained(
+    with _told(place.name, options, facts.config), convert.quietly():
+        opened: Any = opener.from_pretrained(
             place.path,
             output_loading_info=True,
             local_files_only=True,
@@ -163,12 +166,12 @@ def _open_folder(place: Place, options: Options) -> Loaded:
     return _finish(model, tokenizer, place, placement, place.licence or facts.licence, options)
 
 
-def _open_gguf(place: Place, options: Options) -> Loaded:
+def _open_gguf(place: ModelPlace, options: Options) -> OpenedModel:
     header = files.read_gguf_header(place.path)
     placement = place_weights(place.name, header.parameters, options, headroom=GGUF_HEADROOM)
     keywords = _keywords(placement, options, header.architecture)
     dtype = keywords.pop("dtype")
-    with _told(place.name):
+    with _told(place.name, options):
         opened = convert.open_gguf(place.path, dtype, **keywords)
     convert.refuse_incomplete(opened.info, place.name)
     model, tokenizer = opened.model, opened.tokenizer
@@ -180,13 +183,13 @@ def _open_gguf(place: Place, options: Options) -> Loaded:
 
 
 def _finish(
-    model: Any, tokenizer: Any, place: Place, placement: Placement, licence: str | None, options: Options
-) -> Loaded:
+    model: Any, tokenizer: Any, place: ModelPlace, placement: Placement, licence: str | None, options: Options
+) -> OpenedModel:
     if placement.device_map is None and options.quantization is None and not getattr(model, "is_quantized", False):
         model.to(placement.device)
     model.eval()
     notes = (*place.notes, *((placement.note,) if placement.note else ()))
-    return Loaded(model, tokenizer, place.name, licence, notes)
+    return OpenedModel(model, tokenizer, place.name, licence, notes)
 
 
 def _keywords(placement: Placement, options: Options, model_type: Any = None) -> dict[str, Any]:
@@ -203,7 +206,7 @@ def _keywords(placement: Placement, options: Options, model_type: Any = None) ->
     return keywords
 
 
-def _tokenizer(place: Place, has_tokenizer: bool, options: Options) -> Any:
+def _tokenizer(place: ModelPlace, has_tokenizer: bool, options: Options) -> Any:
     from transformers import AutoTokenizer
 
     given = options.tokenizer
@@ -242,7 +245,7 @@ def _quantized_bits(quantization: Any) -> int | None:
 
 
 @contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
+def _told(name: str, options: Options | None = None, config: dict[str, Any] | None = None) -> Iterator[None]:
     """Turn what transformers raises on a file it can't open into one sentence with a remedy.
 
     The loaders of the library raise every kind of error on damaged files, and damage is what this guards against, so
@@ -274,10 +277,42 @@ def _told(name: str) -> Iterator[None]:
                 f"{name} is of an architecture that transformers {transformers.__version__} does not know; update "
                 "transformers, or pass trust_remote_code=True if the model brings its own code and you trust it."
             ) from error
+        if options is not None and (setting := _setting_named(error, options)) is not None:
+            raise BadInput(
+                f"{name} can't be opened with {setting} ({type(error).__name__}: {_first_line(error)}); use another "
+                "value, or leave it out."
+            ) from error
+        if config is not None and (wrong := _unbuildable(config)) is not None:
+            raise BadModelFile(f"The config.json of {name} can't be used: {wrong}") from error
         raise BadModelFile(
             f"{name} can't be opened ({type(error).__name__}: {_first_line(error)}); the file is damaged or not what its "
             "configuration says: fetch it again."
         ) from error
+
+
+def _setting_named(error: BaseException, options: Options) -> str | None:
+    """The setting that transformers complains of, where one was given and its words name it."""
+    said = f"{type(error).__name__} {error}".lower()
+    words = {
+        "attn_implementation": ("attn_implementation", "attention implementation", "scaled_dot_product", "flash"),
+        "device_map": ("device_map", "device map", "invalid device", "expected one of cpu"),
+        "quantization": ("quantiz", "bitsandbytes", "bits"),
+    }
+    for name, parts in words.items():
+        if getattr(options, name) is not None and any(part in said for part in parts):
+            return f"{name}={getattr(options, name)!r}"[:80]
+    return None
+
+
+def _unbuildable(config: dict[str, Any]) -> str | None:
+    """Why no model can be built of a configuration, where none can."""
+    try:
+        memory.skeleton(memory.named_config(config)[1])
+    except BadInput as error:
+        return None if "no causal language model" in str(error) else str(error)
+    except LabError:
+        return None
+    return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from labkit.errors import BadInput, ModelNotFound
 from labkit.markup import escaped, html_table
 from labkit.models import catalog, published
-from labkit.models.config import context_length, first_number
+from labkit.models.config import KEY_VALUE_HEADS, by_layer, context_length, first_number
 
 PARTS = (
     "embeddings",
@@ -148,7 +148,7 @@ def memory(
     """
     _check_whole("tokens", tokens, 0)
     _check_whole("batch", batch, 1)
-    name, config = resolve(name_or_config)
+    name, config = named_config(name_or_config)
     weights = _dtype_name(dtype)
     cache = _cache_dtype_name(weights, cache_dtype)
     architecture = _architecture(_Key(_fingerprint(config), config))
@@ -164,7 +164,7 @@ def model_memory(model: Any, *, tokens: int = 8192, batch: int = 1) -> Memory:
     """
     _check_whole("tokens", tokens, 0)
     _check_whole("batch", batch, 1)
-    name, config = resolve(model)
+    name, config = named_config(model)
     try:
         architecture = _architecture(_Key(_fingerprint(config), config))
     except BadInput as error:  # a class of the user's own: its weights are here to be counted
@@ -239,7 +239,7 @@ def _cache_dtype_name(weights: str, cache_dtype: Any) -> str:
     return _dtype_name(cache_dtype)
 
 
-def resolve(what: Any) -> tuple[str, Any]:
+def named_config(what: Any) -> tuple[str, Any]:
     """The name to show and the transformers configuration."""
     from transformers import AutoConfig, PretrainedConfig
 
@@ -640,7 +640,7 @@ def _cache_notes(config: Any, layers: list[_LayerCache], heads: set[int], window
     for window in sorted(set(windows)):
         count = windows.count(window)
         notes.append(f"{count} of {len(layers)} layers keep {window - 1:,} tokens at most (a window of {window:,}).")
-    shared = first_number(config, "num_kv_heads", "num_key_value_heads", "n_head_kv")
+    shared = max((heads for heads in by_layer(config, *KEY_VALUE_HEADS) if heads), default=None)
     kept = max(heads, default=0)
     # Falcon's configuration names heads it does not have when one key and value serve all queries.
     if shared and kept > shared and getattr(config, "kv_lora_rank", None) is None:

@@ -18,7 +18,7 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)
-class Place:
+class ModelPlace:
     """Where a model's files are. kind: "prepared", "folder", "gguf" or "hub" (fetched, in the hub's own cache)."""
 
     name: str
@@ -65,7 +65,7 @@ def resolve(
     remote_code: bool = False,
     token: str | bool | None = None,
     before_fetch: Callable[[sources.HubModel], None] | None = None,
-) -> Place:
+) -> ModelPlace:
     """Find a model, fetching and preparing it where needed.
 
     Order: a path; labkit's own catalogue, and what comes with it; a published short name ("qwen3-0.6b"); a hub name
@@ -82,7 +82,7 @@ def resolve(
     if known := catalog.find(text):
         return prepare(known)
     if ours := shipped.find(text):
-        return Place(ours.name, "folder", shipped.checked(ours), ours.licence)
+        return ModelPlace(ours.name, "folder", shipped.checked(ours), ours.licence)
     if path.is_dir():
         return _resolve_path(path)
     if entry := published.get(text):
@@ -95,14 +95,14 @@ def resolve(
     )
 
 
-def _resolve_path(path: Path) -> Place:
+def _resolve_path(path: Path) -> ModelPlace:
     if path.is_dir():
-        return Place(path.resolve().name, "folder", path)
+        return ModelPlace(path.resolve().name, "folder", path)
     if not path.exists():
         raise ModelNotFound(f"There is no file or folder {path}{_near_paths(path)}; {at_hand()} without a path.")
     suffix = path.suffix.lower()
     if suffix == ".gguf":
-        return Place(path.stem, "gguf", path)
+        return ModelPlace(path.stem, "gguf", path)
     if suffix == ".safetensors":
         raise BadModelFile(
             f"{path.name} holds weights alone; give the folder it is in, with config.json and tokenizer."
@@ -115,7 +115,7 @@ def _resolve_path(path: Path) -> Place:
     raise BadModelFile(f"{path.name} is no model file labkit knows; give a folder, a .gguf file or a name.")
 
 
-def prepare(model: CatalogModel, *, again: bool = False) -> Place:
+def prepare(model: CatalogModel, *, again: bool = False) -> ModelPlace:
     """A catalogue model, ready in the store: from there when intact, else fetched and converted under a lock.
 
     again: fetch and convert even when an intact copy is there.
@@ -129,7 +129,7 @@ def prepare(model: CatalogModel, *, again: bool = False) -> Place:
             if stored is None:
                 stored = _build(model)
     notes = (f"4-bit source: {model.note}; the original is {model.original}",) if model.note else ()
-    return Place(model.name, "prepared", stored.folder, model.licence, notes)
+    return ModelPlace(model.name, "prepared", stored.folder, model.licence, notes)
 
 
 def _intact(model: CatalogModel) -> store.Stored | None:
@@ -181,21 +181,21 @@ def _resolve_hub(
     remote_code: bool,
     token: str | bool | None,
     before_fetch: Callable[[sources.HubModel], None] | None,
-) -> Place:
+) -> ModelPlace:
     cached = sources.cached_hub_folder(repo_id, revision)
     if sources.hub_offline():
         if cached is None:
             raise ModelNotFound(
                 f"{repo_id} is not in the local cache and HF_HUB_OFFLINE is set; unset it to fetch the model, or {at_hand()}."
             )
-        return Place(repo_id, "hub", cached)
+        return ModelPlace(repo_id, "hub", cached)
     try:
         found = sources.look_up_hub(repo_id, revision, allow_pickle=allow_pickle, token=token)
     except sources.HubUnreachable as error:
         if cached is not None:
             note = f"{error}: using the copy fetched earlier"
             say(note)
-            return Place(repo_id, "hub", cached, notes=(note,))
+            return ModelPlace(repo_id, "hub", cached, notes=(note,))
         raise ModelNotFound(
             f"{repo_id} can't be fetched: {error}; set HF_ENDPOINT to a mirror that can be, or {at_hand()}."
         ) from error
@@ -209,7 +209,7 @@ def _resolve_hub(
             "HF_HOME to a folder on another disk."
         )
     folder = sources.fetch_hub(found, token=token, remote_code=remote_code)
-    return Place(repo_id, "hub", folder, found.licence)
+    return ModelPlace(repo_id, "hub", folder, found.licence)
 
 
 def _hub_cache() -> Path:

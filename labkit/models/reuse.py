@@ -11,7 +11,7 @@ Holder = TypeVar("Holder")
 SAMPLED = 16  # values looked at in each weight
 
 
-class Loaded(Generic[Holder]):
+class Bench(Generic[Holder]):
     """The holders of loaded models, kept weakly, each with what was asked for and the state its model came in."""
 
     def __init__(self) -> None:

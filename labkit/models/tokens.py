@@ -38,7 +38,7 @@ def _token_string(tokenizer: Any, id_: int) -> str:
     raw = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
     if raw.startswith("▁"):  # SentencePiece: decoders drop a sequence's first space, so the piece is read off directly
         return raw.replace("▁", " ")
-    text = tokenizer.decode([id_], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    text: str = tokenizer.decode([id_], skip_special_tokens=False, clean_up_tokenization_spaces=False)
     if REPLACEMENT in text and REPLACEMENT not in raw:
         return _as_bytes(raw) or text
     return text

@@ -7,7 +7,7 @@ is wrong yet plausible, is found by the checksum alone.
 """
 
 from labkit.models.files.common import sha256
-from labkit.models.files.folder import FolderFacts, check_folder
+from labkit.models.files.folder import FolderFacts, check_folder, read_config
 from labkit.models.files.gguf_checks import check_gguf_architecture, check_gguf_tokenizer
 from labkit.models.files.gguf_header import (
     GGML_TYPES,
@@ -30,6 +30,7 @@ __all__ = [
     "check_folder",
     "check_gguf_architecture",
     "check_gguf_tokenizer",
+    "read_config",
     "read_gguf_header",
     "read_gguf_strings",
     "read_safetensors_header",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from labkit.errors import ModelNotFound
+from labkit.errors import LabError, ModelNotFound
 from labkit.models.files.common import brief, open_file, read_json, refuse, shown
 from labkit.models.files.safetensors_header import MAX_HEADER_BYTES, SafetensorsHeader, read_safetensors_header
 
@@ -85,6 +85,14 @@ def check_folder(path: str | os.PathLike[str], *, allow_pickle: bool = False) ->
         pickled=not headers,
         licence=_licence(folder / "README.md"),
     )
+
+
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any] | None:
+    """A folder's configuration, or None where there is none that can be read."""
+    try:
+        return read_json(folder / name, _MAX_CONFIG_BYTES)
+    except LabError:
+        return None
 
 
 def _config(folder: Path) -> dict[str, Any]:
