@@ -13,7 +13,7 @@ import html
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,8 @@ class Result:
     table: the DataFrame.
     What a result does not have itself it passes on to its table: `result["effect"]`, `len(result)`, `"layer" in result`,
     `result.sort_values(...)` and iteration are those of the DataFrame, and what they return is pandas' own, without the
-    fields; `result.part(rows)` keeps them. The table's methods take results too (`a.merge(b, on="head")`).
+    fields. Rows chosen by a mask or a slice alone, `result[result["layer"] > 3]`, are a result again with the same fields.
+    The table's methods take results too (`a.merge(b, on="head")`).
     Where a field has the name of a column or of a method of pandas, `result.name` is the field; `result["name"]` and
     `result.table.name` are pandas'. pandas' own functions take the table: `pd.concat([a.table, b.table])`.
     `attrs` is the fields as a dict.
@@ -64,7 +65,7 @@ class Result:
         drawn = _drawn(frame, size, lambda frame: frame._repr_html_())
         if drawn is None:  # pandas was told to draw no HTML
             return None
-        lines = [html.escape(line) for line in (self._title(), size, *self._remarks())]
+        lines = [html.escape(line).replace("\n", "<br>") for line in (self._title(), size, *self._remarks())]
         above, below = f"<p>{lines[0]}</p>" if lines[0] else "", "<br>".join(line for line in lines[1:] if line)
         return f'<div class="tex2jax_ignore">{above}{drawn}{f"<p>{below}</p>" if below else ""}</div>'
 
@@ -91,12 +92,6 @@ class Result:
         count, wide = self.table.shape
         return pd.concat([frame, more]), f"[{count} row{'s' * (count != 1)} x {wide} columns]"
 
-    # some of it ---------------------------------------------------------------------------------------------------
-
-    def part(self, rows: object) -> Self:
-        """The same result with some of its rows: `result.part(result["layer"] > 3)`. The fields are those of the whole."""
-        return dataclasses.replace(self, table=self.table[rows])
-
     # passed on to the table ---------------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
@@ -110,7 +105,8 @@ class Result:
         return _with_results(value) if inspect.ismethod(value) else value
 
     def __getitem__(self, key: object) -> Any:
-        return self.table[key]
+        found = self.table[key]
+        return dataclasses.replace(self, table=found) if _chooses_rows(key) else found
 
     def __setitem__(self, key: object, value: object) -> None:
         self.table[key] = value
@@ -138,6 +134,13 @@ class Result:
     def attrs(self) -> dict[str, Any]:
         """The fields beside the table, by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "table"}
+
+
+def _chooses_rows(key: object) -> bool:
+    if isinstance(key, list):
+        return bool(key) and all(isinstance(each, bool) for each in key)
+    one_mask = str(getattr(key, "dtype", "")) in ("bool", "boolean") and getattr(key, "ndim", 0) == 1
+    return isinstance(key, slice) or one_mask
 
 
 def as_table(given: object) -> Any:

@@ -135,7 +135,7 @@ def test_what_it_does_not_have_is_the_tables():
     assert list(found["score"]) == list(table["score"]) == list(found.score)
     assert found.shape == (3, 4)
     assert found.iloc[0]["kind"] == "k0"
-    pd.testing.assert_frame_equal(found[found["score"] > 0.3], table[table["score"] > 0.3])
+    pd.testing.assert_frame_equal(found[found["score"] > 0.3].table, table[table["score"] > 0.3])
     pd.testing.assert_frame_equal(
         found.sort_values("score", ascending=False), table.sort_values("score", ascending=False)
     )
@@ -208,14 +208,34 @@ def test_either_a_result_or_a_frame():
     assert as_table(None) is None
 
 
-def test_a_part_keeps_the_fields():
+@pytest.mark.parametrize(
+    "rows",
+    [
+        lambda found: found["score"] > 0.3,
+        lambda found: (found["score"] > 0.3).to_numpy(),
+        lambda found: (found["score"] > 0.3).tolist(),
+        lambda found: (found["score"] > 0.3).astype("boolean"),
+        lambda found: slice(1, None),
+    ],
+    ids=["series", "array", "list", "boolean", "slice"],
+)
+def test_some_rows_are_a_result_with_the_same_fields(rows):
     found = scores(tokens=7)
-    part = found.part(found["score"] > 0.3)
+    part = found[rows(found)]
     assert type(part) is Scores
     assert part.attrs == found.attrs
     assert part["layer"].tolist() == [1, 2]
     assert "uniform" in repr(part)
-    assert len(found.part(slice(0))) == 0
+    part["score"] = 0.0
+    assert found["score"].max() == 0.9
+
+
+def test_columns_are_pandas_own():
+    found = scores()
+    assert isinstance(found["score"], pd.Series)
+    assert isinstance(found[["score"]], pd.DataFrame)
+    assert isinstance(found[found[["score"]] > 0], pd.DataFrame)
+    assert isinstance(found[[]], pd.DataFrame)
 
 
 def test_tables_are_compared_whatever_holds_them():

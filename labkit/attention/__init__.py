@@ -8,24 +8,27 @@ from typing import TYPE_CHECKING, Any
 # imported at once: these functions are called like their modules, which would otherwise stand in their place
 from labkit.attention.heads import heads, repeated
 from labkit.attention.peak import LiveBytes, peak_bytes
-from labkit.attention.sweep import MEASURES, LayerSweep, Measure, measures, set_aside, sweep, uniform
+from labkit.attention.sweep import MEASURES, HeadMeasures, LayerSweep, Measure, measures, set_aside, sweep, uniform
 
 if TYPE_CHECKING:
     from labkit.attention.ablations import Ablation as Ablation
     from labkit.attention.ablations import AblationEffect as AblationEffect
     from labkit.attention.ablations import HalfLoss as HalfLoss
+    from labkit.attention.ablations import HeadEffects as HeadEffects
     from labkit.attention.ablations import Knockout as Knockout
     from labkit.attention.ablations import ablation as ablation
     from labkit.attention.ablations import effects as effects
     from labkit.attention.ablations import knockout as knockout
 
-_RUN_A_MODEL = ("Ablation", "AblationEffect", "HalfLoss", "Knockout", "ablation", "effects", "knockout")
+_RUN_A_MODEL = ("Ablation", "AblationEffect", "HalfLoss", "HeadEffects", "Knockout", "ablation", "effects", "knockout")
 
 __all__ = [
     "MEASURES",
     "Ablation",
     "AblationEffect",
     "HalfLoss",
+    "HeadEffects",
+    "HeadMeasures",
     "Knockout",
     "LayerSweep",
     "LiveBytes",

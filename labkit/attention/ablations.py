@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +15,12 @@ import torch
 from labkit.attention.heads import repeated
 from labkit.errors import BadInput, Unavailable
 from labkit.models.tokens import token_strings
+from labkit.results import Result
 from labkit.trace import running
 from labkit.trace.edits import Site, ablate_heads, installed
 from labkit.trace.input import as_ids, is_many
 from labkit.trace.passes import TokenAxis
 from labkit.trace.record import Trace, token_loss
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TOP = 5
 Head = tuple[int, int]
@@ -118,6 +116,31 @@ def _check_lab(lab: Any) -> None:
 # every head by itself -------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadEffects(Result):
+    """What switching off one head at a time does to the loss of a text.
+
+    table: a row a head: layer, head, loss (nats per token), loss_change (loss − that of the whole model).
+    baseline: the whole model's loss, which stands beneath the table.  complete: False after an interrupt, when the table
+        holds the heads that were done.  heads: how many there were to be.  model: its name.
+    value: what the heads' outputs became.  loss_from: from which token on the loss was taken.
+    """
+
+    baseline: float
+    complete: bool
+    heads: int
+    model: str
+    value: float | str
+    loss_from: int
+
+    def _title(self) -> str:
+        cut = "" if self.complete else f", interrupted after {len(self)} of {self.heads}"
+        return f"One head of {self.model} at a time switched off{cut}"
+
+    def _beneath(self) -> Mapping[str, Mapping[str, float]]:
+        return {"all heads": {"loss": self.baseline, "loss_change": 0.0}}
+
+
 def effects(
     lab: Any,
     what: Any,
@@ -126,15 +149,14 @@ def effects(
     value: float | str = 0.0,
     loss_from: int = 1,
     progress: bool = True,
-) -> pd.DataFrame:
+) -> HeadEffects:
     """Switch off one head at a time and measure the loss of a text.
 
     what: as in `ablation`, of two tokens at least.  heads: (layer, head) pairs; all when None.
     value: what the head's output becomes instead, a number, or "mean": its mean over the tokens of this text.
     loss_from: the loss is the mean over the tokens from this one on; 1 is the whole text.
-    Returns a row a head: layer, head, loss (nats per token), loss_change (loss − that of the whole model). `attrs`: baseline
-    (the whole model's loss), complete, heads (how many there were to be), model, value, loss_from. An interrupt returns
-    the heads that were done, with complete False.
+    Returns a row a head: layer, head, loss (nats per token), loss_change (loss − that of the whole model), beside the whole
+    model's loss (`baseline`). An interrupt returns the heads that were done, with complete False.
     Raises BadInput for what can't be used, Unavailable where this model's heads can't be switched off.
     """
     import pandas as pd
@@ -175,15 +197,7 @@ def effects(
             "loss_change": np.array([one - whole for one in loss], dtype=float),
         }
     )
-    frame.attrs = {
-        "baseline": whole,
-        "complete": complete,
-        "heads": len(chosen),
-        "model": lab.name,
-        "value": value,
-        "loss_from": int(loss_from),
-    }
-    return frame
+    return HeadEffects(frame, whole, complete, len(chosen), lab.name, value, int(loss_from))
 
 
 # copying, with and without some heads ---------------------------------------------------------------------------------

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labkit.attention.sweep import measures
+from labkit.attention.sweep import HeadMeasures, measures
 from labkit.errors import BadInput
 from labkit.trace.input import is_many
 from labkit.trace.record import Trace
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 ON_REPEATED = ("induction", "duplicate")
 
@@ -46,14 +47,14 @@ def repeated(lab_or_vocabulary: Any, length: int = 50, times: int = 2, seed: int
     return before + block * int(times)
 
 
-def heads(lab: Any, text: Any = None, *, length: int = 50, seed: int = 0) -> pd.DataFrame:
+def heads(lab: Any, text: Any = None, *, length: int = 50, seed: int = 0) -> HeadMeasures:
     """The measures of all heads of a model: one row a head; `labkit.attention.MEASURES` says what the columns mean.
 
     text: entropy, distance, first, previous and own are measured on it (a text, token ids, messages, a Generation, or a
         Trace that kept its attention). Induction and duplicate are measured on repeated random tokens (`repeated`) of a
         block of `length`, where nothing but the repetition helps. None: all are measured there.
-    `attrs["uniform"]` holds, for each measure, what a head would score on the same tokens that looks evenly at all it may
-    see; tokens and repeated_tokens: how many there were; model.
+    The result's `uniform` holds, for each measure, what a head would score on the same tokens that looks evenly at all it
+    may see; tokens and repeated_tokens say how many there were.
     Raises BadInput for what can't be used, Unavailable where the model's attention can't be had.
     """
     if is_many(text):
@@ -63,27 +64,17 @@ def heads(lab: Any, text: Any = None, *, length: int = 50, seed: int = 0) -> pd.
     # a text that can't be used is said before anything runs
     trace = text if text is None or isinstance(text, Trace) else lab.trace(text, keep="attention")
     copied = lab.trace(repeated(lab, length, 2, seed), keep="attention")
-    frame = measures(copied)
-    uniform = frame.attrs["uniform"]
+    found = measures(copied)
     if trace is not None:
         on_text = measures(trace)
-        if list(zip(frame["layer"], frame["head"], strict=True)) != list(
-            zip(on_text["layer"], on_text["head"], strict=True)
-        ):
+        if not found[["layer", "head"]].equals(on_text[["layer", "head"]]):
             raise BadInput(
                 f"The trace is of {trace.model}, whose heads are not those of {lab.name}; trace the text again."
             )
-        for name in ON_REPEATED:
-            on_text[name] = frame[name]
-        uniform = on_text.attrs["uniform"] | {name: uniform[name] for name in ON_REPEATED}
-        frame = on_text
-    frame.attrs = {
-        "uniform": uniform,
-        "model": lab.name,
-        "tokens": len(copied if trace is None else trace),
-        "repeated_tokens": len(copied),
-    }
-    return frame
+        again = {name: found.uniform[name] for name in ON_REPEATED}
+        table = on_text.table.assign(**{name: found[name] for name in ON_REPEATED})
+        found = replace(on_text, table=table, uniform={**on_text.uniform, **again})
+    return replace(found, model=lab.name, repeated_tokens=len(copied))
 
 
 def _drawable(lab_or_vocabulary: Any) -> tuple[list[int], np.ndarray]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from labkit.errors import BadInput, Unavailable
+from labkit.results import Result
 from labkit.trace.record import LayerAttention, Trace, pattern
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 BLOCK = 2**19  # weights at once: 2 MiB, so that several passes over them stay in a processor's cache
 MOST_WEIGHTS = 300_000_000
@@ -116,6 +117,37 @@ class LayerSweep:
     broken_rows: np.ndarray
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadMeasures(Result):
+    """The measures of heads; `MEASURES` says what they are.
+
+    table: a row a head, with layer, head, kv_head (the key-value head it reads) and a column for each measure.
+    uniform: measure -> what a head would score on the same tokens that looks evenly at every token it may see, the mean
+        over the layers' masks. It stands beneath the table.
+    model: its name.  tokens: how many there were.  rows: how many of their queries were computed.  broken_rows: the most
+        of them that hold NaN in any head.  aside: whether token 0 was set aside.
+    repeated_tokens: how many repeated random tokens induction and duplicate were measured on; None where on the same text.
+    """
+
+    uniform: Mapping[str, float]
+    model: str
+    tokens: int
+    rows: int
+    broken_rows: int
+    aside: bool
+    repeated_tokens: int | None = None
+
+    def _title(self) -> str:
+        again = f", and on {self.repeated_tokens:,} repeated random ones" if self.repeated_tokens is not None else ""
+        return f"Heads of {self.model} on {self.tokens:,} tokens{again}{', token 0 set aside' if self.aside else ''}"
+
+    def _beneath(self) -> Mapping[str, Mapping[str, float]]:
+        return {"uniform": self.uniform}
+
+    def _remarks(self) -> Sequence[str]:
+        return ("uniform: what a head scores that looks evenly at all tokens it may see",)
+
+
 def sweep(
     trace: Trace,
     *,
@@ -160,12 +192,11 @@ def measures(
     aside: bool = False,
     against: Trace | None = None,
     most_weights: int = MOST_WEIGHTS,
-) -> pd.DataFrame:
+) -> HeadMeasures:
     """The measures of all heads: a row a head, with layer, head, kv_head and the measures that `sweep` gives.
 
-    `attrs`: uniform, {measure: what a head would score on this very text that looks evenly at every token it may see},
-    the mean over the layers' masks; rows, how many queries were computed; broken_rows, the most of them that hold NaN in
-    any head; model, tokens, aside.
+    The arguments are those of `sweep`. The result holds beside its table what a head would score on this very text that
+    looks evenly at every token it may see (`uniform`).
     """
     import pandas as pd
 
@@ -183,15 +214,15 @@ def measures(
             found.setdefault(name, []).append(values)
         rows, broken = swept.rows, max(broken, int(swept.broken_rows.max()))
     frame = pd.DataFrame(columns | {name: np.concatenate(parts) for name, parts in found.items()})
-    frame.attrs = {
-        "uniform": uniform(trace, layers=chosen, aside=aside, most_weights=most_weights),
-        "rows": rows,
-        "broken_rows": broken,
-        "model": trace.model,
-        "tokens": len(trace),
-        "aside": aside,
-    }
-    return frame
+    return HeadMeasures(
+        frame,
+        uniform=uniform(trace, layers=chosen, aside=aside, most_weights=most_weights),
+        model=trace.model,
+        tokens=len(trace),
+        rows=rows,
+        broken_rows=broken,
+        aside=bool(aside),
+    )
 
 
 def uniform(

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labkit.moe.ablations import ExpertEffects as ExpertEffects
     from labkit.moe.ablations import OwnDomain as OwnDomain
     from labkit.moe.ablations import effects as effects
     from labkit.moe.ablations import own_domain as own_domain
@@ -21,15 +22,22 @@ if TYPE_CHECKING:
     from labkit.moe.edits import random_router as random_router
     from labkit.moe.lexicon import Vocabulary as Vocabulary
     from labkit.moe.lexicon import vocabulary as vocabulary
+    from labkit.moe.measures import Balance as Balance
     from labkit.moe.measures import Coactivation as Coactivation
+    from labkit.moe.measures import Load as Load
+    from labkit.moe.measures import Saturation as Saturation
+    from labkit.moe.measures import Specialisation as Specialisation
     from labkit.moe.measures import balance as balance
     from labkit.moe.measures import coactivation as coactivation
     from labkit.moe.measures import load as load
     from labkit.moe.measures import saturation as saturation
     from labkit.moe.measures import specialisation as specialisation
+    from labkit.moe.mutual import Information as Information
+    from labkit.moe.mutual import Roles as Roles
     from labkit.moe.mutual import information as information
     from labkit.moe.mutual import roles as roles
     from labkit.moe.pruning import Pruning as Pruning
+    from labkit.moe.pruning import PruningDamage as PruningDamage
     from labkit.moe.pruning import damage as damage
     from labkit.moe.pruning import prune as prune
     from labkit.moe.routing import Routing as Routing
@@ -40,13 +48,24 @@ if TYPE_CHECKING:
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
-    "ablations": ("OwnDomain", "effects", "own_domain"),
+    "ablations": ("ExpertEffects", "OwnDomain", "effects", "own_domain"),
     "corpus": ("Passage", "checkpoints", "passages", "recorded_effects", "texts"),
     "edits": ("choose", "drop", "forbid", "force", "random_router"),
     "lexicon": ("Vocabulary", "vocabulary"),
-    "measures": ("Coactivation", "balance", "coactivation", "load", "saturation", "specialisation"),
-    "mutual": ("information", "roles"),
-    "pruning": ("Pruning", "damage", "prune"),
+    "measures": (
+        "Balance",
+        "Coactivation",
+        "Load",
+        "Saturation",
+        "Specialisation",
+        "balance",
+        "coactivation",
+        "load",
+        "saturation",
+        "specialisation",
+    ),
+    "mutual": ("Information", "Roles", "information", "roles"),
+    "pruning": ("Pruning", "PruningDamage", "damage", "prune"),
     "routing": ("Routing", "collect"),
     "sizes": ("Costs", "costs"),
     "upcycling": ("upcycle",),

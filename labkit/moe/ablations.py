@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from labkit.errors import BadInput, Unavailable
 from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, few_notes
 from labkit.moe.routing import check_count, documents_of
+from labkit.results import Result
 from labkit.statistics import interval, p_value, permuted_within, ranks, resampled
 from labkit.trace import running
 from labkit.trace.input import as_kinds
@@ -35,6 +36,37 @@ Texts = Mapping[str, Sequence[Any]]
 # one expert at a time -------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class ExpertEffects(Result):
+    """What taking one expert at a time away does to the loss of each kind of text; `effects` tells the columns.
+
+    baseline: kind -> its loss with all experts, nats a token.  complete: False after an interrupt, when the table holds the
+    experts that were done.  experts: how many there were to be.  how: "drop" or "forbid".  model: its name.
+    draws: resamplings.  seed: of these.  notes: what a reader has to know about the documents.
+    """
+
+    baseline: Mapping[str, float]
+    complete: bool
+    experts: int
+    how: str
+    model: str
+    draws: int
+    seed: int
+    notes: tuple[str, ...]
+
+    def _title(self) -> str:
+        cut = "" if self.complete else ", interrupted"
+        return f"One expert of {self.model} at a time taken away ({self.how}), of {self.experts} in all{cut}"
+
+    def _remarks(self) -> Sequence[str]:
+        return (baseline_line(self.baseline), *self.notes)
+
+
+def baseline_line(baseline: Mapping[str, float]) -> str:
+    """The losses that changes are changes of, as one line."""
+    return "loss with all experts: " + ", ".join(f"{kind} {loss:.3f}" for kind, loss in baseline.items())
+
+
 def effects(
     lab: Any,
     texts: Any,
@@ -47,7 +79,7 @@ def effects(
     seed: int = 0,
     progress: bool = True,
     stop: threading.Event | None = None,
-) -> pd.DataFrame:
+) -> ExpertEffects:
     """Take one expert at a time away and measure the loss of each kind of text.
 
     texts: kind of text -> its documents, as `collect` takes them, or a list of documents.
@@ -57,8 +89,8 @@ def effects(
     Returns a row for each expert and kind: layer, expert, kind, loss_change (nats a token, without − with the expert, mean
     over the kind's tokens), low and high (95 %, resampling the kind's documents), tokens, documents, note: why there are
     no numbers, for a kind with fewer than least_documents or least_tokens. Special tokens and the first of a document are
-    not counted. `attrs`: baseline (loss of each kind with all experts), complete, experts (how many there were to be), how,
-    model, draws, seed, notes. An interrupt returns the experts that were done, with complete False.
+    not counted. Beside the table stands the loss of each kind with all experts (`baseline`). An interrupt returns the experts
+    that were done, with complete False.
     Raises Unavailable for a dense model, BadInput for an expert that is not there and texts that can't be used.
     """
     import pandas as pd
@@ -107,17 +139,17 @@ def effects(
             "note": np.tile(np.array(enough, dtype=object), len(done)),
         }
     )
-    frame.attrs = {
-        "baseline": documents.baseline(baseline),
-        "complete": complete,
-        "experts": len(chosen),
-        "how": how,
-        "model": lab.name,
-        "draws": draws,
-        "seed": seed,
-        "notes": documents.cut,
-    }
-    return frame
+    return ExpertEffects(
+        frame,
+        baseline=documents.baseline(baseline),
+        complete=complete,
+        experts=len(chosen),
+        how=how,
+        model=lab.name,
+        draws=draws,
+        seed=seed,
+        notes=documents.cut,
+    )
 
 
 def _without(how: str, layer: int, expert: int) -> Any:
@@ -319,7 +351,7 @@ def _summed(logits: Any, ids: Any, wanted: Any) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class OwnDomain:
+class OwnDomain(Result):
     """Whether taking an expert away hurts the kind of text it is used for most.
 
     agreement: the share of experts whose kind of highest specialisation is the kind that loses most without them; chance:
@@ -330,7 +362,8 @@ class OwnDomain:
         p: the share of permutations that correlate as much. An expert used much by all kinds raises it too.
     correlation_within: the same with both centred within each expert as well, so that only which kinds counts and not
         how much the expert is used; p_within.
-    experts: a row each: layer, expert, kind (of highest specialisation), hurt (the kind that loses most), agree.
+    table: an expert a row: layer, expert, kind (of highest specialisation), hurt (the kind that loses most), agree;
+        `experts` is the same.
     left_out: experts whose absence changes nothing at all, in no column.
     """
 
@@ -345,9 +378,13 @@ class OwnDomain:
     kinds: tuple[str, ...]
     left_out: int
     permutations: int
-    experts: pd.DataFrame = field(repr=False)
 
-    def __repr__(self) -> str:
+    @property
+    def experts(self) -> pd.DataFrame:
+        """The table of the experts."""
+        return self.table
+
+    def _title(self) -> str:
         left_out = f"; {self.left_out} experts whose absence changes nothing are left out" if self.left_out else ""
         return (
             f"own domain hurt most: {self.agreement:.1%} of {len(self.experts)} experts (chance {self.chance:.1%}, "
@@ -358,7 +395,7 @@ class OwnDomain:
 
 
 def own_domain(
-    effects: pd.DataFrame, specialisation: pd.DataFrame, *, permutations: int = 999, seed: int = 0
+    effects: Result | pd.DataFrame, specialisation: Result | pd.DataFrame, *, permutations: int = 999, seed: int = 0
 ) -> OwnDomain:
     """Does dropping an expert hurt its own domain most?
 
@@ -398,6 +435,7 @@ def own_domain(
     )
     table["agree"] = table["kind"] == table["hurt"]
     return OwnDomain(
+        table,
         agreement=float(agree[0]),
         chance=1 / len(kinds),
         agreement_permuted=float(agree[1:].mean()),
@@ -409,7 +447,6 @@ def own_domain(
         kinds=tuple(kinds),
         left_out=int((~some).sum()),
         permutations=permutations,
-        experts=table,
     )
 
 

@@ -66,16 +66,6 @@ def check_routing(routing: Any) -> Routing:
     return routing
 
 
-def attributes(routing: Routing, **more: Any) -> dict[str, Any]:
-    """What every result says of where it comes from."""
-    return {
-        "model": routing.model,
-        "tokens": len(routing),
-        "documents": len(routing.kind_of),
-        "notes": routing.notes,
-    } | more
-
-
 def grid(**axes: Sequence[Any]) -> dict[str, np.ndarray]:
     """Columns that run through every combination, the last fastest."""
     places = np.meshgrid(*(np.arange(len(a)) for a in axes.values()), indexing="ij")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from labkit.errors import BadInput
-from labkit.moe.counts import attributes, check_routing
+from labkit.moe.counts import check_routing
 from labkit.moe.measures import even_counts
 from labkit.moe.routing import Routing, check_count
+from labkit.results import Result
 from labkit.statistics import ENDS, centred_interval, p_value, resampled
 
 if TYPE_CHECKING:
@@ -20,14 +22,40 @@ EVEN_DRAWS = 20  # each is a mean over all tokens, and hardly varies
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Vocabulary:
-    """tokens: a row for each layer, expert and rank.  layers: a row a layer. See `vocabulary`."""
+class Vocabulary(Result):
+    """The tokens that go to each expert most surely; `vocabulary` tells the columns of both tables.
 
-    tokens: pd.DataFrame
+    table: a row for each layer, expert and rank; `tokens` is the same.  layers: a row a layer, with the levels of chance.
+    model: its name.  documents: how many were counted.  notes: what a reader has to know about them.  draws: resamplings.
+    seed: of these.  least, least_documents: occurrences, and documents with one, that a token had to have.
+    """
+
     layers: pd.DataFrame
+    model: str
+    documents: int
+    notes: tuple[str, ...]
+    draws: int
+    seed: int
+    least: int
+    least_documents: int
+
+    @property
+    def tokens(self) -> pd.DataFrame:
+        """The table of tokens."""
+        return self.table
+
+    def _title(self) -> str:
+        return f"Vocabulary of {self.layers['types'].max()} different tokens, {self.model}"
 
     def __repr__(self) -> str:
-        return f"Vocabulary of {self.layers['types'].max()} different tokens\n{self.layers}"
+        return f"{self.layers}\n{super().__repr__()}"
+
+    def _repr_html_(self) -> str | None:
+        layers, tokens = self.layers._repr_html_(), super()._repr_html_()
+        return None if layers is None or tokens is None else layers + tokens
+
+    def _remarks(self) -> Sequence[str]:
+        return self.notes
 
 
 def vocabulary(
@@ -110,11 +138,17 @@ def vocabulary(
     tokens["occurrences"], tokens["documents"] = n[of], documents[kept][of]
     tokens["uniform"] = routing.k / experts
     tokens = tokens.sort_values(["layer", "expert", "rank"], ignore_index=True)
-    layers = pd.DataFrame(summary)
-    tokens.attrs = layers.attrs = attributes(
-        routing, draws=draws, seed=seed, least=least, least_documents=least_documents
+    return Vocabulary(
+        tokens,
+        layers=pd.DataFrame(summary),
+        model=routing.model,
+        documents=len(routing.kind_of),
+        notes=routing.notes,
+        draws=draws,
+        seed=seed,
+        least=least,
+        least_documents=least_documents,
     )
-    return Vocabulary(tokens=tokens, layers=layers)
 
 
 def _level(counts: np.ndarray, n: np.ndarray) -> float:

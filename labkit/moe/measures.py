@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from labkit.errors import BadInput
 from labkit.moe.counts import (
     LEAST_DOCUMENTS,
     LEAST_TOKENS,
-    attributes,
     check_routing,
     choices_by_document,
     documents_of_kind,
@@ -27,8 +26,10 @@ from labkit.moe.counts import (
     tokens_by_document,
     too_few,
 )
+from labkit.moe.measured import Measured, origin
 from labkit.moe.mutual import Data, Pairs
 from labkit.moe.routing import Routing, check_count
+from labkit.results import Result
 from labkit.statistics import centred_interval, entropy, interval, resampled
 
 if TYPE_CHECKING:
@@ -39,7 +40,73 @@ STANDINS = 6  # untrained routers that are put in the model's place
 STANDIN_DRAWS = 200  # resamplings of the documents for each of them
 
 
-def load(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
+@dataclass(frozen=True, eq=False, repr=False)
+class Load(Measured):
+    """Each expert's share of the choices; `load` tells the columns of its table.
+
+    untrained: how many untrained routers stand beside it.
+    """
+
+    untrained: int
+
+    def _what(self) -> str:
+        return "Load of the experts"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Balance(Measured):
+    """How evenly the experts of each layer are used; `balance` tells the columns of its table.
+
+    most_entropy: bits, of an even load; it stands beneath the table with what else an even load has.
+    """
+
+    most_entropy: float
+
+    def _what(self) -> str:
+        return "Balance of the layers"
+
+    def _beneath(self) -> Mapping[str, Mapping[str, float]]:
+        perfect = {"entropy": self.most_entropy, "entropy_share": 1.0, "max_violation": 0.0, "never_chosen": 0}
+        return {"even load": perfect}
+
+
+class Found(TypedDict):
+    """How many experts stand out by a rule, and how many of an untrained router do."""
+
+    found: float
+    by_chance: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Specialisation(Measured):
+    """Which expert is chosen for which kind of text; `specialisation` tells the columns of its table.
+
+    untrained: how many untrained routers stand beside it.
+    stand_out: for each of two rules how many experts (of a layer, for one kind or several) stand out, `found`, and how many
+        do `by_chance`: the mean over `standins` untrained routers, each held against the others as the model is against
+        all. The rules: "untrained_high" where low is above untrained_high, "untrained_largest" where it is above that.
+    stand_out_by_layer: the same by layer. found is NaN without untrained routers, by_chance with fewer than two.
+    """
+
+    untrained: int
+    standins: int
+    stand_out: Mapping[str, Found]
+    stand_out_by_layer: Mapping[int, Mapping[str, Found]]
+
+    def _what(self) -> str:
+        return "Specialisation of the experts"
+
+    def _remarks(self) -> Sequence[str]:
+        counts = [
+            f"experts whose whole interval is above {rule}: {counted['found']:g}; of an untrained router's "
+            f"{counted['by_chance']:.1f}"
+            for rule, counted in self.stand_out.items()
+            if not np.isnan(counted["by_chance"])
+        ]
+        return (*counts, *self.notes)
+
+
+def load(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> Load:
     """Each expert's share of the choices.
 
     Returns a row for each layer and expert: layer, expert, load (the shares of a layer sum to 1), low and high (95 %,
@@ -64,11 +131,10 @@ def load(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame
         | {"load": shares.ravel(), "low": low.ravel(), "high": high.ravel(), "uniform": 1 / routing.n_experts}
         | {name: np.repeat(of, routing.n_experts) for name, of in zip(_BAND, band, strict=True)}
     )
-    table.attrs = attributes(routing, draws=draws, seed=seed, untrained=len(others))
-    return table
+    return Load(table, **origin(routing, draws, seed), untrained=len(others))
 
 
-def balance(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
+def balance(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> Balance:
     """How evenly the experts of each layer are used.
 
     Returns a row a layer: layer; entropy of the load (bits); entropy_share (of log2 E, 1 when even); max_violation (the
@@ -98,9 +164,9 @@ def balance(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> pd.DataFr
     others = [_evenness(_by_document(routing, chosen).sum(0)) for chosen in _untrained(routing)]
     others = others or [{name: np.full(len(counts), np.nan) for name in found}]
     columns |= {f"untrained_{name}": np.mean([other[name] for other in others], axis=0) for name in others[0]}
-    table = pd.DataFrame(columns)
-    table.attrs = attributes(routing, draws=draws, seed=seed, most_entropy=float(np.log2(routing.n_experts)))
-    return table
+    return Balance(
+        pd.DataFrame(columns), **origin(routing, draws, seed), most_entropy=float(np.log2(routing.n_experts))
+    )
 
 
 def specialisation(
@@ -110,7 +176,7 @@ def specialisation(
     least_tokens: int = LEAST_TOKENS,
     draws: int = DRAWS,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> Specialisation:
     """For each layer, kind of text and expert, the share of the kind's tokens for which the expert is among the k chosen.
 
     Domain specialisation of OLMoE (Muennighoff et al. 2024). Returns a row each: layer, kind, expert, share (those of a
@@ -121,10 +187,7 @@ def specialisation(
     share if each token went where this token went in the other documents (as the load is where it occurs in no other):
     what the tokens of the kind bring with them. tokens, documents: of the kind, documents without a counted token left out.
     note: why there are no numbers, for a kind with fewer than least_documents or least_tokens.
-    attrs: stand_out, for each of two rules how many experts (of a layer, for one kind or several) stand out, found, and how
-    many do by_chance: the mean over attrs["standins"] untrained routers, each held against the others as the model is
-    against all. The rules: "untrained_high" where low is above untrained_high, "untrained_largest" where it is above that.
-    stand_out_by_layer: the same by layer. found is NaN without untrained routers, by_chance with fewer than two.
+    The result's `stand_out` counts the experts that stand out, and how many of an untrained router's do.
     """
     import pandas as pd
 
@@ -186,10 +249,9 @@ def specialisation(
         | {"documents": documents_of_kind(routing)[number_of], "note": np.array(notes, dtype=object)[number_of]}
     )
     by_layer = {rule: found.sum(2) for rule, found in out.items()}  # (1 + standins, L)
-    table.attrs = attributes(
-        routing,
-        draws=draws,
-        seed=seed,
+    return Specialisation(
+        table,
+        **origin(routing, draws, seed),
         untrained=len(others),
         standins=standins,
         stand_out={rule: _beside_chance(found.sum(1), len(others)) for rule, found in by_layer.items()},
@@ -198,7 +260,6 @@ def specialisation(
             for i, layer in enumerate(routing.layers)
         },
     )
-    return table
 
 
 RULES = ("untrained_high", "untrained_largest")  # what an expert's whole interval is to be above, to stand out
@@ -211,7 +272,7 @@ def _crowd(shares: np.ndarray) -> dict[str, np.ndarray]:
     return {"untrained_low": low, "untrained_high": high, "untrained_largest": largest}
 
 
-def _beside_chance(found: np.ndarray, routers: int) -> dict[str, float]:
+def _beside_chance(found: np.ndarray, routers: int) -> Found:
     """found: (1 + standins,), how many experts stand out, the model's first."""
     return {
         "found": int(found[0]) if routers else np.nan,
@@ -223,25 +284,32 @@ def _beside_chance(found: np.ndarray, routers: int) -> dict[str, float]:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Coactivation:
+class Coactivation(Measured):
     """Which experts are chosen together.
 
+    table: the strongest pairs of each layer, a row each: layer, first, second (the more often chosen first), together
+        (tokens that chose both), given (share of the second's tokens that chose the first), independent, ratio (given over
+        independent), low and high (95 % of the ratio, resampling documents within their kinds), untrained_largest (the
+        largest ratio of an untrained router, which one in twenty exceeds). `pairs` is the same.
     given: (L, E, E) float64, the share of the tokens that chose expert i (row) which chose j (column) as well; NaN on the
         diagonal and for an expert never chosen.
     independent: (L, E, E), the same for a choice of k experts that has each expert's load and nothing else in common.
-    pairs: the strongest pairs of each layer, a row each: layer, first, second (the more often chosen first), together
-        (tokens that chose both), given (share of the second's tokens that chose the first), independent, ratio (given over
-        independent), low and high (95 % of the ratio, resampling documents within their kinds), untrained_largest (the
-        largest ratio of an untrained router, which one in twenty exceeds).
+    layers: which layers of the model are routed.  least_share: pairs that independent choice would bring together for a
+        smaller share of the tokens are left out.
     """
 
     given: np.ndarray
     independent: np.ndarray
-    pairs: pd.DataFrame
     layers: tuple[int, ...]
+    least_share: float
 
-    def __repr__(self) -> str:
-        return f"Coactivation of {self.given.shape[1]} experts in {len(self.layers)} layers\n{self.pairs}"
+    @property
+    def pairs(self) -> pd.DataFrame:
+        """The table of the strongest pairs."""
+        return self.table
+
+    def _title(self) -> str:
+        return f"Co-activation of {self.given.shape[1]} experts in {len(self.layers)} layers of {self.model}"
 
 
 def coactivation(
@@ -263,7 +331,7 @@ def coactivation(
     check_count("seed", seed, 0)
     if routing.k < 2:
         raise BadInput("One expert is chosen for each token here, so none are chosen together; see load instead.")
-    n, experts = len(routing), routing.n_experts
+    experts = routing.n_experts
     given = np.full((len(routing.layers), experts, experts), np.nan)
     independent = np.full_like(given, np.nan)
     rng = np.random.default_rng(seed)
@@ -301,9 +369,20 @@ def coactivation(
                     "untrained_largest": largest,
                 }
             )
-    pairs = pd.DataFrame(rows)
-    pairs.attrs = attributes(routing, draws=draws, seed=seed, least_share=least_share, n=n)
-    return Coactivation(given=given, independent=independent, pairs=pairs, layers=routing.layers)
+    return Coactivation(
+        pd.DataFrame(rows, columns=PAIR_COLUMNS),
+        **origin(routing, draws, seed),
+        given=given,
+        independent=independent,
+        layers=routing.layers,
+        least_share=least_share,
+    )
+
+
+PAIR_COLUMNS = (
+    *("layer", "first", "second", "together", "given", "independent", "ratio", "low", "high"),
+    "untrained_largest",
+)
 
 
 def _together(chosen: np.ndarray, k: int, least_share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -395,6 +474,23 @@ def _symmetric(weights: np.ndarray, k: int) -> np.ndarray:
 # saturation -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Saturation(Result):
+    """How much of the final choice was made at each step of training; `saturation` tells the columns of its table.
+
+    tokens: how many.  draws: resamplings.  seed: of these.  n_experts, k: k of so many experts are chosen.
+    """
+
+    tokens: int
+    draws: int
+    seed: int
+    n_experts: int
+    k: int
+
+    def _title(self) -> str:
+        return f"Saturation: {self.tokens:,} tokens, {self.k} of {self.n_experts} experts"
+
+
 def saturation(
     choices: Mapping[int, np.ndarray],
     final: np.ndarray | None = None,
@@ -405,7 +501,7 @@ def saturation(
     layers: tuple[int, ...] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> Saturation:
     """How much of the final choice of experts was made already at each step of training.
 
     Router saturation of OLMoE (Muennighoff et al. 2024). choices: step -> (N, L, k), the same tokens in the same order.
@@ -467,8 +563,7 @@ def saturation(
         | {"share": shares.mean(1).ravel(), "low": low.ravel(), "high": high.ravel(), "uniform": k / every}
         | {"same_loads": same.ravel(), "unrelated": np.tile(unrelated, len(steps))}
     )
-    table.attrs = {"tokens": n, "draws": draws, "seed": seed, "n_experts": every, "k": k}
-    return table
+    return Saturation(table, tokens=n, draws=draws, seed=seed, n_experts=every, k=k)
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:

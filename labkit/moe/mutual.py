@@ -7,7 +7,8 @@ token held fixed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,11 @@ from labkit.errors import BadInput
 from labkit.moe.counts import (
     LEAST_DOCUMENTS,
     LEAST_TOKENS,
-    attributes,
     check_routing,
     choices_by_document,
     too_few,
 )
+from labkit.moe.measured import Measured, origin
 from labkit.moe.routing import Routing, check_count
 from labkit.statistics import (
     basic_interval,
@@ -35,7 +36,7 @@ from labkit.statistics import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 DRAWS = 200
 PICKS = 2  # occurrences that stand for a token in a document, one after the other
@@ -47,6 +48,34 @@ ONE_KIND = "one kind of text has nothing to be told from"
 ROLES = ("token", "kind", "position")
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Information(Measured):
+    """Bits between the kind of text and the expert, beside three levels of chance; `information` tells the columns.
+
+    resamples: resamplings of the documents behind given_token_above_low and _high.  untrained: untrained routers.
+    kinds: those that are looked at.  kind: bits, their entropy over the tokens, the most information can be.
+    token: bits, I(kind; token), the most by_token can reach (plug-in); token_shuffled: the same with kinds dealt at random.
+    kind_given_token: bits, the most given_token can reach.  shared: the share of the tokens whose id occurs in more than
+        one kind: only these can say anything about given_token.
+    NaN where fewer than two kinds have enough documents.
+    """
+
+    resamples: int = 0
+    untrained: int = 0
+    kinds: tuple[str, ...] = ()
+    kind: float = math.nan
+    token: float = math.nan
+    token_shuffled: float = math.nan
+    kind_given_token: float = math.nan
+    shared: float = math.nan
+
+    def _what(self) -> str:
+        return "Information about the kind of text in the experts"
+
+    def _beneath(self) -> Mapping[str, Mapping[str, float]]:
+        return {"at most": {"information": self.kind, "by_token": self.token, "given_token": self.kind_given_token}}
+
+
 def information(
     routing: Routing,
     *,
@@ -54,11 +83,11 @@ def information(
     seed: int = 0,
     least_documents: int = LEAST_DOCUMENTS,
     least_tokens: int = LEAST_TOKENS,
-) -> pd.DataFrame:
+) -> Information:
     """Mutual information, in bits, between the kind of text and an expert drawn at random among a token's k.
 
     Returns a row a layer:
-    information: the plug-in estimate, 0 to attrs["kind"] (the entropy of the kinds over the tokens).
+    information: the plug-in estimate, 0 to the result's `kind` (the entropy of the kinds over the tokens).
     low, high: 95 %, resampling documents within kinds, corrected for what resampling adds (basic bootstrap).
     shuffled, shuffled_high: mean and 97.5 % when kinds are permuted over documents; p_shuffled.
     untrained, untrained_high: mean and 97.5 % of the untrained routers; p_untrained = (1 + number of untrained routers with
@@ -69,14 +98,12 @@ def information(
         once for each document that holds it. The plug-in is far above 0 where tokens are rare, so it stands beside
         given_token_shuffled and given_token_shuffled_high, where kinds are permuted among the documents of each token;
         p_given_token; given_token_above = given_token - given_token_shuffled is the number to quote, with
-        given_token_above_low and given_token_above_high: 95 %, by the standard deviation of attrs["resamples"] resamplings of
-        the documents within their kinds.
+        given_token_above_low and given_token_above_high: 95 %, by the standard deviation of `resamples` resamplings of the
+        documents within their kinds.
     given_token_untrained, given_token_untrained_high, p_given_token_untrained: given_token_above of the untrained routers,
         each less what it shows itself with kinds permuted.
     note: what is to be known about the row, such as kinds left out for want of documents.
-    attrs: resamples; kind (bits, entropy of the kinds), token (I(kind; token), the most by_token can reach; plug-in) and
-    token_shuffled, kind_given_token (bits, the most given_token can reach), shared (share of the tokens whose id occurs in
-    more than one kind: only these can say anything about given_token).
+    `Information` tells what stands beside the table.
     Permuting kinds over documents takes documents to be of like length whatever their kind; cut them so.
     Kinds with fewer than least_documents or least_tokens are left out; with fewer than two kinds all numbers are NaN.
     """
@@ -89,9 +116,7 @@ def information(
     columns: dict[str, Any] = {"layer": routing.layers}
     if len(kept) < 2:
         columns |= dict.fromkeys(_COLUMNS, np.nan) | {"note": note or ONE_KIND}
-        table = pd.DataFrame(columns)
-        table.attrs = attributes(routing, draws=draws, seed=seed)
-        return table
+        return Information(pd.DataFrame(columns), **origin(routing, draws, seed))
     rng = np.random.default_rng(seed)
     data = Data.of(routing, kept)
     counts = data.by_document(data.experts)
@@ -123,20 +148,18 @@ def information(
     tokens = pairs.kind_table(pairs.kind)
     once = pairs.kind_table(pairs.kind, occurrences=False)
     tables_dealt = [pairs.kind_table(label[pairs.document]) for label in labels[: min(draws, 50)]]
-    table.attrs = attributes(
-        routing,
-        draws=draws,
-        seed=seed,
+    return Information(
+        table,
+        **origin(routing, draws, seed),
         resamples=len(samples),
         untrained=len(others),
-        kinds=[routing.kinds[kind] for kind in kept],
+        kinds=tuple(routing.kinds[kind] for kind in kept),
         kind=float(entropy(tokens.sum(0))),
         token=float(mutual_information(tokens)),
         token_shuffled=float(np.mean([mutual_information(t) for t in tables_dealt])),
         kind_given_token=float((entropy(once) * once.sum(1)).sum() / once.sum()),
         shared=float(pairs.size[pairs.shared].sum() / pairs.size.sum()),
     )
-    return table
 
 
 _COLUMNS = (
@@ -150,6 +173,20 @@ _COLUMNS = (
 )
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Roles(Measured):
+    """What the experts of each layer know about token, kind of text and position; `roles` tells the columns of its table.
+
+    resamples: resamplings of the documents behind low and high.  untrained: how many untrained routers stand beside it.
+    """
+
+    resamples: int
+    untrained: int
+
+    def _what(self) -> str:
+        return "Roles of the experts"
+
+
 def roles(
     routing: Routing,
     by: str | Sequence[str] = ROLES,
@@ -158,13 +195,13 @@ def roles(
     seed: int = 0,
     least_documents: int = LEAST_DOCUMENTS,
     least_tokens: int = LEAST_TOKENS,
-) -> pd.DataFrame:
+) -> Roles:
     """What an expert knows: its information, in bits, about the token, the kind of text, and the place in the document.
 
     by: "token", "kind", "position" (in eighths of the document), or several of them.
     Returns a row for each layer and each of these: layer, by, information (plug-in), shuffled and shuffled_high (mean and
     97.5 % where the choices are detached from what they are asked about), p_shuffled, above (information minus shuffled: to
-    be compared between rows), low and high (95 % of above, by the standard deviation of attrs["resamples"] resamplings of
+    be compared between rows), low and high (95 % of above, by the standard deviation of `resamples` resamplings of
     the documents within their kinds; rather too wide where above is about 0), share (above over the entropy of the expert),
     untrained, untrained_high and p_untrained (mean, 97.5 % and p of `above` among the untrained routers), note (what is to
     be known about the row).
@@ -238,8 +275,7 @@ def roles(
     order = {name: i for i, name in enumerate(ROLES)}
     table = pd.concat(rows).sort_values(["layer", "by"], key=lambda c: c.map(order) if c.name == "by" else c)
     table = table.reset_index(drop=True)
-    table.attrs = attributes(routing, draws=draws, seed=seed, resamples=len(weights), untrained=len(data.untrained))
-    return table
+    return Roles(table, **origin(routing, draws, seed), resamples=len(weights), untrained=len(data.untrained))
 
 
 _ROLE_COLUMNS = (

@@ -21,11 +21,12 @@ import torch
 from labkit.errors import BadInput, Unavailable
 from labkit.models.config import first_number
 from labkit.moe import routing
-from labkit.moe.ablations import DRAWS, Documents, effects, routed
+from labkit.moe.ablations import DRAWS, Documents, baseline_line, effects, routed
 from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, choices_by_document
 from labkit.moe.edits import forbid
 from labkit.moe.sizes import EXPERTS
 from labkit.moe.upcycling import check_room, empty_model, refuse_odd_weights
+from labkit.results import Result, as_table
 from labkit.statistics import interval
 from labkit.trace.edits import Edit
 from labkit.trace.input import as_kinds
@@ -218,7 +219,7 @@ def _scores(
     if by == "usage":
         return usage(routing.collect(lab, kinds, progress=progress))
     frame = effects(lab, kinds, how="forbid", least_documents=1, least_tokens=1, draws=1, progress=progress, stop=stop)
-    if not frame.attrs["complete"]:
+    if not frame.complete:
         raise KeyboardInterrupt
     return _from_table(lab, there, frame)
 
@@ -249,7 +250,8 @@ def _given_scores(lab: Any, there: Mapping[int, int], scores: Any) -> Scores:
     return _complete(lab, there, pairs)
 
 
-def _from_table(lab: Any, there: Mapping[int, int], frame: pd.DataFrame) -> Scores:
+def _from_table(lab: Any, there: Mapping[int, int], scores: Result | pd.DataFrame) -> Scores:
+    frame = as_table(scores)
     column = next((c for c in VALUES if c in frame.columns), None)
     if column is None or not {"layer", "expert"} <= set(frame.columns):
         raise BadInput(f"A table of scores has the columns layer, expert and one of {', '.join(VALUES)}.")
@@ -276,6 +278,31 @@ def _complete(lab: Any, there: Mapping[int, int], pairs: Mapping[tuple[Any, Any]
 # what it costs --------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class PruningDamage(Result):
+    """The loss of a model pruned to fewer and fewer experts; `damage` tells the columns of its table.
+
+    baseline: kind -> its loss with all experts, nats a token.  complete: False after an interrupt.  experts: how many there
+    are in a layer.  draws: random choices behind "random".  seed: of these.  model: its name.  notes: what a reader has to
+    know about the documents.
+    """
+
+    baseline: Mapping[str, float]
+    complete: bool
+    experts: int
+    draws: int
+    seed: int
+    model: str
+    notes: tuple[str, ...]
+
+    def _title(self) -> str:
+        cut = "" if self.complete else ", interrupted"
+        return f"{self.model} pruned, of {self.experts} experts in each layer{cut}"
+
+    def _remarks(self) -> Sequence[str]:
+        return (baseline_line(self.baseline), *self.notes)
+
+
 def damage(
     lab: Any,
     texts: Any,
@@ -291,7 +318,7 @@ def damage(
     seed: int = 0,
     progress: bool = True,
     stop: threading.Event | None = None,
-) -> pd.DataFrame:
+) -> PruningDamage:
     """The loss of a model pruned to fewer and fewer experts, by each way of choosing them.
 
     texts: what the loss is measured on.  rank_on: other documents, on which usage and effects are measured; both as in
@@ -304,8 +331,8 @@ def damage(
     Returns a row each: by, keep, kind, loss_change (nats a token, pruned − whole; for "random" the mean over draws), low and
     high (95 %, resampling documents within their kinds; for "random" each resampling takes one of the draws, so that the
     interval is where a single random choice may fall), note. kind is each kind of text, and "all": the mean over those
-    kinds that have numbers, each counting the same. `attrs`: baseline (loss of each kind), complete, draws, seed, model.
-    An interrupt returns what is done, with complete False.
+    kinds that have numbers, each counting the same. Beside the table stands the loss of each kind with all experts
+    (`baseline`). An interrupt returns what is done, with complete False.
     Raises BadInput for documents in both, Unavailable for a dense model.
     """
     import pandas as pd
@@ -352,16 +379,16 @@ def damage(
         if baseline is None:
             raise
     frame = pd.DataFrame(rows, columns=["by", "keep", "kind", "loss_change", "low", "high", "note"])
-    frame.attrs = {
-        "baseline": documents.baseline(baseline),
-        "complete": complete,
-        "experts": next(iter(there.values())),
-        "draws": draws,
-        "seed": seed,
-        "model": lab.name,
-        "notes": documents.cut,
-    }
-    return frame
+    return PruningDamage(
+        frame,
+        baseline=documents.baseline(baseline),
+        complete=complete,
+        experts=next(iter(there.values())),
+        draws=draws,
+        seed=seed,
+        model=lab.name,
+        notes=documents.cut,
+    )
 
 
 def _rows(

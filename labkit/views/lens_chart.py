@@ -35,7 +35,7 @@ ATTRIBUTION_COLUMNS = ("component", "layer", "head", "contribution")
 def lens(frame: LogitLens | pd.DataFrame, *, colour: Literal["top", "next"] = "top", title: str | None = None) -> Chart:
     """The logit lens: layers downward, tokens across, in each cell the token it would say.
 
-    frame: of `logit_lens`; part of it (`frame.part(frame.position > 3)`) gives part of the picture. colour: the probability of
+    frame: of `logit_lens`; part of it (`frame[frame.position > 3]`) gives part of the picture. colour: the probability of
     the token in the cell ("top") or of the token that actually follows ("next"). Cells whose logits are no numbers are
     empty. title: by default a sentence that says after how many layers half of the final predictions can be read.
     Returns a Chart, its figure plotly's. Raises BadInput for another frame or colour.

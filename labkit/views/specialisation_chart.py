@@ -13,6 +13,8 @@ from labkit.views.template import INK, OKABE_ITO, template
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labkit.moe import PruningDamage, Specialisation
+
 # blue against orange-red is told apart with any common colour vision; the middle, at the uniform share, is nearly white
 DIVERGING = ((0.0, OKABE_ITO[0]), (0.5, "#f7f7f7"), (1.0, OKABE_ITO[5]))
 SPECIALISATION_COLUMNS = ("layer", "kind", "expert", "share", "uniform", "low", "high")
@@ -34,7 +36,9 @@ ALL = "all"  # the mean over the kinds of text
 BESIDE = ("random", "chance")  # what is nobody's choice is drawn grey
 
 
-def specialisation(frame: pd.DataFrame, *, chance: str | None = None, title: str | None = None) -> Chart:
+def specialisation(
+    frame: Specialisation | pd.DataFrame, *, chance: str | None = None, title: str | None = None
+) -> Chart:
     """How often each expert is chosen for each kind of text: experts across, kinds downward, a map for each layer.
 
     frame: of `lk.moe.specialisation`, a row for each layer, kind and expert: share of the kind's tokens for which the
@@ -53,12 +57,13 @@ def specialisation(frame: pd.DataFrame, *, chance: str | None = None, title: str
 
     columns = set(getattr(frame, "columns", ()))
     if not set(SPECIALISATION_COLUMNS) <= columns or not len(frame):
-        raise BadInput("There is nothing to draw; give the DataFrame that lk.moe.specialisation returned.")
+        raise BadInput("There is nothing to draw; give what lk.moe.specialisation returned.")
     level = chance if chance is not None else next(name for name in LEVELS if name in columns and _any(frame[name]))
     if level not in columns:
         there = ", ".join(name for name in (*LEVELS, "untrained_largest") if name in columns)
         raise BadInput(f"chance={chance!r} is no column of this frame; there are {there}.")
     every_layer = [int(layer) for layer in sorted(frame.layer.unique())]
+    by_chance = _by_chance(frame, level, every_layer)
     step = math.ceil(len(every_layer) / MOST_LAYERS)
     layers = every_layer[::step]
     kinds = list(dict.fromkeys(frame.kind))
@@ -153,7 +158,7 @@ def specialisation(frame: pd.DataFrame, *, chance: str | None = None, title: str
     height = TOP + BOTTOM - 10 + len(layers) * (ROW * len(kinds) + 46)
     figure.update_layout(
         template=template(),
-        title=_escaped(title) if title else _specialisation_sentence(cells, level, every_layer, layers),
+        title=_escaped(title) if title else _specialisation_sentence(cells, by_chance, level, every_layer, layers),
         font={"color": DARK_INK},
         paper_bgcolor=PAPER,
         plot_bgcolor=PAPER,
@@ -181,7 +186,7 @@ def specialisation(frame: pd.DataFrame, *, chance: str | None = None, title: str
     return Chart(figure, as_table(frame))
 
 
-def damage(frame: pd.DataFrame, *, title: str | None = None) -> Chart:
+def damage(frame: PruningDamage | pd.DataFrame, *, title: str | None = None) -> Chart:
     """What a text's loss gains as experts are taken away: a line for each way of choosing whom to keep.
 
     frame: of `lk.moe.damage`, a row for each by (how the kept experts were chosen), keep (how many in each layer) and kind
@@ -194,7 +199,7 @@ def damage(frame: pd.DataFrame, *, title: str | None = None) -> Chart:
     from plotly.subplots import make_subplots
 
     if not set(DAMAGE_COLUMNS) <= set(getattr(frame, "columns", ())) or not len(frame):
-        raise BadInput("There is nothing to draw; give the DataFrame that lk.moe.damage returned.")
+        raise BadInput("There is nothing to draw; give what lk.moe.damage returned.")
     kinds, ways = list(dict.fromkeys(frame.kind)), list(dict.fromkeys(frame.by))
     kinds.sort(key=lambda kind: kind != ALL)  # the mean over the kinds comes first
     across = min(3, len(kinds))
@@ -316,7 +321,9 @@ def _specialisation_hover(row: dict[str, Any]) -> str:
     return "<br>".join(lines)
 
 
-def _specialisation_sentence(cells: pd.DataFrame, level: str, every: list[int], shown: list[int]) -> str:
+def _specialisation_sentence(
+    cells: pd.DataFrame, by_chance: str | None, level: str, every: list[int], shown: list[int]
+) -> str:
     known = cells[cells.share.notna()]
     thinned = f"{len(shown)} of {len(every)} layers are drawn"
     drawn = "" if len(every) == len(shown) else _below_title(thinned)
@@ -328,7 +335,6 @@ def _specialisation_sentence(cells: pd.DataFrame, level: str, every: list[int], 
     than = "untrained routers choose theirs" if level.startswith("untrained") else "even routing would"
     where = f" of layer {every[0]}" if len(every) == 1 else ""
     sentence = f"{prefer} of {experts} experts{where} are chosen for some kind of text<br>more often than {than}"
-    by_chance = _by_chance(cells.attrs, level, every)
     if by_chance is not None:  # a level that one in forty exceeds is exceeded by chance too, and here are many
         sentence = (
             f"{prefer} of {experts} experts{where} stand out for some kind of text;<br>"
@@ -343,9 +349,9 @@ def _specialisation_sentence(cells: pd.DataFrame, level: str, every: list[int], 
     return sentence + drawn
 
 
-def _by_chance(attrs: dict[Any, Any], level: str, layers: list[int]) -> str | None:
-    """How many experts of an untrained router would stand out by the same rule, where the table was told so."""
-    by_layer = attrs.get("stand_out_by_layer", {})
+def _by_chance(frame: Specialisation | pd.DataFrame, level: str, layers: list[int]) -> str | None:
+    """How many experts of an untrained router would stand out by the same rule, where the result says so."""
+    by_layer = getattr(frame, "attrs", {}).get("stand_out_by_layer", {})
     counts = [by_layer.get(layer, {}).get(level, {}).get("by_chance", math.nan) for layer in layers]
     if not counts or not all(map(_finite, counts)):
         return None
@@ -360,11 +366,11 @@ def _faded_name(level: str) -> str:
     return f"faded: not beyond {_escaped(level)}"
 
 
-def _damage_sentence(frame: pd.DataFrame) -> str:
+def _damage_sentence(frame: PruningDamage | pd.DataFrame) -> str:
     """All choices, the cheapest first, at the number of experts where they differ most; means over the kinds."""
     experts = frame.attrs.get("experts")
-    frame = frame[frame.kind == ALL] if (frame.kind == ALL).any() else frame
-    mean = frame.groupby(["keep", "by"], sort=False).loss_change.mean().unstack("by")
+    rows = frame[frame.kind == ALL] if (frame.kind == ALL).any() else frame
+    mean = rows.groupby(["keep", "by"], sort=False).loss_change.mean().unstack("by")
     if mean.shape[1] < 2:
         way = mean.columns[0]
         fewest = int(mean.index.min())

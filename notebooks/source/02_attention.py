@@ -188,7 +188,7 @@ measures = lk.attention.measures(trace)  # a row for each of the 270 heads
 sink.show(100 * measures["first"].mean())
 
 # %% tags=["nbval-check-output"]
-first, even = measures["first"], measures.attrs["uniform"]["first"]
+first, even = measures["first"], measures.uniform["first"]
 print(f"on the first token: {first.mean():.2f} of the attention; evenly it would be {even:.2f}")
 print(f"heads that give it more than half: {(first > 0.5).sum()} of {len(measures)}")
 
@@ -299,7 +299,7 @@ untrained.close()
 best = heads.nlargest(5, "induction")
 for row in best.itertuples():
     print(f"layer {row.layer:2} head {row.head}: {row.induction:.2f}")
-even, best_untrained = heads.attrs["uniform"]["induction"], untrained_heads["induction"].max()
+even, best_untrained = heads.uniform["induction"], untrained_heads["induction"].max()
 print(f"looking evenly: {even:.2f}; best of the untrained model: {best_untrained:.2f}")
 
 # %% [markdown]

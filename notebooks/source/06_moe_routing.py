@@ -361,7 +361,7 @@ shown = {
     "given_token_untrained": "(random)",
     "given_token_untrained_high": "(its upper end)",
 }
-most, left = information.attrs["kind"], information.attrs["kind_given_token"]
+most, left = information.kind, information.kind_given_token
 print(f"bits that an expert tells about the kind of text (of at most {most:.2f};")
 print(f"to somebody who knows the token already, of at most {left:.2f}):")
 digits = {name: 3 if name.startswith("given_token") else 2 for name in shown}
@@ -457,7 +457,7 @@ print(
 )
 
 # %% tags=["nbval-check-output"]
-rules = specialisation.attrs["stand_out"]
+rules = specialisation.stand_out
 asked, named = rules["untrained_high"], rules["untrained_largest"]
 for rule, count in (("the chart's", asked), ("this", named)):
     print(f"by {rule} rule: {count['found']} of 192 experts;", end=" ")

@@ -87,8 +87,8 @@ def test_the_model_made_by_hand_copies() -> None:
 
 
 def test_its_two_heads_are_found_and_no_others() -> None:
-    frame = heads(induction_lab(), length=LENGTH).set_index(["layer", "head"])
-    uniform = frame.attrs["uniform"]
+    found = heads(induction_lab(), length=LENGTH)
+    frame, uniform = found.set_index(["layer", "head"]), found.uniform
     assert frame.loc[PREVIOUS, "previous"] == pytest.approx(1, abs=1e-6)
     assert frame.loc[PREVIOUS, "distance"] == pytest.approx(1, abs=1e-5)
     assert frame.loc[PREVIOUS, "induction"] == pytest.approx(0, abs=1e-6)

@@ -89,7 +89,7 @@ def test_layers_before_the_expert_are_run_once(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "STORED_BYTES", 0)
     whole = effects(lab, given, **options)
     assert with_storing < (len(runs) - with_storing) * 0.6
-    pd.testing.assert_frame_equal(stored, whole, atol=1e-5)
+    pd.testing.assert_frame_equal(stored.table, whole.table, atol=1e-5)
 
 
 def test_a_layer_that_hands_on_more_than_its_output_is_not_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +210,7 @@ def test_an_interrupt_keeps_what_was_done(by_hand: lk.Lab, monkeypatch: pytest.M
     assert frame.attrs["complete"] is False
     assert frame.attrs["experts"] == 10
     assert len(frame) == 6 * 2
-    pd.testing.assert_frame_equal(frame, whole[:12])
+    pd.testing.assert_frame_equal(frame.table, whole.table[:12])
 
 
 def test_an_interrupt_within_a_pass_leaves_the_model_as_it_was(by_hand: lk.Lab) -> None:

@@ -355,7 +355,7 @@ def test_a_kind_with_too_few_documents_is_left_out_and_that_is_said() -> None:
     cut = replace(base, ids=base.ids[few], document=base.document[few], experts=base.experts[few], loss=base.loss[few])
     table = information(cut, draws=5)
     assert table["note"][0] == "3 documents with 180 tokens of kind2 are too few; give 10 with 200"
-    assert table.attrs["kinds"] == ["kind0", "kind1"]
+    assert table.kinds == ("kind0", "kind1")
     assert table.attrs["kind"] == pytest.approx(1)
     two = np.flatnonzero(base.kind < 2)
     alone = made(base.ids[two], base.document[two], base.kind_of[:24], base.experts[two], experts=8)

@@ -30,7 +30,7 @@ class Letters:
     pad_token_id = 0
     alphabet = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN"
 
-    def __call__(self, text: str) -> SimpleNamespace:
+    def __call__(self, text: str, **_settings: object) -> SimpleNamespace:
         return SimpleNamespace(input_ids=[self.alphabet.index(c) for c in text])
 
     def __len__(self) -> int:

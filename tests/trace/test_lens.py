@@ -182,7 +182,7 @@ def test_logits_that_are_no_numbers_are_missing_not_made_up(tiny_lab: lk.Lab) ->
     missing = (frame.position >= broken) & (frame.layer > 0)
     said = ["top_token", "top_id", "top_probability", "rank", "logprob", "kl", "top_ids"]
     assert frame[missing][said].isna().all(axis=None)
-    assert frame[frame.position < broken][sound.columns].equals(sound[sound.position < broken])
+    assert sound[sound.position < broken].equals(frame[frame.position < broken][sound.columns])
     figure = lens_chart.lens(frame)
     assert math.isnan(figure.data[0].z[-1][-1])
     assert figure.data[0].text[-1][-1] == ""
@@ -470,8 +470,8 @@ def test_the_lens_chart_draws_the_frame(tiny_lab: lk.Lab) -> None:
     assert "next token" in heat.colorbar.title.text
     assert list(following.layout.yaxis.ticktext) == ["0 (embedding)", "1", "2 (output)"]
     some = (frame.position >= 2) & (frame.position < 5)
-    part = lens_chart.lens(frame[some])
-    assert list(lens_chart.lens(frame.part(some)).layout.yaxis.ticktext) == ["0 (embedding)", "1", "2 (output)"]
+    part = lens_chart.lens(frame.table[some])
+    assert list(lens_chart.lens(frame[some]).layout.yaxis.ticktext) == ["0 (embedding)", "1", "2 (output)"]
     assert list(part.layout.xaxis.ticktext) == [t.replace(" ", "·") for t in trace.tokens[2:5]]
     shuffled = lens_chart.lens(frame.sample(frac=1, random_state=0))
     assert (shuffled.data[0].z == lens_chart.lens(frame).data[0].z).all()

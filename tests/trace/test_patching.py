@@ -240,9 +240,9 @@ def test_the_chart_of_heads_and_of_an_interrupted_run() -> None:
 def test_rows_of_a_result_are_drawn_too() -> None:
     frame = run(make_lab())
     rows = frame["layer"] > 0
-    assert "entering layer" in chart(frame.part(rows)).layout.title.text
-    figure = chart(frame[rows])  # a DataFrame, which doesn't say what was patched
-    assert figure.data[0].z == chart(frame.part(rows)).data[0].z
+    assert "entering layer" in chart(frame[rows]).layout.title.text
+    figure = chart(frame.table[rows])  # a DataFrame, which doesn't say what was patched
+    assert figure.data[0].z == chart(frame[rows]).data[0].z
     assert figure.layout.title.text.startswith("Patching layer ")
     assert chart(run(make_lab(), at="head").table).layout.xaxis.title.text == "head"
 

@@ -564,7 +564,7 @@ def test_many_layers_are_thinned_and_it_is_said() -> None:
 
 def test_charts_refuse_other_frames_and_escape_names() -> None:
     for chart, frame in ((specialisation, shares()), (damage, costs())):
-        with pytest.raises(BadInput, match=r"give the DataFrame that lk\.moe"):
+        with pytest.raises(BadInput, match=r"give what lk\.moe"):
             chart(frame.drop(columns="low"))
         with pytest.raises(BadInput, match="nothing to draw"):
             chart(frame.iloc[:0])

@@ -32,7 +32,7 @@ def moe_roles() -> tuple[float, str]:
 
     routing = moe.collect(_mixture(), moe.texts(DOCUMENTS), untrained=ROUTERS, progress=False)
     information = moe.information(routing)
-    out = moe.specialisation(routing).attrs["stand_out"]["untrained_largest"]
+    out = moe.specialisation(routing).stand_out["untrained_largest"]
     experts = routing.n_experts * len(routing.layers)
     bits = {name: _range(information[name]) for name in ("information", "untrained", "given_token_above")}
     above = information[information["p_given_token_untrained"] <= 1 / (ROUTERS + 1) + 1e-9]

@@ -10,7 +10,7 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ from labkit.views.latest import Latest
 if TYPE_CHECKING:
     import pandas as pd
 
-    from labkit.attention import AblationEffect
+    from labkit.attention import AblationEffect, HeadMeasures
     from labkit.trace.record import Trace
 
 FILE_BYTES = 3_000_000  # of an exported file, unless its heads are chosen
@@ -63,7 +63,7 @@ def attention(
     compare: Trace | tuple[int, int] | None = None,
     names: tuple[str, str] = ("first", "second"),
     ablate: Callable[[Sequence[tuple[int, int]]], AblationEffect] | None = None,
-    measures: pd.DataFrame | None = None,
+    measures: HeadMeasures | pd.DataFrame | None = None,
     measure: str | None = None,
     order: str = "layers",
     scale: str = "sqrt",
@@ -76,7 +76,7 @@ def attention(
     compare: what stands beside it: another (layer, head) of this trace, or another trace of the same model (another
         prompt, or this one under an edit), whose same head is then shown. names: what the two traces are called.
     ablate: `lk.attention.ablation(lab, trace)`, or any callable of (layer, head) pairs; with it, heads can be taken away.
-    measures: a DataFrame with columns layer and head, such as `lk.attention.heads(lab, text)`; its other columns of
+    measures: `lk.attention.heads(lab, text)`, or a DataFrame with columns layer and head; its other columns of
         numbers can then be chosen for the map, beside the measures of this text.
     measure, order ("layers" or "highest"): what the map shows of each head, and whether it sorts them by that.
     scale: of the colours, "sqrt", "linear" or "log".  aside: leave the first token out and renormalise the rest.
@@ -151,7 +151,7 @@ class AttentionView(View):
         compare: Trace | tuple[int, int] | None = None,
         names: tuple[str, str] = ("first", "second"),
         ablate: Callable[[Sequence[tuple[int, int]]], AblationEffect] | None = None,
-        measures: pd.DataFrame | None = None,
+        measures: HeadMeasures | pd.DataFrame | None = None,
         measure: str | None = None,
         order: str = "layers",
         scale: str = "sqrt",
@@ -564,7 +564,7 @@ class AttentionView(View):
             pairs.append((self._checked("layer", pair[0]), self._checked("head", pair[1])))
         return pairs
 
-    def _handed_in(self, measures: pd.DataFrame | None) -> tuple[bytes, list[dict[str, Any]]]:
+    def _handed_in(self, measures: HeadMeasures | pd.DataFrame | None) -> tuple[bytes, list[dict[str, Any]]]:
         """Columns of numbers of a DataFrame of heads, as (measures, layers, heads) float32, and what they are."""
         if measures is None:
             return b"", []
@@ -579,7 +579,9 @@ class AttentionView(View):
                 values[:, places[layer], int(head)] = numbers[names].iloc[row]
         values[np.isinf(values)] = np.nan
         even = measures.attrs.get("uniform")
-        even = even if isinstance(even, dict) else {}  # it says that the columns are the measures of labkit.attention
+        even = (
+            even if isinstance(even, Mapping) else {}
+        )  # it says that the columns are the measures of labkit.attention
         facts = []
         for name in names:
             known = (
