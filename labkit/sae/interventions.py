@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -129,6 +128,7 @@ def _direction(what: object) -> Tensor:
 
 
 def _layer(layer: object) -> int:
-    if isinstance(layer, bool) or not isinstance(layer, Integral) or layer < 0:
+    found = checks.as_whole(layer)
+    if found is None or found < 0:
         raise BadInput("A direction of your own needs the layer it is added before: steer(direction, 5.0, layer=15).")
-    return int(layer)
+    return found

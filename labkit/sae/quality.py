@@ -147,7 +147,7 @@ def evaluate(
     ways = _ways(sae, together, mean, components, against)
     left = {way: _left(rebuild, together) for way, rebuild in ways.items()}
     spread = (together - mean).square().sum(-1)
-    found_loss = _losses(lab, sae, rows, ways if losses else {}, progress)
+    found_loss = _losses(lab, sae, rows, masks, ways if losses else {}, progress)
     table = _table(kinds, of_kind, ways, left, spread, l0, rows, found_loss)
     out = sum(len(ids) for _, ids in rows) - len(together)
     return Quality(table, 1 - float(fired.float().mean()), len(together), out, components, sae)
@@ -179,6 +179,7 @@ def _losses(
     lab: GeneratingLab,
     sae: SAE,
     rows: Sequence[tuple[str, list[int]]],
+    masks: Sequence[Tensor],
     ways: Mapping[str, Callable[[Tensor], Tensor]],
     progress: bool,
 ) -> dict[str, list[Tensor]]:
@@ -188,18 +189,21 @@ def _losses(
     if not ways:
         return {}
     found: dict[str, list[Tensor]] = {way: [] for way in ("", *ways)}
-    for _, ids in tqdm(rows, desc="texts", disable=not progress, leave=False):
+    texts = zip(rows, masks, strict=True)
+    for (_, ids), mask in tqdm(texts, desc="texts", total=len(rows), disable=not progress, leave=False):
         found[""].append(lab.trace(ids, keep="logits").loss[1:])
         for way, rebuild in ways.items():
-            with lab.edit(patch(f"residual[{sae.layer}] @ {AFTER_THE_FIRST}", _replaced(sae, rebuild))):
+            with lab.edit(patch(f"residual[{sae.layer}] @ {AFTER_THE_FIRST}", _replaced(mask[1:], rebuild))):
                 found[way].append(lab.trace(ids, keep="logits").loss[1:])
     return found
 
 
-def _replaced(sae: SAE, rebuild: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _replaced(counted: Tensor, rebuild: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """An edit that leaves tokens which are not counted, (tokens after the first,) bool, as they are."""
+
     def change(x: Tensor) -> Tensor:
         rows = x.float().cpu()
-        return torch.where(sae.usual(rows)[:, None], rebuild(rows), rows).to(x)
+        return torch.where(counted[:, None], rebuild(rows), rows).to(x)
 
     return change
 

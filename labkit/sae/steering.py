@@ -6,13 +6,13 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from labkit import checks
 from labkit.errors import BadInput
 from labkit.results import Result
 from labkit.sae.dictionary import SAE, Feature, checked_sae
@@ -132,12 +132,9 @@ def dose(
         raise BadInput("There is no strength to steer by; give some, such as (0, 40, 80).")
     checked_sae(sae).belongs(lab)
     directions = dict(directions)
-    if not isinstance(random, Integral) or random < 0:
-        raise BadInput(
-            f"random says how many random directions stand beside those given, and {random!r} is no such number."
-        )
+    random = checks.whole("random", int(random) if isinstance(random, bool) else random, 0)  # False for none
     generator = torch.Generator().manual_seed(seed)
-    for i in range(int(random)):
+    for i in range(random):
         drawn = torch.randn(sae.d_in, generator=generator)
         directions.setdefault(RANDOM if i == 0 else f"{RANDOM} {i + 1}", drawn)
     from tqdm.auto import tqdm

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from labkit import checks
 from labkit.errors import BadInput
 from labkit.sae.dictionary import SAE
 from labkit.sae.sparse import decode, topk_encode
@@ -85,19 +86,10 @@ def _check(settings: Settings) -> None:
         ("dead_after", 1),
         ("seed", 0),
     ):
-        value = getattr(settings, name)
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise BadInput(f"{name} is {value!r}; give a whole number from {least}.")
-    for name, most in (("learning_rate", math.inf), ("decay", 1.0), ("auxiliary", math.inf)):
-        value = getattr(settings, name)
-        good = (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and 0 <= value <= most
-            and math.isfinite(value)
-        )
-        if not good or (name == "learning_rate" and value == 0):
-            raise BadInput(f"{name} is {value!r}; give a number above 0{' and up to 1' if most == 1 else ''}.")
+        checks.whole(name, getattr(settings, name), least)
+    checks.number("learning_rate", settings.learning_rate, above=0)
+    checks.fraction("decay", settings.decay)
+    checks.number("auxiliary", settings.auxiliary, 0)
 
 
 def start(

@@ -508,6 +508,26 @@ def test_features_are_not_defined_at_tokens_that_the_training_left_out(
     assert found.defined.nonzero().flatten().tolist() == read
 
 
+def test_what_the_training_left_out_stays_as_it_is_when_the_loss_is_measured(tmp_path: Path) -> None:
+    """Only the tokens that are counted are replaced by a reconstruction."""
+    metadata = {"hook_name": HOOK, "exclude_special_tokens": [50], "sae_lens_version": "6.54.12"}
+    sae, lab = lk.sae.load(folder(tmp_path / "it", changed={"metadata": metadata})), make_lab()
+    draw = torch.Generator().manual_seed(0)
+    texts = [
+        torch.randint(51, 90, (100,), generator=draw).index_fill(0, torch.arange(0, 100, 2), 50).tolist()
+        for _ in range(5)
+    ]
+    measured = lk.sae.evaluate(lab, sae, texts, against=("zero",), progress=False)
+    assert (measured.tokens, measured.left_out) == (250, 250)
+    losses = []
+    for ids in texts:
+        kept = torch.tensor(ids) == 50
+        with lab.edit(lk.patch("residual[1]", lambda x, kept=kept: torch.where(kept[:, None], x, torch.zeros_like(x)))):
+            losses.append(lab.trace(ids, keep="logits").loss[1:])
+    zero = measured.table[(measured.table["way"] == "zero") & (measured.table["kind"] == "all")].iloc[0]
+    assert zero["loss_spliced"] == pytest.approx(float(torch.cat(losses).double().mean()), rel=1e-5)
+
+
 # activations below zero ---------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from dictionaries import FEATURES, PLAIN, folder, hooks, make_lab
-from families import FAMILIES, Tokens, build
+from families import FAMILIES, UNUSUAL, Tokens, build
 
 import labkit as lk
 from labkit.errors import BadInput, Unavailable
@@ -43,7 +43,7 @@ def rows(texts: list[str] = TEXTS) -> list[list[int]]:
 # the residual stream ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", sorted({*OF_A_KIND, *FAMILIES}))
+@pytest.mark.parametrize("family", sorted({*OF_A_KIND, *FAMILIES, *UNUSUAL}))
 def test_it_is_what_a_trace_says_and_texts_run_together_are_as_one_by_one(family: str) -> None:
     lab = make_lab(family)
     if reason := lab.support().get("residual"):

@@ -525,6 +525,6 @@ def test_what_is_of_another_model_is_refused_before_anything_is_written(
         with pytest.raises(BadInput, match=r"was trained on another|has 48 numbers|is to make an edit"):
             dose(lab, sae, {"own": sae[3], "bad": bad}, [8.0], PROMPTS, has_t, chat=False)
     for random in (-1, 1.5, "x", None):
-        with pytest.raises(BadInput, match="random says how many"):
+        with pytest.raises(BadInput, match=r"random=.* can't be used; give a whole number from 0"):
             dose(lab, sae, {"own": sae[3]}, [8.0], PROMPTS, has_t, random=random)  # type: ignore[arg-type]
     assert not written_

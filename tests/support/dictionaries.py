@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from families import FAMILIES, Tokens, build
+from families import FAMILIES, UNUSUAL, Tokens, build
 from safetensors.torch import save_file
 
 import labkit as lk
@@ -97,7 +97,7 @@ def library_folder(path: Path, kind: str, **settings: Any) -> Path:
 
 def make_lab(family: str = "llama2", *, dtype: torch.dtype = torch.float32) -> lk.Lab:
     """A tiny random model, 32 numbers a token, whose residual stream is large enough that features are active."""
-    return lk.Lab(build(FAMILIES[family]).to(dtype), Tokens(), name=family)
+    return lk.Lab(build((FAMILIES | UNUSUAL)[family]).to(dtype), Tokens(), name=family)
 
 
 def hooks(model: Any) -> int:
