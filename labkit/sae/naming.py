@@ -1,4 +1,4 @@
-"""Is a feature what its name says? A name is a rule that foretells where it fires; fresh text decides.
+"""Is a feature what its name says? A name is a rule that predicts where it fires; fresh text decides.
 
 Examples are easily told a story about. So a name has to be put as a rule before fresh text is looked at, and the same rule
 is tried on other features: a rule that "finds" those as well says nothing.
@@ -34,7 +34,7 @@ CONTEXT = 16  # tokens shown before the one in question
 
 @dataclass(frozen=True)
 class NameCheck:
-    """How well a rule foretells a feature on fresh text.
+    """How well a rule predicts a feature on fresh text.
 
     recall: of the tokens the feature fires on, the share the rule says.  precision: of the tokens the rule says, the share
     the feature fires on.  balanced: mean of recall and of the share of silent tokens the rule leaves alone; 0.5 is chance.
@@ -60,7 +60,8 @@ class NameCheck:
         if not math.isnan(self.others_mean):
             others = f"for other features {self.others_mean:.2f} (at most {self.others_highest:.2f})"
         return (
-            f"foretells {self.recall:.0%} of {self.firings} firings, and is right in {self.precision:.0%} of its claims; "
+            f"predicts {self.recall:.0%} of {self.firings} firings (recall), and is right in {self.precision:.0%} of its claims "
+            "(precision); "
             f"balanced accuracy {self.balanced:.2f} ({interval}), by chance 0.50, {others}"
         )
 

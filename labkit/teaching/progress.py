@@ -21,7 +21,7 @@ from typing import Protocol, TypedDict, TypeGuard
 
 from labkit.errors import BadInput
 from labkit.markup import escaped, html_table, shorten, visible
-from labkit.teaching.series import NOTEBOOKS, place
+from labkit.teaching.series import NOTEBOOKS, RENAMED, place
 
 _LOCK_SECONDS = 10.0
 
@@ -146,6 +146,9 @@ def _read(file: Path) -> _File:
     except (ValueError, RecursionError):
         data = None
     if _is_sound(data):
+        for before, now in RENAMED.items():
+            if (record := data["exercises"].pop(before, None)) is not None:
+                data["exercises"].setdefault(now, record)
         return data
     aside = file.with_name(f"{file.stem}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{file.suffix}")
     with contextlib.suppress(FileNotFoundError):  # somebody else was quicker

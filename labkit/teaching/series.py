@@ -20,6 +20,9 @@ NOTEBOOKS = {
 }
 """The topic an id begins with ("attention.rotate") -> the notebook it belongs to, written or planned."""
 
+RENAMED = {"sae.share_unexplained": "sae.fraction_unexplained"}
+"""Exercises that had another id -> theirs now: what was done under the old one still counts."""
+
 
 def place(topic: str) -> tuple[int, str]:
     """What topics are sorted by: those of the series in its order, then all others by name."""

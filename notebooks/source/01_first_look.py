@@ -158,7 +158,7 @@ lk.views.tokens(gen)
 # fixed phrase the model has hardly a choice; at the start of a new thought it has many. Greedy decoding passes all these
 # forks without a look to the side.
 #
-# A word of warning: *sure* does not mean *right*. The probability says how well a token fits the texts the model has
+# One warning: *sure* does not mean *right*. The probability says how well a token fits the texts the model has
 # learned from, not whether the sentence is true.
 #
 # Log-probabilities and perplexity are two lines of code, and everything that measures language models is built on them.
@@ -228,7 +228,7 @@ print("log-probabilities agree to 1e-4:", difference < 1e-4)
 #
 # Small $T$ exaggerates differences, so the best token nearly always wins; large $T$ flattens them. $T = 1$ takes the
 # model at its word, and $T = 0$ is understood as greedy.
-
+#
 # Take a beginning with many ways to go on. At temperature 1 these are the model's favourites:
 
 # %% tags=["nbval-check-output"]
@@ -387,7 +387,7 @@ for cut in (None, 0.9, 0.5):
 
 # %% [markdown]
 # Cutting at 0.9 changes little here: where so much is open, hundreds of tokens stay, and stray ones among them. At 0.5 the
-# stray tokens are gone, and so is much of the surprise: the usual bargain.
+# stray tokens are gone, and so is much of the variety: the usual trade-off.
 #
 # **To take away:** the many improbable tokens weigh much together. Top-p keeps few tokens where the model is sure and many
 # where it is not, which a fixed number of best tokens (`top_k`) can't do.
@@ -426,13 +426,13 @@ sizes = [lk.memory(name, tokens=4096, dtype="bfloat16") for name in names]
 lk.views.memory(sizes, free_bytes=lk.free_bytes())
 
 # %% [markdown]
-# Mixtral is an odd one: it has many *experts*, of which each token uses only two, and still all of them have to be in
-# memory. (A notebook on that is planned.)
+# Mixtral is different: it has many *experts*, of which each token uses only two, and still all of them have to be in
+# memory. (Notebook [06_moe_routing](06_moe_routing.ipynb) is about such models.)
 
 # %% tags=["nbval-check-output"]
 mixtral = lk.memory("mixtral-8x7b")
 print(f"{mixtral.parameters / 1e9:.1f} billion parameters")
-print(f"{mixtral.active_parameters / 1e9:.1f} billion of them used for a token")
+print(f"{mixtral.active_parameters / 1e9:.1f} billion of them active on a token")
 
 # %% [markdown]
 # How many bits a weight has is a choice: 32, 16, lately 8 or 4. How many bytes is that, for any number of bits?

@@ -78,7 +78,7 @@ lk.views.attention(trace, layer=16, head=0)
 # cell?
 #
 # From the second token on it is one to the left of the diagonal: head 0 of layer 16 looks at **the token before**. Nobody
-# told it to; that is what training made of it.
+# designed it so; training did.
 #
 # Now by hand. The trace has this head's queries, keys and values:
 
@@ -128,7 +128,7 @@ print("and with torch's own attention:        ", bool((output - torchs).abs().ma
 #
 # This model has 30 layers of 9 heads. The heads of a layer work side by side: each reads all 576 numbers of a token and makes
 # 64 new ones; the nine outputs are laid next to each other and mixed by one more matrix, the *output projection*. What comes out is
-# **added** to what the token carried before. Here are all heads of a layer at once, from scratch, beside torch's own
+# **added** to what the token carried before; that running sum is called the **residual stream**. Here are all heads of a layer at once, from scratch, beside torch's own
 # `MultiheadAttention`:
 
 
@@ -207,8 +207,8 @@ print(f"heads that give it more than half: {(first > 0.5).sum()} of {len(measure
 lk.views.attention(trace, layer=18, head=8, measure="first")
 
 # %% [markdown]
-# **To take away:** a layer's heads look side by side, and their outputs are added to what each token carries. Much of what
-# they look at is the first token, for want of anything better.
+# **To take away:** a layer's heads work side by side, and their outputs are added to each token's residual stream. Most of their
+# attention rests on the first token, for want of anything better.
 
 # %% [markdown]
 # ## 3 · Find the head that copies
@@ -217,8 +217,8 @@ lk.views.attention(trace, layer=18, head=8, measure="first")
 # With 270 heads you can't look at each and wonder. Better to ask for a behaviour that would need attention, and measure
 # which heads could do it.
 #
-# The behaviour: **copying**. Take 50 random tokens and repeat them. No grammar, no meaning; only somebody who looks back
-# can know what comes next, and only in the second half.
+# The behaviour: **copying**. Take 50 random tokens and repeat them. No grammar, no meaning; only by looking back can a model
+# know what comes next, and only in the second half.
 
 # %%
 ids = lk.attention.repeated(lab, length=50, seed=0)
@@ -227,8 +227,8 @@ print(random_trace.tokens[:8], "...")
 
 # %% [markdown]
 # The **loss** of a token is the negative natural logarithm of the probability that the model gave it, in *nats*; 0 is
-# certainty. In the first half, where the tokens are pure chance, the loss is about 14 nats (worse than the 10.8 of somebody who finds all 49,152
-# tokens equally likely: this model is sure that texts make sense). How large is it in the second half? (Counted from token
+# certainty. In the first half, where the tokens are pure chance, the loss is about 14 nats (worse than the 10.8 of a model for which all 49,152
+# tokens are equally likely: this one expects texts to make sense). How large is it in the second half? (Counted from token
 # 51: that the text begins again at token 50 nobody can know.)
 
 # %%
@@ -267,7 +267,7 @@ figure
 print(f"first half {loss[1:50].mean():.1f} nats, second half {loss[51:].mean():.1f} nats")
 
 # %% [markdown]
-# Somebody looks back. What would a head look like that does it? Say the text is *A B C D A B C*, and the model stands at the
+# So some head looks back. What would a head look like that does it? Say the text is *A B C D A B C*, and the model stands at the
 # second *C*. It should look at the token that **followed** the first *C*, which is *D*, and say it again. Such a head is
 # called an **induction head** (Olsson et al. 2022). Its score is the share of attention on tokens that followed an earlier
 # occurrence of the present one.
@@ -317,8 +317,8 @@ lk.views.attention(random_trace, layer=layer, head=head, measure="induction", or
 # The recipe works for any model: `lab = lk.load("...")`, `lk.attention.heads(lab).nlargest(5, "induction")`. You now can
 # find the copying heads of a model that you have never seen.
 #
-# **To take away:** to find what a head is for, make a text on which only that purpose pays, and measure all heads on it,
-# beside chance.
+# **To take away:** to find heads with a certain behaviour, make a text on which only that behaviour helps, and measure all heads
+# on it, beside chance.
 
 # %% [markdown]
 # ## 4 · Take heads away
@@ -421,8 +421,8 @@ for (layer, head), nats in sorted(panel.result.items(), key=lambda item: -item[1
 # %% [markdown]
 # Of the five, 18·6, 18·7 and 17·3 are missed, each much less than the five together: the others step in. 17·4, second by its
 # score, is hardly missed at all. So looking is not yet doing. The head that is missed most is none of the five: it is head 0
-# of layer 16, the one of section 1 that looks one token back. It writes the notes that the copying heads read, and for it
-# nobody steps in.
+# of layer 16, the one of section 1 that looks one token back. It writes the notes that the copying heads read, and no
+# other head steps in for it.
 #
 # Last, on an ordinary text. *Ablate this head* sets it to zero and compares the next token and the loss. Mark several heads
 # (Space in the map, or *Mark*) to take them away together. Taking away 18·6 alone does next to nothing here: in this text there
@@ -451,9 +451,9 @@ for prompt in (clean, corrupted):
     print(f"... {prompt[-22:]!r}: {said!r} with probability {probability[0]:.2f}")
 
 # %% [markdown]
-# The model runs on the corrupted prompt, but on entering one layer, at one token, what it carries (its *residual stream*) is
-# replaced by what it carried there on the clean one. If that brings the clean answer back, what makes the difference was at that place. We measure how
-# much the model prefers *Mary* to *John*; 0 is as without patching, 1 is the clean prompt's.
+# The model runs on the corrupted prompt, but on entering one layer, at one token, its residual stream is
+# replaced by the one it had there on the clean prompt. If that brings the clean answer back, what makes the difference was at that place. We measure the
+# **logit difference**, the logit of *Mary* minus that of *John*; 0 is as without patching, 1 is the clean prompt's.
 #
 # The two prompts differ at token 9. The answer is read off at token 13, the last. At which place does patching bring the
 # answer back in the **middle** layers, say layer 10?
@@ -471,12 +471,12 @@ place
 mary, john = (lab.tokenizer(name)["input_ids"][0] for name in (" Mary", " John"))
 
 
-def prefers_mary(logits):
+def logit_difference(logits):
     return logits[-1, mary] - logits[-1, john]
 
 
 patched = lk.patching(
-    lab, clean, corrupted, prefers_mary, at="residual", positions=range(9, 14), progress=False
+    lab, clean, corrupted, logit_difference, at="residual", positions=range(9, 14), progress=False
 )
 effect = {int(row.position): row.effect for row in patched[patched["layer"] == 10].itertuples()}
 at_9, at_13 = effect[9] > 0.5, effect[13] > 0.5
@@ -504,11 +504,11 @@ for layer in (10, 18, 21, 24, 30):
 
 # %% [markdown]
 # Up to layer 19 everything hangs on token 9, where the prompts differ. In layers 19 to 23 it moves; from layer 24 on the last
-# token has it. What moved it there can only have been attention: nothing else passes between tokens. Which heads? Patch them
+# token has it. What moved it there can only have been attention: nothing else passes information between tokens. Which heads? Patch them
 # one by one. (A head is patched at all tokens, so the list also has heads that work before the move, or after it.)
 
 # %%
-by_head = lk.patching(lab, clean, corrupted, prefers_mary, at="head", progress=False)
+by_head = lk.patching(lab, clean, corrupted, logit_difference, at="head", progress=False)
 
 # %% tags=["nbval-check-output"]
 for row in by_head.nlargest(4, "effect").itertuples():
@@ -852,7 +852,7 @@ lk.claim(
 # ## What you have seen
 # - A head compares queries with keys, makes weights of the products and takes the mean of the values with them.
 # - Heads do different things: in this model some look one token back, some copy, many rest on the first token.
-# - To find a head, make a text where only its work pays, and measure all heads beside chance. To know that it does the work,
+# - To find a head, make a text on which only its behaviour helps, and measure all heads beside chance. To know that it is needed,
 #   take it away and compare with taking away others.
 # - Grouped heads share keys and values, and shrink the cache by the ratio of key-value heads to query heads.
 # - Positions come in by rotation; the table of weights never has to be written down.

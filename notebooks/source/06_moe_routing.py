@@ -12,7 +12,7 @@
 # [![Open in Colab](attachment:colab.png)]({{COLAB}})
 #
 # Large models have grown faster than the computers that run them. One way out: give each layer many small parts, the
-# **experts**, and send each token to a few of them. Most of the model rests while a token passes. In this notebook you watch
+# **experts**, and send each token to a few of them. Most of the model is idle while a token passes. In this notebook you watch
 # tokens choose their experts, in a real if small mixture that comes with labkit, build such a layer from scratch, and go
 # after the question everybody asks: *do experts have roles?*
 #
@@ -47,7 +47,7 @@ lab
 # *6 minutes · easy · what everything below is about*
 #
 # A model is a stack of layers. In each, attention lets tokens look at one another; then a second part works on every token by
-# itself. In an ordinary, **dense** model this second part is one large stack of matrices that all tokens pass. In a **mixture
+# itself (the *MLP*). In an ordinary, **dense** model this second part is a few large matrices that all tokens pass. In a **mixture
 # of experts** it is many small ones, and a **router** chooses a few of them for each token.
 #
 # The model on the bench has 6 layers with 32 experts each and chooses 4. It is small and was trained within hours on
@@ -69,7 +69,7 @@ for token, experts, weights in zip(
 
 # %% [markdown]
 # Each token goes to four experts, and what they make of it is added up with the weights in brackets. Here is the whole path,
-# live: type something and see it take its way. The text is coloured by the first choice of each token in the layer on show;
+# live: type something and watch its route. The text is coloured by the first choice of each token in the layer on show;
 # below it are all layers, and at the side how much each expert has to do.
 
 # %%
@@ -90,7 +90,7 @@ lk.views.routes(
 # ## 2 · A router and a mixture by hand
 # *15 minutes · medium · everything is in a dozen lines*
 #
-# A router is the simplest thing imaginable: one row of numbers for each expert. A token is a list of 192 numbers in this
+# A router is very simple: one row of numbers for each expert. A token is a list of 192 numbers in this
 # model; its product with an expert's row is that expert's **router logit**. The experts with the largest logits are
 # **chosen**, and a softmax over the chosen ones gives their weights. (The *router probability* that the view above lists
 # beside a weight is the softmax over all 32 logits, and so the smaller of the two.)
@@ -121,7 +121,7 @@ print("router logits agree with the model's to 1e-5:", bool(apart < 1e-5))
 # %% [markdown]
 # An expert is a small version of the part it stands for: three matrices, `gate`, `up` and `down`. A token goes through `gate`
 # and `up` side by side, to 64 numbers each; the first list is bent by a curve called *silu* and multiplied with the
-# second; `down` leads back to 192. The mixture adds up what the chosen experts say, times their weights.
+# second; `down` leads back to 192. The mixture adds up the outputs of the chosen experts, times their weights.
 
 # %%
 # exercise: moe.mixture_layer
@@ -156,7 +156,7 @@ apart = (ours - trace.mlp_output(3)).abs().max()
 print("and what the trace has of it:     ", bool(apart < 1e-5))
 
 # %% [markdown]
-# **To take away:** a router is one matrix; a mixture is the sum of what the chosen experts say, times their weights. Which
+# **To take away:** a router is one matrix; a mixture is the sum of the chosen experts' outputs, times their weights. Which
 # experts are chosen changes from token to token, and only their matrices are touched.
 
 # %% [markdown]
@@ -164,17 +164,17 @@ print("and what the trace has of it:     ", bool(apart < 1e-5))
 # *8 minutes · easy · for every model card you will read*
 #
 # All experts have to be in memory; a token pays only for the few it goes to. So such a model has two sizes: **total**
-# parameters, which must be stored, and **active** ones, which work on a token.
+# parameters, which must be stored, and **active** ones, which are used for a token.
 
 # %%
 # exercise: moe.active_parameters
 
 # %% [markdown]
 # An article states that Mixtral 8x7B "reaches its quality with 20 % of the compute". It has 8 experts in each of its 32
-# layers and chooses 2. What share of its parameters works on a token?
+# layers and chooses 2. What share of its parameters is active on a token?
 
 # %%
-question = "Share of Mixtral 8x7B's parameters that work on a token"
+question = "Share of Mixtral 8x7B's parameters that are active on a token"
 share = lk.predict("moe.mixtral_active", question, unit="%", low=0, high=100)
 share
 
@@ -188,7 +188,7 @@ print(f"Mixtral 8x7B: {total:.1f} billion parameters, {active:.1f} billion activ
 lk.claim(
     "mixtral-20",
     round(100 * mixtral.share_active, 1),
-    note="of the parameters work on a token, and so much of the arithmetic; all are in memory",
+    note="of the parameters are active on a token; all of them have to be in memory",
 )
 
 # %% [markdown]
@@ -206,9 +206,9 @@ table["active"] = (100 * table["share_active"]).round(1).astype(str) + " %"
 table[[*columns, "active"]].style.format(thousands=",")
 
 # %% [markdown]
-# (*Shared* experts are taken by every token besides the chosen ones.) DeepSeek-V3 works on each token with a model of 37
-# billion parameters and has to keep 671 billion ready. So a mixture saves **arithmetic**, not memory: it is made for
-# machines that serve many people at once, where all experts are busy for somebody. On your own computer, the memory is the
+# (*Shared* experts are used by every token besides the chosen ones.) DeepSeek-V3 has 37 billion parameters active on each
+# token and has to keep 671 billion in memory. So a mixture saves **arithmetic**, not memory: it is made for
+# machines that serve many people at once, where every expert is in use. On your own computer, the memory is the
 # price you see.
 #
 # Does it pay? Here the one fair comparison we can make: a dense model with the same attention, whose one part is as
@@ -254,7 +254,7 @@ for kind in some:
 
 # %% [markdown]
 # How well did it work? The usual measure is the **max violation**: by how much the busiest expert's load exceeds the mean
-# load. 0 is perfectly even, 1 means twice the mean. Some of it is luck: even if every choice were made by dice,
+# load. 0 is perfectly even, 1 means twice the mean. Some of it is chance: even if every choice were made at random,
 # some expert would come out ahead. So that stands beside it, and routers of random directions in the same model too.
 
 # %%
@@ -268,7 +268,7 @@ print(balance[["layer", *columns]].round(2).to_string(index=False))
 
 # %% [markdown]
 # The busiest expert has about a quarter more than its even share, in the last layer almost two thirds more: far more than
-# dice would make it, far less than without training. That is by design: the penalty is weak (a hundredth of it is added to
+# random choices would give, far less than without training. That is by design: the penalty is weak (a hundredth of it is added to
 # the loss), and it looks at all texts of a training step together, so that an expert may take all of one kind of text if the
 # others even it out. A stronger penalty, or one that looks at each text by itself, would forbid what we look for next.
 #
@@ -288,8 +288,8 @@ routing = lk.moe.collect(lab, lk.moe.texts(20), untrained=20, progress=False)
 print(f"{len(routing):,} tokens, {len(routing.kind_of)} documents: {', '.join(routing.kinds)}")
 
 # %% [markdown]
-# The measure of the OLMoE paper (Muennighoff et al. 2024): of all tokens of a kind, which share goes to an expert? By
-# pure dice it is 4 of 32, 12.5 %, for each. Before you look:
+# The measure of the OLMoE paper (Muennighoff et al. 2024): of all tokens of a kind, which share goes to an expert? With
+# random choices it is 4 of 32, 12.5 %, for each. Before you look:
 
 # %%
 question = "In layer 5: share of the Chinese tokens that go to the expert they use most"
@@ -300,8 +300,8 @@ favourite
 # exercise: moe.domain_share
 
 # %% [markdown]
-# labkit's own measure adds to each share an interval, drawn by resampling whole **documents**: the tokens of one document
-# are no independent witnesses.
+# labkit's own measure adds an interval to each share, by resampling whole **documents**: the tokens of one document are not
+# independent of one another.
 
 # %%
 specialisation = lk.moe.specialisation(routing)
@@ -311,7 +311,7 @@ favourite.show(100 * chinese["share"])
 
 # %% tags=["nbval-check-output"]
 print(f"expert {chinese['expert']}: {chinese['share']:.0%} of the Chinese tokens")
-print(f"95 % interval: {chinese['low']:.0%} to {chinese['high']:.0%}; by dice: 12.5%")
+print(f"95 % interval: {chinese['low']:.0%} to {chinese['high']:.0%}; by chance: 12.5%")
 
 # %%
 lk.views.specialisation(in_layer_5)
@@ -325,7 +325,7 @@ lk.views.specialisation(in_layer_5)
 #
 # ### What chance can do
 # Kinds of text differ in their **tokens**. A router that knows nothing, a table of random numbers, still sends the same token
-# mostly to the same experts (not always: attention has mixed in a little of its surroundings before the router reads it);
+# mostly to the same experts (not always: attention has mixed in something of its context before the router reads it);
 # Chinese characters occur in Chinese only; so even a random router will seem to have a Chinese expert. To compare, we need
 # one number for "how much does the expert tell about the kind of text", and information theory has it: the **mutual
 # information**, in bits. It is 0 when knowing the expert does not help at all to guess the kind, and $\log_2 5 = 2.3$ bits at
@@ -377,8 +377,8 @@ for what, p in (("all in all", "p_untrained"), ("beyond token", "p_given_token_u
 # Read it from left to right.
 #
 # - **trained**: what an expert chosen by the trained router tells about the kind of text.
-# - **dealt out**: the same when the labels are dealt out to the documents anew, by chance (97.5 % of the deals stay
-#   below). This is what the usual test compares with, and next to it everything looks like a triumph.
+# - **dealt out**: the same when the labels are dealt to the documents at random (97.5 % of the deals stay
+#   below). This is what the usual test compares with, and beside it everything looks significant.
 # - **random**: routers of random numbers, twenty of them. Not nothing at all; and this is the comparison that most pictures
 #   of "specialised" experts lack.
 # - **token table**: each token goes where it went in *other* documents, whatever stands around it. So much follows from the
@@ -409,7 +409,7 @@ print(wide.to_string())
 # %% [markdown]
 # In the first layers experts know the token, and so, nearly, do random ones. From layer to layer the token counts for less.
 # In the last, the trained router tells less about the token than a random one, and more than three times as much about the
-# kind of text. Where in a document a token stands is nobody's business.
+# kind of text. The position in the document hardly matters to any expert.
 #
 # Which tokens go most surely to an expert? Two experts of the first layer, and the two that take most Chinese in the last:
 
@@ -467,14 +467,14 @@ lk.claim("moe-roles", named["found"], note="stand out so far that one could name
 # %% [markdown]
 # So, do experts have roles?
 #
-# - **Different they are.** In every layer, who is chosen tells more about the kind of text than any of twenty random routers.
+# - **They are different.** In every layer, who is chosen tells more about the kind of text than any of twenty random routers.
 # - **Mostly it is the token.** In the first half of the layers experts are hardly more than a table of tokens; only in the
-#   second half do they listen more to what stands around than random ones.
-# - **A purpose each they have not.** By the chart's mild rule 19 of 192 stand out, where about 9 would by chance; 14 of them are
+#   second half do they depend more on the context than random ones.
+# - **They don't have a purpose each.** By the chart's mild rule 19 of 192 stand out, where about 9 would by chance; 14 of them are
 #   in the last layer. By the stricter one four can be named, all in the last layer, where one or two of the 192 would by
 #   chance. What the others know is spread over all of them, four at a time, and no list of names would describe it.
-# - **Nobody gave them any of this.** It grew in training, together with everything else. A list of purposes handed to a merge
-#   tool is a wish, not a finding.
+# - **Nobody assigned any of this.** It came about in training, together with everything else. A list of purposes handed to a
+#   merge tool is a wish, not a finding.
 #
 # And what of other models? Ours is tiny, and its kinds of text differ plainly, which makes roles easier to have. The authors
 # of Mixtral looked for experts by subject and found hardly any, but much regard for the form of words; those of OLMoE, with
@@ -489,7 +489,7 @@ lk.claim("moe-roles", named["found"], note="stand out so far that one could name
 #
 # Twelve times during training the choices on the same 1,000 tokens were written down, from the untrained model to the one on
 # your bench. How much of the final choice was made already? (Of a token's four final experts, the share it had already.)
-# Two choices of 4 of 32 by dice share 12.5 %. Sketch it:
+# Two random choices of 4 of 32 share 12.5 %. Sketch it:
 
 # %%
 choices = lk.moe.checkpoints()
@@ -516,10 +516,10 @@ half = next(step for step in steps if mean[step] > 0.5)
 print(f"untrained: {mean[0]:.0%}; more than half from step {half} of {steps[-1]}")
 
 # %% [markdown]
-# Not by chance and not at once: a quarter of the way through training more than half of the final choice is made, and it goes
+# Not at random and not at once: a quarter of the way through training more than half of the final choice is made, and it goes
 # on moving to the end. (The last step is 100 % by definition: it is the final choice. In OLMoE, trained on half a million
-# times more text, up to 60 % was settled after the first hundredth of the training.) An expert is no box with a label: while
-# it learns what to do with its tokens, which tokens it gets changes as well.
+# times more text, up to 60 % was settled after the first hundredth of the training.) An expert has no fixed role:
+# while it learns what to do with its tokens, which tokens it gets changes as well.
 #
 # **To take away:** more than half of the choice settles in the first quarter of the training; the rest shifts as long as the
 # model learns.
@@ -528,7 +528,7 @@ print(f"untrained: {mean[0]:.0%}; more than half from step {half} of {steps[-1]}
 # ## 7 · Take experts away
 # *12 minutes · medium · from "is chosen for" to "is needed for"*
 #
-# An expert that is chosen for Chinese need not be needed for Chinese: perhaps its colleagues could do as well. The test is to
+# An expert that is chosen for Chinese need not be needed for Chinese: perhaps other experts could do as well. The test is to
 # **drop** it (its part of the sum is left out), and to measure the loss of each kind of text. The five largest changes, with
 # 95 % intervals from resampling documents (`low`, `high`):
 
@@ -541,7 +541,7 @@ print(worst[["expert", "kind", "loss_change", "low", "high"]].round(3).to_string
 
 # %% [markdown]
 # Does dropping an expert hurt *its own* kind of text most, the one it is chosen for most? The specialisation was measured on
-# other documents, so that this is no circle.
+# other documents, so that the argument is not circular.
 
 # %%
 elsewhere = lk.moe.specialisation(lk.moe.collect(lab, lk.moe.texts(20), progress=False))
@@ -615,14 +615,14 @@ by_kind = by_kind.set_index(["keep", "kind", "by"])["loss_change"].unstack("by")
 print(by_kind.round(2).sort_index(ascending=False).to_string())
 
 # %% [markdown]
-# On the whole, counting is no better than dice. That could have been expected: the balancing loss has made all experts about
+# On the whole, counting is no better than chance. That could have been expected: the balancing loss has made all experts about
 # equally used, so usage has little left to say of who matters. By kind of text it is not the same: with half the experts
 # gone, counting spares prose, the encyclopaedia and Chinese, and makes Python worse and mathematics nearly twice as bad as
-# dice do.
+# random choices do.
 #
 # Measuring does better. A quarter of all experts can go at a small price when they are the right ones, and half of them for
 # less than half of what random ones cost. That is so on the whole, not everywhere: with a quarter gone, Chinese loses less
-# when usage chose. So nobody knew who is who, and one could find out:
+# when usage chose. So it can be found out which experts matter:
 
 # %%
 lk.claim(
@@ -635,16 +635,16 @@ lk.claim(
 # As stated, the claim does not hold, in this model. What holds is half of it: the number that is easiest to have, usage, is
 # on the whole no better than chance.
 #
-# **To take away:** to say what an expert is for, take it away and see who suffers; to say that a measure of importance is
-# any good, compare it with chance.
+# **To take away:** to say what an expert is for, take it away and see which texts suffer; to say that a measure of importance
+# is any good, compare it with chance.
 
 # %% [markdown]
 # ## 8 · A mixture out of a dense model
 # *3 minutes · easy · how many mixtures begin*
 #
-# Nobody has to start from nothing. **Upcycling** (Komatsuzaki et al. 2022) copies the one part of a dense model into every
-# expert and adds routers of random numbers. As the weights of the chosen add up to 1 and all say the same, the new model
-# computes exactly what the old one did; training on, the copies grow apart.
+# A mixture need not start from nothing. **Upcycling** (Komatsuzaki et al. 2022) copies the MLP of a dense model into every
+# expert and adds routers of random numbers. As the weights of the chosen experts add up to 1 and all give the same output, the
+# new model computes exactly what the old one did; with further training the copies grow apart.
 
 # %%
 dense = lk.load("labkit-dense", dtype="float32", device="cpu")
@@ -668,13 +668,13 @@ print(f"{counts[0]:.1f} million parameters before, {counts[1]:.1f} after")
 
 # %% [markdown]
 # ## What you have seen
-# - A router is one matrix; a mixture adds up what a few chosen experts say. All of it has to be in memory, little of it works
-#   on a token.
+# - A router is one matrix; a mixture adds up the outputs of a few chosen experts. All of it has to be in memory, little of it is
+#   active on a token.
 # - For the same work on each token, the mixture is the better model of four of our five kinds of text.
-# - A small penalty keeps all experts in use. Counting who is used is then, on the whole, no better than dice at telling who
-#   matters: it spares some kinds of text and makes mathematics nearly twice as bad.
+# - A small penalty keeps all experts in use. Counting how often each is used is then, on the whole, no better than chance at
+#   telling which matter: it spares some kinds of text and makes mathematics nearly twice as bad.
 # - Experts differ by kind of text, more than those of any of twenty random routers. In the first layers that is the token, in
-#   the last ones also what stands around it. A purpose each they have not.
+#   the last ones also its context. They don't have a purpose each.
 # - Taking away shows more than looking: in the last layer, most experts are needed most where they are chosen most. That is a
 #   leaning, and each alone is missed little, but for the Chinese one.
 # - Copies of one dense model make a mixture that begins where the model ended.

@@ -14,9 +14,9 @@
 # Between two layers of a model, a token is a list of several hundred numbers, and none of them means anything by itself. A
 # **sparse autoencoder** rewrites the list as a sum of a few **features**, out of thousands, and many of those do mean
 # something: a month, a quotation mark, a whale. In this notebook you build such an autoencoder, open one that comes with labkit,
-# find a feature, give it a name and let fresh text judge the name. Then you push the feature up and watch what the model writes.
+# find a feature, give it a name and test the name on fresh text. Then you push the feature up and watch what the model writes.
 #
-# ![Where one feature is at work: five passages, each with the word whale shaded](attachment:07_sparse_autoencoders.png)
+# ![Where one feature is active: five passages, each with the word whale shaded](attachment:07_sparse_autoencoders.png)
 #
 # | | |
 # |---|---|
@@ -45,13 +45,13 @@ sae
 
 # %% [markdown]
 # ## 1 · More features than dimensions
-# *7 minutes · easy · why the numbers look like noise*
+# *7 minutes · easy · why single numbers mean nothing*
 #
-# Suppose a model wants to note which of 4,608 things a token has to do with, and has a list of 576 numbers for it. If each
-# thing had a number of its own, 576 would be all. But a thing can also be a **direction**: an arrow in the space of 576
-# dimensions, along which the token is pushed when the thing is there. Directions at right angles don't disturb one
-# another: reading along one, you see nothing of the others. Only 576 can be at right angles. How much do they disturb
-# one another when there are eight times as many?
+# Suppose a model has to note which of 4,608 things a token is about, and has a list of 576 numbers for it. If each
+# thing had a number of its own, 576 would be the most. But a thing can also be a **direction**: an arrow in the space of 576
+# dimensions, along which the token is pushed when the thing is there. Directions at right angles don't interfere:
+# reading along one, you see nothing of the others. Only 576 can be at right angles. How much do they interfere
+# when there are eight times as many?
 #
 # Two directions' **cosine** says it: 1 is the same direction, 0 a right angle.
 
@@ -80,8 +80,8 @@ for d, cosine in worst.items():
     print(f"{8 * d:5,} random directions in {d:3} dimensions: largest cosine {cosine:.2f}")
 
 # %% [markdown]
-# Nobody placed these directions; they were drawn by chance, and still no two of the 4,608 come near one another. The more
-# dimensions, the more room of this kind there is. So a model can hold more features than dimensions, **as long as only a
+# Nobody placed these directions; they were drawn at random, and still no two of the 4,608 come close to each other. The
+# more dimensions, the more room of this kind there is. So a model can hold more features than dimensions, **as long as only a
 # few are there at a time**: each adds a little noise to the others, and the noise of many adds up. This is called
 # **superposition** (Elhage et al. 2022). Its price: no single number of the list means anything, since every feature is spread
 # over all of them.
@@ -97,7 +97,7 @@ print(f"features there at a time: {there:.2f}; the first token's numbers begin")
 print("  ".join(f"{number:.2f}" for number in x[0, :8].tolist()))
 
 # %% [markdown]
-# Somebody who sees only `x`, can they find the 64 directions? That is what the next section does.
+# Can somebody who sees only `x` find the 64 directions? That is what the next section does.
 #
 # **To take away:** a space has room for far more nearly perpendicular directions than it has dimensions. If few features
 # are there at a time, a model can use that; and then its single numbers mean nothing.
@@ -107,25 +107,27 @@ print("  ".join(f"{number:.2f}" for number in x[0, :8].tolist()))
 # *15 minutes · medium · two matrices and one rule*
 #
 # A sparse autoencoder is a **dictionary** of directions with a way to look tokens up. The **encoder** reads how much of each
-# feature is in a token, which is the feature's *activation*; all activations but the `k` largest are set to 0. The features that are
-# left are *active* (we also say: at work, or that they fire). The **decoder** adds up their directions. What comes out is the
-# *reconstruction*: what the features tell of the token. The two are trained to give back the token that came in. Since only `k` are
-# kept, each has to say something (this kind is called **TopK**: Makhzani and Frey 2013, Gao et al. 2024).
+# feature is in a token, which is the feature's **activation**; all activations but the `k` largest are set to 0. The features that
+# are left are **active** (one also says that they fire). The **decoder** adds up their directions, each times its activation. The sum
+# is the **reconstruction** of the token. The two are trained together so that the reconstruction is as close to the token as
+# possible. Since only `k` features are kept, each has to say something (this kind is called **TopK**: Makhzani and Frey 2013, Gao
+# et al. 2024).
 
 # %%
 # exercise: sae.topk_autoencoder
 
 # %% [markdown]
-# How good is it? What the features leave over, as a share of how much tokens differ from the mean token:
+# How good is it? The usual measure is the **fraction of variance unexplained**: the squared error of the reconstruction, divided by
+# how much the tokens differ from the mean token.
 
 # %%
-# exercise: sae.share_unexplained
+# exercise: sae.fraction_unexplained
 
 # %% [markdown]
 # Now train one on the small world. It is shown tokens and nothing else; 64 random directions to begin with, and the three largest
-# activations are kept. The work runs beside the notebook, and *Stop* ends it with what there is. Watch what is left over (*unexplained*) and
-# how many features are **dead**, at work on nothing any more. (In the settings, lengths are in tokens: `warm_up` until the learning
-# rate is full, `dead_after` so many without being at work a feature counts as dead.)
+# activations are kept. The training runs in the background, and *Stop* ends it and keeps what there is. Watch the fraction of variance
+# that is *unexplained*, and how many features are **dead**: active on no token any more. (In the settings, lengths are in tokens:
+# `warm_up` until the learning rate is full; a feature that was not active for `dead_after` tokens counts as dead.)
 
 # %%
 world = lk.sae.world(features=64, d=24, active=2.0)
@@ -151,8 +153,8 @@ panel
 _ = panel.wait()  # only so that Run All waits; you may skip it
 
 # %% [markdown]
-# Did it find the truth? Each true direction is matched with one of the dictionary, so that the cosines add up to the most. Random
-# directions, matched in the same way, say how much of that is luck.
+# Did it find the truth? Each true direction is matched with one of the dictionary, so that the sum of the cosines is as large as
+# possible. Random directions, matched in the same way, show how much of that is chance.
 
 # %% tags=["nbval-check-output"]
 learned = panel.result
@@ -173,12 +175,12 @@ truth = torch.zeros_like(amounts).scatter(-1, three.indices, three.values) @ wor
 print(f"with the true directions, three a token: {(fresh - truth).square().sum() / spread:.2f}")
 
 # %% [markdown]
-# Most of the directions are there, far beyond luck, and nobody told it one. Not all: a cosine near 0 is a true direction that got no
-# partner. Of what is left over, a part can't be had by three features a token, since some tokens have four or more; the rest was
-# not learned. And look closer at what "found" rests on: here we knew the truth. Of a real model nobody does, so there everything
-# has to be measured in other ways.
+# Most of the directions are there, far more than by chance, although it was shown none of them. Not all: a cosine near 0 is a true
+# direction without a partner. A part of what is unexplained can't be explained by three features a token, since some tokens have
+# four or more; the rest was not learned. And note what "found" rests on: here we knew the truth. Nobody knows it of a real model, so
+# there everything has to be measured in other ways.
 #
-# The one that comes with labkit is of the same make, only larger: 4,608 features, 32 at work. By hand and by labkit:
+# The one that comes with labkit is of the same kind, only larger: 4,608 features, 32 active on a token. By hand and by labkit:
 
 # %%
 text = "Call me Ishmael. Some years ago, never mind how long precisely, I went to sea."
@@ -188,24 +190,23 @@ x = lab.trace(text, keep="residual").residual(sae.layer)[
 before = (x - sae.decoder_bias) @ sae.encoder + sae.encoder_bias
 best = before.topk(sae.k, dim=-1)
 by_hand = torch.zeros_like(before).scatter(-1, best.indices, best.values.relu())
-told = by_hand @ sae.decoder + sae.decoder_bias
+reconstruction = by_hand @ sae.decoder + sae.decoder_bias
 
 # %% tags=["nbval-check-output"]
 scale = x.abs().max()
 print("activations agree to 1e-5:", bool((by_hand - sae.encode(x)).abs().max() < 1e-5 * scale))
-print(
-    "and what they tell:       ", bool((told - sae.reconstruct(x)).abs().max() < 1e-5 * scale)
-)
+apart = (reconstruction - sae.reconstruct(x)).abs().max()
+print("reconstructions, too:     ", bool(apart < 1e-5 * scale))
 
 # %% [markdown]
 # (To a hundred-thousandth of the largest number: these are single-precision numbers of up to some dozens.)
 #
-# **To take away:** a sparse autoencoder is two matrices, two biases and the rule that only the `k` largest are kept. Trained to give back what it
-# gets, it finds directions that nobody named.
+# **To take away:** a sparse autoencoder is two matrices, two biases and the rule that only the `k` largest activations are kept.
+# Trained to reconstruct its input, it finds directions that nobody named.
 
 # %% [markdown]
 # ## 3 · The real one
-# *10 minutes · easy · how much of a model it tells*
+# *10 minutes · easy · how much of a model it explains*
 #
 # `sae` was trained on what enters layer 15, halfway through the model, on text of five kinds: American presidents' messages and
 # Moby-Dick, an encyclopaedia, Python, mathematics and Chinese. Look at a sentence through it:
@@ -230,17 +231,17 @@ print(f"first tokens {', '.join(words)}: cosines of at least {(unit @ unit.T).mi
 
 # %% [markdown]
 # The first token's list of numbers is over a hundred times as long as the others', and points nearly the same way whatever the
-# word: it is where heads look when they have nothing to look for (notebook 02 met it). An autoencoder would spend most of its effort
-# on such tokens. So they were left out of the training, and features are **not defined** there.
+# word: it is the attention sink, where heads look when they find nothing else (notebook 02, section 2). An autoencoder would spend
+# most of its effort on such tokens. So they were left out of the training, and features are **not defined** there.
 #
-# Now the measure from section 2, on passages that were held out. What to compare with? The fairest is the classical way to tell a
-# list with 32 numbers: **principal components**, the 32 directions that leave the least over, the same for every token. They are
-# even fitted to the very passages they are judged on.
+# Now the measure from section 2, on passages that were held out. What to compare with? The fairest is the classical way to describe a
+# token by 32 numbers: **principal components**, the 32 directions that leave the least unexplained, the same for every token. They
+# are even fitted to the very passages they are judged on.
 
 # %%
 components = lk.predict(
     "sae.components",
-    "Share of the variance that 32 principal components leave unexplained",
+    "Fraction of the variance that 32 principal components leave unexplained",
     unit="%",
     low=0,
     high=100,
@@ -264,17 +265,17 @@ print(f"{quality.tokens:,} tokens of five kinds")
 print(shown.round(2).to_string())
 
 # %% [markdown]
-# Read a row like this: when the model is given, from layer 15 on, only what this way tells of each token, its loss rises by
-# *increase*, in nats a token (loss in natural logarithms: 0.7 nats more make the right token half as likely). *loss_recovered* puts that
-# on a scale from 0, where only the mean token is told, to 1, the model itself. The mean token is so bad that most ways look good on
-# this scale, even the untrained one; so look at *increase* first.
+# Read a row like this: when the model goes on, from layer 15, with the reconstruction in place of each token, its loss rises by
+# *increase*, in nats a token (loss in natural logarithms: 0.7 nats more make the right token half as likely). The **loss recovered**
+# puts that on a scale from 0, the mean token in place of every token, to 1, the model itself. The mean token is so bad that most ways
+# look good on this scale, even the untrained one; so look at *increase* first.
 #
 # - The **untrained** row is the same architecture with random directions: what the rule "the 32 best of 4,608" gets by itself.
-# - The **autoencoder** leaves less over than 32 fixed components, because its directions were learned and each token chooses its
-#   own 32 of them; choosing alone, as the untrained one does, is not enough. A choice is information as well, so this is no contest
-#   between equals.
-# - Something is left over all the same. For the model's next tokens it matters little in the mean, and more in some kinds of
-#   text than in others, as the next table says. Whatever you find with features, part of the model is not in them.
+# - The **autoencoder** leaves less unexplained than 32 fixed components, because its directions were learned and each token chooses
+#   its own 32 of them; choosing alone, as the untrained one does, is not enough. A choice is information as well, so the two are not
+#   quite equal.
+# - Something remains unexplained all the same. For the model's next tokens it matters little on average, and more in some kinds of
+#   text than in others, as the next table shows. Whatever you find with features, part of the model is not in them.
 
 # %%
 own = quality.table[quality.table["way"] == "sae"].set_index("kind")
@@ -283,7 +284,7 @@ print(own[["tokens", "unexplained", "increase"]].round(2).to_string())
 # %% [markdown]
 # ### Train a small one
 # On two processor cores it took about an hour to run the model over six million tokens and to read them three times. A small
-# one learns in seconds, from thirty short passages: 512 features, 32 at work, each token read about twenty times.
+# one learns in seconds, from thirty short passages: 512 features, 32 active on a token, each token read about twenty times.
 
 
 # %%
@@ -318,22 +319,22 @@ own_small, fresh = watched.result, read([text for some in passages.values() for 
 for where, x in (("the texts small was trained on", reading), ("texts fresh to both", fresh)):
     for name, dictionary in (("small", own_small), ("labkit-sae", sae)):
         left = (x - dictionary.reconstruct(x)).square().sum() / (x - x.mean(0)).square().sum()
-        print(f"{where:31} {name:11} {left:.2f} left over")
+        print(f"{where:31} {name:11} {left:.2f} unexplained")
 
 # %% [markdown]
 # The small one does well on the tokens it was trained on and worse on fresh ones: it has partly learned them by heart. labkit's, which
-# has read none of these texts, tells both about equally well: it has read far more, and has nine times as many features. What was trained
-# has to be judged on text it has not read.
+# has read none of these texts, explains both about equally well: it has read far more, and has nine times as many features. What was
+# trained has to be judged on text it has not read.
 #
-# **To take away:** measure an autoencoder by what it leaves over and by what the model loses, each beside something simple, on text
-# that it has not read. A share alone says little.
+# **To take away:** measure an autoencoder by the variance it leaves unexplained and by the loss the model recovers, each beside
+# something simple, on text that it has not read. A fraction alone says little.
 
 # %% [markdown]
 # ## 4 · Find a feature
 # *9 minutes · easy · from a number to what it may be about*
 #
-# There are 4,608 features. For each, labkit has counted in the training texts on which tokens it is at work, and kept eight
-# places: five of the strongest, and three from the lower parts of its range, since the strongest alone flatter a feature. Point at a
+# There are 4,608 features. For each, labkit has counted in the training texts on which tokens it is active, and kept eight
+# examples: five of the strongest, and three from the lower parts of its range, since the strongest alone flatter a feature. Point at a
 # token to see its features, open one, search for a word:
 
 # %%
@@ -350,10 +351,10 @@ lk.views.features(
 
 # %% [markdown]
 # ### By a word
-# Search looks which features' examples peak on a word. *hits* are examples whose peak is on one of the words asked for, *words* how
-# many different ones of these, *found* every word at a peak. Of thousands of features some will hit by chance, so it says as well
-# what the luckiest feature would have if these very hits were dealt to all examples at random. (*May* is not asked for: it mostly is
-# no month.)
+# Search lists the features whose examples peak on a word. *hits* are examples whose peak is on one of the words asked for, *words* how
+# many different ones of these, *found* every word at a peak. Of thousands of features some will hit by chance, so beside it stands
+# what the luckiest feature would have if these same hits were dealt to all examples at random. (*May* is left out: it is mostly not
+# a month.)
 
 # %% tags=["nbval-check-output"]
 months = lk.sae.search(lab, sae, "january february march april june july august", k=4)
@@ -362,9 +363,9 @@ print(f"by chance, hits of the luckiest feature: {months.chance:.1f}")
 
 # %% [markdown]
 # ### By what texts share
-# Another way needs no word: a few texts that have something, a few that lack it, and the features that part them. Here five
-# sentences with a year and five without. A feature *parts* them if it is more active somewhere in each of the five (*weakest*: in the
-# one where it is least so) than anywhere in the others (*strongest_absent*).
+# Another way needs no word: a few texts that have something, a few that lack it, and the features that separate them. Here are five
+# sentences with a year and five without. A feature *separates* them if it is more active somewhere in each of the five (*weakest*: in
+# the one where it is least so) than anywhere in the others (*strongest_absent*).
 
 # %%
 with_year = [
@@ -385,38 +386,39 @@ shared = lk.sae.common(lab, sae, with_year, without, k=5)
 
 # %% tags=["nbval-check-output"]
 print(shared.round(1).to_string(index=False))
-print("features that part the two groups:", shared.separating)
+print("features that separate the groups:", shared.separating)
 print("when the ten are dealt at random: ", round(shared.by_chance, 2))
 print(f"so many or more in {shared.as_many:.1%} of such deals")
 
 # %% [markdown]
-# The last two lines are the ones that count. Ten short texts and 4,608 features: now and then some feature parts them whatever they
-# say. Only if many more do than with groups dealt at random have you found something about years. (Ten texts can be dealt in 126 ways,
+# The last two lines are the ones that count. With ten short texts and 4,608 features, now and then some feature separates them
+# whatever they say. Only if many more do than with groups dealt at random have you found something about years. (Ten texts can be dealt in 126 ways,
 # and the true one is among them, so that the last line can't go far below 1 %.)
 #
 # ### How often?
-# A feature that is at work everywhere means little, one that never is means nothing. Its **density** says how often it is.
+# A feature that is active everywhere means little, one that never is means nothing. Its **density** is the fraction of tokens it is
+# active on. All densities added up are the mean number of features active on a token, called **L0**.
 
 # %%
 # exercise: sae.density
 
 # %% tags=["nbval-check-output"]
 often = torch.from_numpy(lk.sae.index(lab, sae).density).float()
-print(f"features at work on a token, all densities added: {often.sum():.1f}")
+print(f"L0, all densities added up: {often.sum():.1f} features active on a token")
 print(f"on more than a tenth of all tokens: {int((often > 0.1).sum())} features")
 print(f"the feature in the middle: {often.median():.2%} of tokens")
-print(f"at work nowhere: {int((often == 0).sum())} features")
+print(f"never active: {int((often == 0).sum())} features")
 print(f"feature 945: {often[945]:.0%} of tokens; feature 1034: {often[1034]:.2%}")
 
 # %% [markdown]
-# Feature 945 was at work on every token of our sentence, feature 1034 on one. Open both in the view above: the first fires on all
+# Feature 945 was active on every token of our sentence, feature 1034 on one. Open both in the view above: the first fires on all
 # kinds of things, the second on months.
 
 # %% [markdown]
 # **To take away:** look at weak examples as well as strong ones, and set beside every search what chance would find.
 
 # %% [markdown]
-# ## 5 · Name it, and be checked
+# ## 5 · Name it, and test the name
 # *12 minutes · medium · the heart of this notebook*
 #
 # Looking at examples, everybody finds a story. The story can be tested if it is a **rule**: given a text and a token, does the
@@ -437,9 +439,9 @@ for example in board.examples:
     print(f"{example.activation:5.1f}  {before.replace(chr(10), ' ')}[{word}]")
 
 # %% [markdown]
-# Strong examples first, then the weaker ones. You would call it *whale*; only the last ones, the weak, don't fit: a piece of a word
-# that begins like it, and *What*. As a rule: **it fires on tokens that contain "whale", and on no others.** How good is that? A feature fires on a
-# few tokens in a thousand, so who always says no is nearly always right; the score has to be fairer.
+# Strong examples first, then the weaker ones. You would call it *whale*; only the last, weak ones don't fit: a piece of a word that
+# begins like it, and *What*. As a rule: **it fires on tokens that contain "whale", and on no others.** How good is that? A feature
+# fires on a few tokens in a thousand, so a rule that always says no is nearly always right. A fair score has to count both.
 
 # %%
 # exercise: sae.balanced_accuracy
@@ -465,8 +467,8 @@ score.show(round(named.balanced, 2))
 print(named)
 
 # %% [markdown]
-# Read all of it. *Foretells* is the share of the firings that the rule knew of; *is right* the share of the rule's claims where
-# the feature fired. The rest is what chance and other features of similar density get.
+# Read all of it. The first figure is the fraction of the firings that the rule predicted (its *recall*); the second the fraction of
+# the rule's claims where the feature fired (its *precision*). The rest is what chance and other features of similar density get.
 #
 # What is it that fires where the rule says no?
 
@@ -482,7 +484,7 @@ for found in lk.sae.features(lab, sae, held_out):
 print(", ".join(f"{token!r} {n}" for token, n in fired.most_common(14)))
 
 # %% [markdown]
-# So the name is true as far as it goes: wherever the rule says yes, the feature fires. And it does not go all the way. The tokenizer
+# So the name is right as far as it goes: wherever the rule says yes, the feature fires. But it does not cover everything. The tokenizer
 # cuts rarer words into pieces ("wh", "al" and what follows, of *whalemen*), *whaling* is written otherwise, and the book's own name
 # counts as well; for some others (*hump*, *skull*, a dash) we have no story. A better rule would look at the whole word. But you have
 # seen this text now: to test the better rule takes other. And it is Moby-Dick alone: how the feature does elsewhere, where the weak
@@ -498,10 +500,11 @@ for number, item in enumerate(quiz.items):
 # %%
 answers = ["whale" in item[-1].lower() for item in quiz.items]  # the rule's; put in your own
 right, by_luck = quiz.score(answers)
-print(f"right: {right:.0%}; so many or more where the yeses are dealt at random: {by_luck:.1%}")
+print(f"right: {right:.0%}; so many or more with random answers: {by_luck:.1%}")
 
 # %% [markdown]
-# **To take away:** a name is a rule; fresh text decides. A rule that says yes rightly may still miss most of what the feature does.
+# **To take away:** a name is a rule, and fresh text decides whether it holds. A rule that is right whenever it says yes may still miss
+# most of what the feature does.
 
 # %% [markdown]
 # ## 6 · Steer
@@ -521,7 +524,7 @@ print(f"right: {right:.0%}; so many or more where the yeses are dealt at random:
 #
 # labkit's edits do the same within the model. `steer` adds; `clamp` moves a token along the direction until the encoder reads
 # the value asked for. Both leave all else in the token as it is, what the features don't explain included: replacing the token
-# by the features' sum would cost what section 3 measured, before any steering.
+# by its reconstruction would cost what section 3 measured, before any steering.
 
 # %%
 whales = lk.sae.search(lab, sae, "whale whales", k=3)
@@ -555,7 +558,7 @@ print("nothing but that direction moved:", bool(aside[1:].abs().max() < 1e-2))
 # - **Ten openings** that have nothing to do with the sea; 16 tokens each, the likeliest one each time. A text *has the concept*
 #   if "whale" occurs in it. *Takes over* means: more than half of the texts have it, at one of the strengths.
 # - **The price**: the loss that the model *without* steering gives to what was written, in nats a token. Texts that end in a loop
-#   (*broken*) don't count there: a loop is easy to foretell, and so looks cheap.
+#   (*broken*) don't count there: a loop is easy to predict, and so looks cheap.
 
 # %%
 about = [
@@ -679,11 +682,11 @@ lk.views.steering(
 # ## 7 · What an autoencoder can't tell
 # *4 minutes · easy · before you believe one*
 #
-# - **Not the whole model.** What the features leave over is not nothing: section 3 showed what the model loses without it.
+# - **Not the whole model.** What the features leave unexplained is not nothing: section 3 showed what the model loses without it.
 # - **Not the only dictionary.** Trained again from other random numbers, many features would come out otherwise, or split in two.
 #   Ours is one run of one seed, and nobody knows the truth as we did in the toy.
 # - **Not every subject.** It read few texts of five kinds: presidents, Moby-Dick, an encyclopaedia, Python, mathematics, Chinese.
-#   That it has a whale is a fact about its reading as much as about the model. Of chat it knows nothing.
+#   That it has a whale feature says as much about its training texts as about the model. It has read no chat.
 # - **Not what a feature is for.** Examples show where it fires. What it does, only an edit shows; and an edit as strong as those
 #   above takes the model where no text takes it.
 # - **Not always the best tool.** A difference of means costs a dozen sentences. If you know what you look for, try it first.
@@ -695,18 +698,18 @@ lk.views.steering(
 # ## What you have seen
 # - A space holds far more nearly perpendicular directions than dimensions; few at a time can share it.
 # - An autoencoder with two matrices, which keeps only the `k` largest activations, finds such directions, in a toy most of the true ones.
-# - The real one tells most of a token in 32 features, and the model still loses something with only those.
-# - A feature's name is a rule, and fresh text judges it.
+# - The real one explains most of a token with 32 features, and with only those the model still loses something.
+# - A feature's name is a rule, to be tested on fresh text.
 # - Steering cost plausibility at every strength we tried; whether the subject comes has to be counted. Here it came now and then,
 #   and took nothing over.
 #
-# Can you say, without looking: why is the first token left out? Why does balanced accuracy not reward saying no? What would you put
-# beside a feature before you say that it steers well?
+# Can you say, without looking: why is the first token left out? Why does balanced accuracy not reward saying no? What would you
+# compare a feature with before you say that it steers well?
 #
 # <details><summary>Answers</summary>
 #
-# Its list of numbers is a hundred times as long as others' and much the same for every text. Because the silent tokens are only one of two
-# groups that count the same. A difference of means, a random feature, no steering at all; and the loss of what is written.
+# Its list of numbers is a hundred times as long as others' and much the same for every text. Because the tokens it does not fire on
+# are only one of two groups that count the same. A difference of means, a random feature, no steering at all; and the loss of what is written.
 # </details>
 
 # %%

@@ -44,7 +44,7 @@ def test_the_exercises_that_are_asked_for_are_there() -> None:
     assert {id for id in IDS if id.startswith("sae.")} >= {
         f"sae.{name}"
         for name in (
-            "interference", "topk_autoencoder", "share_unexplained", "density", "balanced_accuracy", "add_along",
+            "interference", "topk_autoencoder", "fraction_unexplained", "density", "balanced_accuracy", "add_along",
         )
     }  # fmt: skip
     topics = [id.partition(".")[0] for id in IDS]
@@ -267,13 +267,13 @@ LEARNERS: list[tuple[str, Callable[..., Any], str]] = [
     ("sae.topk_autoencoder", lambda x, w, b, v, c, k: ((x - c) @ w + b).relu(), "2 things are wanted"),
     ("sae.topk_autoencoder", rectified_not_sparse, "All that is above zero is kept"),
     ("sae.topk_autoencoder", lambda x, w, b, v, c, k: x @ v, "RuntimeError"),
-    ("sae.share_unexplained", lambda x, told: ((x - told) ** 2).mean() / (x**2).mean(), "measured from zero"),
+    ("sae.fraction_unexplained", lambda x, told: ((x - told) ** 2).mean() / (x**2).mean(), "measured from zero"),
     (
-        "sae.share_unexplained",
+        "sae.fraction_unexplained",
         lambda x, told: ((x - told) ** 2).sum() / (len(x) * x.var(0, correction=1).sum()),
         "Not yet",
     ),
-    ("sae.share_unexplained", lambda x, told: float(((x - told) ** 2).sum(1).mean()), "1 expected, 5.750519 there"),
+    ("sae.fraction_unexplained", lambda x, told: float(((x - told) ** 2).sum(1).mean()), "1 expected, 5.750519 there"),
     ("sae.density", lambda i, n: [(i == f).float().mean() for f in range(n)], "divide by T"),
     ("sae.density", lambda i, n: torch.nn.functional.one_hot(i % n, n).sum((0, 1)) / len(i), "counted as the last"),
     ("sae.density", lambda i, n: torch.zeros(n), "0.25 expected, 0 there"),

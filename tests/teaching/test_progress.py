@@ -72,6 +72,18 @@ def test_a_damaged_file_is_set_aside_and_said(
     assert json.loads(progress_file.read_text())["exercises"]["attention.causal_mask"]["solved"] is True
 
 
+def test_what_was_done_under_an_exercise_s_former_id_still_counts(progress_file: Path) -> None:
+    progress_file.parent.mkdir()
+    old = {"sae.share_unexplained": {"tried": 2, "solved": True, "unaided": True}}
+    progress_file.write_text(json.dumps({"version": 1, "exercises": old, "predictions": {}}))
+    assert progress.exercise_record("sae.fraction_unexplained")["solved"] is True
+    assert lk.check("sae.share_unexplained", ...).id == "sae.fraction_unexplained"
+    assert rows()["07_sparse_autoencoders"].solved == 1
+    lk.check("sae.share_unexplained", lambda x, reconstruction: None)
+    kept = json.loads(progress_file.read_text())["exercises"]
+    assert kept == {"sae.fraction_unexplained": {"tried": 3, "solved": True, "unaided": True}}
+
+
 def test_two_processes_lose_nothing(progress_file: Path) -> None:
     code = """
 import sys

@@ -55,10 +55,10 @@ def test_interference_is_the_largest_of_all_pairs() -> None:
         torch.testing.assert_close(solution("interference")(rows), torch.tensor(wanted))
 
 
-def test_the_share_unexplained_is_one_minus_r_squared() -> None:
-    for x, told in inputs("share_unexplained"):
+def test_the_fraction_unexplained_is_one_minus_r_squared() -> None:
+    for x, told in inputs("fraction_unexplained"):
         total = (x.var(dim=0, correction=0) * len(x)).sum()
-        assert float(solution("share_unexplained")(x, told)) == pytest.approx(
+        assert float(solution("fraction_unexplained")(x, told)) == pytest.approx(
             float((x - told).pow(2).sum() / total), rel=1e-5, abs=1e-6
         )
 

@@ -15,13 +15,13 @@ PRUNE_DOCUMENTS, PRUNE_CHARACTERS = 12, 400
 
 
 def mixtral_20() -> tuple[float, str]:
-    """Share of Mixtral 8x7B's parameters that work on a token, in percent."""
+    """Share of Mixtral 8x7B's parameters that are active on a token, in percent."""
     from labkit.moe import costs
 
     mixtral = costs("mixtral-8x7b")
     percent = round(100 * mixtral.share_active, 1)
     return percent, (
-        f"{mixtral.active_parameters / 1e9:.1f} of {mixtral.parameters / 1e9:.1f} billion parameters work on a token, "
+        f"{mixtral.active_parameters / 1e9:.1f} of {mixtral.parameters / 1e9:.1f} billion parameters are active on a token, "
         f"{percent:g} %, and that is its arithmetic; in memory it needs all. Of its quality this says nothing"
     )
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from labkit.errors import BadInput
 from labkit.markup import shorten, visible
 from labkit.teaching.exercises.definition import Case, Exercise, Mistake
-from labkit.teaching.series import place
+from labkit.teaching.series import RENAMED, place
 
 __all__ = ["Case", "Exercise", "Mistake", "all_exercises", "find"]
 
@@ -26,8 +26,8 @@ def all_exercises() -> dict[str, Exercise]:
 def find(id: object) -> Exercise:
     """The exercise of an id. Raises BadInput, with the nearest ids, where there is none."""
     known = all_exercises()
-    if isinstance(id, str) and id in known:
-        return known[id]
+    if isinstance(id, str) and RENAMED.get(id, id) in known:
+        return known[RENAMED.get(id, id)]
     asked = shorten(visible(repr(id)), 80)
     names = {name.partition(".")[2]: name for name in known}
     text = id if isinstance(id, str) else ""

@@ -754,11 +754,11 @@ EXERCISES = (
     ),
     Exercise(
         id="moe.active_parameters",
-        title="How many parameters, and how many at work?",
+        title="How many parameters, and how many active?",
         task="A model is said to have 30 billion parameters, 3 billion of them active. Count both.\n\n"
         "Each of `layers` layers has `experts` experts, of which `k` are chosen for a token. An expert is three matrices of "
         "`d_model` times `width` numbers. `other` is everything that every token passes, in the whole model: embedding, "
-        "attention, norms, routers. All are whole numbers. Return two: the model's parameters, and those at work on one "
+        "attention, norms, routers. All are whole numbers. Return two: the model's parameters, and those active on one "
         "token.",
         minutes=3,
         difficulty="easy",
@@ -791,7 +791,7 @@ EXERCISES = (
             (_active_exchanged, "The two are exchanged: the total comes first, the active ones second."),
             (
                 _active_the_rest,
-                "The total is right. The second number is what rests while a token passes; what works is wanted.",
+                "The total is right. The second number is what rests while a token passes; the active parameters are wanted.",
             ),
         ),
         outputs=("total", "active"),

@@ -79,7 +79,10 @@ def topk_autoencoder(
     decoder_bias: torch.Tensor,
     k: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x: (T, d); encoder: (d, F); decoder: (F, d). Returns activations (T, F), told (T, d)."""
+    """x: (T, d); encoder: (d, F); decoder: (F, d).
+
+    Returns activations (T, F) and the reconstruction (T, d).
+    """
     before = (x - decoder_bias) @ encoder + encoder_bias  # (T, F)
     best = before.topk(k, dim=-1)
     activations = torch.zeros_like(before).scatter(-1, best.indices, best.values.relu())
@@ -105,7 +108,9 @@ def _autoencoder_cases() -> list[Case]:
     ]
 
 
-def _told(activations: torch.Tensor, decoder: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _with_reconstruction(
+    activations: torch.Tensor, decoder: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     return activations, activations @ decoder + bias
 
 
@@ -119,7 +124,7 @@ def _autoencoder_keeps_negative(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     before = (x - decoder_bias) @ encoder + encoder_bias
     best = before.topk(k, dim=-1)
-    return _told(torch.zeros_like(before).scatter(-1, best.indices, best.values), decoder, decoder_bias)
+    return _with_reconstruction(torch.zeros_like(before).scatter(-1, best.indices, best.values), decoder, decoder_bias)
 
 
 def _autoencoder_keeps_all(
@@ -130,7 +135,7 @@ def _autoencoder_keeps_all(
     decoder_bias: torch.Tensor,
     k: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return _told(((x - decoder_bias) @ encoder + encoder_bias).relu(), decoder, decoder_bias)
+    return _with_reconstruction(((x - decoder_bias) @ encoder + encoder_bias).relu(), decoder, decoder_bias)
 
 
 def _autoencoder_without_centring(
@@ -144,7 +149,7 @@ def _autoencoder_without_centring(
     before = x @ encoder + encoder_bias
     best = before.topk(k, dim=-1)
     activations = torch.zeros_like(before).scatter(-1, best.indices, best.values.relu())
-    return _told(activations, decoder, decoder_bias)
+    return _with_reconstruction(activations, decoder, decoder_bias)
 
 
 def _autoencoder_without_encoder_bias(
@@ -166,8 +171,8 @@ def _autoencoder_without_decoder_bias(
     decoder_bias: torch.Tensor,
     k: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    activations, told = topk_autoencoder(x, encoder, encoder_bias, decoder, decoder_bias, k)
-    return activations, told - decoder_bias
+    activations, reconstruction = topk_autoencoder(x, encoder, encoder_bias, decoder, decoder_bias, k)
+    return activations, reconstruction - decoder_bias
 
 
 def _autoencoder_by_size(
@@ -181,7 +186,7 @@ def _autoencoder_by_size(
     before = (x - decoder_bias) @ encoder + encoder_bias
     best = before.abs().topk(k, dim=-1).indices
     activations = torch.zeros_like(before).scatter(-1, best, before.gather(-1, best))
-    return _told(activations, decoder, decoder_bias)
+    return _with_reconstruction(activations, decoder, decoder_bias)
 
 
 def _autoencoder_over_tokens(
@@ -195,7 +200,7 @@ def _autoencoder_over_tokens(
     before = (x - decoder_bias) @ encoder + encoder_bias
     best = before.topk(min(k, len(before)), dim=0)
     activations = torch.zeros_like(before).scatter(0, best.indices, best.values.relu())
-    return _told(activations, decoder, decoder_bias)
+    return _with_reconstruction(activations, decoder, decoder_bias)
 
 
 def _autoencoder_ones(
@@ -207,7 +212,7 @@ def _autoencoder_ones(
     k: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     activations, _ = topk_autoencoder(x, encoder, encoder_bias, decoder, decoder_bias, k)
-    return _told((activations > 0).float(), decoder, decoder_bias)
+    return _with_reconstruction((activations > 0).float(), decoder, decoder_bias)
 
 
 def _autoencoder_exchanged(
@@ -218,8 +223,8 @@ def _autoencoder_exchanged(
     decoder_bias: torch.Tensor,
     k: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    activations, told = topk_autoencoder(x, encoder, encoder_bias, decoder, decoder_bias, k)
-    return told, activations
+    activations, reconstruction = topk_autoencoder(x, encoder, encoder_bias, decoder, decoder_bias, k)
+    return reconstruction, activations
 
 
 def _autoencoder_decoder_reads(
@@ -236,9 +241,9 @@ def _autoencoder_decoder_reads(
 # --------------------------------------------------------------------------------------------------- share unexplained
 
 
-def share_unexplained(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    """x, told: (T, d). Returns one number: 0 where all is told, 1 for the mean token."""
-    left = (x - told).square().sum()
+def fraction_unexplained(x: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    """x, reconstruction: (T, d). Returns a number: 0 if equal, 1 for the mean token."""
+    left = (x - reconstruction).square().sum()
     spread = (x - x.mean(dim=0)).square().sum()  # around the mean token
     return left / spread
 
@@ -250,10 +255,10 @@ def _unexplained_cases() -> list[Case]:
             (torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[1.0, 1.0], [3.0, 0.0]])),
             "two tokens of two numbers",
         ),
-        Case((x[:4], x[:4].clone()), "all is told: 0"),
-        Case((x, x.mean(dim=0).expand(30, 6).clone()), "only the mean is told: 1"),
+        Case((x[:4], x[:4].clone()), "a perfect reconstruction: 0"),
+        Case((x, x.mean(dim=0).expand(30, 6).clone()), "the mean token for every token: 1"),
         Case((x, x + 0.3 * random(30, 6, seed=7)), "30 tokens that lie far from zero"),
-        Case((x, torch.zeros(30, 6)), "nothing is told: more than 1"),
+        Case((x, torch.zeros(30, 6)), "zero for every token: more than 1"),
         Case(
             (torch.cat([x[:9], 9 * x[9:12]]), torch.cat([x[:9], 8 * x[9:12]])),
             "a few tokens much longer than the others",
@@ -261,47 +266,47 @@ def _unexplained_cases() -> list[Case]:
     ]
 
 
-def _unexplained_from_zero(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    return (x - told).square().sum() / x.square().sum()
+def _unexplained_from_zero(x: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    return (x - reconstruction).square().sum() / x.square().sum()
 
 
-def _unexplained_one_mean(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    return (x - told).square().sum() / (x - x.mean()).square().sum()
+def _unexplained_one_mean(x: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    return (x - reconstruction).square().sum() / (x - x.mean()).square().sum()
 
 
-def _explained(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    return 1 - share_unexplained(x, told)
+def _explained(x: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    return 1 - fraction_unexplained(x, reconstruction)
 
 
-def _unexplained_of_tokens(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    return ((x - told).square().sum(dim=1) / (x - x.mean(dim=0)).square().sum(dim=1)).mean()
+def _unexplained_of_tokens(x: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    return ((x - reconstruction).square().sum(dim=1) / (x - x.mean(dim=0)).square().sum(dim=1)).mean()
 
 
-def _unexplained_each_token(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    return (x - told).square().sum(dim=1) / (x - x.mean(dim=0)).square().sum(dim=1)
+def _unexplained_each_token(x: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    return (x - reconstruction).square().sum(dim=1) / (x - x.mean(dim=0)).square().sum(dim=1)
 
 
-def _unexplained_lengths(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    return share_unexplained(x, told).sqrt()
+def _unexplained_lengths(x: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    return fraction_unexplained(x, reconstruction).sqrt()
 
 
-def _unexplained_squared_error(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    return (x - told).square().mean()
+def _unexplained_squared_error(x: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    return (x - reconstruction).square().mean()
 
 
-def _unexplained_spread_of_told(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    return 1 - (told - told.mean(dim=0)).square().sum() / (x - x.mean(dim=0)).square().sum()
+def _unexplained_spread_of_reconstruction(x: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    return 1 - (reconstruction - reconstruction.mean(dim=0)).square().sum() / (x - x.mean(dim=0)).square().sum()
 
 
-def _unexplained_mean_of_token(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    return (x - told).square().sum() / (x - x.mean(dim=1, keepdim=True)).square().sum()
+def _unexplained_mean_of_token(x: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    return (x - reconstruction).square().sum() / (x - x.mean(dim=1, keepdim=True)).square().sum()
 
 
 # ------------------------------------------------------------------------------------------------------------- density
 
 
 def density(indices: torch.Tensor, n_features: int) -> torch.Tensor:
-    """indices: (T, n), -1 where there is none. Returns (n_features,): the share of tokens."""
+    """indices: (T, n), -1 where there is none. Returns (n_features,): the fraction of tokens."""
     there = indices[indices >= 0]  # -1 says that there is none
     return torch.bincount(there, minlength=n_features) / len(indices)
 
@@ -318,7 +323,7 @@ def _density_cases() -> list[Case]:
         Case(
             (torch.tensor([[4, -1], [4, 0], [-1, -1], [0, -1]]), 5), "tokens with fewer features than there are columns"
         ),
-        Case((torch.tensor([[1, 0], [0, 1]]), 6), "features at work nowhere"),
+        Case((torch.tensor([[1, 0], [0, 1]]), 6), "features that are never active"),
         Case((drawn(50, 12, 3, 1, -9.0), 12), "50 tokens, three of 12 features"),
         Case((drawn(80, 9, 4, 2, -0.5), 11), "80 tokens, up to four of eleven features"),
     ]
@@ -362,7 +367,7 @@ def _density_of_working_tokens(indices: torch.Tensor, n_features: int) -> torch.
 
 def balanced_accuracy(says: torch.Tensor, fires: torch.Tensor) -> torch.Tensor:
     """says, fires: (T,) bool. Returns one number: 1 where all is right, one half by chance."""
-    found = says[fires].float().mean()  # of the tokens it fires on, those foretold
+    found = says[fires].float().mean()  # of the tokens it fires on, those predicted
     left_alone = (~says[~fires]).float().mean()  # of the others, those not claimed
     return (found + left_alone) / 2
 
@@ -377,7 +382,7 @@ def _accuracy_cases() -> list[Case]:
         case("0011010", "0011010", "a rule that is always right: 1"),
         case("0000000", "0100010", "a rule that never says yes: one half"),
         case("1111111", "0100010", "a rule that always says yes: one half"),
-        case("1100000000", "1110000001", "ten tokens, half of the firings foretold"),
+        case("1100000000", "1110000001", "ten tokens, half of the firings predicted"),
         Case((rare | (random(200, seed=2) > 1.2), rare), "a rare feature, and a rule that says yes too often"),
         Case((rare & (random(200, seed=3) > -0.2), rare), "a rare feature, and a rule that misses some"),
     ]
@@ -544,7 +549,7 @@ EXERCISES = (
         "`x` has shape `(T, d)`, a row for each token. Subtract `decoder_bias` `(d,)`, multiply by `encoder` `(d, F)`, add "
         "`encoder_bias` `(F,)`. Of the F numbers of a token keep the `k` largest, and of these only what is above zero; all "
         "others become 0. These are the activations, `(T, F)`. Each of them takes its row of `decoder` `(F, d)`; their sum "
-        "and `decoder_bias` are what the features tell of the token, `(T, d)`. Return both, the activations first.",
+        "and `decoder_bias` are the reconstruction of the token, `(T, d)`. Return both, the activations first.",
         minutes=6,
         difficulty="medium",
         importance=5,
@@ -555,7 +560,7 @@ EXERCISES = (
             "one, begin with zeros and put the kept values in their places: `topk` finds values and places, `scatter` puts "
             "them there.",
             "`best = before.topk(k, dim=-1)`, then `torch.zeros_like(before).scatter(-1, best.indices, "
-            "best.values.relu())`. What is told is `activations @ decoder + decoder_bias`.",
+            "best.values.relu())`. The reconstruction is `activations @ decoder + decoder_bias`.",
         ),
         right="That is the whole model: two matrices, two biases, and the rule that only the k largest are kept.",
         mistakes=mistakes(
@@ -574,7 +579,8 @@ EXERCISES = (
             ),
             (
                 _autoencoder_without_decoder_bias,
-                "The activations are right. What is told lacks `decoder_bias`: it was taken out and belongs in again.",
+                "The activations are right. The reconstruction lacks `decoder_bias`: it was subtracted and has to be "
+                "added again.",
             ),
             (
                 _autoencoder_by_size,
@@ -595,49 +601,50 @@ EXERCISES = (
                 "The decoder, turned, is used for reading as well. The encoder is a matrix of its own.",
             ),
         ),
-        outputs=("activations", "told"),
+        outputs=("activations", "reconstruction"),
     ),
     Exercise(
-        id="sae.share_unexplained",
-        title="What is left over?",
-        task="How much of the tokens do the features miss?\n\n"
-        "`x` has shape `(T, d)`, `told` the same: what the features tell of each token. Return the sum of all squared "
+        id="sae.fraction_unexplained",
+        title="How much is unexplained?",
+        task="How much of the tokens do the features miss? The usual measure is the fraction of variance unexplained.\n\n"
+        "`x` has shape `(T, d)`, `reconstruction` the same: what the features give for each token. Return the sum of all squared "
         "differences between them, divided by the sum of all squared differences between `x` and the mean token (the mean "
-        "of `x` over the tokens). 0 means that nothing is left over, 1 that the mean would have told as much.",
+        "of `x` over the tokens). 0 means that nothing is left over, 1 that the mean token alone would do as well.",
         minutes=3,
         difficulty="easy",
         importance=5,
         cases=_unexplained_cases,
-        reference=share_unexplained,
+        reference=fraction_unexplained,
         hints=(
             "Two sums, and a division. The mean token has d numbers, each the mean of one column.",
-            "Above, `(x - told).square().sum()`; below, `(x - x.mean(dim=0)).square().sum()`.",
+            "Above, `(x - reconstruction).square().sum()`; below, `(x - x.mean(dim=0)).square().sum()`.",
         ),
-        right="The mean is subtracted below because it is the cheapest thing to know; from zero, all looks explained.",
+        right="The mean is subtracted below because it costs nothing to know; measured from zero, everything looks explained.",
         mistakes=mistakes(
             (
                 _unexplained_from_zero,
-                "The spread is measured from zero. Subtract the mean token: `x - x.mean(dim=0)`; otherwise whoever knows the "
-                "mean seems to know a great deal.",
+                "The spread is measured from zero. Subtract the mean token: `x - x.mean(dim=0)`; otherwise the mean alone seems "
+                "to explain a great deal.",
             ),
             (
                 _unexplained_one_mean,
                 "`x.mean()` is one number for everything. The mean token has d numbers: `x.mean(dim=0)`.",
             ),
-            (_explained, "This is the share that is explained. What is left over is wanted."),
+            (_explained, "This is the fraction that is explained. The fraction unexplained is wanted."),
             (
                 _unexplained_of_tokens,
-                "This is the mean over tokens of each token's share. Add up first, then divide: one division in all.",
+                "This is the mean over tokens of each token's fraction. Add up first, then divide: one division in all.",
             ),
-            (_unexplained_each_token, "This is a share for each token. One number for all of them is wanted."),
-            (_unexplained_lengths, "This is the root of the share. Squares are compared, without a root."),
+            (_unexplained_each_token, "This is a fraction for each token. One number for all of them is wanted."),
+            (_unexplained_lengths, "This is the root of the fraction. Squares are compared, without a root."),
             (
                 _unexplained_squared_error,
                 "This is the mean squared error. Divide the summed errors by the spread of `x`.",
             ),
             (
-                _unexplained_spread_of_told,
-                "This compares how much `told` and `x` vary, and not whether they agree. Take the differences `x - told`.",
+                _unexplained_spread_of_reconstruction,
+                "This compares how much `reconstruction` and `x` vary, and not whether they agree. Take the differences "
+                "`x - reconstruction`.",
             ),
             (
                 _unexplained_mean_of_token,
@@ -647,11 +654,11 @@ EXERCISES = (
     ),
     Exercise(
         id="sae.density",
-        title="How often is a feature at work?",
-        task="Count on how many tokens each feature is at work.\n\n"
-        "`indices` has shape `(T, n)`: in each row the numbers of the features at work on that token, none of them twice, "
-        "and -1 where there are fewer than n. There are `n_features` in all. Return `(n_features,)`: for each the share of "
-        "the T tokens that it is at work on.",
+        title="How often is a feature active?",
+        task="On how many tokens is each feature active?\n\n"
+        "`indices` has shape `(T, n)`: in each row the numbers of the features active on that token, none of them twice, "
+        "and -1 where there are fewer than n. There are `n_features` in all. Return `(n_features,)`: for each the fraction of "
+        "the T tokens that it is active on.",
         minutes=3,
         difficulty="easy",
         importance=4,
@@ -661,7 +668,7 @@ EXERCISES = (
             "Throw the -1 away, count every number, and divide by the number of tokens.",
             "`indices[indices >= 0]` is one long list; `torch.bincount(..., minlength=n_features)` counts.",
         ),
-        right="Added up, the densities are the number of features at work on a token.",
+        right="Added up, the densities are the mean number of features active on a token, which papers call L0.",
         mistakes=mistakes(
             (
                 _density_of_activations,
@@ -677,14 +684,14 @@ EXERCISES = (
                 "-1 is counted as the last feature. It says that there is none: leave it out.",
             ),
             (_density_minus_one_is_0, "-1 is counted as feature 0. It says that there is none: leave it out."),
-            (_density_strongest, "Only the first column is counted. All features of a row are at work."),
+            (_density_strongest, "Only the first column is counted. All features of a row are active."),
             (
                 _density_too_short,
                 "Features beyond the highest number that occurs are missing: give `bincount` a `minlength`.",
             ),
             (
                 _density_of_working_tokens,
-                "Tokens on which no feature is at work are left out of the count. They are tokens as well: divide by T.",
+                "Tokens on which no feature is active are left out of the count. They are tokens as well: divide by T.",
             ),
         ),
     ),
@@ -708,7 +715,7 @@ EXERCISES = (
         mistakes=mistakes(
             (
                 _accuracy_plain,
-                "This is plain accuracy. A feature that fires on one token of a hundred is then 'foretold' to 99 % by "
+                "This is plain accuracy. A feature that fires on one token of a hundred is then predicted to 99 % by "
                 "always saying no. Take the two groups apart.",
             ),
             (
@@ -716,7 +723,7 @@ EXERCISES = (
                 "This is the share of the rule's claims that are right. Ask within the tokens where the feature fires, and "
                 "within the others.",
             ),
-            (_accuracy_recall, "This is the first half: of the firings, those foretold. Silent tokens count as much."),
+            (_accuracy_recall, "This is the first half: of the firings, those predicted. Silent tokens count as much."),
             (_accuracy_silent_only, "This is the second half, the silent tokens. Those where it fires count as much."),
             (_accuracy_f1, "This is the F1 score, which does not look at the tokens that are rightly left alone."),
             (
