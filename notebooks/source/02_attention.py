@@ -476,7 +476,13 @@ def logit_difference(logits):
 
 
 patched = lk.patching(
-    lab, clean, corrupted, logit_difference, at="residual", positions=range(9, 14), progress=False
+    lab,
+    clean,
+    corrupted,
+    logit_difference,
+    at="residual",
+    positions=range(9, 14),
+    progress=False,
 )
 effect = {int(row.position): row.effect for row in patched[patched["layer"] == 10].itertuples()}
 at_9, at_13 = effect[9] > 0.5, effect[13] > 0.5
