@@ -36,7 +36,7 @@ _PLAIN_CHARACTERS = 2_000  # of text/plain, which every saved notebook carries
 class View(Exports, anywidget.AnyWidget):
     """A widget that shows itself in a notebook and can be written as a page, a picture and numbers (`Exports`).
 
-    A subclass sets `_esm = module(...)`, `_css = style(...)`, `_title`, the three texts below, and `_table` and `_picture`.
+    A subclass sets `_esm = module(...)`, `_css = style(...)`, `_title`, the three texts below, and `_table` and `_image`.
     """
 
     _title = "labkit"
@@ -119,7 +119,7 @@ class View(Exports, anywidget.AnyWidget):
             display(data, metadata=metadata, raw=True)
             self._handle_displayed(**kwargs)
 
-    def _picture(self) -> Picture:
+    def _image(self) -> Picture:
         from labkit.views.drawing.page import Page
 
         return Page(description=self._title).heading(self._title).paragraph(self._static_text()).picture()

@@ -63,7 +63,7 @@ class Chart(Exports):
     def _table(self) -> pd.DataFrame:
         return self._numbers
 
-    def _picture(self) -> Picture:
+    def _image(self) -> Picture:
         return figures.drawn(self.figure)
 
     def _repr_mimebundle_(self, **_keywords: object) -> tuple[Bundle, Bundle]:
@@ -73,7 +73,7 @@ class Chart(Exports):
         else:
             bundle[PLOTLY] = _as_json(self.figure)
         try:
-            bundle["image/svg+xml"] = svg(self._picture())
+            bundle["image/svg+xml"] = svg(self._image())
         except Unavailable:  # a user's own trace, of a kind that is not drawn here
             bundle.setdefault("text/html", self._rows())
         return bundle, {}
@@ -92,7 +92,7 @@ class Chart(Exports):
         title = self._title().replace("\n", " ")
         return _PAGE.format(
             title=html.escape(visible(title)),
-            picture=svg(self._picture(), hover=True),
+            picture=svg(self._image(), hover=True),
             rows=self._rows(),
             script=(KIT / "chart_page.js").read_text("utf-8"),
         )

@@ -17,12 +17,12 @@ LARGEST_SCALE = 8.0
 
 
 class Exports:
-    """A subclass says what it is: `_page` (HTML), `_picture` (shapes), `_table` (numbers). What it is now is written."""
+    """A subclass says what it is: `_page` (HTML), `_image` (shapes), `_table` (numbers). What it is now is written."""
 
     def _page(self) -> str:
         raise NotImplementedError
 
-    def _picture(self) -> Picture:
+    def _image(self) -> Picture:
         raise NotImplementedError
 
     def _table(self) -> pd.DataFrame:
@@ -44,7 +44,7 @@ class Exports:
         """Write the picture as SVG: for print, or to go on drawing. Returns the file's path; raises as `to_html` does."""
         from labkit.views.drawing.svg import svg
 
-        return write(path, lambda: svg(self._picture()))
+        return write(path, lambda: svg(self._image()))
 
     def to_png(self, path: str | Path, *, scale: float = 2.0) -> Path:
         """Write the picture as PNG. scale: pixels for each of the picture's, 0.5 to 8.
@@ -56,7 +56,7 @@ class Exports:
         from labkit.views.drawing.png import png
 
         scale = number("scale", scale, 0.5, LARGEST_SCALE)
-        return write(path, lambda: png(self._picture(), scale=scale))
+        return write(path, lambda: png(self._image(), scale=scale))
 
     def to_csv(self, path: str | Path) -> Path:
         """Write the numbers (`table`) as CSV, in UTF-8 with every digit. Returns the file's path; raises as `to_html` does,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import traitlets
 from traitlets.utils.bunch import Bunch
@@ -15,6 +15,9 @@ from labkit.markup import escaped, html_table
 from labkit.teaching import progress
 from labkit.teaching.prediction.words import curve_words, number_text, number_words
 from labkit.views.base import View, clean, module, shorten, style, visible
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Kind = Literal["number", "choice", "curve"]
 _MOST_POINTS = 16
@@ -211,6 +214,9 @@ class Prediction(View):
     def _describe(self) -> str:
         return f"{shorten(visible(self.id), 60)!r}, {'locked' if self.locked else 'no guess yet'}"
 
+    def _table(self) -> pd.DataFrame:
+        return _numbers(self.spec, guess=self.guess)
+
     def _static_text(self) -> str:
         guess = f"Your guess: {value_text(self._asked, self.guess)}" if self.locked else "No guess yet."
         offered = f"\nOne of: {'; '.join(self._asked['choices'])}" if self._asked["kind"] == "choice" else ""
@@ -250,6 +256,9 @@ class Comparison(View):
     def _describe(self) -> str:
         return f"{shorten(visible(self.spec['id']), 60)!r}, {self.words!r}"
 
+    def _table(self) -> pd.DataFrame:
+        return _numbers(self.spec, guess=self.guessed.get("value"), result=self.result["value"])
+
     def _static_text(self) -> str:
         guess = f"Guess:  {self.guessed['text']}\n" if self.guessed else ""
         return f"{guess}Result: {self.result['text']}\n{self.words}"
@@ -258,6 +267,16 @@ class Comparison(View):
         guess = self.guessed.get("text", "no guess was made")
         rows = (("guess", guess), ("result", self.result["text"]))
         return f"<div>{html_table(rows, labelled=True)}<p>{escaped(self.words)}</p></div>"
+
+
+def _numbers(spec: Spec, **values: Value | None) -> pd.DataFrame:
+    """A row, or for a curve one for each x; what was not guessed is empty."""
+    import pandas as pd
+
+    if spec["kind"] != "curve":
+        return pd.DataFrame([values])
+    columns = {name: [None] * len(spec["x"]) if value is None else value for name, value in values.items()}
+    return pd.DataFrame({"x": spec["x"], **columns})
 
 
 def value_text(spec: Spec, value: Value | None) -> str:

@@ -21,6 +21,7 @@ from labkit.attention import MEASURES, uniform
 from labkit.errors import BadInput, LabError
 from labkit.markup import html_table
 from labkit.views.attention_view.codes import pool_size
+from labkit.views.attention_view.exported import numbers_of, picture
 from labkit.views.attention_view.overview import PARTS, Overview, measure_names
 from labkit.views.attention_view.picture import data_address, unpack
 from labkit.views.attention_view.reading import (
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from labkit.attention import AblationEffect, HeadMeasures
     from labkit.trace.record import Trace
+    from labkit.views.drawing.scene import Picture
 
 FILE_BYTES = 3_000_000  # of an exported file, unless its heads are chosen
 AT_ONCE = 3_000_000  # weights of a map that is computed before the view is shown: some hundredths of a second
@@ -698,6 +700,12 @@ class AttentionView(View):
             'alt="The pattern: a row for each token, darker where it looks more at a token before it">'
             f"{rows}</div>"
         )
+
+    def _table(self) -> pd.DataFrame:
+        return numbers_of(self._traces[0], self.layer, self.head)
+
+    def _image(self) -> Picture:
+        return picture(unpack(self.cells), self._traces[0].tokens, self._head_line(), self._links())
 
     def _links(self) -> list[tuple[str, str, str]]:
         return [

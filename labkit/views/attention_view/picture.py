@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-import base64
-import struct
-import zlib
-
 import numpy as np
 
 from labkit.views.codes import LEVELS, NOT_A_NUMBER
+from labkit.views.drawing import pixels
 
 MOST_PIXELS = 320  # along a side, where there are more tokens than that
 
 
 def data_address(codes: np.ndarray) -> str:
     """`png` as a data: address."""
-    return "data:image/png;base64," + base64.b64encode(png(codes)).decode("ascii")
+    return pixels.data_address(png(codes))
 
 
 def png(codes: np.ndarray) -> bytes:
     """(n, n) codes as an indexed PNG, a pixel a cell; larger ones are max-pooled. Code 0 is clear."""
+    return pixels.png(pooled(codes), _palette().tobytes(), clear=0)
+
+
+def pooled(codes: np.ndarray) -> np.ndarray:
+    """(n, n) codes, max-pooled where they are more than MOST_PIXELS along a side."""
     pool = -(-len(codes) // MOST_PIXELS)
-    if pool > 1:
-        size = -(-len(codes) // pool)
-        padded = np.zeros((size * pool, size * pool), np.uint8)
-        padded[: len(codes), : len(codes)] = codes
-        codes = padded.reshape(size, pool, size, pool).max((1, 3))
-    n = len(codes)
-    rows = np.zeros((n, n + 1), np.uint8)  # a row starts with its filter: none
-    rows[:, 1:] = codes
-    return b"".join(
-        [
-            b"\x89PNG\r\n\x1a\n",
-            _chunk(b"IHDR", struct.pack(">IIBBBBB", n, n, 8, 3, 0, 0, 0)),
-            _chunk(b"PLTE", _palette().tobytes()),
-            _chunk(b"tRNS", b"\x00"),
-            _chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)),
-            _chunk(b"IEND", b""),
-        ]
-    )
+    if pool == 1:
+        return codes
+    size = -(-len(codes) // pool)
+    padded = np.zeros((size * pool, size * pool), np.uint8)
+    padded[: len(codes), : len(codes)] = codes
+    highest: np.ndarray = padded.reshape(size, pool, size, pool).max((1, 3))
+    return highest
+
+
+def shades(codes: np.ndarray) -> np.ndarray:
+    """(n, n) codes as (n, n, 4) uint8; code 0 is clear."""
+    return np.concatenate([_palette()[codes], np.where(codes[..., None] == 0, 0, 255).astype(np.uint8)], axis=-1)
 
 
 def unpack(cells: bytes) -> np.ndarray:
@@ -50,12 +46,8 @@ def unpack(cells: bytes) -> np.ndarray:
 
 
 def _palette() -> np.ndarray:
-    """(256, 3) bytes. One that holds on light and on dark paper: from a pale to a deep blue."""
+    """(256, 3) uint8. One that holds on light and on dark paper: from a pale to a deep blue."""
     t = (np.arange(256) / LEVELS).clip(0, 1)[:, None]
     table = np.rint((1 - t) * np.array([225, 236, 246]) + t * np.array([16, 58, 128])).astype(np.uint8)
     table[NOT_A_NUMBER] = (213, 94, 0)
     return table
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

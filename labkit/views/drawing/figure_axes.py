@@ -80,7 +80,8 @@ class Axes:
     def _name(self, axis: Axis) -> None:
         names: list[str] = []
         for trace in self._traces(axis):
-            for value in getattr(trace, axis.name[0], None) or ():
+            values = getattr(trace, axis.name[0], None)
+            for value in () if values is None else values:
                 if isinstance(value, str) and value not in names:
                     names.append(value)
         if names:

@@ -194,12 +194,17 @@ class _Drawing:
         bases = self._bases(trace, along, across, places)
         step = abs(across.at(1) - across.at(0))
         wide = step * (1 - float(self.figure.layout.bargap if self.figure.layout.bargap is not None else 0.35))
+        beside = [t for t in self.figure.data if t.type == "bar" and self.axes.of(t) == (x, y)]
+        first = 0.0
+        if self.figure.layout.barmode != "stack" and len(beside) > 1:  # several stand beside each other
+            wide /= len(beside)
+            first = (beside.index(trace) - (len(beside) - 1) / 2) * wide
         hovers = hovers_of(trace, len(places))
         for i, (place, length, base) in enumerate(zip(places, lengths, bases, strict=True)):
             if not (math.isfinite(place) and math.isfinite(length)):
                 continue
             ends = sorted((along.at(base), along.at(base + length)))
-            at = across.at(place) - wide / 2
+            at = across.at(place) + first - wide / 2
             box = (ends[0], at, ends[1] - ends[0], wide) if along is x else (at, ends[0], wide, ends[1] - ends[0])
             self.add(Box(*box, entry(trace.marker.color, i) or FIRST, hover=hovers[i]))
             if trace.text is not None and trace.textposition == "outside":

@@ -5,20 +5,28 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterable
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import traitlets
 
-from labkit.errors import BadInput
+from labkit.errors import BadInput, Unavailable
 from labkit.markup import html_table
 from labkit.sae.dashboards import Dashboard
 from labkit.sae.dictionary import SAE, Feature
 from labkit.sae.reading import Features
 from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.drawing.page import Page
 from labkit.views.errors import Refused, error_sentence
 from labkit.views.features_view.activations import Drawn, Plain, activations, check, drawn, nothing, plain
+from labkit.views.features_view.exported import numbers_of, shaded
 from labkit.views.kit.job import Job
 from labkit.views.kit.traits import Change, Proposal
 from labkit.views.running_text import is_markup, joined
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labkit.views.drawing.scene import Picture
 
 NONE = -1  # no feature is open, or no token held
 IN_A_FILE = 24  # dashboards
@@ -387,6 +395,36 @@ class FeaturesView(View):
         if known is not None:
             parts += [f"<p>{html.escape(visible(line))}</p>" for line in _told(known)]
         return f"<div>{''.join(parts)}</div>"
+
+    def _table(self) -> pd.DataFrame:
+        if self._found is None:
+            raise Unavailable(
+                "A dashboard alone holds no text's activations; its own numbers are in lk.sae's Dashboard. "
+                "to_html, to_svg and to_png write it as it looks."
+            )
+        return numbers_of(self._found)
+
+    def _image(self) -> Picture:
+        page = Page(description=self._title).heading(self._title).note(self._head_line())
+        known = self._known.get(self.feature)
+        if self._found is not None and self._drawn is not None:
+            values = [0.0] * len(self._drawn.pieces.texts)
+            if self.feature != NONE:
+                values = activations(self._found, self.feature).tolist()
+            top = (known["largest"] if known else None) or max((v for v in values if v > 0), default=1.0)
+            shaded(page, self._drawn.pieces.texts, values, top, list(self._drawn.undefined))
+            if why := nothing(self._found):
+                page.paragraph(why)
+            rows = self._drawn.strongest[:_STATIC_ROWS]
+            page.table(
+                [(i, f"{value:.4g}", self._named(token)) for i, value, token in rows],
+                ("feature", "highest activation", "on"),
+                caption="The text's strongest features",
+                right=(0, 1),
+            )
+        for line in _told(known) if known is not None else ():
+            page.paragraph(line)
+        return page.picture()
 
     def _static_tokens(self, known: Plain | None) -> str:
         """The text, shaded by the open feature's activation."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import math
 import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import traitlets
 from IPython.display import display
@@ -17,9 +18,19 @@ from labkit.errors import BadInput
 from labkit.markup import escaped, html_table
 from labkit.views.base import View, _in_colab, clean, module, shorten, style, visible
 from labkit.views.cells import GRACE_SECONDS, place, same_cell
+from labkit.views.drawing.figures import drawn
+from labkit.views.drawing.page import Page
 from labkit.views.errors import error_sentence
 from labkit.views.latest import Latest
 from labkit.views.live_panel.record import LISTED_NAMES, Event, Record, Summary, as_event, bar_points, line_points
+from labkit.views.template import OKABE_ITO, template
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from labkit.views.drawing.scene import Picture
 
 __all__ = ["Event", "LivePanel", "live"]
 
@@ -376,6 +387,35 @@ class LivePanel(View):
         title = escaped(self.labels["title"]) or "Live panel"
         return f"<div><p><strong>{title}</strong>: {escaped(sentence)}</p>{numbers}{notes}</div>"
 
+    def _table(self) -> pd.DataFrame:
+        """A row for each event: done, total, say, at, and a column for each name of a value."""
+        import pandas as pd
+
+        with self._lock:
+            events = list(self._record.events)
+        names = list(dict.fromkeys(name for event in events for name in event.values))
+        facts = ("done", "total", "say", "at")
+        own = {name: f"{name} (value)" if name in facts else name for name in names}
+        rows = [
+            {fact: getattr(event, fact) for fact in facts} | {own[n]: v for n, v in event.values.items()}
+            for event in events
+        ]
+        return pd.DataFrame(rows, columns=[*facts, *own.values()])
+
+    def _image(self) -> Picture:
+        with self._lock:
+            sentence, rows, gaps = self._sentence(), self._rows(), _gaps(self._record)
+            lines = self._record.copy_of_lines()
+        title = self.labels["title"] or "Live panel"
+        page = Page(description=f"{title}: {sentence}").heading(title).paragraph(sentence)
+        if self._chart and any(len(xs) for xs, _ in lines.values()):
+            page.drawing(drawn(_figure(lines, self.labels, bars=self._chart == "bars")))
+        unit = f" ({self.labels['unit']})" if self.labels["unit"] else ""
+        page.table(rows, ("name", f"latest{unit}", "lowest", "highest", "values"), right=(1, 2, 3, 4))
+        for note in gaps:
+            page.note(note)
+        return page.picture()
+
     def _rows(self) -> list[list[str]]:
         def row(name: str, summary: Summary) -> list[str]:
             finite = summary.lowest <= summary.highest
@@ -386,6 +426,30 @@ class LivePanel(View):
 
 
 _PANELS: weakref.WeakSet[LivePanel] = weakref.WeakSet()  # those that run, or wait to
+
+
+def _figure(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], labels: dict[str, str], *, bars: bool) -> go.Figure:
+    """The panel's chart as plotly draws it, for pictures."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for i, (name, (xs, ys)) in enumerate(lines.items()):
+        colour, shown = OKABE_ITO[i % len(OKABE_ITO)], html.escape(visible(_short(name)))
+        points = bar_points(xs, ys) if bars else line_points(xs, ys)
+        if bars:
+            figure.add_bar(x=points[:, 0], y=points[:, 1], name=shown, marker_color=colour)
+        else:
+            figure.add_scatter(x=points[:, 0], y=points[:, 1], name=shown, mode="lines", line={"color": colour})
+    unit = f" ({labels['unit']})" if labels["unit"] else ""
+    figure.update_layout(
+        template=template(),
+        height=330,
+        margin={"t": 20, "b": 40},
+        xaxis={"title": html.escape(visible(labels["x"])), "showgrid": False},
+        yaxis={"title": html.escape(visible(labels["y"] + unit))},
+        showlegend=len(lines) > 1,
+    )
+    return figure
 
 
 def _close(events: Any) -> None:

@@ -16,6 +16,7 @@ from labkit.markup import html_table
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.errors import Refused, error_sentence
 from labkit.views.latest import Latest
+from labkit.views.routes_view.exported import numbers_of, picture
 from labkit.views.routes_view.picture import COLOURS, data_address
 from labkit.views.routes_view.reading import (
     Read,
@@ -30,7 +31,10 @@ from labkit.views.routes_view.reading import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from labkit.trace.record import Trace
+    from labkit.views.drawing.scene import Picture
 
 FILE_BYTES = 1_500_000  # of router probabilities in an exported file; the tokens beyond them are without
 ORDERS = ("number", "most")
@@ -340,13 +344,34 @@ class RoutesView(View):
         lines = [self._head_line(), f"share of the choices ({self._chance_line()}):"]
         return "\n".join(lines + [f"expert {e}: {share:.1%} ({tokens} tokens)" for e, tokens, share in self._loads()])
 
-    def _static_html(self) -> str:
-        layer, first = self._place(), self._reads[0]
-        strip = first.experts[:, :, 0].astype(int)
+    def _slots(self) -> np.ndarray:
+        """(layers, tokens) which of the colours each token's first expert has in the first trace; -1 for none."""
+        strip = self._reads[0].experts[:, :, 0].astype(int)
         slots = np.full(strip.shape, -1)
         for i in range(len(strip)):
             for slot, expert in enumerate(self._most_chosen(i, len(COLOURS))):
                 slots[i, strip[i] == expert] = slot
+        return slots
+
+    def _table(self) -> pd.DataFrame:
+        return numbers_of(self._traces)
+
+    def _image(self) -> Picture:
+        layer = self._place()
+        chosen = self._most_chosen(layer, len(COLOURS))
+        return picture(
+            self._reads[0],
+            layer,
+            self._slots(),
+            chosen,
+            head=self._head_line(),
+            chance=self._chance_line(),
+            loads=self._loads(),
+        )
+
+    def _static_html(self) -> str:
+        layer, first, slots = self._place(), self._reads[0], self._slots()
+        strip = first.experts[:, :, 0].astype(int)
         text = "".join(
             f"{html.escape(visible(shorten(piece, 60)))}<sub>{expert}</sub>"
             for piece, expert in zip(first.texts[:_STATIC_TOKENS], strip[layer], strict=False)

@@ -1,12 +1,10 @@
-"""The layer strip as a PNG, for where no script runs: a saved notebook, a page with scripts turned off."""
+"""The layer strip as pixels, for where no script runs: a saved notebook, a page with scripts turned off, a picture."""
 
 from __future__ import annotations
 
-import base64
-import struct
-import zlib
-
 import numpy as np
+
+from labkit.views.drawing import pixels
 
 # the view's eight colours on light paper (`PALETTE` in logic.js), and the grey of all others
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#d8c700", "#4d4d4d")
@@ -16,22 +14,19 @@ MOST_COLUMNS = 1_024
 
 def data_address(slots: np.ndarray) -> str:
     """(layers, tokens) colour slots, -1 for all others, as the data: address of a PNG, a pixel a cell."""
+    return pixels.data_address(pixels.png(_places(slots), _palette()))
+
+
+def shades(slots: np.ndarray) -> np.ndarray:
+    """The same as (layers, tokens, 4) uint8."""
+    table = np.frombuffer(_palette(), np.uint8).reshape(-1, 3)[_places(slots)]
+    return np.concatenate([table, np.full((*table.shape[:2], 1), 255, np.uint8)], axis=-1)
+
+
+def _places(slots: np.ndarray) -> np.ndarray:
     slots = slots[:, :MOST_COLUMNS]
-    rows, columns = slots.shape
-    lines = np.zeros((rows, columns + 1), np.uint8)  # a line starts with its filter: none
-    lines[:, 1:] = np.where(slots < 0, len(COLOURS), slots)
-    palette = b"".join(bytes.fromhex(colour[1:]) for colour in (*COLOURS, OTHERS))
-    png = b"".join(
-        [
-            b"\x89PNG\r\n\x1a\n",
-            _chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0)),
-            _chunk(b"PLTE", palette),
-            _chunk(b"IDAT", zlib.compress(lines.tobytes(), 9)),
-            _chunk(b"IEND", b""),
-        ]
-    )
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return np.where(slots < 0, len(COLOURS), slots).astype(np.uint8)
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def _palette() -> bytes:
+    return b"".join(bytes.fromhex(colour[1:]) for colour in (*COLOURS, OTHERS))

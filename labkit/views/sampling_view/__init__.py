@@ -17,6 +17,7 @@ import traitlets
 from labkit.errors import BadInput
 from labkit.markup import html_table
 from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.drawing.page import Page
 from labkit.views.errors import error_sentence
 from labkit.views.latest import Latest
 from labkit.views.sampling_view.distribution import (
@@ -30,10 +31,14 @@ from labkit.views.sampling_view.distribution import (
     table,
 )
 from labkit.views.tokens_view import TokenTraits, static_html, static_text
+from labkit.views.tokens_view.exported import draw
 from labkit.views.tokens_view.payload import payload
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from labkit.generation.record import Generation
+    from labkit.views.drawing.scene import Picture
 
 SHOWN = 12  # tokens with a bar of their own
 _DELAY_SECONDS = 0.15  # a slider under way names many values; the one it rests at is meant
@@ -267,6 +272,41 @@ class TemperatureView(View, TokenTraits):
             f"temperature {self.temperature:g}; entropy {entropy(self.distribution()):.3f} nats</p>"
             f"{rows}" + (static_html(self.generation) if self.generation is not None else "") + "</div>"
         )
+
+    def _table(self) -> pd.DataFrame:
+        """The tokens with a bar, and all others together: their probability at each setting of the slider and as it is."""
+        import pandas as pd
+
+        now = row(self._logits, self._ids, self.temperature)
+        rows = np.stack([*np.frombuffer(self.settings, "<f4").reshape(-1, len(now)), now]).astype(float)
+        every = [
+            pd.DataFrame(
+                {
+                    "temperature": round(float(temperature), 6),
+                    "shown": i == len(rows) - 1,
+                    "token": [*self.names, None],
+                    "id": [*map(int, self._ids), -1],
+                    "probability": [*shares, others],
+                    "entropy": spread,
+                }
+            )
+            for i, (temperature, spread, others, *shares) in enumerate(rows)
+        ]
+        return pd.concat(every, ignore_index=True)
+
+    def _image(self) -> Picture:
+        page = Page(description=self._title).heading(self._title)
+        page.paragraph(f"Next token after {shorten(self._prompt_given, 200)!r} at temperature {self.temperature:g}")
+        shares = self._shares()
+        page.table(
+            [(repr(name), f"{share:.2%}") for name, share in shares],
+            ("token", "probability"),
+            right=(1,),
+            bars=[share for _, share in shares],
+        ).note(f"entropy {entropy(self.distribution()):.3f} nats; {self.others_count:,} other tokens are not listed")
+        if self.generation is not None:
+            draw(page, self.generation, "A text sampled with it")
+        return page.picture()
 
     def _shares(self) -> list[tuple[str, float]]:
         shares = self.distribution()[self._ids]

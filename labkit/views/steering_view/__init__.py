@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from numbers import Real
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import traitlets
 
@@ -21,10 +21,17 @@ from labkit.errors import BadInput
 from labkit.sae.steering import Steered
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.cells import GRACE_SECONDS, place, same_cell
+from labkit.views.drawing.page import Page, Token
+from labkit.views.drawing.scene import ACCENT
 from labkit.views.errors import Refused, error_sentence
 from labkit.views.latest import Latest
 
 __all__ = ["Steered", "SteeringView", "steering"]
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labkit.views.drawing.scene import Picture
 
 MOST_FEATURES = 6
 STEPS = 40  # of a slider, each side of 0
@@ -480,6 +487,42 @@ class SteeringView(View):
                 (f"{name}{': ' + of if of else ''}", "; ".join(w for w in (loss, far, _note(text.event)) if w), text)
             )
         return said
+
+    def _table(self) -> pd.DataFrame:
+        """A row for each token of both texts: the text it belongs to, its place in it, the text's mean loss in nats per
+        token, and the strength of each direction."""
+        import pandas as pd
+
+        with self._lock:
+            texts = [("unsteered", self._plain.now), ("steered", self._pushed.now)]
+        rows = [
+            {"text": name, "position": i, "token": token, "mean_loss": text.event.mean_loss}
+            | {each.label: value for each, value in zip(self._directions, text.values, strict=True)}
+            for name, text in texts
+            if text is not None
+            for i, token in enumerate(text.event.tokens)
+        ]
+        head = ["text", "position", "token", "mean_loss", *(each.label for each in self._directions)]
+        return pd.DataFrame(rows, columns=list(dict.fromkeys(head)))
+
+    def _image(self) -> Picture:
+        with self._lock:
+            said, prompt, parted = self._said(), self._picture()["prompt"], _parted(self._plain.now, self._pushed.now)
+        page = Page(description=self._title).heading(self._title).note(f"After {shorten(prompt, 400)!r}")
+        for name, words, text in said:
+            page.paragraph(name, bold=True, gap=2.0)
+            tokens = text.event.tokens
+            at = len(tokens) if parted is None else parted
+            page.tokens(
+                [Token(token, line=1.4 if i >= at else 0.0, line_colour=ACCENT) for i, token in enumerate(tokens)]
+            )
+            if words:
+                page.note(words)
+        if not said:
+            page.paragraph("nothing written yet")
+        elif parted is not None:
+            page.note("Underlined: from where on the two differ.")
+        return page.picture()
 
     def _static_text(self) -> str:
         with self._lock:

@@ -11,10 +11,15 @@ import traitlets
 from labkit.errors import BadInput
 from labkit.markup import html_table
 from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.drawing.page import Page
+from labkit.views.tokens_view.exported import draw, numbers_of
 from labkit.views.tokens_view.payload import OUTSIDE, TEXT, headline, numbers, payload, pieces, why_empty
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from labkit.generation.record import Generation
+    from labkit.views.drawing.scene import Picture
 
 _STATIC_CHARACTERS = 20_000
 _UNSURE_SHOWN = 5
@@ -83,6 +88,13 @@ class TokensView(View, TokenTraits):
 
     def _static_html(self) -> str:
         return static_html(self._generation)
+
+    def _table(self) -> pd.DataFrame:
+        return numbers_of(self._generation)
+
+    def _image(self) -> Picture:
+        page = Page(description=self._title).heading(self._title)
+        return draw(page, self._generation, " · ".join(_head(self._generation))).picture()
 
 
 def static_text(generation: Generation) -> str:

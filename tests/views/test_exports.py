@@ -1,0 +1,444 @@
+"""Every public view and chart as a page, a picture and numbers, and what a notebook without a kernel keeps of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from featured import dashboard, dictionary, random_featured
+from generations import story
+from nbconvert import HTMLExporter
+from PIL import Image
+from routed import random_routed
+from steered import FEATURES, PROMPT, SECONDS, Writer
+from traces import patterned, random_patterns
+
+import labkit as lk
+from labkit.attention import MEASURES  # noqa: F401 - the room is there before the views are
+from labkit.results import as_table
+from labkit.views.chart import Chart
+from labkit.views.sampling_view import TemperatureView
+from labkit.views.steering_view import SteeringView
+
+HOSTILE = "<img src=x onerror=alert(1)>\u202e"
+TOKENS = ["The", " cat", "\n", " sat", HOSTILE, " on", " 春", " mat"]
+# a text beside another is a picture of steering, a question one of a prediction
+PICTURES = {"svg", "img", "table", "blockquote", "strong"}
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: the elements, and what any of them would fetch."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.fetched: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            asks = name in ("src", "srcset", "href", "xlink:href", "data", "action", "poster")
+            if (asks and not (value or "").startswith("data:")) or re.search(r"url\(|@import", value or ""):
+                self.fetched.append(f"{tag} {name}={value}")
+            assert not name.startswith("on"), f"{tag} {name}={value}"
+
+
+def lens_table() -> pd.DataFrame:
+    rows = [
+        {
+            "layer": layer,
+            "position": position,
+            "token": token,
+            "top_token": TOKENS[(position + layer) % len(TOKENS)],
+            "top_id": (position + layer) % len(TOKENS),
+            "top_probability": 0.1 + 0.1 * layer + 0.01 * position,
+            "next_token": TOKENS[(position + 1) % len(TOKENS)],
+            "rank": layer,
+            "logprob": -1.5 - layer,
+            "kl": 0.25 * layer,
+        }
+        for layer in range(4)
+        for position, token in enumerate(TOKENS)
+    ]
+    return pd.DataFrame(rows)
+
+
+def attribution_table() -> pd.DataFrame:
+    parts = [("embedding", None, None, 0.5), ("mlp", 0, None, -1.25), ("head", 1, 2, 2.125), ("mlp", 1, None, 0.0)]
+    frame = pd.DataFrame(parts, columns=["component", "layer", "head", "contribution"])
+    return frame.astype({"layer": "Int64", "head": "Int64"})
+
+
+def patching_table() -> pd.DataFrame:
+    rows = [
+        {
+            "layer": layer,
+            "position": position,
+            "token": token,
+            "corrupted_token": token if position else "A",
+            "value": 2.0 * layer,
+            "effect": (layer - 1) * (position + 1) / 16,
+        }
+        for layer in range(3)
+        for position, token in enumerate(TOKENS)
+    ]
+    frame = pd.DataFrame(rows)
+    frame.attrs = {"at": "residual", "runs": len(rows)}
+    return frame
+
+
+def specialisation_table() -> pd.DataFrame:
+    rows = [
+        {"layer": layer, "kind": kind, "expert": e, "share": s, "low": s - 0.05, "high": s + 0.05, "uniform": 0.5}
+        for layer in range(2)
+        for kind, shares in (("a", (0.9, 0.55, 0.5, 0.1)), (HOSTILE, (0.2, 0.5, 0.98, 0.8)))
+        for e, s in enumerate(shares)
+    ]
+    return pd.DataFrame(rows).assign(untrained_low=0.3, untrained_high=0.7)
+
+
+def damage_table() -> pd.DataFrame:
+    rows = [
+        {"by": by, "keep": keep, "kind": kind, "loss_change": (8 - keep) * slope}
+        for by, slope in (("usage", 0.1), ("random", 0.5))
+        for keep in (8, 4, 2)
+        for kind in ("a", HOSTILE, "all")
+    ]
+    frame = pd.DataFrame(rows)
+    return frame.assign(low=frame.loss_change - 0.1, high=frame.loss_change + 0.2)
+
+
+def doses_table() -> pd.DataFrame:
+    rows = [
+        {
+            "direction": name,
+            "strength": float(strength),
+            "share": share,
+            "low": max(0.0, share - 0.1),
+            "high": share + 0.2,
+            "loss": 1.25 + strength / 100,
+            "loss_low": 1.0 + strength / 100,
+            "loss_high": 1.5 + strength / 100,
+            "broken": 0.5 if strength == 80 else 0.0,
+            "example": HOSTILE,
+        }
+        for name, shares in (("feature", (0.0, 0.25, 0.5)), ("random", (0.0, 0.0, 0.125)))
+        for strength, share in zip((0, 40, 80), shares, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def a_temperature() -> TemperatureView:
+    view = TemperatureView(
+        lambda prompt, **settings: story(),
+        PROMPT,
+        next_logits=lambda prompt: np.linspace(0, 5, 40),
+        token_text=lambda i: f" t{i}" if i % 5 else HOSTILE,
+    )
+    assert view.wait(SECONDS)
+    return view
+
+
+def a_steering() -> SteeringView:
+    view = lk.views.steering(Writer(), FEATURES, prompt=PROMPT)
+    assert view.wait(SECONDS)
+    view.strengths = {1234: 10.0}
+    assert view.wait(SECONDS)
+    return view
+
+
+def a_panel(chart: Any = "line") -> Any:
+    def work(stop: Any) -> Any:
+        for i in range(20):
+            yield {
+                "done": i + 1,
+                "total": 20,
+                "values": {HOSTILE: 2.0 / (i + 1), "b": float("nan") if i == 3 else i / 7},
+            }
+
+    panel = lk.views.live(work, title=f"Training {HOSTILE}", unit="nats", x="step", y="loss", chart=chart)
+    assert panel.wait(SECONDS)
+    return panel
+
+
+def a_memory() -> Chart:
+    sizes = [lk.memory(name, tokens=1000) for name in ("smollm2-135m", "smollm2-360m")]
+    return lk.views.memory(sizes, free_bytes=600 * 2**20)
+
+
+def a_prediction() -> Any:
+    asked = lk.predict("attention.exports", f"How much? {HOSTILE}", low=0, high=100)
+    asked.lock(40)
+    return asked
+
+
+def a_curve() -> Any:
+    asked = lk.predict("attention.curved", "How does it grow?", "curve", x=(1, 2, 4), low=0, high=10)
+    asked.lock([1.0, 2.5, 5.0])
+    return asked.show([1.0, 3.0, 9.0])
+
+
+MAKERS: dict[str, Callable[[], Any]] = {
+    "attention": lambda: lk.views.attention(patterned(TOKENS, random_patterns(len(TOKENS)))),
+    "attribution": lambda: lk.views.attribution(attribution_table()),
+    "damage": lambda: lk.views.damage(damage_table()),
+    "doses": lambda: lk.views.doses(doses_table(), concept="whales"),
+    "features": lambda: lk.views.features(random_featured(8)),
+    "lens": lambda: lk.views.lens(lens_table()),
+    "live": a_panel,
+    "live, bars": lambda: a_panel("bars"),
+    "memory": a_memory,
+    "patching": lambda: lk.views.patching(patching_table()),
+    "routes": lambda: lk.views.routes(random_routed(12)),
+    "specialisation": lambda: lk.views.specialisation(specialisation_table()),
+    "steering": a_steering,
+    "temperature": a_temperature,
+    "tokens": lambda: lk.views.tokens(story()),
+    "teaching: prediction": a_prediction,
+    "teaching: result": a_curve,
+}
+NUMBERS = {  # a number that each of them shows, as its table has it: (column, value)
+    "attention": ("weight", 1.0),
+    "attribution": ("contribution", 2.125),
+    "damage": ("loss_change", 3.0),
+    "doses": ("share", 0.125),
+    "lens": ("top_probability", 0.47),
+    "live": ("b", 19 / 7),
+    "patching": ("effect", 0.5),
+    "specialisation": ("share", 0.98),
+    "steering": ("mean_loss", 3.25),
+    "teaching: prediction": ("guess", 40),
+    "teaching: result": ("result", 9.0),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_progress(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABKIT_PROGRESS", str(tmp_path_factory.mktemp("progress") / "progress.json"))
+        yield
+
+
+@pytest.fixture(scope="module", params=list(MAKERS))
+def shown(request: pytest.FixtureRequest) -> Any:
+    view = MAKERS[request.param]()
+    view.test_name = request.param
+    yield view
+    if hasattr(view, "close"):
+        view.close()
+
+
+def test_every_public_view_is_here() -> None:
+    assert set(lk.views.__all__) <= set(MAKERS)
+
+
+def test_a_page_that_asks_for_nothing(shown: Any, tmp_path: Path) -> None:
+    page = shown.to_html(tmp_path / "view.html").read_text("utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "default-src 'none'" in page
+    assert Page(page).fetched == []
+    assert not re.search(r"https?://|url\(|@import", page.replace("http://www.w3.org/2000/svg", ""))
+    assert len(page) < 600_000
+
+
+def test_a_picture_that_every_reader_takes(shown: Any, tmp_path: Path) -> None:
+    source = shown.to_svg(tmp_path / "view.svg").read_text("utf-8")
+    root = ElementTree.fromstring(source)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    drawn = [
+        element
+        for element in root.iter()
+        if element.tag.rpartition("}")[2] in ("rect", "path", "circle", "text", "image")
+    ]
+    assert len(drawn) > 3
+    assert Page(source).fetched == []
+    assert "://" not in source.replace("http://www.w3.org/2000/svg", "")
+    assert "\u202e" not in source
+    width, height = float(root.get("width", 0)), float(root.get("height", 0))
+    assert 200 < width <= 1200
+    assert 60 < height < 4000
+    for element in drawn:  # nothing stands outside of the paper
+        x, y = float(element.get("x") or element.get("cx") or 0), float(element.get("y") or element.get("cy") or 0)
+        assert -1 <= x <= width + 1, ElementTree.tostring(element)[:200]
+        assert -1 <= y <= height + 1, ElementTree.tostring(element)[:200]
+
+
+def test_the_same_picture_in_pixels(shown: Any, tmp_path: Path) -> None:
+    root = ElementTree.fromstring(shown.to_svg(tmp_path / "view.svg").read_text("utf-8"))
+    image = Image.open(shown.to_png(tmp_path / "view.png", scale=1))
+    assert image.format == "PNG"
+    assert image.size == (round(float(root.get("width", 0))), round(float(root.get("height", 0))))
+    ink = (np.asarray(image.convert("L")) < 160).mean()
+    assert 0.002 < ink < 0.6
+
+
+def test_the_numbers(shown: Any, tmp_path: Path) -> None:
+    text = shown.to_csv(tmp_path / "view.csv").read_text("utf-8")
+    rows = list(csv.reader(io.StringIO(text)))
+    assert rows[0] == list(map(str, shown.table.columns))
+    assert len(rows) == len(shown.table) + 1 > 1
+    column, value = NUMBERS.get(shown.test_name, (None, None))
+    if column:
+        again = pd.read_csv(tmp_path / "view.csv")
+        assert np.isclose(again[column].astype(float), value, rtol=1e-6).any()
+
+
+def test_what_a_saved_notebook_keeps(shown: Any) -> None:
+    """And what nbconvert makes of it, with no kernel and no widget's state."""
+    data, metadata = shown._repr_mimebundle_()
+    kept = {kind: value for kind, value in data.items() if kind != WIDGET}
+    picture = kept.get("image/svg+xml") or kept["text/html"]
+    kept_there = Page(picture)
+    assert kept_there.tags & PICTURES
+    assert kept_there.fetched == []
+    assert len(picture) < 40_000
+    output = nbformat.v4.new_output("display_data", data=data, metadata=metadata)
+    cell = nbformat.v4.new_code_cell("view", outputs=[output])
+    page, _ = HTMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    seen = Page(page[page.index("<body") :].partition("jp-Cell-outputWrapper")[2])
+    assert seen.tags & PICTURES
+    assert seen.fetched == []
+
+
+# what single ones hold ------------------------------------------------------------------------------------------------
+
+
+def test_the_tables_are_those_of_the_source() -> None:
+    pattern = random_patterns(len(TOKENS))
+    view = lk.views.attention(patterned(TOKENS, pattern), layer=1, head=2)
+    table = view.table
+    assert len(table) == len(TOKENS) * (len(TOKENS) + 1) // 2
+    for row in table.itertuples():
+        assert row.weight == pytest.approx(float(pattern[1][2][row.query, row.key]))
+        assert (row.query_token, row.key_token) == (TOKENS[row.query], TOKENS[row.key])
+    view.close()
+    text = story()
+    tokens = lk.views.tokens(text).table
+    np.testing.assert_allclose(tokens.probability, np.exp(text.logprobs.double()))
+    assert list(tokens["rank"]) == text.ranks.tolist()
+    trace = random_routed(12)
+    routes = lk.views.routes(trace).table
+    assert len(routes) == trace.routes.experts.numel()
+    one = routes[(routes.layer == 3) & (routes.position == 5)]
+    assert sorted(one.expert) == sorted(trace.routes.experts[5, 3].tolist())
+    np.testing.assert_allclose(one.weight.sum(), 1, rtol=1e-6)
+    found = random_featured(8)
+    features = lk.views.features(found).table
+    assert len(features) == int(((found.values > 0) & (found.indices >= 0)).sum())
+    for row in features.itertuples():
+        assert row.activation == pytest.approx(float(found.of(row.feature)[row.position]))
+
+
+def test_a_temperature_has_every_setting_and_its_own() -> None:
+    view = a_temperature()
+    table = view.table
+    for setting, rows in table[~table.shown].groupby("temperature"):
+        assert rows.probability.sum() == pytest.approx(1, abs=1e-5), setting
+    own = table[table.shown & (table.id >= 0)]
+    np.testing.assert_allclose(own.probability, view.distribution()[own.id], rtol=1e-5)
+    view.close()
+
+
+def test_what_has_no_numbers_says_so(tmp_path: Path) -> None:
+    card = lk.exercise("attention.rotate")
+    assert card.to_svg(tmp_path / "card.svg").stat().st_size > 500
+    for view in (card, lk.views.features(dashboard(dictionary(), 3))):
+        with pytest.raises(lk.Unavailable, match="to_svg"):
+            view.to_csv(tmp_path / "no.csv")
+        assert not (tmp_path / "no.csv").exists()
+
+
+def test_a_png_without_pillow_says_what_would_help(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    chart = MAKERS["lens"]()
+    with pytest.raises(lk.Unavailable, match=r"labkit\[pictures\]"):
+        chart.to_png(tmp_path / "lens.png")
+    assert not (tmp_path / "lens.png").exists()
+    chart.to_svg(tmp_path / "lens.svg")
+
+
+@pytest.mark.parametrize("write", ["to_html", "to_svg", "to_png", "to_csv"])
+def test_a_file_that_cannot_be_written_says_so(write: str, tmp_path: Path) -> None:
+    with pytest.raises(lk.BadInput, match=r"can't be written .*missing.*; give a file name in a folder that exists"):
+        getattr(MAKERS["attribution"](), write)(tmp_path / "missing" / "file")
+
+
+def test_a_scale_out_of_range_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(lk.BadInput, match="scale=50"):
+        MAKERS["attribution"]().to_png(tmp_path / "a.png", scale=50)
+
+
+# the chart ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_chart_passes_on_what_is_plotlys() -> None:
+    chart = MAKERS["attribution"]()
+    assert chart.update_layout(title="Other <b>title</b>") is chart
+    assert chart.layout.title.text == chart.figure.layout.title.text
+    assert len(chart.data) == 1
+    assert "update_layout" in dir(chart)
+    assert repr(chart) == "Chart('Other title')"
+    assert "Other " in chart._repr_mimebundle_()[0]["image/svg+xml"]
+    with pytest.raises(AttributeError):
+        chart.no_such_thing  # noqa: B018
+    import copy
+    import pickle
+
+    assert copy.copy(chart).layout.title.text == chart.layout.title.text
+    assert pickle.loads(pickle.dumps(chart)).table.equals(chart.table)
+
+
+def test_a_figure_with_another_trace_keeps_its_numbers(tmp_path: Path) -> None:
+    chart = MAKERS["attribution"]()
+    chart.figure.add_pie(values=[1, 2])
+    data, _ = chart._repr_mimebundle_()
+    assert "image/svg+xml" not in data
+    assert "2.125" in data["text/html"]
+    with pytest.raises(lk.Unavailable, match="pie"):
+        chart.to_svg(tmp_path / "pie.svg")
+
+
+def test_colab_draws_a_chart_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    import plotly.io as pio
+
+    monkeypatch.setattr("labkit.views.chart._in_colab", lambda: True)
+    monkeypatch.setattr(pio.renderers, "default", "colab")
+    data, _ = MAKERS["attribution"]()._repr_mimebundle_()
+    assert "Plotly" in data["text/html"]
+
+
+def test_marks_stand_where_the_numbers_say() -> None:
+    chart = MAKERS["attribution"]()
+    picture = chart._image()
+    from labkit.views.drawing.scene import Box
+
+    bars = [shape for shape in picture.shapes if isinstance(shape, Box)]
+    values = as_table(chart.table).contribution.tolist()
+    assert [bar.width / bars[2].width for bar in bars] == pytest.approx([abs(v) / 2.125 for v in values])
+    zero = bars[0].x
+    assert bars[1].x + bars[1].width == pytest.approx(zero), "what speaks against reaches from zero to the left"
+    assert bars[2].hover == "layer 1 head 2: +2.1250 logits"
+
+
+def test_colours_of_a_heat_map_are_those_of_its_scale() -> None:
+    from labkit.views.drawing.scene import Raster
+
+    chart = MAKERS["patching"]()
+    cells = next(shape for shape in chart._image().shapes if isinstance(shape, Raster))
+    assert cells.pixels.shape == (3, len(TOKENS), 4)
+    assert cells.pixels[1, 0].tolist() == [0xF7, 0xF7, 0xF7, 255], "0 is the middle"
+    assert cells.pixels[2, -1].tolist()[:3] == [0xD5, 0x5E, 0x00], "the largest effect"
+    assert cells.pixels[0, -1].tolist()[:3] == [0x00, 0x72, 0xB2]
