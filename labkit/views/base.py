@@ -21,6 +21,7 @@ from IPython.display import display
 
 from labkit.markup import clean, shorten, visible
 from labkit.views.exports import Exports
+from labkit.views.kit import reload
 from labkit.views.kit.job import Job
 from labkit.views.kit.modules import KIT, module, style
 from labkit.views.kit.wire import receive
@@ -54,6 +55,8 @@ class View(Exports, anywidget.AnyWidget):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.on_msg(lambda _widget, content, _buffers: receive(self, content))
+        if reload.wanted():
+            reload.follow(self)
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Until all that was asked of the view is there; whether that came in time. For use without a front end.

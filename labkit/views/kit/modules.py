@@ -10,6 +10,8 @@ import os
 import re
 from pathlib import Path
 
+from labkit.views.kit.reload import Joined
+
 VIEWS = Path(__file__).resolve().parents[1]
 KIT = Path(__file__).resolve().parent
 
@@ -51,6 +53,10 @@ def module(*entries: str | Path) -> str:
     Raises ValueError as `module_files` does, and for an export that can't be joined: all but the default one and
     `export` before a function, const or class.
     """
+    return Joined.of(lambda: _joined(*entries), lambda: module_files(*entries))
+
+
+def _joined(*entries: str | Path) -> str:
     files = module_files(*entries)
     last = _at(VIEWS, entries[-1])
     files = [path for path in files if path != last] + [last]
@@ -61,7 +67,8 @@ def module(*entries: str | Path) -> str:
 def style(*files: str | Path) -> str:
     """The shared theme and the kit's own sheet, followed by the view's."""
     sheets = [KIT / "theme.css", KIT / "kit.css", *(_at(VIEWS, name) for name in files)]
-    return "\n".join(path.read_text("utf-8") for path in dict.fromkeys(sheets))
+    paths = list(dict.fromkeys(sheets))
+    return Joined.of(lambda: "\n".join(path.read_text("utf-8") for path in paths), lambda: paths)
 
 
 def _at(folder: Path, name: str | Path) -> Path:
