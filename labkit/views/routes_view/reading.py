@@ -11,6 +11,7 @@ import numpy as np
 from labkit.errors import BadInput
 from labkit.views.codes import quantize
 from labkit.views.running_text import is_markup, joined, split
+from labkit.views.tokens_view.payload import CONTINUED, TEXT
 
 if TYPE_CHECKING:
     from labkit.trace.record import Trace
@@ -59,13 +60,16 @@ def read(trace: Trace, special: Collection[int] | None = None) -> Read:
     load = np.stack([np.bincount(experts[counted, i].ravel(), minlength=n_experts) for i in range(layers)])
     finite = weights[np.isfinite(weights)]
     top = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-    texts, kinds, names = split(trace.tokens[:drawn])
+    found = split(trace.tokens[:drawn])
+    kinds = [TEXT] * len(found.texts)
+    for i in found.continued:
+        kinds[i] = CONTINUED
     return Read(
         tokens=tokens,
         k=k,
-        texts=texts,
+        texts=found.texts,
         kinds=kinds,
-        names=names,
+        names=found.names,
         experts=np.ascontiguousarray(experts[:drawn].swapaxes(0, 1), kind),
         weights=quantize(np.ascontiguousarray(weights[:drawn].swapaxes(0, 1)) / top),
         top=top,
