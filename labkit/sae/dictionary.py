@@ -318,7 +318,7 @@ class SAE:
 
     @property
     def _lengths(self) -> Tensor:
-        lengths: Tensor = self.decoder.norm(dim=-1)
+        lengths: Tensor = self.decoder.norm(dim=-1).clamp(min=1e-8)
         return lengths
 
     def _token(self, x: Tensor) -> _Token:
@@ -335,7 +335,7 @@ class SAE:
             scale = x.std(-1, keepdim=True)
             x = x / (scale + 1e-5)
         elif self.normalization == "constant_norm_rescale":
-            scale = x.norm(dim=-1, keepdim=True) / self.d_in**0.5
+            scale = x.norm(dim=-1, keepdim=True).clamp(min=1e-12) / self.d_in**0.5
             x = x / scale
         return _Token(x, scale, shift)
 
@@ -362,9 +362,8 @@ class SAE:
         if from_the_end and self.context is None:
             return torch.ones(length, dtype=torch.bool)  # of texts whose length is not known
         whole = self.context if from_the_end and self.context else max(length, self.context or 0)
-        read = torch.zeros(max(length, whole), dtype=torch.bool)
-        read[list(range(whole)[cut])] = True
-        return read[:length]
+        read = range(whole)[cut]
+        return torch.tensor([place in read for place in range(length)], dtype=torch.bool)
 
     def usual(self, x: Tensor) -> Tensor:
         """(...,) bool for x, (..., d_in): whether its norm is of the size the autoencoder was trained on."""

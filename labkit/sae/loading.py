@@ -83,12 +83,13 @@ def from_folder(folder: Path, *, name: str, model: str | None = None, scale: flo
     header = read_safetensors_header(folder / WEIGHTS)
     if said.architecture not in COMPUTED:
         return replace(_from_library(folder, said, name=name, model=model), folder=folder)
-    _check_shapes(header, _shapes(said, header), folder)
+    used = _shapes(said, header)
+    used |= {key: (said.features,) for key in _FACTORS if key in header.tensors}
+    _check_shapes(header, used, folder)
 
     from safetensors.torch import load_file
 
     found = load_file(folder / WEIGHTS)
-    used = (*_shapes(said, header), *_FACTORS)
     weights = {key: value.float() for key, value in found.items() if key in used}
     for key, value in weights.items():
         _check_numbers(value, f"{folder.name}/{WEIGHTS}", key)
@@ -201,6 +202,8 @@ def _unscaled(sae: SAE, said: Described, scale: float | None, folder: Path | Non
     if scale is None and folder is not None and (folder / SCALER).is_file():
         found = read_json(folder / SCALER, LARGEST_CONFIG_BYTES).get("scaling_factor")
         scale = checks.as_number(found)
+        if scale is not None and scale <= 0:
+            raise BadModelFile(f"{folder.name}/{SCALER} says {scale:g} where a number above 0 is to be; get it again.")
     if scale is None:
         warnings.warn(
             f"{sae.name} says that activations were multiplied by a number in its training ({AVERAGE}), and not by which; "
@@ -234,7 +237,10 @@ def _unwhitened(sae: SAE, folder: Path | None) -> SAE:
         )
     from safetensors.torch import load_file
 
+    read_safetensors_header(folder / WHITENING)
     found = {key: value.float() for key, value in load_file(folder / WHITENING).items()}
+    for key, value in found.items():
+        _check_numbers(value, f"{folder.name}/{WHITENING}", key)
     square, row = (sae.d_in, sae.d_in), (sae.d_in,)
     if {key: tuple(value.shape) for key, value in found.items()} != {
         "mean": row,

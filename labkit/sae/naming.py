@@ -1,6 +1,6 @@
 """Is a feature what its name says? A name is a rule that predicts where it fires; fresh text decides.
 
-Examples are easily told a story about. So a name has to be put as a rule before fresh text is looked at, and the same rule
+It is easy to tell a story about examples. So a name has to be put as a rule before fresh text is looked at, and the same rule
 is tried on other features: a rule that "finds" those as well says nothing.
 """
 

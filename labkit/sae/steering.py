@@ -117,7 +117,7 @@ def dose(
     does; one draw is one draw, and several show how much they differ.
     Returns a row per direction and strength: share (of continuations with the concept), low and high (95 %, by Wilson's
     formula over prompts, so that none of ten does not pass for never), loss (nats a token that the model without steering
-    gives to what was written; of the texts that did not break, since a loop is easy to foretell), loss_low, loss_high (95 %,
+    gives to what was written; of the texts that did not break, since a loop is easy to predict), loss_low, loss_high (95 %,
     resampling prompts), broken (share that ended in a loop), example (the first continuation with the concept, else the
     first) and its prompt. Strength 0 is the same for all directions and is run once.
     Raises BadInput before anything is written for prompts, directions or strengths that can't be used.
@@ -139,7 +139,7 @@ def dose(
         directions.setdefault(RANDOM if i == 0 else f"{RANDOM} {i + 1}", drawn)
     from tqdm.auto import tqdm
 
-    # every edit is made before the first text is written, so that a bad one is told at once
+    # every edit is made before the first text is written, so that a bad one is refused at once
     plan = [
         (name, s, [_push(what, s, sae.layer, sae.d_in)] if s else [])
         for name, what in directions.items()
@@ -160,7 +160,7 @@ def dose(
             unsteered = unsteered or _written(lab, prompts, tokens, chat)
             made, loss = unsteered
         fell = np.array([broken(each.ids) is not None for each in made])
-        loss = np.where(fell, np.nan, loss)  # a loop is easy to foretell, and so would look cheap
+        loss = np.where(fell, np.nan, loss)  # a loop is easy to predict, and so would look cheap
         has = np.array([bool(concept(each.text)) for each in made])
         shown = int(has.argmax())
         share_low, share_high = wilson(int(has.sum()), len(has))
@@ -239,7 +239,7 @@ class Steered:
     tokens: the continuation so far, each token's text, without the prompt; while it is being written, a character that is
     several tokens comes as one.  mean_loss: nats a token that the model without
     steering gives to it, which is what steering costs in plausibility; None while it is not known, and for a text that broke,
-    since a loop is easy to foretell.  done: nothing more
+    since a loop is easy to predict.  done: nothing more
     comes.  note: a sentence to be shown as a warning, such as that the model broke.
     """
 

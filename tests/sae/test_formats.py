@@ -303,6 +303,41 @@ def test_a_scale_that_is_known_is_given(tmp_path: Path) -> None:
         lk.sae.load(tmp_path / "plain", scale=2.0)
 
 
+def test_damaged_numbers_beside_the_weights_are_refused(tmp_path: Path) -> None:
+    average = {"hook_name": HOOK, "normalize_activations": "expected_average_only_in"}
+    whitened = {"hook_name": HOOK, "normalize_activations": "covariance_whitening"}
+    path = written(tmp_path / "a", average, dictionaries.weights("standard"))
+    for said in ("[1]", '{"scaling_factor": 0}', '{"scaling_factor": -1}'):
+        (path / "activation_scaler.json").write_text(said)
+        with pytest.raises(BadModelFile, match=r"activation_scaler\.json"):
+            lk.sae.load(path)
+    path, beside = written(tmp_path / "b", whitened), "activation_whitening.safetensors"
+    square = torch.eye(WIDTH)
+    for mean, matrix in ((torch.full((WIDTH,), torch.nan), square), (torch.zeros(WIDTH - 1), square)):
+        save_file({"mean": mean, "matrix": matrix, "inverse_matrix": square.clone()}, path / beside)
+        with pytest.raises(BadModelFile, match=r"activation_whitening\.safetensors"):
+            lk.sae.load(path)
+    (path / beside).write_bytes(b"none")
+    with pytest.raises(BadModelFile, match=r"activation_whitening\.safetensors"):
+        lk.sae.load(path)
+    factors = dictionaries.weights("standard") | {"scaling_factor": 2 * torch.ones(3)}
+    with pytest.raises(BadModelFile, match=r"scaling_factor has shape \[3\]"):
+        lk.sae.load(written(tmp_path / "c", {"hook_name": HOOK, "finetuning_scaling_factor": True}, factors))
+
+
+def test_tokens_and_rows_of_no_length_and_contexts_of_any_are_taken(tmp_path: Path) -> None:
+    nothing = torch.zeros(2, WIDTH)
+    for how in ("constant_norm_rescale", "layer_norm"):
+        sae = lk.sae.load(folder(tmp_path / how, changed={"normalize_activations": how}))
+        assert bool(sae.reconstruct(nothing).isfinite().all())
+    flat = dictionaries.weights("topk") | {"W_dec": torch.zeros(FEATURES, WIDTH)}
+    sae = lk.sae.load(folder(tmp_path / "flat", tensors=flat, changed={"rescale_acts_by_decoder_norm": True}))
+    assert bool(sae.reconstruct(activations(3)).isfinite().all())
+    metadata = {"hook_name": HOOK, "seqpos_slice": [0, -5], "context_size": 10**12}
+    sae = lk.sae.load(folder(tmp_path / "long", changed={"metadata": metadata}))
+    assert sae.defined(activations(3)).tolist() == [False, True, True]
+
+
 def test_logarithms_of_thresholds_are_those_of_thresholds(tmp_path: Path) -> None:
     tensors = dictionaries.weights("jumprelu")
     old = {k: v for k, v in tensors.items() if k != "threshold"} | {"log_threshold": tensors["threshold"].log()}

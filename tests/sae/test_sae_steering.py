@@ -459,7 +459,7 @@ def test_a_loop_is_noted(sae: SAE) -> None:
     events = list(steered(lab, sae, tokens=10, chat=False)("the dog", {3: 1.0}, threading.Event()))
     assert events[-1].note == "The model broke: it says the same token over and over."
     assert events[-1].tokens == (" cat",) * 10
-    assert events[-1].mean_loss is None  # a loop is easy to foretell: it would look cheap
+    assert events[-1].mean_loss is None  # a loop is easy to predict: it would look cheap
     table = dose(lab, sae, {"feature": sae[3]}, [0, 1.0], PROMPTS, has_t, tokens=10, progress=False)
     assert table["broken"].tolist() == [1.0] * 4
     assert table[["loss", "loss_low", "loss_high"]].isna().all(axis=None)
