@@ -35,6 +35,7 @@ class Pieces:
         self.length = 0  # tokens so far
         self._ids: list[int] = []  # without special tokens
         self._names: list[tuple[int, str]] = []  # (place in the text, name) of each special token
+        self._before = 0  # how many of them stand before the first token of the text
         self._settled = ""  # text of the tokens before `_start`, which no later token can change
         self._start = 0
         self._context = 0  # from here on tokens are decoded: a whole character or more before `_start`
@@ -51,6 +52,7 @@ class Pieces:
         self.length += 1
         if (name := self._reader.special_name(id_)) is not None:
             self._names.append((len(self._whole(final=False)), name))
+            self._before += not self._ids
         else:
             self._ids.append(id_)
         text = self._whole(final=False)
@@ -116,7 +118,11 @@ class Pieces:
         """
         begin = len(self._given)
         lead = self._reader.stripped(self._ids) if not begin else ""
-        names = [(len(lead) + place - begin, name) for place, name in self._names if place >= begin]
+        names = [
+            (0 if order < self._before else len(lead) + place - begin, name)
+            for order, (place, name) in enumerate(self._names)
+            if place >= begin
+        ]
         rest = text[begin:]
         named, places = _with_names(lead + rest, names) if lead or names else ("", [])
         found: list[int] = []

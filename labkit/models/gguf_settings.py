@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from labkit.errors import Unavailable
 from labkit.models.files import GgufHeader, GgufTensor
@@ -377,7 +377,7 @@ class _Noted(dict[str, object]):
         self.asked.add(key)
         return super().__getitem__(key)
 
-    def get(self, key: str, default: object = None) -> object:  # type: ignore[override] # overloads
+    def get(self, key: str, default: object = None) -> object:
         self.asked.add(key)
         return super().get(key, default)
 
@@ -394,10 +394,10 @@ def _read_by_transformers(header: GgufHeader) -> dict[str, str | None]:
         noted = _Noted(lengths)
         reader(noted, tuple(tensor.name for tensor in header.tensors))
         return {key.removeprefix(f"{architecture}."): key for key in noted.asked}
-    tables: Mapping[str, Mapping[str, str | None]] = GGUF_CONFIG_MAPPING
+    tables = cast("Mapping[str, Mapping[str, str | None]]", GGUF_CONFIG_MAPPING)
     for name, fields in tables.items():
         if _plain(name) == _plain(architecture):
-            kept = {key: field for key, field in fields.items() if field is not None}
+            kept: dict[str, str | None] = {key: field for key, field in fields.items() if field is not None}
             if architecture == "gpt2":  # fields its configuration does not have
                 kept = {key: field for key, field in kept.items() if field not in ("n_ctx", "feed_forward_length")}
             return kept

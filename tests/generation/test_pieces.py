@@ -133,16 +133,17 @@ def test_what_is_said_is_decoded_a_few_tokens_at_a_time(kind: str, monkeypatch: 
 # stop strings ---------------------------------------------------------------------------------------------------------
 
 
-def with_names(kind: str, ids: Sequence[int]) -> str:
-    """The text with the special tokens' names in it, token by token."""
+def with_names(kind: str, ids: Sequence[int], lead: str = "") -> str:
+    """The text with the special tokens' names in it, token by token. lead: put before the first that is no special."""
     tokenizer = tokenizer_of(kind)
     special = {tokenizer.convert_tokens_to_ids(t): t for t in tokenizer.all_special_tokens}
     text, kept = "", []
     for id_ in ids:
         if id_ in special:
-            text = text[: len(text)] + special[id_]
+            text += special[id_]
         else:
             before = text_of(tokenizer, kept)
+            text += "" if kept else lead
             kept.append(id_)
             text += text_of(tokenizer, kept)[len(before) :]
     return text
@@ -167,7 +168,7 @@ def test_a_stop_string_stops_at_the_token_that_completes_it(kind: str, data: st.
         n
         for n in range(1, len(ids) + 1)
         if any(
-            s in text_of(tokenizer, ids[:n]) or s in with_names(kind, ids[:n]) or s in lead + with_names(kind, ids[:n])
+            s in text_of(tokenizer, ids[:n]) or s in with_names(kind, ids[:n]) or s in with_names(kind, ids[:n], lead)
             for s in stops
         )
     )
