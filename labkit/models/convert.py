@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadModelFile
 from labkit.models import files, gguf_settings
+from labkit.models.files import Json
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ class OpenedFile:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    info: dict[str, Any]
+    info: Json
     notes: tuple[str, ...]
 
 
@@ -42,7 +43,7 @@ def open_gguf(path: Path, dtype: torch.dtype, **options: object) -> OpenedFile:
     files.check_gguf_tokenizer(header)
     gguf_settings.check_opened_by_transformers(header)
     # said outright: left open, transformers would ask at the keyboard whether to run code that lies beside the file
-    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "gguf_file": path.name}
+    safe: Json = {"local_files_only": True, "trust_remote_code": False, "gguf_file": path.name}
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path.parent, **safe)
     config: PreTrainedConfig = AutoConfig.from_pretrained(path.parent, **safe)
     notes = gguf_settings.configured(header, config) + gguf_settings.completed_tokenizer(header, tokenizer)
@@ -104,7 +105,7 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def refuse_incomplete(info: dict[str, Any], name: str) -> None:
+def refuse_incomplete(info: Json, name: str) -> None:
     """Raise BadModelFile when a model was opened with weights missing, which transformers fills with random numbers."""
     missing = sorted(info.get("missing_keys") or ())
     mismatched = sorted(str(key) for key in info.get("mismatched_keys") or ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labkit.errors import BadInput, Unavailable
 
@@ -40,7 +40,7 @@ def pick_device(device: str = "auto") -> str:
     return str(asked)
 
 
-def pick_dtype(dtype: Any = "auto", device: str = "auto") -> torch.dtype:
+def pick_dtype(dtype: str | torch.dtype = "auto", device: str = "auto") -> torch.dtype:
     """The torch dtype to load in: "auto" is bfloat16 on a GPU that computes in it natively, float32 elsewhere.
 
     dtype: "auto", a name such as "float16", or a torch dtype.  Raises BadInput for a name that is no floating dtype.

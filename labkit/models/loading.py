@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from labkit.errors import BadInput, BadModelFile, LabError, NotEnoughMemory, Unavailable
 from labkit.models import convert, files, hardware, kinds, memory, resolve
+from labkit.models.files import Json
 from labkit.models.memory import human_bytes, what_fits
 from labkit.models.resolve import ModelPlace, say
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
+    from labkit.models.sources import HubModel
+
+DeviceMap: TypeAlias = "str | Mapping[str, int | str | torch.device] | None"
 
 # Room for activations and a short cache beside the weights, as a share of the weights.
 HEADROOM = 0.1
@@ -32,11 +39,11 @@ class Options:
     """How a model is to be opened; the fields are the arguments of lk.load."""
 
     device: str = "auto"
-    dtype: Any = "auto"
-    device_map: Any = None
-    quantization: Any = None
+    dtype: str | torch.dtype = "auto"
+    device_map: DeviceMap = None
+    quantization: QuantizationConfigMixin | None = None
     revision: str | None = None
-    tokenizer: Any = None
+    tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str] | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
     attn_implementation: str | None = None
@@ -47,8 +54,8 @@ class Options:
 class OpenedModel:
     """A model on its device, and what is known of where it came from."""
 
-    model: Any
-    tokenizer: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     name: str
     licence: str | None
     notes: tuple[str, ...]
@@ -60,7 +67,7 @@ class Placement:
 
     device: str
     dtype: torch.dtype
-    device_map: Any
+    device_map: DeviceMap
     note: str | None = None
 
 
@@ -78,7 +85,7 @@ def open_model(name: str | os.PathLike[str], options: Options) -> OpenedModel:
 
     kinds.check_attention(options.attn_implementation)
 
-    def before_fetch(found: Any) -> None:
+    def before_fetch(found: HubModel) -> None:
         on_disk = sum(found.weight_files.values())
         as_stored = on_disk if found.quantized or not found.parameters else None
         place_weights(found.repo_id, found.parameters or on_disk // 2, options, stored_bytes=as_stored)
@@ -183,17 +190,23 @@ def _open_gguf(place: ModelPlace, options: Options) -> OpenedModel:
 
 
 def _finish(
-    model: Any, tokenizer: Any, place: ModelPlace, placement: Placement, licence: str | None, options: Options
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    place: ModelPlace,
+    placement: Placement,
+    licence: str | None,
+    options: Options,
 ) -> OpenedModel:
     if placement.device_map is None and options.quantization is None and not getattr(model, "is_quantized", False):
-        model.to(placement.device)
+        whole: torch.nn.Module = model
+        whole.to(placement.device)
     model.eval()
     notes = (*place.notes, *((placement.note,) if placement.note else ()))
     return OpenedModel(model, tokenizer, place.name, licence, notes)
 
 
-def _keywords(placement: Placement, options: Options, model_type: Any = None) -> dict[str, Any]:
-    keywords: dict[str, Any] = {"dtype": placement.dtype}
+def _keywords(placement: Placement, options: Options, model_type: str | None = None) -> Json:
+    keywords: Json = {"dtype": placement.dtype}
     if placement.device_map is not None:
         keywords["device_map"] = placement.device_map
     elif placement.device != "cpu":
@@ -206,7 +219,7 @@ def _keywords(placement: Placement, options: Options, model_type: Any = None) ->
     return keywords
 
 
-def _tokenizer(place: ModelPlace, has_tokenizer: bool, options: Options) -> Any:
+def _tokenizer(place: ModelPlace, has_tokenizer: bool, options: Options) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     given = options.tokenizer
@@ -226,13 +239,13 @@ def _tokenizer(place: ModelPlace, has_tokenizer: bool, options: Options) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=options.trust_remote_code)
 
 
-def _known_architecture(config: dict[str, Any]) -> bool:
+def _known_architecture(config: Json) -> bool:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     return config.get("model_type") in CONFIG_MAPPING
 
 
-def _quantized_bits(quantization: Any) -> int | None:
+def _quantized_bits(quantization: QuantizationConfigMixin | None) -> int | None:
     """Bits per weight a quantization configuration asks for, where it says so."""
     if quantization is None:
         return None
@@ -245,7 +258,7 @@ def _quantized_bits(quantization: Any) -> int | None:
 
 
 @contextlib.contextmanager
-def _told(name: str, options: Options | None = None, config: dict[str, Any] | None = None) -> Iterator[None]:
+def _told(name: str, options: Options | None = None, config: Json | None = None) -> Iterator[None]:
     """Turn what transformers raises on a file it can't open into one sentence with a remedy.
 
     The loaders of the library raise every kind of error on damaged files, and damage is what this guards against, so
@@ -304,7 +317,7 @@ def _setting_named(error: BaseException, options: Options) -> str | None:
     return None
 
 
-def _unbuildable(config: dict[str, Any]) -> str | None:
+def _unbuildable(config: Json) -> str | None:
     """Why no model can be built of a configuration, where none can."""
     try:
         memory.skeleton(memory.named_config(config)[1])

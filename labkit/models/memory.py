@@ -13,16 +13,23 @@ import copy
 import difflib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from labkit.errors import BadInput, ModelNotFound
 from labkit.markup import escaped, html_table
 from labkit.models import catalog, published
 from labkit.models.config import KEY_VALUE_HEADS, by_layer, context_length, first_number
+from labkit.models.files import Json
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+Countable: TypeAlias = "str | Path | Mapping[str, object] | PreTrainedConfig | torch.nn.Module"
 
 PARTS = (
     "embeddings",
@@ -134,7 +141,12 @@ def human_bytes(size_bytes: int) -> str:
 
 
 def memory(
-    name_or_config: Any, *, tokens: int = 8192, batch: int = 1, dtype: Any = "bfloat16", cache_dtype: Any = None
+    name_or_config: Countable,
+    *,
+    tokens: int = 8192,
+    batch: int = 1,
+    dtype: str | torch.dtype = "bfloat16",
+    cache_dtype: str | torch.dtype | None = None,
 ) -> Memory:
     """Bytes a model needs, before it is loaded or even fetched. Nothing is downloaded and no weight is allocated.
 
@@ -156,7 +168,7 @@ def memory(
     return _memory(name, architecture, tokens, batch, math.ceil(stored * _BITS[weights] / 8), weights, cache)
 
 
-def model_memory(model: Any, *, tokens: int = 8192, batch: int = 1) -> Memory:
+def model_memory(model: PreTrainedModel, *, tokens: int = 8192, batch: int = 1) -> Memory:
     """Bytes a loaded model holds in weights, as stored, and its cache would hold at tokens and batch.
 
     model: a transformers causal language model. Quantized weights count with their scales, tied tensors once. The cache
@@ -186,7 +198,7 @@ def model_memory(model: Any, *, tokens: int = 8192, batch: int = 1) -> Memory:
 
 
 def what_fits(
-    name_or_config: Any, free_bytes: int, *, tokens: int = 2048, batch: int = 1, parameters: int | None = None
+    name_or_config: Countable, free_bytes: int, *, tokens: int = 2048, batch: int = 1, parameters: int | None = None
 ) -> list[str]:
     """What would fit in free_bytes with a cache of tokens and batch: this model's dtypes, then published models.
 
@@ -225,7 +237,7 @@ def _check_whole(name: str, value: int, least: int) -> None:
         raise BadInput(f"{name}={value!r} can't be counted: give a whole number, {least} or more.")
 
 
-def _dtype_name(dtype: Any) -> str:
+def _dtype_name(dtype: str | torch.dtype) -> str:
     name = str(dtype).removeprefix("torch.").lower()
     name = _SHORT.get(name, name)
     if name not in _BITS:
@@ -233,13 +245,13 @@ def _dtype_name(dtype: Any) -> str:
     return name
 
 
-def _cache_dtype_name(weights: str, cache_dtype: Any) -> str:
+def _cache_dtype_name(weights: str, cache_dtype: str | torch.dtype | None) -> str:
     if cache_dtype is None:
         return weights if _BITS[weights] >= 8 * _HALF_PRECISION_BYTES else "bfloat16"
     return _dtype_name(cache_dtype)
 
 
-def named_config(what: Any) -> tuple[str, Any]:
+def named_config(what: Countable) -> tuple[str, PreTrainedConfig]:
     """The name to show and the transformers configuration."""
     from transformers import AutoConfig, PretrainedConfig
 
@@ -275,7 +287,7 @@ def _shown(name: str) -> str:
     return path.name if path.is_absolute() or len(path.parts) > 2 else name
 
 
-def _config_from_fields(fields: dict[str, Any]) -> Any:
+def _config_from_fields(fields: Json) -> PreTrainedConfig:
     from transformers import CONFIG_MAPPING, AutoConfig
 
     fields = copy.deepcopy(fields)
@@ -367,10 +379,10 @@ class _Key:
     """A configuration as a key for caching: equal when its fields are."""
 
     text: str
-    config: Any = field(compare=False, hash=False)
+    config: PreTrainedConfig = field(compare=False, hash=False)
 
 
-def _fingerprint(config: Any) -> str:
+def _fingerprint(config: PreTrainedConfig) -> str:
     fields = config.to_dict()
     return json.dumps([type(config).__name__, fields], sort_keys=True, default=str)
 
@@ -414,7 +426,10 @@ def _architecture(key: _Key) -> _Architecture:
 
 
 def _describe(
-    model: Any, config: Any, layers: tuple[_LayerCache, ...] | None, cache_notes: tuple[str, ...]
+    model: PreTrainedModel,
+    config: PreTrainedConfig,
+    layers: tuple[_LayerCache, ...] | None,
+    cache_notes: tuple[str, ...],
 ) -> _Architecture:
     text = _text_config(config)
     parts = _count_parts(model)
@@ -432,7 +447,7 @@ def _describe(
     )
 
 
-def _text_config(config: Any) -> Any:
+def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """The language model's part of a configuration that has several."""
     return config.get_text_config(decoder=True)
 
@@ -450,7 +465,7 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def skeleton(config: Any) -> Any:
+def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     """The model on the meta device: shapes and dtypes (bfloat16) without storage."""
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
@@ -471,10 +486,11 @@ def skeleton(config: Any) -> Any:
         raise BadInput(
             f"No model can be built from this {config.model_type!r} configuration; correct what it names: {_reason(error)}"
         ) from error
-    return model.eval()
+    skeletal: PreTrainedModel = model.eval()
+    return skeletal
 
 
-def _count_parts(model: Any) -> dict[str, int]:
+def _count_parts(model: PreTrainedModel) -> dict[str, int]:
     """Elements by part, in the order of PARTS. A tensor that several modules share counts where it is met first."""
     import torch
 
@@ -517,7 +533,7 @@ def part(path: str, kind: str) -> str:
     return "other"
 
 
-def _active_parameters(config: Any, parts: dict[str, int]) -> tuple[int, tuple[str, ...]]:
+def _active_parameters(config: PreTrainedConfig, parts: dict[str, int]) -> tuple[int, tuple[str, ...]]:
     total = sum(parts.values())
     routed = parts.get("experts", 0)
     if not routed:
@@ -529,9 +545,9 @@ def _active_parameters(config: Any, parts: dict[str, int]) -> tuple[int, tuple[s
     return total - routed + routed * chosen // experts, ()
 
 
-def _persistent_buffers(model: Any) -> list[Any]:
+def _persistent_buffers(model: PreTrainedModel) -> list[torch.Tensor]:
     """Buffers that a checkpoint stores, such as a router's correction bias."""
-    found: dict[int, Any] = {}
+    found: dict[int, torch.Tensor] = {}
     for module in model.modules():
         for name, tensor in module._buffers.items():
             if tensor is not None and name not in module._non_persistent_buffers_set:
@@ -542,7 +558,9 @@ def _persistent_buffers(model: Any) -> list[Any]:
 # -------------------------------------------------------------------------------------------------------- the cache
 
 
-def _measure_cache(model: Any, config: Any) -> tuple[tuple[_LayerCache, ...] | None, tuple[str, ...]]:
+def _measure_cache(
+    model: PreTrainedModel, config: PreTrainedConfig
+) -> tuple[tuple[_LayerCache, ...] | None, tuple[str, ...]]:
     """What each layer's cache holds, read off after two tokens; None, and the reason, where that can't be done."""
     import torch
 
@@ -587,10 +605,10 @@ def _measure_cache(model: Any, config: Any) -> tuple[tuple[_LayerCache, ...] | N
 _RECURRENT = "The state is recurrent: its size does not grow with the tokens."
 
 
-def _layer_tensors(layer: Any) -> tuple[list[Any], list[Any], list[str]]:
+def _layer_tensors(layer: object) -> tuple[list[torch.Tensor], list[torch.Tensor], list[str]]:
     """Tensors of a cache layer that grow with the tokens, that don't, and the names of those of an unknown kind."""
-    growing: list[Any] = []
-    fixed: list[Any] = []
+    growing: list[torch.Tensor] = []
+    fixed: list[torch.Tensor] = []
     strange: list[str] = []
     for name, value in vars(layer).items():
         tensors = _tensors(value)
@@ -605,7 +623,7 @@ def _layer_tensors(layer: Any) -> tuple[list[Any], list[Any], list[str]]:
     return growing, fixed, strange
 
 
-def _tensors(value: Any) -> list[Any]:
+def _tensors(value: object) -> list[torch.Tensor]:
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -617,13 +635,15 @@ def _tensors(value: Any) -> list[Any]:
     return []
 
 
-def _sum_layer(dtype: Any, held: int, limit: int | None, growing: list[Any], fixed: list[Any]) -> _LayerCache:
+def _sum_layer(
+    dtype: torch.dtype, held: int, limit: int | None, growing: list[torch.Tensor], fixed: list[torch.Tensor]
+) -> _LayerCache:
     """Sizes of a layer that holds `held` tokens. Tensors of another dtype than the model's keep theirs."""
 
-    def elements(tensors: list[Any]) -> int:
+    def elements(tensors: list[torch.Tensor]) -> int:
         return sum(tensor.numel() for tensor in tensors if tensor.dtype == dtype)
 
-    def other_bytes(tensors: list[Any]) -> int:
+    def other_bytes(tensors: list[torch.Tensor]) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.dtype != dtype)
 
     return _LayerCache(
@@ -635,7 +655,9 @@ def _sum_layer(dtype: Any, held: int, limit: int | None, growing: list[Any], fix
     )
 
 
-def _cache_notes(config: Any, layers: list[_LayerCache], heads: set[int], windows: list[int]) -> tuple[str, ...]:
+def _cache_notes(
+    config: PreTrainedConfig, layers: list[_LayerCache], heads: set[int], windows: list[int]
+) -> tuple[str, ...]:
     notes = []
     for window in sorted(set(windows)):
         count = windows.count(window)
@@ -669,9 +691,9 @@ def _cache_notes(config: Any, layers: list[_LayerCache], heads: set[int], window
 # -------------------------------------------------------------------------------------------------- a loaded model
 
 
-def _stored_tensors(model: Any) -> list[Any]:
+def _stored_tensors(model: PreTrainedModel) -> list[torch.Tensor]:
     """The tensors that hold a model's weights, as state_dict saves them, opened to plain ones, each storage once."""
-    found: dict[tuple[Any, ...], Any] = {}
+    found: dict[tuple[object, ...], torch.Tensor] = {}
     for value in model.state_dict(keep_vars=True).values():
         for tensor in _tensors(value):
             for plain in _plain(tensor):
@@ -679,7 +701,7 @@ def _stored_tensors(model: Any) -> list[Any]:
     return list(found.values())
 
 
-def _plain(tensor: Any) -> list[Any]:
+def _plain(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The plain tensors inside a tensor subclass that packs others (torchao's); a plain tensor itself."""
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is None:
@@ -688,7 +710,7 @@ def _plain(tensor: Any) -> list[Any]:
     return [plain for name in names for plain in _plain(getattr(tensor, name))]
 
 
-def _identity(tensor: Any) -> tuple[Any, ...]:
+def _identity(tensor: torch.Tensor) -> tuple[object, ...]:
     # Tensors without storage (meta, offloaded) all have the address 0: told apart as objects.
     address = 0 if tensor.device.type == "meta" or tensor.is_quantized else tensor.data_ptr()
     return (str(tensor.device), address, tensor.numel()) if address else (id(tensor),)

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
-from typing import Any
+
+from labkit.models.files import Json
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Published:
     released: str
     source: str
     taken: str
-    config: dict[str, Any]
+    config: Json
     aliases: tuple[str, ...] = ()
 
 

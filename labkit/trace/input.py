@@ -18,7 +18,7 @@ Message: TypeAlias = Mapping[str, object]
 Ids: TypeAlias = "Sequence[int] | torch.Tensor | np.ndarray[tuple[int, ...], np.dtype[np.integer]]"
 One: TypeAlias = "str | list[int] | tuple[int, ...] | Sequence[Message] | Continued"
 Many: TypeAlias = (
-    "list[str] | tuple[str, ...] | list[list[int]] | list[list[dict[str, str]]] | Sequence[list[Message]]"
+    "list[str] | tuple[str, ...] | list[object] | list[list[int]] | list[list[dict[str, str]]] | Sequence[list[Message]]"
     " | Sequence[Continued]"
 )
 Given: TypeAlias = str | list[dict[str, object]] | list[int]

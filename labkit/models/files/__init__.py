@@ -6,7 +6,7 @@ endless loop or a huge allocation. Only headers are read; weights are not touche
 is wrong yet plausible, is found by the checksum alone.
 """
 
-from labkit.models.files.common import sha256
+from labkit.models.files.common import Json, sha256
 from labkit.models.files.folder import FolderFacts, check_folder, read_config
 from labkit.models.files.gguf_checks import check_gguf_architecture, check_gguf_tokenizer
 from labkit.models.files.gguf_header import (
@@ -26,6 +26,7 @@ __all__ = [
     "FolderFacts",
     "GgufHeader",
     "GgufTensor",
+    "Json",
     "SafetensorsHeader",
     "check_folder",
     "check_gguf_architecture",

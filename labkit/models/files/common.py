@@ -8,11 +8,13 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeAlias
 
 from labkit.errors import BadModelFile, ModelNotFound
 
 FETCH_AGAIN = "fetch the file again"
+
+Json: TypeAlias = dict[str, Any]  # what a file says, whatever that is: every value is checked where it is read
 
 
 def refuse(path: Path, what: str, *, at: int | None = None, remedy: str = FETCH_AGAIN) -> NoReturn:
@@ -80,15 +82,15 @@ def refuse_kind(path: Path, head: bytes, wanted: str) -> None:
         refuse(path, f"is a GGUF file, not {wanted}", remedy="give it a name that ends in .gguf")
 
 
-def read_json(path: Path, limit: int) -> dict[str, Any]:
+def read_json(path: Path, limit: int) -> Json:
     with open_file(path) as handle:
         if (size := os.fstat(handle.fileno()).st_size) > limit:
             refuse(path, f"has {size:,} bytes where {limit:,} are the most")
         return parse_json(path, handle.read(limit + 1), "text")
 
 
-def parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def parse_json(path: Path, text: bytes, what: str) -> Json:
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         entries = dict(pairs)
         if len(entries) != len(pairs):
             seen: set[str] = set()

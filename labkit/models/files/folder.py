@@ -6,10 +6,9 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
 
 from labkit.errors import LabError, ModelNotFound
-from labkit.models.files.common import brief, open_file, read_json, refuse, shown
+from labkit.models.files.common import Json, brief, open_file, read_json, refuse, shown
 from labkit.models.files.safetensors_header import MAX_HEADER_BYTES, SafetensorsHeader, read_safetensors_header
 
 _MAX_CONFIG_BYTES = 16 << 20
@@ -31,7 +30,7 @@ class FolderFacts:
     """
 
     path: Path
-    config: dict[str, Any]
+    config: Json
     model_type: str
     weight_files: tuple[str, ...]
     weight_bytes: int
@@ -87,7 +86,7 @@ def check_folder(path: str | os.PathLike[str], *, allow_pickle: bool = False) ->
     )
 
 
-def read_config(folder: Path, name: str = "config.json") -> dict[str, Any] | None:
+def read_config(folder: Path, name: str = "config.json") -> Json | None:
     """A folder's configuration, or None where there is none that can be read."""
     try:
         return read_json(folder / name, _MAX_CONFIG_BYTES)
@@ -95,7 +94,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any] | Non
         return None
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> Json:
     config = folder / "config.json"
     if config.is_file():
         return read_json(config, _MAX_CONFIG_BYTES)
@@ -176,7 +175,7 @@ def _pickled_files(folder: Path, allow_pickle: bool) -> list[str]:
     )
 
 
-def _check_config_sizes(folder: Path, config: dict[str, Any], headers: list[SafetensorsHeader]) -> None:
+def _check_config_sizes(folder: Path, config: Json, headers: list[SafetensorsHeader]) -> None:
     """The sizes in the config must be seen in the weights: a wrong zero must not build a model of terabytes."""
     sizes = {size for header in headers for _, shape, _ in header.tensors.values() for size in shape}
     n_tensors = sum(len(header.tensors) for header in headers)

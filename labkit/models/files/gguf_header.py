@@ -11,9 +11,9 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from labkit.models.files.common import open_file, refuse, refuse_kind, shown
+from labkit.models.files.common import Json, open_file, refuse, refuse_kind, shown
 
 # ggml's type numbers: name, weights in a block, bytes of a block.  Numbers that are missing were withdrawn.
 GGML_TYPES: dict[int, tuple[str, int, int]] = {
@@ -124,7 +124,7 @@ class GgufHeader:
     path: Path
     version: int
     alignment: int
-    metadata: dict[str, Any]
+    metadata: Json
     tensors: tuple[GgufTensor, ...]
     data_start: int
     file_bytes: int
@@ -247,8 +247,8 @@ class _GgufReader:
         if self.elements > _MAX_ELEMENTS:
             self.bad(f"has more than {_MAX_ELEMENTS:,} array elements by the array {key}")
 
-    def _metadata(self, n_entries: int) -> dict[str, Any]:
-        metadata: dict[str, Any] = {}
+    def _metadata(self, n_entries: int) -> Json:
+        metadata: Json = {}
         for _ in range(n_entries):
             start = self.at
             key = self.text("a metadata key", _MAX_KEY_BYTES)
@@ -257,7 +257,7 @@ class _GgufReader:
             metadata[key] = self._value(self.u32("a value type"), shown(key))
         return metadata
 
-    def _value(self, type_number: int, key: str) -> Any:
+    def _value(self, type_number: int, key: str) -> object:
         if type_number == _STRING:
             return self.text(f"the text {key}", _MAX_TEXT_BYTES)
         if type_number == _ARRAY:
@@ -273,7 +273,7 @@ class _GgufReader:
             self.bad(f"gives the boolean {key} the value {value}", start)
         return bool(value)
 
-    def _array(self, key: str, depth: int) -> tuple[Any, ...] | ArraySummary:
+    def _array(self, key: str, depth: int) -> tuple[object, ...] | ArraySummary:
         start = self.at
         type_number, length = _ARRAY_HEAD.unpack_from(self.data, self.take(12, f"the array {key}"))
         first = self.at
@@ -295,7 +295,7 @@ class _GgufReader:
             self.bad(f"has a boolean that is neither 0 nor 1 in the array {key}", first)
         return tuple(map(bool, values))
 
-    def _nested(self, key: str, length: int, depth: int) -> tuple[Any, ...]:
+    def _nested(self, key: str, length: int, depth: int) -> tuple[object, ...]:
         start = self.at
         if depth >= _MAX_ARRAY_DEPTH:
             self.bad(f"nests the array {key} deeper than {_MAX_ARRAY_DEPTH} levels", start)
@@ -331,7 +331,7 @@ class _GgufReader:
         self.at = at
         return tuple(values) if kept else ArraySummary("string", length, first)
 
-    def _alignment(self, metadata: dict[str, Any]) -> int:
+    def _alignment(self, metadata: Json) -> int:
         alignment = metadata.get("general.alignment", 32)
         if type(alignment) is not int or alignment < 8 or alignment & (alignment - 1):
             self.bad(f"has general.alignment = {str(alignment)[:40]!s} where a power of two from 8 on is needed")

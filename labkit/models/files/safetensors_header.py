@@ -10,7 +10,6 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from labkit.models.files.common import open_file, parse_json, refuse, refuse_kind, shown
 
@@ -86,7 +85,7 @@ def read_safetensors_header(path: str | os.PathLike[str]) -> SafetensorsHeader:
     return SafetensorsHeader(file, tensors, metadata, size)
 
 
-def _safetensors_entry(file: Path, name: str, entry: Any) -> tuple[str, str, tuple[int, ...], int, int]:
+def _safetensors_entry(file: Path, name: str, entry: object) -> tuple[str, str, tuple[int, ...], int, int]:
     """Name, dtype, shape, and where the bytes start and stop in the data."""
     label = shown(name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
