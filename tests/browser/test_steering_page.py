@@ -57,11 +57,7 @@ def receive(page: Any, view: SteeringView) -> None:
 
 def pump(page: Any, view: SteeringView, *, wait: bool = True) -> None:
     """Bring what the page set and asked for to the real view and its answers back, as a kernel would."""
-    asked, saved = page.evaluate("[window.asked.splice(0), window.saved.splice(0)]")
-    for change in saved:
-        view.set_state(change)
-    for question in asked:
-        view._handle_custom_msg(question, [])
+    stand_in.pump(page, view)
     if wait:
         assert view.wait(SECONDS)
     receive(page, view)
@@ -117,7 +113,7 @@ def test_a_slider_moved_by_keys_writes_the_steered_text(
         "They part after 3 tokens (underlined from there): “·on” unsteered, “·in” steered."
     )
     assert words(page, ".lk-steer-steered .lk-steer-of") == "storms +25"
-    assert words(page, ".lk-steer-status") == "steered text: 9 tokens"
+    assert words(page, ".lk-status") == "steered text: 9 tokens"
     assert [s for _, s in writer.calls] == [{1234: 0.0, "calm": 0.0}, {1234: 25.0, "calm": 0.0}]
     page.keyboard.press("Home")
     pump(page, view)
@@ -194,7 +190,7 @@ def test_a_text_streams_and_stops(open_page: Open, tmp_path: Path, view: Steerin
     writer.hold = True
     slider(page).press("ArrowRight")
     pump(page, view, wait=False)
-    assert words(page, ".lk-steer-status") == "waiting …"
+    assert words(page, ".lk-status") == "waiting …"
     assert page.locator(".lk-steer-panes").get_attribute("aria-busy") == "true"
     for _ in range(4):
         writer.let.release()
@@ -202,18 +198,19 @@ def test_a_text_streams_and_stops(open_page: Open, tmp_path: Path, view: Steerin
         if view.steered is not None and len(view.steered.tokens) == 4:
             break
         page.wait_for_timeout(30)
-    view._say("running", "writing the steered text … 4 tokens")  # a picture now, not a tenth of a second later
+    view._publish()
+    view._pushed.say("running", "writing the steered text … 4 tokens")  # a picture now, not a tenth of a second later
     receive(page, view)
     assert text(page, "steered") == "".join(STORMY[:4])
-    assert words(page, ".lk-steer-status") == "writing the steered text … 4 tokens"
+    assert words(page, ".lk-status") == "writing the steered text … 4 tokens"
     assert "not known yet" in words(page, ".lk-steer-steered .lk-steer-said")
     heard = page.locator(".lk-spoken[role=status]")
     assert heard.text_content() == "writing the steered text"
     page.wait_for_timeout(1100)
-    assert words(page, ".lk-steer-bar .lk-steer-muted >> nth=-1").endswith(" s")
+    assert words(page, ".lk-steer-bar .lk-muted >> nth=-1").endswith(" s")
     page.get_by_role("button", name="Stop").press("Enter")
     pump(page, view)
-    assert words(page, ".lk-steer-status") == "stopped after 4 tokens"
+    assert words(page, ".lk-status") == "stopped after 4 tokens"
     assert heard.text_content() == "stopped after 4 tokens"
     assert words(page, ".lk-steer-steered .lk-steer-empty") == "Stopped here."
     writer.hold = False
@@ -258,7 +255,7 @@ def test_the_prompt_can_be_typed_over(open_page: Open, tmp_path: Path, view: Ste
     box.fill("")
     box.blur()
     pump(page, view)
-    assert words(page, ".lk-steer-status") == "The prompt is empty; write something that the model can go on from."
+    assert words(page, ".lk-status") == "The prompt is empty; write something that the model can go on from."
     assert text(page, "unsteered") == " Other words"
 
 
@@ -271,7 +268,7 @@ def test_an_error_is_its_sentence_and_the_old_text_stays(
     writer.error = Unavailable("The <b>model</b> has left; load it again.")
     slider(page).press("End")
     pump(page, view)
-    assert words(page, ".lk-steer-status") == "The <b>model</b> has left; load it again."
+    assert words(page, ".lk-status") == "The <b>model</b> has left; load it again."
     assert text(page, "steered") == "".join(STORMY)
     assert words(page, ".lk-steer-steered .lk-steer-of") == "storms +5 · from before", (
         "it says what it was written with"
@@ -285,12 +282,12 @@ def test_the_bars_stand_on_one_scale(open_page: Open, tmp_path: Path, view: Stee
     view.strengths = {1234: 5}
     assert view.wait(SECONDS)
     page = as_widget(open_page, view, tmp_path)
-    tracks = [page.locator(f".lk-steer-{which} .lk-steer-meter").bounding_box() for which in ("unsteered", "steered")]
-    fills = [page.locator(f".lk-steer-{which} .lk-steer-fill").bounding_box() for which in ("unsteered", "steered")]
+    tracks = [page.locator(f".lk-steer-{which} .lk-track").bounding_box() for which in ("unsteered", "steered")]
+    fills = [page.locator(f".lk-steer-{which} .lk-track-fill").bounding_box() for which in ("unsteered", "steered")]
     assert tracks[0]["y"] == tracks[1]["y"]
     assert tracks[0]["width"] == pytest.approx(tracks[1]["width"], abs=0.1)
     assert [f["width"] / t["width"] for f, t in zip(fills, tracks, strict=True)] == pytest.approx([0.5, 3.25 / 4], 0.02)
-    mark = page.locator(".lk-steer-steered .lk-steer-mark").bounding_box()
+    mark = page.locator(".lk-steer-steered .lk-track-mark").bounding_box()
     assert mark["x"] + 1 == pytest.approx(tracks[1]["x"] + tracks[1]["width"] / 2, abs=1.5)
     assert words(page, ".lk-steer-steered .lk-steer-said") == (
         "Mean loss 3.250 nats per token, 1.250 more than unsteered"
@@ -304,9 +301,9 @@ def test_a_kernel_that_does_not_answer_is_told(open_page: Open, tmp_path: Path, 
     page = as_widget(open_page, view, tmp_path)
     slider(page).press("ArrowRight")
     page.wait_for_timeout(4200)
-    assert words(page, ".lk-steer-status").startswith("No answer from the kernel")
+    assert words(page, ".lk-status").startswith("No answer from the kernel")
     pump(page, view)
-    assert words(page, ".lk-steer-status") == "steered text: 9 tokens"
+    assert words(page, ".lk-status") == "steered text: 9 tokens"
 
 
 def test_a_page_loaded_anew_is_where_it_was(open_page: Open, tmp_path: Path, view: SteeringView) -> None:

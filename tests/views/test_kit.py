@@ -218,6 +218,7 @@ def test_how_far_it_is_comes_with_the_time_left(monkeypatch: pytest.MonkeyPatch)
     said: list[dict[str, Any]] = []
 
     def work(_text: str, run: Run) -> str:
+        run.say("it begins")
         for done in range(1, 5):
             clock[0] += 3
             run.say(f"{done} of 4", done=done, total=4)

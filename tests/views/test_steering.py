@@ -152,8 +152,9 @@ def test_it_says_what_it_does_while_it_writes(view: SteeringView, writer: Writer
     held(view, writer, {1234: 4}, tokens=1)
     writer.hold = False
     done(view)
-    assert seen[:3] == [
-        ("waiting", "waiting …"),
+    assert seen[:4] == [
+        ("waiting", ""),
+        ("running", ""),
         ("running", "writing the steered text …"),
         ("running", "writing the steered text … 1 token"),
     ]
@@ -163,7 +164,7 @@ def test_it_says_what_it_does_while_it_writes(view: SteeringView, writer: Writer
 def test_a_text_under_way_is_shown_beside_the_other(view: SteeringView, writer: Writer) -> None:
     held(view, writer, {1234: 4}, tokens=5)
     assert view.steered == Steered(STORMY[:5])
-    shown = view._picture()
+    shown = view._shown()
     assert shown["steered"]["state"] == "writing"
     assert shown["steered"]["of"] == [["storms", 4.0, 12.5]]
     assert shown["parted"] == 3
@@ -238,13 +239,13 @@ def test_another_prompt_stops_the_unsteered_text(writer: Writer) -> None:
 
 def test_stop_keeps_what_there_is_and_again_goes_on(view: SteeringView, writer: Writer) -> None:
     held(view, writer, {1234: 4})
-    view._handle_custom_msg({"type": "stop"}, [])  # the button
+    view._handle_custom_msg({"ask": "stop", "id": 1}, [])  # the button
     done(view)
     assert told(view) == ("stopped", "stopped after 3 tokens")
     assert view.steered == Steered(STORMY[:3])
     assert view.shown["steered"]["state"] == "stopped"
     writer.hold = False
-    view._handle_custom_msg({"type": "again"}, [])
+    view._handle_custom_msg({"ask": "again", "id": 2}, [])
     assert told(done(view)) == ("done", "steered text: 9 tokens")
     assert len(writer.calls) == 3
 
@@ -352,7 +353,7 @@ def test_interrupting_wait_stops_the_text(view: SteeringView, writer: Writer, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(view._worker._changed, "wait", interrupted)
+        patch.setattr(view._pushed._changed, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             view.wait()
     done(view)
@@ -475,7 +476,7 @@ def test_where_they_part(plain: str, pushed: str, at: int | None) -> None:
 
 def test_a_shorter_text_parts_only_when_it_has_ended(view: SteeringView, writer: Writer) -> None:
     held(view, writer, {1234: 4}, tokens=2)
-    assert view._picture()["parted"] is None
+    assert view._shown()["parted"] is None
 
 
 @pytest.mark.parametrize(

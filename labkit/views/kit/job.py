@@ -35,6 +35,7 @@ class Job(Latest[tuple[int, Request]], Generic[Request, Result]):
     failed: what an error's sentence begins with, or a function of the request that says it, where the error is none of
         labkit's: those say themselves what to do. The others go to the log "labkit" too.
     give_up(request): after a failure, to take out of the view what no longer holds; under the lock.
+    then(request): once the result is shown and that is said, such as to ask another job; under the lock.
     keep_stopped: show what the work returned although it was told to stop.
     delay_seconds: how long a request must go unreplaced before it begins.
 
@@ -51,18 +52,24 @@ class Job(Latest[tuple[int, Request]], Generic[Request, Result]):
         failed: str | Callable[[Request], str] = "It can't be computed:",
         facts: Callable[[Request], Mapping[str, object]] | None = None,
         give_up: Callable[[Request], None] | None = None,
+        then: Callable[[Request], None] | None = None,
         keep_stopped: bool = False,
         delay_seconds: float = 0.0,
     ) -> None:
         super().__init__(self._do, delay_seconds=delay_seconds)
         self._view, self._work_of, self._show = view, work, show
         self._status, self._sorry, self._facts, self._give_up = status, failed, facts, give_up
-        self._keep_stopped = keep_stopped
+        self._then, self._keep_stopped = then, keep_stopped
         self._number = 0  # of the latest request
         self._asked: Request | None = None
         self._under_way = False
         self._halted = False
         view._jobs.append(self)
+
+    @property
+    def asked(self) -> Request | None:
+        """What is waited for: None where nothing is, or where it was told to stop."""
+        return None if self._halted or not self.busy else self._asked
 
     def ask(self, request: Request) -> None:
         """Do this, instead of whatever was asked for before. Does nothing once the view is closed."""
@@ -77,15 +84,19 @@ class Job(Latest[tuple[int, Request]], Generic[Request, Result]):
             self._renew(request)
             super().stop()
             if self._view.comm is not None:
-                with self._view.hold_sync():
-                    self.say("done", self._show(request, result) or "")
+                self._deliver(request, result, "done")
 
     def clear(self, request: Request | None = None) -> None:
         """Drop whatever was asked for: there is nothing to do."""
         with self._view._lock:
+            self.drop(request)
+            self.say("idle")
+
+    def drop(self, request: Request | None = None) -> None:
+        """Drop whatever was asked for without a word, because another job of the same status has it."""
+        with self._view._lock:
             self._renew(request)
             super().stop()
-            self.say("idle")
 
     def stop(self) -> bool:
         """Drop what waits and tell what runs to stop; returns at once, whether something that waited was dropped."""
@@ -125,10 +136,8 @@ class Job(Latest[tuple[int, Request]], Generic[Request, Result]):
             result = self._work_of(request, run)
             with self._view._lock:
                 if run.wanted and (self._keep_stopped or not stop.is_set()):
-                    with self._view.hold_sync():
-                        said = self._show(request, result) or ""
-                        self.say("stopped" if stop.is_set() else "done", said)
-                        self._halted = False
+                    self._deliver(request, result, "stopped" if stop.is_set() and not run.complete else "done")
+                    self._halted = False
         except BaseException as error:  # in this thread there is nobody above to tell
             self._fail(request, run, error)
         finally:
@@ -137,13 +146,21 @@ class Job(Latest[tuple[int, Request]], Generic[Request, Result]):
                 self._end(run)
         return None
 
+    def _deliver(self, request: Request, result: Result, state: State) -> None:
+        with self._view.hold_sync():
+            self.say(state, self._show(request, result) or "")
+            if state == "done" and self._then is not None:
+                self._then(request)
+
     def _fail(self, request: Request, run: Run, error: BaseException) -> None:
         sorry = self._sorry if isinstance(self._sorry, str) else self._sorry(request)
         with self._view._lock, self._view.hold_sync():
-            if not run.wanted or run.stop.is_set():
+            if not run.wanted:
                 return
             if self._give_up is not None:
                 self._give_up(request)
+            if run.stop.is_set():  # it said so itself, by what it raised
+                return
             if isinstance(error, KeyboardInterrupt):
                 self.say("stopped", "interrupted")
             else:
@@ -164,10 +181,12 @@ class Run:
     def __init__(self, view: View, job: object, number: int, stop: threading.Event) -> None:
         self.stop = stop
         """Set once the work should return what it has."""
+        self.complete = False
+        """To be set by work that was done in spite of `stop`."""
         self._view, self._number = view, number
         self._job = cast("Job[object, object]", job)
         self._began = time.monotonic()
-        self._next = 0.0
+        self._next: float | None = None
 
     @property
     def wanted(self) -> bool:
@@ -183,12 +202,21 @@ class Run:
                 draw()
             return True
 
-    def say(self, message: str = "", *, done: float | None = None, total: float | None = None) -> None:
-        """How far it is: in words, and in numbers where both are given. What comes too fast to be read is left out."""
+    def say(
+        self,
+        message: str = "",
+        *,
+        done: float | None = None,
+        total: float | None = None,
+        draw: Callable[[], None] | None = None,
+    ) -> None:
+        """How far it is: in words, and in numbers where both are given. draw(): sets what else is to be seen of it, in the
+        same message. What comes too fast to be read is left out.
+        """
         now = time.monotonic()
-        if now < self._next:
+        if self._next is not None and now < self._next:
             return
-        self._next = now + _SAY_SECONDS
+        self._next = 0.0 if self._next is None else now + _SAY_SECONDS  # the first word holds up no other
         far: dict[str, object] = {}
         if done is not None and total:
             far["progress"] = share = min(1.0, max(0.0, done / total))
@@ -196,4 +224,7 @@ class Run:
                 far["left"] = (now - self._began) * (1 - share) / share
         with self._view._lock:
             if self.wanted and not self.stop.is_set():
-                self._job.say("running", message, **far)
+                with self._view.hold_sync():
+                    if draw is not None:
+                        draw()
+                    self._job.say("running", message, **far)

@@ -6,14 +6,13 @@ import html
 import math
 import operator
 import threading
-import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, SupportsIndex, TypeGuard
 
 import traitlets
 
@@ -23,8 +22,10 @@ from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.cells import GRACE_SECONDS, place, same_cell
 from labkit.views.drawing.page import Page, Token
 from labkit.views.drawing.scene import ACCENT
-from labkit.views.errors import Refused, error_sentence
-from labkit.views.latest import Latest
+from labkit.views.errors import Refused
+from labkit.views.kit.job import Job, Run
+from labkit.views.kit.traits import Proposal
+from labkit.views.kit.wire import answers
 
 __all__ = ["Steered", "SteeringView", "steering"]
 
@@ -45,11 +46,11 @@ _SCALES = (4, 6, 8, 12, 16, 24)  # nats: where the bars may end
 Key = int | str
 
 
-Run = Callable[[str, dict[Any, float], threading.Event], Iterable[Steered]]
+Writer = Callable[[str, dict[Key, float], threading.Event], Iterable[Steered]]
 
 
 def steering(
-    run: Run, features: Sequence[tuple[Key, str, float]], *, prompt: str, limit: float = 2.0, unit: str = ""
+    run: Writer, features: Sequence[tuple[Key, str, float]], *, prompt: str, limit: float = 2.0, unit: str = ""
 ) -> SteeringView:
     """Push the model along up to six directions with sliders, and see its text beside the one it writes unsteered.
 
@@ -82,7 +83,6 @@ class _Direction:
 
 @dataclass(frozen=True)
 class _Request:
-    number: int
     prompt: str
     values: tuple[float, ...]
 
@@ -91,15 +91,16 @@ class _Request:
 class _Text:
     """A text as far as it has come, and what it was written with."""
 
-    prompt: str
-    values: tuple[float, ...]
+    request: _Request
     event: Steered
     state: Literal["writing", "done", "stopped"]
 
 
 @dataclass
 class _Side:
+    name: str
     now: _Text | None = None
+    complete: bool = True
     kept: _Text | None = None  # what comes back when the next fails; never one that was cut short by a newer request
 
 
@@ -114,29 +115,29 @@ class SteeringView(View):
     _css = style("steering_view/steering.css")
 
     prompt = traitlets.Unicode("").tag(sync=True)
-    values: Any = traitlets.List().tag(sync=True)
+    values: traitlets.List[float] = traitlets.List().tag(sync=True)
     """The strength of each feature, in their order."""
-    features: Any = traitlets.List().tag(sync=True)
+    features: traitlets.List[dict[str, object]] = traitlets.List().tag(sync=True)
     """For each feature: key (as text), label, typical, step and high of its slider."""
     unit = traitlets.Unicode("").tag(sync=True)
     shown = traitlets.Dict().tag(sync=True)
-    """All that is drawn of the two texts; see `_picture`."""
+    """All that is drawn of the two texts; see `_shown`."""
     status = traitlets.Dict().tag(sync=True)
     """state: "waiting", "running", "done", "stopped" or "failed"; message: a sentence."""
 
     def __init__(
         self,
-        run: Run,
+        run: Writer,
         features: Sequence[tuple[Key, str, float]],
         *,
         prompt: str,
         limit: float = 2.0,
         unit: str = "",
     ) -> None:
-        # Two workers: a slider that moves stops the steered text, and leaves the unsteered one of its prompt to its end.
-        self._plain_worker: Latest[_Request] = Latest(self._write_plain, delay_seconds=_DELAY_SECONDS)
-        self._worker: Latest[_Request] = Latest(self._write, delay_seconds=_DELAY_SECONDS)
-        self._lock = threading.RLock()  # what the worker sets, and what is set meanwhile, are each sent whole
+        self._unsteered, self._steered = _Side("unsteered"), _Side("steered")
+        # Two jobs: a slider that moves stops the steered text, and leaves the unsteered one of its prompt to its end.
+        self._plain = self._job(self._unsteered, then=lambda _request: self._ask_steered())
+        self._pushed = self._job(self._steered)
         if not callable(run):
             kind = type(run).__name__
             raise BadInput(
@@ -146,9 +147,6 @@ class SteeringView(View):
         self._directions = _directions(features, limit)
         if not isinstance(prompt, str) or not prompt.strip():
             raise BadInput(f"prompt={prompt!r} is nothing to go on from; give a text.")
-        self._asked = 0
-        self._plain_asked: _Request | None = None
-        self._plain, self._pushed = _Side(), _Side()
         self._done_plain: OrderedDict[str, Steered] = OrderedDict()
         super().__init__(
             prompt=clean(prompt),
@@ -166,7 +164,6 @@ class SteeringView(View):
             unit=shorten(visible(str(unit)), 40),
         )
         self.observe(lambda _change: self._ask(), names=["prompt", "values"])
-        self.on_msg(self._on_message)
         self._place = place()
         self._older = same_cell(self, _VIEWS)
         _VIEWS.add(self)
@@ -182,7 +179,7 @@ class SteeringView(View):
         return self._by_key(self.values)
 
     @strengths.setter
-    def strengths(self, given: Mapping[Any, float]) -> None:
+    def strengths(self, given: Mapping[Key, float]) -> None:
         known = [each.key for each in self._directions]
         for key in given:
             if key not in known:
@@ -192,51 +189,26 @@ class SteeringView(View):
     @property
     def unsteered(self) -> Steered | None:
         """The unsteered text of this prompt, as far as it has come; None before its first event."""
-        with self._lock:
-            text = self._plain.now
-            return text.event if text is not None and text.prompt == self.prompt else None
+        return self._present(self._unsteered)
 
     @property
     def steered(self) -> Steered | None:
         """The text at these strengths, as far as it has come; None before its first event and where all are 0."""
-        with self._lock:
-            text = self._pushed.now
-            return text.event if text is not None and not self._old(text) else None
+        return self._present(self._steered)
 
     def stop(self) -> None:
         """Stop the text in progress; what it has so far is kept."""
-        with self._lock:
-            self._plain_asked = None
-            dropped = [self._plain_worker.stop(), self._worker.stop()]
-            if any(dropped) or self.status.get("state") == "waiting":  # it never began, so nobody else will say so
-                self._say("stopped", "stopped before it began")
+        for job in (self._plain, self._pushed):
+            job.stop()
 
     def again(self) -> None:
         """Write what was stopped, or failed, once more."""
         self._ask()
 
-    def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Until both texts are finished; whether that came in time. Interrupting the kernel stops them."""
-        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        try:
-            return self._plain_worker.wait(timeout_seconds) and self._worker.wait(
-                None if end is None else max(0.0, end - time.monotonic())
-            )
-        except KeyboardInterrupt:
-            self.stop()
-            raise
-
-    def close(self) -> None:
-        """Stop the workers and take the widget out of the page."""
-        for name in ("_plain_worker", "_worker"):  # a construction that failed is closed too
-            if hasattr(self, name):
-                getattr(self, name).close()
-        super().close()
-
     # what is asked for ------------------------------------------------------------------------------------------------
 
     @traitlets.validate("values")
-    def _valid_values(self, proposal: Any) -> list[float]:
+    def _valid_values(self, proposal: Proposal) -> list[float]:
         given = list(proposal["value"])
         if len(given) != len(self._directions):
             raise Refused(
@@ -245,171 +217,128 @@ class SteeringView(View):
         return [_strength(value, each) for value, each in zip(given, self._directions, strict=True)]
 
     @traitlets.validate("prompt")
-    def _valid_prompt(self, proposal: Any) -> str:
+    def _valid_prompt(self, proposal: Proposal) -> str:
         return clean(proposal["value"])
 
-    def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
-        kind = content.get("type") if isinstance(content, dict) else None
-        if kind == "stop":
-            self.stop()
-        elif kind == "again":
-            self.again()
+    @answers
+    def _answer_stop(self) -> None:
+        self.stop()
+
+    @answers
+    def _answer_again(self) -> None:
+        self.again()
 
     def _ask(self) -> None:
-        with self._lock:
-            self._asked += 1
-            request = _Request(self._asked, self.prompt, tuple(self.values))
-            if not any(request.values):
-                self._pushed.now = self._pushed.kept = None
-            if not request.prompt.strip():
-                self.stop()
-                self._say("failed", "The prompt is empty; write something that the model can go on from.")
-                return
-            kept = self._done_plain.get(request.prompt)
-            asked = self._plain_asked
-            if kept is not None:
-                self._done_plain.move_to_end(request.prompt)
-                self._plain.now = self._plain.kept = _Text(request.prompt, self._zeros(), kept, "done")
-                self._plain_asked = None
-                self._plain_worker.stop()
-            elif asked is None or asked.prompt != request.prompt or not self._plain_worker.busy:
-                self._plain_asked = replace(request, values=self._zeros())
-                self._plain_worker.submit(self._plain_asked)
-            self._say("waiting", "waiting …")
-            self._worker.submit(request)
+        with self._lock, self.hold_sync():
+            if not any(self.values):
+                self._steered.now = self._steered.kept = None
+            self._pushed.drop()
+            request = _Request(self.prompt, (0.0,) * len(self._directions))
+            if not self.prompt.strip():
+                self._plain.clear()
+                self._plain.say("failed", "The prompt is empty; write something that the model can go on from.")
+            elif self.prompt in self._done_plain:
+                self._done_plain.move_to_end(self.prompt)
+                known = self._done_plain[self.prompt]
+                self._unsteered.now = self._unsteered.kept = _Text(request, known, "done")
+                if any(self.values):
+                    self._plain.drop()
+                    self._ask_steered()
+                else:
+                    self._plain.answer(request, known)
+            elif self._plain.asked != request:
+                self._plain.ask(request)
+            self._publish()
 
-    def _zeros(self) -> tuple[float, ...]:
-        return (0.0,) * len(self._directions)
+    def _ask_steered(self) -> None:
+        """Once the unsteered text is there."""
+        if any(self.values):
+            self._pushed.ask(_Request(self.prompt, tuple(self.values)))
 
-    # the texts, in the workers' threads -------------------------------------------------------------------------------
+    # the texts, in the jobs' threads ----------------------------------------------------------------------------------
 
-    def _write_plain(self, request: _Request, stop: threading.Event) -> None:
-        """The unsteered text of a prompt."""
-        try:
-            while self._older:  # two at once would only get in each other's way
-                self._older.pop().wait(GRACE_SECONDS)
-            self._say("running", "writing the unsteered text …", request=request)
-            event = self._follow(request, self._plain, stop)
-            stopped = stop.is_set() and not event.done
-            with self._lock:
-                if not stopped:
-                    self._done_plain[request.prompt] = event
-                    while len(self._done_plain) > _PROMPTS_KEPT:
-                        self._done_plain.popitem(last=False)
-                self._finish(request, self._plain, event, stopped=stopped)
-        except BaseException as error:  # an interrupt too: in this thread there is nobody above to catch it
-            self._fail(request, self._plain, error)
-        finally:
-            with self._lock:
-                if self._plain_asked is request:
-                    self._plain_asked = None
+    def _job(self, side: _Side, then: Callable[[_Request], None] | None = None) -> Job[_Request, Steered]:
+        return Job(
+            self,
+            lambda request, run: self._write(request, run, side),
+            lambda request, event: self._written(request, event, side),
+            status="status",
+            failed="The text can't be written:",
+            give_up=lambda _request: self._give_up(side),
+            then=then,
+            keep_stopped=True,
+            delay_seconds=_DELAY_SECONDS,
+        )
 
-    def _write(self, request: _Request, stop: threading.Event) -> None:
-        """The steered text, once the unsteered one is there."""
-        while not self._plain_worker.wait(_LOOK_SECONDS):
-            if stop.is_set():
-                return
-        with self._lock:
-            if request.prompt not in self._done_plain:  # it failed, or was stopped, and said so
-                return
-        if not any(request.values):
-            if not stop.is_set():
-                self._end(request, self._plain, "done")
-            return
-        try:
-            self._say("running", "writing the steered text …", request=request)
-            event = self._follow(request, self._pushed, stop)
-            self._finish(request, self._pushed, event, stopped=stop.is_set() and not event.done)
-        except BaseException as error:
-            self._fail(request, self._pushed, error)
-
-    def _follow(self, request: _Request, side: _Side, stop: threading.Event) -> Steered:
+    def _write(self, request: _Request, run: Run, side: _Side) -> Steered:
         """Take the events one by one and show them; the last of them."""
-        which = "unsteered" if side is self._plain else "steered"
-        given = self._run(request.prompt, self._by_key(request.values), stop)
+        while self._older:  # two at once would only get in each other's way
+            self._older.pop().wait(GRACE_SECONDS)
+        run.say(f"writing the {side.name} text …")
+        given = self._run(request.prompt, self._by_key(request.values), run.stop)
         if not isinstance(given, Iterable):
             kind = type(given).__name__
             raise BadInput(f"run returned a {kind} where an iterator of Steered is needed; write it as a generator.")
         events = iter(given)
         event: Steered | None = None
-        draw_at = 0.0
         try:
             for each in events:
                 event = _checked(each)
-                if event.done or stop.is_set():
+                if event.done or run.stop.is_set():
                     break
                 with self._lock:
-                    if not self._wanted(request):
-                        continue
-                    side.now = _Text(request.prompt, request.values, event, "writing")
-                    if time.monotonic() >= draw_at:
-                        draw_at = time.monotonic() + _DRAW_SECONDS
-                        self._say("running", f"writing the {which} text … {_tokens(event)}")
+                    if run.wanted:
+                        side.now = _Text(request, event, "writing")
+                run.say(f"writing the {side.name} text … {_tokens(event)}", draw=self._publish)
         finally:
             # before anything is said of the end: what the generator changed in the model is put back by then
             if callable(close := getattr(events, "close", None)):
                 close()
-        if event is None:
-            if not stop.is_set():
-                raise BadInput("run ended without an event; let it yield a Steered at least once.")
-            event = Steered()
+            with self._lock:
+                if not run.wanted and side.now is not None and side.now.state == "writing":
+                    side.now = replace(side.now, state="stopped")
+        if event is None and not run.stop.is_set():
+            raise BadInput("run ended without an event; let it yield a Steered at least once.")
+        event = event or Steered()
+        run.complete = event.done or not run.stop.is_set()
+        side.complete = run.complete
         return event
 
-    def _finish(self, request: _Request, side: _Side, event: Steered, *, stopped: bool) -> None:
-        with self._lock:
-            if not self._wanted(request):
-                if side.now is not None and side.now.state == "writing":
-                    side.now = replace(side.now, state="stopped")
-                return
-            if event.tokens or not stopped:  # stopped before its first token, it leaves the old text
-                side.now = side.kept = _Text(request.prompt, request.values, event, "stopped" if stopped else "done")
-            self._end(request, side, "stopped" if stopped else "done")
+    def _written(self, request: _Request, event: Steered, side: _Side) -> str:
+        complete = side.complete
+        if complete and side is self._unsteered:
+            self._done_plain[request.prompt] = event
+            while len(self._done_plain) > _PROMPTS_KEPT:
+                self._done_plain.popitem(last=False)
+        if event.tokens or complete:  # stopped before its first token, it leaves the old text
+            side.now = side.kept = _Text(request, event, "done" if complete else "stopped")
+        self._publish()
+        text = side.now
+        if text is None or self._old(text):
+            return "done" if complete else "stopped"
+        return f"{side.name} text: {_tokens(text.event)}" if complete else f"stopped after {_tokens(text.event)}"
 
-    def _end(self, request: _Request, side: _Side, state: str) -> None:
-        with self._lock:
-            text = side.now
-            if text is None or self._old(text):
-                self._say(state, state, request=request)
-            elif state == "stopped":
-                self._say(state, f"stopped after {_tokens(text.event)}", request=request)
-            else:
-                which = "unsteered text" if side is self._plain else "steered text"
-                self._say(state, f"{which}: {_tokens(text.event)}", request=request)
-
-    def _fail(self, request: _Request, side: _Side, error: BaseException) -> None:
-        with self._lock:
-            if side.now is not None and side.now.state == "writing":
-                side.now = side.kept
-            if isinstance(error, KeyboardInterrupt):
-                self._say("stopped", "interrupted", request=request)
-            else:
-                self._say("failed", error_sentence(error, "The text can't be written:"), request=request)
-
-    def _wanted(self, request: _Request) -> bool:
-        """Whether what this request brings is still to be shown: the unsteered text as long as its prompt is there."""
-        if self.comm is None:
-            return False
-        return request.number == self._asked if any(request.values) else request.prompt == self.prompt
+    def _give_up(self, side: _Side) -> None:
+        if side.now is not None and side.now.state == "writing":
+            side.now = side.kept
+        self._publish()
 
     # what is shown ----------------------------------------------------------------------------------------------------
 
-    def _say(self, state: str, message: str, *, request: _Request | None = None) -> None:
-        with self._lock:
-            if self.comm is None or (request is not None and not self._wanted(request)):
-                return
-            with self.hold_sync():
-                self._publish()
-                self.status = {"state": state, "message": message}
-
     def _publish(self) -> None:
         if self.comm is not None:
-            self.shown = self._picture()
+            self.shown = self._shown()
+
+    def _present(self, side: _Side) -> Steered | None:
+        with self._lock:
+            return None if side.now is None or self._old(side.now) else side.now.event
 
     def _old(self, text: _Text) -> bool:
         """Whether the text belongs to another prompt, or to other strengths, than are set now."""
-        return text.prompt != self.prompt or (any(text.values) and text.values != tuple(self.values))
+        prompt, values = text.request.prompt, text.request.values
+        return prompt != self.prompt or (any(values) and values != tuple(self.values))
 
-    def _picture(self) -> dict[str, Any]:
+    def _shown(self) -> dict[str, object]:
         """Both texts in words and shares, all of it fit for JSON.
 
         prompt: the one they go on from.  parted: the first token in which they differ, or None.  scale: nats at the
@@ -418,7 +347,7 @@ class SteeringView(View):
             other settings), of (label, strength and typical of each that is not 0), note, loss (in words), share (of the
             bar), gap (to the unsteered loss, in words).
         """
-        plain, pushed = self._plain.now, self._pushed.now
+        plain, pushed = self._unsteered.now, self._steered.now
         both = [text for text in (plain, pushed) if text is not None]
         losses = [_loss(text) for text in both]
         finite = [loss for loss in losses if loss is not None and math.isfinite(loss)]
@@ -426,16 +355,16 @@ class SteeringView(View):
         base = _loss(plain)
         latest = (pushed if pushed is not None and not self._old(pushed) else None) or plain or pushed
         return {
-            "prompt": self.prompt if latest is None else latest.prompt,
+            "prompt": self.prompt if latest is None else latest.request.prompt,
             "unsteered": self._side_of(plain, scale, None),
             "steered": self._side_of(
-                pushed, scale, base if pushed and plain and pushed.prompt == plain.prompt else None
+                pushed, scale, base if pushed and plain and pushed.request.prompt == plain.request.prompt else None
             ),
             "parted": _parted(plain, pushed),
             "scale": scale,
         }
 
-    def _side_of(self, text: _Text | None, scale: float, base: float | None) -> dict[str, Any] | None:
+    def _side_of(self, text: _Text | None, scale: float, base: float | None) -> dict[str, object] | None:
         if text is None:
             return None
         loss = _loss(text)
@@ -449,7 +378,7 @@ class SteeringView(View):
             "old": self._old(text),
             "of": [
                 [each.label, value, each.typical]
-                for each, value in zip(self._directions, text.values, strict=True)
+                for each, value in zip(self._directions, text.request.values, strict=True)
                 if value
             ],
             "note": _note(text.event),
@@ -461,9 +390,9 @@ class SteeringView(View):
     def _by_key(self, values: Iterable[float]) -> dict[Key, float]:
         return {each.key: value for each, value in zip(self._directions, values, strict=True)}
 
-    def _export_state(self) -> dict[str, Any]:
+    def _export_state(self) -> dict[str, object]:
         with self._lock:  # of one moment, while the worker writes on
-            return {**super()._export_state(), "shown": self._picture()}
+            return {**super()._export_state(), "shown": self._shown()}
 
     def _describe(self) -> str:
         pushed = {key: value for key, value in self.strengths.items() if value}
@@ -473,12 +402,12 @@ class SteeringView(View):
     def _said(self) -> list[tuple[str, str, _Text]]:
         """For each text its heading and its loss, in words."""
         said = []
-        for name, text in (("unsteered", self._plain.now), ("steered", self._pushed.now)):
+        for name, text in ((side.name, side.now) for side in (self._unsteered, self._steered)):
             if text is None:
                 continue
             of = ", ".join(
                 f"{each.label} {strength_words(value)}"
-                for each, value in zip(self._directions, text.values, strict=True)
+                for each, value in zip(self._directions, text.request.values, strict=True)
                 if value
             )
             far = {"writing": "not finished", "stopped": "stopped", "done": ""}[text.state]
@@ -488,16 +417,20 @@ class SteeringView(View):
             )
         return said
 
+    def _texts_said(self) -> tuple[list[tuple[str, str, _Text]], str, int | None]:
+        """`_said`, the prompt, and where the two texts part."""
+        return self._said(), str(self._shown()["prompt"]), _parted(self._unsteered.now, self._steered.now)
+
     def _table(self) -> pd.DataFrame:
         """A row for each token of both texts: the text it belongs to, its place in it, the text's mean loss in nats per
         token, and the strength of each direction."""
         import pandas as pd
 
         with self._lock:
-            texts = [("unsteered", self._plain.now), ("steered", self._pushed.now)]
+            texts = [(side.name, side.now) for side in (self._unsteered, self._steered)]
         rows = [
             {"text": name, "position": i, "token": token, "mean_loss": text.event.mean_loss}
-            | {each.label: value for each, value in zip(self._directions, text.values, strict=True)}
+            | {each.label: value for each, value in zip(self._directions, text.request.values, strict=True)}
             for name, text in texts
             if text is not None
             for i, token in enumerate(text.event.tokens)
@@ -507,7 +440,7 @@ class SteeringView(View):
 
     def _image(self) -> Picture:
         with self._lock:
-            said, prompt, parted = self._said(), self._picture()["prompt"], _parted(self._plain.now, self._pushed.now)
+            said, prompt, parted = self._texts_said()
         page = Page(description=self._title).heading(self._title).note(f"After {shorten(prompt, 400)!r}")
         for name, words, text in said:
             page.paragraph(name, bold=True, gap=2.0)
@@ -526,7 +459,7 @@ class SteeringView(View):
 
     def _static_text(self) -> str:
         with self._lock:
-            said, prompt = self._said(), self._picture()["prompt"]
+            said, prompt = self._said(), str(self._shown()["prompt"])
         lines = [f"After {shorten(prompt, 200)!r}:"]
         for name, words, text in said:
             lines += [f"{name}{' (' + words + ')' if words else ''}", f"  {shorten(''.join(text.event.tokens), 600)!r}"]
@@ -534,7 +467,7 @@ class SteeringView(View):
 
     def _static_html(self) -> str:
         with self._lock:
-            said, prompt, parted = self._said(), self._picture()["prompt"], _parted(self._plain.now, self._pushed.now)
+            said, prompt, parted = self._texts_said()
 
         def safe(text: str, characters: int) -> str:
             return html.escape(visible(shorten(text, characters)))
@@ -559,7 +492,7 @@ def strength_words(value: float) -> str:
     return f"{value:+.10g}".replace("-", "−") if value else "0"
 
 
-def _directions(features: Any, limit: Any) -> list[_Direction]:
+def _directions(features: Iterable[object], limit: float) -> list[_Direction]:
     if not _number(limit) or limit <= 0:
         raise BadInput(f"limit={limit!r} gives a slider no room; give how many highest activations it goes, such as 2.")
     try:
@@ -592,22 +525,22 @@ def _directions(features: Any, limit: Any) -> list[_Direction]:
     return found
 
 
-def _key(value: Any) -> Key:
+def _key(value: object) -> Key:
     if isinstance(value, str) and value:
         return value
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, SupportsIndex):
             raise TypeError
         return operator.index(value)
     except TypeError:
         raise BadInput(f"{value!r} is no key of a feature; give a number or a name.") from None
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _strength(value: Any, of: _Direction) -> float:
+def _strength(value: object, of: _Direction) -> float:
     if not _number(value) or abs(value) > of.high:
         raise Refused(
             f"A strength of {value!r} is out of range for feature {of.key!r}; give one from {-of.high:g} to {of.high:g}, "
@@ -616,7 +549,7 @@ def _strength(value: Any, of: _Direction) -> float:
     return float(value) + 0.0  # -0.0 is 0
 
 
-def _checked(event: Any) -> Steered:
+def _checked(event: Steered) -> Steered:
     """The event as a Steered, from anything that has its fields."""
     if not all(hasattr(event, name) for name in ("tokens", "mean_loss", "done")):
         raise BadInput(f"run yielded a {type(event).__name__} where a labkit.sae.Steered is needed.")
@@ -665,7 +598,7 @@ def _scale(most: float) -> float:
 
 def _parted(plain: _Text | None, pushed: _Text | None) -> int | None:
     """The first token in which two continuations of one prompt differ; None while they don't."""
-    if plain is None or pushed is None or plain.prompt != pushed.prompt:
+    if plain is None or pushed is None or plain.request.prompt != pushed.request.prompt:
         return None
     a, b = plain.event.tokens, pushed.event.tokens
     for i, (one, other) in enumerate(zip(a, b, strict=False)):
