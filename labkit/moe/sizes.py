@@ -199,7 +199,7 @@ def _costs(what: Any, tokens: int) -> Costs:
 
 
 def _skeleton(what: Any) -> Any:
-    _, config = counting.resolve(what)
+    _, config = counting.named_config(what)
     return counting.skeleton(config)
 
 

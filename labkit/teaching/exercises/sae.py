@@ -306,7 +306,7 @@ def _unexplained_mean_of_token(x: torch.Tensor, reconstruction: torch.Tensor) ->
 
 
 def density(indices: torch.Tensor, n_features: int) -> torch.Tensor:
-    """indices: (T, n), -1 where there is none. Returns (n_features,): the fraction of tokens."""
+    """indices: (T, n), -1 where there is none. Returns (n_features,): fractions of tokens."""
     there = indices[indices >= 0]  # -1 says that there is none
     return torch.bincount(there, minlength=n_features) / len(indices)
 
