@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
@@ -29,6 +29,9 @@ from labkit.generation.record import FinishReason, Generation, Sampling
 from labkit.models.tokens import token_strings
 from labkit.trace import running
 from labkit.trace.input import Encoded, check_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 COLDEST, HOTTEST = 1e-3, 100.0  # colder, the divided scores overflow; greedy is what is meant
 
@@ -97,8 +100,8 @@ def settings(
 
 
 def decode(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Encoded],
     how: Decoding,
     *,
@@ -165,13 +168,13 @@ def decode(
         raise
 
 
-def check_prompt(model: Any, prompt: Encoded) -> None:
+def check_prompt(model: PreTrainedModel, prompt: Encoded) -> None:
     """Raise BadInput when the model has no token of the prompt's, or no room for another."""
     check_length(prompt, running.room(model))
     running.checked_ids(model, prompt.ids)
 
 
-def next_logits(model: Any, prompt: Encoded) -> torch.Tensor:
+def next_logits(model: PreTrainedModel, prompt: Encoded) -> torch.Tensor:
     """(vocabulary,) float32 on the CPU: the model's scores for the token after the prompt."""
     check_prompt(model, prompt)
     return running.forward(model, [prompt.ids], logits="last").all_logits[0].float().cpu()
@@ -250,8 +253,8 @@ class _Recorder(StoppingCriteria):
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[Encoded],
         how: Decoding,
         rooms: Sequence[int],
@@ -291,7 +294,7 @@ class _Recorder(StoppingCriteria):
             chain.append(_Last(self))
         return LogitsProcessorList(chain)
 
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: object, **kwargs: object) -> torch.Tensor:
         """Record the token just chosen; True for each row that is to stop here."""
         own = self.own
         assert own is not None
@@ -398,13 +401,13 @@ class _Recorder(StoppingCriteria):
         return token_strings(self.tokenizer, ids, memo=self.memo)
 
 
-def _end_ids(model: Any) -> list[int]:
+def _end_ids(model: PreTrainedModel) -> list[int]:
     end = model.generation_config.eos_token_id if model.generation_config is not None else None
     end = end if end is not None else getattr(model.config, "eos_token_id", None)
     return [] if end is None else [int(e) for e in (end if isinstance(end, list | tuple) else [end])]
 
 
-def _neutral_config(model: Any, how: Decoding, room: int) -> GenerationConfig:
+def _neutral_config(model: PreTrainedModel, how: Decoding, room: int) -> GenerationConfig:
     """A configuration that filters nothing: the filters come from `_Recorder.processors`, so that the model's own scores
     are seen before any of them. What is None here stays None (`running.generate`)."""
     filters = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
@@ -461,14 +464,14 @@ def _nan_error(step: int) -> Unavailable:
     )
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _require(condition: bool, name: str, value: Any, wanted: str) -> None:
+def _require(condition: bool, name: str, value: object, wanted: str) -> None:
     if not condition:
         raise BadInput(f"{name}={value!r} can't be used; it is to be {wanted}.")

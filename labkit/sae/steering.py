@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -204,7 +204,7 @@ def _written(
 ) -> tuple[list[Generation], np.ndarray]:
     """Continuations under edits, and the loss that the model without them gives to each; NaN for one without a token."""
     with lab.edit(*edits):
-        made = lab.generate(list(prompts), max_new_tokens=tokens, chat=chat, alternatives=1)
+        made = lab.generate(cast("list[str]", list(prompts)), max_new_tokens=tokens, chat=chat, alternatives=1)
     return made, np.array([_loss(lab, each) for each in made])
 
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 Message: TypeAlias = Mapping[str, object]
 Ids: TypeAlias = "Sequence[int] | torch.Tensor | np.ndarray[tuple[int, ...], np.dtype[np.integer]]"
+Text: TypeAlias = "str | Sequence[Message] | Ids | Mapping[str, object] | Continued"  # one thing to run, of any form
 One: TypeAlias = "str | list[int] | tuple[int, ...] | Sequence[Message] | Continued"
 Many: TypeAlias = (
-    "list[str] | tuple[str, ...] | list[object] | list[list[int]] | list[list[dict[str, str]]] | Sequence[list[Message]]"
+    "list[str] | tuple[str, ...] | list[list[int]] | list[list[dict[str, str]]] | Sequence[list[Message]]"
     " | Sequence[Continued]"
 )
 Given: TypeAlias = str | list[dict[str, object]] | list[int]
