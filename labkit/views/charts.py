@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from labkit.errors import BadInput
 from labkit.views.chart import Chart
-from labkit.views.template import INK, OKABE_ITO, template
+from labkit.views.template import INK, OKABE_ITO, escaped, template
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +80,7 @@ def memory(models: Sequence[Memory] | Memory, *, free_bytes: int | None = None, 
     figure.update_layout(
         template=template(),
         barmode="stack",
-        title=_escaped(title) if title else _sentence(rows, free_bytes),
+        title=escaped(title) if title else _sentence(rows, free_bytes),
         height=150 + 30 * len(rows),
         xaxis={"title": f"GiB{' (logarithmic)' if logarithmic else ''}", **axis},
         yaxis={"showgrid": logarithmic},
@@ -101,7 +101,7 @@ def _labels(rows: Sequence[Memory]) -> list[str]:
     labels = [f"{m.name} · {m.dtype}" for m in rows]
     if len(set(labels)) < len(rows):
         labels = [f"{label} · {m.tokens:,} × {m.batch}" for label, m in zip(labels, rows, strict=True)]
-    return [_escaped(f"{label}{' ' * labels[:i].count(label)}") for i, label in enumerate(labels)]
+    return [escaped(f"{label}{' ' * labels[:i].count(label)}") for i, label in enumerate(labels)]
 
 
 def _sentence(rows: Sequence[Memory], free_bytes: int | None) -> str:
@@ -116,11 +116,6 @@ def _sentence(rows: Sequence[Memory], free_bytes: int | None) -> str:
 def _hover(m: Memory) -> str:
     cache = f"{m.kv_cache_bytes / GIB:.3g} GiB" if m.kv_cache_bytes is not None else "not known"
     return (
-        f"<b>{_escaped(m.name)}</b><br>{m.parameters:,} parameters<br>weights {m.weight_bytes / GIB:.3g} GiB in {m.dtype}"
+        f"<b>{escaped(m.name)}</b><br>{m.parameters:,} parameters<br>weights {m.weight_bytes / GIB:.3g} GiB in {m.dtype}"
         f"<br>KV cache {cache} for {m.tokens:,} tokens"
     )
-
-
-def _escaped(text: str) -> str:
-    """plotly reads a little HTML in titles, labels and hover texts."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

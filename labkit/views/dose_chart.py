@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labkit.errors import BadInput
 from labkit.results import as_table
 from labkit.views.chart import Chart
-from labkit.views.template import INK, OKABE_ITO, template
+from labkit.views.template import GREY, INK, OKABE_ITO, Row, escaped, interval_reach, template, titled
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 NUMBERS = ("strength", "share", "low", "high", "loss", "loss_low", "loss_high", "broken")
 COLUMNS = ("direction", *NUMBERS, "example")
@@ -23,7 +25,6 @@ UNSTEERED = "cross"  # the symbol of strength 0
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "triangle-down")
 DASHES = ("solid", "dash", "dashdot", "longdash", "longdashdot")
 BESIDE = "random"  # what is nobody's choice is drawn grey and dotted
-GREY = "#8a8a8a"
 SIZE, RING = 9, 17  # pixels
 MOST_TICKS = 12  # strengths written out
 LONGEST_NAME = 32  # characters of a direction or of the concept
@@ -164,7 +165,7 @@ def doses(table: pd.DataFrame, *, concept: str = "the concept", title: str | Non
         )
     ticks = {"tickvals": strengths, "ticktext": [_plain(s) for s in strengths]} if len(strengths) <= MOST_TICKS else {}
     figure.update_xaxes(range=[strengths[0] - span, strengths[-1] + span], zeroline=False, showgrid=False, **ticks)
-    figure.update_xaxes(title=_titled("strength of the push along the direction"), row=LOSS, col=1)
+    figure.update_xaxes(title=titled("strength of the push along the direction"), row=LOSS, col=1)
     figure.update_yaxes(
         range=[-5, 105],
         tickvals=[0, 25, 50, 75, 100],
@@ -199,7 +200,7 @@ def doses(table: pd.DataFrame, *, concept: str = "the concept", title: str | Non
     return Chart(figure, as_table(table))
 
 
-def _checked(table: Any) -> list[dict[str, Any]]:
+def _checked(table: pd.DataFrame) -> list[Row]:
     """The rows, with plain numbers; what is no finite number is NaN."""
     if not set(COLUMNS) <= set(getattr(table, "columns", ())) or not len(table):
         raise BadInput("There is nothing to draw; give the DataFrame that lk.sae.dose returned.")
@@ -215,7 +216,7 @@ def _checked(table: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _number(value: Any, column: str) -> float:
+def _number(value: object, column: str) -> float:
     import pandas as pd
 
     try:
@@ -225,7 +226,7 @@ def _number(value: Any, column: str) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _unsteered(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _unsteered(rows: list[Row]) -> Row | None:
     """The one row that stands for strength 0, where all directions that have it say the same."""
     found = [row for row in rows if row["strength"] == 0]
     same = {tuple(repr(row[name]) for name in NUMBERS[1:]) for row in found}
@@ -258,8 +259,8 @@ def _looks(names: list[str]) -> dict[str, tuple[str, str, str]]:
 
 
 def _points(
-    rows: list[dict[str, Any]], column: str, beside: float, colour: str, symbol: str, *, name: str, group: str
-) -> Any:
+    rows: list[Row], column: str, beside: float, colour: str, symbol: str, *, name: str, group: str
+) -> go.Scatter:
     import plotly.graph_objects as go
 
     low, high = ("low", "high") if column == "share" else ("loss_low", "loss_high")
@@ -268,8 +269,8 @@ def _points(
         x=[row["strength"] + beside for row in rows],
         y=at,
         error_y={
-            "array": [_reach(_scaled(row[high], column), y) for row, y in zip(rows, at, strict=True)],
-            "arrayminus": [_reach(y, _scaled(row[low], column)) for row, y in zip(rows, at, strict=True)],
+            "array": [interval_reach(_scaled(row[high], column), y) for row, y in zip(rows, at, strict=True)],
+            "arrayminus": [interval_reach(y, _scaled(row[low], column)) for row, y in zip(rows, at, strict=True)],
             "color": colour,
             "thickness": 1.5,
             "width": 0,
@@ -285,7 +286,7 @@ def _points(
     )
 
 
-def _rings(rows: list[dict[str, Any]], column: str, beside: float, group: str) -> Any:
+def _rings(rows: list[Row], column: str, beside: float, group: str) -> go.Scatter:
     """Around the points of strengths at which continuations broke."""
     import plotly.graph_objects as go
 
@@ -302,7 +303,7 @@ def _rings(rows: list[dict[str, Any]], column: str, beside: float, group: str) -
     )
 
 
-def _hover(row: dict[str, Any], name: str) -> str:
+def _hover(row: Row, name: str) -> str:
     without = row["strength"] == 0
     lines = [f"<b>{name}</b>" + ("" if without else f", strength {_plain(row['strength'])}")]
     lines.append(f"concept in {_percent(row['share'])}{_between(row, 'low', 'high', _percent)}")
@@ -316,7 +317,7 @@ def _hover(row: dict[str, Any], name: str) -> str:
     return "<br>".join(lines)
 
 
-def _best(rows: list[dict[str, Any]], zero: dict[str, Any] | None) -> dict[str, Any] | None:
+def _best(rows: list[Row], zero: Row | None) -> Row | None:
     """The row in which steering brings most; of equals that which costs least. None where it brings no more than nothing."""
     steered = [row for row in rows if row["strength"] != 0 and math.isfinite(row["share"])]
     best = min(steered, key=_rank, default=None)
@@ -324,24 +325,24 @@ def _best(rows: list[dict[str, Any]], zero: dict[str, Any] | None) -> dict[str, 
     return best if best and best["share"] > least else None
 
 
-def _rank(row: dict[str, Any]) -> tuple[float, float, float]:
+def _rank(row: Row) -> tuple[float, float, float]:
     return (-row["share"], row["loss"] if math.isfinite(row["loss"]) else math.inf, abs(row["strength"]))
 
 
-def _rival(rows: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, Any] | None:
+def _rival(rows: list[Row], best: Row) -> Row | None:
     """The best row of the other directions."""
     others = [r for r in rows if r["direction"] != best["direction"] and r["strength"] and math.isfinite(r["share"])]
     return min(others, key=_rank, default=None)
 
 
-def _overlap(a: dict[str, Any], b: dict[str, Any]) -> bool | None:
+def _overlap(a: Row, b: Row) -> bool | None:
     """Whether the intervals of two shares overlap; None where one is not known."""
     if not all(math.isfinite(row[end]) for row in (a, b) for end in ("low", "high")):
         return None
     return a["low"] <= b["high"] and b["low"] <= a["high"]
 
 
-def _sentence(rows: list[dict[str, Any]], zero: dict[str, Any] | None, concept: str) -> list[str]:
+def _sentence(rows: list[Row], zero: Row | None, concept: str) -> list[str]:
     """Which direction brings most; below it, what that costs and whether it is more than the best of the others' (or than
     comes by itself). Not yet escaped."""
     steered = [row for row in rows if row["strength"] != 0]
@@ -373,7 +374,7 @@ def _sentence(rows: list[dict[str, Any]], zero: dict[str, Any] | None, concept: 
     return [brings, price]
 
 
-def _notes(rows: list[dict[str, Any]], zero: dict[str, Any] | None, attrs: dict[Any, Any]) -> list[str]:
+def _notes(rows: list[Row], zero: Row | None, attrs: Row) -> list[str]:
     """The numbers behind the sentence, and what the bars are; not yet escaped."""
     notes = []
     best = _best(rows, zero)
@@ -402,12 +403,12 @@ def _notes(rows: list[dict[str, Any]], zero: dict[str, Any] | None, attrs: dict[
     return notes
 
 
-def _base(rows: list[dict[str, Any]], zero: dict[str, Any] | None, row: dict[str, Any]) -> dict[str, Any] | None:
+def _base(rows: list[Row], zero: Row | None, row: Row) -> Row | None:
     """What the loss of a row is held against: strength 0."""
     return zero or next((r for r in rows if r["direction"] == row["direction"] and r["strength"] == 0), None)
 
 
-def _price(row: dict[str, Any], base: dict[str, Any] | None) -> str:
+def _price(row: Row, base: Row | None) -> str:
     if not math.isfinite(row["loss"]):
         return "what it costs is not known"
     if base is None or not math.isfinite(base["loss"]):
@@ -426,11 +427,7 @@ def _scaled(value: float, column: str) -> float:
     return 100 * value if column == "share" else value
 
 
-def _reach(high: float, low: float) -> float:
-    return max(0.0, high - low) if math.isfinite(high - low) else 0.0
-
-
-def _between(row: dict[str, Any], low: str, high: str, written: Any) -> str:
+def _between(row: Row, low: str, high: str, written: Callable[[float], str]) -> str:
     if not math.isfinite(row[low] + row[high]):
         return ""
     return f" ({written(row[low]).removesuffix(NBSP + '%')} to {written(row[high])})"
@@ -457,7 +454,7 @@ def _quoted(name: str) -> str:
 
 
 def _text(name: str) -> str:
-    return _escaped(_shown(name, LONGEST_NAME))
+    return escaped(_shown(name, LONGEST_NAME))
 
 
 def _shown(text: str, longest: int) -> str:
@@ -478,7 +475,7 @@ def _wrapped(text: str, columns: int) -> list[str]:
         if len(evenly := textwrap.wrap(text, width, break_on_hyphens=False)) == fewest:
             lines = evenly
             break
-    return [_escaped(line) for line in lines]
+    return [escaped(line) for line in lines]
 
 
 def _packed(notes: list[str]) -> list[str]:
@@ -490,12 +487,3 @@ def _packed(notes: list[str]) -> list[str]:
         else:
             lines.append(note)
     return [part for line in lines for part in _wrapped(line, NOTE_COLUMNS)]
-
-
-def _titled(text: str) -> dict[str, Any]:
-    return {"text": text, "font": {"size": 13}}
-
-
-def _escaped(text: str) -> str:
-    """plotly reads a little HTML in its texts, and formulas between dollars."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from labkit.errors import BadInput
 from labkit.results import as_table
 from labkit.views.chart import Chart
-from labkit.views.template import INK, OKABE_ITO, template
+from labkit.views.template import INK, OKABE_ITO, Row, escaped, missing, signed, template, token_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ def lens(frame: LogitLens | pd.DataFrame, *, colour: Literal["top", "next"] = "t
     shape = (len(layers), len(positions))
     cells = cells.reindex([(i, p) for i in layers for p in positions])
     probability = cells.top_probability if colour == "top" else np.exp(cells.logprob)
-    texts = ["" if _missing(token) else _escaped(_visible(token)) for token in cells.top_token]
+    texts = ["" if missing(token) else token_text(token) for token in cells.top_token]
     rows = cells.reset_index().to_dict("records")
     hover = [_lens_hover(row) for row in rows]
     labelled = len(positions) <= MOST_LABELLED
@@ -83,13 +83,13 @@ def lens(frame: LogitLens | pd.DataFrame, *, colour: Literal["top", "next"] = "t
     every = max(1, len(positions) // MOST_LABELLED)
     figure.update_layout(
         template=template(),
-        title=_escaped(title) if title else _lens_sentence(frame),
+        title=escaped(title) if title else _lens_sentence(frame),
         height=190 + CELL_HEIGHT * len(layers),
         width=max(520, 230 + CELL_WIDTH * len(positions)) if labelled else None,
         xaxis={
             "title": "token (each column: what is said to follow it)",
             "tickvals": list(range(0, len(positions), every)),
-            "ticktext": [_escaped(_visible(tokens[p])) for p in positions[::every]],
+            "ticktext": [token_text(tokens[p]) for p in positions[::every]],
             "showgrid": False,
         },
         yaxis={
@@ -131,7 +131,7 @@ def attribution(frame: LogitAttribution | pd.DataFrame, *, most: int = 30, title
             orientation="h",
             marker_color=colours,
             customdata=names,
-            text=[_signed(value) for value in values],
+            text=[signed(value) for value in values],
             textposition="outside",
             textfont={"color": INK},
             cliponaxis=False,
@@ -144,7 +144,7 @@ def attribution(frame: LogitAttribution | pd.DataFrame, *, most: int = 30, title
     before = " before the softcap" if frame.attrs.get("softcap") else ""
     figure.update_layout(
         template=template(),
-        title=_escaped(title) if title else _attribution_sentence(frame),
+        title=escaped(title) if title else _attribution_sentence(frame),
         height=150 + 20 * len(names),
         xaxis={
             "title": f"contribution to the {of}{before}",
@@ -176,71 +176,48 @@ def _lens_sentence(frame: LogitLens | pd.DataFrame) -> str:
 
 def _attribution_sentence(frame: LogitAttribution | pd.DataFrame) -> str:
     token, against = frame.attrs.get("token"), frame.attrs.get("against")
-    what = "the token" if token is None else f"“{_escaped(_visible(token))}”"
-    over = "" if against is None else f" over “{_escaped(_visible(against))}”"
+    what = "the token" if token is None else f"“{token_text(token)}”"
+    over = "" if against is None else f" over “{token_text(against)}”"
     rows = sorted(frame.to_dict("records"), key=lambda row: row["contribution"])
     if not rows:
         return "No part of the model was given"
     best, worst = rows[-1], rows[0]
-    sentence = f"Most for {what}{over}: {_part(best)} ({_signed(best['contribution'])})"
+    sentence = f"Most for {what}{over}: {_part(best)} ({signed(best['contribution'])})"
     if worst["contribution"] < 0:
-        sentence += f"; most against: {_part(worst)} ({_signed(worst['contribution'])})"
+        sentence += f"; most against: {_part(worst)} ({signed(worst['contribution'])})"
     return sentence
 
 
-def _part(row: dict[str, Any]) -> str:
+def _part(row: Row) -> str:
     names = {
         "mlp": "MLP",
         "attention_bias": "attention bias",
         "norm_bias": "final norm's bias",
         "unembedding_bias": "unembedding's bias",
     }
-    name = _escaped(names.get(row["component"], str(row["component"])))
-    if _missing(row["layer"]):
+    name = escaped(names.get(row["component"], str(row["component"])))
+    if missing(row["layer"]):
         return name
-    if _missing(row["head"]):
+    if missing(row["head"]):
         return f"layer {row['layer']}" if name == "layer" else f"layer {row['layer']} {name}"
     return f"layer {row['layer']} head {row['head']}"
 
 
-def _lens_hover(row: dict[str, Any]) -> str:
-    if _missing(row["token"]):
+def _lens_hover(row: Row) -> str:
+    if missing(row["token"]):
         return ""
-    lines = [f"position {row['position']}, after “{_escaped(_visible(row['token']))}”, {row['layer']} layers passed"]
-    if _missing(row["top_token"]):
+    lines = [f"position {row['position']}, after “{token_text(row['token'])}”, {row['layer']} layers passed"]
+    if missing(row["top_token"]):
         return "<br>".join([*lines, "its logits are no numbers"])
-    several = not _missing(row.get("top_tokens"))
+    several = not missing(row.get("top_tokens"))
     tokens = row["top_tokens"] if several else (row["top_token"],)
     probabilities = row["top_probabilities"] if several else (row["top_probability"],)
-    lines += [f"<b>{_escaped(_visible(t))}</b> {p:.4f}" for t, p in zip(tokens, probabilities, strict=True)]
-    if not _missing(row["next_token"]) and not _missing(row["rank"]):
-        lines.append(
-            f"really next: “{_escaped(_visible(row['next_token']))}”, rank {row['rank']}, {row['logprob']:.3f} nats"
-        )
+    lines += [f"<b>{token_text(t)}</b> {p:.4f}" for t, p in zip(tokens, probabilities, strict=True)]
+    if not missing(row["next_token"]) and not missing(row["rank"]):
+        lines.append(f"really next: “{token_text(row['next_token'])}”, rank {row['rank']}, {row['logprob']:.3f} nats")
     return "<br>".join([*lines, f"KL from the output {row['kl']:.3f} nats"])
 
 
-def _check(frame: Any, columns: tuple[str, ...], source: str) -> None:
+def _check(frame: object, columns: tuple[str, ...], source: str) -> None:
     if not set(columns) <= set(getattr(frame, "columns", ())) or not len(frame):
         raise BadInput(f"There is nothing to draw; give what {source} returned.")
-
-
-def _missing(value: Any) -> bool:
-    import pandas as pd
-
-    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
-
-
-def _visible(token: str) -> str:
-    """A token with its spaces and line breaks as signs; whole labels of spaces would look like nothing."""
-    return token.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
-
-
-def _escaped(text: str) -> str:
-    """plotly reads a little HTML in its texts, and formulas between dollars."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return text.replace("$", "&#36;")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labkit.errors import BadInput
 from labkit.results import as_table
 from labkit.views.chart import Chart
-from labkit.views.template import OKABE_ITO, template
+from labkit.views.template import DIVERGING, Row, escaped, template, token_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.trace.patching import Patching
 
-# blue against orange-red is told apart with any common colour vision; the middle, at zero, is nearly white
-DIVERGING = ((0.0, OKABE_ITO[0]), (0.5, "#f7f7f7"), (1.0, OKABE_ITO[5]))
 WRITTEN_OUT = 60  # tokens along the axis; in a longer text every n-th
 LONGEST = 24  # characters of a token
 WHAT = {
@@ -74,7 +72,7 @@ def patching(frame: Patching | pd.DataFrame, title: str | None = None) -> Chart:
     every_layer = math.ceil(len(layers) / 40)
     figure.update_layout(
         template=template(),
-        title=_escaped(title) if title is not None else _sentence(rows, at, names, frame.attrs),
+        title=escaped(title) if title is not None else _sentence(rows, at, names, frame.attrs),
         width=min(1100, 230 + max(370, 34 * len(columns))),
         margin={"t": 80},
         height=min(900, 190 + max(230, 22 * len(layers))),
@@ -97,37 +95,26 @@ def patching(frame: Patching | pd.DataFrame, title: str | None = None) -> Chart:
     return Chart(figure, as_table(frame))
 
 
-def _number(cell: dict[Any, Any] | None) -> float | None:
+def _number(cell: Row | None) -> float | None:
     return None if cell is None or not math.isfinite(cell["effect"]) else float(cell["effect"])
 
 
-def _name(row: dict[Any, Any], across: str) -> str:
+def _name(row: Row, across: str) -> str:
     """How a column is called: 3 for a head, the two texts' tokens for a position."""
     if across == "head":
         return str(row["head"])
-    clean, corrupted = _visible(row["token"]), _visible(row["corrupted_token"])
+    clean, corrupted = token_text(row["token"]), token_text(row["corrupted_token"])
     return f"{row['position']} {clean}" if clean == corrupted else f"{row['position']} {clean} | {corrupted}"
 
 
-def _visible(token: str) -> str:
-    """A token as escaped text, in which spaces and line breaks can be seen."""
-    text = token if len(token) <= LONGEST else token[: LONGEST - 1] + "…"
-    return _escaped("".join({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "↵"}.get(c, c) for c in text))
-
-
-def _escaped(text: str) -> str:
-    """plotly reads a little HTML in titles, labels and hover texts."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _hover(cell: dict[Any, Any] | None, at: str, name: str) -> str:
+def _hover(cell: Row | None, at: str, name: str) -> str:
     if cell is None:
         return ""
     kind = "head" if at == "head" else "token"
     return f"layer {cell['layer']}, {kind} {name}<br>effect {cell['effect']:.4f}<br>metric {cell['value']:.5g}"
 
 
-def _sentence(rows: list[dict[Any, Any]], at: str, names: dict[Any, str], facts: dict[Any, Any]) -> str:
+def _sentence(rows: list[Row], at: str, names: dict[int, str], facts: Row) -> str:
     finite = [r for r in rows if math.isfinite(r["effect"])]
     note = f" (interrupted after {len(rows)} of {facts['runs']} runs)" if facts.get("interrupted") else ""
     if not finite:

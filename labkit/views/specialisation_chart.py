@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeGuard
 
 from labkit.errors import BadInput
 from labkit.results import as_table
 from labkit.views.chart import Chart
-from labkit.views.template import INK, OKABE_ITO, template
+from labkit.views.template import (
+    DIVERGING,
+    GREY,
+    INK,
+    OKABE_ITO,
+    Row,
+    below_title,
+    escaped,
+    interval_reach,
+    signed,
+    template,
+    titled,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from labkit.moe import PruningDamage, Specialisation
 
-# blue against orange-red is told apart with any common colour vision; the middle, at the uniform share, is nearly white
-DIVERGING = ((0.0, OKABE_ITO[0]), (0.5, "#f7f7f7"), (1.0, OKABE_ITO[5]))
 SPECIALISATION_COLUMNS = ("layer", "kind", "expert", "share", "uniform", "low", "high")
 DAMAGE_COLUMNS = ("by", "keep", "kind", "loss_change", "low", "high")
 LEVELS = ("untrained_high", "untrained", "uniform")  # what a share is held against unless told, the first that is there
@@ -144,7 +155,7 @@ def specialisation(
         )
         figure.update_yaxes(
             tickvals=list(range(len(kinds))),
-            ticktext=[_escaped(str(kind)) for kind in kinds],
+            ticktext=[escaped(str(kind)) for kind in kinds],
             autorange="reversed",
             showgrid=False,
             zeroline=False,
@@ -152,13 +163,13 @@ def specialisation(
             col=1,
         )
     figure.update_xaxes(
-        title={**_titled("expert, by the kind it is chosen for most"), "standoff": 6}, row=len(layers), col=1
+        title={**titled("expert, by the kind it is chosen for most"), "standoff": 6}, row=len(layers), col=1
     )
     ticks = list(range(-int(reach), int(reach) + 1))
     height = TOP + BOTTOM - 10 + len(layers) * (ROW * len(kinds) + 46)
     figure.update_layout(
         template=template(),
-        title=_escaped(title) if title else _specialisation_sentence(cells, by_chance, level, every_layer, layers),
+        title=escaped(title) if title else _specialisation_sentence(cells, by_chance, level, every_layer, layers),
         font={"color": DARK_INK},
         paper_bgcolor=PAPER,
         plot_bgcolor=PAPER,
@@ -169,7 +180,7 @@ def specialisation(
             "cmin": -reach,
             "cmax": reach,
             "colorbar": {
-                "title": _titled("share over<br>uniform"),
+                "title": titled("share over<br>uniform"),
                 "tickvals": ticks,
                 "ticktext": [_times(tick) for tick in ticks],
                 "thickness": 14,
@@ -208,7 +219,7 @@ def damage(frame: PruningDamage | pd.DataFrame, *, title: str | None = None) -> 
         rows=down,
         cols=across,
         shared_yaxes="all",
-        subplot_titles=["all kinds" if kind == ALL else _escaped(str(kind)) for kind in kinds]
+        subplot_titles=["all kinds" if kind == ALL else escaped(str(kind)) for kind in kinds]
         if len(kinds) > 1
         else None,
         horizontal_spacing=0.04,
@@ -224,7 +235,7 @@ def damage(frame: PruningDamage | pd.DataFrame, *, title: str | None = None) -> 
             keep, change = line.keep.tolist(), line.loss_change.astype(float).tolist()
             low, high = line.low.astype(float).tolist(), line.high.astype(float).tolist()
             colour = colours[way]
-            name = _escaped(str(way))
+            name = escaped(str(way))
             known = [i for i in range(len(keep)) if math.isfinite(low[i]) and math.isfinite(high[i])]
             if len(known) > 1:
                 figure.add_trace(
@@ -241,7 +252,14 @@ def damage(frame: PruningDamage | pd.DataFrame, *, title: str | None = None) -> 
                     ),
                     **place,
                 )
-            bars = None if len(known) > 1 else {"array": _reach(high, change), "arrayminus": _reach(change, low)}
+            bars = (
+                None
+                if len(known) > 1
+                else {
+                    "array": [interval_reach(a, b) for a, b in zip(high, change, strict=True)],
+                    "arrayminus": [interval_reach(a, b) for a, b in zip(change, low, strict=True)],
+                }
+            )
             figure.add_trace(
                 go.Scatter(
                     x=keep,
@@ -254,8 +272,8 @@ def damage(frame: PruningDamage | pd.DataFrame, *, title: str | None = None) -> 
                     line={"color": colour, "width": 2, "dash": "dot" if way in BESIDE else "solid"},
                     marker={"size": 6, "symbol": _SYMBOLS[ways.index(way) % len(_SYMBOLS)]},
                     customdata=[
-                        f"{_escaped(str(kind))}, {k} experts kept by {name}<br>{_signed(c, 4)} nats a token "
-                        f"({_signed(a, 4)} to {_signed(b, 4)})"
+                        f"{escaped(str(kind))}, {k} experts kept by {name}<br>{signed(c, 4)} nats a token "
+                        f"({signed(a, 4)} to {signed(b, 4)})"
                         for k, c, a, b in zip(keep, change, low, high, strict=True)
                     ],
                     hovertemplate="%{customdata}<extra></extra>",
@@ -265,12 +283,12 @@ def damage(frame: PruningDamage | pd.DataFrame, *, title: str | None = None) -> 
         figure.update_xaxes(tickvals=sorted(int(k) for k in frame.keep.unique()), showgrid=False, **place)
         figure.update_yaxes(zeroline=True, zerolinecolor=INK, **place)
         if place["row"] == down or at + across >= len(kinds):
-            figure.update_xaxes(title=_titled("experts kept in each layer"), **place)
+            figure.update_xaxes(title=titled("experts kept in each layer"), **place)
         if place["col"] == 1:
-            figure.update_yaxes(title=_titled("change of the loss, nats a token"), **place)
+            figure.update_yaxes(title=titled("change of the loss, nats a token"), **place)
     figure.update_layout(
         template=template(),
-        title=_escaped(title) if title else _damage_sentence(frame) + _bands_told(frame),
+        title=escaped(title) if title else _damage_sentence(frame) + _bands_told(frame),
         height=210 + 290 * down,
         margin={"t": 140, "b": 100},
         legend={**_BELOW, "title": {"text": "kept by ", "font": {"size": 13}}},
@@ -281,7 +299,7 @@ def damage(frame: PruningDamage | pd.DataFrame, *, title: str | None = None) -> 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
 
 
-def _beyond(frame: pd.DataFrame, level: str) -> Any:
+def _beyond(frame: pd.DataFrame, level: str) -> np.ndarray:
     """Cells whose whole interval lies beyond the level, or below what untrained routers give at least."""
     above = (frame.low > frame[level]).to_numpy(bool)
     if level.startswith("untrained") and "untrained_low" in frame:
@@ -289,14 +307,14 @@ def _beyond(frame: pd.DataFrame, level: str) -> Any:
     return above | (frame.high < frame[level]).to_numpy(bool) if level == "uniform" else above
 
 
-def _table(part: pd.DataFrame, name: str, kinds: list[Any]) -> Any:
+def _table(part: pd.DataFrame, name: str, kinds: list[str]) -> np.ndarray:
     """(kinds, experts) of a column; of "hover", what is said of each cell."""
     if name == "hover":
         part = part.assign(hover=[_specialisation_hover(row) for row in part.to_dict("records")])
     return part.pivot(index="kind", columns="expert", values=name).reindex(kinds).to_numpy()
 
 
-def _blocks(ratio: Any) -> list[int]:
+def _blocks(ratio: np.ndarray) -> list[int]:
     """Places of the experts by the kind each is strongest in, and within it by how strong."""
     import numpy as np
 
@@ -305,10 +323,10 @@ def _blocks(ratio: Any) -> list[int]:
     return [int(i) for i in np.lexsort((np.arange(len(strength)), -strength, strongest))]
 
 
-def _specialisation_hover(row: dict[str, Any]) -> str:
-    lines = [f"layer {row['layer']}, expert {row['expert']}, {_escaped(str(row['kind']))}"]
+def _specialisation_hover(row: Row) -> str:
+    lines = [f"layer {row['layer']}, expert {row['expert']}, {escaped(str(row['kind']))}"]
     if row.get("note"):
-        lines.append(_escaped(str(row["note"])))
+        lines.append(escaped(str(row["note"])))
     if not math.isfinite(row["share"]):
         return "<br>".join(lines)
     lines.append(f"<b>{row['share']:.4f}</b> of its tokens (95 %: {row['low']:.4f} to {row['high']:.4f})")
@@ -326,7 +344,7 @@ def _specialisation_sentence(
 ) -> str:
     known = cells[cells.share.notna()]
     thinned = f"{len(shown)} of {len(every)} layers are drawn"
-    drawn = "" if len(every) == len(shown) else _below_title(thinned)
+    drawn = "" if len(every) == len(shown) else below_title(thinned)
     if known.empty:
         return f"No kind of text here has enough tokens and documents to say anything{drawn}"
     experts = len(known[["layer", "expert"]].drop_duplicates())
@@ -344,8 +362,8 @@ def _specialisation_sentence(
         ratios: pd.Series[float] = more.share / more.uniform
         best = more.loc[ratios.idxmax()]
         place = f"expert {best.expert}" if len(every) == 1 else f"expert {best.expert} of layer {best.layer}"
-        most = f"most of all {place}: {ratios.max():.1f} times its even share of {_escaped(str(best.kind))}"
-        return sentence + _below_title(f"{most}; {thinned}" if drawn else most)
+        most = f"most of all {place}: {ratios.max():.1f} times its even share of {escaped(str(best.kind))}"
+        return sentence + below_title(f"{most}; {thinned}" if drawn else most)
     return sentence + drawn
 
 
@@ -363,7 +381,7 @@ def _faded_name(level: str) -> str:
         return "faded: can't be told from the uniform share"
     if level.startswith("untrained"):
         return "faded: no more than untrained routers show"
-    return f"faded: not beyond {_escaped(level)}"
+    return f"faded: not beyond {escaped(level)}"
 
 
 def _damage_sentence(frame: PruningDamage | pd.DataFrame) -> str:
@@ -375,7 +393,7 @@ def _damage_sentence(frame: PruningDamage | pd.DataFrame) -> str:
         way = mean.columns[0]
         fewest = int(mean.index.min())
         change = float(mean[way].loc[fewest])
-        return f"Keeping {fewest} experts by {_escaped(str(way))} changes the loss by {_signed(change)} nats a token"
+        return f"Keeping {fewest} experts by {escaped(str(way))} changes the loss by {signed(change)} nats a token"
     apart = mean.max(axis=1) - mean.min(axis=1)
     if not apart.notna().any():
         return "What experts are kept for makes no difference that could be measured"
@@ -386,18 +404,18 @@ def _damage_sentence(frame: PruningDamage | pd.DataFrame) -> str:
     else:
         gone = f"{int(keep)} of {experts} experts kept" if experts else f"{int(keep)} experts kept"
     best, *others = (
-        f"{_signed(float(change))} nats a token when chosen {_chosen_by(way)}"
+        f"{signed(float(change))} nats a token when chosen {_chosen_by(way)}"
         if i == 0
-        else f"{_signed(float(change))} {_chosen_by(way)}"
+        else f"{signed(float(change))} {_chosen_by(way)}"
         for i, (way, change) in enumerate(row.sort_values(kind="stable").items())
     )
     return f"{gone}: {best},<br>{', '.join(others)}"
 
 
-def _chosen_by(way: Any) -> str:
+def _chosen_by(way: object) -> str:
     if way in BESIDE:
         return "at random"
-    return "by measured loss" if way == "measured" else f"by {_escaped(str(way))}"
+    return "by measured loss" if way == "measured" else f"by {escaped(str(way))}"
 
 
 def _bands_told(frame: pd.DataFrame) -> str:
@@ -405,29 +423,17 @@ def _bands_told(frame: pd.DataFrame) -> str:
     if not (frame.low.notna() & frame.high.notna()).any():
         return ""
     draws = "; for random, where a single draw may fall" if frame.by.isin(BESIDE).any() else ""
-    return _below_title(f"bands: 95 %, from resampling the documents{draws}")
+    return below_title(f"bands: 95 %, from resampling the documents{draws}")
 
 
-def _below_title(text: str) -> str:
-    return f"<br><span style='font-size:12px'>{text}</span>"
-
-
-def _colours(ways: list[Any]) -> dict[Any, str]:
+def _colours(ways: list[str]) -> dict[str, str]:
     free = iter(OKABE_ITO * (1 + len(ways) // len(OKABE_ITO)))
-    return {way: "#8a8a8a" if way in BESIDE else next(free) for way in ways}
+    return {way: GREY if way in BESIDE else next(free) for way in ways}
 
 
 def _clear(colour: str) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.18)"
-
-
-def _reach(high: list[float], low: list[float]) -> list[float]:
-    return [max(0.0, a - b) if math.isfinite(a - b) else 0.0 for a, b in zip(high, low, strict=True)]
-
-
-def _titled(text: str) -> dict[str, Any]:
-    return {"text": text, "font": {"size": 13}}
 
 
 def _times(doublings: int) -> str:
@@ -436,18 +442,9 @@ def _times(doublings: int) -> str:
     return f"{2**doublings} ×" if doublings > 0 else f"1/{2**-doublings} ×"
 
 
-def _signed(value: float, digits: int = 2) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def _any(column: Any) -> bool:
+def _any(column: pd.Series[float]) -> bool:
     return bool(column.notna().any())
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _escaped(text: str) -> str:
-    """plotly reads a little HTML in its texts, and formulas between dollars."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")

@@ -1,18 +1,30 @@
-"""The one look of labkit's plotly charts: quiet, readable on light and dark, colours that survive colour blindness."""
+"""The one look of labkit's plotly charts: quiet, readable on light and dark, colours that survive colour blindness; and how
+they write their texts."""
 
 from __future__ import annotations
 
+import math
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Row: TypeAlias = dict[Any, Any]
+"""A row of a table, as `DataFrame.to_dict("records")` gives it: values by the names of the columns."""
 
 # Okabe and Ito (2008): eight colours told apart with any common colour vision; black is left to the text
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 INK = "#7a7a7a"  # a grey that reads on white and on near-black alike: a chart can't ask which theme it is in
 GRID = "rgba(128,128,128,0.25)"
+GREY = "#8a8a8a"  # of what is nobody's choice, such as what was drawn at random
+# blue against orange-red is told apart with any common colour vision; the middle is nearly white
+DIVERGING = ((0.0, OKABE_ITO[0]), (0.5, "#f7f7f7"), (1.0, OKABE_ITO[5]))
+_SIGNS = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
 @cache
-def template() -> Any:
+def template() -> go.layout.Template:
     """The plotly template: no background of its own, so that the notebook's shows through."""
     import plotly.graph_objects as go
 
@@ -31,3 +43,41 @@ def template() -> Any:
             "bargap": 0.35,
         }
     )
+
+
+def escaped(text: str) -> str:
+    """Text as plotly shows it: it reads a little HTML in its texts, and formulas between dollars."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
+
+
+def token_text(token: str, longest: int = 60) -> str:
+    """A token, escaped and not too long, with signs for its spaces and line breaks: labels of spaces look like nothing."""
+    text = token if len(token) <= longest else token[: longest - 1] + "…"
+    return escaped("".join(_SIGNS.get(character, character) for character in text))
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign, a true minus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def titled(text: str) -> dict[str, object]:
+    """An axis' title."""
+    return {"text": text, "font": {"size": 13}}
+
+
+def below_title(text: str) -> str:
+    """A smaller line below a chart's title."""
+    return f"<br><span style='font-size:12px'>{text}</span>"
+
+
+def interval_reach(high: float, low: float) -> float:
+    """How far an interval reaches beyond its point, 0 where that is not known."""
+    return max(0.0, high - low) if math.isfinite(high - low) else 0.0
+
+
+def missing(value: object) -> bool:
+    """Whether a cell of a table holds nothing: None, NA or NaN."""
+    import pandas as pd
+
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))

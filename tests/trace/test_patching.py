@@ -264,7 +264,7 @@ def test_tokens_and_titles_are_text() -> None:
     shown = json.dumps(figure.to_plotly_json(), default=str, ensure_ascii=False)
     assert "<img" not in shown
     assert "<b>" not in shown
-    assert "&lt;img␣src=x&gt; | ↵␣a&amp;b" in figure.layout.xaxis.ticktext[0]
+    assert "&lt;img·src=x&gt; | ↵·a&amp;b" in figure.layout.xaxis.ticktext[0]
 
 
 def test_a_long_text_names_every_nth_token() -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import html
 import math
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import traitlets
@@ -18,8 +17,9 @@ from labkit.errors import BadInput
 from labkit.markup import html_table
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.drawing.page import Page
-from labkit.views.errors import error_sentence
-from labkit.views.latest import Latest
+from labkit.views.kit.job import Job, Run
+from labkit.views.kit.traits import Change, Proposal
+from labkit.views.kit.wire import answers
 from labkit.views.sampling_view.distribution import (
     HIGHEST,
     LOWEST,
@@ -36,6 +36,7 @@ from labkit.views.tokens_view.payload import payload
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
     from labkit.generation.record import Generation
     from labkit.views.drawing.scene import Picture
@@ -48,12 +49,12 @@ _DRAFT_SECONDS = 0.1  # between two pictures of a text under way
 class Sampler(Protocol):
     """What the view is handed: three callables under one name, as a Lab has them."""
 
-    def generate(self, prompt: str, **settings: Any) -> Generation:
+    def generate(self, prompt: str, **settings: object) -> Generation:
         """Called in a worker thread with max_new_tokens, temperature, seed, chat, on_token (takes the Generation so
         far) and stop_event (a threading.Event that asks it to return what it has)."""
         ...
 
-    def next_logits(self, prompt: str, *, chat: bool | None) -> Any:
+    def next_logits(self, prompt: str, *, chat: bool | None) -> torch.Tensor:
         """(vocab,) logits of the token after the prompt."""
         ...
 
@@ -86,7 +87,6 @@ def temperature(
 
 @dataclass(frozen=True)
 class _Sample:
-    number: int
     temperature: float
     seed: int
 
@@ -112,18 +112,28 @@ class TemperatureView(View, TokenTraits):
     current = traitlets.Bytes(b"").tag(sync=True)
     """`distribution.row` at `temperature`, which may lie between the slider's positions."""
     status = traitlets.Dict().tag(sync=True)
-    """state: "waiting", "running", "done", "stopped" or "failed"; message: a sentence; draft: the text so far."""
+    """As `Job` says it, with seed; while it runs, draft: the text so far."""
 
     def __init__(
         self,
         generate: Callable[..., Generation],
         prompt: str,
         *,
-        next_logits: Callable[[str], Any],
+        next_logits: Callable[[str], torch.Tensor | np.ndarray],
         token_text: Callable[[int], str],
         max_new_tokens: int = 24,
         value: float = 0.7,
     ) -> None:
+        self._job: Job[_Sample, tuple[Generation, str]] = Job(
+            self,
+            self._sample,
+            self._drawn,
+            status="status",
+            failed="The sample failed with",
+            facts=lambda _request: {"seed": self._seed},
+            keep_stopped=True,
+            delay_seconds=_DELAY_SECONDS,
+        )
         if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
             raise BadInput(f"max_new_tokens={max_new_tokens!r} gives nothing to see; ask for at least 1.")
         self._generate = generate
@@ -132,10 +142,7 @@ class TemperatureView(View, TokenTraits):
         self._logits = as_logits(next_logits(prompt))
         self._ids = most_probable(self._logits, SHOWN)
         self._seed = 0
-        self._asked = 0
         self.generation: Generation | None = None
-        self._lock = threading.RLock()  # the worker's updates and the slider's are each sent whole
-        self._worker: Latest[_Sample] = Latest(self._sample, delay_seconds=_DELAY_SECONDS)
         super().__init__(
             temperature=_checked(value),
             prompt=clean(prompt),
@@ -146,108 +153,60 @@ class TemperatureView(View, TokenTraits):
             facts={"n": 0, "k": 0, "headline": [], "drawn": "", "empty": "", "running": False, "prompt_tokens": 0},
         )
         self.observe(self._on_temperature, names="temperature")
-        self.on_msg(self._on_message)
         self._ask()
 
     @traitlets.validate("temperature")
-    def _valid_temperature(self, proposal: Any) -> float:
+    def _valid_temperature(self, proposal: Proposal) -> float:
         return _checked(proposal["value"])
 
     def distribution(self) -> np.ndarray:
         """The next token's probabilities at the present temperature, (vocab,) float64."""
         return probabilities(self._logits, self.temperature)
 
+    @answers
     def resample(self) -> None:
         """Draw another sample, with the next seed."""
         self._seed += 1
         self._ask()
 
+    @answers
     def stop(self) -> None:
         """Stop the sample in progress; what it has so far is kept."""
-        if self._worker.stop():  # it never started, so nobody else will say so
-            self._say("stopped", "Stopped before it began.")
+        self._job.stop()
 
-    def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Until the sample is finished; whether that came in time. Interrupting the kernel stops the sample."""
-        return self._worker.wait(timeout_seconds)
-
-    def close(self) -> None:
-        """Stop the worker and take the widget out of the page."""
-        worker = getattr(self, "_worker", None)  # a construction that failed is closed too
-        if worker is not None:
-            worker.close()
-        super().close()
-
-    def _on_temperature(self, change: Any) -> None:
+    def _on_temperature(self, change: Change) -> None:
         with self._lock:
             self.current = row(self._logits, self._ids, change["new"]).tobytes()
         self._ask()
 
-    def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
-        kind = content.get("type") if isinstance(content, dict) else None
-        if kind == "stop":
-            self.stop()
-        elif kind == "resample":
-            self.resample()
-
     def _ask(self) -> None:
-        with self._lock:
-            self._asked += 1
-            request = _Sample(self._asked, self.temperature, self._seed)
-            self._say("waiting")
-        self._worker.submit(request)
+        self._job.ask(_Sample(self.temperature, self._seed))
 
-    def _sample(self, request: _Sample, stop: threading.Event) -> None:
-        """Runs in the worker thread. Whatever the generation does, the view says so and stands."""
-        self._say("running", unless=stop, request=request)
-        draft = _Draft(lambda text: self._say("running", draft=text, unless=stop, request=request))
-        try:
-            generation = self._generate(
-                self._prompt_given,
-                max_new_tokens=self._max_new_tokens,
-                temperature=request.temperature,
-                seed=None if request.temperature == 0 else request.seed,
-                on_token=draft,
-                stop_event=stop,
-            )
-            state = payload(generation, alternatives=5, prompt=False, running=False)
-        except BaseException as error:  # an interrupt too: in this thread there is nobody above to catch it
-            if isinstance(error, KeyboardInterrupt):
-                self._say("stopped", "Interrupted.", request=request)
-            else:
-                self._say("failed", error_sentence(error, "The sample failed with"), request=request)
-            return
-        with self._lock:
-            if not self._current(request):
-                return
-            self.generation = generation
-            seconds = generation.prefill_seconds + generation.decode_seconds  # not what it waited for its turn
-            with self.hold_sync():
-                for name, value in state.items():
-                    setattr(self, name, value)
-                self.version += 1
-                stopped = stop.is_set()
-                message = f"{len(generation.ids)} tokens in {seconds:.1f} s"
-                self._say("stopped" if stopped else "done", f"stopped after {message}" if stopped else message)
+    def _sample(self, request: _Sample, run: Run) -> tuple[Generation, str]:
+        """In the job's thread: the generation, and what is said of it."""
+        generation = self._generate(
+            self._prompt_given,
+            max_new_tokens=self._max_new_tokens,
+            temperature=request.temperature,
+            seed=None if request.temperature == 0 else request.seed,
+            on_token=_Draft(lambda text: self._draft(text, run)),
+            stop_event=run.stop,
+        )
+        seconds = generation.prefill_seconds + generation.decode_seconds  # not what it waited for its turn
+        said = f"{len(generation.ids)} tokens in {seconds:.1f} s"
+        return generation, f"stopped after {said}" if run.stop.is_set() else said
 
-    def _current(self, request: _Sample) -> bool:
-        return self.comm is not None and request.number == self._asked
-
-    def _say(
-        self,
-        state: str,
-        message: str = "",
-        *,
-        draft: str = "",
-        unless: threading.Event | None = None,
-        request: _Sample | None = None,
-    ) -> None:
+    def _draft(self, text: str, run: Run) -> None:
         with self._lock:
-            if self.comm is None or (unless is not None and unless.is_set()):
-                return
-            if request is not None and not self._current(request):
-                return
-            self.status = {"state": state, "message": message, "draft": clean(draft), "seed": self._seed}
+            if run.wanted and not run.stop.is_set():
+                self._job.say("running", draft=clean(text))
+
+    def _drawn(self, _request: _Sample, result: tuple[Generation, str]) -> str:
+        self.generation, said = result
+        for name, value in payload(self.generation, alternatives=5, prompt=False, running=False).items():
+            setattr(self, name, value)
+        self.version += 1
+        return said
 
     def _describe(self) -> str:
         return f"{shorten(visible(self._prompt_given), 60)!r}, temperature={self.temperature:g}"
@@ -327,7 +286,7 @@ class _Draft:
             self._show(generation.text)
 
 
-def _checked(value: Any) -> float:
+def _checked(value: object) -> float:
     number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     if not LOWEST <= number <= HIGHEST:
         raise BadInput(f"A temperature of {value!r} can't be shown; give one from {LOWEST:g} (greedy) to {HIGHEST:g}.")

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from labkit.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
 
 LOWEST, HIGHEST, STEP = 0.0, 2.0, 0.05
 SETTINGS = np.round(np.arange(LOWEST, HIGHEST + STEP / 2, STEP), 2)
 """The 41 positions of the slider."""
 
 
-def as_logits(values: Any) -> np.ndarray:
+def as_logits(values: torch.Tensor | np.ndarray) -> np.ndarray:
     """Logits as (vocab,) float64.
 
     Raises BadInput when they are not one row of numbers: of another shape, holding a NaN or +inf, or no finite one.
     """
-    if hasattr(values, "detach"):
-        values = values.detach().float().cpu()
+    if not isinstance(values, np.ndarray) and hasattr(values, "detach"):
+        values = values.detach().float().cpu().numpy()
     logits = np.asarray(values, dtype=np.float64)
     if logits.ndim != 1 or not len(logits):
         raise BadInput(

@@ -1,28 +1,30 @@
 // The temperature view as a widget: slider, bars, and the sampled text drawn by the token view's reader.
 
-import { appendRuns, decimal, equalChoices, make, makeRoot, percent, thousands, visibleLabel, visibleRuns } from "../kit/common.js";
-import { NO_ANSWER, patience } from "../kit/patience.js";
+import { NO_ANSWER, unlessDropped } from "../kit/ask.js";
+import { appendRuns, decimal, equalChoices, make, percent, thousands, visibleLabel, visibleRuns } from "../kit/common.js";
+import { isBusy } from "../kit/field.js";
+import { mount } from "../kit/mount.js";
 import { createReader, tokenLabel } from "../tokens_view/reader.js";
 import { SLIDER, rowAt, sayTemperature } from "./logic.js";
 
 const FULL_BAR = 100; // per cent of the track
 const DRAFT_CHARACTERS = 80; // of the text under way, its end
 
-function render({ model, el }) {
-  const exported = Boolean(model.get("exported"));
-  const prefix = `lk-${Math.random().toString(36).slice(2, 10)}`;
-  const root = makeRoot("lk-sampling");
+/** @param {{model: import("../kit/ask.js").Model, el: HTMLElement}} widget */
+function render(widget) {
+  const view = mount(widget, "lk-sampling");
+  const { root, exported, get } = view;
 
   const prompt = make("p", "lk-sampling-prompt");
   const quote = make("span", "lk-sampling-text");
   quote.dir = "auto";
-  appendRuns(quote, visibleRuns(model.get("prompt"), { spaces: false }));
+  appendRuns(quote, visibleRuns(get("prompt"), { spaces: false }));
   prompt.append(make("span", "lk-sampling-what", "What comes after"), " ", quote);
 
   const control = make("div", "lk-sampling-control");
   const label = make("label", "", "Temperature");
   const slider = make("input", "lk-slider");
-  Object.assign(slider, { type: "range", min: SLIDER.lowest, max: SLIDER.highest, step: SLIDER.step, id: `${prefix}-t` });
+  Object.assign(slider, { type: "range", min: SLIDER.lowest, max: SLIDER.highest, step: SLIDER.step, id: view.id("t") });
   label.htmlFor = slider.id;
   const value = make("output", "lk-sampling-value");
   value.htmlFor = slider.id;
@@ -33,13 +35,13 @@ function render({ model, el }) {
   const key = make("p", "lk-sampling-key");
   key.append(make("span", "lk-sampling-outline"), " outline: temperature 1, the model's own distribution");
 
-  const names = model.get("names");
+  const names = get("names");
   const rows = [...names, null].map((name) => {
     const item = make("li", "lk-bar");
     const title = make("span", "lk-bar-name");
     if (name === null) {
       item.classList.add("lk-bar-others");
-      title.append(`${thousands(model.get("others_count"))} others`);
+      title.append(`${thousands(get("others_count"))} others`);
     } else {
       title.append(tokenLabel(name, 40));
     }
@@ -52,7 +54,7 @@ function render({ model, el }) {
     chart.append(item);
     return { item, fill, base, number };
   });
-  rows.at(-1).item.hidden = model.get("others_count") === 0;
+  rows.at(-1).item.hidden = get("others_count") === 0;
 
   const sample = make("div", "lk-sampling-sample");
   const buttons = make("div", "lk-sampling-buttons");
@@ -72,7 +74,6 @@ function render({ model, el }) {
   }
 
   root.append(prompt, control, chart, key, sample);
-  el.append(root);
 
   function setBars(shares, part) {
     rows.forEach((row, i) => {
@@ -83,20 +84,20 @@ function render({ model, el }) {
   }
 
   function drawDistribution() {
-    const temperature = model.get("temperature");
+    const temperature = get("temperature");
     slider.value = temperature;
     value.textContent = sayTemperature(temperature);
     slider.setAttribute("aria-valuetext", value.textContent);
     again.disabled = temperature === 0;
     again.title = temperature === 0 ? "At temperature 0 every sample is the same" : "";
-    const row = rowAt(temperature, model.get("settings"), model.get("current"), names.length);
+    const row = rowAt(temperature, get("settings"), get("current"), names.length);
     if (row === null) return; // it comes with the next message
     setBars([...row.shares, row.others], "fill");
     spread.textContent = `entropy ${decimal(row.entropy, 3)} nats: as open as ${equalChoices(row.entropy)}`;
   }
 
   function drawBase() {
-    const row = rowAt(1, model.get("settings"), model.get("current"), names.length);
+    const row = rowAt(1, get("settings"), get("current"), names.length);
     if (row !== null) setBars([...row.shares, row.others], "base");
   }
 
@@ -114,11 +115,11 @@ function render({ model, el }) {
 
   let wasBusy = false;
   function drawStatus() {
-    const { state = "waiting", message = "", draft: text = "", seed = 0 } = model.get("status");
-    const busy = !exported && (state === "waiting" || state === "running");
+    const { state = "waiting", message = "", draft: text = "", seed = 0 } = get("status");
+    const busy = !exported && isBusy({ state });
     stop.disabled = !busy;
     const said = { waiting: "sampling …", running: "sampling …", done: message, stopped: message, failed: message }[state];
-    const exact = model.get("temperature") === 0 ? "greedy" : `sample ${seed + 1}`;
+    const exact = get("temperature") === 0 ? "greedy" : `sample ${seed + 1}`;
     const line = state === "failed" ? said : `${exact}: ${said}`;
     if (status.textContent !== line && !exported) status.textContent = line;
     status.classList.toggle("lk-sampling-failed", state === "failed");
@@ -130,54 +131,48 @@ function render({ model, el }) {
   }
 
   function drawSample() {
-    const facts = model.get("facts");
+    const facts = get("facts");
     reader.element.hidden = facts.n === 0 && !facts.empty;
     reader.update({
-      strings: model.get("strings"),
-      block: model.get("block"),
+      strings: get("strings"),
+      block: get("block"),
       facts,
       prompt_text: ["", ""],
       held: -1,
     });
   }
 
-  const kernel = patience(() => {
-    status.textContent = NO_ANSWER;
-    status.classList.add("lk-sampling-failed");
+  /** What is asked of the kernel; where it does not answer, that is said. */
+  function asked(promise) {
+    promise.catch(
+      unlessDropped(() => {
+        status.textContent = NO_ANSWER;
+        status.classList.add("lk-sampling-failed");
+      }),
+    );
+  }
+  slider.addEventListener("input", () => {
+    if (exported) view.set("temperature", Number(slider.value));
+    else asked(view.wire.tell({ temperature: Number(slider.value) }));
   });
-  const ask = (request) => (exported ? request() : kernel.ask(request));
-  slider.addEventListener("input", () =>
-    ask(() => {
-      model.set("temperature", Number(slider.value));
-      model.save_changes();
-    }),
-  );
-  again.addEventListener("click", () => ask(() => model.send({ type: "resample" })));
-  stop.addEventListener("click", () => ask(() => model.send({ type: "stop" })));
+  again.addEventListener("click", () => asked(view.wire.ask("resample")));
+  stop.addEventListener("click", () => asked(view.wire.ask("stop", {}, { repeat: true })));
 
-  const written = model.get("temperature");
+  const written = get("temperature");
   function sampleNote() {
     status.textContent = `The text below was sampled at temperature ${sayTemperature(written)}`;
   }
 
-  const events = [
-    ["change:temperature", drawDistribution],
-    ["change:current", drawDistribution],
-    ["change:status", kernel.answered],
-    ["change:status", drawStatus],
-    ["change:version", drawSample],
-  ];
   drawDistribution();
   drawBase();
   drawStatus();
   drawSample();
   if (exported) sampleNote();
-  for (const [event, callback] of events) model.on(event, callback);
-  return () => {
-    clearInterval(ticking);
-    kernel.answered();
-    for (const [event, callback] of events) model.off(event, callback);
-  };
+  view.on(["temperature", "current"], drawDistribution);
+  view.on("status", drawStatus);
+  view.on("version", drawSample);
+  view.atEnd(() => clearInterval(ticking));
+  return view.unmount;
 }
 
 export default { render };
