@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labkit.markup import visible
 
 if TYPE_CHECKING:
+    from IPython.display import DisplayHandle
+
     from labkit.generation.record import Generation
 
 SECONDS_BETWEEN_UPDATES = 0.05  # a notebook redraws the whole output; faster than the eye only costs
@@ -23,7 +25,7 @@ class LiveText:
         self.pieces = 0
         self.began = time.perf_counter()
         self.drawn = 0.0
-        self.handle: Any = None
+        self.handle: DisplayHandle | None = None
         if _in_notebook():
             from IPython.display import display
 

@@ -185,7 +185,7 @@ def as_widget(open_page: Open, panel: LivePanel, path: Path, **settings: Any) ->
 
 def asked(page: Any) -> list[str]:
     """The kinds of the messages that the view sent."""
-    return [content["type"] for content in page.evaluate("window.asked")]
+    return [content["ask"] for content in page.evaluate("window.asked")]
 
 
 def receive(page: Any, panel: LivePanel) -> None:
@@ -206,7 +206,7 @@ def test_it_grows_and_stops_by_keyboard(open_page: Open, tmp_path: Path, steps: 
     assert page.evaluate("document.activeElement.textContent") == "Stop"
     page.keyboard.press("Enter")
     assert asked(page) == ["hello", "stop"]
-    steps.panel._on_message(steps.panel, {"type": "stop"}, [])
+    stand_in.pump(page, steps.panel)
     assert steps.panel.wait(SECONDS)
     receive(page, steps.panel)
     until(page, "document.querySelector('.lk-live-button').disabled")
@@ -234,7 +234,7 @@ def test_a_start_button_where_nothing_was_started(open_page: Open, tmp_path: Pat
     assert words(page, ".lk-live-progress") == "not started"
     page.get_by_role("button", name="Start").click()
     assert asked(page) == ["hello", "start"]
-    steps.panel._on_message(steps.panel, {"type": "start"}, [])
+    stand_in.pump(page, steps.panel)
     steps.go(1)
     receive(page, steps.panel)
     until(page, "document.querySelector('.lk-live-button').textContent === 'Stop'")

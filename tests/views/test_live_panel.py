@@ -260,7 +260,7 @@ def test_stop_keeps_what_was_done(made: Any) -> None:
     steps = Steps(270)
     panel = made(steps, title="All heads")
     steps.go(34)
-    panel._handle_custom_msg({"type": "stop"}, [])  # the button
+    panel._handle_custom_msg({"ask": "stop", "id": "a"}, [])  # the button
     assert panel.wait(SECONDS)
     assert panel.state == "stopped"
     assert panel.status["message"] == "stopped after 34 of 270; what was done is kept"
@@ -319,7 +319,7 @@ def test_stop_after_the_end_changes_nothing(made: Any) -> None:
     panel = made(of(Event(done=1, total=1)))
     assert panel.wait(SECONDS)
     panel.stop()
-    panel._handle_custom_msg({"type": "stop"}, [])
+    panel._handle_custom_msg({"ask": "stop", "id": "a"}, [])
     assert panel.state == "finished"
 
 
@@ -328,7 +328,7 @@ def test_a_panel_not_started_waits_for_its_button_or_wait(made: Any) -> None:
     assert (panel.state, panel.status["begun"], panel.events) == ("waiting", False, [])
     panel.stop()
     assert panel.state == "waiting"
-    panel._handle_custom_msg({"type": "start"}, [])
+    panel._handle_custom_msg({"ask": "start", "id": "a"}, [])
     assert panel.wait(SECONDS)
     assert panel.state == "finished"
     other = made(of(Event(done=1, total=1)), start=False)

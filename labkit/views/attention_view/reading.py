@@ -172,7 +172,7 @@ def label(trace: Trace, token: int) -> str:
     return shorten(clean(shorten(trace.tokens[token], LABEL_CHARACTERS)), LABEL_CHARACTERS)
 
 
-def numpy(tensor: Any) -> np.ndarray:
+def numpy(tensor: torch.Tensor) -> np.ndarray:
     array: np.ndarray = tensor.detach().cpu().numpy()
     return array
 

@@ -21,6 +21,7 @@ from labkit.views.cells import GRACE_SECONDS, place, same_cell
 from labkit.views.drawing.figures import drawn
 from labkit.views.drawing.page import Page
 from labkit.views.errors import error_sentence
+from labkit.views.kit.wire import answers
 from labkit.views.latest import Latest
 from labkit.views.live_panel.record import LISTED_NAMES, Event, Record, Summary, as_event, bar_points, line_points
 from labkit.views.template import OKABE_ITO, template
@@ -39,7 +40,7 @@ _SHARE_OF_TIME = 0.1  # that drawing may take from the work
 _EVENTS_AFTER_STOP = 2  # the one under way and a last word; work that goes on after them is closed
 
 State = Literal["waiting", "running", "stopped", "finished", "failed"]
-Work = Callable[[threading.Event], Iterable[Any]]
+Work = Callable[[threading.Event], Iterable[object]]
 
 
 def live(
@@ -81,7 +82,8 @@ class LivePanel(View):
 
     labels = traitlets.Dict().tag(sync=True)  # title, unit, x, y, chart
     status = traitlets.Dict().tag(sync=True)  # all that is said; see _facts
-    series: Any = traitlets.List().tag(sync=True)  # [{name, n}]: the lines that `points` holds one after the other
+    # [{name, n}]: the lines that `points` holds one after the other
+    series: traitlets.List[dict[str, object]] = traitlets.List().tag(sync=True)
     points = traitlets.Bytes(b"").tag(sync=True)  # (sum of n, 2) float64 of at and value; NaN is a gap
 
     def __init__(
@@ -89,7 +91,6 @@ class LivePanel(View):
     ) -> None:
         self._work = work
         self._chart = chart
-        self._lock = threading.RLock()  # around the record and what is known of the run
         self._drawing = threading.RLock()  # a picture is sent whole
         self._dirty = threading.Event()
         self._record = Record()
@@ -97,7 +98,7 @@ class LivePanel(View):
         self._state: State = "waiting"
         self._stopping = False
         self._began = self._ended = self._heard = 0.0
-        self._result: Any = None
+        self._result: object = None
         self._error: BaseException | None = None
         self._place = place()
         self._display_id: str | None = None
@@ -107,7 +108,6 @@ class LivePanel(View):
         texts = {"title": title, "unit": unit, "x": x, "y": y}
         labels = {name: shorten(clean(str(text)), 120) for name, text in texts.items()}
         super().__init__(labels=labels | {"chart": chart or ""}, status=self._facts())
-        self.on_msg(self._on_message)
         if start:
             self.start()
 
@@ -229,7 +229,7 @@ class LivePanel(View):
         else:
             self._end("finished")
 
-    def _follow(self, record: Record, stop: threading.Event) -> Any:
+    def _follow(self, record: Record, stop: threading.Event) -> object:
         """Take the events one by one; what the generator returns."""
         given = self._work(stop)
         if not isinstance(given, Iterable):
@@ -296,7 +296,7 @@ class LivePanel(View):
                 self.series = [{"name": _short(name), "n": len(points)} for name, points in drawn.items()]
                 self.points = b"".join(points.astype("<f8").tobytes() for points in drawn.values())
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, object]:
         """What is said, all of it short: numbers that JSON can't hold are words already."""
         record = self._record
         now = time.monotonic() if self._state == "running" else self._ended
@@ -332,18 +332,22 @@ class LivePanel(View):
             return f"running: {far}" if far else "running"
         return "waiting" if self._run else "not started"
 
-    def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
-        kind = content.get("type") if isinstance(content, dict) else None
-        if kind == "stop":
-            self.stop()
-            if self.state != "running":
-                self._draw()  # an answer, in any case
-        elif kind == "start" and self.state != "running":
+    @answers
+    def _answer_stop(self) -> None:
+        self.stop()
+
+    @answers
+    def _answer_start(self) -> None:
+        if self.state != "running":
             self.start()
-        elif kind == "hello" and self.state == "running":  # a page that was loaded again: its clock starts at ours
+
+    @answers
+    def _answer_hello(self) -> None:
+        """A page that was loaded again: its clock starts at ours."""
+        if self.state == "running":
             self._dirty.set()
 
-    def _ipython_display_(self, **keywords: Any) -> None:
+    def _ipython_display_(self, **keywords: object) -> None:
         # Under a name of its own, so that what a saved notebook keeps can be replaced when the work has ended.
         self._display_id = self._display_id or uuid.uuid4().hex
         data, metadata = self._repr_mimebundle_()
@@ -452,7 +456,7 @@ def _figure(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], labels: dict[str
     return figure
 
 
-def _close(events: Any) -> None:
+def _close(events: object) -> None:
     if hasattr(events, "close"):
         events.close()
 

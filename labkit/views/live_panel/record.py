@@ -6,7 +6,6 @@ import math
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import numpy as np
 
@@ -37,7 +36,7 @@ class Event:
 _FIELDS = tuple(each.name for each in fields(Event))
 
 
-def as_event(given: Any) -> Event:
+def as_event(given: object) -> Event:
     """An Event or a dict of its names as an Event of plain numbers. Raises BadInput with what is wrong with it."""
     if isinstance(given, Event):
         given = {name: getattr(given, name) for name in _FIELDS}
@@ -59,7 +58,7 @@ def as_event(given: Any) -> Event:
     )
 
 
-def _count(name: str, value: Any) -> int | None:
+def _count(name: str, value: object) -> int | None:
     if value is None:
         return None
     number = _number(name, value)
@@ -68,11 +67,11 @@ def _count(name: str, value: Any) -> int | None:
     return int(number)
 
 
-def _number(name: str, value: Any) -> float:
+def _number(name: str, value: object) -> float:
     try:
         if isinstance(value, str | bytes):
             raise TypeError
-        return float(value)
+        return float(value)  # type: ignore[arg-type]  # what is no number is told below
     except (TypeError, ValueError, OverflowError):
         kind = type(value).__name__
         raise BadInput(f"An event's {name!r} is a {kind} where one number is needed; give it with float().") from None

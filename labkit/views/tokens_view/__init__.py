@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import traitlets
@@ -54,7 +54,7 @@ class TokensView(View, TokenTraits):
 
     held = traitlets.Int(-1).tag(sync=True)
 
-    def __init__(self, generation: Generation, *, alternatives: int = 5, prompt: bool = True, **kwargs: Any) -> None:
+    def __init__(self, generation: Generation, *, alternatives: int = 5, prompt: bool = True, **kwargs: object) -> None:
         if not hasattr(generation, "top_logprobs"):
             many = isinstance(generation, list | tuple)
             what = "a list of them: show one of the list" if many else f"not by {type(generation).__name__}"

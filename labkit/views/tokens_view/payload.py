@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from labkit.models.tokens import ESCAPED_BYTE, REPLACEMENT, token_bytes
 from labkit.views.base import clean
 
 if TYPE_CHECKING:
+    import torch
+
     from labkit.generation.record import Generation, Sampling
 
 TEXT, OUTSIDE, CONTINUED = 0, 1, 2  # kinds of a piece
@@ -126,7 +128,7 @@ def _share(characters: str, run: Sequence[str]) -> list[Piece]:
     return [Piece(share, TEXT if share else CONTINUED) for share in shares]
 
 
-def payload(generation: Generation, *, alternatives: int, prompt: bool, running: bool) -> dict[str, Any]:
+def payload(generation: Generation, *, alternatives: int, prompt: bool, running: bool) -> dict[str, object]:
     """The traits of one generation of n tokens, k = min(alternatives, those kept) shown for each.
 
     strings: each text that occurs, once, in the order of first use (so that a longer run begins with the same ones).
@@ -271,7 +273,7 @@ def _mended(joined: str, prompt: str | Sequence[Mapping[str, object] | int]) -> 
     return joined
 
 
-def numbers(values: Any, dtype: str) -> np.ndarray:
+def numbers(values: Sequence[float] | torch.Tensor | np.ndarray, dtype: str) -> np.ndarray:
     """A tensor or array as a contiguous numpy array of the given little-endian type."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
