@@ -6,12 +6,13 @@ import math
 import textwrap
 from collections.abc import Callable
 from itertools import pairwise
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from labkit.errors import BadInput
 from labkit.results import as_table
 from labkit.views.chart import Chart
-from labkit.views.template import GREY, INK, OKABE_ITO, Row, escaped, interval_reach, template, titled
+from labkit.views.template import GREY, INK, OKABE_ITO, Row, escaped, interval_reach, missing, template, titled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,12 +218,11 @@ def _checked(table: pd.DataFrame) -> list[Row]:
 
 
 def _number(value: object, column: str) -> float:
-    import pandas as pd
-
-    try:
-        number = math.nan if pd.isna(value) else float(value)
-    except (TypeError, ValueError):
-        raise BadInput(f"The column {column} holds what is no number; give what lk.sae.dose returned.") from None
+    if missing(value):
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise BadInput(f"The column {column} holds what is no number; give what lk.sae.dose returned.")
+    number = float(value)
     return number if math.isfinite(number) else math.nan
 
 

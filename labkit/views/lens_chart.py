@@ -218,6 +218,6 @@ def _lens_hover(row: Row) -> str:
     return "<br>".join([*lines, f"KL from the output {row['kl']:.3f} nats"])
 
 
-def _check(frame: object, columns: tuple[str, ...], source: str) -> None:
+def _check(frame: LogitLens | LogitAttribution | pd.DataFrame, columns: tuple[str, ...], source: str) -> None:
     if not set(columns) <= set(getattr(frame, "columns", ())) or not len(frame):
         raise BadInput(f"There is nothing to draw; give what {source} returned.")
