@@ -40,6 +40,7 @@ from labkit.views.attention_view.reading import (
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.codes import quantize
 from labkit.views.errors import Refused
+from labkit.views.kit.traits import Change, Content, Proposal
 from labkit.views.latest import Latest
 
 if TYPE_CHECKING:
@@ -114,17 +115,17 @@ class AttentionView(View):
     """What is said about the head that `cells` is of, its layer and number among it."""
     version = traitlets.Int(0).tag(sync=True)
     """Counts the heads drawn. A front end redraws when it changes, once the traits above agree again."""
-    beside: Any = traitlets.List().tag(sync=True)
+    beside: traitlets.List[int] = traitlets.List().tag(sync=True)
     """What is compared: [trace (0 or 1), layer, head], or nothing."""
     beside_cells = traitlets.Bytes(b"").tag(sync=True)
     beside_summary = traitlets.Dict().tag(sync=True)
     beside_version = traitlets.Int(0).tag(sync=True)
-    texts: Any = traitlets.List().tag(sync=True)
+    texts: traitlets.List[str] = traitlets.List().tag(sync=True)
     """The tokens of each trace, as labels."""
     facts = traitlets.Dict().tag(sync=True)
     extra = traitlets.Bytes(b"").tag(sync=True)
     """Measures handed in: (measures, layers, heads) float32."""
-    marked: Any = traitlets.List().tag(sync=True)
+    marked: traitlets.List[list[int]] = traitlets.List().tag(sync=True)
     """The [layer, head] pairs that are marked: for ablation, and for the text's mean."""
     measure = traitlets.Unicode("").tag(sync=True)
     order = traitlets.Unicode("layers").tag(sync=True)
@@ -158,7 +159,7 @@ class AttentionView(View):
         order: str = "layers",
         scale: str = "sqrt",
         aside: bool = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         self._made = False
         self._filling = Latest(self._fill)  # before anything is refused: a widget that was not finished is closed, too
@@ -182,8 +183,8 @@ class AttentionView(View):
         self._shown = self._first(layer, head)
         self._ablate = ablate
         self._ablate_stops = ablate is not None and "stop" in inspect.signature(ablate).parameters
-        self._bands: OrderedDict[Any, np.ndarray] = OrderedDict()
-        self._means: OrderedDict[Any, np.ndarray] = OrderedDict()
+        self._bands: OrderedDict[tuple[object, ...], np.ndarray] = OrderedDict()
+        self._means: OrderedDict[tuple[object, ...], np.ndarray] = OrderedDict()
         self._embedded: list[tuple[int, int, int]] = []
         self._read: dict[tuple[int, int, int], Head] = {}  # while a file is written
         self._file_map: dict[str, bytes] = {}
@@ -290,11 +291,11 @@ class AttentionView(View):
     # traits -------------------------------------------------------------------------------------------------------
 
     @traitlets.validate("layer", "head")
-    def _valid_place(self, proposal: Any) -> int:
+    def _valid_place(self, proposal: Proposal) -> int:
         return self._checked(proposal["trait"].name, proposal["value"])
 
     @traitlets.validate("beside")
-    def _valid_beside(self, proposal: Any) -> list[int]:
+    def _valid_beside(self, proposal: Proposal) -> list[int]:
         value = list(proposal["value"])
         if not value:
             return []
@@ -303,11 +304,11 @@ class AttentionView(View):
         return [value[0], self._checked("layer", value[1]), self._checked("head", value[2])]
 
     @traitlets.validate("marked")
-    def _valid_marked(self, proposal: Any) -> list[list[int]]:
+    def _valid_marked(self, proposal: Proposal) -> list[list[int]]:
         return [list(pair) for pair in dict.fromkeys(self._pairs(proposal["value"]))]
 
     @traitlets.validate("order", "scale")
-    def _valid_word(self, proposal: Any) -> str:
+    def _valid_word(self, proposal: Proposal) -> str:
         name, value = proposal["trait"].name, proposal["value"]
         allowed = ORDERS if name == "order" else SCALES
         if value not in allowed:
@@ -315,7 +316,7 @@ class AttentionView(View):
         return str(value)
 
     @traitlets.validate("measure")
-    def _valid_measure(self, proposal: Any) -> str:
+    def _valid_measure(self, proposal: Proposal) -> str:
         asked = str(proposal["value"])
         known = asked if asked in self._measures else f"given:{asked}"
         if known not in self._measures:
@@ -324,17 +325,17 @@ class AttentionView(View):
         return known
 
     @traitlets.observe("layer", "head")
-    def _on_head(self, _change: Any) -> None:
+    def _on_head(self, _change: Change) -> None:
         if (self.layer, self.head) != self._shown:
             self._shown = (self.layer, self.head)
             self._read_shown()
 
     @traitlets.observe("beside")
-    def _on_beside(self, _change: Any) -> None:
+    def _on_beside(self, _change: Change) -> None:
         self._read_beside()
 
     @traitlets.observe("aside")
-    def _on_aside(self, _change: Any) -> None:
+    def _on_aside(self, _change: Change) -> None:
         if not self._made:
             return
         self._read_shown()
@@ -392,12 +393,12 @@ class AttentionView(View):
 
     # messages -----------------------------------------------------------------------------------------------------
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+    def _repr_mimebundle_(self, **kwargs: object) -> tuple[Content, Content]:
         if self.comm is not None:
             self._start()
         return super()._repr_mimebundle_(**kwargs)
 
-    def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
+    def _on_message(self, _widget: object, content: object, _buffers: object) -> None:
         if not isinstance(content, dict):
             return
         answer = {
@@ -410,11 +411,11 @@ class AttentionView(View):
         if answer is not None:
             answer(content)
 
-    def _answer_start(self, _content: dict[str, Any]) -> None:
+    def _answer_start(self, _content: Content) -> None:
         """A front end shows the view that did not come by `display`: inside a box, or after a reload."""
         self._start()
 
-    def _answer_exact(self, content: dict[str, Any]) -> None:
+    def _answer_exact(self, content: Content) -> None:
         place = self._place(content)
         numbers = _whole(content, "row", "column", "pool")
         if place is None or numbers is None:
@@ -437,7 +438,7 @@ class AttentionView(View):
             }
         )
 
-    def _answer_tile(self, content: dict[str, Any]) -> None:
+    def _answer_tile(self, content: Content) -> None:
         place = self._place(content)
         numbers = _whole(content, "row", "column", "pool")
         if place is None or numbers is None:
@@ -457,7 +458,7 @@ class AttentionView(View):
         shape = [int(tile.shape[0]), int(tile.shape[1])]
         self.send({"type": "tile", "id": content.get("id"), "shape": shape}, buffers=[tile.tobytes()])
 
-    def _answer_line(self, content: dict[str, Any]) -> None:
+    def _answer_line(self, content: Content) -> None:
         pairs, numbers = content.get("heads"), _whole(content, "trace", "token")
         if numbers is None or not isinstance(pairs, list) or numbers[0] not in range(len(self._traces)):
             return
@@ -477,7 +478,7 @@ class AttentionView(View):
             line = mean[:, token] if into else mean[token]
         self.send({"type": "line", "id": content.get("id")}, buffers=[quantize(line).tobytes()])
 
-    def _answer_ablate(self, content: dict[str, Any]) -> None:
+    def _answer_ablate(self, content: Content) -> None:
         heads = content.get("heads")
         if self._ablate is None or not isinstance(heads, list):
             return
@@ -486,7 +487,7 @@ class AttentionView(View):
         except (BadInput, TypeError, ValueError):
             return
 
-    def _place(self, content: dict[str, Any]) -> tuple[Trace, int, int] | None:
+    def _place(self, content: Content) -> tuple[Trace, int, int] | None:
         numbers = _whole(content, "trace", "layer", "head")
         if numbers is None:
             return None
@@ -507,7 +508,7 @@ class AttentionView(View):
         said = {"heads": [list(pair) for pair in heads]}
         self.effect = {**said, "state": "running"}  # said here, so that what it says comes in the order of the work
         try:
-            effect: Any = self._ablate(heads, stop=stop) if self._ablate_stops else self._ablate(heads)  # type: ignore[call-arg]
+            effect = self._ablate(heads, stop=stop) if self._ablate_stops else self._ablate(heads)  # type: ignore[call-arg]
             if stop.is_set():
                 self.effect = {**said, "state": "stopped"}
                 return
@@ -540,7 +541,7 @@ class AttentionView(View):
             range(self._heads) if head is None else [head],
         )
 
-    def _checked(self, what: str, value: Any) -> int:
+    def _checked(self, what: str, value: object) -> int:
         trace = self._traces[0]
         there = self._layers if what == "layer" else range(trace.heads)
         count = trace.layers if what == "layer" else trace.heads
@@ -553,7 +554,7 @@ class AttentionView(View):
             raise Refused(f"There is no attention of {what} {value!r}: {trace.model} has {what} {ranges(there)}.")
         return index
 
-    def _pairs(self, heads: Any) -> list[tuple[int, int]]:
+    def _pairs(self, heads: object) -> list[tuple[int, int]]:
         """(layer, head) pairs, each there. Raises BadInput."""
         if isinstance(heads, str) or not isinstance(heads, Iterable):
             raise Refused(
@@ -566,7 +567,7 @@ class AttentionView(View):
             pairs.append((self._checked("layer", pair[0]), self._checked("head", pair[1])))
         return pairs
 
-    def _handed_in(self, measures: HeadMeasures | pd.DataFrame | None) -> tuple[bytes, list[dict[str, Any]]]:
+    def _handed_in(self, measures: HeadMeasures | pd.DataFrame | None) -> tuple[bytes, list[Content]]:
         """Columns of numbers of a DataFrame of heads, as (measures, layers, heads) float32, and what they are."""
         if measures is None:
             return b"", []
@@ -643,7 +644,7 @@ class AttentionView(View):
             self._read[place] = read_head(self._traces[which], layer, head)
         return self._read[place]
 
-    def _export_state(self) -> dict[str, Any]:
+    def _export_state(self) -> Content:
         read = {place: self._read_for_file(*place) for place in sorted(self._embedded)}
         return {
             **super()._export_state(),
@@ -718,7 +719,7 @@ class AttentionView(View):
         ]
 
 
-def _check_trace(trace: Any) -> None:
+def _check_trace(trace: object) -> None:
     if isinstance(trace, list | tuple):
         raise BadInput(
             "lk.views.attention shows one trace, and this is a list of them; give one, e.g. traces[0], "
@@ -728,7 +729,7 @@ def _check_trace(trace: Any) -> None:
         raise BadInput("This trace has no tokens to show; trace a text of at least one.")
 
 
-def _compared(trace: Trace, compare: Any) -> tuple[Trace | None, tuple[int, int] | None]:
+def _compared(trace: Trace, compare: object) -> tuple[Trace | None, tuple[int, int] | None]:
     """What is shown beside: another trace, or a (layer, head) pair."""
     if compare is None:
         return None, None
@@ -745,18 +746,18 @@ def _compared(trace: Trace, compare: Any) -> tuple[Trace | None, tuple[int, int]
     return compare, None
 
 
-def _measure_facts(name: str) -> dict[str, Any]:
+def _measure_facts(name: str) -> Content:
     known = MEASURES[name]
     return {"name": name, "title": known.title, "unit": known.unit, "text": known.sentence, "uniform": None}
 
 
-def _whole(content: dict[str, Any], *names: str) -> list[int] | None:
+def _whole(content: Content, *names: str) -> list[int] | None:
     """Whole numbers out of a message, or None."""
-    values: list[Any] = [content.get(name) for name in names]
+    values = [content.get(name) for name in names]
     if any(isinstance(value, bool) or not isinstance(value, int) for value in values):
         return None
     return values
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from labkit.errors import Unavailable
 from labkit.views.attention_view.codes import MOST_CELLS, highest, pack, pool_size
 from labkit.views.base import clean, shorten
 from labkit.views.codes import quantize
+from labkit.views.kit.traits import Content
 
 if TYPE_CHECKING:
     from labkit.trace.record import Trace
@@ -39,7 +40,7 @@ class Head:
     """
 
     cells: bytes
-    summary: dict[str, Any]
+    summary: Content
     rest: np.ndarray
 
 

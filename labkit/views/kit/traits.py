@@ -10,6 +10,8 @@ Change: TypeAlias = dict[str, Any]
 """Of an observer: "name", "old", "new"."""
 Proposal: TypeAlias = dict[str, Any]
 """Of a validator: "trait", "value"."""
+Content: TypeAlias = dict[str, Any]
+"""Of a message of the page, or facts by name: what JSON takes."""
 
 
 def sent(**constants: object) -> traitlets.Dict[str, object]:
