@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from numbers import Real
 from typing import TYPE_CHECKING
@@ -50,16 +50,12 @@ def doses(table: pd.DataFrame, *, concept: str = "the concept", title: str | Non
     brings most, at what price, and whether its interval overlaps that of the best other one.
     Returns a Chart, its figure plotly's. Raises BadInput for another table.
     """
-    import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     rows = _checked(table)
     if not isinstance(concept, str) or not concept.strip():
         raise BadInput(f"concept={concept!r} is no name; give a word or two, such as concept='whales'.")
-    names = list(dict.fromkeys(row["direction"] for row in rows))
-    zero = _unsteered(rows)
-    strengths = sorted({row["strength"] for row in rows} | ({0.0} if zero else set()))
-    step, span = _apart(strengths, len(names))
+    drawn = _Drawn(rows)
     figure = make_subplots(
         rows=2,
         cols=1,
@@ -70,124 +66,126 @@ def doses(table: pd.DataFrame, *, concept: str = "the concept", title: str | Non
             "<b>What it costs</b>: loss, in nats a token, that the unsteered model gives to the text",
         ],
     )
-    looks = _looks(names)
     for panel, column in ((SHARE, "share"), (LOSS, "loss")):
-        place = {"row": panel, "col": 1}
-        if zero is not None and math.isfinite(zero[column]):
-            level = _scaled(zero[column], column)
-            line = {"color": INK, "width": 1}
-            figure.add_trace(
-                go.Scatter(
-                    x=[strengths[0] - span, strengths[-1] + span],
-                    y=[level, level],
-                    mode="lines",
-                    line=line,
-                    hoverinfo="skip",
-                    legendgroup="zero",
-                    showlegend=False,
-                ),
-                **place,
-            )
-        for i, name in enumerate(names):
-            colour, symbol, dash = looks[name]
-            own = [row for row in rows if row["direction"] == name and not (zero and row["strength"] == 0)]
-            drawn = sorted([*own, zero] if zero else own, key=lambda row: row["strength"])
-            beside = (i - (len(names) - 1) / 2) * step
-            figure.add_trace(
-                go.Scatter(
-                    x=[row["strength"] if row is zero else row["strength"] + beside for row in drawn],
-                    y=[_scaled(row[column], column) for row in drawn],
-                    mode="lines",
-                    line={"color": colour, "width": 2, "dash": dash},
-                    hoverinfo="skip",
-                    legendgroup=f"direction {i}",
-                    showlegend=False,
-                ),
-                **place,
-            )
-            figure.add_trace(
-                _points(own, column, beside, colour, symbol, name=_text(name), group=f"direction {i}"), **place
-            )
-            if broke := [row for row in own if row["broken"] > 0]:
-                figure.add_trace(_rings(broke, column, beside, f"direction {i}"), **place)
-        if zero is not None:
-            figure.add_trace(
-                _points([zero], column, 0.0, INK, UNSTEERED, name="without steering", group="zero"), **place
-            )
-    for i, name in enumerate(names):  # the key is drawn for itself: colour, symbol and dash of each direction
-        colour, symbol, dash = looks[name]
-        figure.add_trace(
-            go.Scatter(
-                x=[None],
-                y=[None],
-                mode="lines+markers",
-                name=_text(name),
-                legendgroup=f"direction {i}",
-                line={"color": colour, "width": 2, "dash": dash},
-                marker={"size": SIZE, "symbol": symbol, "color": colour},
-            )
+        for trace in _panel(drawn, column):
+            figure.add_trace(trace, row=panel, col=1)
+    figure.add_traces(list(_key(drawn)))
+    _mark_best(figure, drawn)
+    _set_axes(figure, drawn)
+    for annotation in figure.layout.annotations[:2]:  # what a picture shows stands above it at the left
+        annotation.update(x=0, xanchor="left", font={"size": 13, "color": INK})
+    said = [title] if title else _sentence(rows, drawn.zero, concept)
+    _set_heading(figure, said, _notes(rows, drawn.zero, table.attrs))
+    return Chart(figure, as_table(table))
+
+
+class _Drawn:
+    """The rows, and where and how each direction is drawn."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.rows, self.zero = rows, _unsteered(rows)
+        self.names = list(dict.fromkeys(row["direction"] for row in rows))
+        self.strengths = sorted({row["strength"] for row in rows} | ({0.0} if self.zero else set()))
+        self.step, self.span = _apart(self.strengths, len(self.names))
+        self.looks = _looks(self.names)
+        self.ends = [self.strengths[0] - self.span, self.strengths[-1] + self.span]
+
+    def beside(self, name: str) -> float:
+        """How far a direction stands from its strength."""
+        return (self.names.index(name) - (len(self.names) - 1) / 2) * self.step
+
+    def own(self, name: str) -> list[Row]:
+        """A direction's rows, without that which stands for all."""
+        return [row for row in self.rows if row["direction"] == name and not (self.zero and row["strength"] == 0)]
+
+
+def _panel(drawn: _Drawn, column: str) -> Iterator[go.Scatter]:
+    """One of the two pictures: the level of strength 0, then each direction's line, points and rings."""
+    import plotly.graph_objects as go
+
+    zero = drawn.zero
+    quiet = {"mode": "lines", "hoverinfo": "skip", "showlegend": False}
+    if zero is not None and math.isfinite(zero[column]):
+        level = _scaled(zero[column], column)
+        line = {"color": INK, "width": 1}
+        yield go.Scatter(x=drawn.ends, y=[level, level], line=line, legendgroup="zero", **quiet)
+    for i, name in enumerate(drawn.names):
+        colour, symbol, dash = drawn.looks[name]
+        own, beside, group = drawn.own(name), drawn.beside(name), f"direction {i}"
+        along = sorted([*own, zero] if zero else own, key=lambda row: row["strength"])
+        yield go.Scatter(
+            x=[row["strength"] if row is zero else row["strength"] + beside for row in along],
+            y=[_scaled(row[column], column) for row in along],
+            line={"color": colour, "width": 2, "dash": dash},
+            legendgroup=group,
+            **quiet,
         )
+        yield _points(own, column, beside, colour, symbol, name=_text(name), group=group)
+        if broke := [row for row in own if row["broken"] > 0]:
+            yield _rings(broke, column, beside, group)
     if zero is not None:
-        figure.add_trace(
-            go.Scatter(
-                x=[None],
-                y=[None],
-                mode="lines+markers",
-                name="without steering",
-                legendgroup="zero",
-                line={"color": INK, "width": 1},
-                marker={"size": SIZE, "symbol": UNSTEERED, "color": INK},
-            )
-        )
-    if any(row["broken"] > 0 for row in rows):
-        figure.add_trace(
-            go.Scatter(
-                x=[None],
-                y=[None],
-                mode="markers",
-                name="ringed: some continuations broke (looped)",
-                legendgroup="broken",
-                marker={"size": 14, "symbol": "circle-open", "color": INK, "line": {"width": 2}},
-            )
-        )
-    best = _best(rows, zero)
-    if best is not None:
-        beside = (names.index(best["direction"]) - (len(names) - 1) / 2) * step
-        figure.add_annotation(
-            x=best["strength"] + beside,
-            y=_scaled(max(best["share"], best["high"] if math.isfinite(best["high"]) else 0.0), "share"),
-            text=f"<b>{_percent(best['share'])}</b>",
-            showarrow=False,
-            yanchor="bottom",
-            yshift=3,
-            font={"size": 15},
-            row=SHARE,
-            col=1,
-        )
-    ticks = {"tickvals": strengths, "ticktext": [_plain(s) for s in strengths]} if len(strengths) <= MOST_TICKS else {}
-    figure.update_xaxes(range=[strengths[0] - span, strengths[-1] + span], zeroline=False, showgrid=False, **ticks)
-    figure.update_xaxes(title=titled("strength of the push along the direction"), row=LOSS, col=1)
-    figure.update_yaxes(
-        range=[-5, 105],
-        tickvals=[0, 25, 50, 75, 100],
-        ticktext=[_percent(i / 4) for i in range(5)],
-        zeroline=False,
+        yield _points([zero], column, 0.0, INK, UNSTEERED, name="without steering", group="zero")
+
+
+def _key(drawn: _Drawn) -> Iterator[go.Scatter]:
+    """The key is drawn for itself: colour, symbol and dash of each direction."""
+    import plotly.graph_objects as go
+
+    def entry(name: str, group: str, marker: dict[str, object], line: dict[str, object] | None = None) -> go.Scatter:
+        mode = "lines+markers" if line else "markers"
+        return go.Scatter(x=[None], y=[None], mode=mode, name=name, legendgroup=group, line=line, marker=marker)
+
+    for i, name in enumerate(drawn.names):
+        colour, symbol, dash = drawn.looks[name]
+        line = {"color": colour, "width": 2, "dash": dash}
+        yield entry(_text(name), f"direction {i}", {"size": SIZE, "symbol": symbol, "color": colour}, line)
+    if drawn.zero is not None:
+        looks = {"size": SIZE, "symbol": UNSTEERED, "color": INK}
+        yield entry("without steering", "zero", looks, {"color": INK, "width": 1})
+    if any(row["broken"] > 0 for row in drawn.rows):
+        ring = {"size": 14, "symbol": "circle-open", "color": INK, "line": {"width": 2}}
+        yield entry("ringed: some continuations broke (looped)", "broken", ring)
+
+
+def _mark_best(figure: go.Figure, drawn: _Drawn) -> None:
+    best = _best(drawn.rows, drawn.zero)
+    if best is None:
+        return
+    figure.add_annotation(
+        x=best["strength"] + drawn.beside(best["direction"]),
+        y=_scaled(max(best["share"], best["high"] if math.isfinite(best["high"]) else 0.0), "share"),
+        text=f"<b>{_percent(best['share'])}</b>",
+        showarrow=False,
+        yanchor="bottom",
+        yshift=3,
+        font={"size": 15},
         row=SHARE,
         col=1,
     )
+
+
+def _set_axes(figure: go.Figure, drawn: _Drawn) -> None:
+    few = len(drawn.strengths) <= MOST_TICKS
+    ticks = {"tickvals": drawn.strengths, "ticktext": [_plain(s) for s in drawn.strengths]} if few else {}
+    figure.update_xaxes(range=drawn.ends, zeroline=False, showgrid=False, **ticks)
+    figure.update_xaxes(title=titled("strength of the push along the direction"), row=LOSS, col=1)
+    percents = [0, 25, 50, 75, 100]
+    written = [_percent(each / 100) for each in percents]
+    figure.update_yaxes(range=[-5, 105], tickvals=percents, ticktext=written, zeroline=False, row=SHARE, col=1)
     figure.update_yaxes(zeroline=False, row=LOSS, col=1)
-    for annotation in figure.layout.annotations[:2]:  # what a picture shows stands above it at the left
-        annotation.update(x=0, xanchor="left", font={"size": 13, "color": INK})
-    said = [title] if title else _sentence(rows, zero, concept)
+
+
+def _set_heading(figure: go.Figure, said: list[str], notes: list[str]) -> None:
+    """The sentence and the notes below it, in as many lines as they take, and the room for them."""
     if any(len(part) > TITLE_COLUMNS for part in said):
         said = [" ".join(said)]
     head = [line for part in said for line in _wrapped(part, TITLE_COLUMNS)]
-    notes = _packed(_notes(rows, zero, table.attrs))
-    above = 34 + 20 * len(head) + 18 * len(notes)  # pixels: where the text ends
+    below = _packed(notes)
+    above = 34 + 20 * len(head) + 18 * len(below)  # pixels: where the text ends
     figure.update_layout(
         template=template(),
         title={
-            "text": "<br>".join(head) + f"<br><span style='font-size:12px'>{'<br>'.join(notes)}</span>",
+            "text": "<br>".join(head) + f"<br><span style='font-size:12px'>{'<br>'.join(below)}</span>",
             "y": 1,
             "yref": "container",
             "yanchor": "top",
@@ -198,7 +196,6 @@ def doses(table: pd.DataFrame, *, concept: str = "the concept", title: str | Non
         legend={"yref": "container", "y": 0.0, "yanchor": "bottom"},
         hoverlabel={"align": "left"},
     )
-    return Chart(figure, as_table(table))
 
 
 def _checked(table: pd.DataFrame) -> list[Row]:
