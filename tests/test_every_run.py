@@ -230,6 +230,9 @@ STATES = (
 )
 
 
+COMPILED = (compiled, wrapped, layers_compiled, forward_compiled)
+
+
 class Numbers(Tokens):
     """A tokenizer of numbers, to which other words are nothing."""
 
@@ -269,9 +272,10 @@ def test_the_state_of_a_model_changes_no_figure_and_is_kept(
     state: Callable[[Any], Any], way: str, folder: Path
 ) -> None:
     model = state(model_of())
-    if state in (compiled, wrapped, forward_compiled):
-        with torch.no_grad():
-            model(input_ids=torch.tensor([TEXT]))  # compiles, before any hook is put on
+    if state in COMPILED:
+        with torch.no_grad():  # compiles, as it is called in a run, before any hook is put on
+            model(input_ids=torch.tensor([TEXT]), use_cache=False)
+            model(input_ids=torch.tensor([TEXT]), use_cache=False, logits_to_keep=1)
     lab = lk.Lab(model, Beyond(), name="mixtral")
     before = state_of(model)
     found = (WAYS | NO_TEXT)[way](lab, sae(folder), list(TEXT))
