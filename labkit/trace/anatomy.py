@@ -110,7 +110,8 @@ def dissect(model: PreTrainedModel) -> Anatomy:
     sums_up = True
     sound = not any(bool(output.isnan().any()) for output in seen.outputs.values())
     virtual = running.virtual_tokens(model)
-    streams = _streams(str(config.model_type), seen, PROBE_TOKENS + virtual)
+    in_cache = seen.inputs[0].shape[1] == PROBE_TOKENS  # prefix tuning: keys and values without a token in any layer
+    streams = _streams(str(config.model_type), seen, PROBE_TOKENS + (0 if in_cache else virtual))
     for index, module in enumerate(seen.order):
         attention_module = seen.attention.get(index)
         # off the interface, yet with real attention that eager hands back; others (rwkv among them) return something they

@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, SupportsFloat, cast
 
 import torch
 
@@ -26,11 +26,13 @@ from labkit.trace.passes import TokenAxis
 
 if TYPE_CHECKING:
     import pandas as pd
+    from transformers import PreTrainedModel
 
     from labkit.trace.anatomy import Anatomy
+    from labkit.trace.lab_like import LabLike
 
 PLACES = PATCHED
-Metric = Callable[[torch.Tensor], Any]
+Metric = Callable[[torch.Tensor], object]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,9 +73,9 @@ class _Run:
 
 
 def patching(
-    lab: Any,
-    clean: Any,
-    corrupted: Any,
+    lab: LabLike,
+    clean: object,
+    corrupted: object,
     metric: Metric,
     *,
     at: str = "residual",
@@ -122,6 +124,11 @@ def patching(
         model, anatomy, name = lab.model, lab.anatomy, PLACES[at]
         if reason := anatomy.support.get(name):
             raise Unavailable(f"at={at!r} can't be patched in {lab.name}: {reason}.")
+        if running.virtual_tokens(model):
+            raise Unavailable(
+                f"{lab.name} can't be patched: trained vectors stand before its texts (prompt tuning); patch the model without "
+                "them: lk.Lab(model.get_base_model(), tokenizer)."
+            )
         # a clean and a corrupted row at least, where rows may share a pass
         most = None if batch_size is None else max(2, batch_size)
         size = running.copies(model, n, max(2, _at_most(anatomy, name, len(where))), most=most)
@@ -153,7 +160,13 @@ class _Baseline:
 
     @staticmethod
     def take(
-        model: Any, anatomy: Any, name: str, clean: list[int], corrupted: list[int], size: int, metric: Metric
+        model: PreTrainedModel,
+        anatomy: Anatomy,
+        name: str,
+        clean: list[int],
+        corrupted: list[int],
+        size: int,
+        metric: Metric,
     ) -> _Baseline:
         # as many rows as the patched passes have: matrix products of another shape round differently
         passes = [[clean, *[corrupted] * (size - 1)]] if size > 1 else [[clean], [corrupted]]
@@ -195,8 +208,8 @@ class _Baseline:
 
 
 def _measure(
-    model: Any,
-    anatomy: Any,
+    model: PreTrainedModel,
+    anatomy: Anatomy,
     base: _Baseline,
     todo: list[_Run],
     size: int,
@@ -235,9 +248,9 @@ def _patches(base: _Baseline, runs: Sequence[_Run]) -> list[Site]:
     return [Site(base.name, layer, change_of(mine)) for layer, mine in by_layer.items()]
 
 
-def _number(value: Any, metric: Metric) -> float:
+def _number(value: object, metric: Metric) -> float:
     try:
-        return float(value)
+        return float(cast("SupportsFloat", value))
     except (TypeError, ValueError, RuntimeError) as error:
         shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
         raise BadInput(
@@ -279,7 +292,7 @@ def _frame(
 ) -> pd.DataFrame:
     import pandas as pd
 
-    columns: dict[str, list[Any]] = {"layer": [run.layer for run in runs]}
+    columns: dict[str, list[object]] = {"layer": [run.layer for run in runs]}
     if base.name == "head_output":
         columns["head"] = [run.head for run in runs]
     else:

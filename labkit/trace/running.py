@@ -29,7 +29,7 @@ from labkit.models.config import context_length, first_number, input_device
 from labkit.trace.probing import COARSEST, TOLERANCE, evaluating
 
 if TYPE_CHECKING:
-    from transformers import GenerationMixin, PreTrainedModel
+    from transformers import PreTrainedModel
 
 TOKENS_A_PASS = {"cpu": 512}  # a CPU gains nothing from more
 TOKENS_A_PASS_ELSEWHERE = 4096
@@ -539,7 +539,7 @@ def _generated(model: PreTrainedModel, batch: Batch, config: GenerationConfig, *
     config.pad_token_id = padding_id(model)  # follows a text that has ended, and is not read
     mask = torch.ones_like(batch.ids) if batch.mask is None else batch.mask
     with _without_defaults(model), torch.no_grad():
-        generate: Callable[..., torch.Tensor] = cast("GenerationMixin", model).generate  # a wrapper may only hand it on
+        generate = cast("Callable[..., torch.Tensor]", model.generate)  # of the model, or handed on by a wrapper
         return generate(input_ids=batch.ids, attention_mask=mask, generation_config=config, **options)
 
 

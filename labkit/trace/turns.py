@@ -6,7 +6,6 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any
 
 
 class Turns:
@@ -17,7 +16,7 @@ class Turns:
     """
 
     @staticmethod
-    def of(model: Any) -> Turns:
+    def of(model: object) -> Turns:
         """The turns of a model: one for all labs around it."""
         with _lock:
             return _TURNS.setdefault(model, Turns())
@@ -53,5 +52,5 @@ class Turns:
                     self._gate.notify_all()
 
 
-_TURNS: weakref.WeakKeyDictionary[Any, Turns] = weakref.WeakKeyDictionary()
+_TURNS: weakref.WeakKeyDictionary[object, Turns] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
