@@ -12,7 +12,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex, cast
 
 import numpy as np
 import traitlets
@@ -546,7 +546,7 @@ class AttentionView(View):
         there = self._layers if what == "layer" else range(trace.heads)
         count = trace.layers if what == "layer" else trace.heads
         try:
-            index = operator.index(value)
+            index = operator.index(cast(SupportsIndex, value))
         except TypeError:
             index = count
         index = index + count if -count <= index < 0 else index
@@ -610,7 +610,11 @@ class AttentionView(View):
 
     def _needed(self) -> list[tuple[int, int, int]]:
         """The heads on show."""
-        return [(0, *self._shown), *([tuple(self.beside)] if self.beside else [])]
+        shown: list[tuple[int, int, int]] = [(0, *self._shown)]
+        if self.beside:
+            which, layer, head = self.beside
+            shown.append((which, layer, head))
+        return shown
 
     def _that_fit(self, most_bytes: int) -> list[tuple[int, int, int]]:
         """As many heads as the file has room for, compressed as they will be."""
@@ -729,13 +733,13 @@ def _check_trace(trace: object) -> None:
         raise BadInput("This trace has no tokens to show; trace a text of at least one.")
 
 
-def _compared(trace: Trace, compare: object) -> tuple[Trace | None, tuple[int, int] | None]:
+def _compared(trace: Trace, compare: Trace | tuple[int, int] | None) -> tuple[Trace | None, tuple[int, int] | None]:
     """What is shown beside: another trace, or a (layer, head) pair."""
     if compare is None:
         return None, None
     if isinstance(compare, tuple | list) and len(compare) == 2 and not hasattr(compare[0], "tokens"):
         return None, (compare[0], compare[1])
-    if not hasattr(compare, "attention"):
+    if isinstance(compare, tuple) or not hasattr(compare, "attention"):
         raise BadInput(f"compare={compare!r} can't be shown beside; give another trace, or a (layer, head) pair.")
     _check_trace(compare)
     if (compare.layers, compare.heads) != (trace.layers, trace.heads):
@@ -754,10 +758,9 @@ def _measure_facts(name: str) -> Content:
 def _whole(content: Content, *names: str) -> list[int] | None:
     """Whole numbers out of a message, or None."""
     values = [content.get(name) for name in names]
-    if any(isinstance(value, bool) or not isinstance(value, int) for value in values):
-        return None
-    return values
+    whole = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
+    return whole if len(whole) == len(values) else None
 
 
-def _number(value: object) -> float | None:
+def _number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
