@@ -55,6 +55,7 @@ EXERCISE = re.compile(r"^# exercise: (?P<id>\w+\.\w+)(?: as (?P<result>\w+))?$")
 WORD = re.compile(r"\{\{(\w+)\}\}")
 MINUTES = re.compile(r"^\*(\d+) minutes?\b(?:, with the extra exercise (\d+))?", re.MULTILINE)
 SPELLED = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+LEAST_GIB = 2  # JupyterLab and a browser's page need some as well
 SPOILER = "answer"  # tag of a learner's cell whose output would give away what is to be guessed just above it
 COMPARED = "nbval-check-output"
 SECTION = re.compile(r"^## (\d+) · (.+)$", re.MULTILINE)
@@ -217,7 +218,7 @@ def measured() -> dict[str, int]:
 
 def note_memory(path: Path, peak_bytes: int) -> None:
     """Write down what a run needed, rounded up with a tenth to spare."""
-    memory = measured() | {path.stem: max(math.ceil(1.1 * peak_bytes / 2**30), 1)}
+    memory = measured() | {path.stem: max(math.ceil(1.1 * peak_bytes / 2**30), LEAST_GIB)}
     if memory != measured():
         text = json.dumps(dict(sorted(memory.items())), indent=1)
         (HERE / "source" / "memory.json").write_text(text + "\n", encoding="utf-8")

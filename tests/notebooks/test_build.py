@@ -215,6 +215,7 @@ def test_the_memory_in_the_head_is_what_the_run_needed(
     here = tmp_path / "notebooks"
     (here / "source").mkdir(parents=True)
     monkeypatch.setattr(build, "HERE", here)
+    monkeypatch.setattr(build, "LEAST_GIB", 1)
     text = SOURCE.replace("# # 9 · A title\n", "# # 9 · A title\n# needs {{MEMORY}}\n")
     text = text.replace("import os\n", "import os\nblock = b'x' * 1_500_000_000\ndel block\n")
     own = here / "source" / "09_small.py"
