@@ -129,6 +129,8 @@ def dissect(model: PreTrainedModel) -> Anatomy:
         why = {}
         if index in seen.unlike:
             why["attention"] = seen.unlike[index]
+        if index in seen.twice:
+            why |= dict.fromkeys(("attention", "values", "head_output"), seen.twice[index])
         down, neurons = None, None
         if mlp is not None and router is not None:
             why["mlp_neurons"] = (
@@ -158,7 +160,7 @@ def dissect(model: PreTrainedModel) -> Anatomy:
         )
     base = _base(model)
     embedding: nn.Module = model.get_input_embeddings()
-    unembedding: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    unembedding: nn.Module | None = model.get_output_embeddings()
     anatomy = Anatomy(
         layers=tuple(layers),
         final_norm=_final_norm(base, stack),
@@ -217,7 +219,8 @@ class _Seen:
     """What a few tokens left behind. By layer, in the order the layers ran.
 
     linear: what a linear map was given and gave.  given: what a part of the residual stream's width was given.
-    unlike: why a layer's patterns are not what its attention puts out.  embedded: how often the embedding was asked.
+    unlike: why a layer's patterns are not what its attention puts out.  twice: why its calls of attention can't be told.
+    embedded: how often the embedding was asked.
     """
 
     order: list[nn.Module] = field(default_factory=list)
@@ -229,6 +232,7 @@ class _Seen:
     attention: dict[int, nn.Module] = field(default_factory=dict)
     sizes: dict[int, dict[str, int]] = field(default_factory=dict)
     unlike: dict[int, str] = field(default_factory=dict)
+    twice: dict[int, str] = field(default_factory=dict)
     repeated: dict[int, set[nn.Module]] = field(default_factory=dict)
     routing: dict[int, Sightings] = field(default_factory=dict)
     causal: bool = True
@@ -249,8 +253,9 @@ class _WhoAttends:
         if not inside:
             return
         if layer in self.seen.attention:
-            self.seen.unlike[layer] = (
-                f"layer {layer} of {self.family} calls attention more than once; look at `residual`"
+            self.seen.twice[layer] = (
+                f"layer {layer} of {self.family} calls attention more than once, and labkit can't tell what the calls make "
+                "together; look at `attention_output` or `residual`"
             )
         self.seen.attention[layer] = call.module
         self.seen.sizes[layer] = {
@@ -262,7 +267,7 @@ class _WhoAttends:
 
     def after(self, call: Call, output: torch.Tensor) -> torch.Tensor:
         layer = len(self.seen.order) - 1
-        if self.call is None or layer in self.seen.unlike:
+        if self.call is None or layer in self.seen.unlike or layer in self.seen.twice:
             return output
         mask = visible(call)
         if mask is not None:
@@ -462,7 +467,8 @@ def _runs_before(added: dict[nn.Module, torch.Tensor], first: nn.Module, second:
 
 
 def _depth(layer: nn.Module, part: nn.Module) -> int:
-    return next(name.count(".") for name, module in layer.named_modules() if module is part)
+    names = [name for name, module in layer.named_modules() if module is part]
+    return names[0].count(".")
 
 
 def _attention_by_name(layer: nn.Module) -> nn.Module | None:

@@ -160,9 +160,13 @@ def _before_the_text(anatomy: Anatomy) -> str | None:
 def _no_patterns(anatomy: Anatomy) -> str | None:
     if reason := _hidden(anatomy) or _before_the_text(anatomy):
         return reason
-    attending = [layer for layer in anatomy.layers if layer.attention_module is not None]
-    refused = [layer.why["attention"] for layer in attending if "attention" in layer.why]
-    return refused[0] if len(refused) == len(attending) else None
+    return _everywhere(anatomy, "attention")
+
+
+def _everywhere(anatomy: Anatomy, name: str) -> str | None:
+    """Why no layer that attends has an instrument; None where one has."""
+    reasons = [layer.why.get(name) for layer in anatomy.layers if layer.attention_module is not None]
+    return None if None in reasons else reasons[0]
 
 
 def _no_operands(anatomy: Anatomy) -> str | None:
@@ -175,12 +179,16 @@ def _no_queries(anatomy: Anatomy) -> str | None:
     return _no_operands(anatomy) or _no_patterns(anatomy)
 
 
+def _no_values(anatomy: Anatomy) -> str | None:
+    return _no_operands(anatomy) or _everywhere(anatomy, "values")
+
+
 def _no_heads(anatomy: Anatomy) -> str | None:
     if reason := _hidden(anatomy):
         return reason
     if not anatomy.on_interface and not any(layer.output_projection is not None for layer in anatomy.layers):
         return f"labkit finds no output projection in {anatomy.family}'s attention; look at `attention_output` instead"
-    return None
+    return _everywhere(anatomy, "head_output")
 
 
 def _no_sum(anatomy: Anatomy) -> str | None:
@@ -196,7 +204,13 @@ def _no_sum(anatomy: Anatomy) -> str | None:
 
 
 def _no_attention_output(anatomy: Anatomy) -> str | None:
-    return _no_attention(anatomy) or _no_sum(anatomy)
+    if reason := _no_attention(anatomy) or _no_sum(anatomy):
+        return reason
+    if any(layer.attention is not None for layer in anatomy.layers):
+        return None
+    return (
+        f"no attention of {anatomy.family} adds to the residual stream by itself; look at `head_output` or `residual`"
+    )
 
 
 def _no_mlp(anatomy: Anatomy) -> str | None:
@@ -403,6 +417,8 @@ def _attends_plainly(anatomy: Anatomy, layer: int) -> bool:
 
 def _has_heads(anatomy: Anatomy, layer: int) -> bool:
     here = anatomy.layers[layer]
+    if "head_output" in here.why:
+        return False
     return (here.attention_module if anatomy.on_interface else here.output_projection) is not None
 
 
@@ -463,8 +479,8 @@ INSTRUMENTS = (
         name="values",
         shape="(kv_heads, T, d_value)",
         what="values",
-        why_not=_no_operands,
-        there=_attends,
+        why_not=_no_values,
+        there=lambda anatomy, layer: _attends(anatomy, layer) and "values" not in anatomy.layers[layer].why,
         put=_put_values,
         heads="key-value head",
         tokens="cached",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 import torch
@@ -18,9 +18,13 @@ from torch import nn
 from labkit.errors import BadInput, Unavailable
 from labkit.models.tokens import token_strings
 from labkit.results import Result
-from labkit.trace.anatomy import TOLERANCE, Anatomy
+from labkit.trace.probing import TOLERANCE
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from labkit.trace.anatomy import Anatomy
+    from labkit.trace.lab_like import LabLike
     from labkit.trace.record import Trace
 
 CHECKED_POSITIONS = 16
@@ -28,17 +32,6 @@ CHUNK = 2**24  # logits held at once: 64 MiB of float32
 SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # as configurations name it
 UNSATURATED = 0.9  # of the cap: above, a capped logit says little of the one before
 PROBE_SIZE = 64.0  # large beside any norm's epsilon, small enough for float16
-
-
-class HasModel(Protocol):
-    """The part of a Lab that is needed here."""
-
-    @property
-    def model(self) -> Any: ...
-    @property
-    def tokenizer(self) -> Any: ...
-    @property
-    def anatomy(self) -> Anatomy: ...
 
 
 # the logit lens -------------------------------------------------------------------------------------------------------
@@ -58,7 +51,7 @@ class LogitLens(Result):
         return f"Logit lens of {self.model}: {self.layers} layers"
 
 
-def logit_lens(lab: HasModel, trace: Trace, *, k: int = 1) -> LogitLens:
+def logit_lens(lab: LabLike, trace: Trace, *, k: int = 1) -> LogitLens:
     """What the model would say if it stopped at each layer: every residual, through the final norm and unembedding.
 
     trace: kept with "residual" and "logits". k: how many of the most probable tokens are given.
@@ -82,7 +75,7 @@ def logit_lens(lab: HasModel, trace: Trace, *, k: int = 1) -> LogitLens:
         raise BadInput(f"k={k!r} tokens can't be given: choose 1 to {vocabulary}, the size of the vocabulary.")
     memo: dict[int, str] = {}
     following = torch.tensor([*trace.ids[1:], 0])
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     step = max(1, CHUNK // vocabulary)
     for start in range(0, len(trace), step):
         chunk = slice(start, min(start + step, len(trace)))
@@ -105,7 +98,7 @@ def logit_lens(lab: HasModel, trace: Trace, *, k: int = 1) -> LogitLens:
             probability = (best.values - total[:, None]).exp()
             ids, probabilities = best.indices.tolist(), probability.tolist()
             for at, position in enumerate(range(chunk.start, chunk.stop)):
-                row: dict[str, Any] = {"layer": i, "position": position, "token": trace.tokens[position]}
+                row: dict[str, object] = {"layer": i, "position": position, "token": trace.tokens[position]}
                 if not broken[at]:
                     texts = token_strings(lab.tokenizer, ids[at], memo=memo)
                     row |= {"top_token": texts[0], "top_id": ids[at][0], "top_probability": probabilities[at][0]}
@@ -126,7 +119,7 @@ def logit_lens(lab: HasModel, trace: Trace, *, k: int = 1) -> LogitLens:
     return LogitLens(frame, trace.model, trace.layers)
 
 
-def lens_logits(lab: HasModel, trace: Trace, layers: int | Sequence[int] | None = None) -> torch.Tensor:
+def lens_logits(lab: LabLike, trace: Trace, layers: int | Sequence[int] | None = None) -> torch.Tensor:
     """The lens's logits themselves: (T, vocabulary) float32 for one layer, (len(layers), T, vocabulary) for several.
 
     layers: 0..layers as in `logit_lens`, negative from the end; None is all of them (4 bytes each: (layers + 1) · T ·
@@ -174,7 +167,7 @@ class LogitAttribution(Result):
 
 
 def logit_attribution(
-    lab: HasModel,
+    lab: LabLike,
     trace: Trace,
     *,
     position: int = -1,
@@ -255,7 +248,7 @@ def logit_attribution(
 _Part = tuple[str, int | None, int | None, torch.Tensor]  # component, layer, head, what it wrote: (d_model,) float64
 
 
-def _parts(lab: HasModel, trace: Trace, position: int, by: str) -> list[_Part]:
+def _parts(lab: LabLike, trace: Trace, position: int, by: str) -> list[_Part]:
     """All that was added up to the last residual at a position."""
 
     def at(whole: torch.Tensor) -> torch.Tensor:
@@ -380,7 +373,7 @@ class _Ending:
         return row.double().cpu() * self.factor, float(out.detach()) * self.factor
 
 
-def _ending(lab: HasModel, trace: Trace, needed: Sequence[str]) -> _Ending:
+def _ending(lab: LabLike, trace: Trace, needed: Sequence[str]) -> _Ending:
     """The way to the logits, proved on the trace's own last residual. Raises Unavailable when it is not found."""
     for what in needed:
         if what in trace.reasons:
@@ -453,7 +446,7 @@ def _factor(raw: torch.Tensor, truth: torch.Tensor, softcap: float | None, toler
     return 1.0 if abs(factor - 1.0) <= tolerance / 10 else factor
 
 
-def _projection(model: Any, anatomy: Anatomy, width: int) -> nn.Module | None:
+def _projection(model: nn.Module, anatomy: Anatomy, width: int) -> nn.Module | None:
     """The linear map of a model whose residual stream is wider or narrower than its unembedding (opt-350m)."""
     inside = {part for layer in anatomy.layers for part in layer.module.modules()}
     weight = getattr(anatomy.unembedding, "weight", None)
@@ -518,7 +511,8 @@ def _run(module: nn.Module | None, x: torch.Tensor) -> torch.Tensor:
     """A module's forward without its hooks: an edit that is on would change what is read here."""
     assert module is not None
     place = next((p.device for p in module.parameters() if p.device.type != "meta"), x.device)
-    return module.forward(x.to(place))
+    found: torch.Tensor = module.forward(x.to(place))
+    return found
 
 
 def _tolerance(x: torch.Tensor) -> float:
@@ -530,7 +524,7 @@ def _is_whole(value: object) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
-def _token_id(tokenizer: Any, size: int, token: str | int) -> int:
+def _token_id(tokenizer: PreTrainedTokenizerBase, size: int, token: str | int) -> int:
     """The id of a single token given by text or id. Raises BadInput with how a text of several splits."""
     if _is_whole(token):
         if not 0 <= int(token) < size:

@@ -112,8 +112,8 @@ class Trace:
     layers: int
     heads: _Counts = _Counts()
     kv_heads: _Counts = _Counts()
-    keep: tuple[str, ...]
-    reasons: dict[str, str]
+    keep: tuple[str, ...]  # type: ignore[misc]  # _Counts gives no default: it raises AttributeError for the class
+    reasons: dict[str, str]  # type: ignore[misc]
     _logits: torch.Tensor | None = None
     _attention: dict[int, LayerAttention] = field(default_factory=dict)
     _layered: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)

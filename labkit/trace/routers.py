@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from labkit.errors import BadInput, Unavailable
 from labkit.trace.probing import COARSEST, TOLERANCE, evaluating
@@ -25,6 +26,10 @@ TRIED = 64  # hidden states at each spread of the logits
 SPREADS = (3.0, 1.0, 0.3, 0.1, 0.03)
 
 CORRECTION = "correction"  # in the name of a bias that is added to the scores for the choice alone
+
+Args = tuple[object, ...]
+Keywords = dict[str, object]
+Output = Any  # of a router or an experts module: a tensor, or a tuple of things of many kinds
 
 # what is given each pass: (logits, weights, experts) of (N, E), (N, k), (N, k); returns other (weights, experts), or None
 Decide = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], "tuple[torch.Tensor, torch.Tensor] | None"]
@@ -77,9 +82,9 @@ class Sightings:
 
     tokens: int
     calls: list[tuple[nn.Module, _Given]] = field(default_factory=list)
-    outputs: dict[nn.Module, tuple[Any, ...]] = field(default_factory=dict)
+    outputs: dict[nn.Module, tuple[Output, ...]] = field(default_factory=dict)
 
-    def saw(self, module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+    def saw(self, module: nn.Module, args: Args, keywords: Keywords, output: object) -> None:
         given = _given(args, keywords)
         if given is not None and given.experts.shape[0] == self.tokens:
             self.calls.append((module, given))
@@ -117,7 +122,7 @@ def find(index: int, layer: nn.Module, attention: nn.Module | None, seen: Sighti
 
 
 def _scorer(
-    outputs: dict[nn.Module, tuple[Any, ...]],
+    outputs: dict[nn.Module, tuple[Output, ...]],
     names: dict[nn.Module, str],
     experts: nn.Module,
     given: _Given,
@@ -127,7 +132,7 @@ def _scorer(
     count = getattr(experts, "num_experts", None)
     least = max(given.experts.shape[1], int(given.experts.max()) + 1)
 
-    def scores(item: Any) -> bool:
+    def scores(item: object) -> bool:
         wide = _is_table(item, tokens) and item is not given.weights
         return wide and (item.shape[1] == count if isinstance(count, int) else item.shape[1] >= least)
 
@@ -155,8 +160,8 @@ class _Given:
     weights_at: int | str
 
 
-def _given(args: tuple[Any, ...], keywords: dict[str, Any]) -> _Given | None:
-    every: list[tuple[int | str, Any]] = [*enumerate(args), *keywords.items()]
+def _given(args: Args, keywords: Keywords) -> _Given | None:
+    every: list[tuple[int | str, Output]] = [*enumerate(args), *keywords.items()]
     for at, chosen in every:
         if _is_matrix(chosen) and not chosen.is_floating_point() and chosen.dtype is not torch.bool:
             for other, weights in reversed(every):  # hidden states come first, and may be as wide
@@ -165,7 +170,7 @@ def _given(args: tuple[Any, ...], keywords: dict[str, Any]) -> _Given | None:
     return None
 
 
-def _decision(items: tuple[Any, ...], tokens: int) -> tuple[int, int, int] | None:
+def _decision(items: tuple[Output, ...], tokens: int) -> tuple[int, int, int] | None:
     """Where a router's output has (logits, weights, chosen experts); None where it has not."""
     matrices = [i for i, item in enumerate(items) if _is_matrix(item) and item.shape[0] == tokens]
     for chosen in matrices:
@@ -178,7 +183,7 @@ def _decision(items: tuple[Any, ...], tokens: int) -> tuple[int, int, int] | Non
     return None
 
 
-def _sorted_decision(items: tuple[Any, ...]) -> list[int] | None:
+def _sorted_decision(items: tuple[Output, ...]) -> list[int] | None:
     """How many tokens go to each expert, where a router puts out its tokens sorted by expert (JetMoE); else None."""
     if len(items) != 5 or not isinstance(items[3], list) or not all(isinstance(i, int) for i in items[3]):
         return None
@@ -187,27 +192,27 @@ def _sorted_decision(items: tuple[Any, ...]) -> list[int] | None:
     return items[3] if flat and _is_matrix(items[4]) and items[4].shape[1] == len(items[3]) else None
 
 
-def _is_matrix(item: Any) -> bool:
+def _is_matrix(item: object) -> bool:
     return isinstance(item, torch.Tensor) and item.dim() == 2
 
 
-def _is_table(item: Any, tokens: int) -> bool:
+def _is_table(item: object, tokens: int) -> bool:
     return _is_matrix(item) and item.is_floating_point() and item.shape[0] == tokens
 
 
 # seeing and changing what is decided ----------------------------------------------------------------------------------
 
 
-def watch(router: Router, decide: Decide) -> list[Any]:
+def watch(router: Router, decide: Decide) -> list[RemovableHandle]:
     """Call `decide` with each decision of a router, and put what it returns in its place; returns the hooks' handles."""
     if router.reading == "experts":
         assert router.experts is not None
         latest: list[torch.Tensor] = []
 
-        def on_logits(_module: Any, _args: Any, output: Any) -> None:
+        def on_logits(_module: nn.Module, _args: object, output: Output) -> None:
             latest[:] = [output if router.logits_at is None else output[router.logits_at]]
 
-        def on_choice(_module: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        def on_choice(_module: nn.Module, args: Args, keywords: Keywords) -> tuple[Args, Keywords] | None:
             given = _given(args, keywords)
             if given is None or not latest:
                 return None
@@ -225,7 +230,7 @@ def watch(router: Router, decide: Decide) -> list[Any]:
             router.experts.register_forward_pre_hook(on_choice, with_kwargs=True),
         ]
 
-    def on_output(_module: Any, _args: Any, output: Any) -> Any:
+    def on_output(_module: nn.Module, _args: object, output: Output) -> Output:
         logits, weights, experts = _read(router, output)
         new = decide(logits, weights, experts)
         if new is None:
@@ -235,7 +240,7 @@ def watch(router: Router, decide: Decide) -> list[Any]:
     return [router.module.register_forward_hook(on_output)]
 
 
-def _read(router: Router, output: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _read(router: Router, output: Output) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(logits, weights, experts) of a router whose output has them all."""
     if router.reading == "router":
         at, weights_at, experts_at = _places(output)
@@ -249,19 +254,19 @@ def _read(router: Router, output: Any) -> tuple[torch.Tensor, torch.Tensor, torc
     return logits, weights.reshape(len(logits), -1), chosen.reshape(len(logits), -1)
 
 
-def _places(output: Any) -> tuple[int, int, int]:
+def _places(output: Output) -> tuple[int, int, int]:
     places = _decision(tuple(output), next(len(item) for item in output if _is_matrix(item)))
     assert places is not None
     return places
 
 
-def _with_choice(new: tuple[torch.Tensor, torch.Tensor], output: Any) -> Any:
+def _with_choice(new: tuple[torch.Tensor, torch.Tensor], output: Output) -> Output:
     _, weights, experts = _places(output)
     values = {weights: new[0].to(output[weights].dtype), experts: new[1]}
     return tuple(values.get(i, item) for i, item in enumerate(output))
 
 
-def _sorted_output(new: tuple[torch.Tensor, torch.Tensor], output: Any) -> Any:
+def _sorted_output(new: tuple[torch.Tensor, torch.Tensor], output: Output) -> Output:
     """A choice as a sorting router puts it out: places sorted by expert, their tokens, weights, tokens an expert."""
     weights, experts = new
     flat = experts.flatten()
@@ -467,10 +472,10 @@ def _tried(router: Router) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, to
         logits: list[torch.Tensor] = []
         found: list[_Given] = []
 
-        def on_logits(_module: Any, _args: Any, output: Any) -> None:
+        def on_logits(_module: nn.Module, _args: object, output: Output) -> None:
             logits.append(output if router.logits_at is None else output[router.logits_at])
 
-        def on_choice(_module: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        def on_choice(_module: nn.Module, args: Args, keywords: Keywords) -> None:
             given = _given(args, keywords)
             found.extend([given] if given is not None else [])
             raise _SeenEnough
@@ -503,7 +508,8 @@ def random_weights(router: Router, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed((seed * 1_000_003 + router.layer) % 2**63)
     directions = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
     lengths = weight.double().norm(dim=-1, keepdim=True).cpu()
-    return (directions / directions.norm(dim=-1, keepdim=True) * lengths).to(weight.device, weight.dtype)
+    found: torch.Tensor = directions / directions.norm(dim=-1, keepdim=True) * lengths
+    return found.to(weight.device, weight.dtype)
 
 
 # what is asked of a router --------------------------------------------------------------------------------------------
