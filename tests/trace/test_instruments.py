@@ -341,3 +341,11 @@ def test_an_encoder_and_decoder_is_refused() -> None:
     lab = lk.Lab(T5ForConditionalGeneration(config), Tokens(), name="t5")
     with pytest.raises(lk.Unavailable, match="encoder and a decoder"):
         lab.trace(IDS)
+
+
+def test_the_attention_view_of_layers_that_differ() -> None:
+    """Grouped heads are said to share keys only where all layers group them alike."""
+    different = lk.Lab(build(UNUSUAL["gemma4"]), Tokens(), name="gemma4").trace(IDS)
+    alike = lk.Lab(build(FAMILIES["llama3"]), Tokens(), name="llama3").trace(IDS)
+    assert lk.views.attention(different).facts["kv_heads"] == 4
+    assert lk.views.attention(alike).facts["kv_heads"] == 2

@@ -207,7 +207,7 @@ class AttentionView(View):
                 "pools": [pool_size(len(each.tokens)) for each in self._traces],
                 "layers": self._layers,
                 "heads": trace.heads,
-                "kv_heads": trace.kv_heads,
+                "kv_heads": _shared(trace, self._layers),
                 "chosen": list(self._shown) if chosen else None,
                 "measures": own + extra_facts,
                 "can_ablate": ablate is not None,
@@ -764,3 +764,9 @@ def _whole(content: Content, *names: str) -> list[int] | None:
 
 def _number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _shared(trace: Trace, layers: Sequence[int]) -> int:
+    """How many key-value heads every layer has; as many as heads, so that nothing is said to be shared, where they differ."""
+    counts = {trace.kv_heads_of(layer) for layer in layers}
+    return counts.pop() if len(counts) == 1 else trace.heads
