@@ -202,7 +202,7 @@ def _checked(table: pd.DataFrame) -> list[Row]:
     """The rows, with plain numbers; what is no finite number is NaN."""
     if not set(COLUMNS) <= set(getattr(table, "columns", ())) or not len(table):
         raise BadInput("There is nothing to draw; give the DataFrame that lk.sae.dose returned.")
-    rows = table[list(COLUMNS)].to_dict("records")
+    rows: list[Row] = table[list(COLUMNS)].to_dict("records")
     for row in rows:
         row["direction"] = str(row["direction"])
         for name in NUMBERS:
@@ -336,7 +336,7 @@ def _overlap(a: Row, b: Row) -> bool | None:
     """Whether the intervals of two shares overlap; None where one is not known."""
     if not all(math.isfinite(row[end]) for row in (a, b) for end in ("low", "high")):
         return None
-    return a["low"] <= b["high"] and b["low"] <= a["high"]
+    return bool(a["low"] <= b["high"] and b["low"] <= a["high"])
 
 
 def _sentence(rows: list[Row], zero: Row | None, concept: str) -> list[str]:

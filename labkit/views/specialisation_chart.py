@@ -301,17 +301,20 @@ _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
 
 def _beyond(frame: pd.DataFrame, level: str) -> np.ndarray:
     """Cells whose whole interval lies beyond the level, or below what untrained routers give at least."""
-    above = (frame.low > frame[level]).to_numpy(bool)
+    above: np.ndarray = (frame.low > frame[level]).to_numpy(bool)
     if level.startswith("untrained") and "untrained_low" in frame:
-        return above | (frame.high < frame.untrained_low).to_numpy(bool)
-    return above | (frame.high < frame[level]).to_numpy(bool) if level == "uniform" else above
+        above = above | (frame.high < frame.untrained_low).to_numpy(bool)
+    elif level == "uniform":
+        above = above | (frame.high < frame[level]).to_numpy(bool)
+    return above
 
 
 def _table(part: pd.DataFrame, name: str, kinds: list[str]) -> np.ndarray:
     """(kinds, experts) of a column; of "hover", what is said of each cell."""
     if name == "hover":
         part = part.assign(hover=[_specialisation_hover(row) for row in part.to_dict("records")])
-    return part.pivot(index="kind", columns="expert", values=name).reindex(kinds).to_numpy()
+    table: np.ndarray = part.pivot(index="kind", columns="expert", values=name).reindex(kinds).to_numpy()
+    return table
 
 
 def _blocks(ratio: np.ndarray) -> list[int]:

@@ -396,7 +396,8 @@ class AttentionView(View):
     def _repr_mimebundle_(self, **kwargs: object) -> tuple[Content, Content]:
         if self.comm is not None:
             self._start()
-        return super()._repr_mimebundle_(**kwargs)
+        bundle: tuple[Content, Content] = super()._repr_mimebundle_(**kwargs)
+        return bundle
 
     def _on_message(self, _widget: object, content: object, _buffers: object) -> None:
         if not isinstance(content, dict):

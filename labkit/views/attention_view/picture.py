@@ -48,6 +48,6 @@ def unpack(cells: bytes) -> np.ndarray:
 def _palette() -> np.ndarray:
     """(256, 3) uint8. One that holds on light and on dark paper: from a pale to a deep blue."""
     t = (np.arange(256) / LEVELS).clip(0, 1)[:, None]
-    table = np.rint((1 - t) * np.array([225, 236, 246]) + t * np.array([16, 58, 128])).astype(np.uint8)
+    table: np.ndarray = np.rint((1 - t) * np.array([225, 236, 246]) + t * np.array([16, 58, 128])).astype(np.uint8)
     table[NOT_A_NUMBER] = (213, 94, 0)
     return table

@@ -38,13 +38,14 @@ def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
 
     logits: (vocab,) float64. temperature: at least 0.
     """
-    shifted = logits - logits.max()
+    shifted: np.ndarray = logits - logits.max()
     if temperature <= 0:
-        chosen = np.zeros_like(shifted)
+        chosen: np.ndarray = np.zeros_like(shifted)
         chosen[int(np.argmax(shifted))] = 1.0
         return chosen
-    weights = np.exp(shifted / temperature)
-    return weights / weights.sum()
+    weights: np.ndarray = np.exp(shifted / temperature)
+    weights /= weights.sum()
+    return weights
 
 
 def entropy(distribution: np.ndarray) -> float:
