@@ -215,7 +215,7 @@ class Prediction(View):
         return f"{shorten(visible(self.id), 60)!r}, {'locked' if self.locked else 'no guess yet'}"
 
     def _table(self) -> pd.DataFrame:
-        return _numbers(self.spec, guess=self.guess)
+        return _numbers(self._asked, guess=self.guess)
 
     def _static_text(self) -> str:
         guess = f"Your guess: {value_text(self._asked, self.guess)}" if self.locked else "No guess yet."
@@ -246,6 +246,7 @@ class Comparison(View):
     words = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, spec: Spec, guess: Value | None, result: Value) -> None:
+        self._asked = spec
         super().__init__(
             spec=spec,
             guessed={} if guess is None else {"value": guess, "text": value_text(spec, guess)},
@@ -257,7 +258,7 @@ class Comparison(View):
         return f"{shorten(visible(self.spec['id']), 60)!r}, {self.words!r}"
 
     def _table(self) -> pd.DataFrame:
-        return _numbers(self.spec, guess=self.guessed.get("value"), result=self.result["value"])
+        return _numbers(self._asked, guess=self.guessed.get("value"), result=self.result["value"])
 
     def _static_text(self) -> str:
         guess = f"Guess:  {self.guessed['text']}\n" if self.guessed else ""
