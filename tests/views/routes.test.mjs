@@ -26,7 +26,7 @@ import {
   codeValue,
   wantsWhite,
 } from "../../labkit/views/routes_view/logic.js";
-import { nameOf } from "../../labkit/views/kit/running_text.js";
+import { nameOf } from "../../labkit/views/kit/token_list.js";
 
 /** A route of choices[layer][token] = experts, all of weight code 254 / (place + 1). */
 function made(all, { experts = 4, wide = false, texts = null, special = [] } = {}) {
@@ -47,8 +47,7 @@ function made(all, { experts = 4, wide = false, texts = null, special = [] } = {
     counted: [n],
     bands: [[0.1, 0.4]],
     tops: [2],
-    kinds: [[]],
-    called: [[[1, "<0xE4>"]]],
+    marks: [{ continued: [], called: [[1, "<0xE4>"]] }],
     special: [special],
   };
   const view = (bytes) => new DataView(bytes.buffer);
@@ -81,7 +80,7 @@ test("two traces stand one after the other", () => {
   const two = made([[[2, 3], [3, 0]]]);
   const joined = [1, 2, 3].map((i) => new DataView(Uint8Array.from([one, two].flatMap(({ given }) => [...new Uint8Array(given[i].buffer)])).buffer));
   const pair = (name) => [...one.facts[name], ...two.facts[name]];
-  const facts = { ...one.facts, ...Object.fromEntries(["drawn", "k", "tokens", "counted", "bands", "tops", "kinds", "called", "special"].map((n) => [n, pair(n)])) };
+  const facts = { ...one.facts, ...Object.fromEntries(["drawn", "k", "tokens", "counted", "bands", "tops", "marks", "special"].map((n) => [n, pair(n)])) };
   const routes = decodeRoutes(facts, [["a"], ["b", "c"]], ...joined);
   assert.deepEqual(routes.map(({ k }) => k), [1, 2]);
   assert.equal(routes[0].expert(0, 0), 0);

@@ -26,7 +26,7 @@ from labkit.moe.measures import specialisation as measured
 from labkit.moe.routing import collect
 from labkit.trace.record import Routes, Trace
 from labkit.views.routes_view import FILE_BYTES, RoutesView, routes
-from labkit.views.routes_view.reading import MOST_BYTES, MOST_TOKENS, by_weight, chance, router
+from labkit.views.routes_view.choices import MOST_BYTES, MOST_TOKENS, by_weight, chance, router
 from labkit.views.specialisation_chart import MOST_LAYERS, damage, specialisation
 
 
@@ -41,11 +41,13 @@ def decoded(view: RoutesView, which: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return experts, (codes / 254) ** 2 * view.facts["tops"][which]
 
 
-def ask(view: RoutesView, **content: Any) -> list[tuple[dict[str, Any], list[bytes]]]:
+def ask(view: RoutesView, **args: Any) -> list[tuple[dict[str, Any], list[bytes]]]:
     """What the view answers to a front end's message."""
     answers: list[Any] = []
     view.send = lambda answer, buffers=None: answers.append((answer, buffers))  # type: ignore[method-assign]
-    view._handle_msg({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
+    view._handle_msg(
+        {"content": {"data": {"method": "custom", "content": {"ask": "token", "id": "x", "args": args}}}, "buffers": []}
+    )
     return answers
 
 
@@ -164,10 +166,8 @@ def test_the_function_of_the_router_is_found_by_its_weights(kind: str, k: int) -
         trace = routed(["a"] * 20, logits, k=1, _routes=Routes(experts, weights, logits, (0, 1)))
     assert router(trace) == (kind, True)
     p = (logits.sigmoid() if kind == "sigmoid" else logits.softmax(-1))[4, 1]
-    ((answer, (probabilities, weights_)),) = ask(
-        routes(trace), type="token", id="x", version=0, trace=0, layer=1, token=4
-    )
-    assert answer == {"type": "token", "id": "x"}
+    ((answer, (probabilities, weights_)),) = ask(routes(trace), version=0, trace=0, layer=1, token=4)
+    assert answer == {"answer": "x", "value": None}
     np.testing.assert_allclose(np.frombuffer(probabilities, "<f4"), p.numpy(), rtol=1e-5)
     np.testing.assert_allclose(np.frombuffer(weights_, "<f4"), trace.routes.weights[4, 1].numpy(), rtol=1e-6)
 
@@ -191,13 +191,15 @@ def test_a_choice_that_does_not_follow_the_logits_alone_is_told() -> None:
 
 
 @pytest.mark.parametrize("content", [
-    {"layer": 9}, {"token": 12}, {"token": -1}, {"trace": 1}, {"version": 3}, {"layer": True}, {"layer": "0"}, {"type": "x"},
+    {"layer": 9}, {"token": 12}, {"token": -1}, {"trace": 1}, {"version": 3}, {"layer": True}, {"layer": "0"}, {"kind": "x"},
 ])  # fmt: skip
-def test_a_question_about_what_is_not_there_has_no_answer(content: dict[str, Any]) -> None:
-    asked = {"type": "token", "id": 1, "version": 0, "trace": 0, "layer": 0, "token": 0}
+def test_a_question_about_what_is_not_there_is_refused(content: dict[str, Any]) -> None:
+    asked = {"version": 0, "trace": 0, "layer": 0, "token": 0}
     view = routes(random_routed(12))
-    assert len(ask(view, **asked)) == 1
-    assert ask(view, **(asked | content)) == []
+    [(answer, buffers)] = ask(view, **asked)
+    assert ("value" in answer, len(buffers)) == (True, 2)
+    [(answer, buffers)] = ask(view, **(asked | content))
+    assert ("refused" in answer, buffers) == (True, [])
 
 
 # two traces ---------------------------------------------------------------------------------------------------------
@@ -469,8 +471,7 @@ def test_characters_over_several_tokens_are_put_together() -> None:
     trace = routed(["<0xE4>", "<0xB8><0xAD>", "!"], torch.randn(3, 2, 8))
     view = routes(trace)
     assert view.texts == [["中", "", "!"]]
-    assert view.facts["kinds"] == [[[1, 2]]]
-    assert view.facts["called"] == [[[0, "<0xE4>"], [1, "<0xB8><0xAD>"]]]
+    assert view.facts["marks"] == [{"continued": [1], "called": [[0, "<0xE4>"], [1, "<0xB8><0xAD>"]]}]
 
 
 def test_numbers_that_are_none_are_no_crash() -> None:
@@ -479,7 +480,7 @@ def test_numbers_that_are_none_are_no_crash() -> None:
     trace = routed(["a", "b", "c", "d"], logits)
     view = routes(trace)
     assert np.isfinite(view.facts["tops"][0])
-    ((_, (probabilities, _w)),) = ask(view, type="token", id=1, version=0, trace=0, layer=0, token=1)
+    ((_, (probabilities, _w)),) = ask(view, version=0, trace=0, layer=0, token=1)
     assert np.isnan(np.frombuffer(probabilities, "<f4")).all()
     json.dumps(view.facts, allow_nan=False)
 

@@ -103,6 +103,7 @@ export function tokenNode(passage, token) {
  *   element
  *   fill(passages): tokens are counted through all of them
  *   paint(look, put): put(word, look) is called for the tokens whose look(token), a text, is another than before
+ *   mark(className, marked): a class on the tokens with marked(token, word)
  *   light(lit): dim all but those with lit(token); null: all alike
  *   focus(token, {held, follow}): the one in focus, or null; follow: scroll to it
  *   frame(): to be called where the list is resized and `framed`
@@ -172,10 +173,15 @@ export function tokenList({ label, id, className, framed = false, actions }) {
     });
   }
 
+  /** @type {(className: string, marked: (token: number, word: HTMLElement) => boolean) => void} */
+  function mark(className, marked) {
+    nodes.forEach((node, i) => node.classList.toggle(className, marked(i, words[i])));
+  }
+
   /** @param {((token: number) => boolean) | null} lit */
   function light(lit) {
     list.classList.toggle("lk-tl-dimmed", lit !== null);
-    nodes.forEach((node, i) => node.classList.toggle("lk-tl-lit", lit?.(i) ?? false));
+    mark("lk-tl-lit", (i) => lit?.(i) ?? false);
   }
 
   /** @type {(token: number | null, how?: {held?: boolean, follow?: boolean}) => void} */
@@ -246,7 +252,7 @@ export function tokenList({ label, id, className, framed = false, actions }) {
     event.stopPropagation();
   });
 
-  return { element, list, fill, paint, light, focus, frame };
+  return { element, list, fill, paint, mark, light, focus, frame };
 }
 
 /**

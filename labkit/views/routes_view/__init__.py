@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import html
 import operator
-import threading
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 import traitlets
@@ -14,21 +13,23 @@ import traitlets
 from labkit.errors import BadInput
 from labkit.markup import html_table
 from labkit.views.base import View, clean, module, shorten, style, visible
-from labkit.views.errors import Refused, error_sentence
-from labkit.views.latest import Latest
-from labkit.views.routes_view.exported import numbers_of, picture
-from labkit.views.routes_view.picture import COLOURS, data_address
-from labkit.views.routes_view.reading import (
-    Read,
+from labkit.views.errors import Refused
+from labkit.views.kit.job import Job
+from labkit.views.kit.traits import Change, Proposal
+from labkit.views.kit.wire import Answer, answers
+from labkit.views.routes_view.choices import (
+    Drawn,
     changed,
     check,
+    drawn,
     probability_codes,
-    read,
     read_token,
     router,
     shape,
     text_of,
 )
+from labkit.views.routes_view.exported import numbers_of, picture
+from labkit.views.routes_view.picture import COLOURS, data_address
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,12 +42,14 @@ ORDERS = ("number", "most")
 _DELAY_SECONDS = 0.3  # somebody who types on does not mean what stands there yet
 _STATIC_TOKENS, _STATIC_EXPERTS = 400, 8
 
+Take = Callable[[str], "Trace | Sequence[Trace]"]
+
 
 def routes(
     trace: Trace,
     other: Trace | None = None,
     *,
-    take: Callable[[str], Any] | None = None,
+    take: Take | None = None,
     layer: int | None = None,
     names: tuple[str, str] | None = None,
     special: Collection[int] | None = None,
@@ -76,7 +79,7 @@ class RoutesView(View):
     _css = style("routes_view/routes.css")
 
     layer = traitlets.Int(0).tag(sync=True)
-    held: Any = traitlets.List().tag(sync=True)
+    held: traitlets.List[int] = traitlets.List().tag(sync=True)
     """The token that is held: [trace (0 or 1), token], or nothing."""
     order = traitlets.Unicode("number").tag(sync=True)
     """How the loads stand: by the experts' "number", or the "most" chosen first."""
@@ -84,7 +87,7 @@ class RoutesView(View):
     """Whether each token has its expert's number under it."""
     picked = traitlets.Dict().tag(sync=True)
     """Experts given a colour by hand: the layer (as text) -> their numbers, the latest last."""
-    texts: Any = traitlets.List().tag(sync=True)
+    texts: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
     """For each trace its tokens' pieces of the running text."""
     experts = traitlets.Bytes(b"").tag(sync=True)
     """For each trace (layers, drawn tokens, its k), the largest weight first; a byte each, or two from 257 experts on."""
@@ -104,14 +107,19 @@ class RoutesView(View):
         trace: Trace,
         other: Trace | None = None,
         *,
-        take: Callable[[str], Any] | None = None,
+        take: Take | None = None,
         layer: int | None = None,
         names: tuple[str, str] | None = None,
         special: Collection[int] | None = None,
-        **kwargs: Any,
     ) -> None:
-        self._worker: Latest[str] = Latest(self._take_text, delay_seconds=_DELAY_SECONDS)
-        self._lock = threading.RLock()  # what the worker sets, and what is set meanwhile, are each sent whole
+        self._worker: Job[str, list[Trace]] = Job(
+            self,
+            lambda text, _run: self._taken(text),
+            self._show_text,
+            status="status",
+            failed="The text can't be traced:",
+            delay_seconds=_DELAY_SECONDS,
+        )
         if take is not None and not callable(take):
             raise BadInput(f'take={take!r} can\'t be called; give lambda text: lab.trace(text, keep="routes").')
         if names is not None and (isinstance(names, str) or not isinstance(names, Sequence) or len(names) != 2):
@@ -124,37 +132,25 @@ class RoutesView(View):
         self._special = None if special is None else _ids(special)
         self._traces = [trace] if other is None else [trace, other]
         self._shape = shape(trace)
-        self._reads: list[Read] = []
+        self._drawn: list[Drawn] = []
         state = self._read(self._traces)
         layers = self._shape[0]
         super().__init__(
             **state,
             layer=layers[len(layers) // 2] if layer is None else self._checked(layer),
             typed="" if take is None else text_of(trace, self._special),
-            **kwargs,
         )
         self.observe(self._on_typed, names="typed")
-        self.on_msg(self._on_message)
-
-    # what a user calls --------------------------------------------------------------------------------------------
-
-    def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Until what was typed is shown; whether that came in time."""
-        return self._worker.wait(timeout_seconds)
-
-    def close(self) -> None:
-        self._worker.close()
-        super().close()
 
     # reading ------------------------------------------------------------------------------------------------------
 
-    def _read(self, traces: Sequence[Trace]) -> dict[str, Any]:
+    def _read(self, traces: Sequence[Trace]) -> dict[str, object]:
         """The traits of these traces. Raises BadInput when they are of another shape than the view's."""
         for each in traces:
             if shape(each) != self._shape:
                 there, here = (f"{_layers(layers)} of {n} experts" for layers, n in (shape(each), self._shape))
                 raise BadInput(f"A trace with {there} can't stand in a view of {here}; give traces of one model.")
-        reads = [read(each, self._special) for each in traces]
+        reads = [drawn(each, self._special) for each in traces]
         layers, experts = self._shape
         same = len(traces) == 2 and list(traces[0].ids) == list(traces[1].ids)
         kind, alone = router(traces[0])
@@ -168,11 +164,10 @@ class RoutesView(View):
             "k": [each.k for each in reads],
             "bytes": reads[0].experts.itemsize,
             "tokens": [each.tokens for each in reads],
-            "drawn": [len(each.texts) for each in reads],
+            "drawn": [len(each.pieces.texts) for each in reads],
             "counted": [each.counted for each in reads],
             "special": [each.special for each in reads],
-            "kinds": [[[i, kind] for i, kind in enumerate(each.kinds) if kind] for each in reads],
-            "called": [[[i, name] for i, name in each.names.items()] for each in reads],
+            "marks": [each.pieces.marks() for each in reads],
             "bands": [None if each.band is None else list(each.band) for each in reads],
             "tops": [each.top for each in reads],
             "router": kind,
@@ -182,99 +177,80 @@ class RoutesView(View):
             "changed_first": firsts,
             "can_take": self._take is not None,
         }
-        self._reads, self._router = reads, kind
+        self._drawn, self._router = reads, kind
         return {
-            "texts": [each.texts for each in reads],
+            "texts": [each.pieces.texts for each in reads],
             "experts": b"".join(each.experts.tobytes() for each in reads),
             "weights": b"".join(each.weights.tobytes() for each in reads),
             "load": b"".join(each.load.astype("<u4").tobytes() for each in reads),
             "facts": facts,
         }
 
-    def _take_text(self, text: str, stop: threading.Event) -> None:
-        """Runs in the worker. Whatever `take` does, the view says so and stands."""
-        if stop.is_set():
-            return
-        self._say("running")
-        try:
-            assert self._take is not None
-            taken = self._take(text)
-            given = list(taken) if isinstance(taken, list | tuple) else [taken, *self._traces[1:]]
-            if len(given) != len(self._traces):
-                raise BadInput(
-                    f"take returned {len(given)} traces, and the view shows {len(self._traces)}; return as many, or one."
-                )
-            for each in given:
-                check(each)
-            with self._lock:
-                if stop.is_set() or self.comm is None:
-                    return
-                state = self._read(given)
-                self._traces = given
-                with self.hold_sync():
-                    for name, value in state.items():
-                        setattr(self, name, value)
-                    if self.held and self.held[1] >= state["facts"]["drawn"][self.held[0]]:
-                        self.held = []
-                    self.version += 1
-                    self._say("done")
-        except BaseException as error:  # in this thread there is nobody above to tell
-            if not stop.is_set():
-                self._say("failed", error_sentence(error, "The text can't be traced:"))
+    def _taken(self, text: str) -> list[Trace]:
+        """Whatever `take` makes of a text. Raises BadInput for what can't stand in this view."""
+        assert self._take is not None
+        taken = self._take(text)
+        given = list(taken) if isinstance(taken, Sequence) else [taken, *self._traces[1:]]
+        if len(given) != len(self._traces):
+            raise BadInput(
+                f"take returned {len(given)} traces, and the view shows {len(self._traces)}; return as many, or one."
+            )
+        for each in given:
+            check(each)
+        return given
 
-    def _say(self, state: str, message: str = "") -> None:
-        with self._lock:
-            if self.comm is not None:
-                self.status = {"state": state, "message": message}
+    def _show_text(self, _text: str, given: list[Trace]) -> str:
+        state = self._read(given)
+        self._traces = given
+        for name, value in state.items():
+            self.set_trait(name, value)
+        if self.held and self.held[1] >= len(self._drawn[self.held[0]].pieces.texts):
+            self.held = []
+        self.version += 1
+        return ""
 
     # traits and messages ------------------------------------------------------------------------------------------
 
     @traitlets.validate("layer")
-    def _valid_layer(self, proposal: Any) -> int:
+    def _valid_layer(self, proposal: Proposal) -> int:
         return self._checked(proposal["value"])
 
     @traitlets.validate("order")
-    def _valid_order(self, proposal: Any) -> str:
+    def _valid_order(self, proposal: Proposal) -> str:
         if proposal["value"] not in ORDERS:
             raise Refused(f"order={proposal['value']!r} is not known; give one of {', '.join(ORDERS)}.")
         return str(proposal["value"])
 
     @traitlets.validate("held")
-    def _valid_held(self, proposal: Any) -> list[int]:
+    def _valid_held(self, proposal: Proposal) -> list[int]:
         value = list(proposal["value"])
         whole = all(isinstance(v, int) and not isinstance(v, bool) for v in value)
         if value and not (
             len(value) == 2
             and whole
-            and value[0] in range(len(self._reads))
-            and value[1] in range(len(self._reads[value[0]].texts))
+            and value[0] in range(len(self._drawn))
+            and value[1] in range(len(self._drawn[value[0]].pieces.texts))
         ):
             raise Refused(f"held={value!r} is no token; give [trace, token], such as [0, 3], or [].")
         return value
 
-    def _on_typed(self, change: Any) -> None:
+    def _on_typed(self, change: Change) -> None:
         if self._take is not None:
-            self._say("waiting")
-            self._worker.submit(change["new"])
+            self._worker.ask(change["new"])
 
-    def _on_message(self, _widget: Any, content: Any, _buffers: Any) -> None:
-        """A front end asks for one token's exact numbers."""
-        if not isinstance(content, dict) or content.get("type") != "token":
-            return
-        asked: list[Any] = [content.get(name) for name in ("trace", "layer", "token")]
-        if any(isinstance(value, bool) or not isinstance(value, int) for value in asked):
-            return
-        which, layer, token = asked
+    @answers
+    def _answer_token(self, version: int, trace: int, layer: int, token: int) -> Answer:
+        """One token's exact numbers; layer: its place among the routed ones."""
         with self._lock:
-            if content.get("version") != self.version or which not in range(len(self._traces)):
-                return
-            if layer not in range(len(self._shape[0])) or token not in range(self._reads[which].tokens):
-                return
-            numbers = read_token(self._traces[which], layer, token, self._router)
-        buffers = [np.ascontiguousarray(each, "<f4").tobytes() for each in numbers]
-        self.send({"type": "token", "id": content.get("id")}, buffers=buffers)
+            there = (
+                version == self.version and trace in range(len(self._traces)) and layer in range(len(self._shape[0]))
+            )
+            if not there or token not in range(self._drawn[trace].tokens):
+                raise BadInput(f"Token {token} of trace {trace}, layer {layer}, is not on show any more.")
+            numbers = read_token(self._traces[trace], layer, token, self._router)
+        return Answer(buffers=[np.ascontiguousarray(each, "<f4").tobytes() for each in numbers])
 
-    def _checked(self, value: Any) -> int:
+    def _checked(self, value: SupportsIndex) -> int:
         layers = self._shape[0]
         try:
             layer = operator.index(value)
@@ -289,10 +265,10 @@ class RoutesView(View):
 
     # files and fallbacks ------------------------------------------------------------------------------------------
 
-    def _export_state(self) -> dict[str, Any]:
+    def _export_state(self) -> dict[str, object]:
         layers, experts = self._shape
-        room = FILE_BYTES // (len(layers) * experts * len(self._reads))
-        with_probabilities = [min(len(each.texts), room) for each in self._reads]
+        room = FILE_BYTES // (len(layers) * experts * len(self._drawn))
+        with_probabilities = [min(len(each.pieces.texts), room) for each in self._drawn]
         codes = [
             probability_codes(trace, n, self._router) for trace, n in zip(self._traces, with_probabilities, strict=True)
         ]
@@ -312,7 +288,7 @@ class RoutesView(View):
 
     def _head_line(self) -> str:
         layers, experts = self._shape
-        trace, k = self._traces[0], self._reads[0].k
+        trace, k = self._traces[0], self._drawn[0].k
         tokens = f"{len(trace)} token{'' if len(trace) == 1 else 's'}"
         return f"{trace.model} · {tokens} · layer {self.layer} of {_layers(layers)}, {k} of {experts} experts"
 
@@ -322,7 +298,7 @@ class RoutesView(View):
     def _most_chosen(self, layer: int, count: int) -> list[int]:
         """The experts of a layer that most tokens of all traces on show choose first, those nobody chooses left out."""
         firsts = np.zeros(self._shape[1])
-        for each in self._reads:  # among equals the more chosen one comes first
+        for each in self._drawn:  # among equals the more chosen one comes first
             words = np.delete(each.experts[layer, :, 0], each.special)
             firsts += np.bincount(words, minlength=self._shape[1])
             firsts += each.load[layer] / (1 + each.counted * each.k)
@@ -330,13 +306,13 @@ class RoutesView(View):
 
     def _loads(self) -> list[tuple[int, int, float]]:
         """The most chosen experts of the layer on show in the first trace: number, tokens, share of the choices."""
-        first = self._reads[0]
+        first = self._drawn[0]
         load, choices = first.load[self._place()], max(1, first.counted * first.k)
         most = [int(e) for e in np.argsort(-load, kind="stable")[:_STATIC_EXPERTS] if load[e] > 0]
         return [(e, int(load[e]), float(load[e] / choices)) for e in most]
 
     def _chance_line(self) -> str:
-        band = self._reads[0].band
+        band = self._drawn[0].band
         uniform = f"uniform {1 / self._shape[1]:.1%}"
         return uniform if band is None else f"{uniform}, random choice {band[0]:.1%} to {band[1]:.1%} in 95 % of cases"
 
@@ -346,7 +322,7 @@ class RoutesView(View):
 
     def _slots(self) -> np.ndarray:
         """(layers, tokens) which of the colours each token's first expert has in the first trace; -1 for none."""
-        strip = self._reads[0].experts[:, :, 0].astype(int)
+        strip = self._drawn[0].experts[:, :, 0].astype(int)
         slots = np.full(strip.shape, -1)
         for i in range(len(strip)):
             for slot, expert in enumerate(self._most_chosen(i, len(COLOURS))):
@@ -360,7 +336,7 @@ class RoutesView(View):
         layer = self._place()
         chosen = self._most_chosen(layer, len(COLOURS))
         return picture(
-            self._reads[0],
+            self._drawn[0],
             layer,
             self._slots(),
             chosen,
@@ -370,13 +346,17 @@ class RoutesView(View):
         )
 
     def _static_html(self) -> str:
-        layer, first, slots = self._place(), self._reads[0], self._slots()
+        layer, first, slots = self._place(), self._drawn[0], self._slots()
         strip = first.experts[:, :, 0].astype(int)
         text = "".join(
             f"{html.escape(visible(shorten(piece, 60)))}<sub>{expert}</sub>"
-            for piece, expert in zip(first.texts[:_STATIC_TOKENS], strip[layer], strict=False)
+            for piece, expert in zip(first.pieces.texts[:_STATIC_TOKENS], strip[layer], strict=False)
         )
-        cut = f"<p>({len(first.texts) - _STATIC_TOKENS} more tokens)</p>" if len(first.texts) > _STATIC_TOKENS else ""
+        cut = (
+            f"<p>({len(first.pieces.texts) - _STATIC_TOKENS} more tokens)</p>"
+            if len(first.pieces.texts) > _STATIC_TOKENS
+            else ""
+        )
         rows = html_table(
             [(e, tokens, f"{share:.1%}") for e, tokens, share in self._loads()],
             head=("expert", "tokens", "share of the choices"),
@@ -394,7 +374,7 @@ class RoutesView(View):
         )
 
 
-def _ids(special: Any) -> frozenset[int]:
+def _ids(special: Iterable[SupportsIndex]) -> frozenset[int]:
     try:
         return frozenset(operator.index(each) for each in special)
     except TypeError:

@@ -9,8 +9,8 @@ import numpy as np
 
 from labkit.views.drawing.page import Page, Token
 from labkit.views.drawing.scene import Picture
+from labkit.views.routes_view.choices import Drawn
 from labkit.views.routes_view.picture import COLOURS, OTHERS, shades
-from labkit.views.routes_view.reading import Read
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,7 @@ def numbers_of(traces: Sequence[Trace]) -> pd.DataFrame:
 
 
 def picture(
-    first: Read,
+    first: Drawn,
     layer: int,
     slots: np.ndarray,
     chosen: Sequence[int],
@@ -65,7 +65,7 @@ def picture(
     page.note("Each token is coloured by the expert it goes to first, whose number stands after it.")
     experts = first.experts[layer, :, 0].astype(int).tolist()
     tokens = []
-    for piece, slot, expert in list(zip(first.texts, slots[layer].tolist(), experts, strict=False))[:TOKENS]:
+    for piece, slot, expert in list(zip(first.pieces.texts, slots[layer].tolist(), experts, strict=False))[:TOKENS]:
         tokens.append(Token(piece or "∅", fill=COLOURS[slot] if slot >= 0 else OTHERS, note=str(expert)))
     page.tokens(tokens)
     page.key([*((COLOURS[i], f"expert {e}") for i, e in enumerate(chosen)), (OTHERS, "others")])

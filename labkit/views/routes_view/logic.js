@@ -1,5 +1,7 @@
 // The routes view's arithmetic, apart from any drawing.
 
+import { passageOf } from "../kit/token_list.js";
+
 export const COLOURED = 8; // experts with a colour of their own in each layer
 export const NO_COLOUR = -1;
 
@@ -56,9 +58,7 @@ export function decodeRoutes(facts, texts, experts, weights, load) {
       tokens: facts.tokens[which],
       counted: facts.counted[which],
       band: facts.bands[which],
-      texts: texts[which],
-      kinds: new Map(facts.kinds[which]),
-      names: new Map(facts.called[which]),
+      ...passageOf({ texts: texts[which], ...facts.marks[which] }),
       special: new Set(facts.special[which]),
       expert: (layer, token, j = 0) => chosen[(layer * n + token) * k + j],
       weight: (layer, token, j = 0) => codeValue(codes[(layer * n + token) * k + j], top),

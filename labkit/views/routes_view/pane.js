@@ -1,7 +1,8 @@
 // One trace: its text, all its layers, the loads of the layer on show, and the token in focus.
 
 import { make, spokenLabel, thousands } from "../kit/common.js";
-import { nameOf, quoted } from "../kit/running_text.js";
+import { table } from "../kit/table.js";
+import { nameOf, quoted } from "../kit/token_list.js";
 import { barChart } from "./chart.js";
 import {
   NO_COLOUR,
@@ -13,7 +14,7 @@ import {
   sharePercent,
 } from "./logic.js";
 import { layerStrip } from "./strip.js";
-import { FAMILY, litBy, routesText } from "./text.js";
+import { litBy, routesText } from "./text.js";
 
 const SAY_AFTER = 400; // ms
 const ASK_AFTER = 60; // ms; for a pointer on its way the panel is not drawn, and the kernel not asked
@@ -31,12 +32,12 @@ export function routesPane({ which, context, prefix }) {
   head.append(name);
   const left = make("div", "lk-rt-left");
   const right = make("div", "lk-rt-right");
-  const note = make("p", "lk-rt-muted lk-rt-cut");
+  const note = make("p", "lk-muted lk-rt-cut");
   const foot = make("p", "lk-rt-foot");
   const said = make("div", "lk-spoken");
   said.setAttribute("aria-live", "polite");
   const stripTitle = make("h2", "lk-rt-h", "All layers ");
-  const stripNote = make("span", "lk-rt-muted lk-rt-unit");
+  const stripNote = make("span", "lk-muted lk-rt-unit");
   stripTitle.append(stripNote);
   const loads = make("div", "lk-rt-loads");
   const panel = make("div", "lk-rt-token-panel");
@@ -132,7 +133,7 @@ export function routesPane({ which, context, prefix }) {
       },
       leave() {
         context.pointExpert(null);
-        if (context.heldExpert() === null) chart.bars.blur();
+        if (context.heldExpert() === null) chart.list.blur();
         context.holdExpert(null);
       },
     },
@@ -144,10 +145,10 @@ export function routesPane({ which, context, prefix }) {
   const path = make("ol", "lk-rt-path");
   path.setAttribute("aria-label", "Experts of this token in each layer, the largest weight first");
   path.tabIndex = 0; // it scrolls
-  const pathTitle = make("p", "lk-rt-muted");
-  const chosenTable = make("table", "lk-rt-chosen");
+  const pathTitle = make("p", "lk-muted");
+  const chosenTable = make("div", "lk-rt-chosen");
   const probability = barChart({ heading: "Router probability ", unit: "", label: "Router probability of each expert", prefix: `${prefix}-probability` });
-  const probabilityNote = make("p", "lk-rt-muted lk-rt-reading");
+  const probabilityNote = make("p", "lk-muted lk-rt-reading");
   const pathBox = make("div", "lk-rt-pathbox");
   pathBox.append(pathTitle, path);
   const probabilityBox = make("div", "lk-rt-probability");
@@ -169,7 +170,7 @@ export function routesPane({ which, context, prefix }) {
     head.hidden = facts.tokens.length < 2;
     const n = facts.tokens[which];
     name.textContent = `${facts.names[which]} `;
-    name.append(make("span", "lk-rt-muted", `${thousands(n)} token${n === 1 ? "" : "s"}`));
+    name.append(make("span", "lk-muted", `${thousands(n)} token${n === 1 ? "" : "s"}`));
     element.setAttribute("aria-label", facts.tokens.length < 2 ? "Routes" : facts.names[which]);
     text.fill(route);
     strip.fill(route, facts.layers);
@@ -243,7 +244,7 @@ export function routesPane({ which, context, prefix }) {
       ` uniform ${sharePercent(uniform)} `,
       make("span", "lk-rt-keyband"),
       ` choosing at random gives ${sharePercent(band[0])} to ${sharePercent(band[1])} in 95 % of cases `,
-      make("span", "lk-rt-muted", `(of ${route.experts} bars ${byChance(route.experts)} would stand outside)`),
+      make("span", "lk-muted", `(of ${route.experts} bars ${byChance(route.experts)} would stand outside)`),
     );
   }
 
@@ -260,13 +261,7 @@ export function routesPane({ which, context, prefix }) {
     const marks = litBy(route, layer(), e);
     text.light(marks);
     strip.light(marks);
-    chart.bars.querySelectorAll(".lk-rt-bar").forEach((bar, i) => {
-      const on = chart.at(i) === e;
-      if (bar.classList.contains("lk-rt-marked") !== on) {
-        bar.classList.toggle("lk-rt-marked", on);
-        bar.setAttribute("aria-selected", String(on));
-      }
-    });
+    chart.mark((each) => each === e);
     if (words) drawFoot();
   }
 
@@ -289,7 +284,7 @@ export function routesPane({ which, context, prefix }) {
     const all = choices(route, at, i);
     const exact = at === layer() ? known(i) : null;
     const weight = (j) => (exact?.weights ? number(exact.weights[j], true) : `about ${number(all[j].weight, false)}`);
-    const parts = [quoted(nameOf(route, i), FAMILY), ` (token ${thousands(i)}) goes in layer ${layerName(at)} to `, make("strong", "", `expert ${all[0].expert}`), ` (weight ${weight(0)})`];
+    const parts = [quoted(nameOf(route, i)), ` (token ${thousands(i)}) goes in layer ${layerName(at)} to `, make("strong", "", `expert ${all[0].expert}`), ` (weight ${weight(0)})`];
     if (all.length > 1) parts.push(` and to ${listed(all.slice(1).map((each) => each.expert))}`);
     parts.push(".");
     foot.replaceChildren(...parts);
@@ -315,7 +310,7 @@ export function routesPane({ which, context, prefix }) {
     const i = token();
     const fixed = held() === i;
     const shown = pointed !== null || cursor !== null || linked !== null || held() !== null;
-    text.focus(shown ? i : null, fixed, reveal || byStrip);
+    text.focus(shown ? i : null, { held: fixed, follow: reveal || byStrip });
     strip.focus(pointed?.[0] ?? layer(), shown ? i : null, fixed, reveal);
     drawFoot();
     clearTimeout(askTimer);
@@ -340,7 +335,7 @@ export function routesPane({ which, context, prefix }) {
   function drawPath() {
     const i = token();
     const caption = held() === i ? "held" : pointed === null && cursor === null && linked === null ? "an example; point at any other token" : "";
-    panelTitle.replaceChildren(quoted(nameOf(route, i), FAMILY), make("span", "lk-rt-muted lk-rt-unit", ` token ${thousands(i)}${caption ? `, ${caption}` : ""}`));
+    panelTitle.replaceChildren(quoted(nameOf(route, i)), make("span", "lk-muted lk-rt-unit", ` token ${thousands(i)}${caption ? `, ${caption}` : ""}`));
     const key = `${context.version()} ${i} ${layer()} ${context.colours()} ${path.clientWidth}`;
     if (drawnPath === key) return;
     drawnPath = key;
@@ -401,24 +396,13 @@ export function routesPane({ which, context, prefix }) {
       });
       drawReading();
     }
-    const header = make("tr");
-    for (const each of ["Expert", "Weight", "Router probability"]) {
-      const cell = make("th", "", each);
-      cell.scope = "col";
-      header.append(cell);
-    }
-    const rows = all.map((each, j) => {
-      const row = make("tr");
-      const first = make("td");
-      first.append(make("span", `lk-rt-chip lk-rt-c${slotHere(each.expert)}`, String(each.expert)));
-      row.append(
-        first,
-        make("td", "", found?.weights ? number(found.weights[j], true) : `about ${number(each.weight, false)}`),
-        make("td", "", found ? `${found.exact ? "" : "about "}${number(found.probabilities[each.expert], found.exact)}` : "not in this file"),
-      );
-      return row;
-    });
-    chosenTable.replaceChildren(header, ...rows);
+    const columns = ["Expert", "Weight", "Router probability"];
+    const rows = all.map((each, j) => [
+      make("span", `lk-rt-chip lk-rt-c${slotHere(each.expert)}`, String(each.expert)),
+      found?.weights ? number(found.weights[j], true) : `about ${number(each.weight, false)}`,
+      found ? `${found.exact ? "" : "about "}${number(found.probabilities[each.expert], found.exact)}` : "not in this file",
+    ]);
+    chosenTable.replaceChildren(table({ columns, rows }));
   }
 
   function drawReading() {
@@ -433,12 +417,11 @@ export function routesPane({ which, context, prefix }) {
     if (!facts.alone) parts.push("A balancing bias or groups of experts have a say in the choice, so that the chosen need not be the most probable.");
     probabilityNote.textContent = parts.filter(Boolean).join(" ") || "Filled: the chosen ones. Point at a bar for its number.";
   }
-  probability.bars.addEventListener("pointermove", (event) => {
-    const i = probability.placeAt(event);
-    readAt = i === null ? null : probability.at(i);
+  probability.list.addEventListener("pointermove", (event) => {
+    readAt = probability.expertAt(event);
     drawReading();
   });
-  probability.bars.addEventListener("pointerleave", () => {
+  probability.list.addEventListener("pointerleave", () => {
     readAt = null;
     drawReading();
   });
@@ -470,7 +453,7 @@ export function routesPane({ which, context, prefix }) {
       linked = i;
       if (pointed === null && cursor === null) {
         const shown = i !== null || held() !== null;
-        text.focus(shown ? token() : null, held() === token());
+        text.focus(shown ? token() : null, { held: held() === token() });
         strip.focus(layer(), shown ? token() : null, held() === token());
         drawFoot();
         clearTimeout(askTimer);

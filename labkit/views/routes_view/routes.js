@@ -1,20 +1,18 @@
 // The routes view as a widget: the box to type in, the bar, one trace or two.
 
-import { make, makeRoot, thousands, visibleLabel } from "../kit/common.js";
-import { button, followTheme, picker, setOptions } from "../kit/controls.js";
-import { entryField } from "../kit/entry.js";
+import { button, checkbox, picker, setOptions } from "../kit/controls.js";
+import { make, thousands, visibleLabel } from "../kit/common.js";
+import { entryField } from "../kit/field.js";
+import { mount } from "../kit/mount.js";
 import { NO_COLOUR, OTHERS, PALETTE, changedTokens, colouredExperts, decodeRoutes, exampleToken, firstChoices } from "./logic.js";
 import { routesPane } from "./pane.js";
 import { heldRoutes, liveRoutes } from "./source.js";
-import { FAMILY } from "./text.js";
 
-const WIDE = 720; // CSS pixels from where the loads stand beside the text, or two traces side by side
 const ORDER_TITLES = [{ value: "number", title: "by number" }, { value: "most", title: "most chosen first" }];
 
-function render({ model, el }) {
-  const exported = Boolean(model.get("exported"));
-  const prefix = `lk-${Math.random().toString(36).slice(2, 10)}`;
-  const root = makeRoot("lk-routes");
+function render(widget) {
+  const view = mount(widget, "lk-routes");
+  const { exported, model, root, set } = view;
   PALETTE.forEach(([light, dark], i) => root.style.setProperty(`--lk-e${i}`, `light-dark(${light}, ${dark})`));
   root.style.setProperty("--lk-eo", `light-dark(${OTHERS.join(", ")})`);
 
@@ -23,17 +21,10 @@ function render({ model, el }) {
   let slots = []; // by layer, its coloured experts
   let slotOf = []; // by layer, expert -> colour
   let changes = null;
-  let dark = false;
-  let tones = {};
   let heldExpert = null;
   let pointedExpert = null;
   let painted = 0;
-  const source = exported ? heldRoutes(model, facts) : liveRoutes(model);
-
-  const set = (name, value) => {
-    model.set(name, value);
-    model.save_changes();
-  };
+  const source = exported ? heldRoutes(model, facts) : liveRoutes(view.wire);
 
   const context = {
     facts: () => facts,
@@ -41,9 +32,7 @@ function render({ model, el }) {
     source: () => source,
     version: () => model.get("version"),
     layer: () => Math.max(0, facts.layers.indexOf(model.get("layer"))),
-    setLayer(place) {
-      if (facts.layers[place] !== model.get("layer")) set("layer", facts.layers[place]);
-    },
+    setLayer: (place) => set("layer", facts.layers[place]),
     order: () => model.get("order"),
     slot: (layer, expert) => slotOf[layer].get(expert) ?? NO_COLOUR,
     colours: () => painted,
@@ -51,9 +40,7 @@ function render({ model, el }) {
       const [trace, token] = model.get("held");
       return trace === which || (facts.same && trace !== undefined) ? token : null;
     },
-    hold: (place) => {
-      if (String(model.get("held")) !== String(place ?? [])) set("held", place ?? []);
-    },
+    hold: (place) => set("held", place ?? []),
     /** The expert whose tokens are lit, in every trace: the one pointed at, else the one held. */
     expert: () => pointedExpert ?? heldExpert,
     heldExpert: () => heldExpert,
@@ -87,47 +74,39 @@ function render({ model, el }) {
     linked(which, token) {
       if (facts.same) panes[1 - which].link(token);
     },
-    dark: () => dark,
-    tone: (name) => tones[name],
+    dark: view.theme.dark,
+    tone: view.theme.colour,
   };
 
   // -------------------------------------------------------------------------------------------------------- the top
 
   const head = make("p", "lk-rt-head");
-  const typed = entryField({
-    family: FAMILY,
-    id: `${prefix}-typed`,
+  const typed = entryField(view, {
+    trait: "typed",
+    status: "status",
     title: "Your text",
     hint: "Type a text and see which experts its tokens go to",
-    multiline: true,
     busyText: "computing the routes …",
-    send: (value) => set("typed", value),
+    lines: 2,
   });
 
   const bar = make("div", "lk-rt-bar-top");
-  const layerPicker = picker("Layer", `${prefix}-layer`);
-  const orderPicker = picker("Loads", `${prefix}-order`, ORDER_TITLES);
-  const numbersBox = make("input");
-  numbersBox.type = "checkbox";
-  numbersBox.id = `${prefix}-numbers`;
-  const numbersLabel = make("label", "lk-att-check", "Expert numbers under the tokens");
-  numbersLabel.htmlFor = numbersBox.id;
-  const numbersPair = make("span", "lk-pair");
-  numbersPair.append(numbersBox, numbersLabel);
+  const layerPicker = picker("Layer", view.id("layer"));
+  const orderPicker = picker("Loads", view.id("order"), ORDER_TITLES);
+  const numbers = checkbox("Expert numbers under the tokens", view.id("numbers"), (on) => set("numbers", on));
   const back = button("Colour the most chosen again", "", () => {
     const { [String(model.get("layer"))]: _gone, ...rest } = model.get("picked");
     set("picked", rest);
   });
-  bar.append(layerPicker.pair, orderPicker.pair, numbersPair, back);
+  bar.append(layerPicker.pair, orderPicker.pair, numbers.pair, back);
   const legend = make("p", "lk-rt-legend");
   const difference = make("p", "lk-rt-difference");
 
-  const panes = facts.tokens.map((_, which) => routesPane({ which, context, prefix: `${prefix}-${which}` }));
+  const panes = facts.tokens.map((_, which) => routesPane({ which, context, prefix: view.id(which) }));
   const body = make("div", "lk-rt-body");
   body.append(...panes.map(({ element }) => element));
-  const notes = make("p", "lk-rt-muted lk-rt-notes");
-  root.append(head, typed.box, bar, legend, difference, body, notes);
-  el.append(root);
+  const notes = make("p", "lk-muted lk-rt-notes");
+  root.append(head, typed.element, bar, legend, difference, body, notes);
   root.classList.toggle("lk-rt-two", panes.length > 1);
 
   function drawHead() {
@@ -137,7 +116,7 @@ function render({ model, el }) {
       make("strong", "", visibleLabel(facts.model, 80)),
       ` · ${counts.join(" · ")} · ${layers}, each with ${facts.experts} experts: ${sameCount() ? facts.k[0] : facts.k.map((k, i) => `${facts.names[i]} ${k}`).join(", ")} for every token`,
     );
-    typed.box.hidden = !facts.can_take || exported;
+    typed.element.hidden = !facts.can_take || exported;
     const said = [];
     if (facts.layers.length > 1) said.push("Experts of different layers have nothing in common: the same number or colour in two rows is not the same expert.");
     if (exported) said.push("Without the notebook, weights and probabilities are known to about two digits.");
@@ -188,28 +167,6 @@ function render({ model, el }) {
 
   // ------------------------------------------------------------------------------------------------------- the data
 
-  /** Whether the paper is another than before. What the canvases need of the theme is read once: asking costs a layout. */
-  function readTheme() {
-    if (!root.isConnected) return false;
-    const brush = make("canvas").getContext("2d");
-    brush.fillStyle = getComputedStyle(root).backgroundColor;
-    brush.fillRect(0, 0, 1, 1);
-    const [red, green, blue] = brush.getImageData(0, 0, 1, 1).data;
-    const now = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 110;
-    const style = getComputedStyle(root);
-    const before = JSON.stringify(tones);
-    dark = now;
-    tones = Object.fromEntries(
-      ["--lk-ink"].map((name) => {
-        const value = style.getPropertyValue(name).trim();
-        // a canvas does not understand light-dark()
-        const pair = /light-dark\(\s*([^,]+(?:\([^)]*\))?)\s*,\s*(.+)\)\s*$/.exec(value);
-        return [name, pair ? (dark ? pair[2] : pair[1]).trim() : value];
-      }),
-    );
-    return JSON.stringify(tones) !== before;
-  }
-
   function readColours() {
     const picked = model.get("picked");
     const before = slots;
@@ -232,14 +189,13 @@ function render({ model, el }) {
     setOptions(layerPicker.select, facts.layers, model.get("layer"));
     drawLegend();
     for (const pane of panes) pane.fill();
-    resize(true);
+    for (const pane of panes) pane.resize();
   }
 
   // ------------------------------------------------------------------------------------------------------ listening
 
   layerPicker.select.addEventListener("change", () => set("layer", Number(layerPicker.select.value)));
   orderPicker.select.addEventListener("change", () => set("order", orderPicker.select.value));
-  numbersBox.addEventListener("change", () => set("numbers", numbersBox.checked));
 
   const repaint = () => {
     for (const pane of panes) pane.paint();
@@ -255,7 +211,7 @@ function render({ model, el }) {
     repaint();
   }
   function numbersChanged() {
-    numbersBox.checked = model.get("numbers");
+    numbers.box.checked = model.get("numbers");
     root.classList.toggle("lk-rt-numbers", model.get("numbers"));
   }
   function pickedChanged() {
@@ -263,53 +219,27 @@ function render({ model, el }) {
     drawLegend();
     repaint();
   }
-  const typedChanged = () => typed.show(model.get("typed"));
-  const statusChanged = () => typed.draw(model.get("status"));
-  const recolour = () => {
-    if (readTheme()) repaint();
-  };
 
-  const leaveTheme = followTheme(recolour);
-
-  let width = 0;
-  function resize(force = false) {
-    recolour();
-    const now = root.clientWidth - 28;
-    if ((now === width && !force) || now <= 0) return;
-    width = now;
-    const wide = width >= WIDE;
-    root.classList.toggle("lk-rt-wide", wide);
-    for (const pane of panes) pane.resize();
-  }
-  const watcher = new ResizeObserver(() => resize());
-
-  const events = [
-    ["change:version", readTrace],
-    ["change:layer", layerChanged],
-    ["change:order", orderChanged],
-    ["change:numbers", () => (numbersChanged(), resize(true))],
-    ["change:picked", pickedChanged],
-    ["change:held", () => panes.forEach((pane) => pane.heldChanged())],
-    ["change:typed", typedChanged],
-    ["change:status", statusChanged],
-  ];
-  root.classList.toggle("lk-rt-wide", root.clientWidth - 28 >= WIDE);
-  readTheme();
+  view.theme.read();
   numbersChanged();
   orderPicker.select.value = model.get("order");
-  typedChanged();
   readTrace();
-  if (!exported) statusChanged();
-  watcher.observe(root);
-  for (const [event, callback] of events) model.on(event, callback);
-  return () => {
-    typed.status.clear();
-    leaveTheme();
-    watcher.disconnect();
-    for (const pane of panes) pane.close();
-    source.close();
-    for (const [event, callback] of events) model.off(event, callback);
-  };
+  view.on("version", readTrace);
+  view.on("layer", layerChanged);
+  view.on("order", orderChanged);
+  view.on("numbers", () => {
+    numbersChanged();
+    for (const pane of panes) pane.resize();
+  });
+  view.on("picked", pickedChanged);
+  view.on("held", () => panes.forEach((pane) => pane.heldChanged()));
+  view.themed(repaint);
+  view.resized(() => {
+    if (view.theme.read()) repaint();
+    for (const pane of panes) pane.resize();
+  });
+  for (const pane of panes) view.atEnd(pane.close);
+  return view.unmount;
 }
 
 export default { render };

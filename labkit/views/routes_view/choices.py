@@ -1,4 +1,4 @@
-"""What the routes view reads from a trace: choices in order of weight, loads, what chance gives, router probabilities."""
+"""What the routes view draws of a trace: choices in order of weight, loads, what chance gives, router probabilities."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from labkit.errors import BadInput
 from labkit.views.codes import quantize
-from labkit.views.running_text import is_markup, joined, split
-from labkit.views.tokens_view.payload import CONTINUED, TEXT
+from labkit.views.running_text import Pieces, is_markup, joined, split
 
 if TYPE_CHECKING:
+    import torch
+
     from labkit.trace.record import Trace
 
 MOST_TOKENS = 2_048  # drawn; a browser's canvas has a widest side, and nobody reads further in a picture
@@ -24,10 +25,10 @@ _SAME = 1e-3
 
 
 @dataclass(frozen=True)
-class Read:
+class Drawn:
     """The routes of one trace of T tokens, its first n drawn: L routed layers, E experts, k chosen.
 
-    texts, kinds: n pieces of the running text and what they are (`tokens_view.payload.Piece`).  names: n tokens by name.
+    pieces: the n tokens as running text.
     experts: (L, n, k), the largest weight first.  weights: (L, n, k) codes of weight / top.  top: the largest weight.
     load: (L, E) choices by expert, over all counted tokens of T.  counted: how many tokens these are.
     band: shares of the choices between which a uniform random choice leaves an expert in 95 % of cases, or None.
@@ -36,9 +37,7 @@ class Read:
 
     tokens: int
     k: int
-    texts: list[str]
-    kinds: list[int]
-    names: dict[int, str]
+    pieces: Pieces
     experts: np.ndarray
     weights: np.ndarray
     top: float
@@ -48,35 +47,29 @@ class Read:
     special: list[int]
 
 
-def read(trace: Trace, special: Collection[int] | None = None) -> Read:
+def drawn(trace: Trace, special: Collection[int] | None = None) -> Drawn:
     """special: token ids that are drawn but not counted; None: the trace's own. Raises Unavailable without routes."""
     routes = trace.routes
     experts, weights = by_weight(_numpy(routes.experts), _numpy(routes.weights))
     tokens, layers, k = experts.shape
     n_experts = routes.logits.shape[-1]
     kind = np.dtype(np.uint8 if n_experts <= 1 << 8 else "<u2")
-    drawn = max(1, min(tokens, MOST_TOKENS, MOST_BYTES // (layers * k * (kind.itemsize + 1))))
+    n = max(1, min(tokens, MOST_TOKENS, MOST_BYTES // (layers * k * (kind.itemsize + 1))))
     counted = ~np.isin(np.asarray(trace.ids), list(trace.special if special is None else special))
     load = np.stack([np.bincount(experts[counted, i].ravel(), minlength=n_experts) for i in range(layers)])
     finite = weights[np.isfinite(weights)]
     top = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-    found = split(trace.tokens[:drawn])
-    kinds = [TEXT] * len(found.texts)
-    for i in found.continued:
-        kinds[i] = CONTINUED
-    return Read(
+    return Drawn(
         tokens=tokens,
         k=k,
-        texts=found.texts,
-        kinds=kinds,
-        names=found.names,
-        experts=np.ascontiguousarray(experts[:drawn].swapaxes(0, 1), kind),
-        weights=quantize(np.ascontiguousarray(weights[:drawn].swapaxes(0, 1)) / top),
+        pieces=split(trace.tokens[:n]),
+        experts=np.ascontiguousarray(experts[:n].swapaxes(0, 1), kind),
+        weights=quantize(np.ascontiguousarray(weights[:n].swapaxes(0, 1)) / top),
         top=top,
         load=load,
         counted=int(counted.sum()),
         band=chance(int(counted.sum()), k, n_experts),
-        special=np.flatnonzero(~counted[:drawn]).tolist(),
+        special=np.flatnonzero(~counted[:n]).tolist(),
     )
 
 
@@ -204,6 +197,6 @@ def text_of(trace: Trace, special: Collection[int] | None = None) -> str:
     return joined(kept[1:] if start else kept)
 
 
-def _numpy(tensor: Any) -> np.ndarray:
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
     array: np.ndarray = tensor.detach().cpu().numpy()
     return array
