@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import html
 import inspect
-import math
 import operator
-import threading
-import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex, cast
 
 import numpy as np
 import traitlets
 
-from labkit.attention import MEASURES, uniform
-from labkit.errors import BadInput, LabError
+from labkit.attention import uniform
+from labkit.errors import BadInput
 from labkit.markup import html_table
 from labkit.views.attention_view.codes import pool_size
 from labkit.views.attention_view.exported import numbers_of, picture
+from labkit.views.attention_view.measures import handed_in, measure_facts, number_or_none
 from labkit.views.attention_view.overview import PARTS, Overview, measure_names
 from labkit.views.attention_view.picture import data_address, unpack
 from labkit.views.attention_view.reading import (
@@ -40,8 +38,9 @@ from labkit.views.attention_view.reading import (
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.codes import quantize
 from labkit.views.errors import Refused
+from labkit.views.kit.job import Job, Run
 from labkit.views.kit.traits import Change, Content, Proposal
-from labkit.views.latest import Latest
+from labkit.views.kit.wire import Answer, answers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,9 +131,10 @@ class AttentionView(View):
     scale = traitlets.Unicode("sqrt").tag(sync=True)
     aside = traitlets.Bool(False).tag(sync=True)
     effect = traitlets.Dict().tag(sync=True)
-    """What ablation did, JSON alone; its `state` is running, done or failed."""
-    trouble = traitlets.Unicode("").tag(sync=True)
-    """Why the map could not be finished."""
+    """What the latest ablation that was done did, JSON alone, and of which heads."""
+    effect_status = traitlets.Dict({"state": "idle"}).tag(sync=True)
+    map_status = traitlets.Dict({"state": "idle"}).tag(sync=True)
+    """How the jobs stand that ablate and that compute the map."""
     # The map in eight parts, each set once: what is resent when a part comes does not grow with the model.
     map_0 = traitlets.Bytes(b"").tag(sync=True)
     map_1 = traitlets.Bytes(b"").tag(sync=True)
@@ -162,8 +162,21 @@ class AttentionView(View):
         **kwargs: object,
     ) -> None:
         self._made = False
-        self._filling = Latest(self._fill)  # before anything is refused: a widget that was not finished is closed, too
-        self._ablating = Latest(self._run_ablation)
+        self._map_job: Job[bool, None] = Job(
+            self,
+            self._fill,
+            lambda _aside, _nothing: None,
+            status="map_status",
+            failed="The map could not be computed:",
+        )
+        self._ablation_job: Job[list[tuple[int, int]], AblationEffect] = Job(
+            self,
+            self._effect_of,
+            self._show_effect,
+            status="effect_status",
+            failed="It could not be computed:",
+            facts=lambda heads: {"heads": [list(pair) for pair in heads]},
+        )
         _check_trace(trace)
         other, pair = _compared(trace, compare)
         if not isinstance(names, tuple | list) or len(names) != 2:
@@ -190,12 +203,12 @@ class AttentionView(View):
         self._file_map: dict[str, bytes] = {}
         self._against = other if other is not None and len(other) == len(trace) else None
         self._overview = self._new_overview(aside)
-        extra, extra_facts = self._handed_in(measures)
-        own = [_measure_facts(name) for name in measure_names(compared=self._against is not None)]
+        extra, extra_facts = handed_in(measures, self._layers, self._heads)
+        own = [measure_facts(name) for name in measure_names(compared=self._against is not None)]
         self._measures = [facts["name"] for facts in own + extra_facts]
         even = uniform(trace, layers=self._layers, most_weights=UNIFORM_WEIGHTS)
         for name, known in zip(self._measures, own, strict=False):
-            known["uniform"] = _number(even.get(name))
+            known["uniform"] = number_or_none(even.get(name))
         super().__init__(
             layer=self._shown[0],
             head=self._shown[1],
@@ -228,7 +241,6 @@ class AttentionView(View):
             self.beside = [0, self._checked("layer", pair[0]), self._checked("head", pair[1])]
         if len(self._layers) * trace.heads * len(trace) ** 2 <= AT_ONCE:
             self._finish_map()
-        self.on_msg(self._on_message)
 
     # what a user calls --------------------------------------------------------------------------------------------
 
@@ -251,14 +263,12 @@ class AttentionView(View):
         pairs = self._pairs((self.marked or [self._shown]) if heads is None else heads)
         if not pairs:
             raise BadInput("No head was given to take away; give (layer, head) pairs.")
-        self._ablating.submit(pairs)
+        self._ablation_job.ask(pairs)
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Until the map is complete and no ablation runs; whether that came in time. For use without a front end."""
         self._start()
-        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        done = self._filling.wait(timeout_seconds)
-        return done and self._ablating.wait(None if end is None else max(0.0, end - time.monotonic()))
+        return super().wait(timeout_seconds)
 
     def to_html(
         self, path: str | Path, heads: Iterable[tuple[int, int]] | None = None, *, most_bytes: int = FILE_BYTES
@@ -282,11 +292,6 @@ class AttentionView(View):
             return super().to_html(path)
         finally:
             self._embedded, self._read, self._file_map = [], {}, {}
-
-    def close(self) -> None:
-        self._filling.close()
-        self._ablating.close()
-        super().close()
 
     # traits -------------------------------------------------------------------------------------------------------
 
@@ -340,7 +345,7 @@ class AttentionView(View):
             return
         self._read_shown()
         self._read_beside()
-        self._filling.submit(self.aside)
+        self._map_job.ask(self.aside)
 
     def _read_shown(self) -> None:
         head = read_head(self._traces[0], *self._shown, aside=self.aside)
@@ -362,36 +367,36 @@ class AttentionView(View):
     def _new_overview(self, aside: bool) -> Overview:
         return Overview(self._traces[0], self._layers, aside=aside, against=self._against)
 
-    def _start(self) -> None:
-        if not (self._overview.finished and self._overview.aside == self.aside) and not self._filling.busy:
-            self._filling.submit(self.aside)
+    @answers
+    def _answer_start(self) -> None:
+        """A front end shows the view that did not come by `display`: inside a box, or after a reload."""
+        self._start()
 
-    def _fill(self, aside: bool, stop: threading.Event | None) -> None:
-        """Compute what is missing of the map; runs in the worker."""
-        try:
-            if self._overview.aside != aside or self.trouble:  # a pass that broke can't go on
-                self._overview = self._new_overview(aside)
-            self._overview.run(self._put, stop)
-            self.trouble = ""
-        except Exception as error:  # what broke is told where it would have been seen
-            self.trouble = f"The map could not be computed: {error}"
+    def _start(self) -> None:
+        if not (self._overview.finished and self._overview.aside == self.aside) and not self._map_job.busy:
+            self._map_job.ask(self.aside)
+
+    def _fill(self, aside: bool, run: Run) -> None:
+        """Compute what is missing of the map."""
+        if self._overview.aside != aside or self._overview.broken:  # a pass that broke can't go on
+            self._overview = self._new_overview(aside)
+        self._overview.run(lambda number, part: run.show(lambda: self._put(number, part)), run.stop)
 
     def _finish_map(self) -> None:
-        self._filling.stop()
-        self._filling.wait()
-        self._fill(self.aside, None)
+        self._start()
+        self._map_job.wait()
 
     def _map_of_file(self) -> dict[str, bytes]:
         """The map's parts with the first token counted: in a file the view itself sets it aside, head by head."""
         parts = {f"map_{i}": getattr(self, f"map_{i}") for i in range(PARTS)}
-        if self.aside and not self.trouble:
+        if self.aside and not self._overview.broken:
             self._new_overview(False).run(lambda number, part: parts.update({f"map_{number}": part}))
         return parts
 
     def _put(self, number: int, part: bytes) -> None:
         setattr(self, f"map_{number}", part)
 
-    # messages -----------------------------------------------------------------------------------------------------
+    # questions of a page --------------------------------------------------------------------------------------------
 
     def _repr_mimebundle_(self, **kwargs: object) -> tuple[Content, Content]:
         if self.comm is not None:
@@ -399,102 +404,59 @@ class AttentionView(View):
         bundle: tuple[Content, Content] = super()._repr_mimebundle_(**kwargs)
         return bundle
 
-    def _on_message(self, _widget: object, content: object, _buffers: object) -> None:
-        if not isinstance(content, dict):
-            return
-        answer = {
-            "start": self._answer_start,
-            "exact": self._answer_exact,
-            "tile": self._answer_tile,
-            "line": self._answer_line,
-            "ablate": self._answer_ablate,
-        }.get(str(content.get("type")))
-        if answer is not None:
-            answer(content)
+    @answers
+    def _answer_exact(
+        self, trace: int, layer: int, head: int, aside: bool, row: int, column: int, pool: int
+    ) -> dict[str, object]:
+        """The highest weight of a cell, and of which two tokens it is."""
+        of, layer, head = self._place(trace, layer, head)
+        if not 1 <= pool <= pool_size(len(of)) or not 0 <= column <= row < -(-len(of) // pool):
+            raise BadInput(f"There is no cell ({row}, {column}) of {pool} tokens.")
+        query, key, weight = read_cell(of, layer, head, row, column, pool=pool, aside=aside)
+        return {
+            "query": query,
+            "key": key,
+            "query_text": label(of, query),
+            "key_text": label(of, key),
+            "weight": number_or_none(weight),  # JSON has no NaN
+        }
 
-    def _answer_start(self, _content: Content) -> None:
-        """A front end shows the view that did not come by `display`: inside a box, or after a reload."""
-        self._start()
-
-    def _answer_exact(self, content: Content) -> None:
-        place = self._place(content)
-        numbers = _whole(content, "row", "column", "pool")
-        if place is None or numbers is None:
-            return
-        trace, layer, head = place
-        row, column, pool = numbers
-        if not 1 <= pool <= pool_size(len(trace)) or not 0 <= column <= row < -(-len(trace) // pool):
-            return
-        query, key, weight = read_cell(trace, layer, head, row, column, pool=pool, aside=bool(content.get("aside")))
-        echo = {name: content.get(name) for name in ("id", "trace", "layer", "head", "row", "column", "pool", "aside")}
-        self.send(
-            {
-                **echo,
-                "type": "exact",
-                "query": query,
-                "key": key,
-                "query_text": label(trace, query),
-                "key_text": label(trace, key),
-                "weight": weight if weight == weight else None,  # JSON has no NaN
-            }
-        )
-
-    def _answer_tile(self, content: Content) -> None:
-        place = self._place(content)
-        numbers = _whole(content, "row", "column", "pool")
-        if place is None or numbers is None:
-            return
-        trace, layer, head = place
-        row, column, pool = numbers
-        tiles = -(-len(trace) // (pool * TILE)) if 1 <= pool <= pool_size(len(trace)) else 0
+    @answers
+    def _answer_tile(self, trace: int, layer: int, head: int, aside: bool, row: int, column: int, pool: int) -> Answer:
+        """A square of cells of `pool` tokens: its shape, and its codes as bytes."""
+        of, layer, head = self._place(trace, layer, head)
+        tiles = -(-len(of) // (pool * TILE)) if 1 <= pool <= pool_size(len(of)) else 0
         if not 0 <= column <= row < tiles:
-            return
-        aside = bool(content.get("aside"))
-        which = (content.get("trace"), layer, head, pool, row, aside)
+            raise BadInput(f"There is no tile ({row}, {column}) of {pool} tokens.")
+        which = (trace, layer, head, pool, row, aside)
         if which not in self._bands:
-            self._bands[which] = read_band(trace, layer, head, pool, row, aside=aside)
+            self._bands[which] = read_band(of, layer, head, pool, row, aside=aside)
             if len(self._bands) > _BANDS_KEPT:
                 self._bands.popitem(last=False)
         tile = self._bands[which][:, column * TILE : (column + 1) * TILE]
-        shape = [int(tile.shape[0]), int(tile.shape[1])]
-        self.send({"type": "tile", "id": content.get("id"), "shape": shape}, buffers=[tile.tobytes()])
+        return Answer([int(tile.shape[0]), int(tile.shape[1])], [tile.tobytes()])
 
-    def _answer_line(self, content: Content) -> None:
-        pairs, numbers = content.get("heads"), _whole(content, "trace", "token")
-        if numbers is None or not isinstance(pairs, list) or numbers[0] not in range(len(self._traces)):
-            return
-        which, token = numbers
-        try:
-            heads = [(self._checked("layer", layer), self._checked("head", head)) for layer, head in pairs]
-        except (BadInput, TypeError, ValueError):
-            return
-        trace = self._traces[which]
-        if not heads or not 0 <= token < len(trace):
-            return
-        aside, into = bool(content.get("aside")), bool(content.get("into"))
-        if pool_size(len(trace)) > 1:
-            line = read_line(trace, heads, token, into=into, aside=aside)
+    @answers
+    def _answer_line(self, trace: int, heads: list[list[int]], token: int, into: bool, aside: bool) -> Answer:
+        """Where a token looks, or (`into`) who looks at it: the mean of some heads, as bytes."""
+        pairs = self._pairs(heads)
+        if trace not in range(len(self._traces)) or not pairs or not 0 <= token < len(self._traces[trace]):
+            raise BadInput(f"There is no token {token} of trace {trace} to follow over {len(pairs)} heads.")
+        of = self._traces[trace]
+        if pool_size(len(of)) > 1:
+            line = read_line(of, pairs, token, into=into, aside=aside)
         else:
-            mean = self._mean(which, tuple(heads), aside)
+            mean = self._mean(trace, tuple(pairs), aside)
             line = mean[:, token] if into else mean[token]
-        self.send({"type": "line", "id": content.get("id")}, buffers=[quantize(line).tobytes()])
+        return Answer(None, [quantize(line).tobytes()])
 
-    def _answer_ablate(self, content: Content) -> None:
-        heads = content.get("heads")
-        if self._ablate is None or not isinstance(heads, list):
-            return
-        try:
-            self.ablate([(layer, head) for layer, head in heads])
-        except (BadInput, TypeError, ValueError):
-            return
+    @answers
+    def _answer_ablate(self, heads: list[list[int]]) -> None:
+        self.ablate(self._pairs(heads))
 
-    def _place(self, content: Content) -> tuple[Trace, int, int] | None:
-        numbers = _whole(content, "trace", "layer", "head")
-        if numbers is None:
-            return None
-        which, layer, head = numbers
+    def _place(self, which: int, layer: int, head: int) -> tuple[Trace, int, int]:
         if which not in range(len(self._traces)) or layer not in self._layers or head not in range(self._heads):
-            return None
+            raise BadInput(f"There is no head {head} of layer {layer} in trace {which}.")
         return self._traces[which], layer, head
 
     def _mean(self, which: int, heads: tuple[tuple[int, int], ...], aside: bool) -> np.ndarray:
@@ -504,28 +466,20 @@ class AttentionView(View):
                 self._means.popitem(last=False)
         return self._means[which, heads, aside]
 
-    def _run_ablation(self, heads: list[tuple[int, int]], stop: threading.Event) -> None:
+    def _effect_of(self, heads: list[tuple[int, int]], run: Run) -> AblationEffect:
         assert self._ablate is not None
-        said = {"heads": [list(pair) for pair in heads]}
-        self.effect = {**said, "state": "running"}  # said here, so that what it says comes in the order of the work
-        try:
-            effect = self._ablate(heads, stop=stop) if self._ablate_stops else self._ablate(heads)  # type: ignore[call-arg]
-            if stop.is_set():
-                self.effect = {**said, "state": "stopped"}
-                return
-            found = {
-                "loss_before": _number(effect.loss_before),
-                "loss_after": _number(effect.loss_after),
-                "next": [
-                    {"text": clean(shorten(text, 80)), "before": _number(before), "after": _number(after)}
-                    for text, before, after in effect.next
-                ],
-            }
-        except Exception as error:
-            reason = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-            self.effect = {**said, "state": "failed", "reason": shorten(visible(reason), 400)}
-            return
-        self.effect = {**said, "state": "done", **found}
+        return self._ablate(heads, stop=run.stop) if self._ablate_stops else self._ablate(heads)  # type: ignore[call-arg]
+
+    def _show_effect(self, heads: list[tuple[int, int]], effect: AblationEffect) -> None:
+        self.effect = {
+            "heads": [list(pair) for pair in heads],
+            "loss_before": number_or_none(effect.loss_before),
+            "loss_after": number_or_none(effect.loss_after),
+            "next": [
+                {"text": clean(shorten(text, 80)), "before": number_or_none(before), "after": number_or_none(after)}
+                for text, before, after in effect.next
+            ],
+        }
 
     # checking -----------------------------------------------------------------------------------------------------
 
@@ -567,40 +521,6 @@ class AttentionView(View):
                 raise Refused(f"{pair!r} is no (layer, head) pair; give a list such as [(3, 0), (3, 1)].")
             pairs.append((self._checked("layer", pair[0]), self._checked("head", pair[1])))
         return pairs
-
-    def _handed_in(self, measures: HeadMeasures | pd.DataFrame | None) -> tuple[bytes, list[Content]]:
-        """Columns of numbers of a DataFrame of heads, as (measures, layers, heads) float32, and what they are."""
-        if measures is None:
-            return b"", []
-        if not {"layer", "head"} <= set(getattr(measures, "columns", ())):
-            raise BadInput("measures= takes a DataFrame with the columns layer and head, a row for each head.")
-        numbers = measures.select_dtypes("number")
-        names = [name for name in numbers.columns if name not in ("layer", "head", "kv_head")]
-        values = np.full((len(names), len(self._layers), self._heads), np.nan, "<f4")
-        places = {layer: i for i, layer in enumerate(self._layers)}
-        for row, (layer, head) in enumerate(zip(measures["layer"], measures["head"], strict=True)):
-            if layer in places and 0 <= head < self._heads:
-                values[:, places[layer], int(head)] = numbers[names].iloc[row]
-        values[np.isinf(values)] = np.nan
-        even = measures.attrs.get("uniform")
-        even = (
-            even if isinstance(even, Mapping) else {}
-        )  # it says that the columns are the measures of labkit.attention
-        facts = []
-        for name in names:
-            known = (
-                _measure_facts(str(name))
-                if name in MEASURES and name in even
-                else {"title": str(name), "unit": "", "text": ""}
-            )
-            given = even.get(name)
-            facts.append({
-                **known,
-                "name": f"given:{name}",
-                "title": f"{known['title']} (given)",
-                "uniform": None if given is None or math.isnan(given) else float(given),
-            })  # fmt: skip
-        return values.tobytes(), facts
 
     # files and fallbacks ------------------------------------------------------------------------------------------
 
@@ -749,22 +669,6 @@ def _compared(trace: Trace, compare: Trace | tuple[int, int] | None) -> tuple[Tr
             "compare traces of the same model."
         )
     return compare, None
-
-
-def _measure_facts(name: str) -> Content:
-    known = MEASURES[name]
-    return {"name": name, "title": known.title, "unit": known.unit, "text": known.sentence, "uniform": None}
-
-
-def _whole(content: Content, *names: str) -> list[int] | None:
-    """Whole numbers out of a message, or None."""
-    values = [content.get(name) for name in names]
-    whole = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
-    return whole if len(whole) == len(values) else None
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _shared(trace: Trace, layers: Sequence[int]) -> int:

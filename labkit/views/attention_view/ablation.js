@@ -2,7 +2,10 @@
 
 import { decimal, make, percent } from "../kit/common.js";
 import { button } from "../kit/controls.js";
-import { axisLabel } from "./head.js";
+import { isBusy } from "../kit/field.js";
+import { track } from "../kit/legend.js";
+import { table } from "../kit/table.js";
+import { axisLabel } from "./labels.js";
 
 /** Heads in words: layer 5 · head 3 and layer 6 · heads 1, 2. */
 export function sayHeads(heads) {
@@ -22,78 +25,60 @@ export function sayLoss(before, after) {
   return `The loss of this text ${word}${by}: ${decimal(before, 3)} before, ${decimal(after, 3)} after (nats a token).`;
 }
 
-/** actions: ablate(heads); chosen() → {shown: [layer, head], marked: [...]}. Returns {element, update()}. */
-export function ablationStrip({ model, facts, actions }) {
+/** ablate(heads) asks for it, and fails with the sentence to be shown. Returns {element, update()}. */
+export function ablationStrip({ view, facts, ablate }) {
   const element = make("div", "lk-att-ablation");
   element.hidden = !facts.can_ablate;
   const bar = make("div", "lk-att-controls");
-  bar.append(make("h2", "lk-att-title", "Take heads away"));
-  const unlessRunning = (action) => () => model.get("effect").state !== "running" && action();
-  const one = button("Ablate this head", "", unlessRunning(() => actions.ablate([actions.chosen().shown])));
-  const many = button("", "", unlessRunning(() => actions.ablate(actions.chosen().marked)));
+  const one = button("Ablate this head", "", () => ask([[view.get("layer"), view.get("head")]]));
+  const many = button("", "", () => ask(view.get("marked")));
   const status = make("span", "lk-att-status");
   status.setAttribute("role", "status");
-  bar.append(one, many, status);
+  bar.append(make("h2", "lk-att-title", "Take heads away"), one, many, status);
   const sentence = make("p", "lk-att-outcome");
   sentence.setAttribute("role", "status"); // what came of it is said aloud; the table can be read after it
   const result = make("div", "lk-att-effect");
   element.append(bar, sentence, result);
 
+  function ask(heads) {
+    if (isBusy(view.get("effect_status"))) return;
+    status.textContent = "";
+    ablate(heads).catch((/** @type {Error} */ error) => {
+      status.textContent = error.message;
+    });
+  }
+
   function update() {
     if (!facts.can_ablate) return;
-    element.hidden = !actions.live && !model.get("effect").state; // a file that has nothing to tell of it
-    const { marked } = actions.chosen();
-    many.hidden = marked.length === 0;
-    many.textContent = `Ablate the ${marked.length} marked`;
-    const live = actions.live;
+    const { state, message, heads } = view.get("effect_status");
+    const marked = view.get("marked");
+    const live = !view.exported;
+    element.hidden = !live && state === "idle"; // a file that has nothing to tell of it
     one.hidden = !live;
-    many.hidden ||= !live;
-    const effect = model.get("effect");
-    const running = effect.state === "running";
-    for (const each of [one, many]) each.setAttribute("aria-disabled", String(running)); // disabled, it would lose the focus
-    status.textContent = running ? `computing without ${sayHeads(effect.heads)} …` : "";
-    if (running) return; // what was there stays until there is something else
-    sentence.classList.toggle("lk-att-muted", effect.state !== "done");
-    if (effect.state === "done") drawEffect(effect);
+    many.hidden = !live || marked.length === 0;
+    many.textContent = `Ablate the ${marked.length} marked`;
+    const busy = isBusy({ state });
+    for (const each of [one, many]) each.setAttribute("aria-disabled", String(busy)); // disabled, it would lose the focus
+    status.textContent = busy ? `computing without ${sayHeads(heads)} …` : "";
+    if (busy) return; // what was there stays until there is something else
+    sentence.classList.toggle("lk-att-muted", state !== "done");
+    if (state === "done") drawEffect(view.get("effect"));
     else {
       result.replaceChildren();
-      sentence.textContent = {
-        failed: `It could not be computed: ${effect.reason}`,
-        stopped: "It was stopped before it was done.",
-      }[effect.state] ?? "Nothing has been taken away yet.";
+      sentence.textContent = { failed: message, stopped: "It was stopped before it was done." }[state] ?? "Nothing has been taken away yet.";
     }
   }
 
-  function drawEffect(effect) {
-    const without = make("strong", "", `Without ${sayHeads(effect.heads)}. `);
-    sentence.replaceChildren(without, sayLoss(effect.loss_before, effect.loss_after));
-    const table = make("table", "lk-att-next");
-    const caption = make("caption", "", "The next token");
-    const header = make("tr");
-    for (const name of ["Token", "before", "after"]) {
-      const cell = make("th", "", name);
-      cell.scope = "col";
-      header.append(cell);
-    }
-    table.append(caption, header);
-    const top = Math.max(1e-9, ...effect.next.flatMap(({ before, after }) => [before ?? 0, after ?? 0]));
-    for (const { text, before, after } of effect.next) {
-      const row = make("tr");
-      const name = make("td");
-      name.append(axisLabel(text, 24));
-      row.append(name);
-      for (const [value, kind] of [[before, "before"], [after, "after"]]) {
-        const cell = make("td", `lk-att-${kind}`);
-        const bar_ = make("span", "lk-att-bar-of");
-        bar_.style.width = `${(100 * (value ?? 0)) / top}%`;
-        const track = make("span", "lk-att-track");
-        track.append(bar_);
-        cell.append(track, make("span", "lk-att-share", percent(value ?? NaN)));
-        row.append(cell);
-      }
-      table.append(row);
-    }
-    result.replaceChildren(table);
+  function drawEffect({ heads, loss_before, loss_after, next }) {
+    sentence.replaceChildren(make("strong", "", `Without ${sayHeads(heads)}. `), sayLoss(loss_before, loss_after));
+    const top = Math.max(1e-9, ...next.flatMap(({ before, after }) => [before ?? 0, after ?? 0]));
+    const bar = (value, kind) => {
+      const cell = make("span", `lk-att-${kind}`);
+      cell.append(track((value ?? 0) / top), make("span", "lk-att-share", percent(value ?? NaN)));
+      return cell;
+    };
+    const rows = next.map(({ text, before, after }) => [axisLabel(text, 24), bar(before, "before"), bar(after, "after")]);
+    result.replaceChildren(table({ caption: "The next token", columns: ["Token", "before", "after"], rows }));
   }
 
   return { element, update };

@@ -10,17 +10,17 @@ const PEEK = 116; // CSS pixels of the larger copy
 const EDGE = 2; // CSS pixels around the map, for the frames of its outermost heads
 
 /**
- * actions: open(layer, head, beside) shows a head; mark(layer, head) marks or unmarks it.
- * Returns {element, update(), resize(width), paint(), value(layer, head)}.
+ * actions: open(layer, head, beside, byKey) shows a head; mark(layer, head) marks or unmarks it. held: whether a file holds a
+ * head; null where there is a kernel. Returns {element, grid, update(), resize(width), recolour(), paintOver()}.
  */
-export function headMap({ model, facts, context, actions, prefix, held }) {
+export function headMap({ view, facts, context, actions, held }) {
   const { layers, heads } = facts;
   const count = layers.length * heads;
   const own = facts.measures.filter(({ name }) => !name.startsWith("given:")).map(({ name }) => name);
   const given = facts.measures.filter(({ name }) => name.startsWith("given:")).map(({ name }) => name);
   const extra = new Map();
   {
-    const data = model.get("extra");
+    const data = view.get("extra");
     given.forEach((name, k) => {
       extra.set(name, Float32Array.from({ length: count }, (_, i) => data.getFloat32(4 * (k * count + i), true)));
     });
@@ -28,8 +28,8 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
 
   const element = make("div", "lk-att-map");
   const controls = make("div", "lk-att-controls");
-  const measurePicker = picker("Bars", `${prefix}-measure`);
-  const orderPicker = picker("Order", `${prefix}-order`, ORDERS);
+  const measurePicker = picker("Bars", view.id("measure"));
+  const orderPicker = picker("Order", view.id("order"), ORDERS);
   const [measurePick, orderPick] = [measurePicker.select, orderPicker.select];
   controls.append(measurePicker.pair, orderPicker.pair);
 
@@ -55,7 +55,7 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
   peek.hidden = true;
 
   const legend = make("p", "lk-att-maplegend");
-  legend.id = `${prefix}-legend`;
+  legend.id = view.id("legend");
   grid.setAttribute("aria-describedby", legend.id);
   const progress = make("p", "lk-att-progress");
   progress.setAttribute("role", "status");
@@ -75,13 +75,13 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
 
   const placeOf = (layer, head) => layers.indexOf(layer) * heads + head;
   const headOf = (place) => [layers[Math.floor(place / heads)], place % heads];
-  const measureFacts = () => facts.measures.find(({ name }) => name === model.get("measure"));
+  const measureFacts = () => facts.measures.find(({ name }) => name === view.get("measure"));
   /** What looking evenly would give; not known where the first token is set aside. */
   const even = (fact) => (context.mapAside() ? null : (fact?.uniform ?? null));
-  const values = (name = model.get("measure")) => extra.get(name) ?? decoded?.measures.get(name);
+  const values = (name = view.get("measure")) => extra.get(name) ?? decoded?.measures.get(name);
 
   function readParts() {
-    const parts = Array.from({ length: PARTS }, (_, i) => model.get(`map_${i}`));
+    const parts = Array.from({ length: PARTS }, (_, i) => view.get(`map_${i}`));
     decoded = decodeMap(parts, { layers: layers.length, heads, names: own, aside: context.mapAside() });
     stamps = new Map();
   }
@@ -89,10 +89,10 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
   function options() {
     const offered = facts.measures.filter(({ name }) => {
       const all = values(name);
-      return decoded.done < layers.length || all?.some((v) => !Number.isNaN(v)) || name === model.get("measure");
+      return decoded.done < layers.length || all?.some((v) => !Number.isNaN(v)) || name === view.get("measure");
     });
-    setOptions(measurePick, offered.map(({ name, title }) => ({ value: name, title })), model.get("measure"));
-    orderPick.value = model.get("order");
+    setOptions(measurePick, offered.map(({ name, title }) => ({ value: name, title })), view.get("measure"));
+    orderPick.value = view.get("order");
   }
 
   /** Everything anew: parts came, or the measure, the order, the shown or marked heads changed. */
@@ -117,7 +117,7 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
       }
       if (fact.text) notes.push(fact.text);
     } else if (fact && decoded.done === layers.length) parts.push(`${fact.title}: not defined for this text.`);
-    if (facts.kv_heads < heads && model.get("order") === "layers") notes.push("Heads that share keys and values stand together.");
+    if (facts.kv_heads < heads && view.get("order") === "layers") notes.push("Heads that share keys and values stand together.");
     if (decoded.done > 0 && decoded.rows < facts.tokens[0]) {
       notes.push(`From ${decoded.rows} of the ${facts.tokens[0]} rows, evenly spread.`);
     }
@@ -126,7 +126,8 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
     legend.textContent = parts.join(" ");
     below.textContent = notes.join(" ");
     const left = layers.length - decoded.done;
-    progress.textContent = model.get("trouble") || (left > 0 ? `Computing the map: ${decoded.done} of ${layers.length} layers …` : "");
+    const { state, message } = view.get("map_status");
+    progress.textContent = state === "failed" ? message : left > 0 ? `Computing the map: ${decoded.done} of ${layers.length} layers …` : "";
     grid.setAttribute(
       "aria-label",
       `Map of ${count} heads: arrow keys move, Enter shows a head, Shift and Enter beside the other, Space marks it`,
@@ -136,9 +137,9 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
   function resize(now, force = false) {
     if (now === width && !force) return;
     width = now;
-    const sorted = model.get("order") === "highest";
-    map = mapLayout({ layers: layers.length, heads, kvHeads: facts.kv_heads, width: width - 30, order: model.get("order") });
-    order = arranged(count, model.get("order"), values());
+    const sorted = view.get("order") === "highest";
+    map = mapLayout({ layers: layers.length, heads, kvHeads: facts.kv_heads, width: width - 30, order: view.get("order") });
+    order = arranged(count, view.get("order"), values());
     const dpr = globalThis.devicePixelRatio || 1;
     for (const [each, edge] of /** @type {const} */ ([[canvas, 0], [over, EDGE]])) {
       each.width = Math.round((map.width + 2 * edge) * dpr);
@@ -189,8 +190,7 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
     if (map === null) return;
     const dpr = globalThis.devicePixelRatio || 1;
     const brush = canvas.getContext("2d");
-    const style = getComputedStyle(element);
-    const [wash, accent, ink, negative] = ["--lk-wash", "--lk-accent", "--lk-muted", "--lk-unsure"].map((name) => style.getPropertyValue(name));
+    const [wash, accent, ink, negative] = ["--lk-wash", "--lk-accent", "--lk-muted", "--lk-unsure"].map(context.colour);
     brush.setTransform(dpr, 0, 0, dpr, 0, 0);
     brush.clearRect(0, 0, map.width, map.height);
     const all = values();
@@ -202,7 +202,7 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
       const place = order[slot];
       const x = map.x(slot % map.columns);
       const y = Math.floor(slot / map.columns) * map.rowPitch;
-      brush.fillStyle = context.tone(wash);
+      brush.fillStyle = wash;
       brush.fillRect(x, y, map.size, map.size);
       const small = stamp(place);
       if (small) {
@@ -212,15 +212,15 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
         brush.globalAlpha = 1;
       }
       if (map.caption > 0) {
-        brush.fillStyle = context.tone(ink);
+        brush.fillStyle = ink;
         brush.fillText(headOf(place).join("·"), x, y + map.size + map.bar + map.caption - 2);
       }
       const value = all?.[place];
       if (value && !Number.isNaN(value)) {
-        brush.fillStyle = context.tone(value > 0 ? accent : negative);
+        brush.fillStyle = value > 0 ? accent : negative;
         brush.fillRect(x, y + map.size + 1, Math.max(1, (map.size * Math.abs(value)) / top), Math.max(1, map.bar - 1));
         if (even(fact) > 0 && map.size > 12) {
-          brush.fillStyle = context.tone(ink);
+          brush.fillStyle = ink;
           brush.fillRect(x + Math.min(map.size - 1, (map.size * fact.uniform) / top), y + map.size, 1, map.bar + 1);
         }
       }
@@ -246,31 +246,31 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
       brush.strokeRect(x - 0.5, y - 0.5, map.size + 1, map.size + 1);
       brush.setLineDash([]);
     };
-    const marked = model.get("marked");
+    const marked = view.get("marked");
     for (const [layer, head] of marked) {
       const slot = order.indexOf(placeOf(layer, head));
       const x = map.x(slot % map.columns) + map.size;
       const y = Math.floor(slot / map.columns) * map.rowPitch;
       const corner = Math.max(5, map.size / 2.5);
-      brush.fillStyle = context.tone(style.getPropertyValue("--lk-unsure"));
+      brush.fillStyle = context.colour("--lk-unsure");
       brush.beginPath();
       brush.moveTo(x - corner, y);
       brush.lineTo(x, y);
       brush.lineTo(x, y + corner);
       brush.fill();
     }
-    const beside = model.get("beside");
+    const beside = view.get("beside");
     if (beside.length === 3) frame(placeOf(beside[1], beside[2]), style.color, 2, [3, 2]);
-    frame(placeOf(model.get("layer"), model.get("head")), style.color, 2);
+    frame(placeOf(view.get("layer"), view.get("head")), style.color, 2);
     const at = pointed ?? cursor;
-    if (at !== null) frame(order[at], context.tone(style.getPropertyValue("--lk-ink")), 1);
+    if (at !== null) frame(order[at], context.colour("--lk-ink"), 1);
   }
 
   /** What is said of a head in one line. */
   function line(place) {
     const [layer, head] = headOf(place);
     const parts = [`layer ${layer} · head ${head}`];
-    const name = model.get("measure");
+    const name = view.get("measure");
     const fact = measureFacts();
     if (fact && values()) parts.push(`${fact.title} ${sayMeasure(values()[place], fact.unit)}`);
     /** @type {[string, (v: number) => string][]} */
@@ -283,7 +283,7 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
       const value = decoded.measures.get(other)?.[place];
       if (other !== name && value !== undefined && !Number.isNaN(value)) parts.push(say(value));
     }
-    if (model.get("marked").some(([l, h]) => l === layer && h === head)) parts.push("marked");
+    if (view.get("marked").some(([l, h]) => l === layer && h === head)) parts.push("marked");
     if (held && !held(layer, head)) parts.push("not in this file");
     return parts.join(" · ");
   }
@@ -336,7 +336,7 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
   grid.addEventListener("keydown", (event) => {
     const beside = event.key === "Enter" && event.shiftKey;
     if (!ownKey(event) && !beside) return;
-    const now = cursor ?? order.indexOf(placeOf(model.get("layer"), model.get("head")));
+    const now = cursor ?? order.indexOf(placeOf(view.get("layer"), view.get("head")));
     if (event.key === "Escape") {
       cursor = null;
       grid.blur();
@@ -361,14 +361,16 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
     event.preventDefault();
     event.stopPropagation();
   });
-  measurePick.addEventListener("change", () => actions.set("measure", measurePick.value));
+  measurePick.addEventListener("change", () => view.set("measure", measurePick.value));
   orderPick.addEventListener("change", () => {
     cursor = null;
-    actions.set("order", orderPick.value);
+    view.set("order", orderPick.value);
   });
 
+  view.atEnd(() => clearTimeout(sayTimer));
   return {
     element,
+    grid,
     update,
     resize,
     recolour() {
@@ -376,6 +378,5 @@ export function headMap({ model, facts, context, actions, prefix, held }) {
       paint();
     },
     paintOver,
-    close: () => clearTimeout(sayTimer),
   };
 }

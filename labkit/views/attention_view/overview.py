@@ -43,6 +43,8 @@ class Overview:
         self._sweeps: Iterator[LayerSweep] = sweep(trace, layers=list(layers), side=side, aside=aside, against=against)
         self._done = 0
         self._swept: list[LayerSweep] = []  # of the part in progress
+        self.broken = False
+        """Whether the pass ended in an error: then it can't go on."""
 
     @property
     def finished(self) -> bool:
@@ -55,10 +57,17 @@ class Overview:
             while len(self._swept) < len(group):
                 if stop is not None and stop.is_set():
                     return
-                self._swept.append(next(self._sweeps))
+                self._swept.append(self._next())
             put(self._done, self._encode(int(group[0]), self._swept))
             self._done += 1
             self._swept = []
+
+    def _next(self) -> LayerSweep:
+        try:
+            return next(self._sweeps)
+        except BaseException:
+            self.broken = True
+            raise
 
     def _encode(self, first: int, swept: list[LayerSweep]) -> bytes:
         """Header, measures (measures, layers, heads) float32, thumbnails (layers, heads, side (side + 1) / 2) codes."""

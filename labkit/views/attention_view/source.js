@@ -1,81 +1,32 @@
 // Where the attention view's numbers come from: a kernel that answers questions, or what an exported file holds.
 
+import { answerStore } from "../kit/ask.js";
 import { codeAt, lineOf, meanLine, packedBytes, setAside } from "./logic.js";
 
 const PATIENCE = 20000; // ms, after which what was asked for is asked again: the kernel was restarted, or is busy
 const TILES_KEPT = 192; // more than two panes on a fine screen show at a time
 const LINES_KEPT = 400;
 
+/** @type {(data: DataView) => Uint8Array} */
 const bytesOf = (data) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
-/** Keep it, and let go of what was kept longest ago where there is too much. */
-function remember(cache, key, value, most) {
-  cache.delete(key);
-  if (cache.size >= most) cache.delete(cache.keys().next().value);
-  cache.set(key, value);
-  return value;
-}
-
-/** Answers come from the kernel. A head on show arrives by the model's traits; the rest is asked for. */
-export function kernelSource(model) {
-  const asked = new Map();
-  const tiles = new Map();
-  const lines = new Map();
-  let count = 0;
-  const own = Math.random().toString(36).slice(2); // two displays of a view share the model
-
-  function onAnswer(answer, buffers) {
-    const waiting = asked.get(answer?.id);
-    if (waiting === undefined) return;
-    asked.delete(answer.id);
-    waiting.then(answer, buffers ?? []);
-  }
-  model.on("msg:custom", onAnswer);
-
-  function ask(question, then) {
-    const id = `${own} ${(count += 1)}`;
-    const now = Date.now();
-    for (const [old, { since }] of asked) {
-      if (now - since < PATIENCE) break; // they stand in the order they were asked
-      asked.delete(old);
-    }
-    asked.set(id, { then, since: now });
-    model.send({ ...question, id });
-  }
-
+/** Answers come from the kernel. A head on show arrives by the model's traits; the rest is asked for. @param {import("../kit/ask.js").Wire} wire */
+export function kernelSource(wire) {
+  const tiles = answerStore(wire, "tile", ({ value, buffers }) => ({ shape: value, codes: bytesOf(buffers[0]) }), { most: TILES_KEPT, patience: PATIENCE });
+  const lines = answerStore(wire, "line", ({ buffers }) => bytesOf(buffers[0]), { most: LINES_KEPT, patience: PATIENCE });
   return {
     live: true,
     /** The exact weight of a cell: then({weight, query, key, query_text, key_text}). */
-    exact: (place, then) => ask({ type: "exact", ...place }, then),
+    exact(place, then) {
+      wire.ask("exact", place, { patience: PATIENCE }).then(({ value }) => then(value), () => {});
+    },
     /** A tile of codes, now or later: {shape, codes}; null until then. asking: whether to ask for what is not here. */
-    tile(place, then, asking = true) {
-      const key = JSON.stringify(place);
-      const there = tiles.get(key);
-      if (there?.codes) return there;
-      if (!asking || (there && Date.now() - there.asked < PATIENCE)) return null;
-      remember(tiles, key, { asked: Date.now() }, TILES_KEPT);
-      ask({ type: "tile", ...place }, (answer, buffers) => {
-        remember(tiles, key, { shape: answer.shape, codes: bytesOf(buffers[0]) }, TILES_KEPT);
-        then();
-      });
-      return null;
-    },
+    tile: (place, then, asking = true) => (asking ? tiles.get(place, then) : tiles.peek(place)),
     /** One token's line over some heads, codes; null until it has come. */
-    line(place, then) {
-      const key = JSON.stringify(place);
-      const there = lines.get(key);
-      if (there instanceof Uint8Array) return there;
-      if (there && Date.now() - there.asked < PATIENCE) return null;
-      remember(lines, key, { asked: Date.now() }, LINES_KEPT);
-      ask({ type: "line", ...place }, (_answer, buffers) => {
-        remember(lines, key, bytesOf(buffers[0]), LINES_KEPT);
-        then();
-      });
-      return null;
-    },
-    start: () => model.send({ type: "start" }),
-    ablate: (heads) => model.send({ type: "ablate", heads }),
-    close: () => model.off("msg:custom", onAnswer),
+    line: (place, then) => lines.get(place, then),
+    start: () => wire.ask("start", {}, { repeat: true }).catch(() => {}),
+    /** Fails with the sentence to be shown. */
+    ablate: (heads) => wire.ask("ablate", { heads }),
   };
 }
 
@@ -126,8 +77,7 @@ export function fileSource(model, facts) {
       return Uint8Array.from({ length: facts.tokens[trace] }, (_, i) => line[Math.floor(i / pool)]);
     },
     start() {},
-    ablate() {},
-    close() {},
+    ablate: async () => {},
   };
 }
 

@@ -131,7 +131,7 @@ export function openWire(model) {
 
 /**
  * Answers that are drawn when they are there: get(args, then) gives one that is, else null, and asks for it; then() is called
- * once it has come. Where none comes for so long, the next get() asks again. read: what is kept of an answer. most: how many
+ * once it has come. Where none comes for so long, the next get() asks again. peek(args) asks for nothing. read: what is kept of an answer. most: how many
  * are kept; the oldest go.
  * @template Value
  * @param {Wire} wire
@@ -148,6 +148,8 @@ export function answerStore(wire, name, read, { most = 600, patience = 20000 } =
     if (kept.size > most) kept.delete(/** @type {string} */ (kept.keys().next().value));
   }
   return {
+    /** @type {(args: object) => Value | null} */
+    peek: (args) => kept.get(JSON.stringify(args))?.value ?? null,
     /**
      * @param {object} args
      * @param {() => void} then

@@ -1,0 +1,127 @@
+// The bar above the panes: which head, which beside it, the colours and their legend.
+
+import { make } from "../kit/common.js";
+import { button, picker, setOptions } from "../kit/controls.js";
+import { SCALES, colour, onScale } from "./logic.js";
+
+/**
+ * heads: which there are, {layers(trace), heads(trace, layer)}. actions: choose(layer, head), beside([trace, layer, head] or
+ * []), keep(kind) saves a picture. Returns {element, status, draw() after a change of what is chosen, drawLegend()}.
+ */
+export function controlBar({ view, facts, context, heads, actions }) {
+  const layer = picker("Layer", view.id("layer"));
+  const head = picker("Head", view.id("head"));
+  const compare = picker("Beside it", view.id("compare"));
+  const besideLayer = picker("Layer beside", view.id("beside-layer"));
+  const besideHead = picker("Head beside", view.id("beside-head"));
+  const scale = picker("Colours", view.id("scale"), Object.entries(SCALES).map(([value, { title }]) => ({ value, title })));
+  const aside = checkBox("Set the first token aside", view.id("aside"));
+  aside.pair.title = "Leave out what goes to the first token, and scale the rest of each row to 100 %";
+  const status = make("span", "lk-att-status");
+  status.setAttribute("role", "status");
+  const save = make("span", "lk-pair");
+  save.append(
+    make("span", "lk-att-muted", "Save"),
+    button("SVG", "Save this head as an SVG picture", () => actions.keep("svg")),
+    button("PNG", "Save this head as a PNG picture", () => actions.keep("png")),
+  );
+  const bar = make("div", "lk-att-bar");
+  bar.append(layer.pair, head.pair, compare.pair, besideLayer.pair, besideHead.pair, scale.pair, aside.pair, save, status);
+  const legend = colourLegend(context);
+  const element = make("div", "lk-att-top");
+  element.append(bar, legend.element);
+
+  function draw() {
+    setOptions(layer.select, heads.layers(0), view.get("layer"));
+    setOptions(head.select, heads.heads(0, view.get("layer")), view.get("head"));
+    scale.select.value = view.get("scale");
+    aside.box.checked = view.get("aside");
+    const names = facts.tokens.length > 1 ? facts.names : ["another head"];
+    const [trace, layerBeside, headBeside] = view.get("beside");
+    const options = [{ value: "", title: "nothing" }, ...names.map((title, value) => ({ value, title }))];
+    setOptions(compare.select, options, trace ?? "");
+    besideLayer.pair.hidden = besideHead.pair.hidden = trace === undefined;
+    if (trace === undefined) return;
+    setOptions(besideLayer.select, heads.layers(trace), layerBeside);
+    setOptions(besideHead.select, heads.heads(trace, layerBeside), headBeside);
+  }
+
+  /** A head of a layer: the one that is wanted where it is there, else the first. */
+  const nearest = (trace, at, wanted) => {
+    const there = heads.heads(trace, at);
+    return there.includes(wanted) ? wanted : there[0];
+  };
+
+  for (const { select } of [layer, head]) {
+    select.addEventListener("change", () => {
+      const at = Number(layer.select.value);
+      actions.choose(at, nearest(0, at, Number(head.select.value)));
+    });
+  }
+  compare.select.addEventListener("change", () => {
+    if (compare.select.value === "") return actions.beside([]);
+    const trace = Number(compare.select.value);
+    const [, layerBeside = view.get("layer"), headBeside = view.get("head")] = view.get("beside");
+    const layers = heads.layers(trace);
+    const at = layers.includes(layerBeside) ? layerBeside : layers[0];
+    if (at !== undefined) return actions.beside([trace, at, nearest(trace, at, headBeside)]);
+    status.textContent = "No head of it is in this file.";
+    return draw();
+  });
+  for (const { select } of [besideLayer, besideHead]) {
+    select.addEventListener("change", () => {
+      const [trace] = view.get("beside");
+      const at = Number(besideLayer.select.value);
+      actions.beside([trace, at, nearest(trace, at, Number(besideHead.select.value))]);
+    });
+  }
+  scale.select.addEventListener("change", () => view.set("scale", scale.select.value));
+  aside.box.addEventListener("change", () => view.set("aside", aside.box.checked));
+
+  return { element, status, draw, drawLegend: legend.draw };
+}
+
+function checkBox(title, id) {
+  const box = make("input");
+  box.type = "checkbox";
+  box.id = id;
+  const label = make("label", "lk-att-check", title);
+  label.htmlFor = id;
+  const pair = make("span", "lk-pair");
+  pair.append(box, label);
+  return { box, pair };
+}
+
+/** The scale of the colours, with numbers. */
+function colourLegend(context) {
+  const element = make("div", "lk-att-legend");
+  const title = make("span");
+  const strip = make("canvas", "lk-att-strip");
+  strip.width = 256;
+  strip.height = 1;
+  strip.setAttribute("role", "img");
+  const marks = make("div", "lk-att-marks");
+  const box = make("div", "lk-att-scale");
+  box.append(strip, marks);
+  element.append(title, box);
+
+  function draw() {
+    const scale = context.scale();
+    const brush = strip.getContext("2d");
+    for (let i = 0; i < 256; i += 1) {
+      brush.fillStyle = `rgb(${colour(i / 255, context.dark()).join(" ")})`;
+      brush.fillRect(i, 0, 1, 1);
+    }
+    const { title: name, marks: wanted } = SCALES[scale];
+    strip.setAttribute("aria-label", `Colour scale of the weights, ${name}, from ${wanted[0]} to 1`);
+    title.textContent = `Weight, ${name} scale`;
+    marks.replaceChildren(
+      ...wanted.map((weight) => {
+        const mark = make("span", "", weight === wanted[0] && scale === "log" ? `≤ ${weight}` : String(weight));
+        mark.style.insetInlineStart = `${100 * onScale(weight, scale)}%`;
+        return mark;
+      }),
+    );
+  }
+  return { element, draw };
+}
