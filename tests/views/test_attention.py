@@ -45,12 +45,16 @@ def dequantize(codes: np.ndarray) -> np.ndarray:
     return np.where(codes == NOT_A_NUMBER, np.nan, (codes.astype(np.float64) / LEVELS) ** 2)
 
 
-def ask(view: AttentionView, **content: Any) -> list[dict[str, Any]]:
-    """What the view answers to a front end's message."""
+def ask(view: AttentionView, question: str, **args: Any) -> dict[str, Any]:
+    """What the view answers to a page's question."""
     answers: list[dict[str, Any]] = []
     view.send = lambda answer, buffers=None: answers.append(answer)  # type: ignore[method-assign]
+    content = {"ask": question, "id": "a 1", "args": args}
     view._handle_msg({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
-    return answers
+    (answer,) = answers
+    assert json.loads(json.dumps(answer, allow_nan=False)) == answer
+    assert answer["answer"] == "a 1"
+    return answer
 
 
 def exported(page: str) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -150,7 +154,7 @@ def test_what_is_no_number_is_marked_and_counted() -> None:
     assert (codes == NOT_A_NUMBER).sum() == 8
     assert view.summary["broken_rows"] == 1
     assert all(link["query"] != 7 for link in view.summary["links"])
-    assert ask(view, type="exact", trace=0, layer=0, head=0, row=7, column=3, pool=1)[0]["weight"] is None
+    assert ask(view, "exact", trace=0, layer=0, head=0, aside=False, row=7, column=3, pool=1)["value"]["weight"] is None
     json.dumps(view.summary, allow_nan=False)
     everything = attention(patterned(["t"] * 12, {0: torch.full((2, 12, 12), torch.nan)}))
     json.dumps(everything.summary, allow_nan=False)
@@ -292,34 +296,34 @@ def test_setting_a_trait_shows_the_head() -> None:
 def test_exact_weights_are_answered() -> None:
     trace = random_trace(9)
     view = attention(trace, layer=0, head=0)
-    (answer,) = ask(view, type="exact", id="a 1", trace=0, layer=1, head=2, row=7, column=4, pool=1)
-    assert answer["id"] == "a 1"
+    answer = ask(view, "exact", trace=0, layer=1, head=2, aside=False, row=7, column=4, pool=1)["value"]
     assert answer["weight"] == float(trace.attention(1, 2)[7, 4])
     assert (answer["query"], answer["key"], answer["query_text"], answer["key_text"]) == (7, 4, " it", " the")
-    assert json.loads(json.dumps(answer)) == answer
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        {}, {"type": "other"}, {"type": "exact"}, {"layer": 5}, {"head": 4}, {"row": 9}, {"column": 8}, {"row": -1},
-        {"row": "7"}, {"row": True}, {"column": None}, {"pool": 0}, {"pool": 2}, {"pool": None}, {"trace": 1},
-        {"trace": -1}, {"trace": 0.0}, {"trace": None}, {"trace": []},
+        {"layer": 5}, {"head": 4}, {"row": 9}, {"column": 8}, {"row": -1}, {"row": "7"}, {"row": True}, {"column": None},
+        {"pool": 0}, {"pool": 2}, {"pool": None}, {"trace": 1}, {"trace": -1}, {"trace": 0.0}, {"trace": None}, {"trace": []},
+        {"aside": None}, {"more": 1},
     ],
 )  # fmt: skip
-def test_questions_that_make_no_sense_are_not_answered(content: dict[str, Any]) -> None:
-    asked = {"type": "exact", "trace": 0, "layer": 1, "head": 2, "row": 7, "column": 4, "pool": 1}
-    whole = asked | content if content else {}
-    if content == {"type": "exact"}:
-        whole = content
-    assert ask(attention(random_trace(9)), **whole) == []
+def test_questions_that_make_no_sense_are_refused(content: dict[str, Any]) -> None:
+    asked = {"trace": 0, "layer": 1, "head": 2, "aside": False, "row": 7, "column": 4, "pool": 1}
+    view = attention(random_trace(9))
+    assert "value" in ask(view, "exact", **asked)
+    answer = ask(view, "exact", **asked | content)
+    assert set(answer) == {"answer", "refused"}
+    assert answer["refused"].endswith(".")
 
 
 def test_no_trait_hides_one_of_the_widgets() -> None:
     own = set(AttentionView.class_traits()) - set(anywidget.AnyWidget.class_traits())
     assert own == {
         "layer", "head", "cells", "summary", "version", "beside", "beside_cells", "beside_summary", "beside_version",
-        "texts", "facts", "extra", "marked", "measure", "order", "scale", "aside", "effect", "trouble",
+        "texts", "facts", "extra", "marked", "measure", "order", "scale", "aside", "effect",
+        "effect_status", "map_status",
         *(f"map_{i}" for i in range(8)),
     }  # fmt: skip
     assert not [name for name in own if hasattr(anywidget.AnyWidget, name)]

@@ -67,14 +67,16 @@ def queried(
     )
 
 
-def answers(view: AttentionView, **content: Any) -> list[tuple[dict[str, Any], list[bytes]]]:
-    """What the view answers to a front end's message, with its buffers."""
+def answer(view: AttentionView, question: str, **args: Any) -> tuple[dict[str, Any], list[bytes]]:
+    """What the view answers to a page's question, with its buffers."""
     found: list[tuple[dict[str, Any], list[bytes]]] = []
     view.send = lambda answer, buffers=None: found.append((answer, [bytes(b) for b in buffers or []]))  # type: ignore[method-assign]
+    content = {"ask": question, "id": "x", "args": args}
     view._handle_msg({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
-    for answer, _ in found:
-        json.dumps(answer, allow_nan=False)
-    return found
+    ((said, buffers),) = found
+    json.dumps(said, allow_nan=False)
+    assert said.pop("answer") == "x"
+    return said, buffers
 
 
 def without_first(weights: torch.Tensor) -> np.ndarray:
@@ -212,7 +214,7 @@ def test_map_comes_a_part_at_a_time_each_once_behind_the_head(slowly: Callable[[
     set_: list[str] = []
     view.observe(lambda change: set_.append(change["name"]), [f"map_{i}" for i in range(8)])
     assert filled(view) == 0
-    view._handle_msg({"content": {"data": {"method": "custom", "content": {"type": "start"}}}, "buffers": []})
+    answer(view, "start")
     slowly()
     slowly()
     until(lambda: filled(view) == 1)
@@ -224,7 +226,7 @@ def test_map_comes_a_part_at_a_time_each_once_behind_the_head(slowly: Callable[[
         slowly()
     assert view.wait(20)
     assert set_ == [f"map_{i}" for i in range(8)]
-    view._handle_msg({"content": {"data": {"method": "custom", "content": {"type": "start"}}}, "buffers": []})
+    answer(view, "start")
     assert view.wait(20)
     assert len(set_) == 8, "a second front end costs nothing"
 
@@ -259,9 +261,9 @@ def test_stopped_within_a_part_nothing_is_computed_twice(
     for _ in range(3):
         slowly()
     until(lambda: filled(view) == 1)
-    view._filling.stop()
+    view._map_job.stop()
     slowly()  # it was waiting for this one
-    assert view._filling.wait(20)
+    assert view._map_job.wait(20)
     assert filled(view) in (1, 2)
     for _ in range(12):
         slowly()
@@ -289,15 +291,16 @@ def test_a_map_that_can_not_be_computed_says_why_and_can_be_tried_again(
 
     monkeypatch.setattr(overview_module, "sweep", broken)
     view = attention(random_trace(9), layer=0, head=0)
-    assert view.trouble == "The map could not be computed: no room left"
+    why = {"state": "failed", "message": "The map could not be computed: MemoryError: no room left."}
+    assert view.map_status == why
     assert view.cells, "the head is there all the same"
     view.wait(5)
-    assert view.trouble == "The map could not be computed: no room left"
+    assert view.map_status == why
     values, _ = exported(view.to_html(tmp_path / "t.html").read_text("utf-8"))
-    assert values["trouble"].endswith("no room left")
+    assert values["map_status"] == why
     monkeypatch.setattr(overview_module, "sweep", whole)
     assert view.wait(5)
-    assert view.trouble == ""
+    assert view.map_status["state"] == "done"
     assert sum(p.layers for p in parts(view)) == 2
 
 
@@ -314,7 +317,7 @@ def test_closing_stops_the_map(slowly: Callable[[], None]) -> None:
     slowly()
     view.close()
     slowly()
-    assert view._filling.wait(20)
+    assert view._map_job.wait(20)
     assert filled(view) == 0
 
 
@@ -356,8 +359,8 @@ def test_bytes_to_the_first_paint_of_the_default_models_shape(
     if length < 1024:
         assert view.wait(120)
     else:
-        view._filling.close()  # the whole map is measured below: computing it takes seconds
-        view._filling.wait(60)
+        view._map_job.close()  # the whole map is measured below: computing it takes seconds
+        view._map_job.wait(60)
         heads = trace.layers * trace.heads
         Wire.count += 100_000 + heads * 4 * len(OWN) + 8 * 400
     total = Wire.count + len(json.dumps(bundle).encode("utf-8"))
@@ -399,11 +402,11 @@ def test_every_tile_is_its_part_of_the_pattern(
     count = -(-cells // TILE)
     for row in range(count):
         for column in range(row + 1):
-            ((answer, (data,)),) = answers(
-                view, type="tile", id="x", trace=0, layer=1, head=1, pool=pool, row=row, column=column, aside=aside
+            said, (data,) = answer(
+                view, "tile", trace=0, layer=1, head=1, pool=pool, row=row, column=column, aside=aside
             )
             expected = codes[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
-            assert answer == {"type": "tile", "id": "x", "shape": list(expected.shape)}
+            assert said == {"value": list(expected.shape)}
             close_codes(np.frombuffer(data, np.uint8).reshape(expected.shape), expected)
 
 
@@ -414,11 +417,11 @@ def test_every_tile_is_its_part_of_the_pattern(
         {"layer": 2}, {"head": -1}, {"trace": 1}, {"trace": None}, {"layer": "1"},
     ],
 )  # fmt: skip
-def test_tiles_that_are_not_there_are_not_answered(long_view: AttentionView, content: dict[str, Any]) -> None:
+def test_tiles_that_are_not_there_are_refused(long_view: AttentionView, content: dict[str, Any]) -> None:
     view = long_view
-    whole = {"type": "tile", "trace": 0, "layer": 1, "head": 1, "pool": 1, "row": 2, "column": 1}
-    assert len(answers(view, **whole)) == 1
-    assert answers(view, **{**whole, **content}) == []
+    whole = {"trace": 0, "layer": 1, "head": 1, "aside": False, "pool": 1, "row": 2, "column": 1}
+    assert "value" in answer(view, "tile", **whole)[0]
+    assert set(answer(view, "tile", **{**whole, **content})[0]) == {"refused"}
 
 
 @pytest.mark.parametrize("aside", [False, True])
@@ -428,15 +431,13 @@ def test_exact_weights_of_pooled_cells(long_trace: Trace, long_view: AttentionVi
     whole = without_first(weights) if aside else weights.double().numpy()
     for pool in (1, 2, 3):
         for row, column in [(0, 0), (3, 1), (700, 699), (-(-2200 // pool) - 1, 0)]:
-            ((answer, _),) = answers(
-                view, type="exact", trace=0, layer=1, head=0, row=row, column=column, pool=pool, aside=aside
-            )
+            said, _ = answer(view, "exact", trace=0, layer=1, head=0, row=row, column=column, pool=pool, aside=aside)
+            found = said["value"]
             block = whole[row * pool : (row + 1) * pool, column * pool : (column + 1) * pool]
-            assert answer["weight"] == pytest.approx(block.max(), rel=1e-5)
-            assert answer["query"] // pool == row
-            assert answer["key"] // pool == column
-            assert whole[answer["query"], answer["key"]] == pytest.approx(block.max(), rel=1e-5)
-            assert (answer["row"], answer["column"], answer["pool"], answer["aside"]) == (row, column, pool, aside)
+            assert found["weight"] == pytest.approx(block.max(), rel=1e-5)
+            assert found["query"] // pool == row
+            assert found["key"] // pool == column
+            assert whole[found["query"], found["key"]] == pytest.approx(block.max(), rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -456,10 +457,8 @@ def test_lines_are_rows_or_columns_of_the_mean(
         each = [trace.attention(layer, head) for layer, head in heads]
         mean = np.mean([without_first(w) if aside else w.double().numpy() for w in each], 0)
         for token in (0, 7, len(trace) - 1):
-            ((answer, (data,)),) = answers(
-                view, type="line", id="x", trace=0, heads=heads, token=token, into=into, aside=aside
-            )
-            assert answer == {"type": "line", "id": "x"}
+            said, (data,) = answer(view, "line", trace=0, heads=heads, token=token, into=into, aside=aside)
+            assert said == {"value": None}
             codes = np.frombuffer(data, np.uint8)
             expected = mean[:, token] if into else mean[token]
             assert len(codes) == len(trace)
@@ -473,11 +472,11 @@ def test_lines_are_rows_or_columns_of_the_mean(
         {"heads": [[0]]}, {"heads": "ab"}, {"trace": 1}, {"trace": 0.0}, {"trace": True}, {"trace": [0]}, {"token": 1.0},
     ],
 )  # fmt: skip
-def test_lines_that_make_no_sense_are_not_answered(content: dict[str, Any]) -> None:
+def test_lines_that_make_no_sense_are_refused(content: dict[str, Any]) -> None:
     view = attention(random_trace(9), layer=0, head=0)
-    whole = {"type": "line", "trace": 0, "heads": [[0, 1]], "token": 3}
-    assert len(answers(view, **whole)) == 1
-    assert answers(view, **{**whole, **content}) == []
+    whole = {"trace": 0, "heads": [[0, 1]], "token": 3, "into": False, "aside": False}
+    assert "value" in answer(view, "line", **whole)[0]
+    assert set(answer(view, "line", **{**whole, **content})[0]) == {"refused"}
 
 
 def test_means_of_patterns_are_those_of_float64() -> None:
@@ -539,8 +538,8 @@ def test_another_trace_beside_and_how_much_each_head_changed() -> None:
             both = trace.attention(layer, head).double(), other.attention(layer, head).double()
             moved = float(((both[0] - both[1]).abs().sum(-1) / 2).mean())
             assert found[layer].measures["change"][0, head] == pytest.approx(moved, rel=1e-5)
-    ((answer, _),) = answers(view, type="exact", trace=1, layer=0, head=1, row=7, column=2, pool=1)
-    assert answer["weight"] == float(other.attention(0, 1)[7, 2])
+    said, _ = answer(view, "exact", trace=1, layer=0, head=1, aside=False, row=7, column=2, pool=1)
+    assert said["value"]["weight"] == float(other.attention(0, 1)[7, 2])
     view.aside = True
     close_codes(unpack(view.beside_cells), without_first(other.attention(1, 2)))
     assert view.beside_summary["aside"]
@@ -653,15 +652,16 @@ def test_ablation_runs_behind_the_view_and_tells_what_became_of_the_text() -> No
     assert view.effect == {}
     view.ablate()
     for _ in range(200):
-        if view.effect:
+        if view.effect_status["state"] == "running":
             break
         time.sleep(0.01)
-    assert view.effect == {"state": "running", "heads": [[1, 2]]}
+    assert view.effect_status == {"state": "running", "message": "", "heads": [[1, 2]]}
     assert not view.wait(0.05)
     may.set()
     assert view.wait(10)
     assert asked == [[(1, 2)]]
-    assert (view.effect["state"], view.effect["loss_before"], view.effect["loss_after"]) == ("done", 2.0, 2.5)
+    assert view.effect_status == {"state": "done", "message": "", "heads": [[1, 2]]}
+    assert (view.effect["loss_before"], view.effect["loss_after"]) == (2.0, 2.5)
     first, second = view.effect["next"]
     assert (first["before"], first["after"], second["after"]) == (0.75, 0.25, None)
     assert len(first["text"]) <= 80
@@ -671,7 +671,7 @@ def test_ablation_runs_behind_the_view_and_tells_what_became_of_the_text() -> No
     view.ablate([(0, -1)])
     assert view.wait(10)
     assert asked[-1] == [(0, 3)]
-    answers(view, type="ablate", heads=[[0, 1], [1, 0]])
+    answer(view, "ablate", heads=[[0, 1], [1, 0]])
     assert view.wait(10)
     assert asked[-1] == [(0, 1), (1, 0)]
     assert view.effect["heads"] == [[0, 1], [1, 0]]
@@ -682,8 +682,9 @@ def test_an_ablation_that_gives_something_else_is_told(result: Any) -> None:
     view = attention(random_trace(6), layer=0, head=0, ablate=lambda heads: result)
     view.ablate()
     assert view.wait(10)
-    assert view.effect["state"] == "failed"
-    assert "Error" in view.effect["reason"]
+    assert view.effect_status["state"] == "failed"
+    assert "Error" in view.effect_status["message"]
+    assert view.effect == {}, "nothing was done"
 
 
 def test_an_ablation_that_fails_is_told() -> None:
@@ -696,29 +697,29 @@ def test_an_ablation_that_fails_is_told() -> None:
     view = attention(random_trace(6), layer=0, head=0, ablate=refused)
     view.ablate()
     assert view.wait(10)
-    assert view.effect == {
-        "state": "failed", "heads": [[0, 0]], "reason": "Heads of this model can't be switched off.",
+    assert view.effect_status == {
+        "state": "failed", "heads": [[0, 0]], "message": "Heads of this model can't be switched off.",
     }  # fmt: skip
     view = attention(random_trace(6), layer=0, head=0, ablate=broken)
     view.ablate()
     assert view.wait(10)
-    assert view.effect["reason"].startswith("RuntimeError: xxx")
-    assert len(view.effect["reason"]) <= 400
+    assert view.effect_status["message"].startswith("It could not be computed: RuntimeError: xxx")
+    assert len(view.effect_status["message"]) <= 400
 
 
 def test_ablation_without_a_way_to_do_it() -> None:
     view = attention(random_trace(6), layer=0, head=0)
     with pytest.raises(BadInput, match=r"ablate=lk\.attention\.ablation"):
         view.ablate()
-    answers(view, type="ablate", heads=[[0, 0]])
-    assert view.effect == {}
+    assert "refused" in answer(view, "ablate", heads=[[0, 0]])[0]
+    assert view.effect_status == {"state": "idle"}
     able = attention(random_trace(6), layer=0, head=0, ablate=lambda heads: effect())
     for wrong in ([(0, 9)], []):
         with pytest.raises(BadInput):
             able.ablate(wrong)
     for wrong in ([[0, 9]], [3], "ab", None, []):
-        answers(able, type="ablate", heads=wrong)
-    assert able.effect == {}
+        assert "refused" in answer(able, "ablate", heads=wrong)[0]
+    assert able.effect_status == {"state": "idle"}
 
 
 # files --------------------------------------------------------------------------------------------------------------
@@ -782,8 +783,8 @@ def test_aside_is_exact_where_the_first_token_holds_nearly_all() -> None:
     truth[1:, 1:] = scores[1:].softmax(-1).numpy()
     view = attention(trace, layer=0, head=0, aside=True)
     close_codes(unpack(view.cells), truth)
-    ((answer, _),) = answers(view, type="exact", trace=0, layer=0, head=0, row=30, column=17, pool=1, aside=True)
-    assert answer["weight"] == pytest.approx(truth[30, 17], rel=1e-4)
+    said, _ = answer(view, "exact", trace=0, layer=0, head=0, aside=True, row=30, column=17, pool=1)
+    assert said["value"]["weight"] == pytest.approx(truth[30, 17], rel=1e-4)
     assert view.summary["links"][0]["weight"] <= 1
 
 
@@ -899,9 +900,9 @@ def test_a_stopped_ablation_is_said_to_be() -> None:
     view = attention(random_trace(6), layer=0, head=0, ablate=ablate)
     view.ablate()
     assert began.wait(10)
-    view._ablating.stop()
+    view._ablation_job.stop()
     assert view.wait(10)
-    assert view.effect["state"] == "stopped"
+    assert view.effect_status["state"] == "stopped"
 
 
 def test_what_can_not_be_used_is_refused_in_words() -> None:
