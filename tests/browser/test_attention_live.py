@@ -183,7 +183,7 @@ def test_the_map_fills_and_the_head_is_painted(desk: Desk, name: str) -> None:
 
 def test_hostile_tokens_stay_text(desk: Desk) -> None:
     view = desk.view("hostile")
-    tokens = view.locator(".lk-att-token")
+    tokens = view.locator(".lk-att-tokens .lk-tl-token")
     assert tokens.count() == int(jupyterlab.evaluate(desk.page, "print(len(hostile))"))
     assert desk.page.evaluate("() => window.broken") is None
     assert view.locator("script, img, svg, style, textarea").count() == 0

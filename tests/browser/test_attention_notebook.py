@@ -93,7 +93,7 @@ def test_a_head_is_opened_from_the_map_and_a_token_in_the_text(notebook: Opened)
         page.keyboard.press(key)
     title = view.locator(".lk-att-title").first
     page.wait_for_function("e => e.innerText.includes('head 0')", arg=title.element_handle())
-    view.locator(".lk-att-token").nth(5).click()
+    view.locator(".lk-att-tokens .lk-tl-token").nth(5).click()
     foot = view.locator(".lk-att-textfoot")
     page.wait_for_function("e => e.innerText.includes('looks most at')", arg=foot.element_handle())
     view.get_by_label("Set the first token aside").check()

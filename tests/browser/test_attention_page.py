@@ -223,7 +223,7 @@ def test_another_head_in_a_file(open_page: Open, tmp_path: Path) -> None:
     assert said.startswith('"it" (7) looks at "mat" (5): ')
     weight = float(trace.attention(0, 2)[7, 5])
     assert float(said.split()[-1]) == pytest.approx(weight, abs=0.006)
-    first = page.locator(".lk-att-links .lk-att-weight").first.inner_text()
+    first = page.locator(".lk-att-links td.lk-number").first.inner_text()
     others = trace.attention(0, 2).clone()
     others[:, 0] = 0
     others.fill_diagonal_(0)
@@ -251,7 +251,7 @@ def test_hostile_tokens_stay_text(open_page: Open, tmp_path: Path, width: int) -
     assert page.evaluate("window.broken") is None
     assert page.locator("main img, main svg, main script, main b, main textarea").count() == 0
     no_sideways(page)
-    assert page.locator(".lk-att-token").count() == n
+    assert page.locator(".lk-att-tokens .lk-tl-token").count() == n
     i = tokens.index("\u202eesrever\u202c")
     point(page, i, i, n)
     assert foot(page) == f'"U+202EesreverU+202C" ({i}) looks at itself: exactly 0'
@@ -395,10 +395,8 @@ def test_the_kernel_is_asked_for_exact_weights_once(open_page: Open, tmp_path: P
     assert foot(page).endswith("about 0.90")
     until(page, "window.asked.length > 0")
     page.wait_for_timeout(150)
-    asked = page.evaluate("window.asked")
-    asked = [each for each in asked if each["type"] == "exact"]
-    place = {"trace": 0, "layer": 1, "head": 3, "row": 7, "column": 6, "pool": 1, "aside": False}
-    assert {name: value for name, value in asked[-1].items() if name != "id"} == {"type": "exact", **place}
+    asked = [each["args"] for each in page.evaluate("window.asked") if each["ask"] == "exact"]
+    assert asked[-1] == {"trace": 0, "layer": 1, "head": 3, "row": 7, "column": 6, "pool": 1, "aside": False}
     assert len(asked) <= 3, "a pointer on its way asks for nothing"
     pump(page, view)
     assert foot(page) == '"it" (7) looks at "because" (6): 0.9000'
@@ -407,7 +405,7 @@ def test_the_kernel_is_asked_for_exact_weights_once(open_page: Open, tmp_path: P
     page.wait_for_timeout(150)
     assert foot(page).endswith("0.9000")
     asked = page.evaluate("window.asked")
-    assert not [a for a in asked if a["type"] == "exact" and a["column"] == 6], "it is known already"
+    assert not [a for a in asked if a["ask"] == "exact" and a["args"]["column"] == 6], "it is known already"
 
 
 def test_a_head_is_asked_for_and_drawn_when_it_comes(open_page: Open, tmp_path: Path) -> None:
@@ -438,7 +436,7 @@ def test_pooled_cells_name_the_pair_behind_them(open_page: Open, tmp_path: Path)
     page = as_widget(open_page, view, tmp_path / "live.html")
     pane(page).focus()
     page.keyboard.press("ArrowDown")
-    until(page, "window.asked.some(({ type }) => type === 'exact')")
+    until(page, "window.asked.some((each) => each.ask === 'exact')")
     pump(page, view)
     assert foot(page) == 'Highest in this cell: "w2" (2) looks at "w1" (1): 0.9000'
 
@@ -725,7 +723,8 @@ def test_a_held_cell_is_still_one_after_zooming(open_page: Open, tmp_path: Path)
     page.wait_for_timeout(150)
     asked = pump(page, view)
     settle(page)
-    assert all(isinstance(each[name], int) for each in asked if each["type"] == "exact" for name in ("row", "column"))
+    exact = [each["args"] for each in asked if each["ask"] == "exact"]
+    assert all(isinstance(each[name], int) for each in exact for name in ("row", "column"))
     assert foot(page).startswith("Highest in this cell: ")
 
 
@@ -755,7 +754,7 @@ def test_what_a_window_forbids_is_hatched(open_page: Open, tmp_path: Path) -> No
     for _ in range(4):
         live.get_by_role("button", name="Zoom in").first.click()
     live.wait_for_timeout(150)
-    assert [each for each in pump(live, view) if each["type"] == "tile"]
+    assert [each for each in pump(live, view) if each["ask"] == "tile"]
     assert 0.05 < live.evaluate(hatched, [0, 0.85, 0.15, 0.14]) < 0.6, "also under tiles"
 
 
@@ -847,7 +846,9 @@ def test_pictures_of_a_head(open_page: Open, tmp_path: Path, which: str) -> None
 def shades_of_text(page: Any) -> list[str]:
     settle(page)
     page.wait_for_timeout(20)
-    return page.evaluate("[...document.querySelectorAll('.lk-att-token')].map((e) => e.style.backgroundColor)")
+    return page.evaluate(
+        "[...document.querySelectorAll('.lk-att-tokens .lk-tl-word')].map((e) => e.style.backgroundColor)"
+    )
 
 
 def textfoot(page: Any) -> str:
@@ -858,7 +859,7 @@ def textfoot(page: Any) -> str:
 def test_the_text_shows_where_a_token_looks_and_who_looks_at_it(open_page: Open, tmp_path: Path) -> None:
     trace = chosen()
     page = open_page(attention(trace).to_html(tmp_path / "page.html"))
-    token = page.locator(".lk-att-token")
+    token = page.locator(".lk-att-tokens .lk-tl-token")
     token.nth(7).hover()
     assert textfoot(page) == '"it" (7) looks most at "because" (6): 0.90, "The" (0): 0.099'
     shades = shades_of_text(page)
@@ -892,9 +893,9 @@ def test_the_text_with_the_keyboard_and_linked_with_the_head(open_page: Open, tm
     page.locator(".lk-att-tokens").focus()
     page.keyboard.press("End")
     assert textfoot(page).startswith('"tired" (9) looks most at "was" (8): 0.90')
-    assert page.locator(".lk-att-tokens").get_attribute("aria-activedescendant") == page.locator(".lk-att-token").nth(
-        9
-    ).get_attribute("id")
+    assert page.locator(".lk-att-tokens").get_attribute("aria-activedescendant") == page.locator(
+        ".lk-att-tokens .lk-tl-token"
+    ).nth(9).get_attribute("id")
     assert spoken(page, ".lk-att-text") == "tired, token 9, looks at was: about 0.90; The: about 0.099"
     assert page.locator(".lk-att-row-chip").first.inner_text().split() == ["9", "·tired"], "the head shows the row"
     page.keyboard.press("ArrowLeft")
@@ -909,7 +910,7 @@ def test_the_text_with_the_keyboard_and_linked_with_the_head(open_page: Open, tm
 def test_a_file_says_which_lines_it_does_not_hold(open_page: Open, tmp_path: Path) -> None:
     page = open_page(attention(chosen()).to_html(tmp_path / "page.html", heads=[]))
     page.get_by_label("Heads", exact=True).select_option("layer")
-    page.locator(".lk-att-token").nth(4).hover()
+    page.locator(".lk-att-tokens .lk-tl-token").nth(4).hover()
     assert textfoot(page) == "This file does not hold all of these heads."
 
 
@@ -981,12 +982,12 @@ def test_a_long_text_is_drawn_in_tiles_when_zoomed(open_page: Open, tmp_path: Pa
     view = attention(worded(n))
     page = as_widget(open_page, view, tmp_path / "live.html")
     assert "A cell is 4 × 4 tokens" in page.locator(".lk-att-reading").first.inner_text()
-    assert not [each for each in page.evaluate("window.asked") if each["type"] == "tile"]
+    assert not [each for each in page.evaluate("window.asked") if each["ask"] == "tile"]
     units = set()
     for _ in range(8):
         page.get_by_role("button", name="Zoom in").click()
         page.wait_for_timeout(130)
-        tiles = [each for each in pump(page, view) if each["type"] == "tile"]
+        tiles = [each["args"] for each in pump(page, view) if each["ask"] == "tile"]
         assert len(tiles) <= 16
         units |= {each["pool"] for each in tiles}
     assert units == {1, 2}
@@ -1027,7 +1028,7 @@ def test_the_map_says_how_far_it_is(open_page: Open, tmp_path: Path) -> None:
     view = attention(random_trace(20, layers=12), layer=0, head=0)
     page = as_widget(open_page, view, tmp_path / "live.html", without_map=True)
     progress = page.locator(".lk-att-progress")
-    assert [each["type"] for each in page.evaluate("window.asked")] == ["start"]
+    assert {each["ask"] for each in page.evaluate("window.asked")} == {"start"}
     assert progress.inner_text() == "Computing the map: 0 of 12 layers …"
     assert pane(page).is_visible()
     _, raw = stand_in.state(view)
@@ -1037,7 +1038,9 @@ def test_the_map_says_how_far_it_is(open_page: Open, tmp_path: Path) -> None:
     stand_in.receive(page, [{}, raw])
     settle(page)
     assert progress.inner_text() == ""
-    stand_in.receive(page, [{"trouble": "The map could not be computed: <i>"}, {}])
+    status = {"state": "failed", "message": "The map could not be computed: <i>"}
+    stand_in.receive(page, [{"map_status": status}, {}])
+    settle(page)
     assert progress.inner_text() == "The map could not be computed: <i>"
 
 
@@ -1052,9 +1055,10 @@ def test_taking_heads_away(open_page: Open, tmp_path: Path) -> None:
     page = as_widget(open_page, view, tmp_path / "live.html")
     assert page.locator(".lk-att-outcome").inner_text() == "Nothing has been taken away yet."
     page.get_by_role("button", name="Ablate this head").click()
-    asked = [each for each in page.evaluate("window.asked") if each["type"] == "ablate"]
-    assert asked == [{"type": "ablate", "heads": [[1, 3]]}]
-    stand_in.receive(page, [{"effect": {"state": "running", "heads": [[1, 3]]}}, {}])
+    asked = [each["args"] for each in page.evaluate("window.asked") if each["ask"] == "ablate"]
+    assert asked == [{"heads": [[1, 3]]}]
+    stand_in.receive(page, [{"effect_status": {"state": "running", "heads": [[1, 3]]}}, {}])
+    settle(page)
     assert page.locator(".lk-att-ablation .lk-att-status").inner_text() == "computing without layer 1 · head 3 …"
     asked_now = len(page.evaluate("window.asked"))
     page.get_by_role("button", name="Ablate this head").click(force=True)
@@ -1073,10 +1077,16 @@ def test_taking_heads_away(open_page: Open, tmp_path: Path) -> None:
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Space")
     page.get_by_role("button", name="Ablate the 2 marked").click()
-    assert page.evaluate("window.asked").pop() == {"type": "ablate", "heads": [[1, 3], [1, 2]]}
-    stand_in.receive(page, [{"effect": {"state": "failed", "heads": [], "reason": "<i>no"}}, {}])
+    asked = [each for each in page.evaluate("window.asked") if each["ask"] == "ablate"]
+    assert asked[-1]["args"] == {"heads": [[1, 3], [1, 2]]}
+    stand_in.answer(page, {"answer": asked[-1]["id"], "refused": "There is no <head>."}, [])
+    settle(page)
+    assert page.locator(".lk-att-ablation .lk-att-status").inner_text() == "There is no <head>."
+    failed = {"state": "failed", "heads": [], "message": "It could not be computed: <i>no"}
+    stand_in.receive(page, [{"effect_status": failed}, {}])
+    settle(page)
     assert page.locator(".lk-att-outcome").inner_text() == "It could not be computed: <i>no"
-    view.effect = {}
+    view.effect, view.effect_status = {}, {"state": "idle"}
     plain = open_page(view.to_html(tmp_path / "file.html"))
     assert not plain.locator(".lk-att-ablation").is_visible(), "a file can't compute it"
 
@@ -1123,7 +1133,7 @@ def test_axe_finds_nothing(open_page: Open, tmp_path: Path, which: str, dark: bo
         width = 420 if which in ("narrow", "many") else 1100
         page = open_page(view.to_html(tmp_path / "axe.html"), dark=dark, width=width)
     if which in ("ten", "compared", "narrow"):
-        page.locator(".lk-att-token").nth(7).click()
+        page.locator(".lk-att-tokens .lk-tl-token").nth(7).click()
         point(page, 7, 6, 10)
     pane(page).focus()
     page.keyboard.press("ArrowDown")

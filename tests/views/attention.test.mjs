@@ -34,7 +34,7 @@ import {
   strongest,
   weightOf,
 } from "../../labkit/views/attention_view/logic.js";
-import { headNotes } from "../../labkit/views/attention_view/head.js";
+import { headNotes } from "../../labkit/views/attention_view/words.js";
 
 /** A packed pattern whose cells are value(row, column). */
 function packed(n, value) {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { LEVELS, NOT_A_NUMBER, codeOf, packedBytes, weightOf } from "../../labkit/views/attention_view/logic.js";
+import { openWire } from "../../labkit/views/kit/ask.js";
 import { codeReader, fileSource, kernelSource } from "../../labkit/views/attention_view/source.js";
 
 function packed(n, value) {
@@ -30,21 +31,24 @@ test("a code is read from the whole, or from a tile of finer cells where it is h
   assert.equal(fine(0, 2), 0);
 });
 
-/** A model as the kernel source uses it. */
+/** A model as the kernel source uses it, and what it sent. */
 function kernel() {
   const sent = [];
   const heard = new Map();
-  return {
-    sent,
-    answer: (content, buffers) => heard.get("msg:custom")?.(content, buffers),
-    listening: () => heard.size,
-    model: { send: (content) => sent.push(content), on: (name, call) => heard.set(name, call), off: (name) => heard.delete(name) },
+  const wire = openWire({
+    send: (content) => sent.push(content),
+    on: (name, call) => heard.set(name, call),
+    off: (name) => heard.delete(name),
+  });
+  const answer = async (content, buffers) => {
+    heard.get("msg:custom")?.(content, buffers);
+    await new Promise((resolve) => setTimeout(resolve));
   };
+  return { wire, sent, answer, source: kernelSource(wire) };
 }
 
-test("a tile is asked for once and kept", () => {
-  const { model, sent, answer, listening } = kernel();
-  const source = kernelSource(model);
+test("a tile is asked for once and kept", async () => {
+  const { wire, source, sent, answer } = kernel();
   const place = { trace: 0, layer: 1, head: 2, aside: false, pool: 2, row: 3, column: 1 };
   let told = 0;
   assert.equal(source.tile(place, () => (told += 1), false), null);
@@ -53,47 +57,40 @@ test("a tile is asked for once and kept", () => {
   assert.equal(source.tile(place, () => (told += 1)), null);
   assert.equal(sent.length, 1);
   const { id, ...question } = sent[0];
-  assert.deepEqual(question, { type: "tile", ...place });
-  answer({ id: "somebody else's", type: "tile", shape: [1, 1] }, [new DataView(new ArrayBuffer(1))]);
+  assert.deepEqual(question, { ask: "tile", args: place });
+  await answer({ answer: "somebody else's", value: [1, 1] }, [new DataView(new ArrayBuffer(1))]);
   assert.equal(told, 0);
-  const bytes = Uint8Array.of(0, 0, 7, 8, 9);
-  answer({ id, type: "tile", shape: [1, 3] }, [new DataView(bytes.buffer, 2)]);
+  await answer({ answer: id, value: [1, 3] }, [new DataView(Uint8Array.of(0, 0, 7, 8, 9).buffer, 2)]);
   assert.equal(told, 1);
   const found = source.tile(place, () => {}, false);
   assert.deepEqual([found.shape, [...found.codes]], [[1, 3], [7, 8, 9]]);
-  answer({ id, type: "tile", shape: [1, 3] }, [new DataView(new ArrayBuffer(3))]);
+  await answer({ answer: id, value: [1, 3] }, [new DataView(new ArrayBuffer(3))]);
   assert.equal(told, 1, "an answer is heard once");
   assert.equal(source.tile({ ...place, aside: true }, () => {}), null, "another question");
   assert.equal(sent.length, 2);
-  source.close();
-  assert.equal(listening(), 0);
+  wire.close();
 });
 
-test("two displays of a view don't take each other's answers", () => {
-  const one = kernel();
-  const first = kernelSource(one.model);
-  const two = kernel();
-  const second = kernelSource(two.model);
-  first.exact({ row: 1 }, () => assert.fail("not asked by this one"));
-  let heard = null;
-  second.exact({ row: 1 }, (answer) => (heard = answer));
-  assert.notEqual(one.sent[0].id, two.sent[0].id);
-  one.answer(two.sent[0], []);
-  two.answer({ id: two.sent[0].id, weight: 0.5 }, undefined);
-  assert.equal(heard.weight, 0.5);
-});
-
-test("lines are asked for once, and many are not kept for ever", () => {
-  const { model, sent, answer } = kernel();
-  const source = kernelSource(model);
+test("lines are asked for once, and many are not kept for ever", async () => {
+  const { wire, source, sent, answer } = kernel();
   const ask = (token) => source.line({ trace: 0, heads: [[0, 1]], token, into: false, aside: false }, () => {});
   ask(5);
-  answer({ id: sent[0].id, type: "line" }, [new DataView(Uint8Array.of(1, 2).buffer)]);
+  await answer({ answer: sent[0].id, value: null }, [new DataView(Uint8Array.of(1, 2).buffer)]);
   assert.deepEqual([...ask(5)], [1, 2]);
   assert.equal(sent.length, 1);
   for (let token = 100; token < 600; token += 1) ask(token);
   assert.equal(ask(5), null);
   assert.equal(sent.length, 502);
+  wire.close();
+});
+
+test("what the kernel refuses to ablate is told", async () => {
+  const { wire, source, sent, answer } = kernel();
+  const asked = source.ablate([[1, 3]]);
+  assert.deepEqual([sent[0].ask, sent[0].args], ["ablate", { heads: [[1, 3]] }]);
+  answer({ answer: sent[0].id, refused: "There is no head 3." });
+  await assert.rejects(asked, /There is no head 3\./);
+  wire.close();
 });
 
 /** A file that holds two heads of one trace and one of another. */

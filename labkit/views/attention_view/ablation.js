@@ -78,7 +78,7 @@ export function ablationStrip({ view, facts, ablate }) {
       return cell;
     };
     const rows = next.map(({ text, before, after }) => [axisLabel(text, 24), bar(before, "before"), bar(after, "after")]);
-    result.replaceChildren(table({ caption: "The next token", columns: ["Token", "before", "after"], rows }));
+    result.replaceChildren(table({ caption: "The next token", columns: ["Token", "before", "after"], rows, className: "lk-att-next" }));
   }
 
   return { element, update };

@@ -2,7 +2,7 @@
 
 import { make, spokenLabel, thousands } from "../kit/common.js";
 import { picker, setOptions } from "../kit/controls.js";
-import { tokenList } from "../kit/token_list.js";
+import { passageOf, tokenList } from "../kit/token_list.js";
 import { NOT_A_NUMBER, aboutWeight, needsLight, strongest } from "./logic.js";
 import { quoted } from "./labels.js";
 
@@ -69,7 +69,7 @@ export function textPane({ view, texts, source, context, actions }) {
   function update() {
     if (trace !== actions.trace()) {
       trace = actions.trace();
-      list.fill([{ texts: texts[trace], kinds: new Map(), names: new Map() }]);
+      list.fill([passageOf({ texts: texts[trace], continued: [], called: [] })]);
       Object.assign(at, { pointed: null, held: null, cursor: null, linked: null });
     }
     setOptions(scope, actions.scopes().map(({ name, title }) => ({ value: name, title })));
@@ -146,7 +146,8 @@ export function textPane({ view, texts, source, context, actions }) {
     link(token) {
       if (at.linked === token) return;
       at.linked = token;
-      if (at.pointed === null && at.held === null && at.cursor === null) draw(token !== null);
+      const { scrollHeight, clientHeight } = list.list; // what is pointed at elsewhere must not move the page
+      if (at.pointed === null && at.held === null && at.cursor === null) draw(token !== null && scrollHeight > clientHeight);
     },
   };
 }

@@ -242,7 +242,7 @@ export function tokenList({ label, id, className, framed = false, actions }) {
     } else if (/^(Arrow(Left|Right|Up|Down)|Home|End)$/.test(event.key)) {
       const boxAt = (/** @type {number} */ i) => words[i].getClientRects()[0] ?? words[i].getBoundingClientRect();
       const step = event.key === "ArrowDown" ? 1 : event.key === "ArrowUp" ? -1 : 0;
-      if (here === null) actions.point(cursor, true);
+      if (here === null && event.key.startsWith("Arrow")) actions.point(cursor, true);
       else actions.point(step ? lineTarget(cursor, step, nodes.length, boxAt) : keyTarget(event.key, cursor, nodes.length) ?? cursor, true);
     } else if (event.key === "Enter" || event.key === " ") actions.choose(cursor, true);
     else if (event.key === "Escape") {
