@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 # imported at once: these functions are called like their modules, which would otherwise stand in their place
 from labkit.attention.heads import heads, repeated
@@ -46,10 +46,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _RUN_A_MODEL:  # what needs transformers waits until it is asked for
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module("labkit.attention.ablations"), name)
+    value: object = getattr(import_module("labkit.attention.ablations"), name)
     globals()[name] = value
     return value
 

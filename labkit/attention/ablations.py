@@ -6,12 +6,12 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from labkit import checks
 from labkit.attention.heads import repeated
 from labkit.errors import BadInput, Unavailable
 from labkit.models.tokens import token_strings
@@ -21,6 +21,9 @@ from labkit.trace.edits import Site, ablate_heads, installed
 from labkit.trace.input import as_ids, is_many
 from labkit.trace.passes import TokenAxis
 from labkit.trace.record import Trace, token_loss
+
+if TYPE_CHECKING:
+    from labkit.trace.lab_like import TracingLab
 
 TOP = 5
 Head = tuple[int, int]
@@ -53,7 +56,7 @@ class Ablation:
     model: inside a `with lab.edit(...)` both are those of the edited model. Calls may come from any thread.
     """
 
-    def __init__(self, lab: Any, what: Any) -> None:
+    def __init__(self, lab: TracingLab, what: object) -> None:
         _check_lab(lab)
         if is_many(what):
             raise BadInput("ablation takes one text; make one for each.")
@@ -100,7 +103,7 @@ class Ablation:
         return trace.logits[-1].softmax(-1).cpu(), trace.loss
 
 
-def ablation(lab: Any, what: Any) -> Ablation:
+def ablation(lab: TracingLab, what: object) -> Ablation:
     """Something to call with heads, as views do: `ablation(lab, text)([(5, 3)])` is an AblationEffect.
 
     what: a text, token ids, messages, a Generation, or a Trace, whose ids are taken.
@@ -108,7 +111,7 @@ def ablation(lab: Any, what: Any) -> Ablation:
     return Ablation(lab, what)
 
 
-def _check_lab(lab: Any) -> None:
+def _check_lab(lab: object) -> None:
     if not hasattr(lab, "tokenizer") or not hasattr(lab, "edit"):
         raise BadInput(f"This takes a Lab, from lk.load(), and {type(lab).__name__} is none.")
 
@@ -142,8 +145,8 @@ class HeadEffects(Result):
 
 
 def effects(
-    lab: Any,
-    what: Any,
+    lab: TracingLab,
+    what: object,
     heads: Iterable[Head] | None = None,
     *,
     value: float | str = 0.0,
@@ -165,15 +168,16 @@ def effects(
     if is_many(what):
         raise BadInput("effects takes one text; call it once for each.")
     ids = _ids(lab, what)
-    if isinstance(loss_from, bool) or not isinstance(loss_from, Integral) or not 1 <= loss_from < len(ids):
+    first = checks.as_whole(loss_from)
+    if first is None or not 1 <= first < len(ids):
         raise BadInput(
             f"loss_from={loss_from!r} leaves no token to measure: this text's tokens are predicted from 1 to "
             f"{len(ids) - 1}."
             if len(ids) > 1
             else "A text of one token has no loss; give a longer one."
         )
-    if value != "mean" and (isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value)):
-        raise BadInput(f'value={value!r} can\'t be used; give a number, or "mean".')
+    if value != "mean":
+        value = checks.number("value", value, wanted='a number, or "mean"')
     losses: dict[tuple[Head, ...], torch.Tensor] = {}
     with lab.turn():
         outputs = _head_outputs(lab, ids)
@@ -187,8 +191,8 @@ def effects(
         )
         baseline, complete = _run(lab, ids, sets, filling, losses, "ablating heads", progress)
     done = [head for head in chosen if (head,) in losses]
-    whole = float(baseline[loss_from:].mean())
-    loss = [float(losses[head,][loss_from:].mean()) for head in done]
+    whole = float(baseline[first:].mean())
+    loss = [float(losses[head,][first:].mean()) for head in done]
     frame = pd.DataFrame(
         {
             "layer": [layer for layer, _ in done],
@@ -197,7 +201,7 @@ def effects(
             "loss_change": np.array([one - whole for one in loss], dtype=float),
         }
     )
-    return HeadEffects(frame, whole, complete, len(chosen), lab.name, value, int(loss_from))
+    return HeadEffects(frame, whole, complete, len(chosen), lab.name, value, first)
 
 
 # copying, with and without some heads ---------------------------------------------------------------------------------
@@ -243,7 +247,13 @@ class Knockout:
 
 
 def knockout(
-    lab: Any, heads: Sequence[Head], *, length: int = 50, draws: int = 20, seed: int = 0, same_layers: bool = False
+    lab: TracingLab,
+    heads: Sequence[Head],
+    *,
+    length: int = 50,
+    draws: int = 20,
+    seed: int = 0,
+    same_layers: bool = False,
 ) -> Knockout:
     """Does switching these heads off hurt copying more than switching off as many others?
 
@@ -253,8 +263,7 @@ def knockout(
     seed: of the tokens and the draws.
     Raises BadInput for heads that are not there and where too few others are left to draw from.
     """
-    if isinstance(draws, bool) or not isinstance(draws, Integral) or draws < 0:
-        raise BadInput(f"draws={draws!r} can't be used; give a whole number from 0.")
+    draws, seed = checks.whole("draws", draws, 0), checks.seed(seed)
     chosen = tuple(sorted(_pairs(heads)))
     if not chosen:
         raise BadInput("There is no head to switch off; give at least one (layer, head).")
@@ -264,7 +273,7 @@ def knockout(
         outputs = _head_outputs(lab, ids)
         there = _all_heads(outputs)
         _known(lab, chosen, there)
-        drawn = _draws(chosen, there, int(draws), int(seed), same_layers)
+        drawn = _draws(chosen, there, draws, seed, same_layers)
         zero = {layer: torch.zeros_like(output[:, 0]) for layer, output in outputs.items()}
         sets = list(dict.fromkeys([chosen, *drawn]))
         baseline, complete = _run(lab, ids, sets, zero, losses, "", False)
@@ -311,7 +320,7 @@ def _draws(
 
 
 def _run(
-    lab: Any,
+    lab: TracingLab,
     ids: list[int],
     sets: Sequence[tuple[Head, ...]],
     filling: Mapping[int, torch.Tensor],
@@ -358,7 +367,7 @@ def _sites(sets: Sequence[tuple[Head, ...]], filling: Mapping[int, torch.Tensor]
     return [Site("head_output", layer, change_of(layer, mine)) for layer, mine in by_layer.items()]
 
 
-def _head_outputs(lab: Any, ids: list[int]) -> dict[int, torch.Tensor]:
+def _head_outputs(lab: TracingLab, ids: list[int]) -> dict[int, torch.Tensor]:
     """(heads, T, d_head) of each layer that has heads, as the model computes them on these tokens."""
     if reason := lab.anatomy.support.get("head_output"):
         raise Unavailable(f"The heads of {lab.name} can't be switched off: {reason}.")
@@ -370,7 +379,7 @@ def _all_heads(outputs: Mapping[int, torch.Tensor]) -> list[Head]:
     return [(layer, head) for layer, output in outputs.items() for head in range(output.shape[0])]
 
 
-def _known(lab: Any, chosen: Sequence[Head], there: Sequence[Head]) -> list[Head]:
+def _known(lab: TracingLab, chosen: Sequence[Head], there: Sequence[Head]) -> list[Head]:
     known = set(there)
     for layer, head in chosen:
         if (layer, head) not in known:
@@ -381,20 +390,14 @@ def _known(lab: Any, chosen: Sequence[Head], there: Sequence[Head]) -> list[Head
     return list(chosen)
 
 
-def _pairs(heads: Any) -> tuple[Head, ...]:
+def _pairs(heads: object) -> tuple[Head, ...]:
     """(layer, head) pairs of plain integers, each once, in their order."""
     if isinstance(heads, str | bytes | Mapping) or not isinstance(heads, Iterable):
         raise BadInput(f"Heads are given as (layer, head) pairs, such as [(5, 3)], and {heads!r} is no list of them.")
-    pairs: list[Head] = []
-    for pair in heads:
-        items = tuple(pair) if isinstance(pair, Iterable) and not isinstance(pair, str) else ()
-        if len(items) != 2 or not all(isinstance(i, Integral) and not isinstance(i, bool) for i in items):
-            raise BadInput(f"A head is given as (layer, head), two whole numbers, and {pair!r} is none.")
-        pairs.append((int(items[0]), int(items[1])))
-    return tuple(dict.fromkeys(pairs))
+    return tuple(dict.fromkeys(checks.pair("head", pair) for pair in heads))
 
 
-def _ids(lab: Any, what: Any) -> list[int]:
+def _ids(lab: TracingLab, what: object) -> list[int]:
     if isinstance(what, Trace):
         return list(what.ids)
     return as_ids(lab.tokenizer, what, chat=False, context=lab.context)

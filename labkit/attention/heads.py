@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labkit import checks
 from labkit.attention.sweep import HeadMeasures, measures
 from labkit.errors import BadInput
 from labkit.trace.input import is_many
 from labkit.trace.record import Trace
+
+if TYPE_CHECKING:
+    from labkit.trace.lab_like import LabLike, TracingLab
 
 if TYPE_CHECKING:
     pass
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 ON_REPEATED = ("induction", "duplicate")
 
 
-def repeated(lab_or_vocabulary: Any, length: int = 50, times: int = 2, seed: int = 0) -> list[int]:
+def repeated(lab_or_vocabulary: LabLike | int, length: int = 50, times: int = 2, seed: int = 0) -> list[int]:
     """Token ids of a block of different random tokens, repeated: what can be predicted there can only be copied.
 
     lab_or_vocabulary: a Lab, or a number of tokens to draw from. From a Lab no special tokens are drawn, and what its
@@ -29,9 +32,7 @@ def repeated(lab_or_vocabulary: Any, length: int = 50, times: int = 2, seed: int
     length: tokens in the block, two at least.  times: how often it stands there.
     Olsson et al. 2022, "In-context Learning and Induction Heads". Raises BadInput when there are too few tokens.
     """
-    for name, value, least in (("length", length, 2), ("times", times, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise BadInput(f"repeated({name}={value!r}) can't be used; give a whole number from {least}.")
+    length, times, seed = checks.whole("length", length, 2), checks.whole("times", times, 1), checks.seed(seed)
     before, drawable = _drawable(lab_or_vocabulary)
     if len(drawable) < length:
         raise BadInput(
@@ -43,11 +44,11 @@ def repeated(lab_or_vocabulary: Any, length: int = 50, times: int = 2, seed: int
             f"{times} blocks of {length:,} tokens are more than the {context:,} that the model's context holds; "
             "ask for a shorter block."
         )
-    block = np.random.default_rng(int(seed)).choice(drawable, int(length), replace=False).tolist()
-    return before + block * int(times)
+    block = np.random.default_rng(seed).choice(drawable, length, replace=False)
+    return before + [int(i) for i in block] * times
 
 
-def heads(lab: Any, text: Any = None, *, length: int = 50, seed: int = 0) -> HeadMeasures:
+def heads(lab: TracingLab, text: object = None, *, length: int = 50, seed: int = 0) -> HeadMeasures:
     """The measures of all heads of a model: one row a head; `labkit.attention.MEASURES` says what the columns mean.
 
     text: entropy, distance, first, previous and own are measured on it (a text, token ids, messages, a Generation, or a
@@ -63,6 +64,7 @@ def heads(lab: Any, text: Any = None, *, length: int = 50, seed: int = 0) -> Hea
         raise BadInput(f"heads takes a text, token ids, messages, a Generation or a Trace, and {text!r} is none.")
     # a text that can't be used is said before anything runs
     trace = text if text is None or isinstance(text, Trace) else lab.trace(text, keep="attention")
+    assert not isinstance(trace, list)
     copied = lab.trace(repeated(lab, length, 2, seed), keep="attention")
     found = measures(copied)
     if trace is not None:
@@ -77,11 +79,11 @@ def heads(lab: Any, text: Any = None, *, length: int = 50, seed: int = 0) -> Hea
     return replace(found, model=lab.name, repeated_tokens=len(copied))
 
 
-def _drawable(lab_or_vocabulary: Any) -> tuple[list[int], np.ndarray]:
+def _drawable(lab_or_vocabulary: LabLike | int) -> tuple[list[int], np.ndarray]:
     """(what stands before a text, the ids that may be drawn)."""
-    if isinstance(lab_or_vocabulary, Integral) and not isinstance(lab_or_vocabulary, bool):
-        return [], np.arange(max(0, int(lab_or_vocabulary)))
-    if not hasattr(lab_or_vocabulary, "tokenizer"):
+    if (size := checks.as_whole(lab_or_vocabulary)) is not None:
+        return [], np.arange(max(0, size))
+    if isinstance(lab_or_vocabulary, int) or not hasattr(lab_or_vocabulary, "tokenizer"):
         raise BadInput(f"repeated takes a Lab or a vocabulary's size, and {lab_or_vocabulary!r} is neither.")
     tokenizer, model = lab_or_vocabulary.tokenizer, lab_or_vocabulary.model
     special = {int(i) for i in getattr(tokenizer, "all_special_ids", ())}
@@ -97,5 +99,7 @@ def _drawable(lab_or_vocabulary: Any) -> tuple[list[int], np.ndarray]:
         if id_ not in special:
             break
         before.append(id_)
-    size = min(len(tokenizer), model.get_input_embeddings().weight.shape[0])
-    return before, np.setdiff1d(np.arange(size), np.array(sorted(special), dtype=np.int64))
+    from labkit.trace import running
+
+    rows = min(len(tokenizer), running.embedding_rows(model))
+    return before, np.setdiff1d(np.arange(rows), np.array(sorted(special), dtype=np.int64))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,11 +18,18 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
+        super().__init__()  # type: ignore[no-untyped-call] # of torch
+        self.now: int = 0
+        self.peak: int = 0
         self._alive: set[int] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         held = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs or {})) if isinstance(t, torch.Tensor)}
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
@@ -31,7 +37,7 @@ class LiveBytes(TorchDispatchMode):
                 self._count(tensor.untyped_storage(), held)
         return out
 
-    def _count(self, storage: Any, held: set[int]) -> None:
+    def _count(self, storage: torch.UntypedStorage, held: set[int]) -> None:
         key = storage._cdata
         if key in held or key in self._alive:  # a view, or written in place
             return
@@ -48,6 +54,7 @@ class LiveBytes(TorchDispatchMode):
 
 def peak_bytes(function: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> int:
     """The most bytes of tensors alive at one time while function runs, its inputs not counted, its output counted."""
-    with torch.no_grad(), LiveBytes() as live:
+    live = LiveBytes()
+    with torch.no_grad(), live:
         function(*inputs)
     return live.peak

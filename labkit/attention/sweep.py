@@ -9,12 +9,12 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
+from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.results import Result
 from labkit.trace.record import LayerAttention, Trace, pattern
@@ -178,10 +178,11 @@ def sweep(
     caller may stop between layers.
     """
     chosen = _layers(trace, layers)
-    _check_counts(side=side, most_weights=most_weights)
+    side = None if side is None else checks.whole("side", side, 1)
+    most_weights = checks.whole("most_weights", most_weights, 1)
     if against is not None:
         _check_pair(trace, against, chosen)
-    plan = _Plan.of(trace, chosen, side, int(most_weights))
+    plan = _Plan.of(trace, chosen, side, most_weights)
     return _swept(trace, chosen, plan, bool(aside), against)
 
 
@@ -200,7 +201,7 @@ def measures(
     """
     import pandas as pd
 
-    columns: dict[str, list[Any]] = {name: [] for name in ("layer", "head", "kv_head")}
+    columns: dict[str, list[int]] = {name: [] for name in ("layer", "head", "kv_head")}
     found: dict[str, list[np.ndarray]] = {}
     rows = broken = 0
     chosen = _layers(trace, layers)
@@ -238,7 +239,7 @@ def uniform(
     own is taken to be visible.
     """
     chosen = _layers(trace, layers)
-    _check_counts(most_weights=most_weights)
+    most_weights = checks.whole("most_weights", most_weights, 1)
     plan = _Plan.of(trace, chosen, None, most_weights)
     known: dict[int, dict[str, np.ndarray]] = {}
     for layer in chosen:
@@ -366,8 +367,8 @@ class _Matches:
     def _mask(self, name: str, block: _Block, keys: int) -> torch.Tensor:
         """(rows, keys) bool."""
         rows = self.rows[block.start : block.stop, None]
-        told = self.ids if name == "duplicate" else self.before
-        return (told[None, :keys] == self.ids[rows]) & (torch.arange(keys)[None] < rows)
+        wanted = self.ids if name == "duplicate" else self.before
+        return (wanted[None, :keys] == self.ids[rows]) & (torch.arange(keys)[None] < rows)
 
 
 # one layer ------------------------------------------------------------------------------------------------------------
@@ -536,23 +537,20 @@ def _layers(trace: Trace, layers: int | Sequence[int] | None) -> list[int]:
         if not there:
             raise Unavailable(f"No layer of this {trace.family} has attention.")
         return there
-    given: Any = [layers] if isinstance(layers, Integral) else layers
-    if isinstance(given, str) or not isinstance(given, Sequence | range):
-        raise BadInput(f"layers={layers!r} can't be used; give a list of whole numbers.")
+    given: Sequence[int]
+    if (one := checks.as_whole(layers)) is not None:
+        given = [one]
+    elif isinstance(layers, Sequence) and not isinstance(layers, str):
+        given = layers
+    else:
+        checks.refuse("layers", layers, "a list of whole numbers")
     chosen = [trace.layer_number(layer) for layer in given]
     for layer in chosen:
         trace.attention_parts(layer)  # raises where it has none
     return chosen
 
 
-def _check_counts(**counts: Any) -> None:
-    for name, value in counts.items():
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if value is not None and not (whole and value >= 1):
-            raise BadInput(f"{name}={value!r} can't be used; give a whole number from 1.")
-
-
-def _check_pair(trace: Trace, against: Any, layers: Sequence[int]) -> None:
+def _check_pair(trace: Trace, against: Trace, layers: Sequence[int]) -> None:
     there = _layers(against, None)
     if len(against) != len(trace):
         raise BadInput(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from labkit.moe.ablations import ExpertEffects as ExpertEffects
@@ -75,10 +75,10 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"labkit.moe.{_HOMES[name]}"), name)
+    value: object = getattr(import_module(f"labkit.moe.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -9,28 +9,33 @@ import contextlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, few_notes
-from labkit.moe.routing import check_count, documents_of
-from labkit.results import Result
+from labkit.moe.routing import documents_of
+from labkit.results import Result, as_table
 from labkit.statistics import interval, p_value, permuted_within, ranks, resampled
 from labkit.trace import running
 from labkit.trace.input import as_kinds
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
+    from torch import nn
+
+    from labkit.trace.edits import RouterEdit
+    from labkit.trace.lab_like import LabLike, TracingLab
+    from labkit.trace.routers import Router
 
 DRAWS = 1_000
 STORED_BYTES = 2**28  # of what enters a layer, kept for all documents so that the layers before it run once
 HOW = ("drop", "forbid")
 
 Expert = tuple[int, int]
-Texts = Mapping[str, Sequence[Any]]
 
 
 # one expert at a time -------------------------------------------------------------------------------------------------
@@ -68,8 +73,8 @@ def baseline_line(baseline: Mapping[str, float]) -> str:
 
 
 def effects(
-    lab: Any,
-    texts: Any,
+    lab: TracingLab,
+    texts: object,
     experts: Iterable[Expert] | None = None,
     how: str = "drop",
     *,
@@ -96,10 +101,8 @@ def effects(
     import pandas as pd
     from tqdm.auto import tqdm
 
-    if how not in HOW:
-        raise BadInput(f'how={how!r} can\'t be used; give "drop" or "forbid".')
-    check_count("draws", draws, 1)
-    check_count("seed", seed, 0)
+    how = checks.one_of("how", how, HOW)
+    draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
     chosen = _experts(lab, experts)
     documents = Documents(lab, texts)
     found: list[np.ndarray] = []
@@ -152,13 +155,13 @@ def effects(
     )
 
 
-def _without(how: str, layer: int, expert: int) -> Any:
+def _without(how: str, layer: int, expert: int) -> RouterEdit:
     from labkit.moe.edits import drop, forbid
 
     return drop(expert, layer) if how == "drop" else forbid(expert, layer)
 
 
-def _experts(lab: Any, experts: Iterable[Expert] | None) -> list[Expert]:
+def _experts(lab: LabLike, experts: Iterable[Expert] | None) -> list[Expert]:
     """(layer, expert) pairs that are there, layer by layer, each once."""
     there = routed(lab)
     if experts is None:
@@ -169,10 +172,7 @@ def _experts(lab: Any, experts: Iterable[Expert] | None) -> list[Expert]:
         )
     pairs = []
     for pair in experts:
-        items = tuple(pair) if isinstance(pair, Iterable) and not isinstance(pair, str) else ()
-        if len(items) != 2 or not all(isinstance(i, Integral) and not isinstance(i, bool) for i in items):
-            raise BadInput(f"An expert is given as (layer, expert), two whole numbers, and {pair!r} is none.")
-        layer, expert = int(items[0]), int(items[1])
+        layer, expert = checks.pair("expert", pair)
         if layer not in there:
             raise BadInput(f"Layer {layer} of {lab.name} has no experts; these have: {', '.join(map(str, there))}.")
         if not 0 <= expert < there[layer]:
@@ -183,13 +183,18 @@ def _experts(lab: Any, experts: Iterable[Expert] | None) -> list[Expert]:
     return sorted(dict.fromkeys(pairs))
 
 
-def routed(lab: Any) -> dict[int, int]:
+def routed(lab: LabLike) -> dict[int, int]:
     """The routed layers of a lab and how many experts each has. Raises Unavailable for a dense model."""
     if not hasattr(lab, "anatomy"):
         raise BadInput(f"This takes a Lab, from lk.load(), and a {type(lab).__name__} is none.")
     if (reason := lab.anatomy.support["routes"]) is not None:
         raise Unavailable(f"{lab.name} has no experts to take away: {reason}.")
-    return {i: layer.router.experts_count for i, layer in enumerate(lab.anatomy.layers) if layer.router is not None}
+    return {layer: router.experts_count for layer, router in routers(lab).items()}
+
+
+def routers(lab: LabLike) -> dict[int, Router]:
+    """The routers of a lab, by layer."""
+    return {i: layer.router for i, layer in enumerate(lab.anatomy.layers) if layer.router is not None}
 
 
 # losses of documents --------------------------------------------------------------------------------------------------
@@ -202,7 +207,7 @@ class Documents:
     document, which nothing predicts, nor special ones.
     """
 
-    def __init__(self, lab: Any, texts: Any) -> None:
+    def __init__(self, lab: LabLike, texts: object) -> None:
         import torch
 
         texts = as_kinds(texts)
@@ -229,7 +234,7 @@ class Documents:
         """How many documents of each kind have a counted token."""
         return np.bincount(self.kind_of[self.tokens > 0], minlength=len(self.kinds))
 
-    def losses(self, lab: Any, entering: _Entering | None = None) -> np.ndarray:
+    def losses(self, lab: LabLike, entering: _Entering | None = None) -> np.ndarray:
         """(documents,) float64: nats summed over each document's counted tokens, as the model computes them now.
 
         entering: what enters a layer; the layers before it are then not run.
@@ -239,25 +244,26 @@ class Documents:
             for number, (group, wanted) in enumerate(self.batches):
                 if entering is not None:
                     entering.number = number
-                output = running.forward(lab.model, [self.ids[d] for d in group])
+                output = running.forward(lab.model, [self.ids[d].tolist() for d in group])
                 found[group] = _summed(output.all_logits, output.ids, wanted)
         return found
 
-    def entering(self, lab: Any, layer: int, baseline: np.ndarray) -> _Entering | None:
+    def entering(self, lab: LabLike, layer: int, baseline: np.ndarray) -> _Entering | None:
         """What enters a layer, for all documents; None where it is too much, or replaying it gives other losses.
 
         baseline: the losses without it.
         """
-        width = lab.model.get_input_embeddings().weight.shape[-1]
+        weight = getattr(lab.model.get_input_embeddings(), "weight")  # noqa: B009 - modules don't say what they hold
+        width = int(weight.shape[-1])
         elements = sum(wanted.numel() for _, wanted in self.batches) * width
         if layer == 0 or elements * lab.dtype.itemsize > STORED_BYTES:
             return None
         modules = [one.module for one in lab.anatomy.layers[:layer]]
-        outputs: list[Any] = []
+        outputs: list[object] = []
         handle = modules[-1].register_forward_hook(lambda _module, _args, output: outputs.append(_copied(output)))
         try:
             for group, _ in self.batches:
-                running.forward(lab.model, [self.ids[d] for d in group], logits="none")
+                running.forward(lab.model, [self.ids[d].tolist() for d in group], logits="none")
         finally:
             handle.remove()
         if len(outputs) != len(self.batches):
@@ -307,15 +313,15 @@ class _Entering:
     number: which batch is on.
     """
 
-    def __init__(self, modules: Sequence[Any], outputs: Sequence[Any]) -> None:
+    def __init__(self, modules: Sequence[nn.Module], outputs: Sequence[object]) -> None:
         self.modules, self.outputs, self.number = modules, outputs, 0
-        self.held: list[tuple[Any, Any]] = []
+        self.held: list[tuple[nn.Module, object]] = []
 
     def __enter__(self) -> _Entering:
         try:
             for module in self.modules:
                 self.held.append((module, vars(module).get("forward")))
-                module.forward = lambda *_args, **_keywords: _copied(self.outputs[self.number])
+                vars(module)["forward"] = lambda *_args, **_keywords: _copied(self.outputs[self.number])
         except BaseException:  # an interrupt, after which __exit__ would not be called
             self.__exit__()
             raise
@@ -327,10 +333,10 @@ class _Entering:
             if before is None:
                 vars(module).pop("forward", None)
             else:
-                module.forward = before
+                vars(module)["forward"] = before
 
 
-def _copied(output: Any) -> Any:
+def _copied(output: object) -> object:
     """A layer's output that later layers can't write into."""
     import torch
 
@@ -339,12 +345,12 @@ def _copied(output: Any) -> Any:
     return type(output)(_copied(one) for one in output) if isinstance(output, tuple | list) else output
 
 
-def _summed(logits: Any, ids: Any, wanted: Any) -> np.ndarray:
+def _summed(logits: torch.Tensor, ids: torch.Tensor, wanted: torch.Tensor) -> np.ndarray:
     """(batch,) float64: nats of the wanted tokens, each predicted from the tokens before it."""
     from torch.nn.functional import cross_entropy
 
     nats = cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-    return (nats.view(ids.shape[0], -1).double() * wanted[:, 1:]).sum(1).cpu().numpy()
+    return np.asarray((nats.view(ids.shape[0], -1).double() * wanted[:, 1:]).sum(1).cpu().numpy())
 
 
 # is it where the expert is used? --------------------------------------------------------------------------------------
@@ -407,8 +413,7 @@ def own_domain(
     """
     import pandas as pd
 
-    check_count("permutations", permutations, 1)
-    check_count("seed", seed, 0)
+    permutations, seed = checks.whole("permutations", permutations, 1), checks.seed(seed)
     change, share = _matrix(effects, "loss_change"), _matrix(specialisation, "share")
     kinds = [k for k in change.columns if k in share.columns]
     pairs = change.index.intersection(share.index)
@@ -450,8 +455,9 @@ def own_domain(
     )
 
 
-def _matrix(frame: Any, value: str) -> pd.DataFrame:
+def _matrix(given: Result | pd.DataFrame, value: str) -> pd.DataFrame:
     """Rows (layer, expert), columns kinds in their order."""
+    frame = as_table(given)
     missing = {"layer", "expert", "kind", value} - set(getattr(frame, "columns", ()))
     if missing:
         raise BadInput(
@@ -464,7 +470,7 @@ def _matrix(frame: Any, value: str) -> pd.DataFrame:
 def _centred(x: np.ndarray) -> np.ndarray:
     """(experts, kinds) less the mean of each expert and each kind."""
     x = x - x.mean(0)
-    return x - x.mean(1, keepdims=True)
+    return np.asarray(x - x.mean(1, keepdims=True))
 
 
 def _correlations(c: np.ndarray, s: np.ndarray, orders: np.ndarray) -> np.ndarray:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from numbers import Integral
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from labkit import checks
 from labkit.errors import BadInput, BadModelFile
 from labkit.models.shipped import ASSETS
 
@@ -33,7 +33,9 @@ def passages(kind: str) -> tuple[Passage, ...]:
     kind: "prose", "encyclopaedia", "python", "mathematics" or "chinese". Raises BadInput for another.
     """
     if kind not in KINDS:
-        raise BadInput(f"There are no texts of kind {kind!r}; there are {', '.join(KINDS)}.")
+        raise BadInput(
+            f"There are no texts of kind {kind!r}{checks.near(kind, KINDS)}; there are {checks.listed(KINDS)}."
+        )
     path = ASSETS / "texts" / f"{kind}.json"
     try:
         entries = json.loads(path.read_text("utf-8"))
@@ -50,7 +52,7 @@ def texts(documents: int | None = None, *, skip: int = 0) -> dict[str, list[str]
     """
     asked = f"texts({'' if documents is None else f'{documents!r}, '}skip={skip!r})"
     wanted = 1 if documents is None else documents
-    if not (_whole(skip) and _whole(wanted)) or skip < 0 or wanted < 1:
+    if (checks.as_whole(skip) is None or checks.as_whole(wanted) is None) or skip < 0 or wanted < 1:
         raise BadInput(f"{asked} asks for no text; give a whole number from 1, and skip from 0.")
     there = {kind: len(passages(kind)) for kind in KINDS}
     if skip + wanted > min(there.values()):
@@ -61,10 +63,6 @@ def texts(documents: int | None = None, *, skip: int = 0) -> dict[str, list[str]
         )
     stop = None if documents is None else skip + documents
     return {kind: [p.text for p in passages(kind)[skip:stop]] for kind in KINDS}
-
-
-def _whole(number: object) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def recorded_effects() -> pd.DataFrame:

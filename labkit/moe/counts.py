@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -56,7 +55,7 @@ def few_notes(
     return notes
 
 
-def check_routing(routing: Any) -> Routing:
+def check_routing(routing: object) -> Routing:
     if not isinstance(routing, Routing):
         raise BadInput(
             f"This takes a Routing, from lk.moe.collect(lab, texts), and a {type(routing).__name__} is none."
@@ -66,7 +65,7 @@ def check_routing(routing: Any) -> Routing:
     return routing
 
 
-def grid(**axes: Sequence[Any]) -> dict[str, np.ndarray]:
+def grid(**axes: Sequence[object]) -> dict[str, np.ndarray]:
     """Columns that run through every combination, the last fastest."""
     places = np.meshgrid(*(np.arange(len(a)) for a in axes.values()), indexing="ij")
     return {name: np.asarray(values)[place.ravel()] for (name, values), place in zip(axes.items(), places, strict=True)}

@@ -8,14 +8,12 @@ the rule by trying the router, and where it finds none (PhiMoE's sparsemixer) la
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from numbers import Integral, Real
-from typing import Any
 
 import torch
 
+from labkit import checks
 from labkit.errors import BadInput
 from labkit.trace.edits import RouterEdit
 from labkit.trace.routers import Rerouting, Router, random_weights
@@ -47,17 +45,19 @@ def force(experts: Experts, layer: int | None = None, weights: float | Sequence[
     chosen = _experts("force", experts)
     given: list[float | None] = [None] * len(chosen)
     if weights is not None:
-        written: Any = weights.tolist() if hasattr(weights, "tolist") else weights
-        several = isinstance(written, Sequence) and not isinstance(written, str)
-        values: Sequence[Any] = written if several else [written] * len(chosen)
+        written: object = weights.tolist() if hasattr(weights, "tolist") else weights
+        values: list[object] = [written] * len(chosen)
+        if isinstance(written, Sequence) and not isinstance(written, str):
+            values = [*written]
         if len(values) != len(chosen):
             raise BadInput(
                 f"force was given {len(chosen)} experts and {len(values)} weights; give one for each, or one."
             )
+        given = []
         for value in values:
-            if isinstance(value, bool | str) or not math.isfinite(_number(value)):
-                raise BadInput(f"force takes finite numbers as weights, and {value!r} is none.")
-        given = [_number(value) for value in values]
+            if (number := checks.as_number(value)) is None:
+                raise BadInput(f"force takes finite numbers as weights, and {checks.shown(value)} is none.")
+            given.append(number)
     return _edit({_layer("force", layer): Rerouting(forced=tuple(zip(chosen, given, strict=True)))})
 
 
@@ -82,9 +82,11 @@ def choose(k: int, layer: int | None = None) -> RouterEdit:
     lab.edit raises BadInput when there are fewer experts than k, Unavailable as for `forbid`, and where the rest of the
     layer can't take another number.
     """
-    if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
-        raise BadInput(f"choose takes how many experts a token gets, 1 or more, and {k!r} is no such number.")
-    return _edit({_layer("choose", layer): Rerouting(k=int(k))})
+    if (count := checks.as_whole(k)) is None or count < 1:
+        raise BadInput(
+            f"choose takes how many experts a token gets, 1 or more, and {checks.shown(k)} is no such number."
+        )
+    return _edit({_layer("choose", layer): Rerouting(k=count)})
 
 
 def random_router(seed: int = 0, layer: int | None = None) -> RouterEdit:
@@ -94,10 +96,10 @@ def random_router(seed: int = 0, layer: int | None = None) -> RouterEdit:
     router sees what the trained one sees and chooses by the same rule, so what it seems to know is chance.
     lab.edit raises BadInput for a layer that is not there, Unavailable for a dense model.
     """
-    if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise BadInput(f"random_router takes a whole number as seed, and {seed!r} is none.")
+    if (number := checks.as_whole(seed)) is None:
+        raise BadInput(f"random_router takes a whole number as seed, and {checks.shown(seed)} is none.")
     at = _layer("random_router", layer)
-    return _edit({at: partial(random_weights, seed=int(seed))}, name="router")
+    return _edit({at: partial(random_weights, seed=number)}, name="router")
 
 
 # reading what was written ---------------------------------------------------------------------------------------------
@@ -110,7 +112,7 @@ def _edit(
     return RouterEdit(where, asked)
 
 
-def _by_layer(edit: str, experts: Any, layer: Any) -> dict[int | None, tuple[int, ...]]:
+def _by_layer(edit: str, experts: object, layer: object) -> dict[int | None, tuple[int, ...]]:
     if not isinstance(experts, Mapping):
         return {_layer(edit, layer): _experts(edit, experts)}
     if layer is not None:
@@ -121,35 +123,26 @@ def _by_layer(edit: str, experts: Any, layer: Any) -> dict[int | None, tuple[int
     return {_layer(edit, at): _experts(edit, chosen) for at, chosen in experts.items()}
 
 
-def _layer(edit: str, layer: Any) -> int | None:
+def _layer(edit: str, layer: object) -> int | None:
     if layer is None:
         return None
-    if isinstance(layer, bool) or not isinstance(layer, Integral):
+    if (number := checks.as_whole(layer)) is None:
         raise BadInput(
             f"{edit} takes a layer as a whole number, or None for all with a router, and {layer!r} is neither."
         )
-    return int(layer)
+    return number
 
 
-def _experts(edit: str, experts: Any) -> tuple[int, ...]:
+def _experts(edit: str, experts: object) -> tuple[int, ...]:
     experts = experts.tolist() if hasattr(experts, "tolist") else experts  # of an array or a tensor
-    several = list(experts) if isinstance(experts, Sequence | set | frozenset) else [experts]
+    several = [*experts] if isinstance(experts, Sequence | set | frozenset) else [experts]
+    chosen = []
     for expert in several:
-        if isinstance(expert, bool) or not isinstance(_plain(expert), Integral):
+        if (number := checks.as_whole(expert)) is None:
             raise BadInput(f"{edit} takes experts as whole numbers, such as 3 or [3, 7], and {expert!r} is none.")
+        chosen.append(number)
     if not several:
         raise BadInput(f"There is nothing to {edit}; give at least one expert.")
-    chosen = [int(expert) for expert in several]
     if twice := [expert for expert in chosen if chosen.count(expert) > 1]:
         raise BadInput(f"{edit} was given expert {twice[0]} twice; name each once.")
     return tuple(chosen)
-
-
-def _plain(value: Any) -> Any:
-    """A number out of an array or tensor as one of Python's."""
-    return value.item() if hasattr(value, "item") else value
-
-
-def _number(value: Any) -> float:
-    value = _plain(value)
-    return float(value) if isinstance(value, Real) else math.nan

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labkit import checks
 from labkit.errors import BadInput
 from labkit.moe.counts import check_routing
 from labkit.moe.measures import even_counts
-from labkit.moe.routing import Routing, check_count
+from labkit.moe.routing import Routing
 from labkit.results import Result
 from labkit.statistics import ENDS, centred_interval, p_value, resampled
 
@@ -81,9 +82,9 @@ def vocabulary(
     import pandas as pd
 
     check_routing(routing)
-    for name, value in (("top", top), ("least", least), ("least_documents", least_documents), ("draws", draws)):
-        check_count(name, value, 1)
-    check_count("seed", seed, 0)
+    top, least = checks.whole("top", top, 1), checks.whole("least", least, 1)
+    least_documents = checks.whole("least_documents", least_documents, 1)
+    draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
     ids, place, occurrences = np.unique(routing.ids, return_inverse=True, return_counts=True)
     pairs = np.unique(place * len(routing.kind_of) + routing.document)
     documents = np.bincount(pairs // len(routing.kind_of), minlength=len(ids))

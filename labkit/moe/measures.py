@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
+from labkit import checks
 from labkit.errors import BadInput
 from labkit.moe.counts import (
     LEAST_DOCUMENTS,
@@ -28,7 +29,7 @@ from labkit.moe.counts import (
 )
 from labkit.moe.measured import Measured, origin
 from labkit.moe.mutual import Data, Pairs
-from labkit.moe.routing import Routing, check_count
+from labkit.moe.routing import Routing
 from labkit.results import Result
 from labkit.statistics import centred_interval, entropy, interval, resampled
 
@@ -116,8 +117,7 @@ def load(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> Load:
     import pandas as pd
 
     check_routing(routing)
-    check_count("draws", draws, 1)
-    check_count("seed", seed, 0)
+    draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
     counts = _by_document(routing, routing.experts).astype(np.float64)
     samples = np.tensordot(resampled(routing.kind_of, draws, np.random.default_rng(seed)), counts, 1)
     low, high = interval(samples / samples.sum(-1, keepdims=True))
@@ -146,8 +146,7 @@ def balance(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> Balance:
     import pandas as pd
 
     check_routing(routing)
-    check_count("draws", draws, 1)
-    check_count("seed", seed, 0)
+    draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
     rng = np.random.default_rng(seed)
     each = _by_document(routing, routing.experts)
     counts = each.sum(0)
@@ -155,7 +154,7 @@ def balance(routing: Routing, *, draws: int = DRAWS, seed: int = 0) -> Balance:
     samples = np.tensordot(resampled(routing.kind_of, draws, rng), each.astype(np.float64), 1)
     found = _evenness(counts)
     low, high = centred_interval(found["max_violation"], _evenness(samples)["max_violation"])
-    columns: dict[str, Any] = {"layer": routing.layers}
+    columns: dict[str, object] = {"layer": routing.layers}
     for name, value in found.items():
         columns[name] = value
         if name == "max_violation":
@@ -192,8 +191,7 @@ def specialisation(
     import pandas as pd
 
     check_routing(routing)
-    check_count("draws", draws, 1)
-    check_count("seed", seed, 0)
+    draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
     rng = np.random.default_rng(seed)
     notes = too_few(routing, least_documents, least_tokens)
     kept = [kind for kind, note in enumerate(notes) if not note]
@@ -326,9 +324,8 @@ def coactivation(
     import pandas as pd
 
     check_routing(routing)
-    check_count("top", top, 1)
-    check_count("draws", draws, 1)
-    check_count("seed", seed, 0)
+    top = checks.whole("top", top, 1)
+    draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
     if routing.k < 2:
         raise BadInput("One expert is chosen for each token here, so none are chosen together; see load instead.")
     experts = routing.n_experts
@@ -525,15 +522,14 @@ def saturation(
         raise BadInput(f"untrained is to be (routers, *{last.shape}); collect it on the same texts.")
     if document is not None and len(document) != len(last):
         raise BadInput(f"document names {len(document):,} tokens and the choices hold {len(last):,}; give one each.")
-    check_count("draws", draws, 1)
-    check_count("seed", seed, 0)
+    draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
     given = [last, *(np.asarray(choices[step]) for step in steps)]
     if not last.size or any(c.dtype.kind not in "iu" or c.min() < 0 for c in given):
         raise BadInput("The choices are to hold the numbers of experts, whole and from 0, of one token at least.")
     n, depth, k = last.shape
     highest = max(int(c.max()) for c in given)
     if n_experts is not None:
-        check_count("n_experts", n_experts, 1)
+        n_experts = checks.whole("n_experts", n_experts, 1)
         if highest >= n_experts:
             raise BadInput(
                 f"Expert {highest} occurs in the choices, so there are not {n_experts}; give n_experts={highest + 1} or more."
@@ -551,7 +547,7 @@ def saturation(
         low, high = interval(np.tensordot(weights, sums, 1) / (weights @ size)[:, None, None])
 
     def loads(chosen: np.ndarray) -> np.ndarray:
-        return choices_by_document(chosen, np.zeros(n, np.int64), 1, every)[0] / n
+        return np.asarray(choices_by_document(chosen, np.zeros(n, np.int64), 1, every)[0] / n)
 
     at_end = loads(last)
     same = np.stack([(loads(np.asarray(choices[step])) * at_end).sum(-1) / k for step in steps])
@@ -571,7 +567,7 @@ def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     common = np.zeros(first.shape[:2], np.int64)
     for i in range(first.shape[2]):
         common += (first[:, :, i : i + 1] == second).any(-1)
-    return common / first.shape[2]
+    return np.asarray(common / first.shape[2])
 
 
 # counting -------------------------------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labkit.errors import BadInput
+from labkit import checks
 from labkit.moe.counts import (
     LEAST_DOCUMENTS,
     LEAST_TOKENS,
@@ -23,7 +23,7 @@ from labkit.moe.counts import (
     too_few,
 )
 from labkit.moe.measured import Measured, origin
-from labkit.moe.routing import Routing, check_count
+from labkit.moe.routing import Routing
 from labkit.statistics import (
     basic_interval,
     dealt,
@@ -44,7 +44,7 @@ COMPARED = 4  # permutations by which the model's router and untrained ones are 
 RESAMPLES = 30  # of the documents, where each has to count all tokens anew: enough for a standard deviation
 PARTS = 8  # of a document, for the information about position
 RESAMPLED_BY = 2  # permutations that each resampling of the documents is set against, for roles
-ONE_KIND = "one kind of text has nothing to be told from"
+ONE_KIND = "one kind of text has nothing to be distinguished from"
 ROLES = ("token", "kind", "position")
 
 
@@ -110,10 +110,9 @@ def information(
     import pandas as pd
 
     check_routing(routing)
-    check_count("draws", draws, 1)
-    check_count("seed", seed, 0)
+    draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
     kept, note = _enough(routing, least_documents, least_tokens)
-    columns: dict[str, Any] = {"layer": routing.layers}
+    columns: dict[str, object] = {"layer": routing.layers}
     if len(kept) < 2:
         columns |= dict.fromkeys(_COLUMNS, np.nan) | {"note": note or ONE_KIND}
         return Information(pd.DataFrame(columns), **origin(routing, draws, seed))
@@ -209,17 +208,15 @@ def roles(
     whole likes is not counted for the token; documents are turned round by a random number of places, so that neighbours
     stay together.
     Kinds with fewer than least_documents or least_tokens are left out of all rows; where nothing is left, or one kind alone
-    to be told apart, the numbers are NaN.
+    to be distinguished, the numbers are NaN.
     """
     import pandas as pd
 
     check_routing(routing)
-    check_count("draws", draws, 1)
-    check_count("seed", seed, 0)
+    draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
     wanted = (by,) if isinstance(by, str) else tuple(by)
     for name in wanted:
-        if name not in ROLES:
-            raise BadInput(f"Nothing is known of roles by {name!r}; ask for {', '.join(ROLES)}.")
+        checks.one_of("by", name, ROLES)
     kept, note = _enough(routing, least_documents, least_tokens)
     data = Data.of(routing, kept)
     rng = np.random.default_rng(seed)
@@ -242,7 +239,7 @@ def roles(
 
         def turned() -> np.ndarray:
             shift = np.repeat(rng.integers(0, np.maximum(sizes, 1)), sizes)
-            return (place + shift) % size * PARTS // size
+            return np.asarray((place + shift) % size * PARTS // size)
 
         heading["position"] = place * PARTS // size, turned
     rows = []
@@ -346,7 +343,7 @@ class Data:
             counts = np.bincount(first + chosen[:, layer].ravel(), minlength=labels * self.n_experts)
             loads = counts.reshape(labels, self.n_experts).sum(0)
             found[layer] = logs.sum(counts) - by_label - logs.sum(loads) + logs.sum(np.array([n * k]))
-        return np.maximum(found / (n * k * np.log(2)), 0.0)
+        return np.asarray(np.maximum(found / (n * k * np.log(2)), 0.0))
 
     def above(self, label: np.ndarray, detached: Sequence[np.ndarray], labels: int, weights: np.ndarray) -> np.ndarray:
         """(L,) bits about a label beyond those about the detached ones, when each document counts `weights` times.
@@ -365,7 +362,7 @@ class Data:
                 [logs.sum(np.bincount((first + chosen[:, i]).ravel(), every)) - outer for i in range(layers)]
             )
 
-        return (joint(label) - np.mean([joint(d) for d in detached], axis=0)) / (every.sum() * np.log(2))
+        return np.asarray((joint(label) - np.mean([joint(d) for d in detached], axis=0)) / (every.sum() * np.log(2)))
 
 
 class _Logs:
@@ -442,7 +439,7 @@ class Pairs:
         own = (self.kind[self.of] * experts)[:, None] + chosen
         table -= np.bincount(own.ravel(), np.repeat(rate[self.of], k), minlength=table.size).reshape(table.shape)
         nowhere = np.bincount(self.kind[elsewhere == 0], self.size[elsewhere == 0], minlength=self.kinds)
-        return np.maximum(table, 0.0) + np.outer(nowhere, load)
+        return np.asarray(np.maximum(table, 0.0) + np.outer(nowhere, load))
 
     def permuted(self, rng: np.random.Generator, documents: int) -> np.ndarray:
         """(pairs,) kinds permuted among the documents of each token.
@@ -540,7 +537,7 @@ class Pairs:
 
 def _of_kinds(counts: np.ndarray, kind_of: np.ndarray, kinds: int) -> np.ndarray:
     """(L,) bits, from counts by document."""
-    return _permuted(counts, kind_of[None], kinds)[0]
+    return np.asarray(_permuted(counts, kind_of[None], kinds)[0])
 
 
 def _permuted(counts: np.ndarray, labels: np.ndarray, kinds: int) -> np.ndarray:

@@ -11,17 +11,17 @@ import copy
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 
+from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.models.config import first_number
 from labkit.moe import routing
-from labkit.moe.ablations import DRAWS, Documents, baseline_line, effects, routed
+from labkit.moe.ablations import DRAWS, Documents, baseline_line, effects, routed, routers
 from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, choices_by_document
 from labkit.moe.edits import forbid
 from labkit.moe.sizes import EXPERTS
@@ -35,13 +35,20 @@ from labkit.trace.routers import rule_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labkit.trace.lab_like import BuiltLab, LabLike, TracingLab
+
+    class PrunedLab(BuiltLab, TracingLab, Protocol):
+        """A lab that is traced, and of which a smaller one can be made."""
+
+
+Made = TypeVar("Made", bound="PrunedLab")
 BY = ("usage", "effect", "random")
 VALUES = ("score", "loss_change", "load", "share")  # columns a table of scores may have, the first there counts
 Scores = Mapping[int, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Pruning:
+class Pruning(Generic[Made]):
     """Which experts are kept in each layer.
 
     kept: layer -> their numbers, ascending.  by: "usage", "effect", "random" or "scores".  keep: how many in each layer.
@@ -55,7 +62,7 @@ class Pruning:
     experts: int
     model: str
     scores: Scores = field(repr=False)
-    _lab: Any = field(repr=False)
+    _lab: Made = field(repr=False)
 
     @property
     def forbidden(self) -> dict[int, tuple[int, ...]]:
@@ -68,7 +75,7 @@ class Pruning:
         """For `lab.edit`: the other experts can't be chosen."""
         return forbid(self.forbidden) if self.keep < self.experts else Edit((), None)
 
-    def lab(self, *, renormalised: bool = False) -> Any:
+    def lab(self, *, renormalised: bool = False) -> Made:
         """A new Lab with the kept experts' weights alone, which computes what the edited model does (1e-5 in float32).
 
         renormalised: where the weights of the chosen experts are their shares among all experts and don't sum to 1 (OLMoE
@@ -137,7 +144,8 @@ class Pruning:
     def _rows_of_experts(self, state: Mapping[str, torch.Tensor]) -> dict[str, int]:
         """The weights with a row for each expert, by name, and the layer they are of."""
         names = {module: name for name, module in self._lab.model.named_modules()}
-        prefixes = {f"{names[self._lab.anatomy.layers[layer].router.block]}.": layer for layer in self.kept}
+        there = routers(self._lab)
+        prefixes = {f"{names[there[layer].block]}.": layer for layer in self.kept}
         return {
             name: layer
             for name, tensor in state.items()
@@ -147,15 +155,15 @@ class Pruning:
 
 
 def prune(
-    lab: Any,
+    lab: Made,
     keep: int = 16,
     by: str = "usage",
-    texts: Any = None,
+    texts: object = None,
     seed: int = 0,
-    scores: Any = None,
+    scores: object = None,
     *,
     progress: bool = True,
-) -> Pruning:
+) -> Pruning[Made]:
     """Keep the best `keep` experts of each layer.
 
     by: "usage" (the share of tokens for which the expert is among those chosen), "effect" (the change of loss when it alone
@@ -168,7 +176,7 @@ def prune(
     Raises BadInput where fewer experts would be kept than are chosen for a token, or more than there are; Unavailable for
     a dense model. An interrupt while effects are measured is raised, since half a ranking is none.
     """
-    routing.check_count("seed", seed, 0)
+    seed = checks.seed(seed)
     there = routed(lab)
     count = _check_keep(lab, there, keep)
     if scores is not None:
@@ -178,22 +186,23 @@ def prune(
     return _best(lab, count, int(keep), by, found)
 
 
-def _best(lab: Any, experts: int, keep: int, by: str, scores: Scores) -> Pruning:
+def _best(lab: Made, experts: int, keep: int, by: str, scores: Scores) -> Pruning[Made]:
     kept = {
         layer: tuple(sorted(np.argsort(-values, kind="stable")[:keep].tolist())) for layer, values in scores.items()
     }
     return Pruning(MappingProxyType(kept), by, keep, experts, lab.name, MappingProxyType(dict(scores)), lab)
 
 
-def _check_keep(lab: Any, there: Mapping[int, int], keep: Any) -> int:
+def _check_keep(lab: LabLike, there: Mapping[int, int], keep: object) -> int:
     """How many experts each layer has."""
     if len(set(there.values())) > 1:
         raise Unavailable(
             f"The layers of {lab.name} have different numbers of experts; use lk.moe.forbid for each layer."
         )
     experts = next(iter(there.values()))
-    least = max(lab.anatomy.layers[layer].router.top_k for layer in there)
-    if isinstance(keep, bool) or not isinstance(keep, Integral) or not least <= keep <= experts:
+    least = max(router.top_k for router in routers(lab).values())
+    kept = checks.as_whole(keep)
+    if kept is None or not least <= kept <= experts:
         raise BadInput(
             f"keep={keep!r} can't be used: {least} of {experts} experts are chosen for each token; keep {least} to {experts}."
         )
@@ -204,7 +213,13 @@ def _check_keep(lab: Any, there: Mapping[int, int], keep: Any) -> int:
 
 
 def _scores(
-    lab: Any, there: Mapping[int, int], by: str, texts: Any, seed: int, progress: bool, stop: threading.Event | None
+    lab: PrunedLab,
+    there: Mapping[int, int],
+    by: str,
+    texts: object,
+    seed: int,
+    progress: bool,
+    stop: threading.Event | None,
 ) -> Scores:
     if by not in BY:
         raise BadInput(f'by={by!r} can\'t be used; give "usage", "effect" or "random", or scores of your own.')
@@ -232,14 +247,14 @@ def usage(found: routing.Routing) -> dict[int, np.ndarray]:
     return dict(zip(found.layers, np.mean(shares, axis=0), strict=True))
 
 
-def _given_scores(lab: Any, there: Mapping[int, int], scores: Any) -> Scores:
+def _given_scores(lab: LabLike, there: Mapping[int, int], scores: object) -> Scores:
     if hasattr(scores, "columns"):
         return _from_table(lab, there, scores)
     if not isinstance(scores, Mapping):
         raise BadInput(
             "scores are {(layer, expert): number}, {layer: numbers} or a table with layer, expert and score."
         )
-    pairs: dict[tuple[Any, Any], Any] = {}
+    pairs: dict[tuple[object, object], object] = {}
     for key, value in scores.items():
         if isinstance(key, tuple) and len(key) == 2:
             pairs[key] = value
@@ -250,7 +265,7 @@ def _given_scores(lab: Any, there: Mapping[int, int], scores: Any) -> Scores:
     return _complete(lab, there, pairs)
 
 
-def _from_table(lab: Any, there: Mapping[int, int], scores: Result | pd.DataFrame) -> Scores:
+def _from_table(lab: LabLike, there: Mapping[int, int], scores: Result | pd.DataFrame) -> Scores:
     frame = as_table(scores)
     column = next((c for c in VALUES if c in frame.columns), None)
     if column is None or not {"layer", "expert"} <= set(frame.columns):
@@ -259,7 +274,7 @@ def _from_table(lab: Any, there: Mapping[int, int], scores: Result | pd.DataFram
     return _complete(lab, there, {(layer, expert): value for (layer, expert), value in means.items()})
 
 
-def _complete(lab: Any, there: Mapping[int, int], pairs: Mapping[tuple[Any, Any], Any]) -> Scores:
+def _complete(lab: LabLike, there: Mapping[int, int], pairs: Mapping[tuple[object, object], object]) -> Scores:
     every = [(layer, expert) for layer, count in there.items() for expert in range(count)]
     if strange := [pair for pair in pairs if pair not in set(every)]:
         raise BadInput(
@@ -268,11 +283,13 @@ def _complete(lab: Any, there: Mapping[int, int], pairs: Mapping[tuple[Any, Any]
         )
     for pair in every:
         value = pairs.get(pair)
-        if not isinstance(value, Real) or np.isnan(float(value)):
+        if checks.as_number(value) is None and value not in (np.inf, -np.inf):
             raise BadInput(
                 f"Expert {pair[1]} of layer {pair[0]} has no score ({value}); give a number for every expert."
             )
-    return {layer: np.array([float(pairs[layer, e]) for e in range(count)]) for layer, count in there.items()}
+    return {
+        layer: np.array([pairs[layer, e] for e in range(count)], dtype=np.float64) for layer, count in there.items()
+    }
 
 
 # what it costs --------------------------------------------------------------------------------------------------------
@@ -304,13 +321,13 @@ class PruningDamage(Result):
 
 
 def damage(
-    lab: Any,
-    texts: Any,
+    lab: PrunedLab,
+    texts: object,
     keeps: Sequence[int] | None = None,
     by: Sequence[str] = BY,
-    rank_on: Any = None,
+    rank_on: object = None,
     *,
-    scores: Mapping[str, Any] | None = None,
+    scores: Mapping[str, object] | None = None,
     draws: int = 5,
     least_documents: int = LEAST_DOCUMENTS,
     least_tokens: int = LEAST_TOKENS,
@@ -344,14 +361,13 @@ def damage(
     if known := set(given) & set(BY):
         raise BadInput(f"scores can't be named {sorted(known)[0]!r}, which labkit measures itself; give another name.")
     ways = [*(_ways(by) if by or not given else []), *given]
-    routing.check_count("draws", draws, 1)
-    routing.check_count("resamples", resamples, 1)
-    routing.check_count("seed", seed, 0)
+    draws, resamples = checks.whole("draws", draws, 1), checks.whole("resamples", resamples, 1)
+    seed = checks.seed(seed)
     documents = Documents(lab, texts)
     if set(ways) & {"usage", "effect"}:
         _refuse_overlap(lab, documents, rank_on)
     notes = documents.notes(least_documents, least_tokens)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     complete = False
     baseline = None
     try:
@@ -393,7 +409,7 @@ def damage(
 
 def _rows(
     documents: Documents, way: str, keep: int, sums: np.ndarray, notes: Sequence[str], resamples: int, seed: int
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """The rows of one pruning; sums: (draws, documents)."""
     mean, samples = documents.samples(sums, notes, resamples, seed)
     taken = np.random.default_rng([seed, 2]).integers(len(sums), size=resamples)
@@ -414,10 +430,10 @@ def _rows(
     return rows
 
 
-def _keeps(lab: Any, there: Mapping[int, int], keeps: Sequence[int] | None) -> list[int]:
+def _keeps(lab: LabLike, there: Mapping[int, int], keeps: Sequence[int] | None) -> list[int]:
     experts = _check_keep(lab, there, next(iter(there.values())))
     if keeps is None:
-        least = max(lab.anatomy.layers[layer].router.top_k for layer in there)
+        least = max(router.top_k for router in routers(lab).values())
         wanted = {max(least, experts * eighths // 8) for eighths in (8, 6, 4, 3, 2, 1)}
         return sorted(wanted, reverse=True)
     if isinstance(keeps, str) or not isinstance(keeps, Iterable):
@@ -430,7 +446,7 @@ def _keeps(lab: Any, there: Mapping[int, int], keeps: Sequence[int] | None) -> l
     return [int(keep) for keep in dict.fromkeys(found)]
 
 
-def _ways(by: Any) -> list[str]:
+def _ways(by: str | Iterable[str]) -> list[str]:
     ways = [by] if isinstance(by, str) else list(by)
     for way in ways:
         if way not in BY:
@@ -440,7 +456,7 @@ def _ways(by: Any) -> list[str]:
     return list(dict.fromkeys(ways))
 
 
-def _refuse_overlap(lab: Any, documents: Documents, rank_on: Any) -> None:
+def _refuse_overlap(lab: LabLike, documents: Documents, rank_on: object) -> None:
     if rank_on is None:
         raise BadInput(
             "To rank by usage or effect, damage needs rank_on: other documents than those the loss is measured on, such as "

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.trace import running
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+
+    from labkit.trace.lab_like import LabLike, TracingLab
+    from labkit.trace.record import Routes, Trace
+    from labkit.trace.routers import Router, Rule
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -48,7 +57,7 @@ class Routing:
     @property
     def kind(self) -> np.ndarray:
         """(N,) int64: the kind of each token's document."""
-        return self.kind_of[self.document]
+        return np.asarray(self.kind_of[self.document])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,8 +72,8 @@ class Routing:
 
 
 def collect(
-    lab: Any,
-    texts: Mapping[str, Sequence[str | Sequence[int]]],
+    lab: TracingLab,
+    texts: Mapping[str, Sequence[object]],
     *,
     untrained: int = 0,
     seed: int = 0,
@@ -89,10 +98,9 @@ def collect(
     from labkit.models.tokens import token_strings
     from labkit.trace.capture import take
 
-    check_count("untrained", untrained, 0)
-    check_count("seed", seed, 0)
+    untrained, seed = checks.whole("untrained", untrained, 0), checks.seed(seed)
     if batch_tokens is not None:
-        check_count("batch_tokens", batch_tokens, 1)
+        batch_tokens = checks.whole("batch_tokens", batch_tokens, 1)
     if not hasattr(lab, "anatomy") or not hasattr(lab, "tokenizer"):
         raise BadInput(f"collect takes a lab first, such as lk.load(), and {lab!r} is none.")
     if (reason := lab.anatomy.support["routes"]) is not None:
@@ -144,7 +152,7 @@ def collect(
 class _Found:
     """The arrays of a Routing, filled document by document."""
 
-    def __init__(self, n: int, routers: int, routes: Any) -> None:
+    def __init__(self, n: int, routers: int, routes: Routes) -> None:
         if len(set(routes.chosen)) > 1:
             raise BadInput(
                 f"The layers choose different numbers of experts, from {min(routes.chosen)} to {max(routes.chosen)}, and "
@@ -159,7 +167,7 @@ class _Found:
         self.loss = np.zeros(n, np.float32)
         self.untrained = np.zeros((routers, n, layers, k), small) if routers else None
 
-    def put(self, place: slice, mask: np.ndarray, trace: Any, chosen: np.ndarray | None) -> None:
+    def put(self, place: slice, mask: np.ndarray, trace: Trace, chosen: np.ndarray | None) -> None:
         self.experts[place] = trace.routes.experts.cpu().numpy()[mask]
         self.weights[place] = trace.routes.weights.cpu().numpy()[mask]
         self.loss[place] = trace.loss.cpu().numpy()[mask]
@@ -171,7 +179,7 @@ class _Found:
 class _RouterInputs:
     """Sees what enters every router while a batch runs, and gives what random routers choose from it."""
 
-    def __init__(self, lab: Any, routers: int, seed: int) -> None:
+    def __init__(self, lab: LabLike, routers: int, seed: int) -> None:
         import torch
 
         from labkit.trace.routers import random_weights
@@ -192,8 +200,8 @@ class _RouterInputs:
             else ()
         )
         self.count = routers
-        self.seen: dict[int, Any] = {}
-        self.handles: list[Any] = []
+        self.seen: dict[int, torch.Tensor] = {}
+        self.handles: list[RemovableHandle] = []
 
     def __enter__(self) -> _RouterInputs:
         for index, router in enumerate(self.routers):
@@ -204,8 +212,8 @@ class _RouterInputs:
         for handle in self.handles:
             handle.remove()
 
-    def _keep(self, index: int) -> Any:
-        def hook(_module: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def _keep(self, index: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...], dict[str, torch.Tensor]], None]:
+        def hook(_module: nn.Module, args: tuple[torch.Tensor, ...], keywords: dict[str, torch.Tensor]) -> None:
             hidden = args[0] if args else next(iter(keywords.values()))
             self.seen[index] = hidden.detach().reshape(-1, hidden.shape[-1])
 
@@ -225,8 +233,8 @@ class _RouterInputs:
         return [row[:n].swapaxes(0, 1) for row, n in zip(rows, lengths, strict=True)]
 
 
-def _way(router: Any) -> tuple[Any, Any] | None:
-    """(rule, bias of the logits or None) of a router; None where what other weights would choose can't be told."""
+def _way(router: Router) -> tuple[Rule, torch.Tensor | None] | None:
+    """(rule, bias of the logits or None) of a router; None where what other weights would choose is not known."""
     from labkit.trace.routers import logit_bias, rule_of
 
     try:
@@ -235,7 +243,7 @@ def _way(router: Any) -> tuple[Any, Any] | None:
         return None
 
 
-def _chosen(way: tuple[Any, Any] | None, logits: Any, k: int) -> Any:
+def _chosen(way: tuple[Rule, torch.Tensor | None] | None, logits: torch.Tensor, k: int) -> torch.Tensor:
     """(tokens, R, k): what R routers choose whose weights · hidden states, (tokens, R, E), these are."""
     import torch
 
@@ -248,7 +256,7 @@ def _chosen(way: tuple[Any, Any] | None, logits: Any, k: int) -> Any:
     return torch.stack([routed(rule, of_one, k=k)[1] for of_one in logits.unbind(1)], 1)
 
 
-def documents_of(lab: Any, texts: Any) -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
+def documents_of(lab: LabLike, texts: object) -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
     """The token ids of every document, its kind, and what was cut."""
     from labkit.trace.input import as_ids
 
@@ -259,7 +267,7 @@ def documents_of(lab: Any, texts: Any) -> tuple[list[np.ndarray], np.ndarray, tu
         if isinstance(of_kind, str | bytes) or not isinstance(of_kind, Sequence) or not len(of_kind):
             raise BadInput(f"{kind!r} is to be a list of documents, with one at least; give a list of texts.")
         for index, document in enumerate(of_kind):
-            if isinstance(document, Integral):
+            if checks.as_whole(document) is not None and not hasattr(document, "tolist"):
                 raise BadInput(f"{kind!r} is to be a list of documents, and holds token ids; put them in a list.")
             try:
                 ids = as_ids(lab.tokenizer, document, chat=False, context=None)
@@ -271,9 +279,3 @@ def documents_of(lab: Any, texts: Any) -> tuple[list[np.ndarray], np.ndarray, tu
     were = "document was" if cut == 1 else "documents were"
     notes = (f"{cut} {were} cut to the model's context of {lab.context:,} tokens.",) if cut else ()
     return documents, np.array(kind_of, dtype=np.int64), notes
-
-
-def check_count(name: str, value: Any, least: int) -> None:
-    """Raises BadInput when a setting is no whole number from `least`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise BadInput(f"{name}={value!r} can't be used; give a whole number from {least}.")

@@ -1,4 +1,4 @@
-"""What a mixture of experts costs: the parameters it holds, and those that work on a token.
+"""What a mixture of experts costs: the parameters it holds, and those active on a token.
 
 Parameters are counted from the architecture as transformers builds it, on torch's meta device (see
 labkit.models.memory), so a model that would never fit is counted to the last weight.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from labkit.errors import BadInput
+from labkit import checks
 from labkit.markup import escaped, html_table
 from labkit.models import memory as counting
 from labkit.models.config import first_number
@@ -18,6 +18,7 @@ from labkit.models.memory import Memory, as_lines, human_bytes, memory, model_me
 
 if TYPE_CHECKING:
     import pandas as pd
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
@@ -37,7 +38,7 @@ class Costs:
     routed_layers of layers have a router, with experts to choose from, chosen for a token; shared_experts: those that
         every token passes through beside them. All 0 in a dense model, whose parameters are all active.
     dense_twin: parameters of a dense model of the same depth and width, whose one feed-forward part is as wide as the
-        experts at work on a token together, shared ones among them: active_parameters without the routers.
+        experts active on a token together, shared ones among them: active_parameters without the routers.
     bytes_16, bytes_4: of all parameters at 16 and at 4 bits, without the scales that a real 4-bit format adds.
     operations: of one token, multiplications and additions: 2 for each parameter of active_without_embeddings, and
         attention_operations.
@@ -110,7 +111,7 @@ class Costs:
         return f"<div>{rows}{f'<ul>{notes}</ul>' if notes else ''}</div>"
 
 
-def costs(what: Any, *, tokens: int = 2048) -> Costs | pd.DataFrame:
+def costs(what: object, *, tokens: int = 2048) -> Costs | pd.DataFrame:
     """What a token costs a model, a mixture of experts or a dense one.
 
     what: a Lab, a published name (labkit.models.published.names()), a folder or a configuration, as lk.memory takes
@@ -118,8 +119,7 @@ def costs(what: Any, *, tokens: int = 2048) -> Costs | pd.DataFrame:
     tokens: the length of the text at whose end the token stands; attention costs more the longer it is.
     Raises ModelNotFound for a name that is not known, BadInput for anything that can't be counted.
     """
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-        raise BadInput(f"tokens={tokens!r} can't be counted: give a whole number, 1 or more.")
+    tokens = checks.whole("tokens", tokens, 1)
     if isinstance(what, list | tuple):
         return _table([_costs(one, tokens) for one in what])
     return _costs(what, tokens)
@@ -157,9 +157,9 @@ COLUMNS = (
 )
 
 
-def _costs(what: Any, tokens: int) -> Costs:
-    model = getattr(what, "model", what) if hasattr(what, "tokenizer") else what
-    held = model if hasattr(model, "named_modules") else None
+def _costs(what: object, tokens: int) -> Costs:
+    model: object = getattr(what, "model", what) if hasattr(what, "tokenizer") else what
+    held: PreTrainedModel | None = model if hasattr(model, "named_modules") else None  # type: ignore[assignment]
     found: Memory = model_memory(held, tokens=1) if held is not None else memory(model, tokens=1)
     skeleton = held if held is not None else _skeleton(model)
     config = skeleton.config.get_text_config()
@@ -172,16 +172,15 @@ def _costs(what: Any, tokens: int) -> Costs:
     if experts:
         parts["experts"] = parts["experts"] * chosen // experts
     active = sum(parts.values())
-    tied = skeleton.get_output_embeddings() is None or (
-        skeleton.get_output_embeddings().weight is skeleton.get_input_embeddings().weight
-    )
+    unembedding = skeleton.get_output_embeddings()
+    tied = unembedding is None or unembedding.weight is skeleton.get_input_embeddings().weight
     attention = _attention_operations(config, tokens)
-    # of memory's notes those on the weights; the cache is not told of here
+    # of memory's notes those on the weights; the cache is not counted here
     notes = [n for n in found.notes if "parameters" in n or ("how many experts" in n and not experts)]
     if attention is None:
         notes.append(f"The attention of {config.model_type} is of a kind not known here; operations leaves it out.")
     return Costs(
-        name=str(what.name) if hasattr(what, "tokenizer") else found.name,
+        name=str(getattr(what, "name", found.name)) if hasattr(what, "tokenizer") else found.name,
         parameters=found.parameters,
         active_parameters=active,
         active_without_embeddings=active - (0 if tied else parts.get("embeddings", 0)),
@@ -198,12 +197,13 @@ def _costs(what: Any, tokens: int) -> Costs:
     )
 
 
-def _skeleton(what: Any) -> Any:
+def _skeleton(what: object) -> PreTrainedModel:
     _, config = counting.named_config(what)
-    return counting.skeleton(config)
+    built: PreTrainedModel = counting.skeleton(config)
+    return built
 
 
-def _experts(what: Any, config: Any) -> tuple[int, int]:
+def _experts(what: object, config: PreTrainedConfig) -> tuple[int, int]:
     """(experts of a layer, chosen for a token); 0 and 0 where neither the configuration nor the routers tell."""
     experts, chosen = first_number(config, *EXPERTS), first_number(config, *CHOSEN)
     if (not experts or not chosen) and hasattr(what, "anatomy"):
@@ -212,8 +212,8 @@ def _experts(what: Any, config: Any) -> tuple[int, int]:
     return (experts, chosen) if experts and chosen else (0, 0)
 
 
-def _routed_layers(model: Any) -> int:
-    """How many layers hold experts. A layer is told by the number in its path, as in model.layers.3.mlp.experts."""
+def _routed_layers(model: PreTrainedModel) -> int:
+    """How many layers hold experts. A layer is known by the number in its path, as in model.layers.3.mlp.experts."""
     layers = set()
     for path, module in model.named_modules():
         if counting.part(path, type(module).__name__) == "experts" and any(True for _ in module.parameters()):
@@ -221,7 +221,7 @@ def _routed_layers(model: Any) -> int:
     return len(layers)
 
 
-def _attention_operations(config: Any, tokens: int) -> int | None:
+def _attention_operations(config: PreTrainedConfig, tokens: int) -> int | None:
     """Operations of the scores and of the sum of values, all layers, for the last of `tokens` tokens.
 
     Latent attention (DeepSeek) is counted with keys and values expanded to every head, as transformers computes it.
@@ -241,4 +241,4 @@ def _attention_operations(config: Any, tokens: int) -> int | None:
     # without kinds of layers a window, where there is one, holds in all
     sliding = layers if kinds is None else sum(kind == "sliding_attention" for kind in kinds)
     seen = sliding * in_window + (layers - sliding) * tokens
-    return OPERATIONS_PER_WEIGHT * heads * width * seen
+    return int(OPERATIONS_PER_WEIGHT * heads * width * seen)

@@ -8,18 +8,23 @@ Mixture-of-Experts from Dense Checkpoints".
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from labkit import checks
 from labkit.errors import BadInput, NotEnoughMemory, Unavailable
 from labkit.models.hardware import free_bytes
 from labkit.models.memory import human_bytes, memory
-from labkit.moe.routing import check_count
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from labkit.trace.lab_like import BuiltLab, LabLike
+
+Made = TypeVar("Made", bound="BuiltLab")
 ROUTER_STD = 0.02
 HEADROOM = 0.1  # room for activations beside the weights, as a share of them, as when a model is loaded
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -33,16 +38,16 @@ class _Target:
     """
 
     model_type: str
-    fields: Callable[[Any, int, int], dict[str, Any]]
-    refuse: Callable[[Any], str | None]
+    fields: Callable[[PreTrainedConfig, int, int], dict[str, object]]
+    refuse: Callable[[PreTrainedConfig], str | None]
 
 
-def _mixtral(config: Any, experts: int, top_k: int) -> dict[str, Any]:
+def _mixtral(config: PreTrainedConfig, experts: int, top_k: int) -> dict[str, object]:
     window = getattr(config, "sliding_window", None)
     return {"num_local_experts": experts, "num_experts_per_tok": top_k, "sliding_window": window}
 
 
-def _qwen(config: Any, experts: int, top_k: int) -> dict[str, Any]:
+def _qwen(config: PreTrainedConfig, experts: int, top_k: int) -> dict[str, object]:
     return {
         "num_experts": experts,
         "num_experts_per_tok": top_k,
@@ -53,22 +58,22 @@ def _qwen(config: Any, experts: int, top_k: int) -> dict[str, Any]:
     }
 
 
-def _qwen2_moe(config: Any, experts: int, top_k: int) -> dict[str, Any]:
+def _qwen2_moe(config: PreTrainedConfig, experts: int, top_k: int) -> dict[str, object]:
     # the class always has a shared expert: one as narrow as can be, whose weights are zero
     return _qwen(config, experts, top_k) | {"shared_expert_intermediate_size": 1, "qkv_bias": True}
 
 
-def _qwen3_moe(config: Any, experts: int, top_k: int) -> dict[str, Any]:
+def _qwen3_moe(config: PreTrainedConfig, experts: int, top_k: int) -> dict[str, object]:
     slides = "sliding_attention" in config.layer_types
     return _qwen(config, experts, top_k) | {"use_sliding_window": slides}
 
 
-def _llama_refuses(config: Any) -> str | None:
+def _llama_refuses(config: PreTrainedConfig) -> str | None:
     biases = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
     return f"it has biases ({', '.join(biases)}), and Mixtral has none" if biases else None
 
 
-def _qwen3_refuses(config: Any) -> str | None:
+def _qwen3_refuses(config: PreTrainedConfig) -> str | None:
     mixed = len(set(config.layer_types)) > 1
     return "some of its layers have a window and some none, and Qwen3-MoE has one rule for all" if mixed else None
 
@@ -81,7 +86,7 @@ TARGETS = {
 }
 
 
-def upcycle(lab: Any, experts: int = 8, top_k: int = 2, seed: int = 0, noise: float = 0.0) -> Any:
+def upcycle(lab: Made, experts: int = 8, top_k: int = 2, seed: int = 0, noise: float = 0.0) -> Made:
     """A new Lab with a mixture of experts made from a dense model, which computes the same until it is trained.
 
     lab: with a dense model of the families llama, mistral (they become Mixtral), qwen2 (Qwen2-MoE, its shared expert
@@ -97,12 +102,15 @@ def upcycle(lab: Any, experts: int = 8, top_k: int = 2, seed: int = 0, noise: fl
     NotEnoughMemory where the mixture would not fit beside the dense model; BadInput for numbers that can't be used.
     Komatsuzaki et al. 2022.
     """
-    _check(experts, top_k, noise)
-    check_count("seed", seed, 0)
+    experts, top_k = checks.whole("experts", experts, 1), checks.whole("top_k", top_k, 1)
+    if top_k > experts:
+        raise BadInput(f"top_k={top_k} of {experts} experts can't be chosen; give at most {experts}.")
+    noise = checks.number("noise", noise, 0, wanted="a fraction of the weights' standard deviation, 0 or more")
+    seed = checks.seed(seed)
     target = _target(lab)
-    dense, config = lab.model, _config(lab, target, int(experts), int(top_k))
+    dense, config = lab.model, _config(lab, target, experts, top_k)
     _check_memory(lab, config)
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = torch.Generator().manual_seed(seed)
     with lab.turn(), torch.no_grad():
         model = empty_model(config, dense)
         held = dict(model.named_parameters(remove_duplicate=False))
@@ -114,8 +122,8 @@ def upcycle(lab: Any, experts: int = 8, top_k: int = 2, seed: int = 0, noise: fl
         for layer in range(config.num_hidden_layers):
             part = f"model.layers.{layer}.mlp."
             gate, up, down = (state[f"{part}{name}.weight"] for name in MLP)
-            _copy_into(held[f"{part}experts.gate_up_proj"], torch.cat([gate, up]), float(noise), generator)
-            _copy_into(held[f"{part}experts.down_proj"], down, float(noise), generator)
+            _copy_into(held[f"{part}experts.gate_up_proj"], torch.cat([gate, up]), noise, generator)
+            _copy_into(held[f"{part}experts.down_proj"], down, noise, generator)
             router = held[f"{part}gate.weight"]
             router.copy_(torch.randn(router.shape, generator=generator) * ROUTER_STD)
             for name, weight in held.items():
@@ -131,20 +139,20 @@ def upcycle(lab: Any, experts: int = 8, top_k: int = 2, seed: int = 0, noise: fl
     )
 
 
-def empty_model(config: Any, like: Any) -> Any:
+def empty_model(config: PreTrainedConfig, like: PreTrainedModel) -> PreTrainedModel:
     """A model of this configuration on the device and in the dtype of another, its weights not yet filled."""
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
     with no_init_weights(), torch.device(like.device):
-        model = AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=like.dtype, attn_implementation=like.config._attn_implementation
         )
     model.tie_weights()  # left out with the initialization
     return model
 
 
-def refuse_odd_weights(lab: Any, what: str) -> None:
+def refuse_odd_weights(lab: LabLike, what: str) -> None:
     """Raise Unavailable where a model's weights are not plain tensors on one device. what: such as "upcycled"."""
     tensors = list(lab.model.parameters())
     if getattr(lab.model, "is_quantized", False) or not all(t.is_floating_point() for t in tensors):
@@ -153,7 +161,7 @@ def refuse_odd_weights(lab: Any, what: str) -> None:
         raise Unavailable(f"{lab.name} is spread over several devices and can't be {what}; load it with device='cpu'.")
 
 
-def check_room(lab: Any, needed: int, what: str, remedy: str) -> None:
+def check_room(lab: LabLike, needed: int, what: str, remedy: str) -> None:
     """Raise NotEnoughMemory where `needed` bytes of weights, and room to run them, are not free on the lab's device."""
     wanted, free = int(needed * (1 + HEADROOM)), free_bytes(str(lab.device))
     if wanted > free:
@@ -163,17 +171,7 @@ def check_room(lab: Any, needed: int, what: str, remedy: str) -> None:
         )
 
 
-def _check(experts: Any, top_k: Any, noise: Any) -> None:
-    for name, value in (("experts", experts), ("top_k", top_k)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise BadInput(f"{name}={value!r} can't be used; give a whole number from 1.")
-    if top_k > experts:
-        raise BadInput(f"top_k={top_k} of {experts} experts can't be chosen; give at most {experts}.")
-    if isinstance(noise, bool) or not isinstance(noise, Real) or not 0 <= float(noise) < float("inf"):
-        raise BadInput(f"noise={noise!r} can't be used; give a share of the weights' standard deviation, 0 or more.")
-
-
-def _target(lab: Any) -> _Target:
+def _target(lab: LabLike) -> _Target:
     if any(layer.router is not None for layer in lab.anatomy.layers):
         raise Unavailable(
             f"{lab.name} is a mixture of experts already; upcycle a dense model, such as lk.load() brings."
@@ -190,18 +188,18 @@ def _target(lab: Any) -> _Target:
     return target
 
 
-def _config(lab: Any, target: _Target, experts: int, top_k: int) -> Any:
+def _config(lab: LabLike, target: _Target, experts: int, top_k: int) -> PreTrainedConfig:
     """The mixture's configuration: every field the two classes share, and those that are the mixture's own."""
     from transformers import CONFIG_MAPPING
 
-    kind: Any = CONFIG_MAPPING[target.model_type]
+    kind: type[PreTrainedConfig] = CONFIG_MAPPING[target.model_type]
     given = lab.config.to_dict()
     known = set(kind().to_dict()) - {"model_type", "architectures", "transformers_version", "_name_or_path"}
     fields = {name: value for name, value in given.items() if name in known}
     return kind(**copy.deepcopy(fields | target.fields(lab.config, experts, top_k)))
 
 
-def _check_memory(lab: Any, config: Any) -> None:
+def _check_memory(lab: LabLike, config: PreTrainedConfig) -> None:
     check_room(
         lab,
         memory(config, tokens=1, dtype=lab.dtype).weight_bytes,
@@ -210,7 +208,7 @@ def _check_memory(lab: Any, config: Any) -> None:
     )
 
 
-def _check_names(lab: Any, held: dict[str, Any], state: dict[str, Any]) -> None:
+def _check_names(lab: LabLike, held: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
     """Every weight of the dense model has a place, and every place a weight: else the model is not what it says."""
     copied = {name for name in state if not (".mlp." in name and name.split(".")[-2] in MLP)}
     places = {name for name in held if ".mlp." not in name}
@@ -220,7 +218,7 @@ def _check_names(lab: Any, held: dict[str, Any], state: dict[str, Any]) -> None:
         )
 
 
-def _copy_into(place: Any, weight: Any, noise: float, generator: Any) -> None:
+def _copy_into(place: torch.Tensor, weight: torch.Tensor, noise: float, generator: torch.Generator) -> None:
     """Fill (experts, out, in) with copies of (out, in), each with its own noise."""
     place.copy_(weight.expand_as(place))
     if noise:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, overload
 
 if TYPE_CHECKING:
     import torch
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
     from labkit.trace.anatomy import Anatomy
     from labkit.trace.edits import Edit
+    from labkit.trace.input import Many, One
+    from labkit.trace.record import Trace
 
 
 class LabLike(Protocol):
@@ -48,3 +51,31 @@ class LabLike(Protocol):
         ...
 
     def edit(self, *edits: Edit) -> AbstractContextManager[LabLike]: ...
+
+
+class TracingLab(LabLike, Protocol):
+    """A model on the bench that is traced."""
+
+    @overload
+    def trace(self, what: One, keep: str | Sequence[str] = ...) -> Trace: ...
+    @overload
+    def trace(self, what: Many, keep: str | Sequence[str] = ...) -> list[Trace]: ...
+    @overload
+    def trace(self, what: object, keep: str | Sequence[str] = ...) -> Trace | list[Trace]: ...
+
+
+class BuiltLab(LabLike, Protocol):
+    """A model on the bench of which another can be made, by the same class."""
+
+    licence: str | None
+    notes: tuple[str, ...]
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str | None = None,
+        licence: str | None = None,
+        notes: Sequence[str] = (),
+    ) -> None: ...
