@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from labkit.models.memory import Countable
+
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
 OPERATIONS_PER_WEIGHT = 2  # a multiplication and an addition
@@ -158,7 +160,7 @@ COLUMNS = (
 
 
 def _costs(what: object, tokens: int) -> Costs:
-    model: object = getattr(what, "model", what) if hasattr(what, "tokenizer") else what
+    model: Countable = getattr(what, "model", what) if hasattr(what, "tokenizer") else what  # type: ignore[assignment]
     held: PreTrainedModel | None = model if hasattr(model, "named_modules") else None  # type: ignore[assignment]
     found: Memory = model_memory(held, tokens=1) if held is not None else memory(model, tokens=1)
     skeleton = held if held is not None else _skeleton(model)
@@ -197,7 +199,7 @@ def _costs(what: object, tokens: int) -> Costs:
     )
 
 
-def _skeleton(what: object) -> PreTrainedModel:
+def _skeleton(what: Countable) -> PreTrainedModel:
     _, config = counting.named_config(what)
     built: PreTrainedModel = counting.skeleton(config)
     return built
