@@ -33,9 +33,7 @@ def passages(kind: str) -> tuple[Passage, ...]:
     kind: "prose", "encyclopaedia", "python", "mathematics" or "chinese". Raises BadInput for another.
     """
     if kind not in KINDS:
-        raise BadInput(
-            f"There are no texts of kind {kind!r}{checks.near(kind, KINDS)}; there are {checks.listed(KINDS)}."
-        )
+        raise BadInput(f"There are no texts of kind {kind!r}{checks.near(kind, KINDS)}; there are {', '.join(KINDS)}.")
     path = ASSETS / "texts" / f"{kind}.json"
     try:
         entries = json.loads(path.read_text("utf-8"))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labkit import checks
+from labkit.errors import BadInput
 from labkit.moe.counts import (
     LEAST_DOCUMENTS,
     LEAST_TOKENS,
@@ -44,7 +45,7 @@ COMPARED = 4  # permutations by which the model's router and untrained ones are 
 RESAMPLES = 30  # of the documents, where each has to count all tokens anew: enough for a standard deviation
 PARTS = 8  # of a document, for the information about position
 RESAMPLED_BY = 2  # permutations that each resampling of the documents is set against, for roles
-ONE_KIND = "one kind of text has nothing to be distinguished from"
+ONE_KIND = "one kind of text has nothing to be told from"
 ROLES = ("token", "kind", "position")
 
 
@@ -216,7 +217,10 @@ def roles(
     draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
     wanted = (by,) if isinstance(by, str) else tuple(by)
     for name in wanted:
-        checks.one_of("by", name, ROLES)
+        if name not in ROLES:
+            raise BadInput(
+                f"Nothing is known of roles by {name!r}{checks.near(name, ROLES)}; ask for {', '.join(ROLES)}."
+            )
     kept, note = _enough(routing, least_documents, least_tokens)
     data = Data.of(routing, kept)
     rng = np.random.default_rng(seed)

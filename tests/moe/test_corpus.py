@@ -124,7 +124,7 @@ def test_the_card_says_what_the_record_says(lab: lk.Lab) -> None:
     for kind, loss in last["held_out"].items():
         assert re.search(rf"^\| {kind} \| {loss:.3f} ", card, re.MULTILINE), kind
     assert f"{sum(p.numel() for p in lab.model.parameters()):,} in all" in card
-    assert f"{lk.moe.costs(lab).active_parameters:,} at work" in card
+    assert f"{lk.moe.costs(lab).active_parameters:,} active on a token" in card
     kind = "mathematics"
     ids = [lab.tokenizer(p.text).input_ids for p in lk.moe.passages(kind)]
     losses = np.concatenate([lab.trace(i, keep="logits").loss[1:].numpy() for i in ids])
