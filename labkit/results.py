@@ -11,15 +11,27 @@ import dataclasses
 import functools
 import html
 import inspect
+import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
 __all__ = ["Result", "as_table"]
+
+
+def _of_the_table(operation: Callable[..., Any], *, reflected: bool = False) -> Callable[..., Any]:
+    """An operator between tables, given results."""
+
+    def apply(self: Result, *other: object) -> Any:
+        operands = [self.table, *map(as_table, other)]
+        return operation(*reversed(operands)) if reflected else operation(*operands)
+
+    return apply
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,9 +42,11 @@ class Result:
     What a result does not have itself it passes on to its table: `result["effect"]`, `len(result)`, `"layer" in result`,
     `result.sort_values(...)` and iteration are those of the DataFrame, and what they return is pandas' own, without the
     fields. Rows chosen by a mask or a slice alone, `result[result["layer"] > 3]`, are a result again with the same fields.
-    The table's methods take results too (`a.merge(b, on="head")`).
+    The table's methods take results too (`a.merge(b, on="head")`), and so do operators: `result > 0`, `a - b`, `result == 3`
+    are the table's, cell by cell; two results are equal when they are the same object.
     Where a field has the name of a column or of a method of pandas, `result.name` is the field; `result["name"]` and
-    `result.table.name` are pandas'. pandas' own functions take the table: `pd.concat([a.table, b.table])`.
+    `result.table.name` are pandas'. pandas' own functions take the table (`pd.concat([a.table, b.table])`), and raise
+    TypeError for a result; plotly express takes either.
     `attrs` is the fields as a dict.
 
     A subclass is a `@dataclass(frozen=True, eq=False, repr=False)`. It may define what is shown around its table: `_title`
@@ -40,6 +54,10 @@ class Result:
     """
 
     table: pd.DataFrame
+
+    __pandas_priority__: ClassVar[int] = (
+        5000  # above a DataFrame's: in `frame - result` too, operators are those of here
+    )
 
     # what is shown ------------------------------------------------------------------------------------------------
 
@@ -124,8 +142,62 @@ class Result:
         return key in self.table
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        # pd.DataFrame(result) would be made of bare numbers, without the names of the columns and without a word
+        if sys._getframe(1).f_globals.get("__name__", "").partition(".")[0] == "pandas":
+            raise TypeError(f"pandas' own functions take the table of a {type(self).__name__}; give them result.table.")
         values: np.ndarray = self.table.__array__(dtype, copy)
         return values
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: object, **named: object) -> Any:
+        return getattr(ufunc, method)(*map(as_table, inputs), **named)
+
+    def toPandas(self) -> pd.DataFrame:  # the name by which plotly express asks
+        """The table."""
+        return self.table
+
+    def __bool__(self) -> bool:
+        return bool(self.table)  # pandas says what is ambiguous in it, and what to ask instead
+
+    def __round__(self, decimals: int = 0) -> pd.DataFrame:
+        return self.table.round(decimals)
+
+    def __eq__(self, other: object) -> Any:
+        # two results are one when they are the same object; with all else it is asked cell by cell, as of a table
+        return NotImplemented if isinstance(other, Result) else self.table == other
+
+    def __ne__(self, other: object) -> Any:
+        return NotImplemented if isinstance(other, Result) else self.table != other
+
+    __hash__ = object.__hash__
+
+    __add__ = _of_the_table(operator.add)
+    __radd__ = _of_the_table(operator.add, reflected=True)
+    __sub__ = _of_the_table(operator.sub)
+    __rsub__ = _of_the_table(operator.sub, reflected=True)
+    __mul__ = _of_the_table(operator.mul)
+    __rmul__ = _of_the_table(operator.mul, reflected=True)
+    __truediv__ = _of_the_table(operator.truediv)
+    __rtruediv__ = _of_the_table(operator.truediv, reflected=True)
+    __floordiv__ = _of_the_table(operator.floordiv)
+    __rfloordiv__ = _of_the_table(operator.floordiv, reflected=True)
+    __mod__ = _of_the_table(operator.mod)
+    __rmod__ = _of_the_table(operator.mod, reflected=True)
+    __pow__ = _of_the_table(operator.pow)
+    __rpow__ = _of_the_table(operator.pow, reflected=True)
+    __and__ = _of_the_table(operator.and_)
+    __rand__ = _of_the_table(operator.and_, reflected=True)
+    __or__ = _of_the_table(operator.or_)
+    __ror__ = _of_the_table(operator.or_, reflected=True)
+    __xor__ = _of_the_table(operator.xor)
+    __rxor__ = _of_the_table(operator.xor, reflected=True)
+    __neg__ = _of_the_table(operator.neg)
+    __pos__ = _of_the_table(operator.pos)
+    __abs__ = _of_the_table(operator.abs)
+    __invert__ = _of_the_table(operator.invert)
+    __lt__ = _of_the_table(operator.lt)
+    __le__ = _of_the_table(operator.le)
+    __gt__ = _of_the_table(operator.gt)
+    __ge__ = _of_the_table(operator.ge)
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *dir(self.table)})

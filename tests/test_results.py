@@ -152,6 +152,46 @@ def test_what_it_does_not_have_is_the_tables():
         found["nothing"]
 
 
+def test_operators_are_the_tables():
+    found = scores()[["layer", "score"]]
+    given = Scores(found, uniform={}, model="tiny")
+    for ours, theirs in [
+        (given * 2, found * 2),
+        (2 - given, 2 - found),
+        (given - given, found - found),
+        (found / given, found / found),
+        (-given, -found),
+        (abs(-1 * given), abs(-1 * found)),
+        (round(given, 1), round(found, 1)),
+        (given > 0.3, found > 0.3),
+        (given >= 0.3, found >= 0.3),
+        (np.float64(2) * given, np.float64(2) * found),
+        (np.exp(given), np.exp(found)),
+        (given == 1, found == 1),
+        (given != found, found != found),
+        ((given > 0.3) & (given < 2), (found > 0.3) & (found < 2)),
+    ]:
+        pd.testing.assert_frame_equal(ours, theirs)
+    with pytest.raises(ValueError, match="ambiguous"):
+        bool(given)
+    with pytest.raises(TypeError):
+        given > "text"  # noqa: B015
+
+
+def test_what_pandas_would_read_without_its_columns_is_refused():
+    with pytest.raises(TypeError, match=r"of a Scores; give them result\.table"):
+        pd.DataFrame(scores())
+    with pytest.raises(TypeError):
+        pd.concat([scores(), scores()])
+
+
+def test_plotly_express_takes_results():
+    import plotly.express as px
+
+    drawn = px.bar(scores(), x="layer", y="score", color="kind")
+    assert [(bar.name, list(bar.y)) for bar in drawn.data] == [("k0", [0.1]), ("k1", [0.5]), ("k2", [0.9])]
+
+
 def test_a_field_comes_before_a_column_of_its_name():
     found = scores(tokens=7)
     found["tokens"] = 1
