@@ -300,6 +300,6 @@ def test_chance_is_shown_with_what_was_found_and_kept_with_a_part_of_it(lab: lk.
     )
     row = next(line for line in repr(found).splitlines() if line.startswith("chance"))
     assert f"{found.chance:.6f}".rstrip("0")[:4] in row
-    some = found.part(found["hits"] > 1)
+    some = found[found["hits"] > 1]
     assert (len(some), some.chance, some.asked) == (1, found.chance, ("cat",))
     assert list(found.table.columns) == ["feature", "hits", "examples", "words", "density", "found"]
