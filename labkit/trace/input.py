@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Number
@@ -33,6 +34,8 @@ _OURS = frozenset(
 )
 # those that have a meaning whatever the template says
 _ANY_TEMPLATE = frozenset({"chat_template", "continue_final_message", "sanitize_control_tokens", "tokenizer_kwargs"})
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 _EMPTY_PROMPT = "The prompt is empty; give a text, messages such as [{'role': 'user', 'content': 'Hi'}], or token ids."
 _EMPTY_TEXT = "There is nothing to trace: the text is empty; give at least one token."
 
@@ -66,7 +69,8 @@ def is_many(what: object) -> bool:
         return "input_ids" in what and len(_rows_of(what)) != 1
     if (dimensions := getattr(what, "ndim", None)) is not None:
         if dimensions == 1:
-            return len(what) > 0 and isinstance(what[0], str)  # type: ignore[arg-type, index] # an array of texts
+            first = next(iter(what), None)  # type: ignore[call-overload] # of a pandas Series too, whatever its index
+            return isinstance(first, str)  # an array of texts
         return bool(dimensions > 1 and len(what) != 1)  # type: ignore[arg-type] # every array has a length
     if isinstance(what, str | bytes) or not isinstance(what, Sequence) or not what:
         return False
@@ -180,6 +184,7 @@ def _encode(
             '{"enable_thinking": False}.'
         )
     empty = _EMPTY_PROMPT if answer else _EMPTY_TEXT
+    _check_characters(what)
     given: Given
     messages: list[dict[str, object]] | None
     if isinstance(what, str):
@@ -267,6 +272,25 @@ def _as_lists(value: object) -> object:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+def _check_characters(what: object) -> None:
+    """Raise BadInput for a text, or a message's, with half a character, which no tokenizer takes.
+
+    Files read with errors="surrogateescape" and cut JSON have them.
+    """
+    if isinstance(what, str):
+        if (bad := _SURROGATE.search(what)) is not None:
+            raise BadInput(
+                f"The text holds U+{ord(bad[0]):04X} at character {bad.start()}, half of a surrogate pair, which is no "
+                'character; take such out with text.encode("utf-8", "replace").decode().'
+            )
+    elif isinstance(what, Mapping):
+        for value in what.values():
+            _check_characters(value)
+    elif isinstance(what, list | tuple) and what and isinstance(what[0], str | Mapping):
+        for part in what:
+            _check_characters(part)
+
+
 # texts and messages ---------------------------------------------------------------------------------------------------
 
 
@@ -313,12 +337,21 @@ def _templated(
     _check_read(tokenizer, arguments)
     continues = bool(arguments.get("continue_final_message"))
     options = {"add_generation_prompt": answer and not continues} | arguments
+    in_parts = [str(message["content"]) for message in messages if isinstance(message.get("content"), list | tuple)]
+    written = ""
     try:
+        if in_parts:
+            written = str(tokenizer.apply_chat_template(messages, tokenize=False, **options))  # type: ignore[arg-type]
         encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)  # type: ignore[arg-type]
     except Exception as error:  # a template may raise whatever it likes, mostly on roles it does not know
         raise BadInput(
             f"The model's chat template refused these messages ({error}); check their roles and order."
         ) from error
+    if any(part in written for part in in_parts):
+        raise BadInput(
+            "This model's chat template does not read a message's content in parts: it would write the list itself into the "
+            "prompt; give the content as one text."
+        )
     ids = encoded["input_ids"]  # type: ignore[call-overload, index]
     return [int(i) for i in ids]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import fuzz
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -77,6 +78,39 @@ def test_ids_are_taken_as_they_are(lab: lk.Lab, ids: Any) -> None:
         logits = lab.model(prompt).logits[0]
     assert torch.allclose(lab.next_logits(ids), logits[-1], atol=1e-5)
     assert lab.trace(ids, keep="logits").ids == IDS
+
+
+@pytest.mark.parametrize("index", [None, [5, 6], ["one", "two"]])
+def test_a_series_is_read_whatever_its_index(lab: lk.Lab, index: Any) -> None:
+    """As what is left of a DataFrame's column after some rows were taken out."""
+    texts, ids = pd.Series(["the cat", "a dog"], index=index), pd.Series(IDS[:2], index=index)
+    apart = [lab.trace(text, keep="logits").ids for text in texts]
+    assert [trace.ids for trace in lab.trace(texts, keep="logits")] == apart
+    assert [gen.prompt_ids for gen in lab.generate(texts, chat=False, max_new_tokens=1)] == apart
+    assert lab.trace(ids, keep="logits").ids == IDS[:2]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a \ud83d b", [{"role": "user", "content": "a \udce9"}], ["fine", "\udfff"], [{"role": "\ud800", "content": ""}]],
+)
+def test_half_a_character_is_refused(lab: lk.Lab, prompt: Any) -> None:
+    for run in (lab.generate, lab.trace, lambda what: [list(lab.stream(one)) for one in each_of(what)]):
+        with pytest.raises(BadInput, match=r"holds U\+D[8-9A-F]..*encode"):
+            run(prompt)
+
+
+def test_content_in_parts_goes_to_templates_that_read_it(lab: lk.Lab, tokenizer: Any) -> None:
+    """A template that does not would write Python's list into the prompt."""
+    parts = [{"role": "user", "content": [{"type": "text", "text": "the cat"}]}]
+    with pytest.raises(BadInput, match="does not read a message's content in parts"):
+        lab.generate(parts)
+    with pytest.raises(BadInput, match="does not read a message's content in parts"):
+        lab.trace(parts)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+    )
+    assert lab.trace(parts, keep="logits").ids == tokenizer("the cat", add_special_tokens=False).input_ids
 
 
 @pytest.mark.parametrize(
