@@ -32,7 +32,7 @@ export function ablationStrip({ view, facts, ablate }) {
   const bar = make("div", "lk-att-controls");
   const one = button("Ablate this head", "", () => ask([[view.get("layer"), view.get("head")]]));
   const many = button("", "", () => ask(view.get("marked")));
-  const status = make("span", "lk-att-status");
+  const status = make("span", "lk-att-status lk-muted");
   status.setAttribute("role", "status");
   bar.append(make("h2", "lk-att-title", "Take heads away"), one, many, status);
   const sentence = make("p", "lk-att-outcome");
@@ -61,7 +61,7 @@ export function ablationStrip({ view, facts, ablate }) {
     for (const each of [one, many]) each.setAttribute("aria-disabled", String(busy)); // disabled, it would lose the focus
     status.textContent = busy ? `computing without ${sayHeads(heads)} …` : "";
     if (busy) return; // what was there stays until there is something else
-    sentence.classList.toggle("lk-att-muted", state !== "done");
+    sentence.classList.toggle("lk-muted", state !== "done");
     if (state === "done") drawEffect(view.get("effect"));
     else {
       result.replaceChildren();

@@ -67,7 +67,7 @@ function render(widget) {
   arrange();
 
   function arrange() {
-    const first = make("p", "lk-att-head");
+    const first = make("p", "lk-att-head lk-muted");
     const counts = facts.tokens.map((n, i) => `${facts.tokens.length > 1 ? `${facts.names[i]}: ` : ""}${thousands(n)} token${n === 1 ? "" : "s"}`);
     first.append(make("strong", "", visibleLabel(facts.model, 80)), ` · ${counts.join(" · ")}`);
     const box = (name, ...parts) => {

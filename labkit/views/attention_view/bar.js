@@ -1,7 +1,7 @@
 // The bar above the panes: which head, which beside it, the colours and their legend.
 
 import { make } from "../kit/common.js";
-import { button, picker, setOptions } from "../kit/controls.js";
+import { button, checkbox, picker, setOptions } from "../kit/controls.js";
 import { SCALES, colour, onScale } from "./logic.js";
 
 /**
@@ -15,13 +15,13 @@ export function controlBar({ view, facts, context, heads, actions }) {
   const besideLayer = picker("Layer beside", view.id("beside-layer"));
   const besideHead = picker("Head beside", view.id("beside-head"));
   const scale = picker("Colours", view.id("scale"), Object.entries(SCALES).map(([value, { title }]) => ({ value, title })));
-  const aside = checkBox("Set the first token aside", view.id("aside"));
+  const aside = checkbox("Set the first token aside", view.id("aside"), (on) => view.set("aside", on));
   aside.pair.title = "Leave out what goes to the first token, and scale the rest of each row to 100 %";
-  const status = make("span", "lk-att-status");
+  const status = make("span", "lk-att-status lk-muted");
   status.setAttribute("role", "status");
   const save = make("span", "lk-pair");
   save.append(
-    make("span", "lk-att-muted", "Save"),
+    make("span", "lk-muted", "Save"),
     button("SVG", "Save this head as an SVG picture", () => actions.keep("svg")),
     button("PNG", "Save this head as a PNG picture", () => actions.keep("png")),
   );
@@ -76,20 +76,8 @@ export function controlBar({ view, facts, context, heads, actions }) {
     });
   }
   scale.select.addEventListener("change", () => view.set("scale", scale.select.value));
-  aside.box.addEventListener("change", () => view.set("aside", aside.box.checked));
 
   return { element, status, draw, drawLegend: legend.draw };
-}
-
-function checkBox(title, id) {
-  const box = make("input");
-  box.type = "checkbox";
-  box.id = id;
-  const label = make("label", "lk-att-check", title);
-  label.htmlFor = id;
-  const pair = make("span", "lk-pair");
-  pair.append(box, label);
-  return { box, pair };
 }
 
 /** The scale of the colours, with numbers. */

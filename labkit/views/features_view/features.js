@@ -62,7 +62,7 @@ function render(widget) {
     },
   };
 
-  const head = make("p", "lk-fv-head");
+  const head = make("p", "lk-fv-head lk-muted");
   const typed = entryField(view, {
     trait: "typed",
     status: "status",

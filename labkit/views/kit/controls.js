@@ -66,20 +66,3 @@ export function setOptions(select, options, value) {
   if (value !== undefined) select.value = String(value);
   else if (wanted.some((each) => String(each.value) === before)) select.value = before;
 }
-
-/**
- * Call back when the notebook's or the system's theme changes, and for print; returns what ends it.
- * @type {(changed: () => void) => () => void}
- */
-export function followTheme(changed) {
-  const theme = new MutationObserver(changed);
-  for (const element of [document.documentElement, document.body]) {
-    theme.observe(element, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "theme", "class"] });
-  }
-  const queries = ["(prefers-color-scheme: dark)", "print"].map((query) => globalThis.matchMedia(query));
-  for (const query of queries) query.addEventListener("change", changed);
-  return () => {
-    theme.disconnect();
-    for (const query of queries) query.removeEventListener("change", changed);
-  };
-}

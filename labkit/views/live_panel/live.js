@@ -33,13 +33,13 @@ function render(widget) {
   bar.setAttribute("aria-valuemin", "0");
   const fill = make("div", "lk-live-fill");
   bar.append(fill);
-  const progress = make("p", "lk-live-progress");
+  const progress = make("p", "lk-live-progress lk-muted");
   const say = make("p", "lk-live-say");
   say.dir = "auto";
   const values = make("dl", "lk-live-values");
   const chart = chartPane(view);
-  const notes = make("p", "lk-live-notes");
-  const warning = make("p", "lk-live-warning");
+  const notes = make("p", "lk-live-notes lk-muted lk-small");
+  const warning = make("p", "lk-live-warning lk-failed lk-small");
   warning.setAttribute("role", "alert");
   const spoken = make("div", "lk-spoken");
   spoken.setAttribute("role", "status");
@@ -90,6 +90,7 @@ function render(widget) {
     bar.setAttribute("aria-valuetext", farWords(status) || status.state);
 
     root.dataset.state = status.state;
+    progress.classList.toggle("lk-failed", status.state === "failed");
     drawProgress();
     if (busy && !exported) ticking ??= setInterval(drawProgress, 500);
     else {

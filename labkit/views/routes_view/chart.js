@@ -55,7 +55,7 @@ export function barChart({ heading, unit, label, prefix, actions = null }) {
     bars.draw({
       count: order.length,
       height: (i) => (share(order[i]) > 0 ? share(order[i]) / top : 0),
-      look: (i) => `lk-rt-f${slot(order[i])}`,
+      look: (i) => `lk-rt-c${slot(order[i])}`,
       marked: (i) => marked(order[i]),
       say: (i) => given.say(order[i]),
     });

@@ -80,7 +80,7 @@ function render(widget) {
 
   // -------------------------------------------------------------------------------------------------------- the top
 
-  const head = make("p", "lk-rt-head");
+  const head = make("p", "lk-rt-head lk-muted");
   const typed = entryField(view, {
     trait: "typed",
     status: "status",

@@ -12,14 +12,14 @@ const DRAFT_CHARACTERS = 80; // of the text under way, its end
 
 /** @param {{model: import("../kit/ask.js").Model, el: HTMLElement}} widget */
 function render(widget) {
-  const view = mount(widget, "lk-sampling");
+  const view = mount(widget, "lk-tokens lk-sampling");
   const { root, exported, get } = view;
 
   const prompt = make("p", "lk-sampling-prompt");
   const quote = make("span", "lk-sampling-text");
   quote.dir = "auto";
   appendRuns(quote, visibleRuns(get("prompt"), { spaces: false }));
-  prompt.append(make("span", "lk-sampling-what", "What comes after"), " ", quote);
+  prompt.append(make("span", "lk-sampling-what lk-muted", "What comes after"), " ", quote);
 
   const control = make("div", "lk-sampling-control");
   const label = make("label", "", "Temperature");
@@ -28,11 +28,11 @@ function render(widget) {
   label.htmlFor = slider.id;
   const value = make("output", "lk-sampling-value");
   value.htmlFor = slider.id;
-  const spread = make("span", "lk-sampling-spread");
+  const spread = make("span", "lk-muted");
   control.append(label, value, slider, spread);
 
   const chart = make("ul", "lk-bars lk-sampling-bars");
-  const key = make("p", "lk-sampling-key");
+  const key = make("p", "lk-sampling-key lk-muted lk-small");
   key.append(make("span", "lk-sampling-outline"), " outline: temperature 1, the model's own distribution");
 
   const names = get("names");
@@ -45,8 +45,8 @@ function render(widget) {
     } else {
       title.append(tokenLabel(name, 40));
     }
-    const track = make("span", "lk-bar-track");
-    const fill = make("span", "lk-bar-fill");
+    const track = make("span", "lk-track");
+    const fill = make("span", "lk-track-fill");
     const base = make("span", "lk-sampling-base");
     track.append(fill, base);
     const number = make("span", "lk-bar-number");
@@ -61,9 +61,9 @@ function render(widget) {
   const again = make("button", "", "Another sample");
   const stop = make("button", "", "Stop");
   again.type = stop.type = "button";
-  const status = make("span", "lk-sampling-status");
+  const status = make("span", "lk-sampling-status lk-muted");
   status.setAttribute("role", "status");
-  const clock = make("span", "lk-sampling-status");
+  const clock = make("span", "lk-sampling-status lk-muted");
   buttons.append(again, stop, status, clock);
   const draft = make("span", "lk-sampling-draft");
   const reader = createReader({ label: "Sampled tokens" });
@@ -122,7 +122,7 @@ function render(widget) {
     const exact = get("temperature") === 0 ? "greedy" : `sample ${seed + 1}`;
     const line = state === "failed" ? said : `${exact}: ${said}`;
     if (status.textContent !== line && !exported) status.textContent = line;
-    status.classList.toggle("lk-sampling-failed", state === "failed");
+    status.classList.toggle("lk-failed", state === "failed");
     if (busy !== wasBusy) tick(busy ? Date.now() : null);
     wasBusy = busy;
     draft.textContent = busy ? visibleLabel(text.slice(-DRAFT_CHARACTERS), 2 * DRAFT_CHARACTERS) : "";
@@ -147,7 +147,7 @@ function render(widget) {
     promise.catch(
       unlessDropped(() => {
         status.textContent = NO_ANSWER;
-        status.classList.add("lk-sampling-failed");
+        status.classList.add("lk-failed");
       }),
     );
   }

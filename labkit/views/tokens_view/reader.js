@@ -80,8 +80,8 @@ function barRow(row, strings) {
   else name.append(tokenLabel(strings[row.token], 40));
   if (row.others) element.classList.add("lk-bar-others");
   if (row.taken) element.classList.add("lk-bar-taken");
-  const track = make("span", "lk-bar-track");
-  const fill = make("span", "lk-bar-fill");
+  const track = make("span", "lk-track");
+  const fill = make("span", "lk-track-fill");
   fill.style.width = `${Math.min(100, Math.max(0, row.probability * 100)) || 0}%`;
   track.append(fill);
   const note = make("span", "lk-bar-note", row.taken ? (row.rank ? `taken, ${ordinal(row.rank)}` : "taken") : "");
@@ -92,7 +92,7 @@ function barRow(row, strings) {
 /** @param {{onHold?: (token: number) => void, label?: string}} [options] onHold(-1): none is held any more */
 export function createReader({ onHold = () => {}, label = "Generated tokens" } = {}) {
   const prefix = `lk-${Math.random().toString(36).slice(2, 10)}`;
-  const element = make("div", "lk-tokens");
+  const element = make("div");
   const head = make("p", "lk-head");
   const note = make("p", "lk-note");
   const scroll = make("div", "lk-scroll");

@@ -5,7 +5,7 @@ import { createReader } from "./reader.js";
 
 /** @param {{model: import("../kit/ask.js").Model, el: HTMLElement}} widget */
 function render(widget) {
-  const view = mount(widget, "lk-tokens-view");
+  const view = mount(widget, "lk-tokens lk-tokens-view");
   const reader = createReader({ onHold: (token) => view.set("held", token) });
   view.root.append(reader.element);
   const names = ["strings", "block", "facts", "prompt_text", "held"];
