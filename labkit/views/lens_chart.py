@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from labkit.errors import BadInput
 from labkit.results import as_table
 from labkit.views.chart import Chart
-from labkit.views.template import INK, OKABE_ITO, Row, escaped, missing, signed, template, token_text
+from labkit.views.template import INK, OKABE_ITO, Row, check_columns, escaped, missing, signed, template, token_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ def lens(frame: LogitLens | pd.DataFrame, *, colour: Literal["top", "next"] = "t
     import numpy as np
     import plotly.graph_objects as go
 
-    _check(frame, LENS_COLUMNS, "logit_lens")
+    check_columns(frame, LENS_COLUMNS, "logit_lens")
     if colour not in ("top", "next"):
         raise BadInput(f"colour={colour!r} is not known; choose 'top' or 'next'.")
     layers, positions = sorted(frame.layer.unique()), sorted(frame.position.unique())
@@ -112,7 +112,7 @@ def attribution(frame: LogitAttribution | pd.DataFrame, *, most: int = 30, title
     """
     import plotly.graph_objects as go
 
-    _check(frame, ATTRIBUTION_COLUMNS, "logit_attribution")
+    check_columns(frame, ATTRIBUTION_COLUMNS, "logit_attribution")
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:
         raise BadInput(f"most={most!r} bars can't be drawn; give a number from 1.")
     size = frame.contribution.abs().sort_values(ascending=False, kind="stable")
@@ -216,8 +216,3 @@ def _lens_hover(row: Row) -> str:
     if not missing(row["next_token"]) and not missing(row["rank"]):
         lines.append(f"really next: “{token_text(row['next_token'])}”, rank {row['rank']}, {row['logprob']:.3f} nats")
     return "<br>".join([*lines, f"KL from the output {row['kl']:.3f} nats"])
-
-
-def _check(frame: LogitLens | LogitAttribution | pd.DataFrame, columns: tuple[str, ...], source: str) -> None:
-    if not set(columns) <= set(getattr(frame, "columns", ())) or not len(frame):
-        raise BadInput(f"There is nothing to draw; give what {source} returned.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypeGuard
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 from labkit.errors import BadInput
 from labkit.results import as_table
@@ -15,6 +16,7 @@ from labkit.views.template import (
     OKABE_ITO,
     Row,
     below_title,
+    check_columns,
     escaped,
     interval_reach,
     signed,
@@ -25,6 +27,7 @@ from labkit.views.template import (
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from plotly.basedatatypes import BaseTraceType
 
     from labkit.moe import PruningDamage, Specialisation
 
@@ -62,111 +65,45 @@ def specialisation(
     stand by the kind they are chosen for most, so that each layer has its own order. title: by default a sentence that
     counts. Returns a Chart, its figure plotly's. Raises BadInput for another frame or column.
     """
-    import numpy as np
-    import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    columns = set(getattr(frame, "columns", ()))
-    if not set(SPECIALISATION_COLUMNS) <= columns or not len(frame):
-        raise BadInput("There is nothing to draw; give what lk.moe.specialisation returned.")
-    level = chance if chance is not None else next(name for name in LEVELS if name in columns and _any(frame[name]))
+    check_columns(frame, SPECIALISATION_COLUMNS, "lk.moe.specialisation")
+    columns = set(frame.columns)
+    level = chance if chance is not None else next(n for n in LEVELS if n in columns and frame[n].notna().any())
     if level not in columns:
         there = ", ".join(name for name in (*LEVELS, "untrained_largest") if name in columns)
         raise BadInput(f"chance={chance!r} is no column of this frame; there are {there}.")
     every_layer = [int(layer) for layer in sorted(frame.layer.unique())]
-    by_chance = _by_chance(frame, level, every_layer)
-    step = math.ceil(len(every_layer) / MOST_LAYERS)
-    layers = every_layer[::step]
+    layers = every_layer[:: math.ceil(len(every_layer) / MOST_LAYERS)]
     kinds = list(dict.fromkeys(frame.kind))
     cells = frame.assign(beyond=_beyond(frame, level))
     if cells.duplicated(["layer", "kind", "expert"]).any():
         raise BadInput("The frame has several rows for one layer, kind and expert; give what one call returned.")
+    maps = [_map(cells[cells.layer == layer], kinds) for layer in layers]
+    reach = min(WIDEST, max(1.0, *(math.ceil(each.reach) for each in maps)))
+    experts, block = int(frame.expert.nunique()), ROW * len(kinds) + 46
+    hatched = experts <= WIDE_ENOUGH and len(layers) * len(kinds) * experts <= MOST_HATCHED
     figure = make_subplots(
         rows=len(layers),
         cols=1,
         subplot_titles=[f"layer {layer}" for layer in layers],
-        vertical_spacing=min(0.5 / len(layers), 46 / (len(layers) * (ROW * len(kinds) + 46))),
+        vertical_spacing=min(0.5, 46 / block) / len(layers),
     )
-    experts = int(frame.expert.nunique())
-    hatched = experts <= WIDE_ENOUGH and len(layers) * len(kinds) * experts <= MOST_HATCHED
-    reach = 0.0
-    maps = []
-    for row, layer in enumerate(layers, 1):
-        part = cells[cells.layer == layer]
-        share, uniform, beyond, text = (_table(part, name, kinds) for name in ("share", "uniform", "beyond", "hover"))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.log2(share.astype(float) / uniform.astype(float))
-        ratio = np.clip(ratio, NARROWEST, WIDEST)
-        order = _blocks(ratio)
-        numbers = sorted(part.expert.unique())
-        ratio, beyond, text = ratio[:, order], beyond[:, order].astype(bool), text[:, order]
-        reach = max(reach, float(np.nanmax(np.abs(ratio), initial=0.0)))
-        labels = [str(numbers[i]) for i in order]
-        maps.append((row, ratio, beyond, text, labels))
-    reach = min(WIDEST, max(1.0, math.ceil(reach)))
-    for row, ratio, beyond, text, labels in maps:
-        places = list(range(len(labels)))
-        for drawn, opacity in ((beyond, 1.0), (~beyond, FADED)):
-            figure.add_trace(
-                go.Heatmap(
-                    z=np.where(drawn, ratio, np.nan),
-                    x=places,
-                    y=list(range(len(kinds))),
-                    text=text,
-                    hovertemplate="%{text}<extra></extra>",
-                    hoverongaps=False,
-                    coloraxis="coloraxis" if opacity == 1.0 else None,
-                    colorscale=None if opacity == 1.0 else [list(stop) for stop in DIVERGING],
-                    zmin=-reach,
-                    zmax=reach,
-                    showscale=False,
-                    opacity=opacity,
-                    xgap=1,
-                    ygap=1,
-                ),
-                row=row,
-                col=1,
-            )
-        where = np.argwhere(~beyond & ~np.isnan(ratio)) if hatched else np.zeros((0, 2), int)
-        figure.add_trace(
-            go.Scatter(
-                x=where[:, 1].tolist() or [None],
-                y=where[:, 0].tolist() or [None],
-                mode="markers",
-                marker={"symbol": "line-ne", "size": 9, "line": {"width": 1, "color": DARK_INK}, "color": DARK_INK},
-                hoverinfo="skip",
-                name=_faded_name(level),
-                legendgroup="faded",
-                showlegend=row == 1,
-            ),
-            row=row,
-            col=1,
-        )
-        every = max(1, math.ceil(len(labels) / (40 if experts <= 100 else 24)))
-        figure.update_xaxes(
-            tickvals=places[::every],
-            ticktext=labels[::every],
-            tickfont={"size": 11},
-            tickangle=0,
-            showgrid=False,
-            zeroline=False,
-            row=row,
-            col=1,
-        )
-        figure.update_yaxes(
-            tickvals=list(range(len(kinds))),
-            ticktext=[escaped(str(kind)) for kind in kinds],
-            autorange="reversed",
-            showgrid=False,
-            zeroline=False,
-            row=row,
-            col=1,
-        )
-    figure.update_xaxes(
-        title={**titled("expert, by the kind it is chosen for most"), "standoff": 6}, row=len(layers), col=1
-    )
+    quiet = {"showgrid": False, "zeroline": False}
+    names = [escaped(str(kind)) for kind in kinds]
+    figure.update_yaxes(tickvals=list(range(len(kinds))), ticktext=names, autorange="reversed", **quiet)
+    figure.update_xaxes(tickfont={"size": 11}, tickangle=0, **quiet)
+    for row, each in enumerate(maps, 1):
+        for trace in _traces(each, reach, level, hatched=hatched, showlegend=row == 1):
+            figure.add_trace(trace, row=row, col=1)
+        places = list(range(len(each.experts)))
+        every = max(1, math.ceil(len(places) / (40 if experts <= 100 else 24)))
+        figure.update_xaxes(tickvals=places[::every], ticktext=each.experts[::every], row=row, col=1)
+    across = {**titled("expert, by the kind it is chosen for most"), "standoff": 6}
+    figure.update_xaxes(title=across, row=len(layers), col=1)
     ticks = list(range(-int(reach), int(reach) + 1))
-    height = TOP + BOTTOM - 10 + len(layers) * (ROW * len(kinds) + 46)
+    height = TOP + BOTTOM - 10 + len(layers) * block
+    by_chance = _by_chance(frame, level, every_layer)
     figure.update_layout(
         template=template(),
         title=escaped(title) if title else _specialisation_sentence(cells, by_chance, level, every_layer, layers),
@@ -176,7 +113,7 @@ def specialisation(
         height=height,
         margin={"t": TOP, "b": BOTTOM},
         coloraxis={
-            "colorscale": [list(stop) for stop in DIVERGING],
+            "colorscale": DIVERGING,
             "cmin": -reach,
             "cmax": reach,
             "colorbar": {
@@ -185,7 +122,7 @@ def specialisation(
                 "ticktext": [_times(tick) for tick in ticks],
                 "thickness": 14,
                 "outlinewidth": 0,
-                "len": min(1.0, 260 / (len(layers) * (ROW * len(kinds) + 46))),
+                "len": min(1.0, 260 / (len(layers) * block)),
                 "y": 1,
                 "yanchor": "top",
             },
@@ -197,6 +134,63 @@ def specialisation(
     return Chart(figure, as_table(frame))
 
 
+class _Map(NamedTuple):
+    """One layer. ratio, beyond, text: (kinds, experts), experts in the order they stand in."""
+
+    ratio: np.ndarray
+    beyond: np.ndarray
+    text: np.ndarray
+    experts: list[str]
+    reach: float
+
+
+def _map(part: pd.DataFrame, kinds: list[str]) -> _Map:
+    import numpy as np
+
+    share, uniform, beyond, text = (_table(part, name, kinds) for name in ("share", "uniform", "beyond", "hover"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.clip(np.log2(share.astype(float) / uniform.astype(float)), NARROWEST, WIDEST)
+    order, numbers = _blocks(ratio), sorted(part.expert.unique())
+    reach = float(np.nanmax(np.abs(ratio), initial=0.0))
+    return _Map(ratio[:, order], beyond[:, order].astype(bool), text[:, order], [str(numbers[i]) for i in order], reach)
+
+
+def _traces(drawn: _Map, reach: float, level: str, *, hatched: bool, showlegend: bool) -> Iterator[BaseTraceType]:
+    """What is beyond the level, what is not and faded, and the hatching of that."""
+    import numpy as np
+    import plotly.graph_objects as go
+
+    for cells, looks in (
+        (drawn.beyond, {"coloraxis": "coloraxis", "opacity": 1.0}),
+        (~drawn.beyond, {"colorscale": DIVERGING, "opacity": FADED}),
+    ):
+        yield go.Heatmap(
+            z=np.where(cells, drawn.ratio, np.nan),
+            x=list(range(cells.shape[1])),
+            y=list(range(cells.shape[0])),
+            text=drawn.text,
+            hovertemplate="%{text}<extra></extra>",
+            hoverongaps=False,
+            zmin=-reach,
+            zmax=reach,
+            showscale=False,
+            xgap=1,
+            ygap=1,
+            **looks,
+        )
+    where = np.argwhere(~drawn.beyond & ~np.isnan(drawn.ratio)) if hatched else np.zeros((0, 2), int)
+    yield go.Scatter(
+        x=where[:, 1].tolist() or [None],
+        y=where[:, 0].tolist() or [None],
+        mode="markers",
+        marker={"symbol": "line-ne", "size": 9, "line": {"width": 1, "color": DARK_INK}, "color": DARK_INK},
+        hoverinfo="skip",
+        name=_faded_name(level),
+        legendgroup="faded",
+        showlegend=showlegend,
+    )
+
+
 def damage(frame: PruningDamage | pd.DataFrame, *, title: str | None = None) -> Chart:
     """What a text's loss gains as experts are taken away: a line for each way of choosing whom to keep.
 
@@ -206,80 +200,30 @@ def damage(frame: PruningDamage | pd.DataFrame, *, title: str | None = None) -> 
         most.
     Returns a Chart, its figure plotly's. Raises BadInput for another frame.
     """
-    import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    if not set(DAMAGE_COLUMNS) <= set(getattr(frame, "columns", ())) or not len(frame):
-        raise BadInput("There is nothing to draw; give what lk.moe.damage returned.")
-    kinds, ways = list(dict.fromkeys(frame.kind)), list(dict.fromkeys(frame.by))
-    kinds.sort(key=lambda kind: kind != ALL)  # the mean over the kinds comes first
+    check_columns(frame, DAMAGE_COLUMNS, "lk.moe.damage")
+    ways = list(dict.fromkeys(frame.by))
+    kinds = sorted(dict.fromkeys(frame.kind), key=lambda kind: kind != ALL)  # the mean over the kinds comes first
     across = min(3, len(kinds))
     down = math.ceil(len(kinds) / across)
+    names = ["all kinds" if kind == ALL else escaped(str(kind)) for kind in kinds]
     figure = make_subplots(
         rows=down,
         cols=across,
         shared_yaxes="all",
-        subplot_titles=["all kinds" if kind == ALL else escaped(str(kind)) for kind in kinds]
-        if len(kinds) > 1
-        else None,
+        subplot_titles=names if len(kinds) > 1 else None,
         horizontal_spacing=0.04,
         vertical_spacing=0.22 / down if down > 1 else 0.0,
     )
     colours = _colours(ways)
     for at, kind in enumerate(kinds):
         place = {"row": at // across + 1, "col": at % across + 1}
-        for way in ways:
+        for i, way in enumerate(ways):
             line = frame[(frame.kind == kind) & (frame.by == way)].sort_values("keep")
-            if line.empty:
-                continue
-            keep, change = line.keep.tolist(), line.loss_change.astype(float).tolist()
-            low, high = line.low.astype(float).tolist(), line.high.astype(float).tolist()
-            colour = colours[way]
-            name = escaped(str(way))
-            known = [i for i in range(len(keep)) if math.isfinite(low[i]) and math.isfinite(high[i])]
-            if len(known) > 1:
-                figure.add_trace(
-                    go.Scatter(
-                        x=[keep[i] for i in known] + [keep[i] for i in reversed(known)],
-                        y=[low[i] for i in known] + [high[i] for i in reversed(known)],
-                        fill="toself",
-                        fillcolor=_clear(colour),
-                        line={"width": 0},
-                        mode="lines",
-                        hoverinfo="skip",
-                        legendgroup=name,
-                        showlegend=False,
-                    ),
-                    **place,
-                )
-            bars = (
-                None
-                if len(known) > 1
-                else {
-                    "array": [interval_reach(a, b) for a, b in zip(high, change, strict=True)],
-                    "arrayminus": [interval_reach(a, b) for a, b in zip(change, low, strict=True)],
-                }
-            )
-            figure.add_trace(
-                go.Scatter(
-                    x=keep,
-                    y=change,
-                    error_y=bars,
-                    mode="lines+markers",
-                    name=name,
-                    legendgroup=name,
-                    showlegend=at == 0,
-                    line={"color": colour, "width": 2, "dash": "dot" if way in BESIDE else "solid"},
-                    marker={"size": 6, "symbol": _SYMBOLS[ways.index(way) % len(_SYMBOLS)]},
-                    customdata=[
-                        f"{escaped(str(kind))}, {k} experts kept by {name}<br>{signed(c, 4)} nats a token "
-                        f"({signed(a, 4)} to {signed(b, 4)})"
-                        for k, c, a, b in zip(keep, change, low, high, strict=True)
-                    ],
-                    hovertemplate="%{customdata}<extra></extra>",
-                ),
-                **place,
-            )
+            looks = {"colour": colours[way], "symbol": _SYMBOLS[i % len(_SYMBOLS)]}
+            for trace in _line(line, kind, way, showlegend=at == 0, **looks):
+                figure.add_trace(trace, **place)
         figure.update_xaxes(tickvals=sorted(int(k) for k in frame.keep.unique()), showgrid=False, **place)
         figure.update_yaxes(zeroline=True, zerolinecolor=INK, **place)
         if place["row"] == down or at + across >= len(kinds):
@@ -294,6 +238,55 @@ def damage(frame: PruningDamage | pd.DataFrame, *, title: str | None = None) -> 
         legend={**_BELOW, "title": {"text": "kept by ", "font": {"size": 13}}},
     )
     return Chart(figure, as_table(frame))
+
+
+def _line(
+    line: pd.DataFrame, kind: object, way: object, *, colour: str, symbol: str, showlegend: bool
+) -> Iterator[BaseTraceType]:
+    """A way's line for one kind, and its intervals: a band, or a bar where one alone is known. Nothing without rows."""
+    import plotly.graph_objects as go
+
+    if line.empty:
+        return
+    keep = line.keep.tolist()
+    change, low, high = (line[name].astype(float).tolist() for name in ("loss_change", "low", "high"))
+    name = escaped(str(way))
+    known = [i for i in range(len(keep)) if math.isfinite(low[i]) and math.isfinite(high[i])]
+    bars = None
+    if len(known) > 1:
+        yield go.Scatter(
+            x=[keep[i] for i in known] + [keep[i] for i in reversed(known)],
+            y=[low[i] for i in known] + [high[i] for i in reversed(known)],
+            fill="toself",
+            fillcolor=_clear(colour),
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+            legendgroup=name,
+            showlegend=False,
+        )
+    else:
+        bars = {
+            "array": [interval_reach(a, b) for a, b in zip(high, change, strict=True)],
+            "arrayminus": [interval_reach(a, b) for a, b in zip(change, low, strict=True)],
+        }
+    yield go.Scatter(
+        x=keep,
+        y=change,
+        error_y=bars,
+        mode="lines+markers",
+        name=name,
+        legendgroup=name,
+        showlegend=showlegend,
+        line={"color": colour, "width": 2, "dash": "dot" if way in BESIDE else "solid"},
+        marker={"size": 6, "symbol": symbol},
+        customdata=[
+            f"{escaped(str(kind))}, {k} experts kept by {name}<br>{signed(c, 4)} nats a token "
+            f"({signed(a, 4)} to {signed(b, 4)})"
+            for k, c, a, b in zip(keep, change, low, high, strict=True)
+        ],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
 
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
@@ -443,10 +436,6 @@ def _times(doublings: int) -> str:
     if doublings == 0:
         return "1 ×"
     return f"{2**doublings} ×" if doublings > 0 else f"1/{2**-doublings} ×"
-
-
-def _any(column: pd.Series[float]) -> bool:
-    return bool(column.notna().any())
 
 
 def _finite(value: object) -> TypeGuard[float]:

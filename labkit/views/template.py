@@ -4,8 +4,11 @@ they write their texts."""
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from labkit.errors import BadInput
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -19,7 +22,7 @@ INK = "#7a7a7a"  # a grey that reads on white and on near-black alike: a chart c
 GRID = "rgba(128,128,128,0.25)"
 GREY = "#8a8a8a"  # of what is nobody's choice, such as what was drawn at random
 # blue against orange-red is told apart with any common colour vision; the middle is nearly white
-DIVERGING = ((0.0, OKABE_ITO[0]), (0.5, "#f7f7f7"), (1.0, OKABE_ITO[5]))
+DIVERGING = [[0.0, OKABE_ITO[0]], [0.5, "#f7f7f7"], [1.0, OKABE_ITO[5]]]
 _SIGNS = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
@@ -43,6 +46,12 @@ def template() -> go.layout.Template:
             "bargap": 0.35,
         }
     )
+
+
+def check_columns(frame: object, columns: Collection[str], source: str) -> None:
+    """Raises BadInput where a frame has no rows, or not the columns of what `source` returns."""
+    if not set(columns) <= set(getattr(frame, "columns", ())) or not len(frame):  # type: ignore[arg-type]
+        raise BadInput(f"There is nothing to draw; give what {source} returned.")
 
 
 def escaped(text: str) -> str:
