@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from labkit.errors import BadInput
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
+
+    from labkit.results import Result
 
 Row: TypeAlias = dict[Any, Any]
 """A row of a table, as `DataFrame.to_dict("records")` gives it: values by the names of the columns."""
@@ -48,9 +51,9 @@ def template() -> go.layout.Template:
     )
 
 
-def check_columns(frame: object, columns: Collection[str], source: str) -> None:
+def check_columns(frame: Result | pd.DataFrame, columns: Collection[str], source: str) -> None:
     """Raises BadInput where a frame has no rows, or not the columns of what `source` returns."""
-    if not set(columns) <= set(getattr(frame, "columns", ())) or not len(frame):  # type: ignore[arg-type]
+    if not set(columns) <= set(getattr(frame, "columns", ())) or not len(frame):
         raise BadInput(f"There is nothing to draw; give what {source} returned.")
 
 

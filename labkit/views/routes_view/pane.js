@@ -451,14 +451,7 @@ export function routesPane({ which, context, prefix }) {
     link(i) {
       if (linked === i || (i !== null && i >= route.n)) return;
       linked = i;
-      if (pointed === null && cursor === null) {
-        const shown = i !== null || held() !== null;
-        text.focus(shown ? token() : null, { held: held() === token() });
-        strip.focus(layer(), shown ? token() : null, held() === token());
-        drawFoot();
-        clearTimeout(askTimer);
-        askTimer = setTimeout(drawPanel, ASK_AFTER);
-      }
+      if (pointed === null && cursor === null) follow(false);
     },
     resize() {
       strip.resize(left.clientWidth);
