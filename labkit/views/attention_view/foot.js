@@ -1,20 +1,19 @@
 // What a cell of a pattern says, in a sentence: about at once, exactly once the kernel has answered.
 
+import { aloud } from "../kit/aloud.js";
 import { make, spokenLabel, thousands } from "../kit/common.js";
 import { aboutWeight, exactWeight } from "./logic.js";
 import { quoted } from "./labels.js";
 
 const EXACT_DELAY = 60; // ms; a pointer on its way over many cells asks for none of them
 const EXACT_KEPT = 5000;
-const SAY_DELAY = 400; // ms; a key held down is not read out cell by cell
 
 /** shown: see shown.js. Returns {element, spoken, draw(), ask(), saySoon(), close()}. */
 export function footLine(shown) {
   const element = make("p", "lk-att-foot");
-  const spoken = make("div", "lk-spoken");
-  spoken.setAttribute("aria-live", "polite");
+  const spoken = aloud();
   const exact = new Map(); // what the kernel answered, by cell
-  const timers = { exact: 0, say: 0 };
+  let timer = 0;
 
   const keyOf = (at, u) => JSON.stringify([shown.place(), u, at.row, at.column]);
   const numbered = (token) => [quoted(shown.labels[token]), ` (${thousands(token)})`];
@@ -53,12 +52,12 @@ export function footLine(shown) {
 
   /** Ask for the exact weight of the cell that is pointed at, soon. */
   function ask() {
-    clearTimeout(timers.exact);
+    clearTimeout(timer);
     if (shown.size === null) return;
     const at = shown.cell(shown.pointed ?? shown.held);
     const u = shown.unit();
     if (!shown.source.live || at === null || at.column > at.row || exact.has(keyOf(at, u))) return;
-    timers.exact = setTimeout(() => {
+    timer = setTimeout(() => {
       const key = keyOf(at, u);
       shown.source.exact({ ...shown.place(), row: at.row / u, column: at.column / u, pool: u }, (answer) => {
         if (exact.size > EXACT_KEPT) exact.clear();
@@ -68,14 +67,7 @@ export function footLine(shown) {
     }, EXACT_DELAY);
   }
 
-  function saySoon() {
-    clearTimeout(timers.say);
-    timers.say = setTimeout(() => {
-      spoken.textContent = shown.held === null ? "" : aloud(shown.held);
-    }, SAY_DELAY);
-  }
-
-  function aloud({ row, column }) {
+  function spell({ row, column }) {
     if (shown.unit() > 1) return element.textContent;
     const name = (token) => `${spokenLabel(shown.labels[token], 40)}, token ${token}`;
     return `${name(row)}, looks at ${row === column ? "itself" : name(column)}: ${element.querySelector("strong")?.textContent ?? ""}`;
@@ -83,12 +75,13 @@ export function footLine(shown) {
 
   return {
     element,
-    spoken,
+    spoken: spoken.element,
     draw,
     ask,
-    saySoon,
+    saySoon: () => spoken.say(() => (shown.held === null ? "" : spell(shown.held))),
     close() {
-      for (const timer of Object.values(timers)) clearTimeout(timer);
+      clearTimeout(timer);
+      spoken.close();
     },
   };
 }

@@ -1,5 +1,6 @@
 // The map: a thumbnail of every head, layers downward, with a bar for the measure of choice.
 
+import { aloud } from "../kit/aloud.js";
 import { make, ownKey } from "../kit/common.js";
 import { picker, setOptions } from "../kit/controls.js";
 import { arranged, decodeMap, dots, mapLayout, sayMeasure, slotAfterKey, slotAt } from "./logic.js";
@@ -59,10 +60,9 @@ export function headMap({ view, facts, context, actions, held }) {
   grid.setAttribute("aria-describedby", legend.id);
   const progress = make("p", "lk-att-progress");
   progress.setAttribute("role", "status");
-  const said = make("div", "lk-spoken");
-  said.setAttribute("aria-live", "polite");
+  const said = aloud();
   const below = make("p", "lk-att-mapnotes");
-  element.append(controls, legend, box, below, progress, said, peek);
+  element.append(controls, legend, box, below, progress, said.element, peek);
 
   let map = null;
   let decoded = null;
@@ -70,7 +70,6 @@ export function headMap({ view, facts, context, actions, held }) {
   let width = 0;
   let cursor = null; // a slot, by keyboard
   let pointed = null; // a slot, under the pointer
-  let sayTimer = null;
   let stamps = new Map(); // place -> canvas with the thumbnail in this theme's colours
 
   const placeOf = (layer, head) => layers.indexOf(layer) * heads + head;
@@ -351,10 +350,7 @@ export function headMap({ view, facts, context, actions, held }) {
     paintOver();
     showPeek();
     if (cursor !== null) {
-      clearTimeout(sayTimer);
-      sayTimer = setTimeout(() => {
-        said.textContent = line(order[cursor]);
-      }, 300);
+      said.say(() => (cursor === null ? null : line(order[cursor])));
       const y = Math.floor(cursor / map.columns) * map.rowPitch;
       if (box.scrollHeight > box.clientHeight) box.scrollTop = Math.max(0, y - box.clientHeight / 2);
     }
@@ -367,7 +363,7 @@ export function headMap({ view, facts, context, actions, held }) {
     view.set("order", orderPick.value);
   });
 
-  view.atEnd(() => clearTimeout(sayTimer));
+  view.atEnd(said.close);
   return {
     element,
     grid,

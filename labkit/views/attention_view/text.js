@@ -1,5 +1,6 @@
 // The text: point at a token and see where it looks, or who looks at it, for one head, a layer, or the marked heads.
 
+import { aloud } from "../kit/aloud.js";
 import { make, spokenLabel, thousands } from "../kit/common.js";
 import { picker, setOptions } from "../kit/controls.js";
 import { passageOf, tokenList } from "../kit/token_list.js";
@@ -8,7 +9,6 @@ import { quoted } from "./labels.js";
 
 const DIRECTIONS = [{ value: "from", title: "what it looks at" }, { value: "into", title: "who looks at it" }];
 const NAMED = 4;
-const SAY_AFTER = 400; // ms
 const ASK_AFTER = 50; // ms; a pointer on its way asks for nothing
 
 /**
@@ -26,13 +26,12 @@ export function textPane({ view, texts, source, context, actions }) {
     controls.append(label, select);
   }
   const foot = make("p", "lk-att-textfoot");
-  const said = make("div", "lk-spoken");
-  said.setAttribute("aria-live", "polite");
+  const said = aloud();
 
   /** Which tokens are pointed at, held by a click, reached by a key, pointed at elsewhere; the first that is one is shown. */
   const at = { pointed: null, held: null, cursor: null, linked: null };
   const focus = () => at.pointed ?? at.held ?? at.cursor ?? at.linked;
-  const timers = { ask: 0, say: 0 };
+  let timer = 0;
   let trace = null;
   let shaded = null; // the line that is painted
 
@@ -45,8 +44,8 @@ export function textPane({ view, texts, source, context, actions }) {
         if (byKey) chosen({ pointed: null, held: null, cursor: token }, true);
         else if (token !== at.pointed) {
           at.pointed = token;
-          clearTimeout(timers.ask);
-          timers.ask = setTimeout(chosen, source.live ? ASK_AFTER : 0);
+          clearTimeout(timer);
+          timer = setTimeout(chosen, source.live ? ASK_AFTER : 0);
         }
       },
       choose: (token) => chosen({ held: at.held === token ? null : token, cursor: token }, true),
@@ -57,7 +56,7 @@ export function textPane({ view, texts, source, context, actions }) {
       },
     },
   });
-  element.append(controls, list.element, foot, said);
+  element.append(controls, list.element, foot, said.element);
 
   function chosen(changes = {}, aloud = false) {
     Object.assign(at, changes);
@@ -124,19 +123,19 @@ export function textPane({ view, texts, source, context, actions }) {
   }
 
   function sayIt() {
-    clearTimeout(timers.say);
-    timers.say = setTimeout(() => {
+    said.say(() => {
       const token = focus();
-      if (token === null || !shaded) return;
+      if (token === null || !shaded) return null;
       const label = (i) => spokenLabel(texts[trace][i], 40);
       const best = strongest(shaded, NAMED).map(({ token: i, code }) => `${i === token ? "itself" : label(i)}: ${aboutWeight(code)}`);
-      said.textContent = `${label(token)}, token ${token}, ${direction.value === "into" ? "is looked at by" : "looks at"} ${best.join("; ")}`;
-    }, SAY_AFTER);
+      return `${label(token)}, token ${token}, ${direction.value === "into" ? "is looked at by" : "looks at"} ${best.join("; ")}`;
+    });
   }
 
   for (const select of [direction, scope]) select.addEventListener("change", () => draw());
   view.atEnd(() => {
-    for (const timer of Object.values(timers)) clearTimeout(timer);
+    clearTimeout(timer);
+    said.close();
   });
 
   return {

@@ -1,5 +1,6 @@
 // One trace: its text, all its layers, the loads of the layer on show, and the token in focus.
 
+import { aloud } from "../kit/aloud.js";
 import { make, spokenLabel, thousands } from "../kit/common.js";
 import { table } from "../kit/table.js";
 import { nameOf, quoted } from "../kit/token_list.js";
@@ -16,7 +17,6 @@ import {
 import { layerStrip } from "./strip.js";
 import { litBy, routesText } from "./text.js";
 
-const SAY_AFTER = 400; // ms
 const ASK_AFTER = 60; // ms; for a pointer on its way the panel is not drawn, and the kernel not asked
 const FEW_EXPERTS = 64;
 const FEW_TOKENS = 60; // up to which the text leaves no room beside it for the token's panel
@@ -34,8 +34,7 @@ export function routesPane({ which, context, prefix }) {
   const right = make("div", "lk-rt-right");
   const note = make("p", "lk-muted lk-rt-cut");
   const foot = make("p", "lk-rt-foot");
-  const said = make("div", "lk-spoken");
-  said.setAttribute("aria-live", "polite");
+  const said = aloud();
   const stripTitle = make("h2", "lk-rt-h", "All layers ");
   const stripNote = make("span", "lk-muted lk-rt-unit");
   stripTitle.append(stripNote);
@@ -47,7 +46,6 @@ export function routesPane({ which, context, prefix }) {
   let cursor = null;
   let linked = null;
   let example = 0;
-  let sayTimer = null;
   let askTimer = null;
   let readAt = null; // an expert of the probability chart under the pointer
   let numbers = null; // what that chart shows, and of which version, layer and token
@@ -159,7 +157,7 @@ export function routesPane({ which, context, prefix }) {
 
   left.append(text.element, foot, note, stripTitle, strip.element);
   right.append(loads, panel);
-  element.append(head, left, right, said);
+  element.append(head, left, right, said.element);
 
   // ------------------------------------------------------------------------------------------------------- drawing
 
@@ -178,9 +176,9 @@ export function routesPane({ which, context, prefix }) {
     element.classList.toggle("lk-rt-many", many);
     const low = route.n <= FEW_TOKENS || facts.tokens.length > 1;
     element.classList.toggle("lk-rt-low", low);
-    if (many) element.insertBefore(loads, said);
+    if (many) element.insertBefore(loads, said.element);
     else right.prepend(loads);
-    if (low) element.insertBefore(panel, said);
+    if (low) element.insertBefore(panel, said.element);
     else right.append(panel);
     const cut = [];
     if (route.n < route.tokens) cut.push(`The first ${thousands(route.n)} of ${thousands(route.tokens)} tokens are drawn; the loads count all of them.`);
@@ -427,19 +425,16 @@ export function routesPane({ which, context, prefix }) {
   });
 
   function say(ofExpert = false) {
-    clearTimeout(sayTimer);
-    sayTimer = setTimeout(() => {
+    said.say(() => {
       const e = expert();
-      if (ofExpert && e !== null) {
-        said.textContent = `${sayLoad(e)}${context.heldExpert() === e ? ", held" : ""}`;
-        return;
-      }
+      if (ofExpert && e !== null) return `${sayLoad(e)}${context.heldExpert() === e ? ", held" : ""}`;
       const i = token();
       const all = choices(route, layer(), i);
-      said.textContent =
+      return (
         `${spokenLabel(nameOf(route, i), 40)}, token ${i}, layer ${layerName(layer())}: ` +
-        `${all.map((each) => `expert ${each.expert}, weight about ${number(each.weight, false)}`).join("; ")}${held() === i ? "; held" : ""}`;
-    }, SAY_AFTER);
+        `${all.map((each) => `expert ${each.expert}, weight about ${number(each.weight, false)}`).join("; ")}${held() === i ? "; held" : ""}`
+      );
+    });
   }
 
   return {
@@ -466,7 +461,7 @@ export function routesPane({ which, context, prefix }) {
       follow(false);
     },
     close() {
-      clearTimeout(sayTimer);
+      said.close();
       clearTimeout(askTimer);
     },
   };

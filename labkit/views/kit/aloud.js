@@ -1,0 +1,29 @@
+// What a screen reader hears of what is pointed at, or reached by a key.
+
+import { make } from "./common.js";
+
+const SAY_AFTER = 400; // ms; with a key held down, not every step is read out
+
+/**
+ * Returns {element, say(words), close()}. say: words() is asked for, and read out, a little later, unless something else is to
+ * be said by then; what gives null says nothing.
+ */
+export function aloud() {
+  const element = make("div", "lk-spoken");
+  element.setAttribute("aria-live", "polite");
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
+  const close = () => clearTimeout(timer);
+  return {
+    element,
+    /** @param {() => string | null} words */
+    say(words) {
+      close();
+      timer = setTimeout(() => {
+        const said = words();
+        if (said !== null) element.textContent = said;
+      }, SAY_AFTER);
+    },
+    close,
+  };
+}
