@@ -205,7 +205,7 @@ class AttentionView(View):
         self._overview = self._new_overview(aside)
         extra, extra_facts = handed_in(measures, self._layers, self._heads)
         own = [measure_facts(name) for name in measure_names(compared=self._against is not None)]
-        self._measures = [facts["name"] for facts in own + extra_facts]
+        self._measures = [str(facts["name"]) for facts in own + extra_facts]
         even = uniform(trace, layers=self._layers, most_weights=UNIFORM_WEIGHTS)
         for name, known in zip(self._measures, own, strict=False):
             known["uniform"] = number_or_none(even.get(name))

@@ -50,7 +50,7 @@ class Overview:
     def finished(self) -> bool:
         return self._done == len(self._groups)
 
-    def run(self, put: Callable[[int, bytes], None], stop: threading.Event | None = None) -> None:
+    def run(self, put: Callable[[int, bytes], object], stop: threading.Event | None = None) -> None:
         """Go on until it is finished or stopped, handing each part to put(number, bytes) when it is whole."""
         while not self.finished:
             group = self._groups[self._done]
