@@ -37,7 +37,7 @@ TARGET = "time ratio 1.05"
 
 @dataclass(frozen=True)
 class Seconds:
-    """How long one call takes. A second run of the same call is what is told; the first may import or compile."""
+    """How long one call takes. The second run of the same call is reported; the first may import or compile."""
 
     what: str
     seconds: float
@@ -111,7 +111,7 @@ def tracing(tokens: int, rounds: int) -> Result:
 def against_dense(tokens: int, rounds: int) -> Result:
     mixture, dense, ids = shape("fine"), shape("dense"), random_ids(tokens)
     return compare(
-        f"{tokens:,} tokens, as many parameters at work on each",
+        f"{tokens:,} tokens, as many parameters active on each",
         ("mixture (4 of 32 experts of width 64)", lambda: plain(mixture, ids)),
         ("dense (width 256)", lambda: plain(dense, ids)),
         rounds=rounds,

@@ -17,9 +17,6 @@ from labkit.trace.record import Trace
 if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike, TracingLab
 
-if TYPE_CHECKING:
-    pass
-
 ON_REPEATED = ("induction", "duplicate")
 
 

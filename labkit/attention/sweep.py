@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.results import Result
 from labkit.trace.record import LayerAttention, Trace, pattern
-
-if TYPE_CHECKING:
-    pass
 
 BLOCK = 2**19  # weights at once: 2 MiB, so that several passes over them stay in a processor's cache
 MOST_WEIGHTS = 300_000_000

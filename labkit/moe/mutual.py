@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,9 +34,6 @@ from labkit.statistics import (
     resampled,
     xlogx,
 )
-
-if TYPE_CHECKING:
-    pass
 
 DRAWS = 200
 PICKS = 2  # occurrences that stand for a token in a document, one after the other

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from labkit.generation.record import Generation
     from labkit.trace.lab_like import LabLike
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["Doses", "Steered", "broken", "difference", "dose", "steered"]
 
 DRAWS = 1_000
