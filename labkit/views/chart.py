@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from labkit.views.drawing.scene import Picture
 
 PLOTLY = "application/vnd.plotly.v1+json"
+_PARTS = ("data", "layout", "frames")  # of a figure
 LISTED = 500  # rows of numbers written into a page
 Bundle = dict[str, object]
 
@@ -50,6 +51,18 @@ class Chart(Exports):
 
         passed.__name__, passed.__doc__ = name, value.__doc__
         return passed
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _PARTS:
+            setattr(self.figure, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __getitem__(self, name: str) -> object:
+        return self.figure[name]
+
+    def __setitem__(self, name: str, value: object) -> None:
+        self.figure[name] = value
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *(name for name in dir(self.figure) if not name.startswith("_"))})

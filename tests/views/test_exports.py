@@ -401,6 +401,19 @@ def test_a_chart_passes_on_what_is_plotlys() -> None:
     assert pickle.loads(pickle.dumps(chart)).table.equals(chart.table)
 
 
+def test_a_chart_is_read_and_set_as_plotlys_figure_is() -> None:
+    chart = a_memory()
+    assert chart["layout"]["title"]["text"] == chart.figure.layout.title.text
+    chart["layout"]["title"]["text"] = "By key"
+    assert chart.figure.layout.title.text == "By key"
+    chart["layout"] = {"title": {"text": "A layout by key"}}
+    assert chart.figure.layout.title.text == "A layout by key"
+    chart.layout = {"title": {"text": "Another layout"}}
+    assert chart.figure.layout.title.text == "Another layout"
+    assert "Another layout" in repr(chart)
+    assert "layout" not in vars(chart), "or what is drawn would not be what was set"
+
+
 def test_a_figure_with_another_trace_keeps_its_numbers(tmp_path: Path) -> None:
     chart = MAKERS["attribution"]()
     chart.figure.add_pie(values=[1, 2])
