@@ -14,7 +14,7 @@ from labkit.errors import BadInput, Unavailable
 from labkit.models.tokens import token_strings
 from labkit.sae.dictionary import SAE, Feature, checked_sae
 from labkit.trace import running
-from labkit.trace.input import as_ids, is_many
+from labkit.trace.input import as_ids, each_of, is_many
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,9 +173,8 @@ def features(lab: LabLike, sae: SAE, text: object, *, chat: bool = False) -> Fea
     text: a text, token ids, messages or a Generation, or a list of these, as lab.trace takes them. Edits in force hold.
     Raises BadInput where the autoencoder does not belong to the model, and for a text that can't be used.
     """
-    many = is_many(text)
-    found = features_of_each(lab, sae, text if many and isinstance(text, Iterable) else [text], chat=chat)
-    return found if many else found[0]
+    found = features_of_each(lab, sae, each_of(text), chat=chat)
+    return found if is_many(text) else found[0]
 
 
 def features_of_each(lab: LabLike, sae: SAE, texts: Iterable[object], *, chat: bool = False) -> list[Features]:

@@ -102,7 +102,12 @@ def as_texts(texts: object, name: str = "texts") -> list[object]:
 
 
 def as_kinds(texts: object) -> dict[str, list[object]]:
-    """Texts by kind; a list of texts is of one kind, "texts". Raises BadInput for anything else."""
+    """Texts by kind; a list of texts, or what a tokenizer gives for one, is of one kind, "texts".
+
+    Raises BadInput for anything else.
+    """
+    if isinstance(texts, Mapping) and "input_ids" in texts:  # its fields are no kinds of text
+        texts = each_of(texts)
     kinds = dict(texts) if isinstance(texts, Mapping) else {"texts": texts}
     return {
         kind: as_texts(some, f"texts of kind {kind!r}" if texts is not some else "texts")

@@ -276,6 +276,21 @@ def test_a_list_of_texts_and_edits(tmp_path: Path) -> None:
     assert [many[1].top(token, 1)[0][0].index for token in range(1, 12)] != [9] * 11
 
 
+def test_what_a_tokenizer_gives_for_several_texts_is_these_texts(tmp_path: Path) -> None:
+    lab, sae = make_lab("llama3"), lk.sae.load(folder(tmp_path / "sae"))
+    ids = rows()[1:3]
+    width = max(map(len, ids))
+    given = {
+        "input_ids": [row + [0] * (width - len(row)) for row in ids],
+        "attention_mask": [[1] * len(row) + [0] * (width - len(row)) for row in ids],
+    }
+    found, expected = lk.sae.features(lab, sae, given), lk.sae.features(lab, sae, ids)
+    assert [each.ids for each in found] == ids
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.indices, other.indices)
+        assert torch.equal(one.values, other.values)
+
+
 def test_another_autoencoders_feature_is_refused_and_an_equal_ones_is_taken(tmp_path: Path) -> None:
     lab, sae = make_lab(), lk.sae.load(folder(tmp_path / "it"))
     found = lk.sae.features(lab, sae, TEXT)

@@ -57,6 +57,8 @@ def test_kinds_and_what_has_none() -> None:
     assert as_kinds({"prose": ("one",), "code": ["two"]}) == {"prose": ["one"], "code": ["two"]}
     assert as_kinds(["one"]) == {"texts": ["one"]}
     assert as_kinds({}) == {}
+    padded = {"input_ids": [[5, 6, 7], [8, 0, 0]], "attention_mask": [[1, 1, 1], [1, 0, 0]]}
+    assert as_kinds(padded) == {"texts": [[5, 6, 7], [8]]}, "what a tokenizer gives has fields, and no kinds of text"
     with pytest.raises(BadInput, match="texts of kind 'prose' are to be a list"):
         as_kinds({"prose": "one"})
     with pytest.raises(BadInput, match=r"^texts are to be a list"):
