@@ -221,7 +221,9 @@ class _Configuring:
         told.pop("finetuned", None)
         original = told.pop("original_context_length", None)
         factors = self._factors("rope_freqs")
-        scale = float(factor) if isinstance(factor, int | float) and factor > 0 else 1.0
+        if factor is not None and not 0 <= (_number(factor) or 0.0) < math.inf:
+            self.refuse(f"asks for a rotary scaling by the factor {factor}, which is no number to scale by")
+        scale = _number(factor) or 1.0
         attention = _number(told.pop("attn_factor", None)) or 1.0
         if "rope.dimension_sections" in self.said and "rope.dimension_sections" not in self.read:
             self.refuse("rotates by several positions at once (rope.dimension_sections), which is not read from GGUF")

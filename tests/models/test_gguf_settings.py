@@ -126,6 +126,9 @@ def test_without_it_the_model_is_another(tmp_path: Path) -> None:
     ("said", "tensors", "message"),
     [
         ({"rope.scaling.type": "dynamic", "rope.scaling.factor": 2.0}, {}, "the kind 'dynamic'"),
+        (LINEAR | {"rope.scaling.factor": -2.0}, {}, "no number to scale by"),
+        (YARN | {"rope.scaling.factor": float("nan")}, {}, "no number to scale by"),
+        (LINEAR | {"rope.scaling.factor": float("inf")}, {}, "no number to scale by"),
         ({"rope.scaling.alpha": 2.0}, {}, "by alpha"),
         (YARN | {"rope.scaling.yarn_ext_factor": 0.5}, {}, "yarn_ext_factor"),
         (YARN | {"rope.scaling.yarn_log_multiplier": 0.1}, {}, "yarn_log_multiplier"),
