@@ -338,11 +338,13 @@ class Lab:
 
     @property
     def anatomy(self) -> Anatomy:
-        """Where things are in this model; found with one small forward pass, once."""
+        """Where things are in this model; found with one small forward pass, and again when parts were replaced since."""
         from labkit.trace.anatomy import dissect
 
         with self._turns.run():
-            anatomy = self._anatomy or dissect(self._runnable())
+            model, anatomy = self._runnable(), self._anatomy
+            if anatomy is None or not anatomy.fits(model):
+                anatomy = dissect(model)
             self._anatomy = anatomy if anatomy.sound else None  # what computes NaN now may be mended
             return anatomy
 

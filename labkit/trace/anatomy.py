@@ -71,6 +71,7 @@ class Anatomy:
     causal: no token's attention looks at later ones.  sums_up: each layer adds the outputs of its parts, and no more.
     streams: why what passes between the layers has no row for each token; None where it has.
     virtual: how many trained vectors stand before a text (prompt tuning).
+    built: what the model was made of when it was looked at, so that `fits` can tell.
     """
 
     layers: tuple[Layer, ...]
@@ -89,10 +90,25 @@ class Anatomy:
     sums_up: bool = True
     streams: str | None = None
     virtual: int = 0
+    built: tuple[object, ...] = field(default=(), repr=False, compare=False)
+
+    def fits(self, model: PreTrainedModel) -> bool:
+        """Whether it is still that model's: no part was replaced since, and attention is computed as it was."""
+        return self.built == _built(model)
 
     def has(self, layer: int, instrument: str) -> bool:
         """Whether a layer has what an instrument looks at."""
         return instruments.named(instrument).there(self, layer)
+
+
+def _built(model: PreTrainedModel) -> tuple[object, ...]:
+    """A model's modules in their places, and the settings by which other things are there.
+
+    Ids are enough: an anatomy holds the modules it names, so none of theirs is given to another.
+    """
+    modules = (id(module) for _, module in model.named_modules(remove_duplicate=False))
+    implementation = getattr(model.config.get_text_config(), "_attn_implementation", None)
+    return (implementation, running.virtual_tokens(model), *modules)
 
 
 def dissect(model: PreTrainedModel) -> Anatomy:
@@ -171,6 +187,7 @@ def dissect(model: PreTrainedModel) -> Anatomy:
         family=str(config.model_type),
         implementation=getattr(config, "_attn_implementation", None),
         embedding=embedding if seen.embedded == 1 else None,
+        built=_built(model),
         stack_owner=owner,
         shares_parts=_share_parts(layers),
         causal=seen.causal,

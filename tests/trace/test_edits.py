@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import families
 import fuzz
 import pytest
 import torch
@@ -648,3 +649,61 @@ def test_compiled_steps_are_not_used_while_an_edit_is_on(untouched: lk.Lab) -> N
             assert torch.equal(edited, untouched.model(input_ids=ids, use_cache=False).logits)
         assert not torch.equal(edited, free)
         assert torch.equal(compiled(input_ids=ids, use_cache=False).logits, free)
+
+
+def new_layer(model: Any) -> None:
+    model.model.layers[1] = copy.deepcopy(model.model.layers[1])
+
+
+def new_mlp(model: Any) -> None:
+    model.model.layers[1].mlp = copy.deepcopy(model.model.layers[1].mlp)
+
+
+def new_projection(model: Any) -> None:
+    model.model.layers[1].mlp.down_proj = copy.deepcopy(model.model.layers[1].mlp.down_proj)
+
+
+def new_attention(model: Any) -> None:
+    model.model.layers[1].self_attn = copy.deepcopy(model.model.layers[1].self_attn)
+
+
+def new_embedding(model: Any) -> None:
+    model.set_input_embeddings(copy.deepcopy(model.get_input_embeddings()))
+
+
+def other_order(model: Any) -> None:
+    model.model.layers = torch.nn.ModuleList(reversed(model.model.layers))
+
+
+@pytest.mark.parametrize(
+    "change", [new_layer, new_mlp, new_projection, new_attention, new_embedding, other_order], ids=lambda f: f.__name__
+)
+def test_parts_replaced_after_a_first_look_are_seen_and_edited(change: Any) -> None:
+    """A lab that went on with the parts that were there before would edit nothing, without a word."""
+    model = families.build(families.FAMILIES["llama3"])
+    lab = lk.Lab(model, families.Tokens())
+    ids = list(range(3, 15))
+    keep = ("logits", "residual", "head_output", "attention_output", "mlp_output", "mlp_neurons", "embedding")
+    lab.trace(ids, keep=keep)
+    change(model)
+    anew = lk.Lab(model, families.Tokens())
+    ours, theirs = lab.trace(ids, keep=keep), anew.trace(ids, keep=keep)
+    for name in keep[1:-1]:
+        assert torch.equal(getattr(ours, name)(1), getattr(theirs, name)(1)), name
+    for place in ("embedding", *(f"{name}[1]" for name in keep[1:-1]), "queries[1]"):
+        edit = lk.patch(place, lambda value: value * 0)
+        with lab.edit(edit):
+            changed = lab.trace(ids, keep="logits").logits
+        with anew.edit(edit):
+            assert torch.equal(changed, anew.trace(ids, keep="logits").logits), place
+        assert not torch.allclose(changed, ours.logits), place
+    assert lab.anatomy is lab.anatomy
+
+
+def test_attention_computed_otherwise_since_is_looked_at_anew() -> None:
+    """falcon's patterns are right when it computes them eagerly, and only then."""
+    model = families.build(families.FAMILIES["falcon_grouped"])
+    lab = lk.Lab(model, families.Tokens())
+    assert lab.support()["attention"] is None
+    model.config._attn_implementation = "sdpa"
+    assert "eager" in str(lab.support()["attention"])
