@@ -23,6 +23,8 @@ from labkit.trace.passes import TokenAxis
 from labkit.trace.record import Trace, token_loss
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from labkit.trace.lab_like import TracingLab
 
 TOP = 5
@@ -224,7 +226,7 @@ class HalfLoss:
         return float(np.mean([loss >= self.without for loss in self.others])) if self.others else math.nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Knockout:
     """What switching off some heads does to copying, next to switching off as many others.
 
@@ -244,6 +246,38 @@ class Knockout:
     def share(self) -> float:
         """The share of draws that hurt copying at least as much as the chosen heads do."""
         return self.second.share
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Mean loss on each block: intact, without the heads, and without as many others (mean and highest of the draws)."""
+        import pandas as pd
+
+        rows = {"first block, nothing to copy": self.first, "second block, a copy": self.second}
+        return pd.DataFrame(
+            {
+                "intact": {name: half.intact for name, half in rows.items()},
+                "without": {name: half.without for name, half in rows.items()},
+                "others, mean": {name: float(np.mean(half.others or math.nan)) for name, half in rows.items()},
+                "others, highest": {name: max(half.others, default=math.nan) for name, half in rows.items()},
+                "share as high": {name: half.share for name, half in rows.items()},
+            }
+        )
+
+    def _words(self) -> tuple[str, str]:
+        heads = ", ".join(f"{layer}.{head}" for layer, head in self.heads)
+        drawn = f"{len(self.drawn)} draws of as many others" + (" in the same layers" if self.same_layers else "")
+        return (
+            f"Loss in nats without heads {heads}, on {self.length} random tokens and their copy",
+            f"others: {drawn}; share as high: of the draws whose loss is at least that without the chosen heads",
+        )
+
+    def __repr__(self) -> str:
+        above, below = self._words()
+        return f"{above}\n{self.table.to_string(float_format='{:.3f}'.format)}\n{below}"
+
+    def _repr_html_(self) -> str:
+        above, below = self._words()
+        return f"<p>{above}</p>{self.table.to_html(float_format='{:.3f}'.format)}<p>{below}</p>"
 
 
 def knockout(

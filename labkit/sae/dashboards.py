@@ -46,7 +46,7 @@ class Example:
         return float(self.activations[self.peak])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dashboard:
     """What is known of one feature.
 
@@ -78,6 +78,36 @@ class Dashboard:
     def dead(self) -> bool:
         """Active nowhere in the corpus."""
         return self.largest == 0
+
+    def __repr__(self) -> str:
+        head = f"Feature {self.feature.index} of {self.feature.sae.name}"
+        if self.dead:
+            lines = [head, f"active on none of {self.tokens:,} tokens"]
+        else:
+            lines = [
+                head,
+                f"active on {self.density:.3%} of {self.tokens:,} tokens; highest activation {self.largest:.1f}",
+                "kinds of text: " + ", ".join(f"{k} {a:.0%} (corpus {c:.0%})" for k, (a, c) in self.kinds.items()),
+                "strongest examples and others, each with its peak in brackets:",
+                *(f"  {each.activation:6.1f}  {each.kind:8}  {_marked(each)}" for each in self.examples),
+            ]
+        for name, tokens in (("promotes", self.promoted), ("suppresses", self.suppressed)):
+            if tokens:
+                listed = ", ".join(f"{token!r} {deviations:.1f}" for token, deviations in tokens)
+                lines.append(f"{name}, in standard deviations: {listed}")
+        if self.promoted:
+            lines.append(f"  the strongest token of a random direction: {self.chance_promotion:.1f}")
+        if self.nearest:
+            near = ", ".join(f"{i} ({cosine:.2f})" for i, cosine in self.nearest)
+            lines.append(f"nearest features (cosine): {near}")
+            lines.append(f"  the closest of as many random directions: {self.chance_cosine:.2f}")
+        return "\n".join(lines)
+
+
+def _marked(example: Example) -> str:
+    words = list(example.tokens)
+    words[example.peak] = f"[{words[example.peak]}]"
+    return repr("".join(words))[1:-1]  # line breaks as \\n: an example is one line
 
 
 def dashboard(lab: LabLike, feature: Feature, *, of: Index | None = None, k: int = 8) -> Dashboard:

@@ -158,7 +158,7 @@ def _similar(
     return [int(i) for i in draw.permutation(near)[:count]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Quiz:
     """Places in fresh text, half of them where a feature fires: say which, then be scored.
 
@@ -167,6 +167,14 @@ class Quiz:
 
     items: tuple[tuple[str, ...], ...]
     fires: tuple[bool, ...]
+
+    def __repr__(self) -> str:
+        # the answers stay out of it
+        asked = (
+            f"Does the feature fire on the word in brackets? On {sum(self.fires)} of these {len(self.fires)} it does:"
+        )
+        shown = (repr("".join(item[:-1]) + f"[{item[-1]}]")[1:-1] for item in self.items)
+        return "\n".join([asked, *(f"  {number}  {words}" for number, words in enumerate(shown))])
 
     def score(self, answers: Sequence[bool]) -> tuple[float, float]:
         """(share right, the chance of at least as many where as many yeses are dealt to the places at random).

@@ -15,13 +15,20 @@ from labkit.errors import BadInput
 __all__ = ["Recovery", "World", "recovery", "world"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class World:
     """directions: (features, d) of length 1: the truth.  probability: (features,) of each to be there, by itself."""
 
     directions: Tensor
     probability: Tensor
     seed: int
+
+    def __repr__(self) -> str:
+        features, d = self.directions.shape
+        there = float(self.probability.sum())
+        return (
+            f"World of {features} features in {d} dimensions, {there:g} there at a time in the mean (seed {self.seed})"
+        )
 
     def sample(self, rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         """(x, amounts): (rows, d) and (rows, features); a feature that is there has an amount between 0.5 and 1.5."""
@@ -41,7 +48,7 @@ def world(features: int = 64, d: int = 24, active: float = 2.0, *, seed: int = 0
     return World(rows / rows.norm(dim=-1, keepdim=True), active * weight / weight.sum(), seed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recovery:
     """cosines: (true features,) of each with the dictionary row matched to it, one to one.  found: share above 0.9.
 
@@ -50,6 +57,12 @@ class Recovery:
 
     cosines: Tensor
     chance: float
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.found:.0%} of {len(self.cosines)} true features found (cosine above 0.9); "
+            f"mean cosine {self.mean:.2f}, by chance {self.chance:.2f}"
+        )
 
     @property
     def mean(self) -> float:

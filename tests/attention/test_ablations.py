@@ -329,6 +329,22 @@ def test_a_knockout_is_the_loop_over_its_draws(tiny_lab: lk.Lab, same_layers: bo
     assert result.drawn != knockout(tiny_lab, chosen, length=6, draws=5, seed=3, same_layers=same_layers).drawn
 
 
+def test_a_knockout_shows_its_losses_beside_those_of_others(tiny_lab: lk.Lab) -> None:
+    result = knockout(tiny_lab, [(1, 3), (0, 1)], length=6, draws=5)
+    first, second = result.table.to_dict("records")
+    for row, half in ((first, result.first), (second, result.second)):
+        assert row["intact"] == half.intact
+        assert row["without"] == half.without
+        assert row["others, mean"] == pytest.approx(sum(half.others) / 5)
+        assert row["others, highest"] == max(half.others)
+        assert row["share as high"] == half.share
+    for shown in (repr(result), result._repr_html_()):
+        assert "without heads 0.1, 1.3" in shown
+        assert f"{result.second.without:.3f}" in shown
+        assert "5 draws of as many others" in shown
+    assert knockout(tiny_lab, [(0, 1)], length=4, draws=0).table["others, mean"].isna().all()
+
+
 def test_draws_can_come_from_anywhere(tiny_lab: lk.Lab) -> None:
     drawn = knockout(tiny_lab, [(0, 0)], length=4, draws=80).drawn
     assert {head for draw in drawn for head in draw} == {(i, h) for i in range(2) for h in range(4)} - {(0, 0)}

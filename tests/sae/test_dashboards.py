@@ -92,6 +92,19 @@ def test_a_feature_at_work_nowhere_is_dead(lab: lk.Lab, found: Index) -> None:
     assert len(board.promoted) == 8  # what it promotes is known all the same
 
 
+def test_a_dashboard_is_read_where_it_is_shown(lab: lk.Lab, found: Index) -> None:
+    board = dashboard(lab, detectors(lab)[25], of=found, k=3)
+    shown = repr(board)
+    assert shown.startswith("Feature 25 of ")
+    assert f"{board.density:.3%} of {board.tokens:,} tokens; highest activation 2.0" in shown
+    assert shown.count("[t25 ]") == len(board.examples)
+    assert repr(board.promoted[0][0]) in shown
+    assert f"{board.nearest[0][0]} ({board.nearest[0][1]:.2f})" in shown
+    assert f"{board.chance_cosine:.2f}" in shown
+    assert max(map(len, shown.splitlines())) < 300
+    assert "active on none of" in repr(dashboard(lab, detectors(lab)[NEVER], of=found))
+
+
 def test_an_index_of_another_is_refused(lab: lk.Lab, found: Index, tmp_path: Path) -> None:
     sae = lk.sae.load(folder(tmp_path))
     with pytest.raises(BadInput, match=r"index is of 100 features and .* has 80; make it again"):

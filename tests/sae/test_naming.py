@@ -173,6 +173,14 @@ def test_half_of_a_quiz_are_places_where_the_feature_fires(lab: lk.Lab, sae: SAE
     assert len(set(made.items)) == 20  # no place twice
 
 
+def test_a_quiz_shows_its_places_and_not_its_answers(lab: lk.Lab, sae: SAE) -> None:
+    made = quiz(lab, sae[9], TEXTS, n=4)
+    asked, *places = repr(made).splitlines()
+    assert "On 2 of these 4 it does" in asked
+    assert [line.endswith(f"[{item[-1]}]") for line, item in zip(places, made.items, strict=True)] == [True] * 4
+    assert "True" not in repr(made)
+
+
 def test_the_order_is_random_and_by_seed(lab: lk.Lab, sae: SAE) -> None:
     one, same, other = (quiz(lab, sae[9], TEXTS, seed=seed) for seed in (0, 0, 1))
     assert one == same

@@ -29,6 +29,12 @@ def test_the_world_is_as_it_says() -> None:
     assert float(together) == pytest.approx(float(made.probability[0] * made.probability[1]), abs=0.004)
 
 
+def test_a_world_and_what_was_found_of_it_are_shown_in_a_line() -> None:
+    made = world(40, 12, 3.0, seed=2)
+    assert repr(made) == "World of 40 features in 12 dimensions, 3 there at a time in the mean (seed 2)"
+    assert repr(recovery(made.directions, made.directions)).startswith("100% of 40 true features found")
+
+
 def test_worlds_and_samples_are_by_seed() -> None:
     one, same, other = world(seed=0), world(seed=0), world(seed=1)
     assert torch.equal(one.directions, same.directions)
