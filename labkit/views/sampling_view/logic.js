@@ -2,9 +2,14 @@
 
 export const SLIDER = { lowest: 0, highest: 2, step: 0.05 };
 
-/** A row of float32: {temperature, entropy, others, shares}; others is the share of all tokens without a bar. */
+/**
+ * A row of float32; others is the share of all tokens without a bar.
+ * @typedef {{temperature: number, entropy: number, others: number, shares: number[]}} Row
+ */
+
+/** @type {(bytes: DataView, at: number, bars: number) => Row} */
 export function readRow(bytes, at, bars) {
-  const value = (i) => bytes.getFloat32(at + 4 * i, true);
+  const value = (/** @type {number} */ i) => bytes.getFloat32(at + 4 * i, true);
   return {
     temperature: value(0),
     entropy: value(1),
@@ -13,7 +18,7 @@ export function readRow(bytes, at, bars) {
   };
 }
 
-/** Index of the slider's position nearest to a temperature. */
+/** Index of the slider's position nearest to a temperature. @param {number} temperature */
 export function position(temperature) {
   return Math.round((temperature - SLIDER.lowest) / SLIDER.step);
 }
@@ -21,6 +26,7 @@ export function position(temperature) {
 /**
  * What to draw at a temperature: its row of the table when it is one of the slider's positions, else the row that
  * Python sent for it; null when that has not come yet.
+ * @type {(temperature: number, table: DataView, current: DataView, bars: number) => Row | null}
  */
 export function rowAt(temperature, table, current, bars) {
   const length = 4 * (3 + bars);
@@ -33,7 +39,7 @@ export function rowAt(temperature, table, current, bars) {
   return Math.abs(row.temperature - temperature) < 1e-6 ? row : null;
 }
 
-/** How a temperature is said. */
+/** How a temperature is said. @param {number} temperature */
 export function sayTemperature(temperature) {
   return `${temperature.toFixed(2)}${temperature === 0 ? " (greedy)" : ""}`;
 }
