@@ -20,7 +20,7 @@ from labkit.trace import running
 from labkit.trace.edits import Site, ablate_heads, installed
 from labkit.trace.input import as_ids, is_many
 from labkit.trace.passes import TokenAxis
-from labkit.trace.record import Trace, token_loss
+from labkit.trace.record import Trace, check_predicts, token_loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -405,6 +405,7 @@ def _head_outputs(lab: TracingLab, ids: list[int]) -> dict[int, torch.Tensor]:
     """(heads, T, d_head) of each layer that has heads, as the model computes them on these tokens."""
     if reason := lab.anatomy.support.get("head_output"):
         raise Unavailable(f"The heads of {lab.name} can't be switched off: {reason}.")
+    check_predicts(lab.anatomy.causal, lab.name)
     trace = lab.trace(ids, keep="head_output")
     return {layer: trace.head_output(layer) for layer in trace.layers_with("head_output")}
 

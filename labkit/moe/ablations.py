@@ -21,6 +21,7 @@ from labkit.results import Result, as_table
 from labkit.statistics import interval, p_value, permuted_within, ranks, resampled
 from labkit.trace import running
 from labkit.trace.input import as_kinds
+from labkit.trace.record import check_predicts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -210,6 +211,7 @@ class Documents:
     def __init__(self, lab: LabLike, texts: object) -> None:
         import torch
 
+        check_predicts(lab.anatomy.causal, lab.name)
         texts = as_kinds(texts)
         self.ids, self.kind_of, self.cut = documents_of(lab, texts)
         self.kinds = tuple(texts)

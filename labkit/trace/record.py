@@ -25,6 +25,7 @@ __all__ = [
     "LayerAttention",
     "Routes",
     "Trace",
+    "check_predicts",
     "checked_keep",
     "pattern",
     "token_loss",
@@ -151,11 +152,7 @@ class Trace:
         Raises Unavailable for a model that looks both ways: it has seen the token it would be predicting.
         """
         self._require("logits")
-        if not self.causal:
-            raise Unavailable(
-                f"{self.model} looks at later tokens too, so its logits are no predictions of the next and have no such loss; "
-                "use trace.logits."
-            )
+        check_predicts(self.causal, self.model)
         assert self._logits is not None
         return token_loss(self._logits, self.ids)
 
@@ -472,6 +469,15 @@ def _merge(fields: instruments.Fields, more: instruments.Fields) -> None:
     for name, value in more.items():
         there = fields.get(name)
         fields[name] = {**there, **value} if isinstance(there, dict) and isinstance(value, dict) else value
+
+
+def check_predicts(causal: bool, model: str) -> None:
+    """Raise Unavailable for a model that looks both ways, whose logits have no loss of the next token."""
+    if not causal:
+        raise Unavailable(
+            f"{model} looks at later tokens too, so its logits are no predictions of the next and have no such loss; "
+            "use trace.logits."
+        )
 
 
 def token_loss(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families import UNUSUAL, Tokens, build
 from induction_model import induction_lab
 
 import labkit as lk
@@ -43,6 +44,14 @@ def alone(lab: lk.Lab, heads: list[tuple[int, int]], value: Any = 0.0, ids: list
 
 
 # effects --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_looks_both_ways_has_no_loss_to_compare() -> None:
+    lab = lk.Lab(build(UNUSUAL["llama_both_ways"]), Tokens())
+    with pytest.raises(lk.Unavailable, match="no predictions of the next"):
+        effects(lab, [5, 99, 17, 42, 8], progress=False)
+    with pytest.raises(lk.Unavailable, match="no predictions of the next"):
+        ablation(lab, [5, 99, 17, 42, 8])([(0, 1)])
 
 
 @pytest.mark.parametrize("size", [1, 15, 40, 10_000])
