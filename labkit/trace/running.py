@@ -439,10 +439,16 @@ def generates_in_lists(model: PreTrainedModel) -> Lists:
     """The same for generating, where texts are padded on the left and a cache or a state is carried on."""
 
     def attempt(rows: list[list[int]]) -> list[list[torch.Tensor]]:
-        config = GenerationConfig(max_new_tokens=2, min_new_tokens=2, do_sample=False, use_cache=True)
-        made = _generated(
-            model, batch_of(model, rows, left=True), config, output_scores=True, return_dict_in_generate=True
+        # all in the config: settings beside it are deprecated, and transformers prints so in the reader's notebook
+        config = GenerationConfig(
+            max_new_tokens=2,
+            min_new_tokens=2,
+            do_sample=False,
+            use_cache=True,
+            output_scores=True,
+            return_dict_in_generate=True,
         )
+        made = _generated(model, batch_of(model, rows, left=True), config)
         first, second = (scores.float() for scores in made.scores)  # type: ignore[attr-defined]
         return [[first[row], second[row]] for row in range(len(rows))]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from families import FAMILIES, Family, Tokens, build
 
 import labkit as lk
@@ -329,6 +331,21 @@ def test_other_families_run_in_lists(family: str) -> None:
     """Were the tolerance too narrow, all would be slow and nobody would notice."""
     model = build(FAMILIES[family])
     assert answers_in_lists(model) == generates_in_lists(model) == Lists(True, True)
+
+
+def test_trying_a_model_prints_nothing() -> None:
+    """transformers writes its warnings, of deprecated arguments among others, into the reader's notebook."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers")
+    transformers.utils.logging.warning_once.cache_clear()  # or what was said once before would not be said here
+    logger.addHandler(handler)
+    try:
+        generates_in_lists(build(FAMILIES["llama3"]))
+    finally:
+        logger.removeHandler(handler)
+    assert said == []
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
