@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-log = logging.getLogger("labkit.models")
+log = logging.getLogger("labkit")
 
 
 @dataclass(frozen=True)

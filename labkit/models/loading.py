@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
     from labkit.models.sources import HubModel
+
+_LOG = logging.getLogger("labkit")
 
 DeviceMap: TypeAlias = "str | Mapping[str, int | str | torch.device] | None"
 
@@ -201,6 +204,9 @@ def _finish(
         whole: torch.nn.Module = model
         whole.to(placement.device)
     model.eval()
+    spread = getattr(model, "hf_device_map", None)  # accelerate's: which part is where
+    where = ", ".join(sorted({str(part) for part in spread.values()})) if spread else str(model.device)
+    _LOG.info("opened %s (%s) in %s on %s", place.name, place.kind, model.dtype, where)
     notes = (*place.notes, *((placement.note,) if placement.note else ()))
     return OpenedModel(model, tokenizer, place.name, licence, notes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import shutil
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from labkit.errors import BadInput, BadModelFile, ModelNotFound, NotEnoughDisk
 from labkit.models import catalog, published, shipped, sources, store
 from labkit.models.catalog import CatalogModel
+
+_LOG = logging.getLogger("labkit")
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -29,8 +32,9 @@ class ModelPlace:
 
 
 def say(text: str) -> None:
-    """One line to the user about something that takes time or was done differently than asked."""
+    """One line to the user, and to the log, about something that takes time or was done differently than asked."""
     print(text, file=sys.stderr, flush=True)
+    _LOG.info("%s", text)
 
 
 def is_path_like(name: str) -> bool:
@@ -188,6 +192,7 @@ def _resolve_hub(
             raise ModelNotFound(
                 f"{repo_id} is not in the local cache and HF_HUB_OFFLINE is set; unset it to fetch the model, or {at_hand()}."
             )
+        _LOG.info("%s: HF_HUB_OFFLINE is set: using the copy fetched earlier, %s", repo_id, cached)
         return ModelPlace(repo_id, "hub", cached)
     try:
         found = sources.look_up_hub(repo_id, revision, allow_pickle=allow_pickle, token=token)

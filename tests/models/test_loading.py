@@ -91,6 +91,15 @@ def test_close_frees_the_model_and_says_so(tiny_folder: Path) -> None:
     assert lk.load(tiny_folder) is not lab
 
 
+def test_where_and_how_a_model_was_opened_is_logged(
+    tiny_folder: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO", "labkit")
+    lk.load(tiny_folder, fresh=True, device="cpu", dtype="float32")
+    assert f"opened {tiny_folder.name} (folder) in torch.float32 on cpu" in caplog.messages
+    assert "opened" not in capsys.readouterr().err
+
+
 def test_an_unknown_name_gets_near_matches() -> None:
     with pytest.raises(ModelNotFound, match=r"'smolm2-135m' \(did you mean smollm2-135m.*lk\.load\(\) brings"):
         lk.load("smolm2-135m")
@@ -177,13 +186,17 @@ def test_a_large_model_is_refused_from_its_size_alone() -> None:
         loading.place_weights("smollm2-135m-instruct", 10**13, loading.Options())
 
 
-def test_what_does_not_fit_on_the_gpu_alone_is_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_on_the_gpu_alone_is_spread(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "labkit")
     monkeypatch.setattr(hardware, "pick_device", lambda device="auto": "cuda")
     monkeypatch.setattr(hardware, "pick_dtype", lambda dtype="auto", device="auto": torch.bfloat16)
     monkeypatch.setattr(hardware, "free_bytes", lambda device="cpu": {"cuda": 10**9, "cpu": 10**10}[device])
     spread = loading.place_weights("m", 10**9, loading.Options())
     assert spread.device_map == "auto"
     assert "GPU" in (spread.note or "")
+    assert [record.getMessage() for record in caplog.records] == [f"m: {spread.note}."]
     assert loading.place_weights("m", 10**8, loading.Options()).device_map is None
     with pytest.raises(NotEnoughMemory):
         loading.place_weights("m", 10**9, loading.Options(device="cuda"))

