@@ -42,9 +42,9 @@ def words(ids: list[int]) -> str:
     return " ".join(f"t{i}" for i in ids)
 
 
-def adapted(name: str) -> Any:
+def adapted(name: str, family: str = "llama3") -> Any:
     torch.manual_seed(1)
-    model = peft.get_peft_model(build(FAMILIES["llama3"]), (INJECTED | BEFORE_A_TEXT)[name]())
+    model = peft.get_peft_model(build(FAMILIES[family]), (INJECTED | BEFORE_A_TEXT)[name]())
     with torch.no_grad():
         for weight_name, weight in model.named_parameters():
             if "prompt_encoder" in weight_name:
@@ -129,12 +129,18 @@ def test_logits_and_residuals_are_the_text_s_own(tuned: Any) -> None:
         torch.testing.assert_close(lk.sae.residual(lab, ids, 1), own.hidden_states[1][0, -n:])
         torch.testing.assert_close(lab.next_logits(words(ids)), logits[-1])
         loss = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]))
-        try:
-            torch.testing.assert_close(trace.loss[1:].mean(), loss)
-        except lk.Unavailable:  # under prefix tuning, whose keys outnumber the tokens, a loss may be refused
-            assert tuned.active_peft_config.peft_type == "PREFIX_TUNING"
+        torch.testing.assert_close(trace.loss[1:].mean(), loss)
+        assert trace.causal
+        assert not trace.notes
         base = lk.Lab(tuned.get_base_model(), Tokens(), name="base")
         assert not torch.allclose(base.trace(ids, keep="logits").logits, logits, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", BEFORE_A_TEXT)
+def test_a_model_that_looks_both_ways_has_no_loss_under_virtual_tokens_either(name: str) -> None:
+    lab = lk.Lab(adapted(name, "llama_both_ways"), Tokens(), name="tuned")
+    with pytest.raises(lk.Unavailable, match="looks at later tokens too"):
+        lab.trace(TEXT, keep="logits").loss  # noqa: B018 # reading it is what is refused
 
 
 def test_lists_under_virtual_tokens_are_as_alone(tuned: Any) -> None:

@@ -261,6 +261,7 @@ class _WhoAttends:
 
     def __init__(self, model: PreTrainedModel, seen: _Seen) -> None:
         self.family, self.seen = str(model.config.get_text_config().model_type), seen
+        self.virtual = running.virtual_tokens(model)
         self.call: Call | None = None
 
     def before(self, call: Call) -> None:
@@ -289,7 +290,9 @@ class _WhoAttends:
         mask = visible(call)
         if mask is not None:
             allowed = mask if mask.dtype is torch.bool else mask > torch.finfo(mask.dtype).min / 2
-            self.seen.causal &= not bool(allowed.triu(1).any())
+            # prefix tuning puts keys of no token before those of the text, which every token may see
+            before = self.virtual if call.key.shape[2] == call.query.shape[2] + self.virtual else 0
+            self.seen.causal &= not bool(allowed.triu(1 + before).any())
         if not _agrees(call, mask, output):
             unknown = sorted(name for name, value in call.options.items() if name not in KNOWN and value is not None)
             by = f"from what labkit does not know ({', '.join(unknown)})" if unknown else "otherwise than labkit knows"
@@ -484,7 +487,7 @@ def _runs_before(added: dict[nn.Module, torch.Tensor], first: nn.Module, second:
 
 
 def _depth(layer: nn.Module, part: nn.Module) -> int:
-    names = [name for name, module in layer.named_modules() if module is part]
+    names: list[str] = [name for name, module in layer.named_modules() if module is part]
     return names[0].count(".")
 
 
