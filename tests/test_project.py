@@ -93,3 +93,26 @@ def test_nothing_tracked_is_large_or_names_a_machine() -> None:
             if path.suffix in {".py", ".md", ".toml", ".ipynb", ".yml", ".json", ".js"}:
                 text = path.read_text(encoding="utf-8")
                 assert not re.search(r"/(home|root|Users)/\w+/", text), f"{name} names a path of a machine"
+
+
+def test_the_package_is_typed_strictly() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    mypy = project["tool"]["mypy"]
+    assert mypy["strict"] is True
+    assert mypy["packages"] == ["labkit"]
+    assert {name for rule in mypy["overrides"] for name in rule} == {"module", "warn_return_any"}  # no other ease
+    words = [
+        word for path in (ROOT / "labkit").rglob("*.py") for word in re.findall(r"\bAny\b", path.read_text("utf-8"))
+    ]
+    assert len(words) <= 250
+
+
+def test_an_installed_labkit_says_that_it_is_typed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert (ROOT / "labkit" / "py.typed").read_text(encoding="utf-8") == ""
+    # hatch takes every file of the package that git does not ignore, unless told otherwise
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == ["labkit"]
+    assert not {"include", "only-include", "exclude"} & (wheel.keys() | project["tool"]["hatch"]["build"].keys())
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8")
+    assert "typed" not in ignored

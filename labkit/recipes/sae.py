@@ -65,6 +65,7 @@ def prepare(work: Path) -> None:
 
     tokenizer = lk.load().tokenizer
     between = tokenizer.convert_tokens_to_ids("<|endoftext|>")  # what parted documents when the model was trained
+    assert isinstance(between, int)
     rows, kinds = [], []
     for number, kind in enumerate(texts.KINDS):
         documents = texts.load(work / "texts", "train", kind)
@@ -106,7 +107,9 @@ def harvest(work: Path, *, device: str | None = None) -> None:
     folder = work / "activations"
     folder.mkdir(exist_ok=True)
     pieces = np.load(work / "pieces.npy")
-    model = lk.load(fresh=True).model.to(device=device, dtype=torch.bfloat16)  # its own, since it is changed
+    model = lk.load(fresh=True).model  # its own, since it is changed
+    whole: torch.nn.Module = model  # transformers wraps `to` in what types don't follow
+    whole.to(device=device, dtype=torch.bfloat16)
     for number in range(-(-len(pieces) // PIECES_A_FILE)):
         path = folder / f"{number:03d}.npy"
         if path.exists():

@@ -12,7 +12,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import nn
@@ -133,8 +133,9 @@ def _scorer(
     least = max(given.experts.shape[1], int(given.experts.max()) + 1)
 
     def scores(item: object) -> bool:
-        wide = _is_table(item, tokens) and item is not given.weights
-        return wide and (item.shape[1] == count if isinstance(count, int) else item.shape[1] >= least)
+        if not _is_table(item, tokens) or item is given.weights:
+            return False
+        return item.shape[1] == count if isinstance(count, int) else item.shape[1] >= least
 
     found = [
         (module, None if len(items) == 1 else i, item.shape[1])
@@ -192,11 +193,11 @@ def _sorted_decision(items: tuple[Output, ...]) -> list[int] | None:
     return items[3] if flat and _is_matrix(items[4]) and items[4].shape[1] == len(items[3]) else None
 
 
-def _is_matrix(item: object) -> bool:
+def _is_matrix(item: object) -> TypeGuard[torch.Tensor]:
     return isinstance(item, torch.Tensor) and item.dim() == 2
 
 
-def _is_table(item: object, tokens: int) -> bool:
+def _is_table(item: object, tokens: int) -> TypeGuard[torch.Tensor]:
     return _is_matrix(item) and item.is_floating_point() and item.shape[0] == tokens
 
 

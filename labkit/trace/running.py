@@ -30,6 +30,9 @@ from labkit.trace.probing import COARSEST, TOLERANCE, evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+    Generated = torch.Tensor | GenerateDecoderOnlyOutput
 
 TOKENS_A_PASS = {"cpu": 512}  # a CPU gains nothing from more
 TOKENS_A_PASS_ELSEWHERE = 4096
@@ -53,7 +56,7 @@ def language_model(model: PreTrainedModel) -> PreTrainedModel:
     """The transformers model, without torch.compile's wrapper and without peft's."""
     inner = unwrapped(model)
     base = getattr(inner, "get_base_model", None)
-    return unwrapped(base()) if callable(base) else inner  # type: ignore[return-value]
+    return cast("PreTrainedModel", unwrapped(base()) if callable(base) else inner)
 
 
 def virtual_tokens(model: PreTrainedModel) -> int:
@@ -160,12 +163,12 @@ def prepared(model: PreTrainedModel, *, compiled: bool = False) -> Iterator[None
     checkpointing = [m for m in model.modules() if vars(m).get("gradient_checkpointing") is True]
     with evaluating(model), contextlib.nullcontext() if compiled else uncompiled(model):
         for module in checkpointing:
-            module.gradient_checkpointing = False  # type: ignore[assignment]
+            vars(module)["gradient_checkpointing"] = False
         try:
             yield
         finally:
             for module in checkpointing:
-                module.gradient_checkpointing = True  # type: ignore[assignment]
+                vars(module)["gradient_checkpointing"] = True
 
 
 class _Uncompiled:
@@ -449,7 +452,8 @@ def generates_in_lists(model: PreTrainedModel) -> Lists:
             return_dict_in_generate=True,
         )
         made = _generated(model, batch_of(model, rows, left=True), config)
-        first, second = (scores.float() for scores in made.scores)  # type: ignore[attr-defined]
+        assert not isinstance(made, torch.Tensor)
+        first, second = (scores.float() for scores in made.scores or ())
         return [[first[row], second[row]] for row in range(len(rows))]
 
     return _tried(model, "generate", attempt)
@@ -538,14 +542,16 @@ def generate(
         sequences = _generated(
             model, batch, config, logits_processor=processors(batch.padding), stopping_criteria=criteria
         )
+    assert isinstance(sequences, torch.Tensor)
     return sequences[:, batch.ids.shape[1] :]
 
 
-def _generated(model: PreTrainedModel, batch: Batch, config: GenerationConfig, **options: object) -> torch.Tensor:
+def _generated(model: PreTrainedModel, batch: Batch, config: GenerationConfig, **options: object) -> Generated:
+    """The ids, (texts, tokens) with those given; with return_dict_in_generate, these and what was computed on the way."""
     config.pad_token_id = padding_id(model)  # follows a text that has ended, and is not read
     mask = torch.ones_like(batch.ids) if batch.mask is None else batch.mask
     with _without_defaults(model), torch.no_grad():
-        generate = cast("Callable[..., torch.Tensor]", model.generate)  # of the model, or handed on by a wrapper
+        generate = cast("Callable[..., Generated]", model.generate)  # of the model, or handed on by a wrapper
         return generate(input_ids=batch.ids, attention_mask=mask, generation_config=config, **options)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from labkit.results import Result
 
 
-def measure_facts(name: str) -> dict[str, object]:
+class MeasureFacts(TypedDict):
+    """What the page says of a measure. uniform: its value where all keys get the same weight, where that is known."""
+
+    name: str
+    title: str
+    unit: str
+    text: str
+    uniform: float | None
+
+
+def measure_facts(name: str) -> MeasureFacts:
     """What the page says of a measure of labkit.attention."""
     known = MEASURES[name]
     return {"name": name, "title": known.title, "unit": known.unit, "text": known.sentence, "uniform": None}
@@ -26,7 +36,7 @@ def measure_facts(name: str) -> dict[str, object]:
 
 def handed_in(
     measures: pd.DataFrame | Result | None, layers: Sequence[int], heads: int
-) -> tuple[bytes, list[dict[str, object]]]:
+) -> tuple[bytes, list[MeasureFacts]]:
     """A table's columns of numbers, (measures, layers, heads) float32, and what the page says of each.
 
     Raises BadInput where the table has no columns layer and head.
@@ -46,14 +56,14 @@ def handed_in(
     values[np.isinf(values)] = np.nan
     even = measures.attrs.get("uniform")
     even = even if isinstance(even, Mapping) else {}  # it says that the columns are the measures of labkit.attention
-    facts: list[dict[str, object]] = []
+    facts: list[MeasureFacts] = []
     for name in names:
-        own = name in MEASURES and name in even
-        known = measure_facts(str(name)) if own else {"title": str(name), "unit": "", "text": ""}
+        known = MEASURES[name] if name in MEASURES and name in even else None
         facts.append({
-            **known,
             "name": f"given:{name}",
-            "title": f"{known['title']} (given)",
+            "title": f"{known.title if known else name} (given)",
+            "unit": known.unit if known else "",
+            "text": known.sentence if known else "",
             "uniform": number_or_none(even.get(name)),
         })  # fmt: skip
     return values.tobytes(), facts
