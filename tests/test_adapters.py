@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, Tokens, build
+from families import FAMILIES, UNUSUAL, Tokens, build
 
 import labkit as lk
 
@@ -44,7 +44,7 @@ def words(ids: list[int]) -> str:
 
 def adapted(name: str, family: str = "llama3") -> Any:
     torch.manual_seed(1)
-    model = peft.get_peft_model(build(FAMILIES[family]), (INJECTED | BEFORE_A_TEXT)[name]())
+    model = peft.get_peft_model(build((FAMILIES | UNUSUAL)[family]), (INJECTED | BEFORE_A_TEXT)[name]())
     with torch.no_grad():
         for weight_name, weight in model.named_parameters():
             if "prompt_encoder" in weight_name:
