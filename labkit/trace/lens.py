@@ -60,7 +60,8 @@ def logit_lens(lab: LabLike, trace: Trace, *, k: int = 1) -> LogitLens:
     i; i = layers is the model's own prediction), position, token (at this position), top_token, top_id, top_probability;
     next_token, next_id: the one that actually follows in the text, its rank (how many tokens are held more probable) and
     logprob (nats), all missing at the last position; kl (nats): KL(the model's own prediction || this layer's). For k > 1
-    also top_tokens, top_ids, top_probabilities: tuples of k. Logits that are not numbers give missing values.
+    also top_tokens, top_ids, top_probabilities: tuples of k. Logits that are not numbers give missing values; rank and
+    logprob are missing, too, where a model looks both ways, since it has seen the token that follows.
     What it can show: when a prediction first becomes readable in the directions the model writes its answer in. What it
     can't: what the model "knows" at a layer. Early layers may keep the same information in other directions, so a poor
     reading is no sign of ignorance, and the final norm is used where it was never trained to be; a reading is a
@@ -108,7 +109,7 @@ def logit_lens(lab: LabLike, trace: Trace, *, k: int = 1) -> LogitLens:
                         row |= {"top_probabilities": tuple(probabilities[at])}
                 if position + 1 < len(trace):
                     row |= {"next_id": trace.ids[position + 1], "next_token": trace.tokens[position + 1]}
-                    row |= {"rank": rank[at], "logprob": logprob[at]} if not broken[at] else {}
+                    row |= {"rank": rank[at], "logprob": logprob[at]} if trace.causal and not broken[at] else {}
                 rows.append(row)
     columns = ["layer", "position", "token", "top_token", "top_id", "top_probability"]
     columns += ["next_token", "next_id", "rank", "logprob", "kl"]

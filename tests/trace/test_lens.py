@@ -11,6 +11,7 @@ from typing import Any
 import fuzz
 import pytest
 import torch
+from families import UNUSUAL, Tokens, build
 from torch import nn
 
 import labkit as lk
@@ -187,6 +188,14 @@ def test_logits_that_are_no_numbers_are_missing_not_made_up(tiny_lab: lk.Lab) ->
     assert math.isnan(figure.data[0].z[-1][-1])
     assert figure.data[0].text[-1][-1] == ""
     assert "no numbers" in figure.data[0].customdata[-1][-1]
+
+
+def test_a_model_that_looks_both_ways_predicts_no_next_token() -> None:
+    lab = lk.Lab(build(UNUSUAL["llama_both_ways"]), Tokens(), name="both ways")
+    table = logit_lens(lab, lab.trace([5, 17, 33, 8, 91], keep=("residual", "logits"))).table
+    assert table["rank"].isna().all()
+    assert table["logprob"].isna().all()
+    assert table["top_probability"].notna().all()
 
 
 def test_broken_weights_are_named() -> None:

@@ -320,6 +320,29 @@ def test_a_model_that_answers_otherwise_in_a_list_is_found_by_trying(over: tuple
         torch.testing.assert_close(trace.logits, plain(model, text), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("error", [AssertionError, KeyError, AttributeError])
+def test_a_model_that_fails_on_lists_is_run_one_by_one(error: type[Exception]) -> None:
+    model = build(FAMILIES["llama3"])
+
+    def alone(_module: Any, args: tuple[torch.Tensor]) -> None:
+        if len(args[0]) > 1:
+            raise error("one text at a time")
+
+    model.model.embed_tokens.register_forward_pre_hook(alone)
+    assert answers_in_lists(model) == Lists(False, False)
+    lab = lk.Lab(model, Tokens(), name="alone")
+    assert [len(trace) for trace in lab.trace([TEXT, SHORT], keep="logits")] == [len(TEXT), len(SHORT)]
+
+
+def test_no_memory_for_a_list_is_no_verdict_on_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(FAMILIES["llama3"])
+    monkeypatch.setattr(running, "_pass", lambda *_args, **_options: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        answers_in_lists(model)
+    monkeypatch.undo()
+    assert answers_in_lists(model) == Lists(True, True)
+
+
 def test_rwkv_runs_one_by_one_where_its_state_is_carried_on() -> None:
     model = build(FAMILIES["rwkv"])
     assert generates_in_lists(model) == Lists(False, False)
