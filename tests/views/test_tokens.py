@@ -272,5 +272,5 @@ def test_a_real_tokenizer_that_splits_characters(default_lab: Any, text: str) ->
 def test_what_is_no_generation_is_refused() -> None:
     with pytest.raises(BadInput, match="show one of the list"):
         tokens([story()])  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match="not by str"):
+    with pytest.raises(BadInput, match="this is a str"):
         tokens("text")  # type: ignore[arg-type]

@@ -57,8 +57,8 @@ class TokensView(View, TokenTraits):
     def __init__(self, generation: Generation, *, alternatives: int = 5, prompt: bool = True, **kwargs: object) -> None:
         if not hasattr(generation, "top_logprobs"):
             many = isinstance(generation, list | tuple)
-            what = "a list of them: show one of the list" if many else f"not by {type(generation).__name__}"
-            raise BadInput(f"views.tokens shows a Generation, as lab.generate returns it, {what}.")
+            given = "a list of them: show one of the list" if many else f"a {type(generation).__name__}"
+            raise BadInput(f"views.tokens shows a Generation, as lab.generate returns it, and this is {given}.")
         self._alternatives = alternatives
         self._prompt = prompt
         self._generation = generation
