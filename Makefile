@@ -50,7 +50,7 @@ check: $(DEV)
 
 # The Python side of every view, with the widget libraries of Colab.
 colab: $(DEV) model $(COLAB)
-	LABKIT_COLAB=1 OMP_NUM_THREADS=1 .venv/colab/bin/python -m pytest -n $(JOBS) --dist loadfile -m "not browser" tests/views tests/test_colab_versions.py
+	LABKIT_COLAB=1 JUPYTER_PATH=$(CURDIR)/.venv/share/jupyter OMP_NUM_THREADS=1 .venv/colab/bin/python -m pytest -n $(JOBS) --dist loadfile -m "not browser" tests/views tests/test_colab_versions.py
 
 model: $(BASE)
 	$(BIN)/labkit get default
