@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from labkit import attention as attention
     from labkit import moe as moe
+    from labkit import quantization as quantization
     from labkit import sae as sae
     from labkit import views as views
     from labkit.errors import BadInput as BadInput
@@ -67,6 +68,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "logit_attribution": ("labkit.trace.lens", "logit_attribution"),
     "attention": ("labkit.attention", None),
     "moe": ("labkit.moe", None),
+    "quantization": ("labkit.quantization", None),
     "sae": ("labkit.sae", None),
     "steer": ("labkit.sae.interventions", "steer"),
     "clamp": ("labkit.sae.interventions", "clamp"),

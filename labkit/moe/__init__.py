@@ -6,15 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from labkit.models.texts import Passage as Passage
+    from labkit.models.texts import passages as passages
+    from labkit.models.texts import texts as texts
     from labkit.moe.ablations import ExpertEffects as ExpertEffects
     from labkit.moe.ablations import OwnDomain as OwnDomain
     from labkit.moe.ablations import effects as effects
     from labkit.moe.ablations import own_domain as own_domain
-    from labkit.moe.corpus import Passage as Passage
-    from labkit.moe.corpus import checkpoints as checkpoints
-    from labkit.moe.corpus import passages as passages
-    from labkit.moe.corpus import recorded_effects as recorded_effects
-    from labkit.moe.corpus import texts as texts
     from labkit.moe.edits import choose as choose
     from labkit.moe.edits import drop as drop
     from labkit.moe.edits import forbid as forbid
@@ -40,6 +38,8 @@ if TYPE_CHECKING:
     from labkit.moe.pruning import PruningDamage as PruningDamage
     from labkit.moe.pruning import damage as damage
     from labkit.moe.pruning import prune as prune
+    from labkit.moe.recorded import checkpoints as checkpoints
+    from labkit.moe.recorded import recorded_effects as recorded_effects
     from labkit.moe.routing import Routing as Routing
     from labkit.moe.routing import collect as collect
     from labkit.moe.sizes import Costs as Costs
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
     "ablations": ("ExpertEffects", "OwnDomain", "effects", "own_domain"),
-    "corpus": ("Passage", "checkpoints", "passages", "recorded_effects", "texts"),
     "edits": ("choose", "drop", "forbid", "force", "random_router"),
     "lexicon": ("Vocabulary", "vocabulary"),
     "measures": (
@@ -66,11 +65,13 @@ _NAMES = {
     ),
     "mutual": ("Information", "Roles", "information", "roles"),
     "pruning": ("Pruning", "PruningDamage", "damage", "prune"),
+    "recorded": ("checkpoints", "recorded_effects"),
     "routing": ("Routing", "collect"),
     "sizes": ("Costs", "costs"),
     "upcycling": ("upcycle",),
 }
-_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+_HOMES = {name: f"labkit.moe.{module}" for module, names in _NAMES.items() for name in names}
+_HOMES |= dict.fromkeys(("Passage", "passages", "texts"), "labkit.models.texts")
 
 __all__ = sorted(_HOMES)
 
@@ -78,7 +79,7 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"labkit.moe.{_HOMES[name]}"), name)
+    value: object = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

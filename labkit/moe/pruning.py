@@ -25,9 +25,9 @@ from labkit.moe.ablations import DRAWS, Documents, baseline_line, effects, route
 from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, choices_by_document
 from labkit.moe.edits import forbid
 from labkit.moe.sizes import EXPERTS
-from labkit.moe.upcycling import check_room, empty_model, refuse_odd_weights
 from labkit.results import Result, as_table
 from labkit.statistics import interval
+from labkit.trace.building import check_room, empty_model, refuse_odd_weights
 from labkit.trace.edits import Edit
 from labkit.trace.input import as_kinds
 from labkit.trace.routers import rule_of

@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from labkit import checks
-from labkit.errors import BadInput, NotEnoughMemory, Unavailable
-from labkit.models.hardware import free_bytes
-from labkit.models.memory import human_bytes, memory
+from labkit.errors import BadInput, Unavailable
+from labkit.models.memory import memory
+from labkit.trace.building import check_room, empty_model, refuse_odd_weights
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
     from labkit.trace.lab_like import BuiltLab, LabLike
 
 Made = TypeVar("Made", bound="BuiltLab")
 ROUTER_STD = 0.02
-HEADROOM = 0.1  # room for activations beside the weights, as a share of them, as when a model is loaded
 MLP = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -137,38 +136,6 @@ def upcycle(lab: Made, experts: int = 8, top_k: int = 2, seed: int = 0, noise: f
         licence=lab.licence,
         notes=(*lab.notes, f"upcycled: every expert began as a copy of the MLP of {lab.name}"),
     )
-
-
-def empty_model(config: PreTrainedConfig, like: PreTrainedModel) -> PreTrainedModel:
-    """A model of this configuration on the device and in the dtype of another, its weights not yet filled."""
-    from transformers import AutoModelForCausalLM
-    from transformers.initialization import no_init_weights
-
-    with no_init_weights(), torch.device(like.device):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, dtype=like.dtype, attn_implementation=like.config._attn_implementation
-        )
-    model.tie_weights()  # left out with the initialization
-    return model
-
-
-def refuse_odd_weights(lab: LabLike, what: str) -> None:
-    """Raise Unavailable where a model's weights are not plain tensors on one device. what: such as "upcycled"."""
-    tensors = list(lab.model.parameters())
-    if getattr(lab.model, "is_quantized", False) or not all(t.is_floating_point() for t in tensors):
-        raise Unavailable(f"{lab.name} is quantized and can't be {what}; load it without a quantization.")
-    if len({t.device for t in tensors}) > 1 or any(t.device.type == "meta" for t in tensors):
-        raise Unavailable(f"{lab.name} is spread over several devices and can't be {what}; load it with device='cpu'.")
-
-
-def check_room(lab: LabLike, needed: int, what: str, remedy: str) -> None:
-    """Raise NotEnoughMemory where `needed` bytes of weights, and room to run them, are not free on the lab's device."""
-    wanted, free = int(needed * (1 + HEADROOM)), free_bytes(str(lab.device))
-    if wanted > free:
-        raise NotEnoughMemory(
-            f"{what} needs {human_bytes(wanted)} beside the model that is there, and {human_bytes(free)} are free on "
-            f"{lab.device}; {remedy}."
-        )
 
 
 def _target(lab: LabLike) -> _Target:

@@ -14,11 +14,12 @@ from families import FAMILIES, Family, Tokens, build
 from hand_mixture import documents, hand_lab, texts
 
 import labkit as lk
-from labkit.moe import pruning, upcycling
+from labkit.moe import pruning
 from labkit.moe.ablations import effects
 from labkit.moe.measures import load
 from labkit.moe.pruning import Pruning, damage, prune
 from labkit.moe.routing import collect
+from labkit.trace import building
 
 IDS = list(range(3, 33))
 ALONE = {"deepseek_v3": {"n_group": 1, "topk_group": 1}}
@@ -181,7 +182,7 @@ def test_what_cannot_be_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
         prune(tiny("deepseek_v3"), experts_of(tiny("deepseek_v3")) - 1, by="random").lab()
     lab = tiny("mixtral")
     found = prune(lab, 3, by="random")
-    monkeypatch.setattr(upcycling, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(building, "free_bytes", lambda _: 1000)
     with pytest.raises(lk.NotEnoughMemory, match=r"pruning\.edit"):
         found.lab()
     monkeypatch.undo()

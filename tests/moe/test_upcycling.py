@@ -13,6 +13,7 @@ import labkit as lk
 from labkit.models import hardware
 from labkit.moe import upcycling
 from labkit.moe.upcycling import upcycle
+from labkit.trace import building
 
 IDS = torch.arange(3, 33)[None] % 100
 SCALED = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}
@@ -203,11 +204,11 @@ def test_memory_is_checked_before_anything_is_made(monkeypatch: pytest.MonkeyPat
     def fail(*_: Any) -> None:
         raise AssertionError("a model was made")
 
-    monkeypatch.setattr(upcycling, "free_bytes", lambda _: needed)
+    monkeypatch.setattr(building, "free_bytes", lambda _: needed)
     monkeypatch.setattr(upcycling, "empty_model", fail)
     with pytest.raises(lk.NotEnoughMemory, match="fewer experts"):
         upcycle(lab, 8, 2)
-    monkeypatch.setattr(upcycling, "free_bytes", lambda _: int(needed * 1.2))
+    monkeypatch.setattr(building, "free_bytes", lambda _: int(needed * 1.2))
     with pytest.raises(AssertionError, match="a model was made"):
         upcycle(lab, 8, 2)
     assert hardware.free_bytes("cpu") > 0

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import labkit as lk
+from labkit.models import texts as shipped
 from labkit.models.shipped import ASSETS
-from labkit.moe import corpus
+from labkit.moe import recorded as files
 from labkit.recipes.moe import CHECKPOINTS, STEPS
 
 
@@ -23,7 +24,7 @@ def lab() -> lk.Lab:
 
 def test_texts_are_of_five_kinds_and_parts_share_nothing() -> None:
     first, second = lk.moe.texts(15), lk.moe.texts(15, skip=15)
-    assert list(first) == list(corpus.KINDS)
+    assert list(first) == list(shipped.KINDS)
     assert all(len(of_kind) == 15 for part in (first, second) for of_kind in part.values())
     for kind in first:
         assert not set(first[kind]) & set(second[kind])
@@ -46,7 +47,7 @@ def test_every_source_has_its_licence_on_the_page() -> None:
         "Yuan",
         "LibreOffice",
     }
-    sources = {p.source for kind in corpus.KINDS for p in lk.moe.passages(kind)}
+    sources = {p.source for kind in shipped.KINDS for p in lk.moe.passages(kind)}
     for source in sources:
         assert any(word in source for word in named if word in page), source
 
@@ -74,14 +75,15 @@ def test_a_kind_that_is_not_there() -> None:
 
 
 def test_a_damaged_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "ASSETS", tmp_path)
-    corpus.passages.cache_clear()
+    monkeypatch.setattr(shipped, "ASSETS", tmp_path)
+    monkeypatch.setattr(files, "ASSETS", tmp_path)
+    shipped.passages.cache_clear()
     try:
         for read in (lambda: lk.moe.passages("prose"), lk.moe.checkpoints, lk.moe.recorded_effects):
             with pytest.raises(lk.BadModelFile, match="install labkit again"):
                 read()
     finally:
-        corpus.passages.cache_clear()
+        shipped.passages.cache_clear()
 
 
 def test_the_last_recorded_choices_are_the_shipped_models(lab: lk.Lab) -> None:
@@ -90,7 +92,7 @@ def test_the_last_recorded_choices_are_the_shipped_models(lab: lk.Lab) -> None:
     assert list(recorded) == list(CHECKPOINTS)
     last = recorded[STEPS]
     assert last.shape == (1000, 6, 4)
-    ids = [lab.tokenizer(p.text).input_ids for kind in corpus.KINDS for p in lk.moe.passages(kind)]
+    ids = [lab.tokenizer(p.text).input_ids for kind in shipped.KINDS for p in lk.moe.passages(kind)]
     total = sum(map(len, ids))
     wanted = np.linspace(0, total - 1, 1000).round().astype(int)
     first = ids[:6]
@@ -111,7 +113,7 @@ def test_the_recorded_effects_are_what_is_measured(lab: lk.Lab) -> None:
     some = {kind: [text[:600] for text in of_kind] for kind, of_kind in lk.moe.texts(12).items()}
     now = lk.moe.effects(lab, some, [(5, 1)], draws=10, progress=False).set_index("kind")["loss_change"]
     then = table[(table["layer"] == 5) & (table["expert"] == 1)].set_index("kind")["loss_change"]
-    for kind in corpus.KINDS:
+    for kind in shipped.KINDS:
         assert now[kind] == pytest.approx(then[kind], abs=2e-4), kind
 
 

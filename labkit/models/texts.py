@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from labkit import checks
 from labkit.errors import BadInput, BadModelFile
 from labkit.models.shipped import ASSETS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KINDS = ("prose", "encyclopaedia", "python", "mathematics", "chinese")
 
@@ -61,34 +56,3 @@ def texts(documents: int | None = None, *, skip: int = 0) -> dict[str, list[str]
         )
     stop = None if documents is None else skip + documents
     return {kind: [p.text for p in passages(kind)[skip:stop]] for kind in KINDS}
-
-
-def recorded_effects() -> pd.DataFrame:
-    """What dropping each expert of labkit-moe does to the loss of each kind of text, measured once by its recipe.
-
-    Returns the table of `effects` (layer, expert, kind, loss_change, low, high) on the first 600 characters of the first
-    twelve shipped passages of each kind: `effects(lab, {k: [t[:600] for t in v] for k, v in texts(12).items()})`.
-    """
-    import pandas as pd
-
-    path = ASSETS / "labkit-moe" / "effects.csv"
-    try:
-        return pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise BadModelFile(f"{path.name}, which comes with labkit, can't be read; install labkit again.") from error
-
-
-def checkpoints() -> dict[int, np.ndarray]:
-    """{training step: chosen experts, (tokens, layers, k) uint8} of labkit-moe on 1,000 tokens of the shipped passages.
-
-    The first entry is step 0, the untrained model; the last is the shipped one. For `saturation`.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    path = ASSETS / "labkit-moe" / "choices.safetensors"
-    try:
-        found = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BadModelFile(f"{path.name}, which comes with labkit, can't be read; install labkit again.") from error
-    return dict(sorted((int(step), chosen) for step, chosen in found.items()))

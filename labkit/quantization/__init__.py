@@ -1,0 +1,33 @@
+"""Quantization: what bits cost, on the weights, in the text and on the clock."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from labkit.models.texts import texts as texts
+    from labkit.quantization.grids import Format as Format
+    from labkit.quantization.grids import Grid as Grid
+    from labkit.quantization.grids import Packed as Packed
+
+# module -> its names, fetched when first asked for; no module is named like a function, which it would hide
+_NAMES = {
+    "grids": ("Format", "Grid", "Packed"),
+}
+_HOMES = {name: f"labkit.quantization.{module}" for module, names in _NAMES.items() for name in names}
+_HOMES |= {"texts": "labkit.models.texts"}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

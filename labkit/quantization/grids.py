@@ -1,0 +1,111 @@
+"""What a format is: the values that a group of weights may take, and what is stored of them.
+
+A matrix is cut along its rows into groups of weights that share a grid. A `Grid` says what the values are: `fit` finds
+what a group's grid needs (its scale, and what else there is), `encode` takes each weight to its code, `decode` back to a
+value. `store` and `restore` are the bytes that stand in memory. A `Format` is a grid and the size of its groups.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+Blocks = torch.Tensor  # (groups, weights of a group) float32
+Codes = torch.Tensor  # (groups, weights of a group) uint8
+Parameters = dict[str, torch.Tensor]  # by name, each (groups, ...): scale, zero, ...
+GroupSize = int | Literal["channel", "tensor"]  # so many weights of a row; a whole row (one output); the whole matrix
+
+
+class Grid(ABC):
+    """The values that the weights of a group may take. Each kind is a frozen dataclass: its fields are its settings.
+
+    bits: of a code.  What `fit` returns is exact as stored: it has been rounded to the precision in which it is kept, so
+    that `decode` of what was stored and read back is the same, bit for bit.
+    """
+
+    bits: int
+
+    @abstractmethod
+    def fit(self, blocks: Blocks) -> Parameters:
+        """What the grid of each group needs. blocks: (groups, size) float32, finite."""
+
+    @abstractmethod
+    def encode(self, blocks: Blocks, parameters: Parameters) -> Codes:
+        """The code of the nearest value of the grid, for each weight; blocks may have any number of columns."""
+
+    @abstractmethod
+    def decode(self, codes: Codes, parameters: Parameters) -> Blocks:
+        """The values the codes stand for, float32."""
+
+    @abstractmethod
+    def store(self, codes: Codes, parameters: Parameters) -> Parameters:
+        """What stands in memory: packed codes, scales, ...; the sum of their bytes is what the matrix takes."""
+
+    @abstractmethod
+    def restore(self, stored: Mapping[str, torch.Tensor], groups: int, size: int) -> tuple[Codes, Parameters]:
+        """Codes (groups, size) and parameters again."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A grid, and how many weights share one. name: as a user writes it, such as "int4"."""
+
+    name: str
+    grid: Grid
+    group_size: GroupSize
+
+    def size(self, columns: int, rows: int) -> int:
+        """How many weights of a (rows, columns) matrix share a grid."""
+        return {"channel": columns, "tensor": rows * columns}.get(str(self.group_size)) or int(self.group_size)
+
+    def fits(self, shape: torch.Size | tuple[int, ...]) -> bool:
+        """Whether rows of this length can be cut into groups."""
+        return self.group_size in ("channel", "tensor") or shape[-1] % int(self.group_size) == 0
+
+    def blocks(self, weight: torch.Tensor) -> Blocks:
+        """(groups, size) float32 of a (..., columns) tensor, rows in order, each row's groups in order."""
+        columns = weight.shape[-1]
+        return weight.detach().float().reshape(-1, self.size(columns, weight.numel() // columns))
+
+    def pack(self, weight: torch.Tensor) -> Packed:
+        """A matrix, or several of one shape, rounded to the nearest values of the grid."""
+        blocks = self.blocks(weight)
+        parameters = self.grid.fit(blocks)
+        return self.packed(self.grid.encode(blocks, parameters), parameters, weight.shape)
+
+    def packed(self, codes: Codes, parameters: Parameters, shape: torch.Size | tuple[int, ...]) -> Packed:
+        """From codes that were chosen otherwise than by rounding."""
+        return Packed(self, torch.Size(shape), self.grid.store(codes, parameters))
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A weight as it is stored. shape: of the weight.  stored: tensors by name, as the grid's `store` made them."""
+
+    format: Format
+    shape: torch.Size
+    stored: Parameters = field(repr=False)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all that is stored: codes, scales, and what else the grid needs."""
+        return sum(t.numel() * t.element_size() for t in self.stored.values())
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.size_bytes / self.shape.numel()
+
+    def codes(self) -> tuple[Codes, Parameters]:
+        """Codes (groups, size) and parameters."""
+        columns = self.shape[-1]
+        size = self.format.size(columns, self.shape.numel() // columns)
+        return self.format.grid.restore(self.stored, self.shape.numel() // size, size)
+
+    def unpack(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """The weight again, of the shape it had."""
+        codes, parameters = self.codes()
+        return self.format.grid.decode(codes, parameters).reshape(self.shape).to(dtype)

@@ -1,0 +1,37 @@
+"""Codes of a few bits each, packed into bytes."""
+
+from __future__ import annotations
+
+import torch
+
+
+def pack_bits(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """(...,) of codes from 0 to 2**bits − 1 as a flat uint8 tensor, the first code in the lowest bits; the end is filled with 0.
+
+    bits: 1 to 8. Takes ceil(codes · bits / 8) bytes.
+    """
+    flat = codes.reshape(-1).to(torch.uint8)
+    if bits == 8:
+        return flat.clone()
+    if 8 % bits == 0:
+        each = 8 // bits
+        lanes = torch.nn.functional.pad(flat, (0, -len(flat) % each)).view(-1, each)
+        packed = lanes[:, 0].clone()
+        for place in range(1, each):
+            packed |= lanes[:, place] << (place * bits)
+        return packed
+    spread = (flat[:, None] >> torch.arange(bits, dtype=torch.uint8, device=flat.device)) & 1
+    return pack_bits(spread, 1)
+
+
+def unpack_bits(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
+    """(count,) uint8: the first `count` codes of `pack_bits`."""
+    if bits == 8:
+        return packed[:count].clone()
+    if 8 % bits == 0:
+        places = torch.arange(8 // bits, dtype=torch.uint8, device=packed.device) * bits
+        codes: torch.Tensor = (packed[:, None] >> places) & (2**bits - 1)
+        return codes.view(-1)[:count]
+    single = unpack_bits(packed, 1, count * bits).view(count, bits)
+    weights = 1 << torch.arange(bits, dtype=torch.uint8, device=packed.device)
+    return (single * weights).sum(1, dtype=torch.uint8)

@@ -1,0 +1,50 @@
+"""A model made of another: an empty one like it, whether its weights allow that, and whether there is room for both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from labkit.errors import NotEnoughMemory, Unavailable
+from labkit.models.hardware import free_bytes
+from labkit.models.memory import human_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from labkit.trace.lab_like import LabLike
+
+HEADROOM = 0.1  # room for activations beside the weights, as a share of them, as when a model is loaded
+
+
+def empty_model(config: PreTrainedConfig, like: PreTrainedModel) -> PreTrainedModel:
+    """A model of this configuration on the device and in the dtype of another, its weights not yet filled."""
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights(), torch.device(like.device):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=like.dtype, attn_implementation=like.config._attn_implementation
+        )
+    model.tie_weights()  # left out with the initialization
+    return model
+
+
+def refuse_odd_weights(lab: LabLike, what: str) -> None:
+    """Raise Unavailable where a model's weights are not plain tensors on one device. what: such as "upcycled"."""
+    tensors = list(lab.model.parameters())
+    if getattr(lab.model, "is_quantized", False) or not all(t.is_floating_point() for t in tensors):
+        raise Unavailable(f"{lab.name} is quantized and can't be {what}; load it without a quantization.")
+    if len({t.device for t in tensors}) > 1 or any(t.device.type == "meta" for t in tensors):
+        raise Unavailable(f"{lab.name} is spread over several devices and can't be {what}; load it with device='cpu'.")
+
+
+def check_room(lab: LabLike, needed: int, what: str, remedy: str) -> None:
+    """Raise NotEnoughMemory where `needed` bytes of weights, and room to run them, are not free on the lab's device."""
+    wanted, free = int(needed * (1 + HEADROOM)), free_bytes(str(lab.device))
+    if wanted > free:
+        raise NotEnoughMemory(
+            f"{what} needs {human_bytes(wanted)} beside the model that is there, and {human_bytes(free)} are free on "
+            f"{lab.device}; {remedy}."
+        )
