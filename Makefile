@@ -16,6 +16,9 @@ AXE := .venv/axe.min.js
 COLAB := .venv/colab/labkit-colab.stamp
 COLAB_VERSIONS := ipywidgets==7.7.1 widgetsnbextension==3.6.10 jupyterlab_widgets==1.1.11 ipython_genutils==0.2.0 \
 	anywidget==0.9.21 plotly==5.24.1
+# torchao prints warnings at every import of transformers, so it stands beside the environment and its test puts it in
+TORCHAO := .venv/torchao/labkit-torchao.stamp
+TORCHAO_VERSION := torchao==0.18.0
 SITE := import sysconfig; print(sysconfig.get_path("purelib"))
 
 # what the notebooks' own run has solved and guessed is nobody's progress
@@ -34,7 +37,7 @@ lab: $(BASE) model
 	$(BIN)/labkit lab
 
 # Every test: code style and types, unit tests, widgets in a browser, notebooks (the solved ones run in tests/notebooks).
-test: $(DEV) model browser check $(AXE) $(COLAB)
+test: $(DEV) model browser check $(AXE) $(COLAB) $(TORCHAO)
 	LABKIT_AXE=$(AXE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 	$(MAKE) colab
 	rm -f $(PROGRESS)
@@ -104,6 +107,11 @@ $(COLAB): Makefile | $(DEV)
 	$(BIN)/python -m pip --python .venv/colab/bin/python install --quiet --disable-pip-version-check --no-deps $(COLAB_VERSIONS)
 	@outer=$$($(BIN)/python -c '$(SITE)') own=$$(.venv/colab/bin/python -c '$(SITE)'); \
 		echo "import site; site.addsitedir('$$outer')" > "$$own/labkit-outer.pth"
+	@touch $@
+
+$(TORCHAO): Makefile | $(DEV)
+	rm -rf .venv/torchao
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/torchao $(TORCHAO_VERSION)
 	@touch $@
 
 $(DEV): $(BASE)
