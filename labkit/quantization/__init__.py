@@ -10,10 +10,14 @@ if TYPE_CHECKING:
     from labkit.quantization.grids import Format as Format
     from labkit.quantization.grids import Grid as Grid
     from labkit.quantization.grids import Packed as Packed
+    from labkit.quantization.integers import Absmax as Absmax
+    from labkit.quantization.integers import MinMax as MinMax
+    from labkit.quantization.integers import ZeroPoint as ZeroPoint
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
     "grids": ("Format", "Grid", "Packed"),
+    "integers": ("Absmax", "MinMax", "ZeroPoint"),
 }
 _HOMES = {name: f"labkit.quantization.{module}" for module, names in _NAMES.items() for name in names}
 _HOMES |= {"texts": "labkit.models.texts"}

@@ -10,9 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
+
+from labkit.errors import BadInput
 
 Blocks = torch.Tensor  # (groups, weights of a group) float32
 Codes = torch.Tensor  # (groups, weights of a group) uint8
@@ -23,11 +25,22 @@ GroupSize = int | Literal["channel", "tensor"]  # so many weights of a row; a wh
 class Grid(ABC):
     """The values that the weights of a group may take. Each kind is a frozen dataclass: its fields are its settings.
 
-    bits: of a code.  What `fit` returns is exact as stored: it has been rounded to the precision in which it is kept, so
-    that `decode` of what was stored and read back is the same, bit for bit.
+    bits: of a code.  by_column: a code means the same at every place of its group, so that `encode` and `decode` take a
+    single column, (groups, 1), with the groups' parameters; methods that choose one column after the other need it.
+    independent: a group's parameters don't depend on the other groups.
+
+    What `decode` reads of the parameters is exact as stored: `fit` has rounded it to the precision in which it is kept,
+    so that what was stored and read back decodes to the same values, bit for bit.
     """
 
     bits: int
+    by_column: ClassVar[bool] = True
+    independent: ClassVar[bool] = True
+
+    @property
+    def code_count(self) -> int:
+        """How many codes there are, from 0."""
+        return int(2**self.bits)
 
     @abstractmethod
     def fit(self, blocks: Blocks) -> Parameters:
@@ -49,6 +62,11 @@ class Grid(ABC):
     def restore(self, stored: Mapping[str, torch.Tensor], groups: int, size: int) -> tuple[Codes, Parameters]:
         """Codes (groups, size) and parameters again."""
 
+    def levels(self, parameters: Parameters, group: int = 0) -> torch.Tensor:
+        """(values,) float32, rising: all values that a weight of this group may take."""
+        codes = torch.arange(self.code_count, dtype=torch.uint8)[None]
+        return self.decode(codes, {name: each[[group]].cpu() for name, each in parameters.items()}).unique()
+
 
 @dataclass(frozen=True)
 class Format:
@@ -64,16 +82,27 @@ class Format:
 
     def fits(self, shape: torch.Size | tuple[int, ...]) -> bool:
         """Whether rows of this length can be cut into groups."""
-        return self.group_size in ("channel", "tensor") or shape[-1] % int(self.group_size) == 0
+        whole = self.group_size in ("channel", "tensor")
+        return len(shape) > 0 and 0 not in shape and (whole or shape[-1] % int(self.group_size) == 0)
 
     def blocks(self, weight: torch.Tensor) -> Blocks:
         """(groups, size) float32 of a (..., columns) tensor, rows in order, each row's groups in order."""
         columns = weight.shape[-1]
         return weight.detach().float().reshape(-1, self.size(columns, weight.numel() // columns))
 
-    def pack(self, weight: torch.Tensor) -> Packed:
-        """A matrix, or several of one shape, rounded to the nearest values of the grid."""
+    def pack(self, weight: torch.Tensor, name: str = "The weight") -> Packed:
+        """A matrix, or several of one shape, rounded to the nearest values of the grid. name: for the error.
+
+        Raises BadInput where rows can't be cut into groups, a weight is NaN or infinite, or a scale can't be stored.
+        """
+        if not self.fits(weight.shape):
+            raise BadInput(
+                f"{name} has the shape {tuple(weight.shape)}, whose rows can't be cut into {self.name}'s groups of "
+                f"{self.group_size}; give a group_size that divides the row or leave this matrix as it is."
+            )
         blocks = self.blocks(weight)
+        if not blocks.isfinite().all():
+            raise BadInput(f"{name} holds NaN or infinite weights, which no grid has; quantize an undamaged model.")
         parameters = self.grid.fit(blocks)
         return self.packed(self.grid.encode(blocks, parameters), parameters, weight.shape)
 
@@ -109,3 +138,14 @@ class Packed:
         """The weight again, of the shape it had."""
         codes, parameters = self.codes()
         return self.format.grid.decode(codes, parameters).reshape(self.shape).to(dtype)
+
+
+def rounded_to(dtype: torch.dtype, scale: torch.Tensor) -> torch.Tensor:
+    """A scale, float32, with the precision in which it is stored; refused where it would become infinite there."""
+    rounded = scale.to(dtype).float()
+    if not rounded.isfinite().all():
+        raise BadInput(
+            f"A group needs a scale of {scale.abs().max():.3g}, which {str(dtype).removeprefix('torch.')} can't hold; "
+            'use a format that stores float32 scales, such as formats.of("int8", scale_dtype=torch.float32).'
+        )
+    return rounded

@@ -1,0 +1,78 @@
+"""The formats by name: which grid, and how many weights share one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from labkit import checks
+from labkit.quantization.grids import Format, Grid, GroupSize
+from labkit.quantization.integers import Absmax, ZeroPoint
+
+DEFAULT_GROUP = 64
+SMALLEST_GROUP = 2
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A row of the table. bits: of an integer format.  fixed: its groups have this size and no other."""
+
+    grid: Callable[[], Grid]
+    group_size: GroupSize = DEFAULT_GROUP
+    bits: int | None = None
+    fixed: bool = False
+
+
+def _integers(bits: int, group_size: GroupSize) -> _Kind:
+    return _Kind(lambda: Absmax(bits), group_size, bits=bits)
+
+
+_KINDS = {
+    "int8": _integers(8, "channel"),
+    **{f"int{bits}": _integers(bits, DEFAULT_GROUP) for bits in (6, 5, 4, 3, 2)},
+}
+NAMES = tuple(_KINDS)
+
+
+def of(
+    name: str | Format,
+    *,
+    group_size: GroupSize | None = None,
+    symmetric: bool | None = None,
+    scale_dtype: torch.dtype | None = None,
+) -> Format:
+    """A format by its name, one of `NAMES`; a Format is returned as it is.
+
+    group_size: how many weights of a row share a grid, "channel" (a row) or "tensor"; without it what the format usually has.
+    symmetric: of integers: around zero (True, and without it) or from the smallest to the largest weight (False).
+    scale_dtype: of integers: in which precision scales are stored; without it float16, float32 for whole rows and matrices.
+    Raises BadInput for an unknown name, and for a setting that the format doesn't have.
+    """
+    settings = {"group_size": group_size, "symmetric": symmetric, "scale_dtype": scale_dtype}
+    if isinstance(name, Format):
+        for setting, value in settings.items():
+            if value is not None:
+                checks.refuse(setting, value, f"it where the format is made, since {name.name} is a finished Format")
+        return name
+    kind = _KINDS[checks.one_of("format", name, NAMES)]
+    for setting in ("symmetric", "scale_dtype") if kind.bits is None else ():
+        if settings[setting] is not None:
+            checks.refuse(setting, settings[setting], f"it with int8 to int2 alone, since {name} has its own rule")
+    if kind.fixed and group_size not in (None, kind.group_size):
+        checks.refuse("group_size", group_size, f"none, since {name} always has groups of {kind.group_size}")
+    size = kind.group_size if group_size is None else _group_size(group_size)
+    if kind.bits is None:
+        return Format(name, kind.grid(), size)
+    dtype = scale_dtype or (torch.float32 if isinstance(size, str) else torch.float16)
+    return Format(name, (ZeroPoint if symmetric is False else Absmax)(kind.bits, dtype), size)
+
+
+def _group_size(value: object) -> GroupSize:
+    if value == "channel":
+        return "channel"
+    if value == "tensor":
+        return "tensor"
+    wanted = f'a whole number from {SMALLEST_GROUP}, "channel" or "tensor"'
+    return checks.whole("group_size", value, SMALLEST_GROUP, wanted=wanted)
