@@ -41,6 +41,13 @@ def test_the_exercises_that_are_asked_for_are_there() -> None:
             "kept_experts",
         )
     }  # fmt: skip
+    assert {id for id in IDS if id.startswith("quantization.")} >= {
+        f"quantization.{name}"
+        for name in (
+            "absmax", "round_trip", "bits_per_weight", "to_levels", "gptq_row", "kl_damage", "most_tokens_per_second",
+            "ternary",
+        )
+    }  # fmt: skip
     assert {id for id in IDS if id.startswith("sae.")} >= {
         f"sae.{name}"
         for name in (
@@ -48,7 +55,9 @@ def test_the_exercises_that_are_asked_for_are_there() -> None:
         )
     }  # fmt: skip
     topics = [id.partition(".")[0] for id in IDS]
-    assert list(dict.fromkeys(topics)) == ["first_look", "attention", "moe", "sae"], "in the order of the notebooks"
+    assert list(dict.fromkeys(topics)) == ["first_look", "attention", "quantization", "moe", "sae"], (
+        "in the order of the notebooks"
+    )
 
 
 @pytest.mark.parametrize("id", IDS)
