@@ -8,8 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from labkit import checks
+from labkit.quantization.floats import E4M3, E5M2
+from labkit.quantization.gguf_blocks import BLOCK, Q8Zero, TypeOne, TypeZero
 from labkit.quantization.grids import Format, Grid, GroupSize
 from labkit.quantization.integers import Absmax, ZeroPoint
+from labkit.quantization.microscaling import MXFP4
+from labkit.quantization.normal_float import NF4
+from labkit.quantization.ternary import Absmean
 
 DEFAULT_GROUP = 64
 SMALLEST_GROUP = 2
@@ -32,6 +37,17 @@ def _integers(bits: int, group_size: GroupSize) -> _Kind:
 _KINDS = {
     "int8": _integers(8, "channel"),
     **{f"int{bits}": _integers(bits, DEFAULT_GROUP) for bits in (6, 5, 4, 3, 2)},
+    "nf4": _Kind(NF4),
+    "nf4_single": _Kind(lambda: NF4(double=False)),
+    "fp8_e4m3": _Kind(lambda: E4M3, "channel"),
+    "fp8_e5m2": _Kind(lambda: E5M2, "channel"),
+    "mxfp4": _Kind(MXFP4, BLOCK, fixed=True),
+    "ternary": _Kind(Absmean, "tensor"),
+    "q4_0": _Kind(lambda: TypeZero(4), BLOCK, fixed=True),
+    "q4_1": _Kind(lambda: TypeOne(4), BLOCK, fixed=True),
+    "q5_0": _Kind(lambda: TypeZero(5), BLOCK, fixed=True),
+    "q5_1": _Kind(lambda: TypeOne(5), BLOCK, fixed=True),
+    "q8_0": _Kind(Q8Zero, BLOCK, fixed=True),
 }
 NAMES = tuple(_KINDS)
 

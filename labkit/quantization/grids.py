@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
@@ -34,8 +34,14 @@ class Grid(ABC):
     """
 
     bits: int
-    by_column: ClassVar[bool] = True
-    independent: ClassVar[bool] = True
+
+    @property
+    def by_column(self) -> bool:
+        return True
+
+    @property
+    def independent(self) -> bool:
+        return True
 
     @property
     def code_count(self) -> int:
@@ -65,7 +71,8 @@ class Grid(ABC):
     def levels(self, parameters: Parameters, group: int = 0) -> torch.Tensor:
         """(values,) float32, rising: all values that a weight of this group may take."""
         codes = torch.arange(self.code_count, dtype=torch.uint8)[None]
-        return self.decode(codes, {name: each[[group]].cpu() for name, each in parameters.items()}).unique()
+        values: torch.Tensor = self.decode(codes, {n: t[[group]].cpu() for n, t in parameters.items()}).unique()
+        return values
 
 
 @dataclass(frozen=True)

@@ -35,3 +35,23 @@ def unpack_bits(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     single = unpack_bits(packed, 1, count * bits).view(count, bits)
     weights = 1 << torch.arange(bits, dtype=torch.uint8, device=packed.device)
     return (single * weights).sum(1, dtype=torch.uint8)
+
+
+TRITS = 5  # in a byte: 3⁵ = 243 values
+
+
+def pack_trits(codes: torch.Tensor) -> torch.Tensor:
+    """(...,) of codes 0, 1 and 2 as a flat uint8 tensor, five to a byte as digits to base 3, the first the lowest."""
+    flat = codes.reshape(-1).to(torch.uint8)
+    lanes = torch.nn.functional.pad(flat, (0, -len(flat) % TRITS)).view(-1, TRITS)
+    return (lanes * _powers_of_three(lanes)).sum(1, dtype=torch.uint8)
+
+
+def unpack_trits(packed: torch.Tensor, count: int) -> torch.Tensor:
+    """(count,) uint8: the first `count` codes of `pack_trits`."""
+    digits: torch.Tensor = packed[:, None] // _powers_of_three(packed) % 3
+    return digits.view(-1)[:count]
+
+
+def _powers_of_three(like: torch.Tensor) -> torch.Tensor:
+    return 3 ** torch.arange(TRITS, dtype=torch.uint8, device=like.device)
