@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def input_device(model: PreTrainedModel) -> torch.device:
     import torch
 
     embedding = model.get_input_embeddings()
-    weight = embedding.weight
-    if isinstance(weight, torch.Tensor) and weight.device.type != "meta":
-        return weight.device
+    held = next(itertools.chain(embedding.parameters(), embedding.buffers()), None)
+    if held is not None and held.device.type != "meta":
+        return held.device
     hook = getattr(embedding, "_hf_hook", None) or getattr(model, "_hf_hook", None)
     return torch.device(getattr(hook, "execution_device", None) or "cpu")

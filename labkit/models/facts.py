@@ -24,14 +24,18 @@ def lab_facts(
         ("positions", context_length(config)),
     ]
     cache = memory.kv_bytes_per_token
+    dtype = str(model.dtype).removeprefix("torch.")
     pairs = [
         ("model", name),
         ("family", str(config.model_type)),
         ("parameters", f"{memory.parameters:,}"),
         ("sizes", ", ".join(f"{value:,} {label}" for label, value in sizes if value)),
         ("heads", _heads(config)),
-        ("dtype, device", f"{str(model.dtype).removeprefix('torch.')} on {_devices(model)}"),
-        ("weights", human_bytes(memory.weight_bytes)),
+        ("dtype, device", f"{dtype} on {_devices(model)}"),
+        (
+            "weights",
+            human_bytes(memory.weight_bytes) + (f", stored as {memory.dtype}" if memory.dtype != dtype else ""),
+        ),
         ("cache per token", _per_token(cache)),
         ("licence", licence or "not stated in its files"),
     ]

@@ -189,9 +189,10 @@ def model_memory(model: PreTrainedModel, *, tokens: int = 8192, batch: int = 1) 
     total = sum(by_dtype.values())
     # A few float32 scales beside 16-bit weights are not worth a name.
     main = [label for label, size in sorted(by_dtype.items(), key=lambda item: -item[1]) if size >= total / 100]
-    held = sum(parameter.numel() for parameter in model.parameters())
-    plain = all(tensor.is_floating_point() for tensor in tensors)
-    if plain and held != architecture.parameters:
+    packed = _packed_elements(model)
+    held = sum(parameter.numel() for parameter in model.parameters()) + packed
+    countable = packed or all(tensor.is_floating_point() for tensor in tensors)
+    if countable and held != architecture.parameters:
         architecture = architecture.with_parameters(held)
     cache = _cache_dtype_name(_dtype_name(model.dtype), None)
     return _memory(name, architecture, tokens, batch, total, " + ".join(main) or "no weights", cache)
@@ -696,21 +697,29 @@ def _stored_tensors(model: PreTrainedModel) -> list[torch.Tensor]:
     found: dict[tuple[object, ...], torch.Tensor] = {}
     for value in model.state_dict(keep_vars=True).values():
         for tensor in _tensors(value):
-            for plain in _plain(tensor):
-                found.setdefault(_identity(plain), plain)
+            for plain in plain_tensors(tensor):
+                found.setdefault(tensor_identity(plain), plain)
     return list(found.values())
 
 
-def _plain(tensor: torch.Tensor) -> list[torch.Tensor]:
+def _packed_elements(model: PreTrainedModel) -> int:
+    """Weights that modules hold in another form than as parameters, and say so by the shape of what they stand for."""
+    import torch
+
+    shapes = (getattr(module, "stored_shape", None) for module in model.modules())
+    return sum(shape.numel() for shape in shapes if isinstance(shape, torch.Size))
+
+
+def plain_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The plain tensors inside a tensor subclass that packs others (torchao's); a plain tensor itself."""
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is None:
         return [tensor]
     names, _ = flatten()
-    return [plain for name in names for plain in _plain(getattr(tensor, name))]
+    return [plain for name in names for plain in plain_tensors(getattr(tensor, name))]
 
 
-def _identity(tensor: torch.Tensor) -> tuple[object, ...]:
+def tensor_identity(tensor: torch.Tensor) -> tuple[object, ...]:
     # Tensors without storage (meta, offloaded) all have the address 0: told apart as objects.
     address = 0 if tensor.device.type == "meta" or tensor.is_quantized else tensor.data_ptr()
     return (str(tensor.device), address, tensor.numel()) if address else (id(tensor),)

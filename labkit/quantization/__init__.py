@@ -13,11 +13,21 @@ if TYPE_CHECKING:
     from labkit.quantization.integers import Absmax as Absmax
     from labkit.quantization.integers import MinMax as MinMax
     from labkit.quantization.integers import ZeroPoint as ZeroPoint
+    from labkit.quantization.inventory import Contents as Contents
+    from labkit.quantization.inventory import contents as contents
+    from labkit.quantization.layers import PackedLinear as PackedLinear
+    from labkit.quantization.quantizing import quantize as quantize
+    from labkit.quantization.weights import Matrix as Matrix
+    from labkit.quantization.weights import matrices as matrices
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
+    "inventory": ("Contents", "contents"),
     "grids": ("Format", "Grid", "Packed"),
     "integers": ("Absmax", "MinMax", "ZeroPoint"),
+    "layers": ("PackedLinear",),
+    "weights": ("Matrix", "matrices"),
+    "quantizing": ("quantize",),
 }
 _HOMES = {name: f"labkit.quantization.{module}" for module, names in _NAMES.items() for name in names}
 _HOMES |= {"texts": "labkit.models.texts"}

@@ -87,6 +87,11 @@ class Format:
         """How many weights of a (rows, columns) matrix share a grid."""
         return {"channel": columns, "tensor": rows * columns}.get(str(self.group_size)) or int(self.group_size)
 
+    def described(self) -> str:
+        """Its name with the groups: "int4, groups of 64", "int8, by channel"."""
+        groups = {"channel": "by channel", "tensor": "one grid for the matrix"}
+        return f"{self.name}, {groups.get(str(self.group_size), f'groups of {self.group_size}')}"
+
     def fits(self, shape: torch.Size | tuple[int, ...]) -> bool:
         """Whether rows of this length can be cut into groups."""
         whole = self.group_size in ("channel", "tensor")

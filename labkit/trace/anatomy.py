@@ -391,8 +391,9 @@ def _probe(model: PreTrainedModel, stack: list[nn.Module], owner: nn.Module | No
 
 def _is_linear(module: nn.Module) -> bool:
     """A linear map, of whatever library: torch's, transformers' Conv1D, a quantized one."""
-    kind = type(module).__name__
-    return isinstance(module, nn.Linear) or kind == "Conv1D" or (hasattr(module, "in_features") and "Linear" in kind)
+    kinds = [kind.__name__ for kind in type(module).__mro__]
+    named = any("Linear" in kind for kind in kinds) and hasattr(module, "in_features")
+    return isinstance(module, nn.Linear) or "Conv1D" in kinds or named
 
 
 def _streams(family: str, seen: _Seen, tokens: int) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from labkit.errors import NotEnoughMemory, Unavailable
 from labkit.models.hardware import free_bytes
@@ -34,10 +35,25 @@ def empty_model(config: PreTrainedConfig, like: PreTrainedModel) -> PreTrainedMo
 def refuse_odd_weights(lab: LabLike, what: str) -> None:
     """Raise Unavailable where a model's weights are not plain tensors on one device. what: such as "upcycled"."""
     tensors = list(lab.model.parameters())
-    if getattr(lab.model, "is_quantized", False) or not all(t.is_floating_point() for t in tensors):
+    if is_quantized(lab.model):
         raise Unavailable(f"{lab.name} is quantized and can't be {what}; load it without a quantization.")
     if len({t.device for t in tensors}) > 1 or any(t.device.type == "meta" for t in tensors):
         raise Unavailable(f"{lab.name} is spread over several devices and can't be {what}; load it with device='cpu'.")
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether weights of a model are stored in another form than as plain floating-point tensors."""
+    if getattr(model, "is_quantized", False) or any(hasattr(module, "packed_weight") for module in model.modules()):
+        return True
+    return any(not t.is_floating_point() or hasattr(t, "__tensor_flatten__") for t in model.parameters())
+
+
+def refuse_adapters(lab: LabLike, what: str) -> None:
+    """Raise Unavailable where a peft adapter is in a model. what: such as "quantized"."""
+    if any(type(module).__module__.startswith("peft.") for module in lab.model.modules()):
+        raise Unavailable(
+            f"{lab.name} has an adapter and can't be {what} with it; merge it (merge_and_unload) or take it off (unload)."
+        )
 
 
 def check_room(lab: LabLike, needed: int, what: str, remedy: str) -> None:

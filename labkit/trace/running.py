@@ -75,9 +75,11 @@ def virtual_tokens(model: PreTrainedModel) -> int:
 def embedding_rows(model: PreTrainedModel) -> int:
     """How many tokens the embedding has a row for; a tokenizer may have more, or fewer."""
     embedding = model.get_input_embeddings()
+    if rows := first_number(embedding, "num_embeddings"):
+        return rows
     weight = embedding.weight
     assert isinstance(weight, torch.Tensor)
-    return first_number(embedding, "num_embeddings") or weight.shape[0]
+    return weight.shape[0]
 
 
 def checked_ids(model: PreTrainedModel, ids: Ids) -> list[int]:
@@ -156,7 +158,8 @@ def prepared(model: PreTrainedModel, *, compiled: bool = False) -> Iterator[None
     are not in memory.
     """
     embedding = model.get_input_embeddings()
-    if embedding.weight.is_meta and not any(hasattr(part, "_hf_hook") for part in (embedding, model)):  # accelerate's
+    away = any(weight.is_meta for weight in embedding.parameters())
+    if away and not any(hasattr(part, "_hf_hook") for part in (embedding, model)):  # accelerate's
         raise Unavailable(
             "This model is on torch's meta device, which holds no numbers; load its weights with lk.load or from_pretrained."
         )

@@ -1,0 +1,293 @@
+"""From a lab to a smaller one: which matrices get which format, and the model that holds them packed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import nn
+
+from labkit import checks
+from labkit.errors import BadInput, Unavailable
+from labkit.quantization import formats
+from labkit.quantization.grids import Format, GroupSize, Packed
+from labkit.quantization.inventory import Record
+from labkit.quantization.layers import PackedWeight, put
+from labkit.quantization.weights import Matrix, matrices
+from labkit.trace import running
+from labkit.trace.building import check_room, is_quantized, refuse_adapters, refuse_odd_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from labkit.trace.lab_like import BuiltLab
+
+Made = TypeVar("Made", bound="BuiltLab")
+Formats = str | Format | Mapping[str, str | Format | None]
+METHODS = {"rtn": "rounding to nearest"}
+LEAST_GROUP = 16  # with smaller groups the scales weigh as much as the codes
+
+Packing = Callable[[Matrix, Format], Packed]
+
+
+def quantize(
+    lab: Made,
+    format: Formats = "int4",
+    *,
+    method: str = "rtn",
+    group_size: GroupSize | None = None,
+    symmetric: bool | None = None,
+    calibration: object = None,
+    head: str | Format | None = None,
+    modules: str | Iterable[str] | None = None,
+    backend: str = "labkit",
+    seed: int = 0,
+    progress: bool = True,
+) -> Made:
+    """A new Lab whose matrices are stored in few bits. It generates and is traced like any other; the original is untouched.
+
+    lab: with unquantized weights on one device. Nothing is shared with it.
+    format: a name of `formats.NAMES` or a Format for all matrices of the layers; or a table {matrix: format or None}, with
+        names as `matrices(lab)` has them, or patterns for them ("q_proj", "model.layers.0.*"; the last that fits counts);
+        what it does not name stays as it is.
+    method: "rtn" rounds each weight to the nearest value of its grid.
+    group_size: how many weights of a row share a grid, "channel" or "tensor"; None takes the format's own, and for rows that
+        it does not divide the largest that does. A size that is given is kept to: matrices whose rows it does not divide
+        stay as they are, and the lab's notes say which.
+    symmetric: of integer formats, around zero or from the smallest to the largest weight.
+    head: a format for the embedding and the output head, which stay as they are without it. Tied they stay tied.
+    modules: which matrices, by name or pattern as above; None for all of the layers.
+    Returns a lab of the same class: the model computes in the original's dtype, its weights unpacked while they are used.
+        Routers, norms and biases stay as they are. `contents(lab)` tells each tensor's true type and bytes.
+    Raises BadInput for settings that don't go together, and for damaged weights; Unavailable for a model that is quantized
+        already, has an adapter or is spread over devices; NotEnoughMemory.
+    """
+    checks.one_of("method", method, METHODS)
+    checks.one_of("backend", backend, ("labkit",))
+    checks.seed(seed)
+    if calibration is not None and method == "rtn":
+        checks.refuse("calibration", calibration, "none with method='rtn', which uses no text")
+    if is_quantized(lab.model):
+        raise Unavailable(
+            f"{lab.name} is quantized already; quantize the lab it was made of, or load it in 16 or 32 bits."
+        )
+    refuse_adapters(lab, "quantized")
+    refuse_odd_weights(lab, "quantized")
+    plan = planned(lab, format, group_size=group_size, symmetric=symmetric, head=head, modules=modules)
+    if not plan.formats:
+        raise BadInput(f"Nothing of {lab.name} would be quantized: {plan.why_nothing()}.")
+    _check_memory(lab, plan)
+    with lab.turn(), torch.no_grad():
+        return built(lab, plan, rounded_to_nearest, method=method, progress=progress)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """matrices: all there are, by name.  formats: what each gets.  kept: why a matrix that was asked for stays as it is."""
+
+    matrices: Mapping[str, Matrix]
+    formats: Mapping[str, Format]
+    kept: Mapping[str, str] = field(default_factory=dict)
+
+    def why_nothing(self) -> str:
+        return next(iter(self.kept.values()), "no matrix was asked for") + "; give another group_size or other modules"
+
+
+def planned(
+    lab: BuiltLab,
+    format: Formats,
+    *,
+    group_size: GroupSize | None = None,
+    symmetric: bool | None = None,
+    head: str | Format | None = None,
+    modules: str | Iterable[str] | None = None,
+) -> Plan:
+    """Which matrix gets which format. Arguments as of `quantize`."""
+    there = matrices(lab)
+    asked: dict[str, str | Format | None] = {}
+    if isinstance(format, Mapping):
+        if modules is not None:
+            checks.refuse("modules", modules, "none beside a table of formats, which names the matrices itself")
+        for pattern, wanted in format.items():
+            asked |= dict.fromkeys(_named(there, [pattern], "format"), wanted)
+    else:
+        layers = [name for name, each in there.items() if each.part == "layer"]
+        asked = dict.fromkeys(layers if modules is None else _named(there, modules, "modules"), format)
+    if head is not None:
+        asked |= {name: head for name, each in there.items() if each.part != "layer"}
+    tied = [name for name, each in there.items() if each.tied]
+    if any(asked.get(name) is not None for name in tied):  # one tensor has one format
+        asked |= dict.fromkeys(tied, next(asked[name] for name in tied if asked.get(name) is not None))
+    chosen: dict[str, Format] = {}
+    kept: dict[str, str] = {}
+    for name, one in asked.items():
+        if one is None:
+            continue
+        fitted = _fitted(one, there[name], group_size, symmetric)
+        if isinstance(fitted, Format):
+            chosen[name] = fitted
+        else:
+            kept[name] = fitted
+    return Plan(there, {name: chosen[name] for name in there if name in chosen}, kept)
+
+
+def _named(there: Mapping[str, Matrix], patterns: str | Iterable[object], argument: str) -> list[str]:
+    """The matrices that patterns name. Raises BadInput for a pattern that fits none."""
+    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not wanted:
+        checks.refuse(argument, wanted, "at least one matrix; lk.quantization.matrices(lab) lists them")
+    found: dict[str, None] = {}
+    for pattern in wanted:
+        fits = [
+            name
+            for name, each in there.items()
+            if isinstance(pattern, str) and (fnmatchcase(name, pattern) or fnmatchcase(each.matrix, pattern))
+        ]
+        if not fits:
+            names = dict.fromkeys([*(each.matrix for each in there.values()), *there])
+            raise BadInput(
+                f"{argument} names {checks.shown(pattern)}, and there is no such matrix{checks.near(pattern, names)}; "
+                f"there are {checks.listed(dict.fromkeys(each.matrix for each in there.values()))}."
+            )
+        found |= dict.fromkeys(fits)
+    return list(found)
+
+
+def _fitted(wanted: str | Format, matrix: Matrix, group_size: GroupSize | None, symmetric: bool | None) -> Format | str:
+    """The format with groups that divide the rows, or why there is none."""
+    found = formats.of(wanted, group_size=group_size, symmetric=symmetric)
+    if found.fits(matrix.shape):
+        return found
+    columns = matrix.shape[-1]
+    reason = f"rows of {columns} can't be cut into {found.name}'s groups of {found.group_size}"
+    if group_size is not None or isinstance(wanted, Format):
+        return reason
+    most = int(found.group_size)
+    divisor = next((size for size in range(most - 1, LEAST_GROUP - 1, -1) if columns % size == 0), None)
+    if divisor is None:
+        return reason
+    try:
+        return formats.of(wanted, group_size=divisor, symmetric=symmetric)
+    except BadInput:  # a format whose groups have one size
+        return reason
+
+
+def rounded_to_nearest(matrix: Matrix, format: Format) -> Packed:
+    """Each weight as the nearest value of its grid (RTN)."""
+    return format.pack(matrix.weight, matrix.name)
+
+
+def _check_memory(lab: BuiltLab, plan: Plan) -> None:
+    """Room for the copy: what stays as it is, and about what the packed weights take."""
+    parameters = {id(p): p.nbytes for p in lab.model.parameters()}
+    for name, format in plan.formats.items():
+        parameters[_weight_id(plan.matrices[name])] = plan.matrices[name].shape.numel() * (format.grid.bits + 1) // 8
+    check_room(
+        lab, sum(parameters.values()), f"{lab.name}, quantized", "close another lab, or quantize a smaller model"
+    )
+
+
+def _weight_id(matrix: Matrix) -> int:
+    return id(matrix.module._parameters[matrix.parameter])
+
+
+def built(lab: Made, plan: Plan, pack: Packing, *, method: str, progress: bool) -> Made:
+    """The new lab. pack: gives a matrix of the original in its format."""
+    from tqdm.auto import tqdm
+
+    model = copied(lab.model, [plan.matrices[name] for name in plan.formats])
+    packed: dict[int, PackedWeight] = {}  # by the original's tensor: what is tied is packed once
+    for name in tqdm(plan.formats, desc="quantizing", unit="matrix", disable=not progress):
+        matrix = plan.matrices[name]
+        key = _weight_id(matrix)
+        if key not in packed:
+            dtype = matrix.module._parameters[matrix.parameter].dtype  # type: ignore[union-attr]
+            packed[key] = PackedWeight(pack(matrix, plan.formats[name]), dtype, matrix.transposed)
+        put(model.get_submodule(module_name(matrix)), matrix.parameter, packed[key])
+    return finished(lab, model, plan, method)
+
+
+def module_name(matrix: Matrix) -> str:
+    """The path of the module that holds a matrix."""
+    return matrix.name if matrix.parameter == "weight" else matrix.name.removesuffix(f".{matrix.parameter}")
+
+
+def copied(model: PreTrainedModel, without: Iterable[Matrix]) -> PreTrainedModel:
+    """A model like this one with tensors of its own, and without those of some matrices, which stay on the meta device."""
+    inner = running.language_model(model)
+    memo: dict[int, object] = {}
+    for matrix in without:
+        parameter = matrix.module._parameters[matrix.parameter]
+        assert parameter is not None
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+    for module in inner.modules():  # hooks of edits that are on stay with the original
+        for hook in _labkit_hooks(module):
+            memo[id(hook)] = hook
+    new: PreTrainedModel = copy.deepcopy(inner, memo)
+    for module in new.modules():
+        for hooks in _hook_tables(module):
+            for key in [key for key, hook in hooks.items() if _is_labkits(hook)]:
+                del hooks[key]
+    new.eval()
+    return new
+
+
+def _hook_tables(module: nn.Module) -> list[dict[int, object]]:
+    return [vars(module)[name] for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")]
+
+
+def _is_labkits(hook: object) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("labkit.")
+
+
+def _labkit_hooks(module: nn.Module) -> list[object]:
+    return [hook for hooks in _hook_tables(module) for hook in hooks.values() if _is_labkits(hook)]
+
+
+def finished(lab: Made, model: PreTrainedModel, plan: Plan, method: str) -> Made:
+    """The lab around a model whose matrices have been packed."""
+    record = Record(method, {name: each.name for name, each in plan.formats.items()}, dict(plan.kept))
+    model.labkit_quantization = record  # type: ignore[assignment]
+    model.save_pretrained = refuse_saving  # type: ignore[method-assign]
+    names = list(dict.fromkeys(each.name for each in plan.formats.values()))
+    return type(lab)(
+        model,
+        lab.tokenizer,
+        name=f"{lab.name}, {names[0] if len(names) == 1 else 'mixed formats'}",
+        licence=lab.licence,
+        notes=(*lab.notes, *_notes(plan, method)),
+    )
+
+
+def _notes(plan: Plan, method: str) -> list[str]:
+    """What was quantized to what, and what stayed as it was and why."""
+    notes = []
+    by_format: dict[str, list[str]] = {}
+    for name, format in plan.formats.items():
+        by_format.setdefault(format.described(), []).append(name)
+    for kind, packed in by_format.items():
+        notes.append(f"quantized to {kind}, by {METHODS[method]}: {_told(plan, packed)}")
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in plan.kept.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, kept in by_reason.items():
+        notes.append(f"not quantized, since {reason}: {_told(plan, kept)}")
+    return notes
+
+
+def _told(plan: Plan, names: list[str]) -> str:
+    """Matrices by their short names, with how many there are."""
+    kinds = checks.listed(dict.fromkeys(plan.matrices[name].matrix for name in names))
+    return f"{kinds} ({len(names)} matri{'x' if len(names) == 1 else 'ces'})"
+
+
+def refuse_saving(*_args: object, **_named: object) -> None:
+    """In place of `save_pretrained`: transformers would write files that it can't read back."""
+    raise Unavailable(
+        "A model that labkit quantized can't be saved with save_pretrained, since transformers knows no such format; write "
+        "it as a GGUF file, or save the original and quantize it again."
+    )
