@@ -15,25 +15,20 @@ import numpy as np
 
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
-from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, few_notes
-from labkit.moe.routing import documents_of
+from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS
 from labkit.results import Result, as_table
-from labkit.statistics import interval, p_value, permuted_within, ranks, resampled
-from labkit.trace import running
-from labkit.trace.input import as_kinds
-from labkit.trace.record import check_predicts
+from labkit.statistics import p_value, permuted_within, ranks
+from labkit.trace.documents import Documents
+from labkit.trace.resuming import entering
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
-    from torch import nn
 
     from labkit.trace.edits import RouterEdit
     from labkit.trace.lab_like import LabLike, TracingLab
     from labkit.trace.routers import Router
 
 DRAWS = 1_000
-STORED_BYTES = 2**28  # of what enters a layer, kept for all documents so that the layers before it run once
 HOW = ("drop", "forbid")
 
 Expert = tuple[int, int]
@@ -119,7 +114,7 @@ def effects(
                 if stop is not None and stop.is_set():
                     break
                 if layer != at:
-                    stored, at = documents.entering(lab, layer, baseline), layer
+                    stored, at = entering(documents, lab, layer, baseline), layer
                 with lab.edit(_without(how, layer, expert)):
                     found.append(documents.losses(lab, stored))
                 bar.update()
@@ -196,163 +191,6 @@ def routed(lab: LabLike) -> dict[int, int]:
 def routers(lab: LabLike) -> dict[int, Router]:
     """The routers of a lab, by layer."""
     return {i: layer.router for i, layer in enumerate(lab.anatomy.layers) if layer.router is not None}
-
-
-# losses of documents --------------------------------------------------------------------------------------------------
-
-
-class Documents:
-    """Documents of several kinds, batched once, on which a model's loss is measured again and again.
-
-    kinds; kind_of: (documents,) index into kinds.  tokens: (documents,) how many are counted: neither the first of a
-    document, which nothing predicts, nor special ones.
-    """
-
-    def __init__(self, lab: LabLike, texts: object) -> None:
-        import torch
-
-        check_predicts(lab.anatomy.causal, lab.name)
-        texts = as_kinds(texts)
-        self.ids, self.kind_of, self.cut = documents_of(lab, texts)
-        self.kinds = tuple(texts)
-        special = np.array(sorted(set(getattr(lab.tokenizer, "all_special_ids", None) or ())), dtype=np.int64)
-        counted = [~np.isin(ids, special) & (np.arange(len(ids)) > 0) for ids in self.ids]
-        self.tokens = np.array([int(mask.sum()) for mask in counted])
-        if not self.tokens.any():
-            raise BadInput("These documents have no token with a loss; give longer ones.")
-        self.batches = []
-        for group in running.groups(lab.model, [len(ids) for ids in self.ids]):
-            wanted = np.zeros((len(group), max(len(self.ids[d]) for d in group)), bool)
-            for row, d in enumerate(group):
-                wanted[row, : len(counted[d])] = counted[d]
-            self.batches.append((group, torch.from_numpy(wanted).to(lab.device)))
-
-    @property
-    def tokens_of_kind(self) -> np.ndarray:
-        return np.bincount(self.kind_of, weights=self.tokens, minlength=len(self.kinds)).astype(np.int64)
-
-    @property
-    def documents_of_kind(self) -> np.ndarray:
-        """How many documents of each kind have a counted token."""
-        return np.bincount(self.kind_of[self.tokens > 0], minlength=len(self.kinds))
-
-    def losses(self, lab: LabLike, entering: _Entering | None = None) -> np.ndarray:
-        """(documents,) float64: nats summed over each document's counted tokens, as the model computes them now.
-
-        entering: what enters a layer; the layers before it are then not run.
-        """
-        found = np.zeros(len(self.ids))
-        with entering or contextlib.nullcontext():
-            for number, (group, wanted) in enumerate(self.batches):
-                if entering is not None:
-                    entering.number = number
-                output = running.forward(lab.model, [self.ids[d].tolist() for d in group])
-                found[group] = _summed(output.all_logits, output.ids, wanted)
-        return found
-
-    def entering(self, lab: LabLike, layer: int, baseline: np.ndarray) -> _Entering | None:
-        """What enters a layer, for all documents; None where it is too much, or replaying it gives other losses.
-
-        baseline: the losses without it.
-        """
-        weight = getattr(lab.model.get_input_embeddings(), "weight")  # noqa: B009 - modules don't say what they hold
-        width = int(weight.shape[-1])
-        elements = sum(wanted.numel() for _, wanted in self.batches) * width
-        if layer == 0 or elements * lab.dtype.itemsize > STORED_BYTES:
-            return None
-        modules = [one.module for one in lab.anatomy.layers[:layer]]
-        outputs: list[object] = []
-        handle = modules[-1].register_forward_hook(lambda _module, _args, output: outputs.append(_copied(output)))
-        try:
-            for group, _ in self.batches:
-                running.forward(lab.model, [self.ids[d].tolist() for d in group], logits="none")
-        finally:
-            handle.remove()
-        if len(outputs) != len(self.batches):
-            return None
-        stored = _Entering(modules, outputs)
-        # a layer may hand on more than its output; then the model is run whole
-        return stored if np.allclose(self.losses(lab, stored), baseline, rtol=1e-4, atol=1e-4) else None
-
-    def notes(self, least_documents: int, least_tokens: int) -> list[str]:
-        """For each kind "" or why nothing is said of it."""
-        return few_notes(self.kinds, self.documents_of_kind, self.tokens_of_kind, least_documents, least_tokens)
-
-    def means(
-        self, sums: np.ndarray, notes: Sequence[str], draws: int, seed: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(rows, kinds) each: the mean a token of each kind, and where 95 % of resamplings of its documents lie.
-
-        sums: (rows, documents).  notes: of each kind; NaN where there is one.
-        """
-        mean, samples = self.samples(sums, notes, draws, seed)
-        return mean, *interval(samples, 1)
-
-    def samples(self, sums: np.ndarray, notes: Sequence[str], draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The means (rows, kinds), and those of `draws` resamplings (rows, draws, kinds). See `means`."""
-        rng = np.random.default_rng(seed)
-        mean = np.full((len(sums), len(self.kinds)), np.nan)
-        samples = np.full((len(sums), draws, len(self.kinds)), np.nan)
-        for kind, note in enumerate(notes):
-            if note:
-                continue
-            members = np.flatnonzero((self.kind_of == kind) & (self.tokens > 0))
-            weights = resampled(np.zeros(len(members), np.int64), draws, rng)
-            mean[:, kind] = sums[:, members].sum(1) / self.tokens[members].sum()
-            samples[:, :, kind] = sums[:, members] @ weights.T / (weights @ self.tokens[members])
-        return mean, samples
-
-    def baseline(self, sums: np.ndarray) -> dict[str, float]:
-        """Mean loss of each kind, nats a token."""
-        total = np.bincount(self.kind_of, weights=sums, minlength=len(self.kinds))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return dict(zip(self.kinds, (total / self.tokens_of_kind).tolist(), strict=True))
-
-
-class _Entering:
-    """While inside, the layers before a layer hand back what they gave before, without computing it.
-
-    number: which batch is on.
-    """
-
-    def __init__(self, modules: Sequence[nn.Module], outputs: Sequence[object]) -> None:
-        self.modules, self.outputs, self.number = modules, outputs, 0
-        self.held: list[tuple[nn.Module, object]] = []
-
-    def __enter__(self) -> _Entering:
-        try:
-            for module in self.modules:
-                self.held.append((module, vars(module).get("forward")))
-                vars(module)["forward"] = lambda *_args, **_keywords: _copied(self.outputs[self.number])
-        except BaseException:  # an interrupt, after which __exit__ would not be called
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        while self.held:
-            module, before = self.held.pop()
-            if before is None:
-                vars(module).pop("forward", None)
-            else:
-                vars(module)["forward"] = before
-
-
-def _copied(output: object) -> object:
-    """A layer's output that later layers can't write into."""
-    import torch
-
-    if isinstance(output, torch.Tensor):
-        return output.detach().clone()
-    return type(output)(_copied(one) for one in output) if isinstance(output, tuple | list) else output
-
-
-def _summed(logits: torch.Tensor, ids: torch.Tensor, wanted: torch.Tensor) -> np.ndarray:
-    """(batch,) float64: nats of the wanted tokens, each predicted from the tokens before it."""
-    from torch.nn.functional import cross_entropy
-
-    nats = cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-    return np.asarray((nats.view(ids.shape[0], -1).double() * wanted[:, 1:]).sum(1).cpu().numpy())
 
 
 # is it where the expert is used? --------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 
 from labkit.errors import BadInput
 from labkit.moe.routing import Routing
+from labkit.trace.documents import few_notes
 
 LEAST_DOCUMENTS, LEAST_TOKENS = 10, 200  # of a kind of text, before anything is said of it
 
@@ -40,19 +41,6 @@ def too_few(routing: Routing, least_documents: int, least_tokens: int) -> list[s
 def documents_of_kind(routing: Routing) -> np.ndarray:
     """(kinds,) int64: documents with a counted token, since the others are no evidence."""
     return np.bincount(routing.kind_of[np.unique(routing.document)], minlength=len(routing.kinds))
-
-
-def few_notes(
-    kinds: Sequence[str], documents: np.ndarray, tokens: np.ndarray, least_documents: int, least_tokens: int
-) -> list[str]:
-    """For each kind "" or why nothing is said of it. documents, tokens: (kinds,), how many there are."""
-    notes = []
-    for kind, d, t in zip(kinds, documents.tolist(), tokens.tolist(), strict=True):
-        enough = d >= least_documents and t >= least_tokens
-        held = f"{d} document{'s' * (d != 1)} with {t:,} token{'s' * (t != 1)} of {kind}"
-        few = f"{held} {'is' if d == 1 else 'are'} too few; give {least_documents} with {least_tokens:,}"
-        notes.append("" if enough else few)
-    return notes
 
 
 def check_routing(routing: object) -> Routing:

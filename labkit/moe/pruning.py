@@ -21,13 +21,14 @@ from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.models.config import first_number
 from labkit.moe import routing
-from labkit.moe.ablations import DRAWS, Documents, baseline_line, effects, routed, routers
+from labkit.moe.ablations import DRAWS, baseline_line, effects, routed, routers
 from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, choices_by_document
 from labkit.moe.edits import forbid
 from labkit.moe.sizes import EXPERTS
 from labkit.results import Result, as_table
 from labkit.statistics import interval
 from labkit.trace.building import check_room, empty_model, refuse_odd_weights
+from labkit.trace.documents import Documents
 from labkit.trace.edits import Edit
 from labkit.trace.input import as_kinds
 from labkit.trace.routers import rule_of
@@ -462,9 +463,7 @@ def _refuse_overlap(lab: LabLike, documents: Documents, rank_on: object) -> None
             "To rank by usage or effect, damage needs rank_on: other documents than those the loss is measured on, such as "
             "lk.moe.texts(15) beside lk.moe.texts(15, skip=15)."
         )
-    judged = {ids.tobytes() for ids in documents.ids}
-    ranked = routing.documents_of(lab, as_kinds(rank_on))[0]
-    both = sum(ids.tobytes() in judged for ids in ranked)
+    both = documents.also_in(lab, rank_on)
     if both:
         raise BadInput(
             f"{both} of the documents to rank on are also those the loss is measured on, which would flatter the ranking; "

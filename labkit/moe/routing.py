@@ -11,6 +11,7 @@ import numpy as np
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.trace import running
+from labkit.trace.documents import documents_of
 
 if TYPE_CHECKING:
     import torch
@@ -254,28 +255,3 @@ def _chosen(way: tuple[Rule, torch.Tensor | None] | None, logits: torch.Tensor, 
     if rule is None or (rule.bias is None and rule.groups == 1):
         return logits.topk(k, dim=-1).indices  # scores rise with logits
     return torch.stack([routed(rule, of_one, k=k)[1] for of_one in logits.unbind(1)], 1)
-
-
-def documents_of(lab: LabLike, texts: object) -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
-    """The token ids of every document, its kind, and what was cut."""
-    from labkit.trace.input import as_ids
-
-    if not isinstance(texts, Mapping) or not texts:
-        raise BadInput('collect takes kinds of text and their documents: {"prose": [text, ...], "python": [...]}.')
-    documents, kind_of, cut = [], [], 0
-    for number, (kind, of_kind) in enumerate(texts.items()):
-        if isinstance(of_kind, str | bytes) or not isinstance(of_kind, Sequence) or not len(of_kind):
-            raise BadInput(f"{kind!r} is to be a list of documents, with one at least; give a list of texts.")
-        for index, document in enumerate(of_kind):
-            if checks.as_whole(document) is not None and not hasattr(document, "tolist"):
-                raise BadInput(f"{kind!r} is to be a list of documents, and holds token ids; put them in a list.")
-            try:
-                ids = as_ids(lab.tokenizer, document, chat=False, context=None)
-            except BadInput as error:
-                raise BadInput(f"Document {index} of {kind!r}: {error}") from error
-            cut += lab.context is not None and len(ids) > lab.context
-            documents.append(np.array(ids[: lab.context], dtype=np.int64))
-            kind_of.append(number)
-    were = "document was" if cut == 1 else "documents were"
-    notes = (f"{cut} {were} cut to the model's context of {lab.context:,} tokens.",) if cut else ()
-    return documents, np.array(kind_of, dtype=np.int64), notes
