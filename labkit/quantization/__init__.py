@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from labkit.quantization.inventory import contents as contents
     from labkit.quantization.layers import PackedLinear as PackedLinear
     from labkit.quantization.quantizing import quantize as quantize
+    from labkit.quantization.text_damage import Damage as Damage
+    from labkit.quantization.text_damage import damage as damage
     from labkit.quantization.weights import Matrix as Matrix
     from labkit.quantization.weights import matrices as matrices
 
@@ -28,6 +30,7 @@ _NAMES = {
     "layers": ("PackedLinear",),
     "weights": ("Matrix", "matrices"),
     "quantizing": ("quantize",),
+    "text_damage": ("Damage", "damage"),
 }
 _HOMES = {name: f"labkit.quantization.{module}" for module, names in _NAMES.items() for name in names}
 _HOMES |= {"texts": "labkit.models.texts"}

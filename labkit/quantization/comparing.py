@@ -130,6 +130,11 @@ def _double(logits: torch.Tensor) -> torch.Tensor:
     return (logits.cpu() if logits.device.type == "mps" else logits).double()
 
 
+def divergence(original: torch.Tensor, other: torch.Tensor) -> np.ndarray:
+    """(tokens,) float64: KL of two tensors of logits, (tokens, vocabulary)."""
+    return np.asarray(_kl(*(_double(logits).log_softmax(-1) for logits in (original, other))).cpu().numpy())
+
+
 def _kl(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """(tokens,): KL of log-probabilities in float64. A token that the first gives no chance counts nothing."""
     terms = torch.where(first == -torch.inf, 0.0, first.exp() * (first - second))

@@ -11,17 +11,20 @@ import numpy as np
 from labkit import checks
 from labkit.errors import BadInput
 from labkit.models.texts import texts as shipped_texts
-from labkit.quantization.comparing import TokenDamage, check_same_tokens, compare, logits_of
+from labkit.quantization.comparing import TokenDamage, check_same_tokens, compare, divergence, logits_of
 from labkit.results import Result
 from labkit.statistics import interval, resampled
 from labkit.trace import running
 from labkit.trace.documents import Documents
 
 if TYPE_CHECKING:
+    import torch
+
     from labkit.trace.lab_like import LabLike
 
 TOKENS, DRAWS = 20_000, 1_000
 PROMPT, NEW_TOKENS = 16, 64  # of the greedy continuations that are followed until they part
+NOISE_DOCUMENTS, NOISE_TOKENS = 4, 64  # on which the noise of running again is measured
 FAR = 99.9  # percent of tokens, of the KL that only one in a thousand exceeds
 ALL = "all"
 Interval = tuple[float, float]
@@ -130,7 +133,7 @@ def damage(
     texts: kind -> documents, or a list of documents; the texts that come with labkit when None (`lk.quantization.texts`),
         which labkit's own models were not trained on.
     tokens: stop taking documents, one of each kind in turn, before more than so many tokens are counted; None takes all.
-    prompts: continue the first 16 tokens of so many documents greedily, by `new_tokens`, and see when the two texts part.
+    prompts: continue the beginnings (16 tokens at most) of so many documents greedily, by `new_tokens`, and see when the two texts part.
     The table has a row for each kind and one for all tokens together: tokens, documents, original_perplexity, perplexity
     (with _low and _high, 95 %), loss_change (nats a token; with _low and _high), kl (nats a token; with _low and _high),
     kl_999, top1 (with _low and _high), right_change, right_rms: as in the fields. Neither the first token of a document nor
@@ -147,7 +150,9 @@ def damage(
         raise BadInput("There is no model to compare with the original: the list is empty; give at least one lab.")
     for lab in (original, *smalls):
         if not hasattr(lab, "anatomy"):
-            raise BadInput(f"damage takes Labs, from lk.load() or lk.quantization.quantize(), not a {type(lab).__name__}.")
+            raise BadInput(
+                f"damage takes Labs, from lk.load() or lk.quantization.quantize(), not a {type(lab).__name__}."
+            )
         check_same_tokens(original, lab)
     most = None if tokens is None else checks.whole("tokens", tokens, 1)
     prompts, draws, seed = checks.whole("prompts", prompts, 0), checks.whole("draws", draws, 1), checks.seed(seed)
@@ -162,29 +167,35 @@ def damage(
     noise = rerun_noise(documents, original)
     ours = _greedy(original, starts, new_tokens)
     results = [
-        _result(documents, original, lab, one, noise, _parted(ours, _greedy(lab, starts, new_tokens)), new_tokens, draws, seed)
+        _result(
+            documents,
+            original,
+            lab,
+            one,
+            noise,
+            _parted(ours, _greedy(lab, starts, new_tokens)),
+            new_tokens,
+            draws,
+            seed,
+        )
         for lab, one in zip(smalls, found, strict=True)
     ]
     return results if isinstance(small, Sequence) else results[0]
 
 
 def rerun_noise(documents: Documents, lab: LabLike) -> float:
-    """The mean KL, nats a token, of a model with itself: a batch of texts in one pass, and each of them alone."""
-    import torch
+    """The mean KL, nats a token, of a model with itself: the beginnings of some documents in one pass, and each alone."""
+    rows = [ids[:NOISE_TOKENS].tolist() for ids in documents.ids[:NOISE_DOCUMENTS]]
+    with lab.turn():
+        groups = running.groups(lab.model, [len(ids) for ids in rows])
+        together = {i: logits for group in groups for i, logits in _rows_of(lab, [rows[i] for i in group], group)}
+        alone = {i: logits for i, ids in enumerate(rows) for _, logits in _rows_of(lab, [ids], [i])}
+    return float(np.concatenate([divergence(alone[i], together[i]) for i in alone]).mean())
 
-    number = max(range(len(documents.batches)), key=lambda n: len(documents.batches[n][0]))
-    group, wanted = documents.batches[number]
 
-    def alone(_number: int) -> torch.Tensor:
-        with lab.turn():
-            rows = [running.forward(lab.model, [documents.ids[d].tolist()]).all_logits[0] for d in group]
-        whole = rows[0].new_zeros((len(rows), wanted.shape[1], rows[0].shape[-1]))
-        for row, logits in enumerate(rows):
-            whole[row, : len(logits)] = logits
-        return whole
-
-    one = documents.only(number)
-    return float(compare(one, logits_of(one, lab), [alone])[0].kl.mean())
+def _rows_of(lab: LabLike, rows: list[list[int]], names: list[int]) -> list[tuple[int, torch.Tensor]]:
+    logits = running.forward(lab.model, rows).all_logits
+    return [(name, logits[row, : len(ids)]) for row, (name, ids) in enumerate(zip(names, rows, strict=True))]
 
 
 # texts that part ------------------------------------------------------------------------------------------------------
@@ -197,10 +208,10 @@ def _prompts(documents: Documents, count: int, new_tokens: int, context: int | N
         raise BadInput(
             f"new_tokens={new_tokens} and a prompt of {PROMPT} tokens are more than the context of {context:,}; give fewer."
         )
-    there = [ids[:PROMPT].tolist() for ids in documents.ids if len(ids) >= PROMPT]
+    there = [ids[:PROMPT].tolist() for ids in documents.ids]
     if len(there) < count:
         raise BadInput(
-            f"prompts={count} can't be taken: {len(there)} of these documents have {PROMPT} tokens; give fewer prompts."
+            f"prompts={count} can't be taken: there are {len(there)} documents to begin; give fewer prompts."
         )
     return [there[i] for i in np.linspace(0, len(there) - 1, count).round().astype(int)]
 

@@ -6,7 +6,6 @@ The unit of evidence is the document. Sums are kept by document, so that an inte
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -116,12 +115,6 @@ class Documents:
         if entering is not None:
             entering.number = number
         return running.forward(lab.model, [self.ids[d].tolist() for d in self.batches[number][0]], logits=logits)
-
-    def only(self, number: int) -> Documents:
-        """These documents with a single batch of theirs."""
-        one = copy.copy(self)
-        one.batches = [self.batches[number]]
-        return one
 
     def losses(self, lab: LabLike, entering: Entering | None = None) -> np.ndarray:
         """(documents,) float64: nats summed over each document's counted tokens, as the model computes them now."""
