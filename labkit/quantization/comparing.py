@@ -41,7 +41,7 @@ class TokenDamage:
 
 
 def compare(
-    documents: Documents, original: Run, others: Sequence[Run], advance: Callable[[], None] = lambda: None
+    documents: Documents, original: Run, others: Sequence[Run], advance: Callable[[], object] = lambda: None
 ) -> list[TokenDamage]:
     """Each of the others beside the original, which runs once for all of them. advance: called after each pass."""
     parts: list[list[np.ndarray]] = [[] for _ in others]
@@ -110,8 +110,7 @@ def _compared(
         )
     found = np.empty((5, len(ids)))
     for part in _chunks(len(ids), original.shape[-1]):
-        at = row[part], column[part]
-        ours, theirs = (logits[at[0].to(logits.device), at[1].to(logits.device)] for logits in (original, other))
+        ours, theirs = _at(original, row[part], column[part]), _at(other, row[part], column[part])
         same = ours.argmax(-1).cpu() == theirs.argmax(-1).cpu()
         first, second = (_double(logits).log_softmax(-1) for logits in (ours, theirs))
         if bool(second.isnan().any()) or bool(first.isnan().any()):
@@ -122,6 +121,11 @@ def _compared(
         kl = _kl(first, second)
         change = losses[1].neg().exp() - losses[0].neg().exp()
         found[:, part] = np.stack([*(x.cpu().numpy() for x in (*losses, kl)), same.numpy(), change.cpu().numpy()])
+    return found
+
+
+def _at(logits: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = logits[row.to(logits.device), column.to(logits.device)]
     return found
 
 

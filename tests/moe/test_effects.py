@@ -18,7 +18,7 @@ from labkit.moe import ablations as module
 from labkit.moe.edits import drop, forbid
 from labkit.moe.routing import collect
 from labkit.statistics import permuted_within
-from labkit.trace import running
+from labkit.trace import resuming, running
 
 effects, own_domain = module.effects, module.own_domain
 LENGTHS = (9, 14, 14, 21, 6, 30)
@@ -86,7 +86,7 @@ def test_layers_before_the_expert_are_run_once(name: str, monkeypatch: pytest.Mo
     options: dict[str, Any] = {"least_documents": 1, "least_tokens": 1, "progress": False, "draws": 50}
     stored = effects(lab, given, **options)
     with_storing = len(runs)
-    monkeypatch.setattr(module, "STORED_BYTES", 0)
+    monkeypatch.setattr(resuming, "STORED_BYTES", 0)
     whole = effects(lab, given, **options)
     assert with_storing < (len(runs) - with_storing) * 0.6
     pd.testing.assert_frame_equal(stored.table, whole.table, atol=1e-5)
