@@ -133,7 +133,8 @@ def damage(
     texts: kind -> documents, or a list of documents; the texts that come with labkit when None (`lk.quantization.texts`),
         which labkit's own models were not trained on.
     tokens: stop taking documents, one of each kind in turn, before more than so many tokens are counted; None takes all.
-    prompts: continue the beginnings (16 tokens at most) of so many documents greedily, by `new_tokens`, and see when the two texts part.
+    prompts: continue the beginnings (16 tokens at most) of so many documents greedily, by `new_tokens`, and see when the
+        two texts part.
     The table has a row for each kind and one for all tokens together: tokens, documents, original_perplexity, perplexity
     (with _low and _high, 95 %), loss_change (nats a token; with _low and _high), kl (nats a token; with _low and _high),
     kl_999, top1 (with _low and _high), right_change, right_rms: as in the fields. Neither the first token of a document nor
