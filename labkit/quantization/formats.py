@@ -12,6 +12,7 @@ from labkit.quantization.floats import E4M3, E5M2
 from labkit.quantization.gguf_blocks import BLOCK, Q8Zero, TypeOne, TypeZero
 from labkit.quantization.grids import Format, Grid, GroupSize
 from labkit.quantization.integers import Absmax, ZeroPoint
+from labkit.quantization.k_quants import Q4K, Q6K, SUPER_BLOCK
 from labkit.quantization.microscaling import MXFP4
 from labkit.quantization.normal_float import NF4
 from labkit.quantization.ternary import Absmean
@@ -48,6 +49,8 @@ _KINDS = {
     "q5_0": _Kind(lambda: TypeZero(5), BLOCK, fixed=True),
     "q5_1": _Kind(lambda: TypeOne(5), BLOCK, fixed=True),
     "q8_0": _Kind(Q8Zero, BLOCK, fixed=True),
+    "q4_k": _Kind(Q4K, SUPER_BLOCK, fixed=True),
+    "q6_k": _Kind(Q6K, SUPER_BLOCK, fixed=True),
 }
 NAMES = tuple(_KINDS)
 
