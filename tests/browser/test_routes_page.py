@@ -401,7 +401,7 @@ def test_typing_another_text(open_page: Open, tmp_path: Path) -> None:
     stand_in.receive(page, stand_in.state(view))
     settle(page)
     assert page.locator(".lk-rt-text").evaluate("l => l.textContent") == " four words are here"
-    assert "4 tokens" in page.locator(".lk-rt-head").inner_text()
+    assert "4 tokens" in page.locator(".lk-trace-head").inner_text()
     assert box.input_value() == "four words are here"
     box.fill("bad")
     pump(page, view)

@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { readFileSync } from "node:fs";
+import { Codes } from "../../labkit/views/kit/codes.js";
+import { needsLight, rgbOf } from "../../labkit/views/kit/colour.js";
 import {
-  COLOURED,
   NO_COLOUR,
-  PALETTE,
   afterKey,
   against,
   axisPercent,
@@ -18,15 +19,17 @@ import {
   inOrder,
   niceTop,
   number,
-  rgbOf,
   sharePercent,
-  stripCell,
   stripLayout,
+  stripPlace,
   tokensOf,
-  codeValue,
-  wantsWhite,
 } from "../../labkit/views/routes_view/logic.js";
 import { nameOf } from "../../labkit/views/kit/token_list.js";
+
+const CODES = new Codes(254);
+const COLOURS = 8;
+/** The colours that the view sends, as they stand in its Python. */
+const PALETTE = readFileSync(new URL("../../labkit/views/routes_view/picture.py", import.meta.url), "utf8").match(/#[0-9a-f]{6}/g);
 
 /** A route of choices[layer][token] = experts, all of weight code 254 / (place + 1). */
 function made(all, { experts = 4, wide = false, texts = null, special = [] } = {}) {
@@ -53,7 +56,7 @@ function made(all, { experts = 4, wide = false, texts = null, special = [] } = {
   const view = (bytes) => new DataView(bytes.buffer);
   const codes = Uint8Array.from(flat, (_, i) => Math.round(254 / ((i % k) + 1)));
   const given = [texts ? [texts] : [Array.from({ length: n }, (_, i) => `t${i}`)], view(numbers), view(codes), view(load)];
-  return { facts, given, route: decodeRoutes(facts, ...given)[0] };
+  return { facts, given, route: decodeRoutes(CODES, facts, ...given)[0] };
 }
 
 test("bytes are read back as experts, weights and loads, one byte each or two", () => {
@@ -72,7 +75,7 @@ test("bytes are read back as experts, weights and loads, one byte each or two", 
 
 test("bytes that don't fit the facts are refused", () => {
   const { facts, given } = made([[[0, 3], [2, 1]]]);
-  assert.throws(() => decodeRoutes({ ...facts, drawn: [1], tokens: [1] }, ...given), RangeError);
+  assert.throws(() => decodeRoutes(CODES, { ...facts, drawn: [1], tokens: [1] }, ...given), RangeError);
 });
 
 test("two traces stand one after the other", () => {
@@ -81,7 +84,7 @@ test("two traces stand one after the other", () => {
   const joined = [1, 2, 3].map((i) => new DataView(Uint8Array.from([one, two].flatMap(({ given }) => [...new Uint8Array(given[i].buffer)])).buffer));
   const pair = (name) => [...one.facts[name], ...two.facts[name]];
   const facts = { ...one.facts, ...Object.fromEntries(["drawn", "k", "tokens", "counted", "bands", "tops", "marks", "special"].map((n) => [n, pair(n)])) };
-  const routes = decodeRoutes(facts, [["a"], ["b", "c"]], ...joined);
+  const routes = decodeRoutes(CODES, facts, [["a"], ["b", "c"]], ...joined);
   assert.deepEqual(routes.map(({ k }) => k), [1, 2]);
   assert.equal(routes[0].expert(0, 0), 0);
   assert.equal(routes[1].expert(0, 1), 3);
@@ -89,10 +92,10 @@ test("two traces stand one after the other", () => {
 });
 
 test("codes are square roots; what is no number keeps its own", () => {
-  assert.equal(codeValue(254), 1);
-  assert.equal(codeValue(127, 2), 0.5);
-  assert.equal(codeValue(0), 0);
-  assert.ok(Number.isNaN(codeValue(255)));
+  assert.equal(CODES.weight(254), 1);
+  assert.equal(CODES.weight(127, 2), 0.5);
+  assert.equal(CODES.weight(0), 0);
+  assert.ok(Number.isNaN(CODES.weight(255)));
 });
 
 test("a token whose piece shows nothing is called by its name", () => {
@@ -108,9 +111,9 @@ test("experts stand by number or the most chosen first", () => {
 
 test("the eight most chosen have the colours, whoever nobody chooses has none", () => {
   const load = Array.from({ length: 12 }, (_, e) => (e === 11 ? 100 : e));
-  assert.deepEqual(colouredExperts(load), [11, 10, 9, 8, 7, 6, 5, 4]);
-  assert.deepEqual(colouredExperts([0, 5, 0]), [1, ...Array(COLOURED - 1).fill(NO_COLOUR)]);
-  assert.equal(PALETTE.length, COLOURED);
+  assert.deepEqual(colouredExperts(load, COLOURS), [11, 10, 9, 8, 7, 6, 5, 4]);
+  assert.deepEqual(colouredExperts([0, 5, 0], COLOURS), [1, ...Array(COLOURS - 1).fill(NO_COLOUR)]);
+  assert.equal(PALETTE.length, 2 * COLOURS + 2, "on light paper and on dark, and that of the others");
 });
 
 test("colours go to those who are chosen first, and among equals to the more chosen", () => {
@@ -121,16 +124,16 @@ test("colours go to those who are chosen first, and among equals to the more cho
 
 test("a picked expert gets a colour, and those that stay keep theirs", () => {
   const load = Array.from({ length: 12 }, (_, e) => 12 - e);
-  const before = colouredExperts(load);
-  const after = colouredExperts(load, [10], before);
+  const before = colouredExperts(load, COLOURS);
+  const after = colouredExperts(load, COLOURS, [10], before);
   assert.equal(after[7], 10, "it takes the place of the least chosen");
   assert.deepEqual(after.slice(0, 7), before.slice(0, 7));
-  assert.deepEqual(colouredExperts(load, [10], after), after);
-  const typed = colouredExperts(load.toReversed(), [], before);
+  assert.deepEqual(colouredExperts(load, COLOURS, [10], after), after);
+  const typed = colouredExperts(load.toReversed(), COLOURS, [], before);
   for (const expert of typed) if (before.includes(expert)) assert.equal(typed.indexOf(expert), before.indexOf(expert));
   assert.ok(typed.includes(11));
-  assert.equal(colouredExperts(load, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], []).includes(0), false, "the latest eight count");
-  assert.equal(colouredExperts(load, [99]).includes(99), false);
+  assert.equal(colouredExperts(load, COLOURS, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], []).includes(0), false, "the latest eight count");
+  assert.equal(colouredExperts(load, COLOURS, [99]).includes(99), false);
 });
 
 test("tokens that choose otherwise are marked, and another order is no other choice", () => {
@@ -221,20 +224,20 @@ test("a point of the strip is a layer and a token", () => {
   const layout = stripLayout(12, 6, 600, 32);
   for (let layer = 0; layer < 6; layer += 1) {
     for (let token = 0; token < 12; token += 1) {
-      assert.deepEqual(stripCell(layout, (token + 0.5) * layout.cell, (layer + 0.5) * layout.row), [layer, token]);
+      assert.deepEqual(stripPlace(layout, (token + 0.5) * layout.cell, (layer + 0.5) * layout.row), { layer, token });
     }
   }
-  for (const [x, y] of [[-1, 5], [5, -1], [layout.width, 5], [5, layout.height]]) assert.equal(stripCell(layout, x, y), null);
+  for (const [x, y] of [[-1, 5], [5, -1], [layout.width, 5], [5, layout.height]]) assert.equal(stripPlace(layout, x, y), null);
 });
 
 test("keys move by token and layer and stop at the edges", () => {
-  assert.deepEqual(afterKey("ArrowRight", [2, 3], 6, 12), [2, 4]);
-  assert.deepEqual(afterKey("ArrowUp", [0, 3], 6, 12), [0, 3]);
-  assert.deepEqual(afterKey("ArrowDown", [2, 3], 6, 12), [3, 3]);
-  assert.deepEqual(afterKey("End", [2, 3], 6, 12), [2, 11]);
-  assert.deepEqual(afterKey("Home", [2, 3], 6, 12), [2, 0]);
-  assert.deepEqual(afterKey("PageUp", [2, 3], 6, 12), [2, 0]);
-  for (const key of ["x", "__proto__", "toString"]) assert.equal(afterKey(key, [0, 0], 2, 2), null);
+  assert.deepEqual(afterKey("ArrowRight", { layer: 2, token: 3 }, 6, 12), { layer: 2, token: 4 });
+  assert.deepEqual(afterKey("ArrowUp", { layer: 0, token: 3 }, 6, 12), { layer: 0, token: 3 });
+  assert.deepEqual(afterKey("ArrowDown", { layer: 2, token: 3 }, 6, 12), { layer: 3, token: 3 });
+  assert.deepEqual(afterKey("End", { layer: 2, token: 3 }, 6, 12), { layer: 2, token: 11 });
+  assert.deepEqual(afterKey("Home", { layer: 2, token: 3 }, 6, 12), { layer: 2, token: 0 });
+  assert.deepEqual(afterKey("PageUp", { layer: 2, token: 3 }, 6, 12), { layer: 2, token: 0 });
+  for (const key of ["x", "__proto__", "toString"]) assert.equal(afterKey(key, { layer: 0, token: 0 }, 2, 2), null);
 });
 
 test("numbers on a colour read well", () => {
@@ -242,9 +245,9 @@ test("numbers on a colour read well", () => {
     const [r, g, b] = rgb.map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
-  for (const colour of PALETTE.flat()) {
+  for (const colour of PALETTE) {
     const l = luminance(rgbOf(colour));
-    const contrast = wantsWhite(rgbOf(colour)) ? 1.05 / (l + 0.05) : (l + 0.05) / 0.05;
+    const contrast = needsLight(rgbOf(colour)) ? 1.05 / (l + 0.05) : (l + 0.05) / 0.05;
     assert.ok(contrast >= 4.5, `${colour}: ${contrast}`);
   }
 });

@@ -27,6 +27,7 @@ from labkit.moe.routing import collect
 from labkit.trace.record import Routes, Trace
 from labkit.views.routes_view import FILE_BYTES, RoutesView, routes
 from labkit.views.routes_view.choices import MOST_BYTES, MOST_TOKENS, by_weight, chance, router
+from labkit.views.routes_view.picture import COLOURS
 from labkit.views.specialisation_chart import MOST_LAYERS, damage, specialisation
 
 
@@ -448,6 +449,15 @@ def test_the_picture_where_no_script_runs() -> None:
     firsts = np.bincount(first, minlength=32) + load / 100  # those chosen first have the colours
     most = np.argsort(-firsts, kind="stable")[:8].tolist()
     assert list(rows[3 * 13 + 1 : 4 * 13]) == [most.index(e) if e in most else 8 for e in first]
+
+
+def test_a_layout_and_the_colours_are_the_widget_s() -> None:
+    view = RoutesView(random_routed(3), layout={"width": "60%"})
+    assert view.layout.width == "60%"
+    assert [light for light, _ in view.constants["palette"]] == list(COLOURS)
+    with pytest.raises(BadInput, match="order='best' is not known; give one of number, most"):
+        view.order = "best"
+    assert view.order == "number"
 
 
 def test_repr_is_stable_and_names_no_address() -> None:

@@ -3,10 +3,45 @@
 from __future__ import annotations
 
 import base64
+import html
 import struct
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A picture of few colours. places: (rows, columns) uint8 places in the palette; palette: (colours, 3) uint8; clear: the
+    place that is see-through, or None."""
+
+    places: np.ndarray
+    palette: np.ndarray
+    clear: int | None = None
+
+    @classmethod
+    def of(cls, places: np.ndarray, colours: Sequence[str]) -> Indexed:
+        """colours: "#rrggbb" each."""
+        palette = np.array([list(bytes.fromhex(colour[1:])) for colour in colours], np.uint8)
+        return cls(places.astype(np.uint8), palette)
+
+    def png(self) -> bytes:
+        """A pixel a place."""
+        return png(self.places, self.palette.tobytes(), clear=self.clear)
+
+    def rgba(self) -> np.ndarray:
+        """(rows, columns, 4) uint8."""
+        opacity = np.where(self.places == (-1 if self.clear is None else self.clear), 0, 255).astype(np.uint8)
+        return np.concatenate([self.palette[self.places], opacity[..., None]], axis=-1)
+
+    def image(self, width: int, height: int, alt: str) -> str:
+        """An HTML element that holds the picture and shows it this large, each place with sharp edges."""
+        return (
+            f'<img src="{data_address(self.png())}" width="{width}" height="{height}" style="image-rendering: pixelated" '
+            f'alt="{html.escape(alt)}">'
+        )
 
 
 def png(pixels: np.ndarray, palette: bytes | None = None, *, clear: int | None = None) -> bytes:

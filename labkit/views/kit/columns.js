@@ -11,11 +11,12 @@ import { make, ownKey } from "./common.js";
  */
 
 /**
- * height(i): 0 to 1; look(i): the class of its fill; marked(i): whether it is framed; say(i): what is read out of it.
+ * height(i): 0 to 1; look(i): the class of its fill; dress(fill, i): whatever else it looks like; marked(i): whether it is framed; say(i): what is read out of it.
  * @typedef {object} Bars
  * @property {number} count
  * @property {(i: number) => number} height
  * @property {(i: number) => string} [look]
+ * @property {(fill: HTMLElement, i: number) => void} [dress]
  * @property {(i: number) => boolean} [marked]
  * @property {(i: number) => string} [say]
  */
@@ -35,7 +36,7 @@ export function columns({ label, id, className = "", actions = null }) {
   let cursor = null;
 
   /** @param {Bars} bars */
-  function draw({ count, height, look, marked, say }) {
+  function draw({ count, height, look, dress, marked, say }) {
     if (nodes.length !== count) {
       setCursor(null);
       nodes = Array.from({ length: count }, (_, i) => {
@@ -53,6 +54,7 @@ export function columns({ label, id, className = "", actions = null }) {
       const fill = /** @type {HTMLElement} */ (node.firstChild);
       fill.style.height = `${100 * Math.max(0, height(i)) || 0}%`;
       fill.className = `lk-column-fill ${look?.(i) ?? ""}`.trim();
+      dress?.(fill, i);
       if (actions && say) node.setAttribute("aria-label", say(i));
     });
     mark(marked ?? (() => false));

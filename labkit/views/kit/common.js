@@ -113,6 +113,18 @@ export function make(tag, className = "", text = null) {
   return element;
 }
 
+/** A box with parts in it. @type {(className: string, ...parts: (string | Node)[]) => HTMLDivElement} */
+export function box(className, ...parts) {
+  const element = make("div", className);
+  element.append(...parts);
+  return element;
+}
+
+/** Leave parts out of what is read aloud: what they show is said elsewhere in words. @type {(...parts: Element[]) => void} */
+export function unread(...parts) {
+  for (const part of parts) part.setAttribute("aria-hidden", "true");
+}
+
 /**
  * Set an element's text; one that says it already is left alone, so that what is selected in it stays so.
  * @type {(element: Node, text: string) => void}
@@ -174,6 +186,11 @@ export function decimal(value, digits = 2) {
 /** A whole number with thousands separated by a comma, whatever the browser's language. @param {number} value */
 export function thousands(value) {
   return String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, ",");
+}
+
+/** "1 token", "1,024 tokens". @type {(count: number, name: string) => string} */
+export function counted(count, name) {
+  return `${thousands(count)} ${name}${count === 1 ? "" : "s"}`;
 }
 
 /** An entropy in nats as the number of equally likely choices it amounts to. @param {number} nats */

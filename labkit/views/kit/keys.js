@@ -1,4 +1,4 @@
-// Where the arrow keys lead in a list of tokens.
+// Where the arrow keys lead in a list of tokens, and in a grid.
 
 /**
  * Where a key moves the active one to among n; null when the key means nothing here.
@@ -39,4 +39,28 @@ export function lineTarget(active, step, n, boxAt) {
     }
   }
   return best;
+}
+
+/** @typedef {{row: number, column: number}} Cell */
+
+/**
+ * Where a key moves from a cell of a grid, within its rows and columns; null when the key means nothing here. page: how far
+ * the page keys move, down and across.
+ * @type {(key: string, at: Cell, grid: {rows: number, columns: number, page: [number, number]}) => Cell | null}
+ */
+export function cellTarget(key, { row, column }, { rows, columns, page: [down, across] }) {
+  /** @type {Record<string, [number, number]>} */
+  const targets = {
+    ArrowUp: [row - 1, column],
+    ArrowDown: [row + 1, column],
+    ArrowLeft: [row, column - 1],
+    ArrowRight: [row, column + 1],
+    PageUp: [row - down, column - across],
+    PageDown: [row + down, column + across],
+    Home: [row, 0],
+    End: [row, columns - 1],
+  };
+  if (!Object.hasOwn(targets, key)) return null;
+  const within = (/** @type {number} */ value, /** @type {number} */ count) => Math.min(count - 1, Math.max(0, value));
+  return { row: within(targets[key][0], rows), column: within(targets[key][1], columns) };
 }

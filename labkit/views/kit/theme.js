@@ -1,5 +1,6 @@
 // The notebook's or the system's theme, for what a style sheet can't do: canvases, and numbers that hang on it.
 
+import { brushOf } from "./canvas.js";
 import { make } from "./common.js";
 
 const DARK_BELOW = 110; // of 255, the paper's luminance
@@ -68,7 +69,7 @@ export function followTheme(root) {
  * @returns {number[]}
  */
 export function rgb(colour) {
-  const brush = /** @type {CanvasRenderingContext2D} */ (document.createElement("canvas").getContext("2d"));
+  const brush = brushOf(document.createElement("canvas"));
   brush.fillStyle = colour;
   brush.fillRect(0, 0, 1, 1);
   return [...brush.getImageData(0, 0, 1, 1).data.subarray(0, 3)];

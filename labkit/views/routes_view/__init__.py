@@ -13,9 +13,10 @@ import traitlets
 from labkit.errors import BadInput
 from labkit.markup import html_table
 from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.codes import LEVELS
 from labkit.views.errors import Refused
 from labkit.views.kit.job import Job
-from labkit.views.kit.traits import Change, Proposal
+from labkit.views.kit.traits import Change, OneOf, Proposal, sent
 from labkit.views.kit.wire import Answer, answers
 from labkit.views.routes_view.choices import (
     Drawn,
@@ -29,7 +30,7 @@ from labkit.views.routes_view.choices import (
     text_of,
 )
 from labkit.views.routes_view.exported import numbers_of, picture
-from labkit.views.routes_view.picture import COLOURS, data_address
+from labkit.views.routes_view.picture import COLOURS, OTHER, PALETTE, strip
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from labkit.views.drawing.scene import Picture
 
 FILE_BYTES = 1_500_000  # of router probabilities in an exported file; the tokens beyond them are without
-ORDERS = ("number", "most")
+ORDERS = {"number": "by number", "most": "most chosen first"}
 _DELAY_SECONDS = 0.3  # somebody who types on does not mean what stands there yet
 _STATIC_TOKENS, _STATIC_EXPERTS = 400, 8
 
@@ -78,10 +79,11 @@ class RoutesView(View):
     _esm = module("routes_view/routes.js")
     _css = style("routes_view/routes.css")
 
+    constants = sent(palette=PALETTE, others=OTHER, levels=LEVELS, orders=ORDERS)
     layer = traitlets.Int(0).tag(sync=True)
     held: traitlets.List[int] = traitlets.List().tag(sync=True)
     """The token that is held: [trace (0 or 1), token], or nothing."""
-    order = traitlets.Unicode("number").tag(sync=True)
+    order = OneOf(ORDERS, "number")
     """How the loads stand: by the experts' "number", or the "most" chosen first."""
     numbers = traitlets.Bool(True).tag(sync=True)
     """Whether each token has its expert's number under it."""
@@ -111,7 +113,9 @@ class RoutesView(View):
         layer: int | None = None,
         names: tuple[str, str] | None = None,
         special: Collection[int] | None = None,
+        **traits: object,
     ) -> None:
+        """traits: the widget's own, such as layout={"width": "60%"}."""
         self._worker: Job[str, list[Trace]] = Job(
             self,
             lambda text, _run: self._taken(text),
@@ -139,6 +143,7 @@ class RoutesView(View):
             **state,
             layer=layers[len(layers) // 2] if layer is None else self._checked(layer),
             typed="" if take is None else text_of(trace, self._special),
+            **traits,
         )
         self.observe(self._on_typed, names="typed")
 
@@ -204,7 +209,7 @@ class RoutesView(View):
         self._traces = given
         for name, value in state.items():
             self.set_trait(name, value)
-        if self.held and self.held[1] >= len(self._drawn[self.held[0]].pieces.texts):
+        if self.held and self.held[1] >= self._tokens_drawn(self.held[0]):
             self.held = []
         self.version += 1
         return ""
@@ -215,24 +220,17 @@ class RoutesView(View):
     def _valid_layer(self, proposal: Proposal) -> int:
         return self._checked(proposal["value"])
 
-    @traitlets.validate("order")
-    def _valid_order(self, proposal: Proposal) -> str:
-        if proposal["value"] not in ORDERS:
-            raise Refused(f"order={proposal['value']!r} is not known; give one of {', '.join(ORDERS)}.")
-        return str(proposal["value"])
-
     @traitlets.validate("held")
     def _valid_held(self, proposal: Proposal) -> list[int]:
         value = list(proposal["value"])
-        whole = all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-        if value and not (
-            len(value) == 2
-            and whole
-            and value[0] in range(len(self._drawn))
-            and value[1] in range(len(self._drawn[value[0]].pieces.texts))
-        ):
+        whole = len(value) == 2 and all(type(each) is int for each in value)
+        there = whole and value[0] in range(len(self._drawn)) and value[1] in range(self._tokens_drawn(value[0]))
+        if value and not there:
             raise Refused(f"held={value!r} is no token; give [trace, token], such as [0, 3], or [].")
         return value
+
+    def _tokens_drawn(self, trace: int) -> int:
+        return len(self._drawn[trace].pieces.texts)
 
     def _on_typed(self, change: Change) -> None:
         if self._take is not None:
@@ -322,11 +320,11 @@ class RoutesView(View):
 
     def _slots(self) -> np.ndarray:
         """(layers, tokens) which of the colours each token's first expert has in the first trace; -1 for none."""
-        strip = self._drawn[0].experts[:, :, 0].astype(int)
-        slots = np.full(strip.shape, -1)
-        for i in range(len(strip)):
+        firsts = self._drawn[0].experts[:, :, 0].astype(int)
+        slots = np.full(firsts.shape, -1)
+        for i in range(len(firsts)):
             for slot, expert in enumerate(self._most_chosen(i, len(COLOURS))):
-                slots[i, strip[i] == expert] = slot
+                slots[i, firsts[i] == expert] = slot
         return slots
 
     def _table(self) -> pd.DataFrame:
@@ -346,31 +344,28 @@ class RoutesView(View):
         )
 
     def _static_html(self) -> str:
-        layer, first, slots = self._place(), self._drawn[0], self._slots()
-        strip = first.experts[:, :, 0].astype(int)
+        slots, experts = self._slots(), self._drawn[0].experts[self._place(), :, 0].astype(int)
         text = "".join(
             f"{html.escape(visible(shorten(piece, 60)))}<sub>{expert}</sub>"
-            for piece, expert in zip(first.pieces.texts[:_STATIC_TOKENS], strip[layer], strict=False)
+            for piece, expert in zip(self._drawn[0].pieces.texts[:_STATIC_TOKENS], experts, strict=False)
         )
-        cut = (
-            f"<p>({len(first.pieces.texts) - _STATIC_TOKENS} more tokens)</p>"
-            if len(first.pieces.texts) > _STATIC_TOKENS
-            else ""
-        )
+        left = self._tokens_drawn(0) - _STATIC_TOKENS
+        cut = f"<p>({left} more tokens)</p>" if left > 0 else ""
         rows = html_table(
             [(e, tokens, f"{share:.1%}") for e, tokens, share in self._loads()],
             head=("expert", "tokens", "share of the choices"),
             caption=f"The most chosen experts of layer {self.layer} ({self._chance_line()})",
             right=(0, 1, 2),
         )
-        width, height = min(860, 20 * strip.shape[1]), min(600, 16 * strip.shape[0])
+        picture_of_layers = strip(slots).image(
+            min(860, 20 * slots.shape[1]),
+            min(600, 16 * slots.shape[0]),
+            "A row for each routed layer, a cell for each token, coloured by the expert that it goes to first",
+        )
         return (
             f"<div><p>{html.escape(visible(self._head_line()))}</p>"
             "<p>After each token the number of the expert it goes to first:</p>"
-            f'<div style="white-space: pre-wrap">{text}</div>{cut}'
-            f'<img src="{data_address(slots)}" width="{width}" height="{height}" style="image-rendering: pixelated" '
-            'alt="A row for each routed layer, a cell for each token, coloured by the expert that it goes to first">'
-            f"{rows}</div>"
+            f'<div style="white-space: pre-wrap">{text}</div>{cut}{picture_of_layers}{rows}</div>'
         )
 
 

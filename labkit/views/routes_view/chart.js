@@ -1,97 +1,90 @@
 // Upright bars, one for each expert: the loads of a layer, and one token's router probabilities.
 
 import { columns } from "../kit/columns.js";
-import { make } from "../kit/common.js";
+import { box, make, unread } from "../kit/common.js";
+import { tint } from "./colours.js";
 import { axisPercent, everyNth, niceTop } from "./logic.js";
 
 const WIDEST_BAR = 26;
 const FEW = 64; // experts, up to which bars stand apart
 
 /**
- * A chart of E bars. With `actions` (point(expert or null), choose(expert), leave()) it is a list to move in, else a
- * picture whose numbers stand beside it. Returns {element, list, draw({order, share, slot, line, band, marked, say}), resize(),
- * mark(marked), expertAt(event), heading, unit}.
- *
- * draw: order: expert numbers from left to right; share(expert) its bar; slot(expert) its colour; line, band: {value, title}
- * and [low, high] in shares; marked(expert): a frame around it; say(expert): what is said of it.
+ * order: expert numbers from left to right; share(expert): its bar; slot(expert): its colour; uniform, band: a level and a range
+ * of shares; marked(expert): a frame around it; say(expert): what is read out of it; summary: of a picture.
+ * @typedef {{order: number[], share: (expert: number) => number, slot: (expert: number) => number | string, uniform: number | null,
+ *   band?: [number, number] | null, marked: (expert: number) => boolean, say?: (expert: number) => string, summary?: string}} Bars
  */
-export function barChart({ heading, unit, label, prefix, actions = null }) {
-  const element = make("div", "lk-rt-chart");
-  const title = make("h2", "lk-rt-h");
-  const head = make("span", "", heading);
-  const units = make("span", "lk-muted lk-rt-unit", unit);
-  title.append(head, " ", units);
-  const plot = make("div", "lk-rt-plot");
-  const scale = make("div", "lk-rt-scale");
-  const field = make("div", "lk-rt-field");
-  const grey = make("div", "lk-rt-band");
-  const line = make("div", "lk-rt-line");
-  const names = make("div", "lk-rt-names");
-  const below = make("p", "lk-rt-axis", "expert");
+
+/**
+ * A chart of E bars: with `actions` a list to move in, else a picture whose numbers stand beside it. Returns {element, list,
+ * draw(bars), resize(), mark(marked), expertAt(event), setTitle(heading, unit)}.
+ * @param {{label: string, id: string, actions?: import("../kit/columns.js").ColumnActions | null}} given
+ */
+export function barChart({ label, id, actions = null }) {
+  const [head, unit] = [make("span"), make("span", "lk-muted lk-small")];
+  const title = make("h2");
+  title.append(head, " ", unit);
+  const [scale, grey, line, names] = ["scale", "band", "line", "names"].map((name) => make("div", `lk-rt-${name} lk-muted`));
+  const below = make("p", "lk-rt-axis lk-muted", "expert");
+  /** @type {Bars | null} */
   let given = null;
-  const expertOf = (i) => (i === null ? null : given.order[i]);
+  const expertOf = (/** @type {number | null} */ i) => (i === null || given === null ? null : given.order[i]);
   const bars = columns({
     label,
-    id: prefix,
+    id,
     className: "lk-rt-bars",
     actions: actions && {
       point: (i, byKey) => actions.point(expertOf(i), byKey),
-      choose: (i) => actions.choose(expertOf(i)),
+      choose: (i) => actions.choose?.(/** @type {number} */ (expertOf(i))),
       leave: actions.leave,
     },
   });
-  for (const part of [scale, grey, line, names, below]) part.setAttribute("aria-hidden", "true");
-  field.append(grey, bars.list, line);
-  plot.append(scale, field, make("div"), names);
-  element.append(title, plot, below);
+  unread(scale, grey, line, names, below);
+  const field = box("lk-rt-field", grey, bars.list, line);
+  const element = box("lk-rt-chart", title, box("lk-rt-plot", scale, field, make("div"), names), below);
 
+  /** @param {Bars} next */
   function draw(next) {
     given = next;
-    const { order, share, slot, marked } = given;
+    const { order, share, slot, uniform, band = null, marked, say, summary } = next;
     bars.list.classList.toggle("lk-rt-dense", order.length > FEW);
-    const reach = Math.max(...order.map((e) => share(e) || 0), given.line?.value ?? 0, given.band?.[1] ?? 0);
-    const top = niceTop(reach * 1.02);
+    const top = niceTop(Math.max(...order.map((expert) => share(expert) || 0), uniform ?? 0, band?.[1] ?? 0) * 1.02);
     field.style.maxWidth = names.style.maxWidth = `${order.length * WIDEST_BAR}px`;
     bars.draw({
       count: order.length,
       height: (i) => (share(order[i]) > 0 ? share(order[i]) / top : 0),
       look: (i) => `lk-rt-c${slot(order[i])}`,
+      dress: (fill, i) => tint(fill, slot(order[i])),
       marked: (i) => marked(order[i]),
-      say: (i) => given.say(order[i]),
+      say: say && ((i) => say(order[i])),
     });
-    const height = (value) => `${(100 * value) / top}%`;
-    line.hidden = !given.line;
-    if (given.line) line.style.bottom = height(given.line.value);
-    grey.hidden = !given.band;
-    if (given.band) {
-      grey.style.bottom = height(given.band[0]);
-      grey.style.height = height(given.band[1] - given.band[0]);
-    }
-    const marks = [make("span", "", axisPercent(top)), make("span", "", "0 %")];
-    marks[0].style.bottom = "100%";
-    marks[1].style.bottom = "0";
+    const up = (/** @type {number} */ value) => `${(100 * value) / top}%`;
+    line.hidden = uniform === null;
+    line.style.bottom = up(uniform ?? 0);
+    grey.hidden = band === null;
+    grey.style.bottom = up(band?.[0] ?? 0);
+    grey.style.height = up((band?.[1] ?? 0) - (band?.[0] ?? 0));
+    /** @type {[number, string, string][]} */
+    const marks = [[top, axisPercent(top), ""], [0, "0 %", ""]];
     // the uniform level is named where the ends leave room for it
-    if (given.line && given.line.value / top > 0.16 && given.line.value / top < 0.86) {
-      const mark = make("span", "lk-rt-uniform", given.line.title);
-      mark.style.bottom = height(given.line.value);
-      marks.push(mark);
-    }
-    scale.replaceChildren(...marks);
+    if (uniform !== null && uniform / top > 0.16 && uniform / top < 0.86) marks.push([uniform, "uniform", "lk-rt-uniform"]);
+    scale.replaceChildren(
+      ...marks.map(([value, text, className]) => {
+        const mark = make("span", className, text);
+        mark.style.bottom = up(value);
+        return mark;
+      }),
+    );
     resize();
-    if (!actions) bars.list.setAttribute("aria-label", `${label}: ${given.summary ?? ""}`);
+    if (!actions) bars.list.setAttribute("aria-label", `${label}: ${summary ?? ""}`);
   }
 
   function resize() {
     if (given === null) return;
-    const room = field.clientWidth || 300;
-    const count = given.order.length;
-    const every = everyNth(count, room, 8 + 6.5 * String(count - 1).length);
+    const { order, marked } = given;
+    const every = everyNth(order.length, field.clientWidth || 300, 8 + 6.5 * String(order.length - 1).length);
     names.replaceChildren(
-      ...given.order.map((expert, i) => {
-        const name = make("span", "", i % every === 0 ? String(expert) : "");
-        name.classList.toggle("lk-rt-marked", given.marked(expert));
-        return name;
-      }),
+      ...order.map((expert, i) => make("span", marked(expert) ? "lk-rt-marked" : "", i % every === 0 ? String(expert) : "")),
     );
   }
 
@@ -100,11 +93,14 @@ export function barChart({ heading, unit, label, prefix, actions = null }) {
     list: bars.list,
     draw,
     resize,
-    heading: head,
-    unit: units,
-    /** Frame the bars of the experts with marked(expert). */
-    mark: (marked) => bars.mark((i) => marked(given.order[i])),
-    /** The expert whose bar is under a pointer, or null. */
-    expertAt: (event) => (given ? expertOf(bars.at(event)) : null),
+    /** @type {(heading: string, unit?: string) => void} */
+    setTitle(heading, text = "") {
+      head.textContent = heading;
+      unit.textContent = text;
+    },
+    /** Frame the bars of the experts with marked(expert). @param {(expert: number) => boolean} marked */
+    mark: (marked) => bars.mark((i) => marked(/** @type {number} */ (expertOf(i)))),
+    /** The expert whose bar is under a pointer, or null. @param {PointerEvent} event */
+    expertAt: (event) => expertOf(bars.at(event)),
   };
 }

@@ -50,7 +50,7 @@ class Drawn:
 def drawn(trace: Trace, special: Collection[int] | None = None) -> Drawn:
     """special: token ids that are drawn but not counted; None: the trace's own. Raises Unavailable without routes."""
     routes = trace.routes
-    experts, weights = by_weight(_numpy(routes.experts), _numpy(routes.weights))
+    experts, weights = choices_of(trace)
     tokens, layers, k = experts.shape
     n_experts = routes.logits.shape[-1]
     kind = np.dtype(np.uint8 if n_experts <= 1 << 8 else "<u2")
@@ -77,6 +77,11 @@ def by_weight(experts: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.
     """(T, L, k) experts and weights, each token's largest weight first: not every router hands them over in order."""
     order = np.argsort(-weights, axis=-1, kind="stable")
     return np.take_along_axis(experts, order, -1), np.take_along_axis(weights, order, -1)
+
+
+def choices_of(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
+    """(T, L, k) experts and weights of a trace, each token's largest weight first."""
+    return by_weight(_numpy(trace.routes.experts), _numpy(trace.routes.weights.float()))
 
 
 def chance(tokens: int, k: int, experts: int) -> tuple[float, float] | None:
@@ -155,8 +160,7 @@ def probability_codes(trace: Trace, tokens: int, kind: str) -> np.ndarray:
 def changed(one: Trace, other: Trace) -> tuple[list[int], list[int]]:
     """By layer, of two traces of the same ids: tokens that choose another set of experts, and those of them that have
     another first one. Where one trace chooses fewer, another set is one that is not within the larger."""
-    a, _ = by_weight(_numpy(one.routes.experts), _numpy(one.routes.weights))
-    b, _ = by_weight(_numpy(other.routes.experts), _numpy(other.routes.weights))
+    a, b = choices_of(one)[0], choices_of(other)[0]
     fewer, more = sorted((a, b), key=lambda experts: experts.shape[-1])
     sets = ~(fewer[..., None] == more[..., None, :]).any(-1).all(-1)
     return sets.sum(0).tolist(), (sets & (a[..., 0] != b[..., 0])).sum(0).tolist()

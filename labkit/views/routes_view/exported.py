@@ -9,8 +9,8 @@ import numpy as np
 
 from labkit.views.drawing.page import Page, Token
 from labkit.views.drawing.scene import Picture
-from labkit.views.routes_view.choices import Drawn
-from labkit.views.routes_view.picture import COLOURS, OTHERS, shades
+from labkit.views.routes_view.choices import Drawn, choices_of
+from labkit.views.routes_view.picture import COLOURS, OTHERS, strip
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,10 +26,7 @@ def numbers_of(traces: Sequence[Trace]) -> pd.DataFrame:
 
     frames = []
     for number, trace in enumerate(traces):
-        experts = trace.routes.experts.cpu().numpy()  # (T, L, k)
-        weights = trace.routes.weights.float().cpu().numpy()
-        order = np.argsort(-weights, axis=-1, kind="stable")
-        experts, weights = np.take_along_axis(experts, order, -1), np.take_along_axis(weights, order, -1)
+        experts, weights = choices_of(trace)
         position, layer, rank = (each.ravel() for each in np.indices(experts.shape))
         frames.append(
             pd.DataFrame(
@@ -72,7 +69,7 @@ def picture(
     rows, columns = slots.shape
     if columns:
         page.note("All layers, from above to below, a cell for each token:")
-        page.pixels(shades(slots), width=min(680.0, 20.0 * columns), height=min(480.0, 16.0 * rows))
+        page.pixels(strip(slots).rgba(), width=min(680.0, 20.0 * columns), height=min(480.0, 16.0 * rows))
     return page.table(
         [(e, tokens_, f"{share:.1%}") for e, tokens_, share in loads],
         ("expert", "tokens", "share of the choices"),

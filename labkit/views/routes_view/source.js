@@ -1,40 +1,36 @@
 // Where one token's exact numbers come from: the kernel, which is asked, or what an exported file holds.
 
 import { answerStore } from "../kit/ask.js";
-import { codeValue } from "./logic.js";
+import { bytesOf, floatsOf } from "../kit/codes.js";
 
-/** @typedef {import("../kit/ask.js").Wire} Wire */
-/** @typedef {{version: number, trace: number, layer: number, token: number}} Place */
+/** @typedef {{version: number, trace: number, layer: number, token: number}} Question */
+/** weights: the largest first, where they are known exactly. @typedef {{probabilities: Float32Array, weights: Float32Array | null, exact: boolean}} Numbers */
+/**
+ * get(question, then): a token's numbers, null until they have come, undefined where they can't be had; peek asks for nothing.
+ * @typedef {{get: (question: Question, then: () => void) => Numbers | null | undefined, peek: (question: Question) => Numbers | null | undefined}} Source
+ */
 
-/** @param {DataView} data */
-const floats = (data) => Float32Array.from({ length: data.byteLength / 4 }, (_, i) => data.getFloat32(4 * i, true));
-
-/** token(place, then) → {probabilities, weights, exact}, null until it has come. @param {Wire} wire */
+/** @type {(wire: import("../kit/ask.js").Wire) => Source} */
 export function liveRoutes(wire) {
-  const store = answerStore(wire, "token", ({ buffers }) => {
-    const [probabilities, weights] = buffers.map(floats);
+  return answerStore(wire, "token", ({ buffers }) => {
+    const [probabilities, weights] = buffers.map((each) => floatsOf(each));
     return { probabilities, weights, exact: true };
   });
-  return { token: (/** @type {Place} */ place, /** @type {() => void} */ then) => store.get(place, then) };
 }
 
-/** The same from a file, to about two digits; undefined for a token whose probabilities it does not hold. */
-export function heldRoutes(model, facts) {
-  const data = model.get("probabilities");
-  const codes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  const layers = facts.layers.length;
-  const starts = [];
-  let at = 0;
-  for (const n of facts.with_probabilities) {
-    starts.push(at);
-    at += n * layers * facts.experts;
+/**
+ * The same from a file, to about two digits; undefined for a token whose probabilities it does not hold.
+ * @type {(data: DataView, codes: import("../kit/codes.js").Codes, facts: import("./logic.js").Facts) => Source}
+ */
+export function heldRoutes(data, codes, { layers, experts, with_probabilities: held }) {
+  const bytes = bytesOf(data);
+  /** @param {Question} question */
+  function peek({ trace, layer, token }) {
+    if (token >= held[trace]) return undefined;
+    const before = held.slice(0, trace).reduce((sum, tokens) => sum + tokens, 0);
+    const from = ((before + token) * layers.length + layer) * experts;
+    const probabilities = Float32Array.from(bytes.subarray(from, from + experts), (code) => codes.weight(code));
+    return { probabilities, weights: null, exact: false };
   }
-  return {
-    token({ trace, layer, token }) {
-      if (token >= facts.with_probabilities[trace]) return undefined;
-      const from = starts[trace] + (token * layers + layer) * facts.experts;
-      const probabilities = Float32Array.from(codes.subarray(from, from + facts.experts), (code) => codeValue(code));
-      return { probabilities, weights: null, exact: false };
-    },
-  };
+  return { get: peek, peek };
 }

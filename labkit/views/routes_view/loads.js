@@ -1,0 +1,69 @@
+// The loads of the layer on show: a bar for each expert, beside what chance gives.
+
+import { box, make, thousands } from "../kit/common.js";
+import { legend } from "../kit/legend.js";
+import { barChart } from "./chart.js";
+import { byChance, inOrder, sharePercent } from "./logic.js";
+import { loadWords } from "./words.js";
+
+/**
+ * say(): the expert in focus is another, by key or click, and is to be read out. Returns {element, draw(), mark(), resize()}.
+ * @param {import("./state.js").Focus} focus
+ * @param {string} id
+ * @param {() => void} say
+ */
+export function loadChart(focus, id, say) {
+  const { shared } = focus;
+  const chart = barChart({
+    label: "Experts by load: arrow keys move, Enter holds one and gives it a colour, Escape lets go",
+    id,
+    actions: {
+      point(expert, byKey) {
+        shared.pointExpert(expert);
+        if (byKey) say();
+      },
+      choose(expert) {
+        shared.chooseExpert(expert);
+        say();
+      },
+      leave() {
+        shared.pointExpert(null);
+        if (shared.heldExpert === null) chart.list.blur();
+        shared.holdExpert(null);
+      },
+    },
+  });
+  const key = make("div", "lk-rt-key");
+
+  function draw() {
+    const { route } = focus;
+    const [layer, uniform] = [shared.layer, 1 / route.experts];
+    chart.setTitle(`Load in layer ${shared.name}`, `share of the ${thousands(route.counted * route.k)} choices`);
+    chart.draw({
+      order: inOrder(route.load(layer), shared.view.get("order")),
+      share: (expert) => focus.share(expert),
+      slot: (expert) => shared.slot(layer, expert),
+      uniform,
+      band: route.band,
+      marked: (expert) => expert === shared.expert,
+      say: (expert) => loadWords(focus, expert),
+    });
+    key.replaceChildren(route.band === null ? "No token is counted here." : chanceKey(route.experts, uniform, route.band));
+  }
+
+  return {
+    element: box("lk-rt-loads", chart.element, key),
+    draw,
+    mark: () => chart.mark((expert) => expert === shared.expert),
+    resize: chart.resize,
+  };
+}
+
+/** @type {(experts: number, uniform: number, band: [number, number]) => HTMLElement} */
+function chanceKey(experts, uniform, [low, high]) {
+  const outside = make("span", "lk-muted", `(of ${experts} bars ${byChance(experts)} would stand outside)`);
+  return legend([
+    { sample: "lk-rt-keyline", text: `uniform ${sharePercent(uniform)}` },
+    { sample: "lk-rt-keyband", text: [`choosing at random gives ${sharePercent(low)} to ${sharePercent(high)} in 95 % of cases `, outside] },
+  ]);
+}
