@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from labkit.trace.edits import ablate_head as ablate_head
     from labkit.trace.edits import ablate_heads as ablate_heads
     from labkit.trace.edits import patch as patch
+    from labkit.trace.lens import lens_logits as lens_logits
     from labkit.trace.lens import logit_attribution as logit_attribution
     from labkit.trace.lens import logit_lens as logit_lens
     from labkit.trace.patching import patching as patching
@@ -64,6 +65,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "ablate_heads": ("labkit.trace.edits", "ablate_heads"),
     "patch": ("labkit.trace.edits", "patch"),
     "patching": ("labkit.trace.patching", "patching"),
+    "lens_logits": ("labkit.trace.lens", "lens_logits"),
     "logit_lens": ("labkit.trace.lens", "logit_lens"),
     "logit_attribution": ("labkit.trace.lens", "logit_attribution"),
     "attention": ("labkit.attention", None),

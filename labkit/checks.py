@@ -31,6 +31,7 @@ __all__ = [
     "as_whole",
     "fraction",
     "index",
+    "indices",
     "listed",
     "near",
     "number",
@@ -40,6 +41,7 @@ __all__ = [
     "seed",
     "series",
     "shown",
+    "texts",
     "whole",
 ]
 
@@ -185,6 +187,19 @@ def index(
     return found % count
 
 
+def indices(name: str, what: str, value: object, count: int, *, of: str = "there are") -> list[int]:
+    """The places of several of `count` things, from whole numbers or a slice, as Python takes them; -1 is the last.
+
+    name: the argument's.  what, of: as in `index`. They may be none, and the same twice: that is for the caller to refuse.
+    """
+    if isinstance(value, slice):
+        try:
+            return list(range(count))[value]
+        except TypeError:
+            refuse(name, value, "a slice of whole numbers")
+    return [index(what, each, count, of=of) for each in series(name, value, "a list of whole numbers, or a slice")]
+
+
 def pair(what: str, value: object) -> tuple[int, int]:
     """(layer, head) or (layer, expert): two whole numbers. what: "head" or "expert". Whether they are there is not asked."""
     items = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else ()
@@ -193,6 +208,16 @@ def pair(what: str, value: object) -> tuple[int, int]:
         article = "An" if what[0] in "aeiou" else "A"
         raise BadInput(f"{article} {what} is given as (layer, {what}), two whole numbers, and {shown(value)} is none.")
     return numbers[0], numbers[1]
+
+
+def texts(name: str, value: object) -> tuple[str, ...]:
+    """A text or several, none of them empty; () for None or an empty list."""
+    wanted = "a text or a list of texts, none of them empty"
+    given = [value] if isinstance(value, str) else [] if value is None else series(name, value, wanted)
+    found = tuple(each for each in given if isinstance(each, str) and each)
+    if len(found) != len(given):
+        refuse(name, value, wanted)
+    return found
 
 
 def series(name: str, value: object, wanted: str) -> list[object]:

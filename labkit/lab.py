@@ -57,7 +57,7 @@ class Lab:
         check_has_numbers(model)
         self._model: PreTrainedModel | None = cast("PreTrainedModel", model)
         self._tokenizer: PreTrainedTokenizerBase | None = tokenizer
-        self._turns = Turns.of(model)
+        self._turns = Turns.of(self._model)
         self._anatomy: Anatomy | None = None
         self.name: str = name or config._name_or_path or type(model).__name__
         self.licence = licence

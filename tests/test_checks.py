@@ -107,9 +107,40 @@ def test_an_index_is_that_of_a_list(value, count):
             checks.index("token", value, count, negative=False)
 
 
+def test_texts_are_one_or_several():
+    assert checks.texts("stop", "ab") == ("ab",)
+    assert checks.texts("stop", ["ab", "c"]) == checks.texts("stop", ("ab", "c")) == ("ab", "c")
+    assert checks.texts("stop", None) == checks.texts("stop", []) == ()
+
+
+@given(st.none() | st.integers(-8, 8), st.none() | st.integers(-8, 8), st.integers(0, 6))
+def test_indices_are_those_of_a_list(start, stop, count):
+    assert checks.indices("rows", "token", slice(start, stop), count) == list(range(count))[start:stop]
+    several = [i for i in (start, stop) if i is not None and -count <= i < count]
+    assert checks.indices("rows", "token", np.array(several, dtype=np.int64), count) == [i % count for i in several]
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
+        (lambda: checks.indices("rows", "row", [5], 5, of="it has"), "There is no row 5: it has rows 0 to 4."),
+        (lambda: checks.indices("rows", "row", [0, True], 5), "There is no row True: there are rows 0 to 4."),
+        (
+            lambda: checks.indices("rows", "row", "01", 5),
+            "rows='01' can't be used; give a list of whole numbers, or a slice.",
+        ),
+        (
+            lambda: checks.indices("rows", "row", slice("a"), 5),
+            "rows=slice(None, 'a', None) can't be used; give a slice of whole numbers.",
+        ),
+        (
+            lambda: checks.texts("stop", ["a", ""]),
+            "stop=['a', ''] can't be used; give a text or a list of texts, none of them empty.",
+        ),
+        (
+            lambda: checks.texts("stop", [3]),
+            "stop=[3] can't be used; give a text or a list of texts, none of them empty.",
+        ),
         (lambda: checks.whole("draws", 0, 1), "draws=0 can't be used; give a whole number from 1."),
         (lambda: checks.whole("n", np.int64(9), None, 1_000), None),
         (lambda: checks.whole("n", 2_000, None, 1_000), "n=2000 can't be used; give a whole number up to 1,000."),

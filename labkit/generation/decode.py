@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import secrets
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import logits_process as warpers
 
-from labkit.errors import BadInput, Unavailable
+from labkit import checks
+from labkit.errors import Unavailable
 from labkit.generation.pieces import Pieces
 from labkit.generation.record import FinishReason, Generation, Sampling
 from labkit.models.tokens import token_strings
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 COLDEST, HOTTEST = 1e-3, 100.0  # colder, the divided scores overflow; greedy is what is meant
 
 Speed = Literal["plain", "fast"]
+SPEEDS: tuple[Speed, ...] = get_args(Speed)
 OnPiece = Callable[[str], None]
 OnToken = Callable[[Generation], None]
 
@@ -68,35 +68,29 @@ def settings(
 
     Raises BadInput, naming the setting and its range.
     """
-    enough = _is_whole(max_new_tokens) and max_new_tokens >= 1
-    _require(enough, "max_new_tokens", max_new_tokens, "a whole number from 1")
-    warm = _is_number(temperature) and (temperature == 0 or COLDEST <= temperature <= HOTTEST)
-    _require(warm, "temperature", temperature, f"0 (greedy) or from {COLDEST:g} to {HOTTEST:g}")
-    _require(top_k is None or (_is_whole(top_k) and top_k >= 1), "top_k", top_k, "a whole number from 1, or None")
-    _require(top_p is None or (_is_number(top_p) and 0 < top_p <= 1), "top_p", top_p, "above 0 and at most 1, or None")
-    _require(min_p is None or (_is_number(min_p) and 0 <= min_p <= 1), "min_p", min_p, "from 0 to 1, or None")
-    penalty_fits = repetition_penalty is None or (_is_number(repetition_penalty) and repetition_penalty > 0)
-    _require(penalty_fits, "repetition_penalty", repetition_penalty, "above 0 (1 changes nothing), or None")
-    _require(seed is None or (_is_whole(seed) and 0 <= seed < 2**63), "seed", seed, "a whole number from 0, or None")
-    _require(_is_whole(alternatives) and alternatives >= 1, "alternatives", alternatives, "a whole number from 1")
-    _require(speed in ("plain", "fast"), "speed", speed, "'plain' or 'fast'")
-    listed = stop is None or isinstance(stop, str | list | tuple)
-    _require(listed, "stop", stop, "a text or a list of texts")
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    _require(
-        all(isinstance(s, str) and s for s in stops), "stop", stop, "a text or a list of texts, none of them empty"
-    )
-    if temperature > 0 and seed is None:
+    max_new_tokens = checks.whole("max_new_tokens", max_new_tokens, 1)
+    warmth = f"0 (greedy) or a number from {COLDEST:g} to {HOTTEST:g}"
+    temperature = checks.number("temperature", temperature, 0, HOTTEST, wanted=warmth)
+    if 0 < temperature < COLDEST:
+        checks.refuse("temperature", temperature, warmth)
+    if top_k is not None:
+        top_k = checks.whole("top_k", top_k, 1, wanted="a whole number from 1, or None")
+    if top_p is not None:
+        top_p = checks.fraction("top_p", top_p, zero=False, wanted="a number above 0 and up to 1, or None")
+    if min_p is not None:
+        min_p = checks.fraction("min_p", min_p, wanted="a number from 0 to 1, or None")
+    if repetition_penalty is not None:
+        wanted = "a number above 0 (1 changes nothing), or None"
+        repetition_penalty = checks.number("repetition_penalty", repetition_penalty, above=0, wanted=wanted)
+    if seed is not None:
+        seed = checks.whole("seed", seed, 0, checks.SEEDS, wanted="a whole number from 0, or None")
+    elif temperature > 0:
         seed = secrets.randbelow(2**31)
-    sampling = Sampling(
-        temperature=float(temperature),
-        top_k=None if top_k is None else int(top_k),
-        top_p=None if top_p is None else float(top_p),
-        min_p=None if min_p is None else float(min_p),
-        repetition_penalty=None if repetition_penalty is None else float(repetition_penalty),
-        seed=int(seed) if seed is not None and temperature > 0 else None,
-    )
-    return Decoding(int(max_new_tokens), sampling, stops, int(alternatives), speed)
+    alternatives = checks.whole("alternatives", alternatives, 1)
+    speed = checks.one_of("speed", speed, SPEEDS)
+    stops = checks.texts("stop", stop)
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed if temperature > 0 else None)
+    return Decoding(max_new_tokens, sampling, stops, alternatives, speed)
 
 
 def decode(
@@ -462,16 +456,3 @@ def _nan_error(step: int) -> Unavailable:
         f"The model's scores are NaN at token {step}, so nothing can be chosen; load it with dtype='float32', and check the "
         "weights if it persists."
     )
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _require(condition: bool, name: str, value: object, wanted: str) -> None:
-    if not condition:
-        raise BadInput(f"{name}={value!r} can't be used; it is to be {wanted}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from labkit import checks
 from labkit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -86,9 +87,7 @@ class Generation:
 
         Raises BadInput when more are asked for than were kept.
         """
-        kept = self.top_ids.shape[-1]
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise BadInput(f"top({k!r}) can't be given; ask for a whole number from 1.")
+        k, kept = checks.whole("k", k, 1), self.top_ids.shape[-1]
         if k > kept:
             raise BadInput(f"top({k}) can't be given: {kept} alternatives were kept; generate with alternatives={k}.")
         return [

@@ -19,9 +19,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from labkit import checks
 from labkit.errors import BadInput, ModelNotFound
 from labkit.markup import escaped, html_table
-from labkit.models import catalog, published
+from labkit.models import catalog, published, shipped
 from labkit.models.config import KEY_VALUE_HEADS, by_layer, context_length, first_number
 from labkit.models.files import Json
 
@@ -158,8 +159,7 @@ def memory(
     cache_dtype: of the cache; None takes that of the weights, or bfloat16 (2 bytes) where they are 8 bits or fewer.
     Raises ModelNotFound for a name that is not known, BadInput for anything that can't be counted.
     """
-    _check_whole("tokens", tokens, 0)
-    _check_whole("batch", batch, 1)
+    tokens, batch = checks.whole("tokens", tokens, 0), checks.whole("batch", batch, 1)
     name, config = named_config(name_or_config)
     weights = _dtype_name(dtype)
     cache = _cache_dtype_name(weights, cache_dtype)
@@ -174,8 +174,7 @@ def model_memory(model: PreTrainedModel, *, tokens: int = 8192, batch: int = 1) 
     model: a transformers causal language model. Quantized weights count with their scales, tied tensors once. The cache
     has the model's dtype. Raises BadInput where model has no configuration.
     """
-    _check_whole("tokens", tokens, 0)
-    _check_whole("batch", batch, 1)
+    tokens, batch = checks.whole("tokens", tokens, 0), checks.whole("batch", batch, 1)
     name, config = named_config(model)
     try:
         architecture = _architecture(_Key(_fingerprint(config), config))
@@ -233,11 +232,6 @@ def what_fits(
 # ---------------------------------------------------------------------------------------------- what was asked about
 
 
-def _check_whole(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise BadInput(f"{name}={value!r} can't be counted: give a whole number, {least} or more.")
-
-
 def _dtype_name(dtype: str | torch.dtype) -> str:
     name = str(dtype).removeprefix("torch.").lower()
     name = _SHORT.get(name, name)
@@ -265,7 +259,8 @@ def named_config(what: Countable) -> tuple[str, PreTrainedConfig]:
         entry = published.get(ours.published if ours else str(what))
         if entry is not None:
             return entry.name, _config_from_fields(entry.config)
-        folder = Path(what).expanduser()
+        own = shipped.find(str(what))
+        folder = own.path if own else Path(what).expanduser()
         if (folder / "config.json").is_file():
             try:
                 return folder.resolve().name, AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -319,7 +314,7 @@ def _reason(error: Exception) -> str:
 
 
 def _not_found(name: str) -> str:
-    known = published.keys()
+    known = {**{name: name for name in shipped.MODELS}, **published.keys()}
     near = dict.fromkeys(known[key] for key in difflib.get_close_matches(name.strip().lower(), known, n=5, cutoff=0.55))
     hint = f"did you mean {', '.join(list(near)[:3])}?" if near else f"known are {', '.join(published.names())}."
     return (

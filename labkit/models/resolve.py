@@ -103,7 +103,10 @@ def _resolve_path(path: Path) -> ModelPlace:
     if path.is_dir():
         return ModelPlace(path.resolve().name, "folder", path)
     if not path.exists():
-        raise ModelNotFound(f"There is no file or folder {path}{_near_paths(path)}; {at_hand()} without a path.")
+        raise ModelNotFound(
+            f"Nothing is found at {path}{_near_paths(path)}; give the path of a model's folder or .gguf file, or a name: "
+            f"{at_hand()}."
+        )
     suffix = path.suffix.lower()
     if suffix == ".gguf":
         return ModelPlace(path.stem, "gguf", path)

@@ -95,7 +95,6 @@ def effects(
     Raises Unavailable for a dense model, BadInput for an expert that is not there and texts that can't be used.
     """
     import pandas as pd
-    from tqdm.auto import tqdm
 
     how = checks.one_of("how", how, HOW)
     draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
@@ -104,11 +103,7 @@ def effects(
     found: list[np.ndarray] = []
     with lab.turn():
         baseline = documents.losses(lab)
-        complete = False
-        with (
-            contextlib.suppress(KeyboardInterrupt),
-            tqdm(total=len(chosen), desc="experts", unit="expert", disable=not progress) as bar,
-        ):
+        with running.Progress("experts", len(chosen), "expert", progress) as bar:
             stored, at = None, None
             for layer, expert in chosen:
                 if stop is not None and stop.is_set():
@@ -117,9 +112,7 @@ def effects(
                     stored, at = entering(documents, lab, layer, baseline), layer
                 with lab.edit(_without(how, layer, expert)):
                     found.append(documents.losses(lab, stored))
-                bar.update()
-            else:
-                complete = True
+                bar.advance()
     done = chosen[: len(found)]
     changes = np.array(found).reshape(len(found), len(baseline)) - baseline
     enough = documents.notes(least_documents, least_tokens)
@@ -141,7 +134,7 @@ def effects(
     return ExpertEffects(
         frame,
         baseline=documents.baseline(baseline),
-        complete=complete,
+        complete=len(done) == len(chosen),
         experts=len(chosen),
         how=how,
         model=lab.name,

@@ -18,13 +18,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from labkit import checks
 from labkit.errors import BadInput
 from labkit.sae import saving
 from labkit.sae.formats import COMPUTED
@@ -139,11 +139,7 @@ class SAE:
         return self.features
 
     def __getitem__(self, index: int) -> Feature:
-        if isinstance(index, bool) or not isinstance(index, Integral):
-            raise BadInput(f"A feature is asked for by its number, and {index!r} is none; give 0 to {len(self) - 1:,}.")
-        if not 0 <= index < len(self):
-            raise BadInput(f"There is no feature {index:,}: {self.name} has features 0 to {len(self) - 1:,}.")
-        return Feature(self, int(index))
+        return Feature(self, checks.index("feature", index, len(self), of=f"{self.name} has", negative=False))
 
     def __iter__(self) -> Iterator[Feature]:
         return (Feature(self, i) for i in range(len(self)))

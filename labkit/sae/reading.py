@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor
 
+from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.models.tokens import token_strings
 from labkit.sae.dictionary import SAE, Feature, checked_sae
@@ -38,11 +38,8 @@ def residuals(lab: LabLike, rows: Sequence[Sequence[int]], layer: int) -> Iterat
     if reason := lab.support().get("residual"):
         raise Unavailable(reason)
     layers = lab.anatomy.layers
-    if isinstance(layer, bool) or not isinstance(layer, Integral) or not 0 <= layer <= len(layers):
-        raise BadInput(
-            f"There is nothing to read at layer {layer!r}: {lab.name} has layers 0 to {len(layers) - 1}, and "
-            f"{len(layers)} is what leaves the last."
-        )
+    wanted = f"a layer that it enters in {lab.name}, 0 to {len(layers) - 1}, or {len(layers)} for what leaves the last"
+    layer = checks.whole("layer", layer, 0, len(layers), wanted=wanted)
     with lab.turn():
         groups = running.groups(lab.model, [len(row) for row in rows], in_order=True)
     last = layer == len(layers)
@@ -116,8 +113,8 @@ class Features:
 
     def top(self, token: int, k: int = 5) -> list[tuple[Feature, float]]:
         """The k most active features on a token and how active; none where they are not defined."""
-        if not -len(self) <= token < len(self):
-            raise BadInput(f"There is no token {token}: the text has {len(self)}, counted from 0.")
+        token = checks.index("token", token, len(self), of="this text has")
+        k = checks.whole("k", k, 1)
         pairs = zip(self.indices[token].tolist(), self.values[token].tolist(), strict=True)
         return [(self.sae[i], v) for i, v in pairs if i >= 0][:k]
 
@@ -137,6 +134,7 @@ class Features:
 
     def strongest(self, k: int = 10) -> list[tuple[Feature, float, int]]:
         """The k features with the highest activation anywhere in the text, in size: feature, activation, token."""
+        k = checks.whole("k", k, 1)
         best: dict[int, tuple[float, int]] = {}
         for token in range(len(self)):
             for index, value in zip(self.indices[token].tolist(), self.values[token].tolist(), strict=True):

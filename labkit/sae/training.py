@@ -7,7 +7,6 @@ import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -40,6 +39,7 @@ class Settings:
     run it falls to nothing. dead_after: a feature that was active on none of so many tokens is dead, and the auxiliary
     loss (Gao et al. 2024, appendix A.2) lets the dead ones explain what the others leave. Libraries' usual ten million
     would never be reached in a short run.
+    Raises BadInput for settings that no run can have.
     """
 
     features: int = 4_608
@@ -52,6 +52,23 @@ class Settings:
     dead_after: int = 250_000
     auxiliary: float = 1 / 32
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("features", 1),
+            ("k", 1),
+            ("tokens", 1),
+            ("batch", 1),
+            ("warm_up", 0),
+            ("dead_after", 1),
+            ("seed", 0),
+        ):
+            checks.whole(name, getattr(self, name), least)
+        checks.number("learning_rate", self.learning_rate, above=0)
+        checks.fraction("decay", self.decay)
+        checks.number("auxiliary", self.auxiliary, 0)
+        if self.k > self.features:
+            raise BadInput(f"{self.k} features can't be kept where there are {self.features}; give a smaller k.")
 
     @property
     def steps(self) -> int:
@@ -75,23 +92,6 @@ class Step:
     learning_rate: float
 
 
-def _check(settings: Settings) -> None:
-    """Raises BadInput for settings that no run can have."""
-    for name, least in (
-        ("features", 1),
-        ("k", 1),
-        ("tokens", 1),
-        ("batch", 1),
-        ("warm_up", 0),
-        ("dead_after", 1),
-        ("seed", 0),
-    ):
-        checks.whole(name, getattr(settings, name), least)
-    checks.number("learning_rate", settings.learning_rate, above=0)
-    checks.fraction("decay", settings.decay)
-    checks.number("auxiliary", settings.auxiliary, 0)
-
-
 def start(
     d_in: int, settings: Settings, sample: Tensor, *, device: str = "cpu", checkpoint: Path | None = None
 ) -> Trainer:
@@ -100,9 +100,6 @@ def start(
     sample: (rows, d_in) activations, of which the scale and the mean are taken. device: where the training runs. Decoder
     rows are of length 1 and random, the encoder is the decoder's transpose, the bias is the mean.
     """
-    _check(settings)
-    if settings.k > settings.features:
-        raise BadInput(f"{settings.k} features can't be kept where there are {settings.features}; give a smaller k.")
     if settings.steps < 1:
         raise BadInput(f"{settings.tokens:,} tokens are less than one batch of {settings.batch:,}; give more.")
     trainer_class, sae_class, sae_config, trainer_config = _classes()
@@ -289,17 +286,19 @@ def _checked(x: Tensor, settings: Settings | None, layer: int) -> tuple[Tensor, 
         raise BadInput(
             f"Training takes finite activations (rows, d_in), a tensor of floats, and this is {shown}; give such."
         )
-    if isinstance(layer, bool) or not isinstance(layer, Integral) or layer < 0:
-        raise BadInput(f"layer says what the activations enter, as trace.residual counts, and {layer!r} is none.")
+    layer = checks.whole(
+        "layer", layer, 0, wanted="the layer that the activations enter, a whole number from 0 as trace.residual counts"
+    )
     if settings is not None and not isinstance(settings, Settings):
         raise BadInput(f"settings are an lk.sae.Settings, and a {type(settings).__name__} is none.")
-    settings = settings or Settings(features=8 * x.shape[1])
-    _check(settings)
+    if settings is None:
+        features = 8 * x.shape[1]
+        settings = Settings(features=features, k=min(Settings.k, features))
     if len(x) < settings.batch:
         raise BadInput(f"{len(x):,} rows are less than one batch of {settings.batch:,}; give more, or a smaller batch.")
     if not bool((x != x[0]).any()):
         raise BadInput("All these activations are the same, so that there is nothing to learn; give others.")
-    return x.detach(), settings, int(layer)
+    return x.detach(), settings, layer
 
 
 def train(

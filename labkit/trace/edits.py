@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.trace import running
 from labkit.trace.instruments import BY_NAME, Instrument, filled
@@ -98,10 +99,7 @@ def ablate_head(layer: int, head: int, *, value: object = 0.0) -> Edit:
 
 def ablate_heads(heads: Sequence[tuple[int, int]], *, value: object = 0.0) -> Edit:
     """Switch several heads off, given as (layer, head)."""
-    pairs = [tuple(pair) if isinstance(pair, Sequence) else (pair,) for pair in heads]
-    for pair in pairs:
-        if len(pair) != 2 or not all(isinstance(i, int) and not isinstance(i, bool) for i in pair):
-            raise BadInput(f"A head is given as (layer, head), two whole numbers, and {pair!r} is none.")
+    pairs = [checks.pair("head", pair) for pair in checks.series("heads", heads, "a list of (layer, head)")]
     if not pairs:
         raise BadInput("There is no head to ablate; give at least one (layer, head).")
     places = tuple(f"head_output[{layer}, {head}]" for layer, head in pairs)

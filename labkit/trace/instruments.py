@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from labkit import checks
 from labkit.errors import BadInput
 from labkit.trace.patterns import SEEN, LayerAttention, own
 
@@ -572,11 +573,7 @@ def named(name: str) -> Instrument:
     """The row of an instrument. Raises BadInput with a near match."""
     if (row := BY_NAME.get(name)) is not None:
         return row
-    import difflib
-
-    close = difflib.get_close_matches(str(name), BY_NAME, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise BadInput(f"There is no instrument {name!r}{hint}; there are {', '.join(BY_NAME)}.")
+    raise BadInput(f"There is no instrument {name!r}{checks.near(name, BY_NAME)}; there are {', '.join(BY_NAME)}.")
 
 
 def support(anatomy: Anatomy) -> dict[str, str | None]:

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.models.tokens import token_strings
 from labkit.results import Result
@@ -72,8 +73,7 @@ def logit_lens(lab: LabLike, trace: Trace, *, k: int = 1) -> LogitLens:
     ending = _ending(lab, trace, ("residual", "logits"))
     logits = trace.logits
     vocabulary = logits.shape[-1]
-    if not _is_whole(k) or not 1 <= k <= vocabulary:
-        raise BadInput(f"k={k!r} tokens can't be given: choose 1 to {vocabulary}, the size of the vocabulary.")
+    k = checks.whole("k", k, 1, vocabulary)
     memo: dict[int, str] = {}
     following = torch.tensor([*trace.ids[1:], 0])
     rows: list[dict[str, object]] = []
@@ -127,13 +127,13 @@ def lens_logits(lab: LabLike, trace: Trace, layers: int | Sequence[int] | None =
     vocabulary). Raises BadInput for a layer that is not there, and Unavailable as `logit_lens` does.
     """
     ending = _ending(lab, trace, ("residual", "logits"))
-    if _is_whole(layers):
-        return ending.logits(trace.residual(int(layers)))  # type: ignore[arg-type]
-    wanted = range(trace.layers + 1) if layers is None else layers
-    found = [ending.logits(trace.residual(int(i) if _is_whole(i) else i)) for i in wanted]  # type: ignore[union-attr]
-    if not found:
+    if (one := checks.as_whole(layers)) is not None:
+        return ending.logits(trace.residual(one))
+    there = trace.layers + 1
+    wanted = range(there) if layers is None else checks.indices("layers", "layer", layers, there, of="the lens reads")
+    if not wanted:
         raise BadInput(f"layers is empty; choose from 0 to {trace.layers}.")
-    return torch.stack(found)
+    return torch.stack([ending.logits(trace.residual(i)) for i in wanted])
 
 
 # direct logit attribution ---------------------------------------------------------------------------------------------
@@ -193,13 +193,10 @@ def logit_attribution(
     Raises BadInput for a position or token that is not there, Unavailable when something was not kept or the parts don't
     add up to the logit. Direct logit attribution: Elhage et al. 2021; frozen scale: Wang et al. 2023.
     """
-    if by not in ("layer", "head"):
-        raise BadInput(f"by={by!r} is no way to attribute a logit; choose 'layer' or 'head'.")
+    by = checks.one_of("by", by, ("layer", "head"), problem="is no way to attribute a logit")
     needed = ("residual", "attention_output", "mlp_output", "logits", *(("head_output",) if by == "head" else ()))
     ending = _ending(lab, trace, needed)
-    if not _is_whole(position) or not -len(trace) <= position < len(trace):
-        raise BadInput(f"There is no position {position!r}: this text has positions 0 to {len(trace) - 1}.")
-    position = int(position) % len(trace)
+    position = checks.index("position", position, len(trace), of="this text has")
     last = trace.residual(trace.layers)[position]
     raw = ending.uncapped(last[None])[0].double().cpu()
     wanted = int(raw.argmax()) if token is None else _token_id(lab.tokenizer, len(raw), token)
@@ -520,17 +517,10 @@ def _tolerance(x: torch.Tensor) -> float:
     return max(TOLERANCE.get(x.dtype, TOLERANCE[torch.bfloat16]), 1e-6)  # a trace's logits are float32 at best
 
 
-def _is_whole(value: object) -> bool:
-    """Whether this is a whole number: also one out of a DataFrame or a tensor, but not True."""
-    return hasattr(value, "__index__") and not isinstance(value, bool)
-
-
 def _token_id(tokenizer: PreTrainedTokenizerBase, size: int, token: str | int) -> int:
     """The id of a single token given by text or id. Raises BadInput with how a text of several splits."""
-    if _is_whole(token):
-        if not 0 <= int(token) < size:
-            raise BadInput(f"There is no token {token}: this vocabulary has tokens 0 to {size - 1}.")
-        return int(token)
+    if checks.as_whole(token) is not None:
+        return checks.index("token", token, size, of="this vocabulary has", negative=False)
     if not isinstance(token, str):
         raise BadInput(f"A token is given by its text or its id, and {token!r} is neither.")
     ids = tokenizer(token, add_special_tokens=False).input_ids

@@ -95,7 +95,7 @@ class Pass:
             return
         self.batch, self.tokens = inputs.shape[:2]
         self.past = _past(given, given.get("attention_mask"), self.tokens)
-        self.whole = given.get("use_cache") is False and self.past == 0
+        self.whole = given.get("use_cache") is False and self.past == 0 and not running.generating()
         self.kept = given.get("logits_to_keep", 0)
         self.given = {name: given.get(name) for name in ("attention_mask", "position_ids")}
         self.entered = module

@@ -6,7 +6,6 @@ Meng et al. 2022 ("Locating and Editing Factual Associations in GPT", causal tra
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, SupportsFloat, cast
 
 import torch
 
+from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.models.tokens import token_strings
 from labkit.results import Result
@@ -99,10 +99,7 @@ def patching(
     Raises BadInput for texts of different lengths and for a metric that gives no number or the same one for both texts,
     Unavailable where the model does not have what is to be patched. An exception in the metric passes through.
     """
-    if at not in PLACES:
-        close = difflib.get_close_matches(str(at), PLACES, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise BadInput(f"at={at!r} is nothing that can be patched{hint}; there are {', '.join(PLACES)}.")
+    at = checks.one_of("at", at, PLACES, problem="is nothing that can be patched")
     if not callable(metric):
         raise BadInput(
             "metric is to be a function of the logits (T, vocabulary), such as lambda logits: logits[-1, 42]."
@@ -119,7 +116,7 @@ def patching(
             f"The clean text has {n} tokens and the corrupted one {len(corrupted_ids)}; choose words with equally many tokens."
         )
     where = _positions(positions, n)
-    _check_batch_size(batch_size)
+    most = None if batch_size is None else max(2, checks.whole("batch_size", batch_size, 1))
     with lab.turn():
         model, anatomy, name = lab.model, lab.anatomy, PLACES[at]
         if reason := anatomy.support.get(name):
@@ -130,7 +127,6 @@ def patching(
                 "them: lk.Lab(model.get_base_model(), tokenizer)."
             )
         # a clean and a corrupted row at least, where rows may share a pass
-        most = None if batch_size is None else max(2, batch_size)
         size = running.copies(model, n, max(2, _at_most(anatomy, name, len(where))), most=most)
         base = _Baseline.take(model, anatomy, name, clean_ids, corrupted_ids, size, metric)
         runs = base.runs(at, where)
@@ -261,22 +257,11 @@ def _number(value: object, metric: Metric) -> float:
 def _positions(positions: int | slice | Sequence[int] | None, n: int) -> list[int]:
     if positions is None:
         return list(range(n))
-    if isinstance(positions, slice):
-        chosen = list(range(n))[positions]
-    else:
-        given = [positions] if isinstance(positions, int) else list(positions)
-        for position in given:
-            if isinstance(position, bool) or not isinstance(position, int) or not -n <= position < n:
-                raise BadInput(f"There is no token {position!r}: the texts have tokens 0 to {n - 1}.")
-        chosen = list(dict.fromkeys(position % n for position in given))
+    several = [positions] if checks.as_whole(positions) is not None else positions
+    chosen = list(dict.fromkeys(checks.indices("positions", "token", several, n, of="the texts have")))
     if not chosen:
         raise BadInput(f"positions={positions!r} names no token; the texts have tokens 0 to {n - 1}.")
     return chosen
-
-
-def _check_batch_size(batch_size: int | None) -> None:
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
-        raise BadInput(f"batch_size={batch_size!r} can't be used; it is to be a whole number from 1.")
 
 
 def _at_most(anatomy: Anatomy, name: str, positions: int) -> int:

@@ -13,11 +13,11 @@ all heads; without @, all tokens.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.trace.instruments import BY_NAME, HEADED, PLACES
 
@@ -107,9 +107,8 @@ def _check_name(name: str, text: str) -> None:
     row = BY_NAME.get("attention" if name in ("pattern", "patterns") else name)
     if row is not None:
         raise Unavailable(row.no_edit)
-    close = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.5)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise BadInput(f"There is no place {name!r} in {text!r}{hint}; there are {', '.join(NAMES)}.")
+    near = checks.near(name, NAMES, cutoff=0.5)
+    raise BadInput(f"There is no place {name!r} in {text!r}{near}; there are {', '.join(NAMES)}.")
 
 
 def _layer_and_head(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Literal, overload
 
 import torch
 
+from labkit import checks
 from labkit.errors import BadInput, BadModelFile, Unavailable
 from labkit.trace import instruments
 from labkit.trace.instruments import INSTRUMENTS, KEEP, filled
@@ -158,10 +157,9 @@ class Trace:
 
     def next(self, position: int = -1, k: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
         """(ids, probabilities) of the k most probable tokens after a position."""
-        position = self._checked("token", position, len(self.ids))
-        if isinstance(k, bool) or not isinstance(k, Integral) or not 1 <= k <= self.logits.shape[-1]:
-            raise BadInput(f"next(k={k!r}) can't be given; ask for 1 to {self.logits.shape[-1]:,} tokens.")
-        best = self.logits[position].softmax(-1).topk(int(k))
+        logits = self.logits
+        position = checks.index("token", position, len(self.ids), of="this text has")
+        best = logits[position].softmax(-1).topk(checks.whole("k", k, 1, logits.shape[-1]))
         return best.indices, best.values
 
     # attention ---------------------------------------------------------------------------------------------------
@@ -275,7 +273,7 @@ class Trace:
     # any instrument, and derivatives -----------------------------------------------------------------------------
 
     def tensor(self, name: str, layer: int | None = None, head: int | None = None) -> torch.Tensor:
-        """What an instrument kept, by its name: the same as the method of that name, also where there is none.
+        """What an instrument kept, by its name: the same as the method or property of that name, also where there is none.
 
         layer: which; not for logits and embedding, of which there is one in a pass.  head: of instruments with heads.
         Raises BadInput for a name, layer or head that is not there, Unavailable for what was not kept or can't be had.
@@ -359,8 +357,7 @@ class Trace:
         target = Path(path).expanduser()
         partial = target.with_name(target.name + ".partial")
         try:
-            on_disk = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(on_disk, partial, metadata={"labkit": json.dumps(facts)})
+            save_file(_apart(tensors), partial, metadata={"labkit": json.dumps(facts)})
             partial.replace(target)
         except (OSError, SafetensorError) as error:
             partial.unlink(missing_ok=True)
@@ -417,9 +414,7 @@ class Trace:
             raise Unavailable(f"{what} was not kept in this trace; take it with lab.trace(..., keep=({what!r}, ...)).")
 
     def _checked(self, what: str, index: int, count: int) -> int:
-        if isinstance(index, bool) or not isinstance(index, Integral) or not -count <= index < count:
-            raise BadInput(f"There is no {what} {index!r}: {self.model} has {what} 0 to {count - 1}.")
-        return int(index) % count
+        return checks.index(what, index, count, of=f"{self.model} has")
 
     def _count(self, what: Literal["heads", "kv_heads"], layer: int) -> int:
         layer = self._checked("layer", layer, self.layers)
@@ -464,6 +459,19 @@ class Trace:
 Trace.__doc__ = filled(Trace.__doc__)
 
 
+def _apart(tensors: instruments.Tensors) -> instruments.Tensors:
+    """Tensors on the CPU as a safetensors file takes them: contiguous, and none in memory that another one has too."""
+    found: instruments.Tensors = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        if own.untyped_storage().data_ptr() in taken:
+            own = own.clone()
+        taken.add(own.untyped_storage().data_ptr())
+        found[name] = own
+    return found
+
+
 def _merge(fields: instruments.Fields, more: instruments.Fields) -> None:
     """Put an instrument's fields to those of others; what is by instrument comes together."""
     for name, value in more.items():
@@ -494,24 +502,11 @@ def token_loss(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
 def _rows(rows: Sequence[int] | slice | None, length: int) -> torch.Tensor | None:
     if rows is None:
         return None
-    if not isinstance(rows, slice):
-        if not isinstance(rows, Iterable) or not all(isinstance(r, Integral) and not isinstance(r, bool) for r in rows):
-            raise BadInput(f"rows={rows!r} can't be used; give a list of whole numbers, or a slice.")
-        rows = [int(r) for r in rows]
-    chosen = torch.arange(length)[rows] if isinstance(rows, slice) else torch.tensor(rows, dtype=torch.long)
-    if len(chosen) and not (-length <= int(chosen.min()) and int(chosen.max()) < length):
-        raise BadInput(f"rows={list(rows)!r} goes outside the text: tokens are 0 to {length - 1}.")  # type: ignore[arg-type]
-    return chosen % length
+    return torch.tensor(checks.indices("rows", "token", rows, length, of="this text has"), dtype=torch.long)
 
 
 def checked_keep(keep: str | Sequence[str]) -> tuple[str, ...]:
     """What is to be captured, each known. Raises BadInput with near matches."""
-    if not isinstance(keep, Iterable):
-        raise BadInput(f"keep={keep!r} can't be used; give one or several of {', '.join(KEEP)}.")
-    wanted = (keep,) if isinstance(keep, str) else tuple(keep)
-    for name in wanted:
-        if name not in KEEP:
-            close = difflib.get_close_matches(str(name), KEEP, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise BadInput(f"keep={name!r} is nothing that can be kept{hint}; there are {', '.join(KEEP)}.")
+    given = [keep] if isinstance(keep, str) else checks.series("keep", keep, f"one or several of {', '.join(KEEP)}")
+    wanted = (checks.one_of("keep", name, KEEP, problem="is nothing that can be kept") for name in given)
     return tuple(dict.fromkeys(wanted))

@@ -5,7 +5,8 @@ a run is written down once: ids are checked against the embedding, padding never
 checkpointing are off for the length of the run and as they were afterwards, what was compiled runs uncompiled (compiled
 code does not see hooks that came later), and a model that answers otherwise in a list than alone is run text by text.
 
-No table says which families those are: the first time a model is given a list it is tried, with a few tokens.
+No table says which families those are: the first time a model is given a list it is tried, with a few tokens. So is
+whether it generates from what it kept as it reads: where it does not, it generates without a cache, or is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import nn
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 TOKENS_A_PASS = {"cpu": 512}  # a CPU gains nothing from more
 TOKENS_A_PASS_ELSEWHERE = 4096
 LONG, SHORT = 9, 3  # tokens of the texts a model is tried with
+STEPS = 3  # that are generated: the first is of the text's own pass, the others read what was kept
+WIDEST = 1024  # the longest sliding window that a model is tried past
 
 Ids = Sequence[int] | torch.Tensor
 Logits = Literal["all", "last", "none"]
@@ -443,23 +446,122 @@ def answers_in_lists(model: PreTrainedModel) -> Lists:
 
 def generates_in_lists(model: PreTrainedModel) -> Lists:
     """The same for generating, where texts are padded on the left and a cache or a state is carried on."""
+    way = way_to_generate(model)
 
     def attempt(rows: list[list[int]]) -> list[list[torch.Tensor]]:
-        # all in the config: settings beside it are deprecated, and transformers prints so in the reader's notebook
-        config = GenerationConfig(
-            max_new_tokens=2,
-            min_new_tokens=2,
-            do_sample=False,
-            use_cache=True,
-            output_scores=True,
-            return_dict_in_generate=True,
-        )
-        made = _generated(model, batch_of(model, rows, left=True), config)
-        assert not isinstance(made, torch.Tensor)
-        first, second = (scores.float() for scores in made.scores or ())
-        return [[first[row], second[row]] for row in range(len(rows))]
+        _, logits = _attempt(model, rows, _greedy(2, cached=way.cached), beyond_pad=way.beyond_pad)
+        return [[step[row] for step in logits] for row in range(len(rows))]
 
     return _tried(model, "generate", attempt)
+
+
+def _greedy(steps: int, *, cached: bool = True, kind: str | None = None) -> GenerationConfig:
+    # all in the config: settings beside it are deprecated, and transformers prints so in the reader's notebook
+    return GenerationConfig(
+        max_new_tokens=steps,
+        min_new_tokens=steps,
+        do_sample=False,
+        use_cache=cached,
+        cache_implementation=kind,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+
+
+def _attempt(
+    model: PreTrainedModel, rows: list[list[int]], config: GenerationConfig, *, beyond_pad: bool = False
+) -> tuple[list[list[int]], list[torch.Tensor]]:
+    """The new tokens of each text, and each step's logits, (texts, vocabulary) float32."""
+    batch = batch_of(model, rows, left=True)
+    made = _generated(model, batch, config, beyond_pad=beyond_pad)
+    assert not isinstance(made, torch.Tensor)
+    return made.sequences[:, batch.ids.shape[1] :].tolist(), [logits.float() for logits in made.logits or ()]
+
+
+class Way(NamedTuple):
+    """How a model generates so that each step's logits are those of a plain pass over the same tokens.
+
+    cached: it keeps keys and values of what it read.  beyond_pad: its positions are handed to it as RoBERTa counts them,
+    from the number of the padding token on and without those of padding.  right: False where no way is.
+    """
+
+    cached: bool
+    beyond_pad: bool
+    right: bool = True
+
+
+def way_to_generate(model: PreTrainedModel, ids: Sequence[int] = (), steps: int = 2, *, kind: str | None = None) -> Way:
+    """The way in which a model generates `steps` tokens after a text as it reads; found by trying it, once.
+
+    It is tried with a few tokens: past its sliding window the first time a run goes there, if that is no longer than
+    `WIDEST`, and with a padding token inside where the text has one. A model that looks both ways, or whose layers share
+    what they keep, is found to need the whole text at each step.  kind: of the cache, as transformers names it.
+    Raises Unavailable where no way is right, since what it would write is not what a trace shows.
+    """
+    config = model.config.get_text_config()
+    window = first_number(config, "sliding_window") or 0
+    length = window + 1 if LONG <= window <= WIDEST and len(ids) + steps > window + 1 else LONG
+    length = min(length, (room(model) or length + STEPS) - STEPS)
+    pad = getattr(config, "pad_token_id", None)
+    pad = pad if isinstance(pad, int) and 0 <= pad < embedding_rows(model) else None
+    padded = pad is not None and pad in ids
+    if length < 1:
+        return Way(True, False)
+
+    def find() -> Way:
+        (text,) = _texts(model, length)
+        if padded:
+            text[length // 2] = padding_id(model)
+        exact = _is_exact(model)
+        tolerance = TOLERANCE.get(model.dtype, COARSEST) if exact else COARSEST
+
+        def right(way: Way) -> bool:
+            greedy = _greedy(STEPS, cached=way.cached, kind=kind if way.cached else None)
+            try:
+                with uncompiled(model, decoding=True):
+                    new, logits = _attempt(model, [text], greedy, beyond_pad=way.beyond_pad)
+            except (MemoryError, torch.OutOfMemoryError):
+                raise  # that says nothing of the way
+            except Exception:  # whatever a modeling file raises that keeps nothing
+                if not way.cached:
+                    raise
+                return False
+            whole = text + new[0][:-1]
+            plain = _pass(model, batch_of(model, [whole])).all_logits[0, -STEPS:]
+            same = [_agree(ours[0], theirs.float(), tolerance) for ours, theirs in zip(logits, plain, strict=True)]
+            if not all(same):  # in a model that looks both ways a later token changes what was said before
+                ends = range(length, length + STEPS)
+                plain = torch.cat([_pass(model, batch_of(model, [whole[:n]]), logits="last").all_logits for n in ends])
+                same = [_agree(ours[0], theirs.float(), tolerance) for ours, theirs in zip(logits, plain, strict=True)]
+            # rounding may send a token to another expert and change a step; what is built otherwise changes all of them
+            return all(same) if exact else any(same)
+
+        counted = (False, True) if pad is not None and _takes(model, "position_ids") else (False,)
+        ways = (Way(cached, beyond) for cached in (True, False) for beyond in counted)
+        return next((way for way in ways if right(way)), Way(False, False, right=False))
+
+    found = _once(model, ("way", length, padded, kind), Way, find)
+    if not found.right:
+        raise Unavailable(
+            f"While {model.config.model_type} generates, its scores are not those of a pass over the same tokens, so that "
+            "what it would write is not what a trace shows; use lab.next_logits, and append tokens to the ids yourself."
+        )
+    if kind is not None and not found.cached:
+        raise Unavailable(
+            f"With a {kind} cache the scores of {model.config.model_type} are not those of a pass over the same tokens; use "
+            "speed='plain'."
+        )
+    return found
+
+
+def _is_exact(model: PreTrainedModel) -> bool:
+    """Whether a model rounds so finely that the same sum in another order is the same answer.
+
+    Not in 16 bits, nor where a backend quantizes activations on the way.
+    """
+    if model.dtype not in (torch.float32, torch.float64) or getattr(model, "hf_quantizer", None) is not None:
+        return False
+    return all(type(weight.data) is torch.Tensor for weight in model.parameters())
 
 
 def trying() -> bool:
@@ -468,25 +570,43 @@ def trying() -> bool:
 
 
 _TRYING = threading.local()
-_TRIED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Lists]] = weakref.WeakKeyDictionary()
+_TRIED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], object]] = weakref.WeakKeyDictionary()
+_Found = TypeVar("_Found")
+
+
+def _once(model: PreTrainedModel, what: tuple[object, ...], found: type[_Found], find: Callable[[], _Found]) -> _Found:
+    """What is found by trying a model: once, and again where its dtype, place, kernels or virtual tokens are others."""
+    kernels = getattr(model.config, "_attn_implementation", None)
+    key = (*what, model.dtype, input_device(model), kernels, virtual_tokens(model))
+    known = _TRIED.setdefault(model, {})
+    if key not in known:
+        _TRYING.now = True
+        try:
+            with torch.inference_mode(False), prepared(model), torch.no_grad():
+                known[key] = find()
+        finally:
+            _TRYING.now = False
+    there = known[key]
+    assert isinstance(there, found)
+    return there
+
+
+def _texts(model: PreTrainedModel, *lengths: int) -> list[list[int]]:
+    """Texts to try a model with, each of other tokens."""
+    rows = embedding_rows(model)
+    return [[(7919 * (11 * number + i) + 3) % rows for i in range(n)] for number, n in enumerate(lengths)]
 
 
 def _tried(model: PreTrainedModel, what: str, attempt: Callable[[list[list[int]]], list[list[torch.Tensor]]]) -> Lists:
-    # what a model gives in a list may change with the kernels it runs on
-    key = (
-        what,
-        model.dtype,
-        input_device(model),
-        getattr(model.config, "_attn_implementation", None),
-        virtual_tokens(model),
-    )
-    known = _TRIED.setdefault(model, {})
-    if key not in known:
-        rows = embedding_rows(model)
-        long, other, short = (
-            [(7919 * (start + i) + 3) % rows for i in range(n)] for start, n in ((0, LONG), (11, LONG), (23, SHORT))
-        )
+    def find() -> Lists:
+        long, other, short = _texts(model, LONG, LONG, SHORT)
         tolerance = TOLERANCE.get(model.dtype, COARSEST)
+        answers: dict[int, list[torch.Tensor]] = {}
+
+        def alone(text: list[int]) -> list[torch.Tensor]:
+            if id(text) not in answers:
+                answers[id(text)] = attempt([text])[0]
+            return answers[id(text)]
 
         def same(one: list[int], two: list[int]) -> bool:
             try:
@@ -501,21 +621,10 @@ def _tried(model: PreTrainedModel, what: str, attempt: Callable[[list[list[int]]
                 for ours, theirs in zip(both, alone(text), strict=True)
             )
 
-        answers: dict[int, list[torch.Tensor]] = {}
+        padded = same(long, short)
+        return Lists(padded, padded or same(long, other))
 
-        def alone(text: list[int]) -> list[torch.Tensor]:
-            if id(text) not in answers:
-                answers[id(text)] = attempt([text])[0]
-            return answers[id(text)]
-
-        _TRYING.now = True
-        try:
-            with torch.inference_mode(False), prepared(model), torch.no_grad():
-                padded = same(long, short)
-                known[key] = Lists(padded, padded or same(long, other))
-        finally:
-            _TRYING.now = False
-    return known[key]
+    return _once(model, (what,), Lists, find)
 
 
 def _agree(one: torch.Tensor, two: torch.Tensor, tolerance: float) -> bool:
@@ -541,23 +650,44 @@ def generate(
     config: all that shapes the text; the model's own defaults add nothing.  processors: made from how many tokens of
     padding stand before each text.  compiled: let a compiled model, and the decoding step transformers compiles, be so.
     Returns the new ids, (texts, new tokens). The model's settings are afterwards what they were, whatever happens.
+    Raises Unavailable for a model whose scores while it generates are not those of a pass (`way_to_generate`).
     """
+    steps, kind = config.max_new_tokens or 1, config.cache_implementation
+    ways = [way_to_generate(model, checked_ids(model, row), steps, kind=kind) for row in rows]
+    config.use_cache = all(way.cached for way in ways)
+    beyond_pad = any(way.beyond_pad for way in ways)
     with torch.inference_mode(False), prepared(model, compiled=compiled):
         batch = batch_of(model, rows, left=True)
-        sequences = _generated(
-            model, batch, config, logits_processor=processors(batch.padding), stopping_criteria=criteria
-        )
+        parts = {"logits_processor": processors(batch.padding), "stopping_criteria": criteria}
+        sequences = _generated(model, batch, config, beyond_pad=beyond_pad, **parts)
     assert isinstance(sequences, torch.Tensor)
     return sequences[:, batch.ids.shape[1] :]
 
 
-def _generated(model: PreTrainedModel, batch: Batch, config: GenerationConfig, **options: object) -> Generated:
+def generating() -> bool:
+    """Whether the pass under way is a step of `generate`: tokens will follow those it is given."""
+    return getattr(_GENERATING, "now", False)
+
+
+_GENERATING = threading.local()
+
+
+def _generated(
+    model: PreTrainedModel, batch: Batch, config: GenerationConfig, *, beyond_pad: bool = False, **options: object
+) -> Generated:
     """The ids, (texts, tokens) with those given; with return_dict_in_generate, these and what was computed on the way."""
-    config.pad_token_id = padding_id(model)  # follows a text that has ended, and is not read
+    pad = config.pad_token_id = padding_id(model)  # follows a text that has ended, and is not read
+    if beyond_pad:
+        real = (batch.ids != pad).long()
+        options["position_ids"] = real.cumsum(1) * real + pad
     mask = torch.ones_like(batch.ids) if batch.mask is None else batch.mask
-    with _without_defaults(model), torch.no_grad():
-        generate = cast("Callable[..., Generated]", model.generate)  # of the model, or handed on by a wrapper
-        return generate(input_ids=batch.ids, attention_mask=mask, generation_config=config, **options)
+    before, _GENERATING.now = generating(), True
+    try:
+        with _without_defaults(model), torch.no_grad():
+            generate = cast("Callable[..., Generated]", model.generate)  # of the model, or handed on by a wrapper
+            return generate(input_ids=batch.ids, attention_mask=mask, generation_config=config, **options)
+    finally:
+        _GENERATING.now = before
 
 
 _SETTINGS = ("generation_config", "prepare_inputs_for_generation")  # what wrappers put on the models below them

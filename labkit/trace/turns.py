@@ -6,6 +6,10 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Turns:
@@ -16,10 +20,12 @@ class Turns:
     """
 
     @staticmethod
-    def of(model: object) -> Turns:
-        """The turns of a model: one for all labs around it."""
+    def of(model: PreTrainedModel) -> Turns:
+        """The turns of a model: one for all labs around it, also where torch.compile or peft wrapped it."""
+        from labkit.trace.running import language_model  # torch comes with it
+
         with _lock:
-            return _TURNS.setdefault(model, Turns())
+            return _TURNS.setdefault(language_model(model), Turns())
 
     def __init__(self) -> None:
         self._run = threading.RLock()

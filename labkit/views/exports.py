@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from labkit.views.drawing.scene import Picture
 
 LARGEST_SCALE = 8.0
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell that spreadsheets compute begins with
 
 
 class Exports:
@@ -59,9 +60,26 @@ class Exports:
         return write(path, lambda: png(self._image(), scale=scale))
 
     def to_csv(self, path: str | Path) -> Path:
-        """Write the numbers (`table`) as CSV, in UTF-8 with every digit. Returns the file's path; raises as `to_html` does,
-        and Unavailable for a view that has no numbers."""
-        return write(path, lambda: self.table.to_csv(index=False, lineterminator="\n"))
+        """Write the numbers (`table`) as CSV, in UTF-8 with every digit.
+
+        A text that a spreadsheet would run as a formula, such as the token "=", stands behind an apostrophe, which
+        spreadsheets take for "this is text". Returns the file's path; raises as `to_html` does, and Unavailable for a view
+        that has no numbers.
+        """
+        return write(path, lambda: _without_formulas(self.table).to_csv(index=False, lineterminator="\n"))
+
+
+def _without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before each text, column names included, that a spreadsheet would take for a formula."""
+
+    def plain(cell: object) -> object:
+        return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+    of_text = [i for i, dtype in enumerate(frame.dtypes) if dtype.kind not in "biufcmM"]
+    shown = frame.copy(deep=False)
+    for i in of_text:
+        shown.isetitem(i, [plain(cell) for cell in frame.iloc[:, i]])
+    return shown.rename(columns=plain)
 
 
 def write(path: str | Path, content: Callable[[], str | bytes]) -> Path:

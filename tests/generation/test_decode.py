@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -382,7 +383,9 @@ def test_a_full_context_ends_the_text(tiny_lab: lk.Lab) -> None:
     ],
 )
 def test_settings_out_of_range_are_named(tiny_lab: lk.Lab, setting: dict[str, Any]) -> None:
-    with pytest.raises(BadInput, match=next(iter(setting))):
+    name, value = next(iter(setting.items()))
+    said = name if name == "chat" else rf"{name}={re.escape(repr(value))} can't be used.*; give "
+    with pytest.raises(BadInput, match=said):
         tiny_lab.generate("abc", **({"chat": False} | setting))
 
 
@@ -404,6 +407,8 @@ def test_more_alternatives_than_were_kept(tiny_lab: lk.Lab) -> None:
     assert len(gen.top(3)[0]) == 3
     with pytest.raises(BadInput, match="alternatives=4"):
         gen.top(4)
+    with pytest.raises(BadInput, match="k=True can't be used; give a whole number from 1"):
+        gen.top(True)
 
 
 # chat ----------------------------------------------------------------------------------------------------------------

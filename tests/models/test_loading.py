@@ -341,5 +341,8 @@ def test_what_is_no_name_and_no_configuration(tiny_folder: Path) -> None:
         lk.load(5)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="BitsAndBytesConfig"):
         lk.load(tiny_folder, quantization="4bit")
-    with pytest.raises(ModelNotFound, match="no file or folder"):
+    with pytest.raises(
+        ModelNotFound,
+        match=r"Nothing is found at C:/models/none; give the path of a model's folder or \.gguf file, or a name: lk\.load",
+    ):
         lk.load("C:/models/none")

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from labkit.errors import BadInput, LabError, ModelNotFound
-from labkit.models import published
+from labkit.models import published, shipped
 from labkit.models.memory import PARTS, Memory, human_bytes, memory, model_memory, what_fits
 
 # ------------------------------------------------------------------------------------------------ published models
@@ -359,9 +359,20 @@ def test_cache_dtype() -> None:
     assert memory("smollm2-135m", cache_dtype=torch.int8).kv_cache_bytes == half.kv_cache_bytes // 2
 
 
+@pytest.mark.parametrize("name", ["labkit-moe", "moe", "labkit-dense"])
+def test_a_shipped_model_is_counted_by_its_name(name: str) -> None:
+    ours = shipped.find(name)
+    assert ours is not None
+    need = memory(name, tokens=100)
+    assert need.parameters == ours.parameters
+    assert need.name == ours.name
+
+
 def test_unknown_name_has_near_matches() -> None:
     with pytest.raises(ModelNotFound, match=r"llama-2-7b.*AutoConfig\.from_pretrained"):
         memory("lama-2-7b")
+    with pytest.raises(ModelNotFound, match="did you mean labkit-moe"):
+        memory("labkit-mo")
     with pytest.raises(ModelNotFound, match="qwen3-8b"):
         memory("Qwen/Qwen3-8")
     with pytest.raises(ModelNotFound, match="gpt2"):

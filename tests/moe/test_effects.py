@@ -213,6 +213,11 @@ def test_an_interrupt_keeps_what_was_done(by_hand: lk.Lab, monkeypatch: pytest.M
     pd.testing.assert_frame_equal(frame.table, whole.table[:12])
 
 
+def test_progress_is_that_of_all_rooms(by_hand: lk.Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    assert effects(by_hand, texts(), progress=True).complete is True
+    assert "experts: 100%" in capsys.readouterr().err
+
+
 def test_an_interrupt_within_a_pass_leaves_the_model_as_it_was(by_hand: lk.Lab) -> None:
     before = by_hand.trace([1, 2, 3]).logits
     passes = []

@@ -279,9 +279,9 @@ def test_a_feature_that_is_not_there(sae: SAE, index: int) -> None:
         sae[index]
 
 
-@pytest.mark.parametrize("index", [True, False, 1.0, "3", None, slice(0, 3), torch.tensor(3)])
+@pytest.mark.parametrize("index", [True, False, 1.0, "3", None, slice(0, 3)])
 def test_a_feature_asked_for_by_no_number(sae: SAE, index: Any) -> None:
-    with pytest.raises(BadInput, match="asked for by its number"):
+    with pytest.raises(BadInput, match=r"There is no feature .* has features 0 to 79"):
         sae[index]
 
 

@@ -105,9 +105,11 @@ def test_a_layers_number_may_be_numpys() -> None:
 @pytest.mark.parametrize("layer", [-1, 3, 100, 1.0, True, "1"])
 def test_a_layer_that_is_not_there(layer: Any) -> None:
     lab = make_lab()
-    with pytest.raises(BadInput, match=f"nothing to read at layer {layer!r}: llama2 has layers 0 to 1, and 2 is what"):
+    with pytest.raises(
+        BadInput, match=f"layer={layer!r} can't be used; give a layer that it enters in llama2, 0 to 1, or 2 for"
+    ):
         residual(lab, TEXT, layer)
-    with pytest.raises(BadInput, match="nothing to read"):
+    with pytest.raises(BadInput, match="or 2 for what leaves the last"):
         list(residuals(lab, rows(), layer))
 
 
@@ -316,7 +318,7 @@ def test_what_cannot_be_asked(tmp_path: Path) -> None:
     lab, sae = make_lab(), lk.sae.load(folder(tmp_path / "it"))
     found = lk.sae.features(lab, sae, TEXT)
     for token in (12, -13):
-        with pytest.raises(BadInput, match=f"no token {token}: the text has 12"):
+        with pytest.raises(BadInput, match=f"no token {token}: this text has tokens 0 to 11"):
             found.top(token)
     with pytest.raises(BadInput, match="no feature 80"):
         found.of(80)

@@ -298,6 +298,18 @@ def test_settings_that_make_no_run_are_refused(settings: dict[str, Any], said: s
         start(D_IN, Settings(**settings), torch.randn(10, D_IN))
 
 
+def test_settings_that_no_run_can_have_are_refused_as_they_are_made() -> None:
+    for wrong in ({"features": 10, "k": 20}, {"batch": "64"}, {"tokens": None}):
+        with pytest.raises(BadInput):
+            Settings(**wrong)
+    with pytest.raises(BadInput, match="20 features can't be kept where there are 10"):
+        replace(Settings(features=10, k=5), k=20)
+
+
+def test_the_default_settings_fit_activations_of_few_dimensions() -> None:
+    assert next(train(torch.randn(5_000, 2), layer=0)).l0 <= 16
+
+
 def test_settings_at_their_ends_are_a_run() -> None:
     ends = replace(SHORT, learning_rate=1, decay=0, auxiliary=0, warm_up=0, dead_after=1, seed=0, tokens=64 * 2)
     assert len(list(steps(start(D_IN, ends, superposed(64)(0)), superposed(64)))) == 2
@@ -344,7 +356,7 @@ def test_one_number_that_differs_is_enough() -> None:
 @pytest.mark.parametrize("layer", [-1, True, 1.5, "1", None])
 def test_a_layer_that_is_none_is_refused(layer: Any) -> None:
     x = torch.randn(600, D_IN)
-    with pytest.raises(BadInput, match=rf"layer says what the activations enter, .*, and {layer!r} is none"):
+    with pytest.raises(BadInput, match=rf"layer={layer!r} can't be used; give the layer that the activations enter"):
         next(train(x, SHORT, layer=layer))
 
 
@@ -410,8 +422,8 @@ def test_a_watched_run_that_is_stopped_gives_what_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [3, {"features": 8}, Settings(batch="64"), Settings(tokens=None), Settings(batch=0)]
-)  # type: ignore[arg-type]
+    "settings", [3, {"features": 8}, Settings(features=40, k=4, batch=64_000), Settings(features=40, k=4)]
+)
 def test_settings_are_looked_at_before_they_are_used(settings: Any) -> None:
     x = torch.randn(100, D_IN)
     for begin in (lambda: next(train(x, settings, layer=0)), lambda: watched(x, settings, layer=0)):

@@ -151,6 +151,14 @@ UNUSUAL = {  # under the contract of the trace alone: what is built otherwise th
     ),
 }
 
+READING = SMALL | {"is_decoder": True}
+ENCODERS = {  # families of encoders, built as decoders
+    "roberta": Family("roberta", READING | {"bos_token_id": 0, "pad_token_id": 1}),
+    "data2vec": Family("data2vec-text", READING | {"bos_token_id": 0, "pad_token_id": 1}),
+    "electra": Family("electra", READING),
+    "xlnet": Family("xlnet", {"vocab_size": 100, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}),
+}
+
 
 def build(family: Family, *, implementation: str | None = None) -> Any:
     """A tiny model with weights large enough that its attention is far from even. The same each time."""

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { nextStep, paragraphs, sayState, stateKind } from "../../labkit/teaching/card/logic.js";
-import { axis, boundsProblem, nearest, parseNumber, say, shownLabels, stroke, ticks } from "../../labkit/teaching/prediction/logic.js";
+import { along, axis, boundsProblem, nearest, parseNumber, say, shownLabels, stroke, ticks } from "../../labkit/teaching/prediction/logic.js";
 
 test("task text becomes paragraphs with code", () => {
   assert.deepEqual(paragraphs("a `b` c\n\n`d`"), [
@@ -54,11 +54,26 @@ test("axes there and back", () => {
 });
 
 test("a quick stroke leaves no point out", () => {
-  assert.equal(nearest(0.24, 5), 1);
-  assert.equal(nearest(9, 5), 4);
-  const passed = stroke({ place: 0, share: 0 }, { place: 1, share: 1 }, 5);
+  const even = [0, 0.25, 0.5, 0.75, 1];
+  assert.equal(nearest(0.24, even), 1);
+  assert.equal(nearest(9, even), 4);
+  assert.equal(nearest(0.4, [0, 0.1, 1]), 1);
+  const passed = stroke({ place: 0, share: 0 }, { place: 1, share: 1 }, even);
   assert.deepEqual(passed, [{ index: 1, share: 0.25 }, { index: 2, share: 0.5 }, { index: 3, share: 0.75 }, { index: 4, share: 1 }]);
-  assert.deepEqual(stroke({ place: 1, share: 1 }, { place: 0.5, share: 0 }, 5).map((p) => p.index), [3, 2]);
-  assert.deepEqual(stroke({ place: 0.5, share: 0.2 }, { place: 0.5, share: 0.3 }, 5), [{ index: 2, share: 0.3 }]);
-  assert.deepEqual(shownLabels(4, 2), [true, false, true, false]);
+  assert.deepEqual(stroke({ place: 1, share: 1 }, { place: 0.5, share: 0 }, even).map((p) => p.index), [3, 2]);
+  assert.deepEqual(stroke({ place: 0.5, share: 0.2 }, { place: 0.5, share: 0.3 }, even), [{ index: 2, share: 0.3 }]);
+  assert.deepEqual(stroke({ place: 0, share: 0 }, { place: 1, share: 1 }, [0, 0.1, 1]).map((p) => p.share), [0.1, 1]);
+});
+
+test("x stand to scale, on a logarithmic axis where that is more even", () => {
+  const tell = (x) => { const { places, scale } = along(x); return [scale, places.map((p) => Number(p.toFixed(4)))]; };
+  assert.deepEqual(tell([0, 1, 2, 4]), ["", [0, 0.25, 0.5, 1]]);
+  assert.deepEqual(tell([1, 2, 3, 5]), ["", [0, 0.25, 0.5, 1]]);
+  assert.deepEqual(tell([512, 1024, 4096]), ["logarithmic", [0, 0.3333, 1]]);
+  assert.deepEqual(tell([0, 1, 3, 15]), ["log(1 + x)", [0, 0.25, 0.5, 1]]);
+  assert.deepEqual(tell([-4, 0, 1, 16]), ["", [0, 0.2, 0.25, 1]]);
+  assert.deepEqual(tell([1, 100, 101]), ["", [0, 0.99, 1]]);
+  assert.deepEqual(tell([3, 7]), ["", [0, 1]]);
+  assert.deepEqual(shownLabels([0, 0.1, 0.2, 0.6, 1], 5), [true, false, false, true, true]);
+  assert.deepEqual(shownLabels([0, 0.25, 0.5, 0.75, 1], 5), [true, true, true, true, true]);
 });

@@ -114,6 +114,8 @@ def test_curves_in_words_and_numbers_in_text() -> None:
         ({"kind": "choice", "choices": ("a",)}, "at least two"),
         ({"kind": "choice", "choices": ("a", "a")}, "two different"),
         ({"kind": "curve", "x": (1,)}, "2 to 16 points"),
+        ({"kind": "curve", "x": (1, 4, 4)}, "are to rise"),
+        ({"kind": "curve", "x": (4, 2, 1)}, "are to rise"),
         ({"kind": "curve", "x": (1, 2), "low": 0, "high": 1, "log": True}, "no zero"),
         ({"low": 3, "high": 1}, "below"),
         ({"low": float("nan")}, "finite"),

@@ -174,7 +174,7 @@ def test_layers_that_differ_in_their_heads(tmp_path: Path) -> None:
             one.kv_heads  # noqa: B018
         assert one.keys(0).shape == (2, len(IDS), 8)
         assert one.keys(1).shape == (1, len(IDS), 16)
-        with pytest.raises(lk.BadInput, match="no head 1: gemma4 has head 0 to 0"):
+        with pytest.raises(lk.BadInput, match="no head 1: the only one is 0"):
             one.values(1, 1)
     with lab.edit(lk.patch("keys[*, 0]", 0.0)):
         edited = lab.trace(IDS, keep="attention")

@@ -421,7 +421,7 @@ def test_bad_input_has_its_remedy(tiny_lab: lk.Lab) -> None:
         ({"token": -1}, "no token -1"),
         ({"token": True}, "neither"),
         ({"token": 5, "against": 5}, "same token"),
-        ({"by": "neuron"}, "'layer' or 'head'"),
+        ({"by": "neuron"}, '"layer" or "head"'),
     ]:
         with pytest.raises(lk.BadInput, match=message):
             logit_attribution(tiny_lab, trace, **wrong)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from families import FAMILIES, Family, Tokens, build
+from families import ENCODERS, FAMILIES, UNUSUAL, Family, Tokens, build
 
 import labkit as lk
 from labkit.trace import running
@@ -102,6 +102,16 @@ def test_the_search_finds_what_it_looks_for(line: str) -> None:
 @pytest.mark.parametrize("line", ["lab.generate(text)", "running.forward(model, rows)", "open_model(x)", "f(model)"])
 def test_the_search_leaves_others_alone(line: str) -> None:
     assert not list(runs_of_models(ast.parse(line)))
+
+
+def test_a_model_and_its_wrappers_have_the_same_turns() -> None:
+    peft = pytest.importorskip("peft")
+    model = build(FAMILIES["llama3"])
+    turns = lk.Lab(model, Tokens(), name="plain")._turns
+    assert lk.Lab(torch.compile(model, backend="eager"), Tokens(), name="compiled")._turns is turns
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    assert lk.Lab(adapted, Tokens(), name="adapted")._turns is turns
+    assert lk.Lab(build(FAMILIES["llama3"]), Tokens(), name="another")._turns is not turns
 
 
 # ids ------------------------------------------------------------------------------------------------------------------
@@ -432,6 +442,91 @@ def test_groups_hold_no_more_tokens_than_they_may(model: Any) -> None:
 @pytest.mark.parametrize(("runs", "most", "copies"), [(10, 4, 4), (10, 6, 5), (1, 8, 1), (0, 8, 1), (5, 100, 5)])
 def test_copies_fill_the_last_pass(model: Any, runs: int, most: int, copies: int) -> None:
     assert running.copies(model, 10, runs, most=most) == copies
+
+
+# generating as it reads ----------------------------------------------------------------------------------------------
+
+EVERY = FAMILIES | UNUSUAL | ENCODERS
+WITHOUT_CACHE = {"llama_both_ways", "bert", "llama_used_twice", "gpt2_in_turns"}
+
+
+def scored_as_read(lab: lk.Lab, made: lk.Generation) -> None:
+    """Each step's log-probability is that of a plain pass over the tokens before it."""
+    assert made.ids
+    for i, id_ in enumerate(made.ids):
+        wanted = plain(lab.model, made.prompt_ids + made.ids[:i])[-1].log_softmax(-1)[id_]
+        torch.testing.assert_close(made.logprobs[i], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", [name for name in EVERY if name != "xlnet"])
+def test_what_is_generated_is_scored_as_it_is_read(family: str) -> None:
+    """Past a sliding window, with a padding token inside, in a list, where positions begin beyond the padding token's."""
+    lab = lk.Lab(build(EVERY[family]), Tokens(), name=family)
+    pad = getattr(lab.model.config, "pad_token_id", None) or 0
+    padded = lab.generate([*SHORT, pad, *SHORT], max_new_tokens=4)
+    for made in (*lab.generate([TEXT, SHORT], max_new_tokens=4), padded):
+        scored_as_read(lab, made)
+    assert running.way_to_generate(lab.model).cached == (family not in WITHOUT_CACHE)
+    assert running.way_to_generate(lab.model).beyond_pad == (family in ("roberta", "data2vec"))
+
+
+def test_what_can_not_be_generated_as_it_is_read_is_refused() -> None:
+    lab = lk.Lab(build(ENCODERS["xlnet"]), Tokens(), name="xlnet")
+    for run in (lambda: lab.generate(TEXT), lambda: list(lab.stream(TEXT)), lambda: lab.generate([TEXT, SHORT])):
+        with pytest.raises(lk.Unavailable, match="While xlnet generates, its scores are not those of a pass"):
+            run()
+    assert len(lab.trace(TEXT, keep="logits")) == len(TEXT)
+
+
+def strayed(model: Any, after: int) -> Any:
+    """A model that loses count of its positions once it keeps more than so many tokens."""
+
+    def stray(_module: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        kept = given.get("past_key_values")
+        if kept is not None and kept.get_seq_length() > after:
+            given["position_ids"] = given["position_ids"] + 5
+        return args, given
+
+    model.register_forward_pre_hook(stray, with_kwargs=True)
+    return model
+
+
+def test_a_window_is_tried_where_a_run_goes_past_it() -> None:
+    model = strayed(build(Family("mistral", FAMILIES["mistral"].fields | {"sliding_window": 20})), after=18)
+    lab = lk.Lab(model, Tokens(), name="strays")
+    scored_as_read(lab, lab.generate(TEXT, max_new_tokens=4))
+    assert running.way_to_generate(model, TEXT, 4).cached
+    scored_as_read(lab, lab.generate([*TEXT, *TEXT, 4, 9], max_new_tokens=4))
+    assert not running.way_to_generate(model, TEXT * 2, 4).cached
+
+
+def test_how_a_model_generates_is_tried_once_and_with_few_tokens(model: Any) -> None:
+    tokens: list[int] = []
+    model.register_forward_pre_hook(lambda _m, _a, given: tokens.append(given["input_ids"].numel()), with_kwargs=True)
+    lab = lk.Lab(model, Tokens(), name="counted")
+    lab.anatomy  # noqa: B018 - looks at the model, too
+    tokens.clear()
+    lab.generate(TEXT, max_new_tokens=3)
+    own = [len(TEXT), 1, 1]
+    tried = tokens[: -len(own)]
+    assert tokens == tried + own
+    assert len(tried) == running.STEPS + 1
+    assert sum(tried) <= 2 * (running.LONG + running.STEPS)
+    tokens.clear()
+    lab.generate(TEXT[::-1], max_new_tokens=3)
+    assert tokens == own
+
+
+def test_edits_hold_while_the_whole_text_is_read_at_each_step() -> None:
+    lab = lk.Lab(build(UNUSUAL["llama_both_ways"]), Tokens(), name="both ways")
+    with lab.edit(lk.patch("residual[1] @ 2,11", 0.7)):  # token 11 is still to come
+        made = lab.generate(TEXT, max_new_tokens=4)
+        for i, id_ in enumerate(made.ids):
+            seen = TEXT + made.ids[:i]
+            place = "residual[1] @ 2,11" if len(seen) > 11 else "residual[1] @ 2"
+            with lk.Lab(build(UNUSUAL["llama_both_ways"]), Tokens(), name="other").edit(lk.patch(place, 0.7)) as other:
+                wanted = other.next_logits(seen).log_softmax(-1)[id_]
+            torch.testing.assert_close(made.logprobs[i], wanted, atol=1e-4, rtol=1e-4)
 
 
 # progress -------------------------------------------------------------------------------------------------------------

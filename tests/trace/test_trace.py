@@ -163,6 +163,18 @@ def test_the_default_keeps_little_memory(tiny_lab: lk.Lab) -> None:
 # bad input -----------------------------------------------------------------------------------------------------------
 
 
+def test_what_shares_a_tensor_is_saved_whole(tiny_lab: lk.Lab, tmp_path: Path) -> None:
+    """Layers may hand on the very same tensor, or views of one: safetensors takes none of these."""
+    import dataclasses
+
+    trace = tiny_lab.trace(TEXT, keep=("mlp_output", "residual"))
+    one = trace.residual(1)
+    layered = {"residual": {**trace._layered["residual"], 1: one, 2: one}, "mlp_output": {0: one[:2], 1: one[2:]}}
+    same = lk.Trace.load(dataclasses.replace(trace, _layered=layered).save(tmp_path / "t.safetensors"))
+    assert torch.equal(same.residual(2), one)
+    assert torch.equal(torch.cat([same.mlp_output(0), same.mlp_output(1)]), one)
+
+
 @pytest.fixture
 def trace(tiny_lab: lk.Lab) -> lk.Trace:
     return tiny_lab.trace(TEXT, keep=("attention", "logits", "residual"))
@@ -170,14 +182,18 @@ def trace(tiny_lab: lk.Lab) -> lk.Trace:
 
 def test_a_layer_head_or_token_that_is_not_there(trace: lk.Trace) -> None:
     last = trace.layers - 1
-    with pytest.raises(lk.BadInput, match=rf"no layer 99: tiny has layer 0 to {last}"):
+    with pytest.raises(lk.BadInput, match=rf"no layer 99: tiny has layers 0 to {last}"):
         trace.attention(99)
-    with pytest.raises(lk.BadInput, match=rf"no head 44: tiny has head 0 to {trace.heads - 1}"):
+    with pytest.raises(lk.BadInput, match=rf"no head 44: tiny has heads 0 to {trace.heads - 1}"):
         trace.attention(0, 44)
-    with pytest.raises(lk.BadInput, match=rf"no residual {trace.layers + 1}: tiny has residual 0 to {trace.layers}"):
+    with pytest.raises(lk.BadInput, match=rf"no residual {trace.layers + 1}: tiny has residuals 0 to {trace.layers}"):
         trace.residual(trace.layers + 1)
-    with pytest.raises(lk.BadInput, match=rf"tokens are 0 to {len(trace) - 1}"):
+    with pytest.raises(lk.BadInput, match=rf"no token {len(trace)}: this text has tokens 0 to {len(trace) - 1}"):
         trace.attention(0, rows=[len(trace)])
+    with pytest.raises(lk.BadInput, match="rows='02' can't be used; give a list of whole numbers, or a slice"):
+        trace.attention(0, rows="02")  # type: ignore[arg-type]
+    with pytest.raises(lk.BadInput, match=r"k=0 can't be used; give a whole number from 1 to"):
+        trace.next(k=0)
     with pytest.raises(lk.BadInput, match="no layer 'first'"):
         trace.attention("first")  # type: ignore[arg-type]
 

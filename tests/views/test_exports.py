@@ -28,6 +28,7 @@ import labkit as lk
 from labkit.attention import MEASURES  # noqa: F401 - the room is there before the views are
 from labkit.results import as_table
 from labkit.views.chart import Chart
+from labkit.views.exports import Exports
 from labkit.views.sampling_view import TemperatureView
 from labkit.views.steering_view import SteeringView
 
@@ -294,6 +295,18 @@ def test_the_numbers(shown: Any, tmp_path: Path) -> None:
     if column:
         again = pd.read_csv(tmp_path / "view.csv")
         assert np.isclose(again[column].astype(float), value, rtol=1e-6).any()
+
+
+def test_a_text_that_a_spreadsheet_would_run_is_marked_as_text(tmp_path: Path) -> None:
+    class Shown(Exports):
+        def _table(self) -> pd.DataFrame:
+            tokens = ["=1+1", "+", "-", "@SUM(A1)", "\tx", "a=1", "'", None]
+            return pd.DataFrame({"token": tokens, "=x": range(-4, 4), "logprob": [-0.5] * 8})
+
+    rows = list(csv.reader(io.StringIO(Shown().to_csv(tmp_path / "tokens.csv").read_text("utf-8"))))
+    assert rows[0] == ["token", "'=x", "logprob"]
+    assert [row[0] for row in rows[1:]] == ["'=1+1", "'+", "'-", "'@SUM(A1)", "'\tx", "a=1", "'", ""]
+    assert rows[1][1:] == ["-4", "-0.5"], "numbers stay numbers"
 
 
 def test_what_a_saved_notebook_keeps(shown: Any) -> None:

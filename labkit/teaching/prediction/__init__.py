@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
@@ -79,6 +80,8 @@ def _spec(
         high = 1.0 if high is None else high
         low = (_finite(high, "high") / 1000 if log else 0.0) if low is None else low
     places = [_finite(value, "x") for value in x] if kind == "curve" else []
+    if any(before >= after for before, after in itertools.pairwise(places)):
+        raise BadInput("The x of a curve are to rise, each above the one before; give them in that order.")
     lowest, highest = (None if bound is None else _finite(bound, "low and high") for bound in (low, high))
     if lowest is not None and highest is not None and lowest >= highest:
         raise BadInput(f"low={lowest:g} must be below high={highest:g}.")

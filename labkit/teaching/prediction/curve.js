@@ -1,7 +1,7 @@
 // A small chart: points at given x, each between low and high, drawn as lines, and, where asked for, movable.
 
 import { make } from "../../views/kit/common.js";
-import { axis, nearest, say, shownLabels, stroke, ticks } from "./logic.js";
+import { along, axis, nearest, say, shownLabels, stroke, ticks } from "./logic.js";
 
 const SIZE = { width: 600, height: 290, left: 62, right: 22, top: 30, bottom: 46 };
 const KEY_STEP = 0.02; // of the axis
@@ -51,7 +51,8 @@ export function createCurve(spec, { lines, onSet = null, label }) {
   const [low, high] = [Math.min(spec.low ?? 0, ...values), Math.max(spec.high ?? 1, ...values)];
   const scale = axis(low, high, spec.log);
   const plot = { width: SIZE.width - SIZE.left - SIZE.right, height: SIZE.height - SIZE.top - SIZE.bottom };
-  const px = (/** @type {number} */ i) => SIZE.left + (plot.width * i) / (n - 1);
+  const { places, scale: told } = along(spec.x);
+  const px = (/** @type {number} */ i) => SIZE.left + plot.width * places[i];
   const py = (/** @type {number} */ value) => SIZE.top + plot.height * (1 - scale.share(value));
   const withUnit = (/** @type {number} */ value) => say(value) + (spec.unit ? ` ${spec.unit}` : "");
 
@@ -63,7 +64,7 @@ export function createCurve(spec, { lines, onSet = null, label }) {
     svg.append(shape("line", { class: "lk-curve-grid", x1: SIZE.left, x2: SIZE.width - SIZE.right, y1: py(tick), y2: py(tick) }));
     svg.append(shape("text", { class: "lk-curve-tick", x: SIZE.left - 8, y: py(tick) + 4, "text-anchor": "end" }, say(tick)));
   }
-  shownLabels(n, MOST_LABELS).forEach((shown, i) => {
+  shownLabels(places, MOST_LABELS).forEach((shown, i) => {
     svg.append(shape("line", { class: "lk-curve-stop", x1: px(i), x2: px(i), y1: SIZE.top, y2: SIZE.height - SIZE.bottom }));
     if (shown) {
       svg.append(shape("text", { class: "lk-curve-tick", x: px(i), y: SIZE.height - SIZE.bottom + 17, "text-anchor": "middle" }, say(spec.x[i])));
@@ -71,9 +72,8 @@ export function createCurve(spec, { lines, onSet = null, label }) {
   });
   const unit = spec.unit && !spec.y_label.includes(spec.unit) ? `${spec.y_label ? ", " : ""}${spec.unit}` : "";
   svg.append(shape("text", { class: "lk-curve-axis", x: 8, y: 14 }, spec.y_label + unit));
-  svg.append(
-    shape("text", { class: "lk-curve-axis", x: SIZE.left + plot.width / 2, y: SIZE.height - 8, "text-anchor": "middle" }, spec.x_label),
-  );
+  const below = { class: "lk-curve-axis", x: SIZE.left + plot.width / 2, y: SIZE.height - 8, "text-anchor": "middle" };
+  svg.append(shape("text", below, [spec.x_label, told && `(${told})`].filter(Boolean).join(" ")));
 
   const layers = lines.map((line) => {
     const path = shape("path", { class: `lk-curve-line lk-curve-${line.kind}` });
@@ -120,7 +120,7 @@ export function createCurve(spec, { lines, onSet = null, label }) {
     path.setAttribute("d", d);
   }
 
-  if (onSet) movable(svg, spec, layers[0].points, { scale, plot, set: onSet, values: () => lines[0].values });
+  if (onSet) movable(svg, spec, layers[0].points, { scale, plot, places, set: onSet, values: () => lines[0].values });
 
   lines.forEach((line, i) => draw(i, line.values));
   return { element, draw };
@@ -131,10 +131,10 @@ export function createCurve(spec, { lines, onSet = null, label }) {
  * @param {SVGSVGElement} svg
  * @param {Spec} spec
  * @param {SVGGElement[]} points
- * @param {{scale: import("./logic.js").Axis, plot: {width: number, height: number}, set: (index: number, value: number) => void,
- *   values: () => (number | null)[]}} how
+ * @param {{scale: import("./logic.js").Axis, plot: {width: number, height: number}, places: number[],
+ *   set: (index: number, value: number) => void, values: () => (number | null)[]}} how
  */
-function movable(svg, spec, points, { scale, plot, set, values }) {
+function movable(svg, spec, points, { scale, plot, places, set, values }) {
   const n = points.length;
   svg.classList.add("lk-curve-open");
 
@@ -178,13 +178,13 @@ function movable(svg, spec, points, { scale, plot, set, values }) {
     if (event.button !== 0) return;
     last = where(event);
     svg.setPointerCapture(event.pointerId);
-    set(nearest(last.place, n), scale.value(last.share));
+    set(nearest(last.place, places), scale.value(last.share));
     event.preventDefault();
   });
   svg.addEventListener("pointermove", (event) => {
     if (last === null) return;
     const now = where(event);
-    for (const { index, share } of stroke(last, now, n)) set(index, scale.value(share));
+    for (const { index, share } of stroke(last, now, places)) set(index, scale.value(share));
     last = now;
   });
   for (const end of ["pointerup", "pointercancel"]) {

@@ -82,28 +82,50 @@ export function ticks(low, high, log) {
   return found;
 }
 
+const CROWDED = 4; // times as far from one point to the next here as there
+
 /**
- * Index of the point nearest to a place (0 to 1) among n at even distances.
- * @type {(place: number, n: number) => number}
+ * Where each x stands on an axis that is to scale, 0 to 1. `scale` says of what the axis is even: of x itself ("") or, where
+ * that would crowd the points and this does less so, of its logarithm, or of that of 1 + x from 0 on.
+ * @type {(x: number[]) => {places: number[], scale: "" | "logarithmic" | "log(1 + x)"}}
  */
-export function nearest(place, n) {
-  return Math.min(n - 1, Math.max(0, Math.round(place * (n - 1))));
+export function along(x) {
+  const shares = (/** @type {number[]} */ at) => at.map((v) => (v - at[0]) / (at[at.length - 1] - at[0]));
+  const unevenness = (/** @type {number[]} */ at) => {
+    const gaps = at.slice(1).map((v, i) => v - at[i]);
+    return Math.max(...gaps) / Math.min(...gaps);
+  };
+  const even = shares(x);
+  if (x[0] >= 0 && unevenness(even) >= CROWDED) {
+    const logs = shares(x.map(x[0] > 0 ? Math.log : Math.log1p));
+    if (unevenness(logs) < unevenness(even)) return { places: logs, scale: x[0] > 0 ? "logarithmic" : "log(1 + x)" };
+  }
+  return { places: even, scale: "" };
+}
+
+/**
+ * Index of the point nearest to a place (0 to 1), of points at these places.
+ * @type {(place: number, places: number[]) => number}
+ */
+export function nearest(place, places) {
+  const far = (/** @type {number} */ i) => Math.abs(places[i] - place);
+  return places.reduce((best, _, i) => (far(i) < far(best) ? i : best), 0);
 }
 
 /** @typedef {{place: number, share: number}} Spot */
 
 /**
  * The points a stroke from one place to another passes: [{index, share}], so that a quick stroke leaves none out.
- * @type {(from: Spot, to: Spot, n: number) => {index: number, share: number}[]}
+ * @type {(from: Spot, to: Spot, places: number[]) => {index: number, share: number}[]}
  */
-export function stroke(from, to, n) {
-  const [a, b] = [nearest(from.place, n), nearest(to.place, n)];
+export function stroke(from, to, places) {
+  const [a, b] = [nearest(from.place, places), nearest(to.place, places)];
   /** @type {{index: number, share: number}[]} */
   const points = [];
   const step = a <= b ? 1 : -1;
   for (let i = a; i !== b; i += step) {
     if (i === a) continue; // set when the stroke was there
-    const part = (i / (n - 1) - from.place) / (to.place - from.place);
+    const part = (places[i] - from.place) / (to.place - from.place);
     points.push({ index: i, share: from.share + (to.share - from.share) * Math.min(1, Math.max(0, part)) });
   }
   points.push({ index: b, share: to.share });
@@ -111,10 +133,14 @@ export function stroke(from, to, n) {
 }
 
 /**
- * Which of n labels to write so that at most `most` stand: always the first.
- * @type {(n: number, most: number) => boolean[]}
+ * Which labels at these places to write so that at most `most` stand and none in another: always the first.
+ * @type {(places: number[], most: number) => boolean[]}
  */
-export function shownLabels(n, most) {
-  const every = Math.ceil(n / most);
-  return Array.from({ length: n }, (_, i) => i % every === 0);
+export function shownLabels(places, most) {
+  let last = -Infinity;
+  return places.map((place) => {
+    const shown = place - last >= 1 / (most - 1) - 1e-9;
+    if (shown) last = place;
+    return shown;
+  });
 }
