@@ -5,7 +5,6 @@ Losses are sums over the counted tokens of a document, so that an interval can r
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from labkit.errors import BadInput, Unavailable
 from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS
 from labkit.results import Result, as_table
 from labkit.statistics import p_value, permuted_within, ranks
+from labkit.trace import running
 from labkit.trace.documents import Documents
 from labkit.trace.resuming import entering
 
