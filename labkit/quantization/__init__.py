@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from labkit.models.texts import texts as texts
+    from labkit.quantization import formats as formats
+    from labkit.quantization.floats import FP8 as FP8
+    from labkit.quantization.gguf_blocks import Q8Zero as Q8Zero
+    from labkit.quantization.gguf_blocks import TypeOne as TypeOne
+    from labkit.quantization.gguf_blocks import TypeZero as TypeZero
+    from labkit.quantization.gguf_blocks import gguf_bytes as gguf_bytes
     from labkit.quantization.grids import Format as Format
     from labkit.quantization.grids import Grid as Grid
     from labkit.quantization.grids import Packed as Packed
@@ -15,8 +21,13 @@ if TYPE_CHECKING:
     from labkit.quantization.integers import ZeroPoint as ZeroPoint
     from labkit.quantization.inventory import Contents as Contents
     from labkit.quantization.inventory import contents as contents
+    from labkit.quantization.k_quants import Q4K as Q4K
+    from labkit.quantization.k_quants import Q6K as Q6K
     from labkit.quantization.layers import PackedLinear as PackedLinear
+    from labkit.quantization.microscaling import MXFP4 as MXFP4
+    from labkit.quantization.normal_float import NF4 as NF4
     from labkit.quantization.quantizing import quantize as quantize
+    from labkit.quantization.ternary import Absmean as Absmean
     from labkit.quantization.text_damage import Damage as Damage
     from labkit.quantization.text_damage import damage as damage
     from labkit.quantization.weights import Matrix as Matrix
@@ -25,6 +36,20 @@ if TYPE_CHECKING:
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
     "inventory": ("Contents", "contents"),
+    "floats": ("FP8",),
+    "gguf_blocks": (
+        "Q8Zero",
+        "TypeOne",
+        "TypeZero",
+        "gguf_bytes",
+    ),
+    "k_quants": (
+        "Q4K",
+        "Q6K",
+    ),
+    "microscaling": ("MXFP4",),
+    "normal_float": ("NF4",),
+    "ternary": ("Absmean",),
     "grids": ("Format", "Grid", "Packed"),
     "integers": ("Absmax", "MinMax", "ZeroPoint"),
     "layers": ("PackedLinear",),
@@ -35,10 +60,12 @@ _NAMES = {
 _HOMES = {name: f"labkit.quantization.{module}" for module, names in _NAMES.items() for name in names}
 _HOMES |= {"texts": "labkit.models.texts"}
 
-__all__ = sorted(_HOMES)
+__all__ = sorted([*_HOMES, "formats"])
 
 
 def __getattr__(name: str) -> object:
+    if name == "formats":
+        return import_module("labkit.quantization.formats")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(_HOMES[name]), name)
@@ -47,4 +74,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted({*globals(), *__all__})
