@@ -15,9 +15,10 @@ from labkit.quantization.integers import in_steps
 class FP8(Grid):
     """scale · a float of one sign bit, some exponent bits and the rest mantissa; scale = max |w| / the largest float.
 
-    A weight moves by half the gap between its neighbours on the grid: at most 2^−(mantissa bits + 1) of itself, and near zero
-    half the smallest float. Zero is exact. A code is the float's own byte: for a scale of 1, within the range, that of torch's
-    cast to float8_e4m3fn or float8_e5m2. Scales are float32. Micikevicius et al. 2022, "FP8 formats for deep learning".
+    A weight moves by half the gap between its neighbours on the grid: at most 2^−(mantissa bits + 1) of itself, and near
+    zero half the smallest float. Zero is exact; quantizing what was quantized changes nothing. A code is the float's own
+    byte: for a scale of 1, within the range, that of torch's cast to float8_e4m3fn or float8_e5m2. Scales are float32.
+    Micikevicius et al. 2022, "FP8 formats for deep learning".
     """
 
     exponent_bits: int = 4
@@ -59,8 +60,9 @@ class FP8(Grid):
         return stored["codes"].view(groups, size), {"scale": stored["scale"]}
 
     def levels(self, parameters: Parameters, group: int = 0) -> torch.Tensor:
-        finite = super().levels({"scale": torch.ones(1, 1)})
-        return finite[finite.abs() <= self.largest] * parameters["scale"][group].cpu()
+        values = super().levels({"scale": torch.ones(1, 1)})
+        finite = values[values.abs() <= self.largest]  # the codes above stand for infinity and NaN
+        return (finite * parameters["scale"][group].cpu()).unique()
 
 
 E4M3 = FP8()

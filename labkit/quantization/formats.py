@@ -79,6 +79,10 @@ def of(
     for setting in ("symmetric", "scale_dtype") if kind.bits is None else ():
         if settings[setting] is not None:
             checks.refuse(setting, settings[setting], f"it with int8 to int2 alone, since {name} has its own rule")
+    if symmetric not in (None, True, False):
+        checks.refuse("symmetric", symmetric, "True or False")
+    if scale_dtype is not None and not (isinstance(scale_dtype, torch.dtype) and scale_dtype.is_floating_point):
+        checks.refuse("scale_dtype", scale_dtype, "a floating-point dtype such as torch.float16")
     if kind.fixed and group_size not in (None, kind.group_size):
         checks.refuse("group_size", group_size, f"none, since {name} always has groups of {kind.group_size}")
     size = kind.group_size if group_size is None else _group_size(group_size)
