@@ -62,7 +62,8 @@ class FP8(Grid):
     def levels(self, parameters: Parameters, group: int = 0) -> torch.Tensor:
         values = super().levels({"scale": torch.ones(1, 1)})
         finite = values[values.abs() <= self.largest]  # the codes above stand for infinity and NaN
-        return (finite * parameters["scale"][group].cpu()).unique()
+        scaled: torch.Tensor = (finite * parameters["scale"][group].cpu()).unique()
+        return scaled
 
 
 E4M3 = FP8()

@@ -17,8 +17,8 @@ class Absmax(Grid):
 
     A weight moves by half a scale at most; quantizing what was quantized changes nothing. A group of zeros stays zeros.
     The scale is stored in `scale_dtype`; one too small for float16 (below 3e-8) makes its group zero. Equal to
-    `torch.fake_quantize_per_channel_affine` with zero point 0. Jacob et al. 2018, without a zero point; LLM.int8
-    (Dettmers et al. 2022) per row.
+    `torch.fake_quantize_per_channel_affine` with zero point 0, and to torchao's symmetric mapping from −127 to 127.
+    Jacob et al. 2018, without a zero point; LLM.int8 (Dettmers et al. 2022) per row.
     """
 
     bits: int = 8
@@ -128,5 +128,5 @@ class MinMax(Grid):
 
 
 def in_steps(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """values / scale, and 0 where the scale is 0."""
-    return torch.where(scale > 0, values / scale, torch.zeros_like(values))
+    """values · (1 / scale), as torch and torchao compute it, and 0 where that is no number."""
+    return torch.where(scale.reciprocal().isfinite(), values * scale.reciprocal(), 0)
