@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from labkit.quantization.k_quants import Q6K as Q6K
     from labkit.quantization.layers import PackedLinear as PackedLinear
     from labkit.quantization.microscaling import MXFP4 as MXFP4
+    from labkit.quantization.mixing import Mix as Mix
+    from labkit.quantization.mixing import mix as mix
     from labkit.quantization.normal_float import NF4 as NF4
     from labkit.quantization.quantizing import quantize as quantize
+    from labkit.quantization.sensitivities import Sensitivity as Sensitivity
+    from labkit.quantization.sensitivities import sensitivity as sensitivity
     from labkit.quantization.ternary import Absmean as Absmean
     from labkit.quantization.text_damage import Damage as Damage
     from labkit.quantization.text_damage import damage as damage
@@ -55,6 +59,8 @@ _NAMES = {
     "layers": ("PackedLinear",),
     "weights": ("Matrix", "matrices"),
     "quantizing": ("quantize",),
+    "mixing": ("Mix", "mix"),
+    "sensitivities": ("Sensitivity", "sensitivity"),
     "text_damage": ("Damage", "damage"),
 }
 _HOMES = {name: f"labkit.quantization.{module}" for module, names in _NAMES.items() for name in names}

@@ -6,6 +6,7 @@ The unit of evidence is the document. Sums are kept by document, so that an inte
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -115,6 +116,12 @@ class Documents:
         if entering is not None:
             entering.number = number
         return running.forward(lab.model, [self.ids[d].tolist() for d in self.batches[number][0]], logits=logits)
+
+    def some(self, numbers: Sequence[int]) -> Documents:
+        """The same documents, of whose batches only some are run."""
+        part = copy.copy(self)
+        part.batches = [self.batches[number] for number in numbers]
+        return part
 
     def losses(self, lab: LabLike, entering: Entering | None = None) -> np.ndarray:
         """(documents,) float64: nats summed over each document's counted tokens, as the model computes them now."""

@@ -49,7 +49,7 @@ class Entering:
 def entering(documents: Documents, lab: LabLike, layer: int, baseline: np.ndarray) -> Entering | None:
     """What enters a layer, for all documents; None where it is too much, or replaying it gives other losses.
 
-    layer: from 0, or as many as there are layers for what leaves the last.  baseline: the losses without it.
+    layer: from 0; one beyond the last stands for what leaves that.  baseline: the losses without it.
     """
     weight = getattr(lab.model.get_input_embeddings(), "weight")  # noqa: B009 - modules don't say what they hold
     width = int(weight.shape[-1])

@@ -1,0 +1,396 @@
+"""A mix of bits: which matrix gets which format, so that the whole fits a number of bytes and costs as little as can be.
+
+What each matrix costs alone in each format is measured on some texts; the costs are taken to add up; and the best choice
+within the bytes is found exactly, by dynamic programming (the multiple-choice knapsack, Kellerer, Pferschy and Pisinger
+2004, ch. 11). What came of it is measured on other texts, beside uniform bits and beside mixes chosen by chance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+import torch
+
+from labkit import checks
+from labkit.errors import BadInput
+from labkit.models.memory import human_bytes
+from labkit.models.texts import texts as shipped_texts
+from labkit.quantization.comparing import compare, logits_of
+from labkit.quantization.inventory import contents
+from labkit.quantization.quantizing import quantize
+from labkit.quantization.sensitivities import DRAWS, TOKENS, Alone, Given, Place, Row, alone, exchanged, formats_of
+from labkit.results import Result
+from labkit.statistics import interval, resampled
+from labkit.trace.building import refuse_odd_weights
+from labkit.trace.documents import Documents
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labkit.trace.lab_like import BuiltLab
+
+Made = TypeVar("Made", bound="BuiltLab")
+FORMATS = ("int8", "int4", "int3", "int2")
+MOST_STEPS = 20_000  # of the bytes, into which a budget is cut
+CURVE = 60  # budgets on the curve
+CHANCE = 3  # mixes chosen by chance
+PASSAGES = 8  # of each kind, of the texts that come with labkit, on each side
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """What there is to choose from: for each place its options, from the fewest bytes to the most."""
+
+    rows: tuple[tuple[Row, ...], ...]
+    tokens: int
+    rest_bytes: int
+
+    @property
+    def smallest(self) -> int:
+        """Bytes of the smallest mix, with all that is not quantized."""
+        return self.rest_bytes + sum(options[0].size_bytes for options in self.rows)
+
+    @property
+    def largest(self) -> int:
+        return self.rest_bytes + sum(max(row.size_bytes for row in options) for options in self.rows)
+
+    @cached_property
+    def kl(self) -> list[np.ndarray]:
+        """For each place the KL of its options, nats a token."""
+        return [np.array([row.sums.sum() / self.tokens for row in options]) for options in self.rows]
+
+    @cached_property
+    def _solved(self) -> tuple[int, list[np.ndarray], list[np.ndarray], np.ndarray]:
+        """(bytes of a step, steps of each option, choice by place and steps left, least KL by steps)."""
+        extra = [np.array([row.size_bytes - options[0].size_bytes for row in options]) for options in self.rows]
+        step = math.gcd(*(int(e) for of_place in extra for e in of_place)) or 1
+        total = sum(int(e.max()) for e in extra)
+        step = max(step, -(-total // MOST_STEPS))
+        costs = [-(-e // step) for e in extra]  # rounded up: what is chosen always fits
+        steps = sum(int(cost.max()) for cost in costs)
+        best = np.zeros(steps + 1)
+        choices = []
+        for cost, kl in zip(costs, self.kl, strict=True):
+            tried = np.full((len(cost), steps + 1), np.inf)
+            for option, (c, k) in enumerate(zip(cost.tolist(), kl.tolist(), strict=True)):
+                tried[option, c:] = best[: steps + 1 - c] + k
+            choices.append(tried.argmin(0).astype(np.uint8))
+            best = tried.min(0)
+        return step, costs, choices, best
+
+    def _steps(self, budget: int) -> int:
+        step, _, _, best = self._solved
+        return min((budget - self.smallest) // step, len(best) - 1)
+
+    def solve(self, budget: int) -> list[int]:
+        """Which option each place gets, so that all fits into the budget at the least sum of KL."""
+        _, costs, choices, _ = self._solved
+        left = self._steps(budget)
+        found = []
+        for cost, choice in zip(reversed(costs), reversed(choices), strict=True):
+            found.append(int(choice[left]))
+            left -= int(cost[found[-1]])
+        return found[::-1]
+
+    def by_chance(self, budget: int, rng: np.random.Generator) -> list[int]:
+        """Options raised at random, one step at a time, as long as they fit."""
+        chosen = [0] * len(self.rows)
+        room = budget - self.smallest
+        steps = [place for place, options in enumerate(self.rows) for _ in options[1:]]
+        for place in rng.permutation(steps).tolist():
+            options, at = self.rows[place], chosen[place]
+            more = options[at + 1].size_bytes - options[at].size_bytes
+            if more <= room:
+                room -= more
+                chosen[place] += 1
+        return chosen
+
+    def size(self, chosen: Sequence[int]) -> int:
+        return self.rest_bytes + sum(o[i].size_bytes for o, i in zip(self.rows, chosen, strict=True))
+
+    def predicted(self, chosen: Sequence[int]) -> float:
+        return float(sum(kl[i] for kl, i in zip(self.kl, chosen, strict=True)))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Mix(Result, Generic[Made]):
+    """Which format each matrix gets; `mix` tells the columns of the table.
+
+    budget_bytes: what was asked for.  size_bytes: of the whole model as it would be, what is not quantized included.
+    smallest_bytes, largest_bytes: of the mixes there are.  predicted_kl: the sum of what the matrices cost alone.
+    curve: budget_bytes and predicted_kl, from the smallest to the largest mix.
+    uniform: a row for each format given to all: format, size_bytes, predicted_kl, and mix_kl, the prediction for the best
+        mix of as many bytes.
+    measured: on other texts than the mix was found on, in nats a token with 95 % (documents drawn again): what ("mix",
+        "uniform int4", "mix as large as uniform int4", "chance": of mixes chosen at random within the budget, the mean),
+        size_bytes, predicted_kl, kl, kl_low, kl_high. None for a mix that `solve` found.
+    """
+
+    budget_bytes: int
+    size_bytes: int
+    smallest_bytes: int
+    largest_bytes: int
+    predicted_kl: float
+    curve: pd.DataFrame
+    uniform: pd.DataFrame
+    measured: pd.DataFrame | None
+    model: str
+    tokens: int
+    documents: int
+    notes: tuple[str, ...]
+    _choices: Choices = field(repr=False)
+    _lab: Made = field(repr=False)
+
+    def config(self) -> dict[str, Given]:
+        """{matrix: format}, which `quantize(lab, mix.config())` takes; names alone, ready for JSON, where formats were
+        given by name."""
+        formats: dict[str, Given] = dict(zip(self.table["name"], self._given(), strict=True))
+        return formats
+
+    def _given(self) -> list[Given]:
+        asked = {(row.place.name, row.asked.name): row.given for options in self._choices.rows for row in options}
+        return [asked[key] for key in zip(self.table["name"], self.table["format"], strict=True)]
+
+    def lab(self) -> Made:
+        """The model in this mix of formats, by rounding to nearest."""
+        return quantize(self._lab, self.config(), progress=False)
+
+    def solve(self, budget_bytes: int) -> Mix[Made]:
+        """The best mix for another budget, from the same measurements: in milliseconds."""
+        budget = _checked(self._choices, budget_bytes)
+        chosen = self._choices.solve(budget)
+        return dataclasses.replace(
+            self,
+            table=_table(self._choices, chosen),
+            budget_bytes=budget,
+            size_bytes=self._choices.size(chosen),
+            predicted_kl=self._choices.predicted(chosen),
+            measured=None,
+        )
+
+    def _title(self) -> str:
+        bits = 8 * self.table["bytes"].sum() / self.table["weights"].sum()
+        return (
+            f"{self.model} in {human_bytes(self.size_bytes)} of {human_bytes(self.budget_bytes)}: {bits:.2f} bits a weight "
+            f"where it is quantized, KL of {self.predicted_kl:.3g} nats a token predicted"
+        )
+
+    def _remarks(self) -> Sequence[str]:
+        lines: list[str] = []
+        if self.measured is not None:
+            lines = [
+                f"{row.what}, {human_bytes(row.size_bytes)}: KL {row.kl:.3g} ({row.kl_low:.3g} to {row.kl_high:.3g}) measured"
+                for row in self.measured.itertuples()
+            ]
+        return (*lines, *self.notes)
+
+
+def mix(
+    lab: Made,
+    *,
+    budget_bytes: int,
+    texts: object = None,
+    measured_on: object = None,
+    formats: Sequence[Given] = FORMATS,
+    head: bool = False,
+    tokens: int | None = TOKENS,
+    draws: int = DRAWS,
+    seed: int = 0,
+    progress: bool = True,
+) -> Mix[Made]:
+    """The mix of formats that fits a number of bytes and costs the least KL divergence to the original.
+
+    budget_bytes: for the whole model, what is not quantized included.
+    texts: what each matrix's cost is measured on.  measured_on: what the mix and uniform bits are then measured on, other
+        documents, since a choice is flattered by the texts it was made on; a document in both is refused. Without either,
+        passages that come with labkit, of each side other ones.
+    formats: to choose from, by name or as Formats.  head: also for the embedding and the output head, which otherwise stay
+        as they are.  tokens: as in `damage`, for each side.
+    The table has a row for each matrix: name, layer, matrix, format, bits_per_weight, bytes, weights, kl (alone).
+    Costs are taken to add up, which is nearly so while they are small; `measured` holds what came of it.
+    Raises BadInput for a budget below the smallest mix, and texts in both; Unavailable for a quantized model. The default
+    model's weights lie on a 4-bit grid (`on_grid`): a mix found on it is an artefact of that grid.
+    """
+    refuse_odd_weights(lab, "given a mix of formats")
+    wanted = formats_of(None, formats)
+    most = None if tokens is None else checks.whole("tokens", tokens, 1)
+    draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
+    if (texts is None) != (measured_on is None):
+        raise BadInput(
+            "The texts that a mix is found on and those it is measured on have to be different ones; give both texts and "
+            "measured_on, such as lk.quantization.texts(8) and lk.quantization.texts(8, skip=8), or neither."
+        )
+    found_on = Documents(lab, shipped_texts(PASSAGES) if texts is None else texts, most=most)
+    others: object = shipped_texts(PASSAGES, skip=PASSAGES) if measured_on is None else measured_on
+    if both := Documents(lab, texts if texts is not None else shipped_texts(PASSAGES)).also_in(lab, others):
+        raise BadInput(
+            f"{both} of the documents to measure on are also those the mix is found on, which would flatter it; give others, "
+            "such as lk.quantization.texts(8) and lk.quantization.texts(8, skip=8)."
+        )
+    judged_on = Documents(lab, others, most=most)
+    measured = alone(lab, found_on, wanted, head=head, progress=progress)
+    if not measured.complete:
+        raise KeyboardInterrupt  # half the costs make no mix
+    choices = _choices(lab, measured, int(found_on.tokens.sum()))
+    budget = _checked(choices, budget_bytes)
+    chosen = choices.solve(budget)
+    uniform = {each.name: _uniform(choices, each.name) for each in wanted}
+    return Mix(
+        _table(choices, chosen),
+        budget_bytes=budget,
+        size_bytes=choices.size(chosen),
+        smallest_bytes=choices.smallest,
+        largest_bytes=choices.largest,
+        predicted_kl=choices.predicted(chosen),
+        curve=_curve(choices),
+        uniform=_uniform_table(choices, uniform),
+        measured=_measured(lab, judged_on, choices, chosen, uniform, budget, draws, seed, progress),
+        model=lab.name,
+        tokens=int(judged_on.tokens.sum()),
+        documents=len(judged_on.ids),
+        notes=(*found_on.cut, *measured.notes),
+        _choices=choices,
+        _lab=lab,
+    )
+
+
+def _choices(lab: BuiltLab, measured: Alone, tokens: int) -> Choices:
+    by_place: dict[str, list[Row]] = {}
+    for row in measured.rows:
+        by_place.setdefault(row.place.name, []).append(row)
+    if not by_place:
+        raise BadInput(f"No matrix of {lab.name} can be quantized so: {measured.why}.")
+    rows = tuple(tuple(sorted(options, key=lambda row: row.size_bytes)) for options in by_place.values())
+    rest = contents(lab).size_bytes - sum(options[0].place.size_bytes for options in rows)
+    return Choices(rows, tokens, rest)
+
+
+def _checked(choices: Choices, budget_bytes: object) -> int:
+    budget = checks.whole("budget_bytes", budget_bytes, 1)
+    if budget < choices.smallest:
+        rest = human_bytes(choices.rest_bytes)
+        raise BadInput(
+            f"budget_bytes={budget:,} is too little: the smallest mix of these formats takes {choices.smallest:,} bytes, "
+            f"{rest} of it not quantized; give as many, or formats of fewer bits, or head=True."
+        )
+    return budget
+
+
+def _uniform(choices: Choices, name: str) -> list[int]:
+    """Everything in one format; where a matrix does not have it, in the largest that it has."""
+    return [
+        next((i for i, row in enumerate(options) if row.asked.name == name), len(options) - 1)
+        for options in choices.rows
+    ]
+
+
+def _table(choices: Choices, chosen: Sequence[int]) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = []
+    for options, kl, option in zip(choices.rows, choices.kl, chosen, strict=True):
+        row = options[option]
+        weights = row.place.weight.numel()
+        rows.append(
+            {
+                "name": row.place.name,
+                "layer": row.place.layer,
+                "matrix": row.place.matrix,
+                "format": row.asked.name,
+                "bits_per_weight": 8 * row.size_bytes / weights,
+                "bytes": row.size_bytes,
+                "weights": weights,
+                "kl": float(kl[option]),
+            }
+        )
+    return pd.DataFrame(rows).astype({"layer": "Int64"})
+
+
+def _curve(choices: Choices) -> pd.DataFrame:
+    import pandas as pd
+
+    budgets = np.unique(np.linspace(choices.smallest, choices.largest, CURVE).astype(np.int64)).tolist()
+    return pd.DataFrame(
+        {"budget_bytes": budgets, "predicted_kl": [choices.predicted(choices.solve(budget)) for budget in budgets]}
+    )
+
+
+def _uniform_table(choices: Choices, uniform: dict[str, list[int]]) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = [
+        {
+            "format": name,
+            "size_bytes": choices.size(chosen),
+            "predicted_kl": choices.predicted(chosen),
+            "mix_kl": choices.predicted(choices.solve(choices.size(chosen))),
+        }
+        for name, chosen in uniform.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+# what came of it ------------------------------------------------------------------------------------------------------
+
+
+def _measured(
+    lab: BuiltLab,
+    documents: Documents,
+    choices: Choices,
+    chosen: list[int],
+    uniform: dict[str, list[int]],
+    budget: int,
+    draws: int,
+    seed: int,
+    progress: bool,
+) -> pd.DataFrame:
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    rng = np.random.default_rng([seed, 1])
+    tried = {"mix": [chosen]}
+    for name, one in uniform.items():
+        tried[f"uniform {name}"] = [one]
+        same_bytes = choices.solve(choices.size(one))
+        if same_bytes != one:
+            tried[f"mix as large as uniform {name}"] = [same_bytes]
+    tried["chance"] = [choices.by_chance(budget, rng) for _ in range(CHANCE)]
+    weights = resampled(documents.kind_of, draws, np.random.default_rng(seed))
+    drawn, tokens = weights @ documents.tokens, float(documents.tokens.sum())
+    rows = []
+    for what, several in tqdm(tried.items(), desc="measuring mixes", unit="mix", disable=not progress):
+        sums = np.mean([_divergence(lab, documents, choices, one) for one in several], axis=0)
+        low, high = interval((weights @ sums) / drawn) if len(documents.ids) > 1 else (np.nan, np.nan)
+        rows.append(
+            {
+                "what": what,
+                "size_bytes": int(np.mean([choices.size(one) for one in several])),
+                "predicted_kl": float(np.mean([choices.predicted(one) for one in several])),
+                "kl": float(sums.sum() / tokens),
+                "kl_low": float(low),
+                "kl_high": float(high),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _divergence(lab: BuiltLab, documents: Documents, choices: Choices, chosen: Sequence[int]) -> np.ndarray:
+    """(documents,): KL of a mix, summed over each document's counted tokens."""
+    changes: list[tuple[Place, torch.Tensor]] = []
+    for options, option in zip(choices.rows, chosen, strict=True):
+        row = options[option]
+        changes.append((row.place, row.format.pack(row.place.weight, row.place.name).unpack()))
+    plain: Callable[[int], torch.Tensor] = logits_of(documents, lab)
+
+    def mixed(number: int) -> torch.Tensor:
+        with lab.turn(), exchanged(changes):
+            return documents.run(lab, number).all_logits
+
+    (found,) = compare(documents, plain, [mixed])
+    return np.bincount(found.document, weights=found.kl, minlength=len(documents.ids))
