@@ -16,7 +16,7 @@ from labkit.errors import BadInput, Unavailable
 from labkit.trace.documents import Documents
 from labkit.trace.lab_like import LabLike
 
-CHUNK = 2**20  # elements of logits that are compared at once: 8 MiB in float64
+CHUNK = 2**17  # elements of logits that are compared at once: what stays in a processor's cache
 LARGEST = 30.0  # nats; where logits differ by more, exponentials of float32 may overflow
 
 Run = Callable[[int], torch.Tensor]  # the number of a batch -> its logits, (batch, width, vocabulary)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from labkit.trace.lab_like import BuiltLab
 
-TOKENS, DRAWS = 4_000, 1_000
+TOKENS, DRAWS = 2_000, 1_000
 REFERENCE_BYTES = 2**30  # of the original's probabilities, held while matrix after matrix is tried
 
 Given = str | Format
