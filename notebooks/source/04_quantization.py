@@ -1,0 +1,483 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 4 · Quantization: what bits cost
+#
+# [![Open in Colab](attachment:colab.png)]({{COLAB}})
+#
+# A model is a heap of numbers, and it is trained with 16 or 32 bits for each. Most people run it with four. In this notebook
+# you make whole numbers of weights by hand, measure what that does to the model, find out where it hurts, and learn to tell a
+# fair comparison of formats from one in which you fool yourself.
+#
+# ![Bytes of a model against the damage done, for many formats](attachment:04_quantization.png)
+#
+# | | |
+# |---|---|
+# | **Time** | {{MINUTES}} minutes in all, in {{SECTIONS}} sections; each can be done alone |
+# | **Contains** | {{EXERCISES}}, {{PREDICTIONS}}, {{CLAIMS}} from articles put to the test |
+# | **Runs on** | any computer with {{MEMORY}} of free memory; no GPU, no account; section 6 uses labkit's default model (93 MB, fetched once) |
+# | **You need** | to read Python and a little PyTorch (a tensor, its shape, `@` for a matrix product) |
+# | **You will be able to** | say what a 4-bit format really takes and what it costs, choose one for your machine, and see through a comparison that proves nothing |
+
+# %% [markdown]
+# ## Set-up
+# In Colab the first cell installs labkit, without touching the PyTorch that is there. Elsewhere it only checks. The second
+# puts a model on the bench: small, trained in full precision, and part of labkit. It reads five kinds of text, writes
+# nothing worth reading, and is all you need to measure.
+#
+# **Run these two. Then start at any section.**
+
+# %%
+# set-up
+
+# %%
+import torch
+
+lab = lk.load("labkit-dense", dtype="float32", device="cpu")
+texts = lk.quantization.texts(4)  # four held-out passages of each kind
+lab
+
+# %% [markdown]
+# ## 1 · From weights to whole numbers
+# *11 minutes · easy · the idea*
+#
+# Here is one matrix of the model, as a histogram. Its weights are 32-bit numbers; nearly all lie close to zero.
+
+# %%
+name = "model.layers.2.mlp.down_proj"
+weight = lab.model.get_submodule(name).weight.detach()
+lk.views.grid(lk.quantization.matrix(lab, name, "int4", group_size="tensor"))
+
+# %% [markdown]
+# To **quantize** is to allow a weight only a few values, the **grid**, drawn here as lines. A weight is stored as the number
+# of its line: its **code**. Four bits can count 16 lines. What is needed besides is the **scale**, the distance between
+# two lines, and every weight is replaced by the line nearest to it.
+
+# %%
+# exercise: quantization.absmax
+
+# %% [markdown]
+# The same, as labkit does it, and what it costs: how far the matrix has moved, as a share of its own size.
+
+
+# %%
+def moved(weight, other):
+    return ((weight - other).norm() / weight.norm()).item()
+
+
+largest = 2**3 - 1
+scale = weight.abs().max() / largest
+by_hand = (weight / scale).round() * scale
+library = lk.quantization.format("int4", group_size="tensor", scale_dtype=torch.float32).pack(weight)
+
+# %% tags=["nbval-check-output"]
+print("the same as labkit's:", torch.equal(by_hand, library.unpack()))
+for bits in (8, 4, 3, 2):
+    packed = lk.quantization.format(f"int{bits}", group_size="tensor").pack(weight)
+    print(f"{bits} bits: {moved(weight, packed.unpack()):6.1%} off")
+
+# %% [markdown]
+# **To take away:** a weight becomes a code of a few bits; the scale leads back; the error is at most half a step, and the
+# step is as wide as the largest weight makes it.
+
+# %% [markdown]
+# ## 2 · One grid for every group
+# *16 minutes · medium · what all formats do*
+#
+# The step is as wide as the largest weight makes it. So what does a single large weight do to all the others? Let us put one
+# into the matrix, ten times as large as the largest:
+
+# %%
+outlier = weight.clone()
+outlier[7, 11] = 10 * weight.abs().max()
+question = "With the outlier: error of all other weights, in 4 bits with one scale for the matrix"
+spoilt = lk.predict("quantization.outlier", question, unit="%", low=0, high=100)
+spoilt
+
+# %%
+others = torch.ones_like(weight, dtype=torch.bool)
+others[7, 11] = False
+
+
+def error(format):
+    back = format.pack(outlier).unpack()
+    return 100 * moved(outlier[others], back[others])
+
+
+spoilt.show(error(lk.quantization.format("int4", group_size="tensor")))
+
+# %% [markdown]
+# Nothing of them is left: all other weights are rounded to zero. Real models have such weights, the large ones above all
+# (Dettmers et al. 2022). The remedy is in every format there is: small groups of weights, each with a scale of its own, so that an
+# outlier spoils only its neighbours. And where a group's weights don't lie evenly around zero, a grid from the smallest to the largest
+# of them fits better.
+
+# %%
+# exercise: quantization.round_trip
+
+# %% tags=["nbval-check-output"]
+for size in ("tensor", "channel", 64, 32, 16):
+    by_size = lk.quantization.format("int4", group_size=size, symmetric=False)
+    plain, bits = moved(weight, by_size.pack(weight).unpack()), by_size.pack(weight).bits_per_weight
+    print(f"group {size!s:8} {bits:5.2f} bits a weight: {plain:6.1%} off, with the outlier {error(by_size):6.1f} %")
+
+# %% [markdown]
+# Each halving of the groups lowers the error and raises the price: scales and zero points are stored too. So "4 bits" are
+# not 4 bits.
+
+# %%
+# exercise: quantization.bits_per_weight
+
+# %% [markdown]
+# An article states that GPTQ at 4 bits makes a model "75 % smaller". Let us count it for LLaMA 2 7B, exactly: the usual
+# groups of 128 with a scale of 16 bits and a zero point of 4, against 16 bits before. What stays as it was is the embedding, the
+# output head and the norms.
+
+# %%
+question = "How much smaller is LLaMA 2 7B at 4 bits than at 16, everything counted?"
+smaller = lk.predict("quantization.smaller", question, unit="%", low=0, high=100)
+smaller
+
+# %%
+sizes = lk.quantization.sizes("llama-2-7b", ("int8", "int4", "nf4", "int3", "int2"))
+smaller.show(100 * sizes.saved["int4"])
+
+# %% tags=["nbval-check-output"]
+columns = ["format", "bits_per_weight", "size_bytes", "saved"]
+print(sizes.table[columns].round(2).to_string(index=False))
+
+# %% [markdown]
+# Not 75 %, if not far from it: scales and zero points take a part, and the embedding and the head stay. For small models,
+# which are mostly embedding, much less remains of the promise; see what it is for the default model:
+
+# %% tags=["nbval-check-output"]
+small = lk.quantization.sizes("smollm2-135m", ("int4",))
+print(f"LLaMA 2 7B {sizes.saved['int4']:.1%} smaller, SmolLM2 135M {small.saved['int4']:.1%}")
+
+# %% [markdown]
+# Half of the claim is about speed; section 8 comes to it.
+#
+# **To take away:** a format is a grid and the size of its groups. Small groups contain the damage of outliers and cost bits.
+# Count all bytes: codes, scales, and what is not quantized.
+
+# %% [markdown]
+# ## 3 · Levels where the weights are
+# *8 minutes · medium · why NF4 is what it is*
+#
+# Weights crowd around zero. An even grid spends many of its lines far out, where hardly any weight is.
+
+# %%
+# exercise: quantization.to_levels
+
+# %% [markdown]
+# The levels of **NF4** lie so that about as many weights fall to each, if weights are normally distributed. GGUF, the
+# format of llama.cpp, has even grids in groups of 32 (Q4_0 with a scale, Q4_1 with a minimum besides); MXFP4, that of
+# gpt-oss, has levels that double. All on one matrix:
+
+# %% tags=["nbval-check-output"]
+for name_of_format in ("int4", "nf4", "mxfp4", "q4_0", "q4_1", "q5_0", "q8_0", "fp8_e4m3", "ternary"):
+    packed = lk.quantization.format(name_of_format).pack(weight)
+    print(f"{name_of_format:9} {packed.bits_per_weight:5.2f} bits: {moved(weight, packed.unpack()):5.1%} off")
+
+# %% [markdown]
+# NF4 is nearer than the even grid of as many bits. But nearer in what? A matrix is not there to be looked at; it is there to be multiplied
+# with. So:
+#
+# **To take away:** where the levels lie matters as much as how many there are. The error of the weights is a first guess, no more.
+
+# %% [markdown]
+# ## 4 · What it does to the model
+# *17 minutes · medium · the measure that counts*
+#
+# A quantized model reads the same text and predicts other next tokens. How far its predictions are from the
+# original's is the **KL divergence**: 0 where nothing changed, in nats.
+
+# %%
+# exercise: quantization.kl_damage
+
+# %% [markdown]
+# `quantize` gives a second model, and `damage` compares the two on text that neither was made on. Beside the KL divergence
+# stands **top-1 agreement**, how often both hold the same token for the most probable, and **perplexity**, e to the mean
+# loss: as if the model had to guess among so many equally likely tokens.
+
+# %%
+four = lk.quantization.quantize(lab, "int4", group_size=64, progress=False)
+harm = lk.quantization.damage(lab, four, texts, progress=False)
+harm
+
+# %% tags=["nbval-check-output"]
+before = torch.cat([lab.trace(texts["prose"][0], keep="logits").logits])
+after = four.trace(texts["prose"][0], keep="logits").logits
+log_p, log_q = before.log_softmax(-1), after.log_softmax(-1)
+by_hand = (log_p.exp() * (log_p - log_q)).sum(-1).mean().item()
+once = lk.quantization.damage(lab, four, [texts["prose"][0]], progress=False)
+print("KL by hand as labkit has it, to 1e-5:", abs(by_hand - once.kl) < 1e-5)
+same = lk.quantization.damage(lab, lab, texts, progress=False)
+print("KL of the model with itself:", same.kl)
+
+# %% [markdown]
+# Now fewer bits. 4 bits cost what you see above. What will 2 bits cost?
+
+# %%
+question = "KL divergence of 2 bits in groups of 64"
+two = lk.predict("quantization.two_bits", question, unit="nats", low=0, high=5)
+two
+
+# %%
+smaller_labs = {
+    name: lk.quantization.quantize(lab, name, group_size=size, progress=False)
+    for name, size in (("int8", 64), ("int4", 64), ("int3", 64), ("int2", 64), ("nf4", None), ("q4_0", None), ("ternary", None))
+}
+harms = lk.quantization.damage(lab, list(smaller_labs.values()), texts, progress=False)
+by_format = dict(zip(smaller_labs, harms, strict=True))
+two.show(by_format["int2"].kl)
+
+# %% tags=["nbval-check-output"]
+for name_of_format, each in by_format.items():
+    print(f"{name_of_format:8} KL {each.kl:6.3f} nats, top-1 {each.top1:4.0%}, perplexity {each.perplexity:7.1f}")
+print(f"original{'':28} perplexity {harms[0].original_perplexity:7.1f}")
+
+# %%
+lk.views.size_damage(harms)
+
+# %% [markdown]
+# From 8 to 4 bits hardly anything happens, from 4 to 3 something, and below it falls apart. That is the shape of this curve in
+# nearly every model; where it bends depends on the model (section 9).
+#
+# Turn it yourself. Choose a matrix, bits, group and method; the histogram and the error follow at once. Below it the
+# whole model is quantized in the background and writes beside the original.
+
+# %%
+lk.views.quantization(lab)
+
+# %% [markdown]
+# **To take away:** measure on text, with KL divergence. Perplexity alone can stay the same while many predictions change.
+
+# %% [markdown]
+# ## 5 · Let other weights make up for it
+# *14 minutes · hard · GPTQ, and why the error of the weights misleads*
+#
+# What should stay the same is not the matrix W but its output W x, and only for the inputs x that there are. **GPTQ**
+# (Frantar et al. 2022) rounds a row's weights one after the other, and after each lets those to come
+# make up for the error. How much each has to take over follows from how the inputs depend on one another.
+
+# %%
+# exercise: quantization.gptq_row
+
+# %% [markdown]
+# It needs inputs: some **calibration** text. Ours are passages that are not among those we measure on.
+
+# %%
+calibration = [t for kind in lk.quantization.texts(4, skip=20).values() for t in kind]
+rtn = lk.quantization.quantize(lab, "int3", group_size=64, progress=False)
+gptq = lk.quantization.quantize(
+    lab, "int3", group_size=64, method="gptq", calibration=calibration, progress=False
+)
+nearest, made_up = lk.quantization.damage(lab, [rtn, gptq], texts, progress=False)
+
+# %% tags=["nbval-check-output"]
+for method, quantized, each in (("nearest", rtn, nearest), ("gptq", gptq, made_up)):
+    off = moved(weight, quantized.model.get_submodule(name).weight)
+    print(f"{method:8} weights {off:5.1%} off, KL {each.kl:.3f} nats")
+
+# %% [markdown]
+# GPTQ's weights are *farther* from the original, and its predictions are nearer. Whoever ranks formats by the error of
+# the weights would have chosen the wrong one.
+#
+# **To take away:** choose by what comes out on text. Calibrate and measure on different text.
+
+# %% [markdown]
+# ## 6 · How to fool yourself
+# *6 minutes · easy · the caveat of this lab's default model*
+#
+# labkit's default model is a real one, and its file is quantized already: its weights lie on a 4-bit grid in groups of 32
+# (GGUF's Q4_1). You can see that in the numbers themselves:
+
+# %%
+default = lk.load(dtype="float32", device="cpu")
+found = lk.quantization.on_grid(default)
+ours = lk.quantization.on_grid(lab)
+
+# %% tags=["nbval-check-output"]
+print(f"default model: at most {found.most_values} values in a group of 32")
+print(f"labkit-dense: {ours.most_values}; random numbers: {found.random_values}")
+
+# %% [markdown]
+# What would a comparison of formats on it show?
+
+# %%
+default_texts = {kind: texts[kind][:1] for kind in ("prose", "encyclopaedia")}
+on_default = [
+    lk.quantization.quantize(default, format, progress=False) for format in ("q4_1", "q5_0", "q4_0")
+]
+misleading = lk.quantization.damage(default, on_default, default_texts, progress=False)
+
+# %% tags=["nbval-check-output"]
+for format, each in zip(("q4_1", "q5_0", "q4_0"), misleading, strict=True):
+    print(f"{format}: KL {each.kl:.4f} nats")
+
+# %% [markdown]
+# Q4_1 "costs nothing": of course, it is the grid the weights lie on. And Q5_0, which has twice as many lines, is worse than Q4_1.
+# Both are facts about how the file was made, none about formats. The same trap is open wherever a model comes from somebody
+# who quantized it: look at the weights first. That is why this notebook measures on models trained here in full precision.
+#
+# **To take away:** a ranking of formats on weights that are quantized already is an artefact.
+
+# %% [markdown]
+# ## 7 · Where it hurts
+# *8 minutes · medium · not all matrices are equal*
+#
+# Each matrix quantized alone, all others left as they are: what does it cost?
+
+# %%
+hurts = lk.quantization.sensitivity(lab, texts, bits=3, progress=False)
+lk.views.sensitivity(hurts)
+
+# %% tags=["nbval-check-output"]
+worst = hurts.nlargest(4, "kl")
+print(worst[["layer", "matrix", "kl"]].round(4).to_string(index=False))
+print(f"median of all {len(hurts)}: {hurts['kl'].median():.4f}")
+
+# %% [markdown]
+# So why give every matrix as many bits? With a budget of bytes one can spend more where it hurts and less where it does
+# not. Move the budget: the mix is solved anew each time. What was measured on some texts is judged on others,
+# since the best mix *for a text* need not be the best for the next.
+
+# %%
+mix = lk.quantization.mix(lab, budget_bytes=None, texts=lk.quantization.texts(3, skip=30), progress=False)
+lk.views.mix(mix)
+
+# %% [markdown]
+# **To take away:** a few matrices carry most of the damage. A mix spends bits there; whether it beats uniform bits is
+# decided on text it was not solved for.
+
+# %% [markdown]
+# ### The cache
+# While a model writes, it keeps keys and values of all tokens so far, the KV cache; for long texts it outgrows the weights.
+# It can be quantized too. Keys have a few large channels, so a scale for each channel suits them; values have
+# none (KIVI, Liu et al. 2024).
+
+# %% tags=["nbval-check-output"]
+cache = lk.quantization.cache_damage(lab, texts, bits=(8, 4, 2), progress=False)
+print(cache.table.round(4).to_string(index=False))
+
+# %% [markdown]
+# ## 8 · Fast or slow?
+# *9 minutes · medium · why fewer bits can be faster, and often are not*
+#
+# To write one token, a computer reads every weight from memory once. On a text of its own, that is what takes the time: not
+# the arithmetic. So there is a bound.
+
+# %%
+# exercise: quantization.most_tokens_per_second
+
+# %% [markdown]
+# An article states that Phi-3-mini at INT4 writes 3 tokens a second on a phone. What is the bound? A phone of its year reads
+# some 51 GB a second from memory (LPDDR5 at 6,400 million transfers a second, 64 bits each).
+
+# %% tags=["nbval-check-output"]
+phi = lk.quantization.sizes("phi-3-mini", ("int4",))
+per_token = phi.bytes_per_token["int4"]
+bound = 51.2e9 / per_token
+print(f"{per_token / 1e9:.2f} GB read for a token: at most {bound:.0f} tokens a second")
+lk.claim("int4-phone", round(bound, 1), note="tokens a second that a phone's memory allows at most")
+
+# %% [markdown]
+# Three a second is far below what the memory allows: it is possible, and with room to spare.
+#
+# A bound is not a speed. Fewer bits are faster only if unpacking them costs less than the reading saved; that takes
+# code made for it. Here are some ways to run the default model on your processor, side by side.
+
+# %%
+speeds = lk.quantization.speed(
+    {
+        "float32": default,
+        "4 bits, unpacked each time": lk.quantization.quantize(default, "int4", group_size=32, progress=False),
+        "4 bits, torch's packed product": lk.quantization.quantize(
+            default, "int4", group_size=32, backend="torch", progress=False
+        ),
+    },
+    tokens=16,
+)
+speeds
+
+# %% [markdown]
+# The model that unpacks its weights for every step is *slower* than the original, though it is far smaller: each step does all the
+# reading, and more besides. torch's packed product unpacks in the processor's registers while it multiplies, and there the promise
+# is kept. "Is 4 bits faster?" is a question about code, not about bits.
+
+# %%
+lk.claim(
+    "gptq-75-2x",
+    round(speeds.ratio("4 bits, torch's packed product", "float32"), 1),
+    note=f"times as fast here; LLaMA 2 7B would be {sizes.saved['int4']:.1%} smaller",
+)
+
+# %% [markdown]
+# **To take away:** bits save memory always, time only where the product reads packed weights.
+
+# %% [markdown]
+# ## 9 · Harder to squeeze
+# *7 minutes · easy · do well-trained models lose more?*
+#
+# An article states: the better a model is trained, the less room it leaves for quantizing. labkit trained a small model and
+# kept it at several points of its training; each was quantized. How does the damage of 3 bits change along the way? Sketch it.
+
+# %%
+squeezed = lk.quantization.recorded_squeeze()
+three = squeezed[squeezed["format"] == "int3"]
+along = lk.predict(
+    "quantization.squeeze",
+    "Loss added by 3 bits, by millions of tokens seen",
+    kind="curve",
+    x=[round(tokens / 1e6, 2) for tokens in three["tokens"]],
+    low=0,
+    high=1,
+    x_label="million tokens seen",
+    y_label="nats added",
+)
+along
+
+# %%
+along.show(three["loss_change"].tolist())
+
+# %%
+lk.views.squeeze(squeezed)
+
+# %% [markdown]
+# One point of it, computed in front of you: the last model, quantized now.
+
+# %% tags=["nbval-check-output"]
+last = lk.load("labkit-squeeze", dtype="float32", device="cpu")
+
+# %% [markdown]
+# ## 10 · Three values
+# *8 minutes · medium · multiplication becomes addition*
+
+# %%
+# exercise: quantization.ternary
+
+# %% [markdown]
+# ## 11 · Which format for my model?
+# *3 minutes · easy · the question you came with*
+
+# %%
+lk.quantization.advise("llama-2-7b", budget_bytes=8 * 2**30)
+
+# %% [markdown]
+# ## What you have seen
+
+# %%
+lk.progress()
+
+# %% [markdown]
+# **To read more:** T. Dettmers et al., *LLM.int8()* (2022) and *QLoRA* (2023), which has NF4; E. Frantar et al., *GPTQ* (2022);
+# J. Lin et al., *AWQ* (2023); Z. Liu et al., *KIVI* (2024); S. Ma et al., *The Era of 1-bit LLMs* (2024); R. Zhu et al.,
+# *Scalable MatMul-free Language Modeling* (2024); T. Kumar et al., *Scaling Laws for Precision* (2024); X. Ouyang et al.,
+# *Low-Bit Quantization Favors Undertrained LLMs* (2024); A. Dutta et al., *Accuracy is Not All You Need* (2024), for KL divergence.
