@@ -74,7 +74,9 @@ def moved(weight, other):
 largest = 2**3 - 1
 scale = weight.abs().max() / largest
 by_hand = (weight / scale).round() * scale
-library = lk.quantization.format("int4", group_size="tensor", scale_dtype=torch.float32).pack(weight)
+library = lk.quantization.format("int4", group_size="tensor", scale_dtype=torch.float32).pack(
+    weight
+)
 
 # %% tags=["nbval-check-output"]
 print("the same as labkit's:", torch.equal(by_hand, library.unpack()))
@@ -96,7 +98,9 @@ for bits in (8, 4, 3, 2):
 # %%
 outlier = weight.clone()
 outlier[7, 11] = 10 * weight.abs().max()
-question = "With the outlier: error of all other weights, in 4 bits with one scale for the matrix"
+question = (
+    "With the outlier: error of all other weights, in 4 bits with one scale for the matrix"
+)
 spoilt = lk.predict("quantization.outlier", question, unit="%", low=0, high=100)
 spoilt
 
@@ -124,8 +128,13 @@ spoilt.show(error(lk.quantization.format("int4", group_size="tensor")))
 # %% tags=["nbval-check-output"]
 for size in ("tensor", "channel", 64, 32, 16):
     by_size = lk.quantization.format("int4", group_size=size, symmetric=False)
-    plain, bits = moved(weight, by_size.pack(weight).unpack()), by_size.pack(weight).bits_per_weight
-    print(f"group {size!s:8} {bits:5.2f} bits a weight: {plain:6.1%} off, with the outlier {error(by_size):6.1f} %")
+    plain, bits = (
+        moved(weight, by_size.pack(weight).unpack()),
+        by_size.pack(weight).bits_per_weight,
+    )
+    print(
+        f"group {size!s:8} {bits:5.2f} bits a weight: {plain:6.1%} off, with the outlier {error(by_size):6.1f} %"
+    )
 
 # %% [markdown]
 # Each halving of the groups lowers the error and raises the price: scales and zero points are stored too. So "4 bits" are
@@ -181,9 +190,21 @@ print(f"LLaMA 2 7B {sizes.saved['int4']:.1%} smaller, SmolLM2 135M {small.saved[
 # gpt-oss, has levels that double. All on one matrix:
 
 # %% tags=["nbval-check-output"]
-for name_of_format in ("int4", "nf4", "mxfp4", "q4_0", "q4_1", "q5_0", "q8_0", "fp8_e4m3", "ternary"):
+for name_of_format in (
+    "int4",
+    "nf4",
+    "mxfp4",
+    "q4_0",
+    "q4_1",
+    "q5_0",
+    "q8_0",
+    "fp8_e4m3",
+    "ternary",
+):
     packed = lk.quantization.format(name_of_format).pack(weight)
-    print(f"{name_of_format:9} {packed.bits_per_weight:5.2f} bits: {moved(weight, packed.unpack()):5.1%} off")
+    print(
+        f"{name_of_format:9} {packed.bits_per_weight:5.2f} bits: {moved(weight, packed.unpack()):5.1%} off"
+    )
 
 # %% [markdown]
 # NF4 is nearer than the even grid of as many bits. But nearer in what? A matrix is not there to be looked at; it is there to be multiplied
@@ -232,7 +253,15 @@ two
 # %%
 smaller_labs = {
     name: lk.quantization.quantize(lab, name, group_size=size, progress=False)
-    for name, size in (("int8", 64), ("int4", 64), ("int3", 64), ("int2", 64), ("nf4", None), ("q4_0", None), ("ternary", None))
+    for name, size in (
+        ("int8", 64),
+        ("int4", 64),
+        ("int3", 64),
+        ("int2", 64),
+        ("nf4", None),
+        ("q4_0", None),
+        ("ternary", None),
+    )
 }
 harms = lk.quantization.damage(lab, list(smaller_labs.values()), texts, progress=False)
 by_format = dict(zip(smaller_labs, harms, strict=True))
@@ -240,7 +269,9 @@ two.show(by_format["int2"].kl)
 
 # %% tags=["nbval-check-output"]
 for name_of_format, each in by_format.items():
-    print(f"{name_of_format:8} KL {each.kl:6.3f} nats, top-1 {each.top1:4.0%}, perplexity {each.perplexity:7.1f}")
+    print(
+        f"{name_of_format:8} KL {each.kl:6.3f} nats, top-1 {each.top1:4.0%}, perplexity {each.perplexity:7.1f}"
+    )
 print(f"original{'':28} perplexity {harms[0].original_perplexity:7.1f}")
 
 # %%
@@ -314,7 +345,8 @@ print(f"labkit-dense: {ours.most_values}; random numbers: {found.random_values}"
 # %%
 default_texts = {kind: texts[kind][:1] for kind in ("prose", "encyclopaedia")}
 on_default = [
-    lk.quantization.quantize(default, format, progress=False) for format in ("q4_1", "q5_0", "q4_0")
+    lk.quantization.quantize(default, format, progress=False)
+    for format in ("q4_1", "q5_0", "q4_0")
 ]
 misleading = lk.quantization.damage(default, on_default, default_texts, progress=False)
 
@@ -350,7 +382,9 @@ print(f"median of all {len(hurts)}: {hurts['kl'].median():.4f}")
 # since the best mix *for a text* need not be the best for the next.
 
 # %%
-mix = lk.quantization.mix(lab, budget_bytes=None, texts=lk.quantization.texts(3, skip=30), progress=False)
+mix = lk.quantization.mix(
+    lab, budget_bytes=None, texts=lk.quantization.texts(3, skip=30), progress=False
+)
 lk.views.mix(mix)
 
 # %% [markdown]
@@ -386,7 +420,9 @@ phi = lk.quantization.sizes("phi-3-mini", ("int4",))
 per_token = phi.bytes_per_token["int4"]
 bound = 51.2e9 / per_token
 print(f"{per_token / 1e9:.2f} GB read for a token: at most {bound:.0f} tokens a second")
-lk.claim("int4-phone", round(bound, 1), note="tokens a second that a phone's memory allows at most")
+lk.claim(
+    "int4-phone", round(bound, 1), note="tokens a second that a phone's memory allows at most"
+)
 
 # %% [markdown]
 # Three a second is far below what the memory allows: it is possible, and with room to spare.
@@ -398,7 +434,9 @@ lk.claim("int4-phone", round(bound, 1), note="tokens a second that a phone's mem
 speeds = lk.quantization.speed(
     {
         "float32": default,
-        "4 bits, unpacked each time": lk.quantization.quantize(default, "int4", group_size=32, progress=False),
+        "4 bits, unpacked each time": lk.quantization.quantize(
+            default, "int4", group_size=32, progress=False
+        ),
         "4 bits, torch's packed product": lk.quantization.quantize(
             default, "int4", group_size=32, backend="torch", progress=False
         ),

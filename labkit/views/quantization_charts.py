@@ -1,0 +1,281 @@
+"""What bits cost, as plotly figures of our template: size against damage, where it hurts, and damage along a training."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from labkit.results import as_table
+from labkit.views.chart import Chart
+from labkit.views.template import (
+    INK,
+    OKABE_ITO,
+    Row,
+    below_title,
+    check_columns,
+    escaped,
+    interval_reach,
+    template,
+    titled,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotly.basedatatypes import BaseTraceType
+
+    from labkit.quantization import ByFormat, Sensitivity
+
+FORMAT_COLUMNS = ("format", "method", "size_bytes", "bits_per_weight", "kl", "kl_low", "kl_high", "top1")
+SENSITIVITY_COLUMNS = ("layer", "matrix", "kl")
+SQUEEZE_COLUMNS = ("tokens", "format", "loss_change", "low", "high")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "cross", "x")
+MB, MILLION = 1e6, 1e6
+TINY = 1e-9  # nats: a logarithmic axis has no place for what costs nothing
+
+
+def formats(frame: ByFormat | pd.DataFrame, *, title: str | None = None) -> Chart:
+    """Size against damage of several formats: true bytes across, KL divergence to the original upward, logarithmic.
+
+    frame: of `lk.quantization.by_format`, a row for each format and method. Bars: 95 %. What costs nothing that can be
+    measured (KL below a billionth of a nat) stands at the lower edge. title: by default a sentence that says where the
+    damage begins. Returns a Chart, its figure plotly's. Raises BadInput for another frame.
+    """
+    import plotly.graph_objects as go
+
+    check_columns(frame, FORMAT_COLUMNS, "lk.quantization.by_format")
+    rows: list[Row] = as_table(frame).to_dict("records")
+    figure = go.Figure()
+    least = min((row["kl"] for row in rows if row["kl"] > TINY), default=1e-4) / 3
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    for number, method in enumerate(methods):
+        own = sorted((row for row in rows if row["method"] == method), key=lambda row: row["size_bytes"])
+        heights = [max(row["kl"], least) for row in own]
+        figure.add_scatter(
+            x=[row["size_bytes"] / MB for row in own],
+            y=heights,
+            error_y={
+                "array": [interval_reach(row["kl_high"], y) for row, y in zip(own, heights, strict=True)],
+                # a bar never reaches zero, which a logarithmic axis does not have
+                "arrayminus": [
+                    min(interval_reach(y, row["kl_low"]), 0.9 * y) for row, y in zip(own, heights, strict=True)
+                ],
+                "thickness": 1.2,
+                "width": 3,
+            },
+            mode="markers+text",
+            text=[escaped(str(row["format"])) for row in own],
+            textposition=["top center" if i % 2 == 0 else "bottom center" for i in range(len(own))],
+            textfont={"size": 11, "color": INK},
+            name=escaped(str(method)),
+            marker={"size": 9, "color": OKABE_ITO[number % len(OKABE_ITO)], "symbol": SYMBOLS[number % len(SYMBOLS)]},
+            customdata=[_format_hover(row) for row in own],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    largest = max(row["size_bytes"] for row in rows) / MB
+    original = getattr(frame, "original_bytes", None)
+    right = max(largest, (original or 0) / MB)
+    if original:
+        figure.add_vline(x=original / MB, line={"color": INK, "dash": "dash"})
+        figure.add_annotation(
+            x=original / MB,
+            y=1,
+            yref="paper",
+            yanchor="bottom",
+            xanchor="right",
+            text="the original",
+            showarrow=False,
+            font={"color": INK},
+        )
+    top = max(max(row["kl_high"] if math.isfinite(row["kl_high"]) else 0.0, row["kl"], least) for row in rows)
+    figure.update_layout(
+        template=template(),
+        title=escaped(title) if title else _format_sentence(rows),
+        height=430,
+        xaxis={"title": titled("MB, everything counted"), "range": [0, 1.08 * right]},
+        yaxis={
+            "title": titled("KL divergence, nats a token (logarithmic)"),
+            "type": "log",
+            "range": [math.log10(least) - 0.15, math.log10(top) + 0.25],
+        },
+        showlegend=len(methods) > 1,
+    )
+    return Chart(figure, as_table(frame))
+
+
+def _format_hover(row: Row) -> str:
+    return (
+        f"<b>{escaped(str(row['format']))}</b>, {escaped(str(row['method']))}<br>{row['size_bytes'] / MB:.2f} MB, "
+        f"{row['bits_per_weight']:.2f} bits a quantized weight<br>KL {row['kl']:.4g} nats ({row['kl_low']:.4g} to "
+        f"{row['kl_high']:.4g})<br>the same first choice for {row['top1']:.1%} of the tokens"
+    )
+
+
+def _format_sentence(rows: list[Row]) -> str:
+    """The smallest format that keeps nine of ten first choices, beside the smallest of all."""
+    ordered = sorted(rows, key=lambda row: row["size_bytes"])
+    good = next((row for row in ordered if row["top1"] >= 0.9), None)
+    least = ordered[0]
+    said = f"The smallest, {escaped(str(least['format']))}, keeps {least['top1']:.0%} of the first choices"
+    if good is None or good is least:
+        return said + below_title("bars: 95 %, from resampling the documents")
+    return (
+        f"{escaped(str(good['format']))} keeps {good['top1']:.0%} of the first choices at "
+        f"{good['size_bytes'] / MB:.3g} MB;<br>{said[0].lower()}{said[1:]} at {least['size_bytes'] / MB:.3g} MB"
+        f"{below_title('bars: 95 %, from resampling the documents')}"
+    )
+
+
+def sensitivity(frame: Sensitivity | pd.DataFrame, *, title: str | None = None) -> Chart:
+    """What each matrix costs when it alone is quantized: layers downward, matrices across, KL in nats.
+
+    frame: of `lk.quantization.sensitivity`. Title: by default a sentence that names the worst. Returns a Chart, its figure
+    plotly's. Raises BadInput for another frame.
+    """
+    import plotly.graph_objects as go
+
+    check_columns(frame, SENSITIVITY_COLUMNS, "lk.quantization.sensitivity")
+    table = as_table(frame)
+    table = table[table["layer"].notna()]
+    check_columns(table, SENSITIVITY_COLUMNS, "lk.quantization.sensitivity")
+    layers = sorted(int(layer) for layer in table["layer"].unique())
+    names = list(dict.fromkeys(table["matrix"]))
+    cells: dict[tuple[int, str], Row] = {
+        (int(row["layer"]), str(row["matrix"])): row for row in table.to_dict("records")
+    }
+    values = [[_kl(cells.get((layer, name))) for name in names] for layer in layers]
+    top = max((value for row in values for value in row if value is not None), default=0.0) or 1.0
+    figure = go.Figure(
+        go.Heatmap(
+            z=values,
+            x=[escaped(name) for name in names],
+            y=layers,
+            colorscale="Cividis",
+            zmin=0,
+            zmax=top,
+            xgap=1,
+            ygap=1,
+            text=[[_sensitivity_hover(cells.get((layer, name))) for name in names] for layer in layers],
+            hovertemplate="%{text}<extra></extra>",
+            hoverongaps=False,
+            colorbar={"title": {"text": "KL, nats"}, "thickness": 12},
+        )
+    )
+    figure.update_layout(
+        template=template(),
+        title=escaped(title) if title else _sensitivity_sentence(table, frame),
+        height=170 + max(22, min(34, 600 // len(layers))) * len(layers),
+        xaxis={"title": titled("matrix"), "showgrid": False},
+        yaxis={
+            "title": titled("layer"),
+            "autorange": "reversed",
+            "dtick": max(1, len(layers) // 15),
+            "showgrid": False,
+        },
+    )
+    return Chart(figure, as_table(frame))
+
+
+def _kl(row: Row | None) -> float | None:
+    return None if row is None or not math.isfinite(row["kl"]) else float(row["kl"])
+
+
+def _sensitivity_hover(row: Row | None) -> str:
+    if row is None:
+        return ""
+    between = ""
+    if "low" in row and math.isfinite(row["low"]):
+        between = f" (95 %: {row['low']:.3g} to {row['high']:.3g})"
+    return f"layer {int(row['layer'])}, {escaped(str(row['matrix']))}<br><b>{row['kl']:.3g}</b> nats{between}"
+
+
+def _sensitivity_sentence(table: pd.DataFrame, frame: Sensitivity | pd.DataFrame) -> str:
+    worst = table.loc[table["kl"].idxmax()]
+    times = float(worst["kl"] / table["kl"].median()) if table["kl"].median() > 0 else math.nan
+    name = f"{escaped(str(worst['matrix']))} of layer {int(worst['layer'])}"
+    said = f"Quantized alone, {name} costs most: {worst['kl']:.2g} nats"
+    if math.isfinite(times):
+        said += f", {times:.1f} times the median"
+    noise = getattr(frame, "noise", None)
+    return said + (below_title(f"noise of running again: {noise:.1g} nats") if noise is not None else "")
+
+
+def squeeze(frame: pd.DataFrame, *, title: str | None = None) -> Chart:
+    """The damage of each format along a training: tokens seen across, loss added upward, a line for each format.
+
+    frame: of `lk.quantization.recorded_squeeze()`, or rows of it. Bands: 95 %. Returns a Chart, its figure plotly's.
+    Raises BadInput for another frame.
+    """
+    import plotly.graph_objects as go
+
+    check_columns(frame, SQUEEZE_COLUMNS, "lk.quantization.recorded_squeeze")
+    table = as_table(frame)
+    table = table[table["tokens"] > 0]
+    check_columns(table, SQUEEZE_COLUMNS, "lk.quantization.recorded_squeeze")
+    models = list(dict.fromkeys(table["model"])) if "model" in table else [None]
+    figure = go.Figure()
+    for number, name in enumerate(dict.fromkeys(table["format"])):
+        for place, model in enumerate(models):
+            own = table[table["format"] == name]
+            own = own if model is None else own[own["model"] == model]
+            label = str(name) if len(models) == 1 else f"{name}, {model}"
+            figure.add_traces(_along(own.sort_values("tokens"), label, number, place))
+    figure.update_layout(
+        template=template(),
+        title=escaped(title) if title else _squeeze_sentence(table),
+        height=430,
+        xaxis={"title": titled("million tokens seen in training (logarithmic)"), "type": "log"},
+        yaxis={"title": titled("loss added by quantizing, nats a token"), "rangemode": "tozero"},
+    )
+    return Chart(figure, as_table(frame))
+
+
+def _along(own: pd.DataFrame, label: str, number: int, place: int) -> list[BaseTraceType]:
+    import plotly.graph_objects as go
+
+    colour = OKABE_ITO[number % len(OKABE_ITO)]
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    x = [tokens / MILLION for tokens in own["tokens"]]
+    name = escaped(label)
+    band = go.Scatter(
+        x=x + x[::-1],
+        y=[*own["high"], *own["low"][::-1]],
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},0.15)",
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        legendgroup=name,
+        showlegend=False,
+    )
+    line = go.Scatter(
+        x=x,
+        y=own["loss_change"].tolist(),
+        mode="lines+markers",
+        name=name,
+        legendgroup=name,
+        line={"color": colour, "width": 2, "dash": ("solid", "dash", "dot")[place % 3]},
+        marker={"size": 7, "symbol": SYMBOLS[number % len(SYMBOLS)], "color": colour},
+        customdata=[
+            f"{name}, {row['tokens'] / MILLION:.3g} million tokens<br><b>{row['loss_change']:.4f}</b> nats added "
+            f"({row['low']:.4f} to {row['high']:.4f})"
+            for row in own.to_dict("records")
+        ],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+    return [band, line]
+
+
+def _squeeze_sentence(table: pd.DataFrame) -> str:
+    """What becomes of the damage that changes most, from the first checkpoint to the last."""
+    first, last = table["tokens"].min(), table["tokens"].max()
+    model = table.loc[table["tokens"].idxmax()].get("model")
+    own = table if model is None else table[table["model"] == model]
+    ends = own[own["tokens"].isin([first, last])].pivot_table(index="format", columns="tokens", values="loss_change")
+    if first not in ends or last not in ends or len(ends.dropna()) == 0:
+        return "Loss added by quantizing, along the training"
+    change = (ends[last] - ends[first]).dropna()
+    name = change.abs().idxmax()
+    return (
+        f"From {first / MILLION:.2g} to {last / MILLION:.2g} million tokens, what {escaped(str(name))} adds to the loss goes "
+        f"from {ends.loc[name, first]:.2f} to {ends.loc[name, last]:.2f} nats{below_title('bands: 95 %, over documents')}"
+    )
