@@ -22,6 +22,15 @@ def field(config: object, name: str) -> object:
         return None
 
 
+EXPERTS = (
+    "num_local_experts",
+    "num_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+)  # of a layer, in the families' names
+CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")  # of them for a token
+
+
 def first_number(config: object, *names: str) -> int | None:
     """The first of these fields that holds a positive whole number; None where layers differ in it."""
     values = (field(config, name) for name in names)

@@ -23,7 +23,7 @@ from labkit import checks
 from labkit.errors import BadInput, ModelNotFound
 from labkit.markup import escaped, html_table
 from labkit.models import catalog, published, shipped
-from labkit.models.config import KEY_VALUE_HEADS, by_layer, context_length, first_number
+from labkit.models.config import CHOSEN, EXPERTS, KEY_VALUE_HEADS, by_layer, context_length, first_number
 from labkit.models.files import Json
 
 if TYPE_CHECKING:
@@ -534,8 +534,8 @@ def _active_parameters(config: PreTrainedConfig, parts: dict[str, int]) -> tuple
     routed = parts.get("experts", 0)
     if not routed:
         return total, ()
-    experts = first_number(config, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-    chosen = first_number(config, "num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
+    experts = first_number(config, *EXPERTS)
+    chosen = first_number(config, *CHOSEN)
     if not experts or not chosen:
         return total, ("The configuration does not say how many experts a token uses: all are counted as active.",)
     return total - routed + routed * chosen // experts, ()

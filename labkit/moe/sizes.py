@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from labkit import checks
 from labkit.markup import escaped, html_table
 from labkit.models import memory as counting
-from labkit.models.config import first_number
+from labkit.models.config import CHOSEN, EXPERTS, first_number
 from labkit.models.memory import Memory, as_lines, human_bytes, memory, model_memory
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from labkit.models.memory import Countable
 
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
 OPERATIONS_PER_WEIGHT = 2  # a multiplication and an addition
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from labkit.models.texts import texts as texts
     from labkit.quantization import formats as formats
+    from labkit.quantization.counting import Sizes as Sizes
+    from labkit.quantization.counting import sizes as sizes
     from labkit.quantization.floats import FP8 as FP8
     from labkit.quantization.gguf_blocks import Q8Zero as Q8Zero
     from labkit.quantization.gguf_blocks import TypeOne as TypeOne
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
+    "counting": ("Sizes", "sizes"),
     "inventory": ("Contents", "contents"),
     "floats": ("FP8",),
     "gguf_blocks": (

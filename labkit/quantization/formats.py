@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from labkit import checks
+from labkit.errors import BadInput
 from labkit.quantization.floats import E4M3, E5M2
 from labkit.quantization.gguf_blocks import BLOCK, Q8Zero, TypeOne, TypeZero
 from labkit.quantization.grids import Format, Grid, GroupSize
@@ -19,6 +20,7 @@ from labkit.quantization.ternary import Absmean
 
 DEFAULT_GROUP = 64
 SMALLEST_GROUP = 2
+LEAST_GROUP = 16  # that is taken unasked: with smaller ones the scales weigh as much as the codes
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,30 @@ def of(
         return Format(name, kind.grid(), size)
     dtype = scale_dtype or (torch.float32 if isinstance(size, str) else torch.float16)
     return Format(name, (ZeroPoint if symmetric is False else Absmax)(kind.bits, dtype), size)
+
+
+def fitted(
+    wanted: str | Format, shape: tuple[int, ...], group_size: GroupSize | None = None, symmetric: bool | None = None
+) -> Format | str:
+    """The format for a matrix of this shape (..., outputs, inputs), or why it can't have it.
+
+    Without a group size that was asked for, groups that don't divide the rows give way to the largest that do.
+    """
+    found = of(wanted, group_size=group_size, symmetric=symmetric)
+    if found.fits(shape):
+        return found
+    columns = shape[-1]
+    reason = f"rows of {columns} can't be cut into {found.name}'s groups of {found.group_size}"
+    if group_size is not None or isinstance(wanted, Format):
+        return reason
+    most = int(found.group_size)
+    divisor = next((size for size in range(most - 1, LEAST_GROUP - 1, -1) if columns % size == 0), None)
+    if divisor is None:
+        return reason
+    try:
+        return of(wanted, group_size=divisor, symmetric=symmetric)
+    except BadInput:  # a format whose groups have one size
+        return reason
 
 
 def _group_size(value: object) -> GroupSize:

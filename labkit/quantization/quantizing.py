@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Made = TypeVar("Made", bound="BuiltLab")
 Formats = str | Format | Mapping[str, str | Format | None]
 METHODS = {"rtn": "rounding to nearest"}
-LEAST_GROUP = 16  # with smaller groups the scales weigh as much as the codes
 
 Packing = Callable[[Matrix, Format], Packed]
 
@@ -127,11 +126,11 @@ def planned(
     for name, one in asked.items():
         if one is None:
             continue
-        fitted = _fitted(one, there[name], group_size, symmetric)
-        if isinstance(fitted, Format):
-            chosen[name] = fitted
+        found = formats.fitted(one, there[name].shape, group_size, symmetric)
+        if isinstance(found, Format):
+            chosen[name] = found
         else:
-            kept[name] = fitted
+            kept[name] = found
     return Plan(there, {name: chosen[name] for name in there if name in chosen}, kept)
 
 
@@ -155,25 +154,6 @@ def _named(there: Mapping[str, Matrix], patterns: str | Iterable[object], argume
             )
         found |= dict.fromkeys(fits)
     return list(found)
-
-
-def _fitted(wanted: str | Format, matrix: Matrix, group_size: GroupSize | None, symmetric: bool | None) -> Format | str:
-    """The format with groups that divide the rows, or why there is none."""
-    found = formats.of(wanted, group_size=group_size, symmetric=symmetric)
-    if found.fits(matrix.shape):
-        return found
-    columns = matrix.shape[-1]
-    reason = f"rows of {columns} can't be cut into {found.name}'s groups of {found.group_size}"
-    if group_size is not None or isinstance(wanted, Format):
-        return reason
-    most = int(found.group_size)
-    divisor = next((size for size in range(most - 1, LEAST_GROUP - 1, -1) if columns % size == 0), None)
-    if divisor is None:
-        return reason
-    try:
-        return formats.of(wanted, group_size=divisor, symmetric=symmetric)
-    except BadInput:  # a format whose groups have one size
-        return reason
 
 
 def rounded_to_nearest(matrix: Matrix, format: Format) -> Packed:

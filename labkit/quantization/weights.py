@@ -67,7 +67,7 @@ def matrices(lab: LabLike) -> dict[str, Matrix]:
             if id(module) in seen or part(f"{base}.{path}", type(module).__name__) == "router":
                 continue
             seen.add(id(module))
-            for parameter, transposed in _of(module):
+            for parameter, transposed in parameters_of(module):
                 weight = shape_of(module, parameter)
                 shape = torch.Size((*weight[:-2], weight[-1], weight[-2])) if transposed else weight
                 own = path if parameter == "weight" else f"{path}.{parameter}"
@@ -100,7 +100,7 @@ def is_conv1d(module: nn.Module) -> bool:
     )
 
 
-def _of(module: nn.Module) -> Iterator[tuple[str, bool]]:
+def parameters_of(module: nn.Module) -> Iterator[tuple[str, bool]]:
     """(parameter, transposed) of each matrix of a module itself."""
     there = {name for name, value in module._parameters.items() if value is not None and value.is_floating_point()}
     there |= set(packed_shapes(module))

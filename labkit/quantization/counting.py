@@ -1,0 +1,167 @@
+"""What a model takes in each format, counted exactly and before anything is loaded or quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from labkit import checks
+from labkit.models.config import CHOSEN, EXPERTS, first_number
+from labkit.models.memory import human_bytes, named_config, part, skeleton
+from labkit.quantization import formats
+from labkit.quantization.grids import Format, GroupSize
+from labkit.quantization.weights import parameters_of, shape_of
+from labkit.results import Result
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from labkit.models.memory import Countable
+
+FORMATS = ("int8", "q8_0", "int4", "q4_0", "nf4", "int3", "int2", "ternary")
+HALF_BYTES = 2  # of a weight in 16 bits
+WHOLE = 2**20  # weights, up to which a matrix is packed to be counted
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sizes(Result):
+    """A row for each format; `sizes` tells the columns.
+
+    parameters: of the model, tied ones once.  original_bytes: in 16 bits.  quantizable: the share of the parameters that the
+    matrices of the layers have.  model: its name.  notes: which matrices a format does not fit.
+    """
+
+    parameters: int
+    original_bytes: int
+    quantizable: float
+    model: str
+    notes: tuple[str, ...]
+
+    def _title(self) -> str:
+        return (
+            f"{self.model}: {human_bytes(self.original_bytes)} in 16 bits; {self.quantizable:.1%} of its weights are in the "
+            "matrices of its layers"
+        )
+
+    def _remarks(self) -> Sequence[str]:
+        return self.notes
+
+
+def sizes(
+    what: Countable,
+    format: str | Format | Sequence[str | Format] = FORMATS,
+    *,
+    group_size: GroupSize | None = None,
+    symmetric: bool | None = None,
+    head: str | Format | None = None,
+) -> Sizes:
+    """Bytes of a model in each format, scales, zero points and all that stays in 16 bits included.
+
+    what: a published name ("llama-2-7b"), a configuration, a folder or a model, as for `lk.memory`; nothing is loaded.
+    format, group_size, symmetric, head: as of `quantize`; several formats give a row each.
+    Columns: format; bits_per_weight, of what is quantized; size_bytes; saved, the share of the bytes in 16 bits; quantized,
+    the share of the weights; bytes_per_token, that one token of one text reads: all of them but an embedding that is only
+    looked up, and of a mixture's experts those it goes to. The KV cache comes on top (`lk.memory`).
+    """
+    import pandas as pd
+
+    wanted = [format] if isinstance(format, str | Format) else list(format)
+    if not wanted:
+        checks.refuse("format", format, "at least one")
+    name, config = named_config(what)
+    model = skeleton(config)
+    share = _chosen_share(model)
+    shapes = list(_shapes(model))
+    parameters = sum(p.numel() for p in model.parameters())
+    rows, notes = [], []
+    for one in wanted:
+        packed = read = quantized = 0
+        odd: dict[str, int] = {}
+        for shape, which in shapes:
+            weights = shape.numel()
+            asked = head if which == "head" or (which == "tied") else (one if which in ("layer", "experts") else None)
+            found = None if asked is None else formats.fitted(asked, tuple(shape), group_size, symmetric)
+            if isinstance(found, str):
+                odd[found] = odd.get(found, 0) + 1
+            size = packed_bytes(found, tuple(shape)) if isinstance(found, Format) else HALF_BYTES * weights
+            packed += size
+            quantized += weights * isinstance(found, Format)
+            if which != "embedding":
+                read += round(size * share) if which == "experts" else size
+        in_formats = packed - HALF_BYTES * (parameters - quantized)
+        label = formats.of(one, group_size=group_size, symmetric=symmetric)
+        rows.append(
+            {
+                "format": label.name,
+                "bits_per_weight": 8 * in_formats / quantized if quantized else float("nan"),
+                "size_bytes": packed,
+                "saved": 1 - packed / (HALF_BYTES * parameters),
+                "quantized": quantized / parameters,
+                "bytes_per_token": read,
+            }
+        )
+        notes += [
+            f"{label.name}: {count} matri{'x stays' if count == 1 else 'ces stay'} in 16 bits, since {why}"
+            for why, count in odd.items()
+        ]
+    layers = sum(shape.numel() for shape, which in shapes if which in ("layer", "experts"))
+    return Sizes(
+        pd.DataFrame(rows),
+        parameters=parameters,
+        original_bytes=HALF_BYTES * parameters,
+        quantizable=layers / parameters,
+        model=name,
+        notes=tuple(notes),
+    )
+
+
+def packed_bytes(format: Format, shape: tuple[int, ...]) -> int:
+    """Bytes that a matrix of this shape takes in a format, by packing zeros: those of a large one follow from two smaller."""
+    columns, rows = shape[-1], torch.Size(shape[:-1]).numel()
+    if rows * columns <= WHOLE:
+        return _bytes_of_zeros(format, rows, columns)
+    # what is stored grows by the same for every 256 rows, whatever a grid packs together
+    step = 256
+    first, second = (_bytes_of_zeros(format, count * step + rows % step, columns) for count in (1, 2))
+    return first + (rows // step - 1) * (second - first)
+
+
+@lru_cache(maxsize=1024)
+def _bytes_of_zeros(format: Format, rows: int, columns: int) -> int:
+    return format.pack(torch.zeros(rows, columns)).size_bytes
+
+
+def _shapes(model: PreTrainedModel) -> Iterator[tuple[torch.Size, str]]:
+    """Each parameter's shape (..., outputs, inputs), tied ones once, and what it is: layer, experts, head, tied, embedding or
+    other."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        kind = part(path, type(module).__name__)
+        matrices = {} if kind in ("router", "norms") or "." not in path else dict(parameters_of(module))
+        for name, parameter in module._parameters.items():
+            if parameter is None or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            if module is embedding:
+                tied = head is not None and head._parameters.get("weight") is parameter
+                yield parameter.shape, "tied" if tied else "embedding"
+            elif module is head:
+                yield parameter.shape, "head" if name == "weight" else "other"
+            elif name in matrices:
+                shape = shape_of(module, name)
+                turned = torch.Size((*shape[:-2], shape[-1], shape[-2])) if matrices[name] else shape
+                yield turned, "experts" if kind == "experts" else "layer"
+            else:
+                yield parameter.shape, "other"
+
+
+def _chosen_share(model: PreTrainedModel) -> float:
+    """Of a mixture's experts, the share that a token goes to."""
+    config = model.config.get_text_config()
+    experts, chosen = first_number(config, *EXPERTS), first_number(config, *CHOSEN)
+    return chosen / experts if experts and chosen else 1.0
