@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from labkit.quantization.counting import Sizes as Sizes
     from labkit.quantization.counting import sizes as sizes
     from labkit.quantization.floats import FP8 as FP8
+    from labkit.quantization.format_table import ByFormat as ByFormat
+    from labkit.quantization.format_table import by_format as by_format
     from labkit.quantization.gguf_blocks import Q8Zero as Q8Zero
     from labkit.quantization.gguf_blocks import TypeOne as TypeOne
     from labkit.quantization.gguf_blocks import TypeZero as TypeZero
@@ -44,6 +46,7 @@ _NAMES = {
     "counting": ("Sizes", "sizes"),
     "inventory": ("Contents", "contents"),
     "floats": ("FP8",),
+    "format_table": ("ByFormat", "by_format"),
     "gguf_blocks": (
         "Q8Zero",
         "TypeOne",

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from labkit.views.lens_chart import lens as lens
     from labkit.views.live_panel import live as live
     from labkit.views.patching_chart import patching as patching
+    from labkit.views.quantization_charts import formats as formats
+    from labkit.views.quantization_charts import sensitivity as sensitivity
+    from labkit.views.quantization_charts import squeeze as squeeze
     from labkit.views.routes_view import routes as routes
     from labkit.views.sampling_view import temperature as temperature
     from labkit.views.specialisation_chart import damage as damage
@@ -28,6 +31,9 @@ _HOMES = {
     "attention": "labkit.views.attention_view",
     "attribution": "labkit.views.lens_chart",
     "doses": "labkit.views.dose_chart",
+    "formats": "labkit.views.quantization_charts",
+    "sensitivity": "labkit.views.quantization_charts",
+    "squeeze": "labkit.views.quantization_charts",
     "features": "labkit.views.features_view",
     "lens": "labkit.views.lens_chart",
     "live": "labkit.views.live_panel",

@@ -30,6 +30,7 @@ SENSITIVITY_COLUMNS = ("layer", "matrix", "kl")
 SQUEEZE_COLUMNS = ("tokens", "format", "loss_change", "low", "high")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "cross", "x")
 MB, MILLION = 1e6, 1e6
+LEAST_CHANGE = 1e-4  # nats, below which loss added is none to be seen
 TINY = 1e-9  # nats: a logarithmic axis has no place for what costs nothing
 
 
@@ -63,8 +64,8 @@ def formats(frame: ByFormat | pd.DataFrame, *, title: str | None = None) -> Char
                 "width": 3,
             },
             mode="markers+text",
-            text=[escaped(str(row["format"])) for row in own],
-            textposition=["top center" if i % 2 == 0 else "bottom center" for i in range(len(own))],
+            text=[escaped(f" {row['format']} ") for row in own],
+            textposition=["middle left" if i % 2 else "middle right" for i in range(len(own))],
             textfont={"size": 11, "color": INK},
             name=escaped(str(method)),
             marker={"size": 9, "color": OKABE_ITO[number % len(OKABE_ITO)], "symbol": SYMBOLS[number % len(SYMBOLS)]},
@@ -202,8 +203,8 @@ def _sensitivity_sentence(table: pd.DataFrame, frame: Sensitivity | pd.DataFrame
 def squeeze(frame: pd.DataFrame, *, title: str | None = None) -> Chart:
     """The damage of each format along a training: tokens seen across, loss added upward, a line for each format.
 
-    frame: of `lk.quantization.recorded_squeeze()`, or rows of it. Bands: 95 %. Returns a Chart, its figure plotly's.
-    Raises BadInput for another frame.
+    frame: of `lk.quantization.recorded_squeeze()`, or rows of it. Bands: 95 %. What adds nothing that can be seen stands at
+    the lower edge. Returns a Chart, its figure plotly's. Raises BadInput for another frame.
     """
     import plotly.graph_objects as go
 
@@ -212,25 +213,30 @@ def squeeze(frame: pd.DataFrame, *, title: str | None = None) -> Chart:
     table = table[table["tokens"] > 0]
     check_columns(table, SQUEEZE_COLUMNS, "lk.quantization.recorded_squeeze")
     models = list(dict.fromkeys(table["model"])) if "model" in table else [None]
+    least = float(table.loc[table["loss_change"] > LEAST_CHANGE, "loss_change"].min()) / 2
+    least = least if math.isfinite(least) else LEAST_CHANGE
     figure = go.Figure()
     for number, name in enumerate(dict.fromkeys(table["format"])):
         for place, model in enumerate(models):
             own = table[table["format"] == name]
             own = own if model is None else own[own["model"] == model]
             label = str(name) if len(models) == 1 else f"{name}, {model}"
-            figure.add_traces(_along(own.sort_values("tokens"), label, number, place))
+            figure.add_traces(_along(own.sort_values("tokens"), label, number, place, least))
     figure.update_layout(
         template=template(),
         title=escaped(title) if title else _squeeze_sentence(table),
         height=430,
         xaxis={"title": titled("million tokens seen in training (logarithmic)"), "type": "log"},
-        yaxis={"title": titled("loss added by quantizing, nats a token"), "rangemode": "tozero"},
+        yaxis={"title": titled("loss added by quantizing, nats a token (logarithmic)"), "type": "log"},
     )
     return Chart(figure, as_table(frame))
 
 
-def _along(own: pd.DataFrame, label: str, number: int, place: int) -> list[BaseTraceType]:
+def _along(own: pd.DataFrame, label: str, number: int, place: int, least: float) -> list[BaseTraceType]:
     import plotly.graph_objects as go
+
+    def shown(values: pd.Series[float]) -> list[float]:
+        return [max(float(value), least) for value in values]
 
     colour = OKABE_ITO[number % len(OKABE_ITO)]
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
@@ -238,7 +244,7 @@ def _along(own: pd.DataFrame, label: str, number: int, place: int) -> list[BaseT
     name = escaped(label)
     band = go.Scatter(
         x=x + x[::-1],
-        y=[*own["high"], *own["low"][::-1]],
+        y=[*shown(own["high"]), *shown(own["low"])[::-1]],
         fill="toself",
         fillcolor=f"rgba({red},{green},{blue},0.15)",
         line={"width": 0},
@@ -249,7 +255,7 @@ def _along(own: pd.DataFrame, label: str, number: int, place: int) -> list[BaseT
     )
     line = go.Scatter(
         x=x,
-        y=own["loss_change"].tolist(),
+        y=shown(own["loss_change"]),
         mode="lines+markers",
         name=name,
         legendgroup=name,

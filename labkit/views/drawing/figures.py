@@ -259,8 +259,11 @@ class _Drawing:
                 self.add(*marker(trace.marker, i, px, py, line_colour(trace), hovers[i]))
             if "text" in mode and trace.text is not None:
                 colour = solid(trace.textfont.color, GREY)
-                anchor: Anchor = "start" if "right" in (trace.textposition or "") else "middle"
-                self.add(Words(px, py + 4, plain(entry(trace.text, i)), SMALL + 1, colour, anchor))
+                where = str(entry(trace.textposition, i) or "")
+                anchor: Anchor = "start" if "right" in where else "end" if "left" in where else "middle"
+                aside = 9 if "markers" in trace.mode else 0  # past the marker
+                place = px + (aside if anchor == "start" else -aside if anchor == "end" else 0)
+                self.add(Words(place, py + 4, plain(entry(trace.text, i)), SMALL + 1, colour, anchor))
 
     def _heat_map(self, trace: Part, x: Axis, y: Axis) -> None:
         z = np.array([[number_of(v) for v in row] for row in trace.z], dtype=float)
