@@ -19,12 +19,11 @@ import torch
 
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
-from labkit.models.config import first_number
+from labkit.models.config import EXPERTS, first_number
 from labkit.moe import routing
 from labkit.moe.ablations import DRAWS, baseline_line, effects, routed, routers
 from labkit.moe.counts import LEAST_DOCUMENTS, LEAST_TOKENS, choices_by_document
 from labkit.moe.edits import forbid
-from labkit.moe.sizes import EXPERTS
 from labkit.results import Result, as_table
 from labkit.statistics import interval
 from labkit.trace.building import check_room, empty_model, refuse_odd_weights
