@@ -24,9 +24,20 @@ from labkit.models.texts import texts as shipped_texts
 from labkit.quantization.comparing import compare, logits_of
 from labkit.quantization.inventory import contents
 from labkit.quantization.quantizing import quantize
-from labkit.quantization.sensitivities import DRAWS, TOKENS, Alone, Given, Place, Row, alone, exchanged, formats_of
+from labkit.quantization.sensitivities import (
+    DRAWS,
+    LONGEST,
+    TOKENS,
+    Alone,
+    Given,
+    Place,
+    Row,
+    alone,
+    exchanged,
+    formats_of,
+)
 from labkit.results import Result
-from labkit.statistics import interval, resampled
+from labkit.statistics import interval
 from labkit.trace.building import refuse_odd_weights
 from labkit.trace.documents import Documents
 
@@ -200,6 +211,7 @@ def mix(
     formats: Sequence[Given] = FORMATS,
     head: bool = False,
     tokens: int | None = TOKENS,
+    longest: int | None = LONGEST,
     draws: int = DRAWS,
     seed: int = 0,
     progress: bool = True,
@@ -211,7 +223,7 @@ def mix(
         documents, since a choice is flattered by the texts it was made on; a document in both is refused. Without either,
         passages that come with labkit, of each side other ones.
     formats: to choose from, by name or as Formats.  head: also for the embedding and the output head, which otherwise stay
-        as they are.  tokens: as in `damage`, for each side.
+        as they are.  tokens, longest: as in `sensitivity`, for each side.
     The table has a row for each matrix: name, layer, matrix, format, bits_per_weight, bytes, weights, kl (alone).
     Costs are taken to add up, which is nearly so while they are small; `measured` holds what came of it.
     Raises BadInput for a budget below the smallest mix, and texts in both; Unavailable for a quantized model. The default
@@ -221,19 +233,20 @@ def mix(
     wanted = formats_of(None, formats)
     most = None if tokens is None else checks.whole("tokens", tokens, 1)
     draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
+    cut = None if longest is None else checks.whole("longest", longest, 2)
     if (texts is None) != (measured_on is None):
         raise BadInput(
             "The texts that a mix is found on and those it is measured on have to be different ones; give both texts and "
             "measured_on, such as lk.quantization.texts(8) and lk.quantization.texts(8, skip=8), or neither."
         )
-    found_on = Documents(lab, shipped_texts(PASSAGES) if texts is None else texts, most=most)
-    others: object = shipped_texts(PASSAGES, skip=PASSAGES) if measured_on is None else measured_on
-    if both := Documents(lab, texts if texts is not None else shipped_texts(PASSAGES)).also_in(lab, others):
+    ours = shipped_texts(PASSAGES) if texts is None else texts
+    others = shipped_texts(PASSAGES, skip=PASSAGES) if measured_on is None else measured_on
+    if both := Documents(lab, ours).also_in(lab, others):
         raise BadInput(
             f"{both} of the documents to measure on are also those the mix is found on, which would flatter it; give others, "
             "such as lk.quantization.texts(8) and lk.quantization.texts(8, skip=8)."
         )
-    judged_on = Documents(lab, others, most=most)
+    found_on, judged_on = (Documents(lab, each, most=most, longest=cut) for each in (ours, others))
     measured = alone(lab, found_on, wanted, head=head, progress=progress)
     if not measured.complete:
         raise KeyboardInterrupt  # half the costs make no mix
@@ -361,7 +374,7 @@ def _measured(
         if same_bytes != one:
             tried[f"mix as large as uniform {name}"] = [same_bytes]
     tried["chance"] = [choices.by_chance(budget, rng) for _ in range(CHANCE)]
-    weights = resampled(documents.kind_of, draws, np.random.default_rng(seed))
+    weights = documents.drawn(draws, seed)
     drawn, tokens = weights @ documents.tokens, float(documents.tokens.sum())
     rows = []
     for what, several in tqdm(tried.items(), desc="measuring mixes", unit="mix", disable=not progress):

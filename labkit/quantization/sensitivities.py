@@ -25,7 +25,7 @@ from labkit.quantization.quantizing import planned
 from labkit.quantization.text_damage import rerun_noise
 from labkit.quantization.weights import Matrix, matrices
 from labkit.results import Result
-from labkit.statistics import interval, resampled
+from labkit.statistics import interval
 from labkit.trace.building import refuse_odd_weights
 from labkit.trace.documents import Documents
 from labkit.trace.resuming import Entering, entering
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from labkit.trace.lab_like import BuiltLab
 
 TOKENS, DRAWS = 2_000, 1_000
+LONGEST = 128  # tokens of a document, so that few tokens are still of several documents of each kind
 REFERENCE_BYTES = 2**30  # of the original's probabilities, held while matrix after matrix is tried
 
 Given = str | Format
@@ -154,6 +155,7 @@ def sensitivity(
     format: Given | Sequence[Given] = "int4",
     head: bool = False,
     tokens: int | None = TOKENS,
+    longest: int | None = LONGEST,
     draws: int = DRAWS,
     seed: int = 0,
     progress: bool = True,
@@ -163,7 +165,7 @@ def sensitivity(
     texts: kind -> documents, or a list; the texts that come with labkit when None.
     bits: 2 to 8, short for format="int4" and the like.  format: a name or a Format, or several, which are tried in turn.
     head: also the embedding and the output head, which have no layer.
-    tokens: as in `damage`.
+    tokens: as in `damage`.  longest: take no more than so many tokens of a document, its first; None takes all.
     Returns a row for each format and matrix: name, layer, matrix, format, kl (nats a token; with kl_low and kl_high, 95 %,
     documents drawn again within their kinds), noise (KL of the unchanged model run again from that layer on: the null),
     weight_error (root of the mean square of the change, over that of the weights), bytes, saved_bytes, bits_per_weight.
@@ -174,8 +176,9 @@ def sensitivity(
     refuse_odd_weights(lab, "tried with quantized matrices")
     wanted = formats_of(bits, format)
     most = None if tokens is None else checks.whole("tokens", tokens, 1)
+    cut = None if longest is None else checks.whole("longest", longest, 2)
     draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
-    documents = Documents(lab, shipped_texts() if texts is None else texts, most=most)
+    documents = Documents(lab, shipped_texts() if texts is None else texts, most=most, longest=cut)
     found = alone(lab, documents, wanted, head=head, progress=progress)
     if not found.rows:
         raise BadInput(f"No matrix of {lab.name} was measured: {found.why}.")
@@ -363,7 +366,7 @@ def weight_error(weight: torch.Tensor, other: torch.Tensor) -> float:
 def _table(found: Alone, documents: Documents, draws: int, seed: int) -> pd.DataFrame:
     import pandas as pd
 
-    weights = resampled(documents.kind_of, draws, np.random.default_rng(seed))
+    weights = documents.drawn(draws, seed)
     tokens, drawn = float(documents.tokens.sum()), weights @ documents.tokens
     rows = []
     for row in found.rows:

@@ -13,7 +13,7 @@ from labkit.errors import BadInput
 from labkit.models.texts import texts as shipped_texts
 from labkit.quantization.comparing import TokenDamage, check_same_tokens, compare, divergence, logits_of
 from labkit.results import Result
-from labkit.statistics import interval, resampled
+from labkit.statistics import interval
 from labkit.trace import running
 from labkit.trace.documents import Documents
 
@@ -43,7 +43,7 @@ class Damage(Result):
     right_change, right_rms: mean and root mean square of the change of the right token's probability.
     parted_at: for each prompt that was continued greedily, after how many tokens the two texts differ (new_tokens where
         they did not); parted: their median, None where nothing was continued.
-    All intervals draw documents again, within their kinds; NaN of a single document.
+    All intervals draw documents again, within their kinds (as one kind where one has a single document); NaN of one document.
     """
 
     kl: float
@@ -313,8 +313,7 @@ def damage_rows(documents: Documents, found: TokenDamage, draws: int, seed: int)
             )
         },
     }
-    rng = np.random.default_rng(seed)
-    weights = resampled(documents.kind_of, draws, rng)
+    weights = documents.drawn(draws, seed)
     kind_of_token = documents.kind_of[found.document]
     rows = []
     for number, kind in enumerate((*documents.kinds, ALL)):

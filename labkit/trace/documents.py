@@ -68,15 +68,17 @@ class Documents:
     kinds; kind_of: (documents,) index into kinds.  tokens: (documents,) how many are counted: neither the first of a
     document, which nothing predicts, nor special ones.  batches: (which documents, (batch, width) bool what is counted).
     most: stop taking documents, one of each kind in turn, before more than so many tokens are counted; None takes all.
+    longest: take no more than so many tokens of a document, its first; so that the same number of tokens is of more documents.
     """
 
-    def __init__(self, lab: LabLike, texts: object, *, most: int | None = None) -> None:
+    def __init__(self, lab: LabLike, texts: object, *, most: int | None = None, longest: int | None = None) -> None:
         import torch
 
         check_predicts(lab.anatomy.causal, lab.name)
         texts = as_kinds(texts)
         self.ids, self.kind_of, self.cut = documents_of(lab, texts)
         self.kinds = tuple(texts)
+        self.ids = [ids[:longest] for ids in self.ids]
         special = np.array(sorted(set(getattr(lab.tokenizer, "all_special_ids", None) or ())), dtype=np.int64)
         counted = [~np.isin(ids, special) & (np.arange(len(ids)) > 0) for ids in self.ids]
         self.tokens = np.array([int(mask.sum()) for mask in counted])
@@ -136,6 +138,15 @@ class Documents:
         """How many of other texts are documents of these."""
         here = {ids.tobytes() for ids in self.ids}
         return sum(ids.tobytes() in here for ids in documents_of(lab, as_kinds(texts))[0])
+
+    def drawn(self, draws: int, seed: int) -> np.ndarray:
+        """(draws, documents): how often each document is in a sample, drawn within its kind.
+
+        Where a kind has a single document, drawing within kinds would always give the same: then all are drawn as one kind.
+        """
+        alone = np.bincount(self.kind_of).min() < 2
+        kind_of = np.zeros_like(self.kind_of) if alone else self.kind_of
+        return resampled(kind_of, draws, np.random.default_rng(seed))
 
     def notes(self, least_documents: int, least_tokens: int) -> list[str]:
         """For each kind "" or why nothing is said of it."""
