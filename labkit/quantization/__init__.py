@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from labkit.quantization.sensitivities import Sensitivity as Sensitivity
     from labkit.quantization.sensitivities import sensitivity as sensitivity
     from labkit.quantization.ternary import Absmean as Absmean
+    from labkit.quantization.ternary_counts import Multiplications as Multiplications
+    from labkit.quantization.ternary_counts import multiplications as multiplications
     from labkit.quantization.text_damage import Damage as Damage
     from labkit.quantization.text_damage import damage as damage
     from labkit.quantization.weights import Matrix as Matrix
@@ -67,6 +69,7 @@ _NAMES = {
     "quantizing": ("quantize",),
     "mixing": ("Mix", "mix"),
     "sensitivities": ("Sensitivity", "sensitivity"),
+    "ternary_counts": ("Multiplications", "multiplications"),
     "text_damage": ("Damage", "damage"),
 }
 _HOMES = {name: f"labkit.quantization.{module}" for module, names in _NAMES.items() for name in names}

@@ -17,11 +17,8 @@ is dropped. On a GPU, `train WORK fine --steps 20000` reads more: everything tha
 
 import argparse
 import contextlib
-import json
-import math
 import shutil
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +37,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from labkit.recipes import texts
+from labkit.recipes import pretraining, texts
 from labkit.recipes.signing import sign
 from labkit.trace import running
 
@@ -49,7 +46,7 @@ VOCABULARY = 8_192
 START = "<|endoftext|>"  # before every document, and the first token of every piece
 STEPS, WARM_UP = 1_600, 100
 PIECES = ((0.8, 256, 4), (1.0, 1_024, 1))  # (until this share of the steps, tokens a piece, pieces of each kind a step)
-LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP = 2e-3, 0.1, (0.9, 0.95), 1.0
+OPTIMIZING = pretraining.Optimizing(learning_rate=2e-3, weight_decay=0.1, betas=(0.9, 0.95), clip=1.0)
 BALANCE, Z = 0.01, 0.001
 CHECKPOINTS = (0, 25, 50, 100, 200, 400, 600, 800, 1_000, 1_200, 1_400, 1_600)  # the last is STEPS
 
@@ -108,11 +105,7 @@ def prepare(work: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=START, eos_token=START, pad_token=START, model_max_length=2_048
     ).save_pretrained(work / "tokenizer")
-    for kind, held in documents.items():
-        ids = [np.array(e.ids, dtype=np.uint16) for e in tokenizer.encode_batch([d["text"] for d in held])]
-        np.save(work / f"{kind}.npy", np.concatenate(ids))
-        tokens, characters = sum(map(len, ids)), sum(len(d["text"]) for d in held)
-        print(f"{kind:14} {tokens:11,} tokens, {characters / tokens:.2f} characters each")
+    pretraining.encode(tokenizer, documents, work)
 
 
 def _equal_shares(documents: dict[str, list[texts.Document]], most: int) -> Iterator[str]:
@@ -128,15 +121,7 @@ def batch(ids: dict[str, np.ndarray], step: int) -> torch.Tensor:
     """(pieces, tokens): what step `step` reads; a function of the step alone, so that a run can be resumed."""
     length, each = next((n, k) for share, n, k in PIECES if step < share * STEPS)
     first = 0 if length == PIECES[0][1] else int(PIECES[0][0] * STEPS)
-    rows = []
-    for number, kind in enumerate(texts.KINDS):
-        pieces = (len(ids[kind]) - 1) // (length - 1)
-        for k in range(each):
-            turn, place = divmod((step - first) * each + k, pieces)
-            order = np.random.default_rng([SEED, number, length, turn]).permutation(pieces)
-            at = int(order[place]) * (length - 1)
-            rows.append(np.concatenate([[0], ids[kind][at : at + length - 1]]))
-    return torch.from_numpy(np.stack(rows).astype(np.int64))
+    return pretraining.pieces(ids, step - first, length=length, each=each, seed=SEED)
 
 
 # ------------------------------------------------------------------ training
@@ -170,85 +155,36 @@ def routers(model: torch.nn.Module) -> Iterator[list[tuple[torch.Tensor, torch.T
 
 def learning_rate(step: int) -> float:
     """Up in a straight line over the warm-up, then down in a straight line to nothing."""
-    return LEARNING_RATE * min((step + 1) / WARM_UP, (STEPS - step) / (STEPS - WARM_UP))
+    return OPTIMIZING.learning_rate * min((step + 1) / WARM_UP, (STEPS - step) / (STEPS - WARM_UP))
 
 
 def train(work: Path, name: str, *, stop_after: int | None = None, device: str | None = None) -> None:
     """Train model `name` to the last step, going on from the last checkpoint where there is one."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     folder = work / name
-    folder.mkdir(parents=True, exist_ok=True)
-    ids = {kind: np.load(work / f"{kind}.npy") for kind in texts.KINDS}
-    model = build(name).to(device)
-    decayed = [p for n, p in model.named_parameters() if p.ndim > 1 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if not (p.ndim > 1 and "embed" not in n)]
-    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=BETAS, fused=True)
-    step, seconds = 0, 0.0
-    if (folder / "state.pt").exists():
-        state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, seconds = state["step"], state["seconds"]
-        _keep_record_until(folder / "record.jsonl", step)
-    else:
-        run = {"steps": STEPS, "device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        _write(folder / "record.jsonl", {"step": 0, **run})
-    held_out = HeldOut.load(work)
-    last = STEPS if stop_after is None else min(STEPS, stop_after)
-    began = time.perf_counter() - seconds
-    while True:
-        if step in CHECKPOINTS:
-            _write(folder / "record.jsonl", {"step": step, **held_out.measure(model, folder / f"choices-{step}.npy")})
-        if step >= last:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step)
-        model.train()
+    ids, model, held_out = pretraining.load_ids(work), build(name).to(device), HeldOut.load(work)
+
+    def losses(step: int) -> pretraining.Losses:
         tokens = batch(ids, step).to(device)
         with routers(model) as seen:
             logits = model(input_ids=tokens, use_cache=False).logits
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
         balance = sum((balancing_loss(r, c) for r, c in seen), torch.zeros((), device=device))
         z = sum((r.logsumexp(-1).square().mean() for r, _ in seen), torch.zeros((), device=device))
-        (loss + BALANCE * balance + Z * z).backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        optimizer.zero_grad()
-        if not math.isfinite(loss.item()):
-            raise SystemExit(f"the loss is {loss.item()} at step {step}: start again from the last checkpoint")
-        if step % 10 == 0:
-            line = {
-                "step": step,
-                "loss": loss.item(),
-                "gradient_norm": norm.item(),
-                "seconds": time.perf_counter() - began,
-            }
-            if seen:
-                line |= {"balance": balance.item() / len(seen), "z": z.item() / len(seen)}
-            _write(folder / "record.jsonl", line)
-        step += 1
-        if step % 100 == 0 or step == last:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            _save(folder / "state.pt", state | {"seconds": time.perf_counter() - began})
+        more = {"balance": balance.item() / len(seen), "z": z.item() / len(seen)} if seen else {}
+        return loss + BALANCE * balance + Z * z, loss, more
 
-
-def _save(path: Path, state: Mapping[str, object]) -> None:
-    torch.save(state, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
-
-
-def _write(path: Path, line: Mapping[str, object]) -> None:
-    rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(rounded) + "\n")
-    print(rounded, flush=True)
-
-
-def _keep_record_until(path: Path, step: int) -> None:
-    """Lines of steps that will be run again are taken out of the record, so that it has each step once."""
-    kept = [line for line in path.read_text("utf-8").splitlines() if json.loads(line)["step"] < step]
-    path.write_text("".join(line + "\n" for line in kept), "utf-8")
+    pretraining.train(
+        folder,
+        model,
+        losses,
+        OPTIMIZING,
+        steps=STEPS,
+        learning_rate=learning_rate,
+        checkpoints=CHECKPOINTS,
+        checkpoint=lambda step: held_out.measure(model, folder / f"choices-{step}.npy"),
+        stop_after=stop_after,
+    )
 
 
 # ------------------------------------------------------------------ measuring along the way
@@ -329,14 +265,10 @@ def pack(work: Path) -> None:
 
 
 def _pack_model(work: Path, name: str, folder: Path) -> Path:
-    state = torch.load(work / name / "state.pt", map_location="cpu", weights_only=True)
-    if state["step"] != STEPS:
-        raise SystemExit(
-            f"the training of {name} has come to step {state['step']} of {STEPS}; go on with `train` first"
-        )
+    state = pretraining.finished(work / name, STEPS)
     folder.mkdir(parents=True, exist_ok=True)
     model = build(name)
-    model.load_state_dict(state["model"])
+    model.load_state_dict(state)
     model.half().save_pretrained(folder)
     PreTrainedTokenizerFast.from_pretrained(work / "tokenizer").save_pretrained(folder)
     return folder
@@ -356,7 +288,7 @@ def effects() -> None:
 
 def card() -> str:
     """The model's card, its figures taken from the records."""
-    records = {name: _lines(RECORDS / f"moe-{name}.jsonl") for name in ("fine", "coarse", "dense")}
+    records = {name: pretraining.read(RECORDS / f"moe-{name}.jsonl") for name in ("fine", "coarse", "dense")}
     complete = {name: lines for name, lines in records.items() if lines and lines[-1]["step"] == STEPS}
     last = {name: lines[-1] for name, lines in complete.items()}
     fine = records["fine"]
@@ -389,10 +321,6 @@ def card() -> str:
             checkpoints=len(CHECKPOINTS),
         )
     )
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
 
 if __name__ == "__main__":

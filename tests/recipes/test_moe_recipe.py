@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_up_texts import write_documents
 
 from labkit.recipes import moe, texts
 
@@ -29,17 +30,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(moe, "STEPS", 20)
     monkeypatch.setattr(moe, "WARM_UP", 4)
     monkeypatch.setattr(moe, "CHECKPOINTS", (0, 10, 20))
-    draw = np.random.default_rng(0)
-    for number, kind in enumerate(texts.KINDS):
-        letters = [*list("abcdefghij"[2 * number : 2 * number + 2]), " "]
-        for part, count in (("train", 6), ("held_out", 2)):
-            path = tmp_path / "texts" / part / f"{kind}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            documents = [
-                {"title": f"{kind} {part} {i}", "source": "made up", "text": "".join(draw.choice(letters, 800))}
-                for i in range(count)
-            ]
-            path.write_text("".join(json.dumps(d) + "\n" for d in documents), "utf-8")
+    write_documents(tmp_path)
     moe.prepare(tmp_path)
     return tmp_path
 
@@ -109,9 +100,9 @@ def test_balancing_loss_is_one_when_even_and_all_experts_when_one_takes_everythi
 
 def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
     rates = [moe.learning_rate(step) for step in range(moe.STEPS)]
-    assert max(rates) == pytest.approx(moe.LEARNING_RATE, rel=0.02)
+    assert max(rates) == pytest.approx(moe.OPTIMIZING.learning_rate, rel=0.02)
     assert rates.index(max(rates)) in (moe.WARM_UP - 1, moe.WARM_UP)
-    assert rates[-1] < 0.01 * moe.LEARNING_RATE
+    assert rates[-1] < 0.01 * moe.OPTIMIZING.learning_rate
 
 
 def test_held_out_documents_are_in_no_training_text(work: Path) -> None:
