@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from labkit.models.texts import texts as texts
     from labkit.quantization import formats as formats
+    from labkit.quantization.calibration import Activations as Activations
+    from labkit.quantization.calibration import activations as activations
     from labkit.quantization.counting import Sizes as Sizes
     from labkit.quantization.counting import sizes as sizes
     from labkit.quantization.floats import FP8 as FP8
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from labkit.quantization.mixing import mix as mix
     from labkit.quantization.normal_float import NF4 as NF4
     from labkit.quantization.quantizing import quantize as quantize
+    from labkit.quantization.reconstruction import Reconstruction as Reconstruction
+    from labkit.quantization.reconstruction import matrix as matrix
     from labkit.quantization.sensitivities import Sensitivity as Sensitivity
     from labkit.quantization.sensitivities import sensitivity as sensitivity
     from labkit.quantization.ternary import Absmean as Absmean
@@ -62,10 +66,12 @@ _NAMES = {
     "microscaling": ("MXFP4",),
     "normal_float": ("NF4",),
     "ternary": ("Absmean",),
+    "calibration": ("Activations", "activations"),
     "grids": ("Format", "Grid", "Packed"),
     "integers": ("Absmax", "MinMax", "ZeroPoint"),
     "layers": ("PackedLinear",),
     "weights": ("Matrix", "matrices"),
+    "reconstruction": ("Reconstruction", "matrix"),
     "quantizing": ("quantize",),
     "mixing": ("Mix", "mix"),
     "sensitivities": ("Sensitivity", "sensitivity"),

@@ -112,9 +112,8 @@ class Format:
                 f"{name} has the shape {tuple(weight.shape)}, whose rows can't be cut into {self.name}'s groups of "
                 f"{self.group_size}; give a group_size that divides the row or leave this matrix as it is."
             )
+        refuse_damaged(weight, name)
         blocks = self.blocks(weight)
-        if not blocks.isfinite().all():
-            raise BadInput(f"{name} holds NaN or infinite weights, which no grid has; quantize an undamaged model.")
         parameters = self.grid.fit(blocks)
         return self.packed(self.grid.encode(blocks, parameters), parameters, weight.shape)
 
@@ -150,6 +149,12 @@ class Packed:
         """The weight again, of the shape it had."""
         codes, parameters = self.codes()
         return self.format.grid.decode(codes, parameters).reshape(self.shape).to(dtype)
+
+
+def refuse_damaged(weight: torch.Tensor, name: str) -> None:
+    """Raise BadInput for a weight that is not all numbers."""
+    if not weight.isfinite().all():
+        raise BadInput(f"{name} holds NaN or infinite weights, which no grid has; quantize an undamaged model.")
 
 
 def rounded_to(dtype: torch.dtype, scale: torch.Tensor) -> torch.Tensor:

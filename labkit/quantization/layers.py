@@ -11,25 +11,35 @@ from torch import nn
 
 from labkit.quantization.grids import Packed
 
+COLUMNS = "column_scale"
+
+
+def effective(packed: Packed, scale: torch.Tensor | None, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The values of a packed weight, its columns multiplied by what belongs to them."""
+    return packed.unpack(dtype) if scale is None else (packed.unpack() * scale.float()).to(dtype)
+
 
 class PackedWeight(nn.Module):
     """One weight as it is stored: what its grid keeps, as buffers. Modules that share a weight share one of these.
 
     packed: what is stored, of the shape (..., outputs, inputs).  dtype: of the values it gives.
-    transposed: the module wants (..., inputs, outputs).
+    transposed: the module wants (..., inputs, outputs).  scale: what the unpacked columns are multiplied by, or None.
     Moving the model to another device moves the buffers; converting it changes the dtype of what is given, and not the
     precision of what is stored.
     """
 
-    def __init__(self, packed: Packed, dtype: torch.dtype, transposed: bool = False) -> None:
+    def __init__(
+        self, packed: Packed, dtype: torch.dtype, transposed: bool = False, scale: torch.Tensor | None = None
+    ) -> None:
         super().__init__()
         self.format, self.stored_shape, self.dtype, self.transposed = packed.format, packed.shape, dtype, transposed
         for name, tensor in packed.stored.items():
             self.register_buffer(name, tensor)
+        self.register_buffer(COLUMNS, scale)
 
     @property
     def packed(self) -> Packed:
-        stored = {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
+        stored = {name: each for name, each in self._buffers.items() if each is not None and name != COLUMNS}
         return Packed(self.format, self.stored_shape, stored)
 
     @property
@@ -40,7 +50,7 @@ class PackedWeight(nn.Module):
 
     def unpacked(self) -> torch.Tensor:
         """The values, of the shape and dtype the module computes with."""
-        weight = self.packed.unpack(self.dtype)
+        weight = effective(self.packed, self._buffers[COLUMNS], self.dtype)
         return weight.transpose(-1, -2) if self.transposed else weight
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> PackedWeight:

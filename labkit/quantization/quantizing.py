@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,9 +14,11 @@ from torch import nn
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.quantization import formats
-from labkit.quantization.grids import Format, GroupSize, Packed
+from labkit.quantization.calibration import Activations, check_memory, collecting, layer_by_layer, windows
+from labkit.quantization.grids import Format, GroupSize, refuse_damaged
 from labkit.quantization.inventory import Record
 from labkit.quantization.layers import PackedWeight, put
+from labkit.quantization.methods import METHODS, Choose, check_goes_with, round_to_nearest
 from labkit.quantization.weights import Matrix, matrices
 from labkit.trace import running
 from labkit.trace.building import check_room, is_quantized, refuse_adapters, refuse_odd_weights
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made", bound="BuiltLab")
 Formats = str | Format | Mapping[str, str | Format | None]
-METHODS = {"rtn": "rounding to nearest"}
-
-Packing = Callable[[Matrix, Format], Packed]
 
 
 def quantize(
@@ -53,11 +52,16 @@ def quantize(
     format: a name of `formats.NAMES` or a Format for all matrices of the layers; or a table {matrix: format or None}, with
         names as `matrices(lab)` has them, or patterns for them ("q_proj", "model.layers.0.*"; the last that fits counts);
         what it does not name stays as it is.
-    method: "rtn" rounds each weight to the nearest value of its grid.
+    method: "rtn" rounds each weight to the nearest value of its grid. "gptq" chooses codes by what they do to the layers'
+        outputs on calibration text (Frantar et al. 2022). "awq" scales the columns that large inputs meet before rounding
+        (Lin et al. 2023). "hqq" moves the offsets of integer grids with symmetric=False, without text (Badri & Shaji 2023).
+        With "gptq" and "awq", embedding and head are rounded to nearest all the same.
     group_size: how many weights of a row share a grid, "channel" or "tensor"; None takes the format's own, and for rows that
         it does not divide the largest that does. A size that is given is kept to: matrices whose rows it does not divide
         stay as they are, and the lab's notes say which.
     symmetric: of integer formats, around zero or from the smallest to the largest weight.
+    calibration: texts, or texts by kind, for methods that need them; other texts than those the damage is measured on.
+        8,192 tokens are used, drawn with `seed` where there are more.
     head: a format for the embedding and the output head, which stay as they are without it. Tied they stay tied.
     modules: which matrices, by name or pattern as above; None for all of the layers.
     Returns a lab of the same class: the model computes in the original's dtype, its weights unpacked while they are used.
@@ -65,23 +69,34 @@ def quantize(
     Raises BadInput for settings that don't go together, and for damaged weights; Unavailable for a model that is quantized
         already, has an adapter or is spread over devices; NotEnoughMemory.
     """
-    checks.one_of("method", method, METHODS)
+    how = METHODS[checks.one_of("method", method, METHODS)]
     checks.one_of("backend", backend, ("labkit",))
-    checks.seed(seed)
-    if calibration is not None and method == "rtn":
-        checks.refuse("calibration", calibration, "none with method='rtn', which uses no text")
+    seed = checks.seed(seed)
+    if calibration is not None and not how.calibrated:
+        checks.refuse("calibration", calibration, f"none with method={method!r}, which uses no text")
+    if calibration is None and how.calibrated:
+        raise BadInput(
+            f"method={method!r} needs text to go by; give calibration=lk.quantization.texts(10), or your own."
+        )
     if is_quantized(lab.model):
         raise Unavailable(
             f"{lab.name} is quantized already; quantize the lab it was made of, or load it in 16 or 32 bits."
         )
     refuse_adapters(lab, "quantized")
     refuse_odd_weights(lab, "quantized")
+    symmetric = False if symmetric is None and how.asymmetric else symmetric
     plan = planned(lab, format, group_size=group_size, symmetric=symmetric, head=head, modules=modules)
     if not plan.formats:
         raise BadInput(f"Nothing of {lab.name} would be quantized: {plan.why_nothing()}.")
+    for each in plan.formats.values():
+        check_goes_with(method, each)
     _check_memory(lab, plan)
+    rows: list[list[int]] = []
+    if how.calibrated:
+        rows = windows(lab, calibration, seed=seed)
+        check_memory(lab, rows, plan.matrices)
     with lab.turn(), torch.no_grad():
-        return built(lab, plan, rounded_to_nearest, method=method, progress=progress)
+        return _built(lab, plan, method, rows, progress)
 
 
 @dataclass(frozen=True)
@@ -156,11 +171,6 @@ def _named(there: Mapping[str, Matrix], patterns: str | Iterable[object], argume
     return list(found)
 
 
-def rounded_to_nearest(matrix: Matrix, format: Format) -> Packed:
-    """Each weight as the nearest value of its grid (RTN)."""
-    return format.pack(matrix.weight, matrix.name)
-
-
 def _check_memory(lab: BuiltLab, plan: Plan) -> None:
     """Room for the copy: what stays as it is, and about what the packed weights take."""
     parameters = {id(p): p.nbytes for p in lab.model.parameters()}
@@ -175,20 +185,77 @@ def _weight_id(matrix: Matrix) -> int:
     return id(matrix.module._parameters[matrix.parameter])
 
 
-def built(lab: Made, plan: Plan, pack: Packing, *, method: str, progress: bool) -> Made:
-    """The new lab. pack: gives a matrix of the original in its format."""
+def _built(lab: Made, plan: Plan, method: str, rows: list[list[int]], progress: bool) -> Made:
+    """The new lab. rows: calibration text, for methods that need it."""
     from tqdm.auto import tqdm
 
     model = copied(lab.model, [plan.matrices[name] for name in plan.formats])
+    running.take_over_answers(model, lab.model)
+    remarks: dict[str, str] = {}
     packed: dict[int, PackedWeight] = {}  # by the original's tensor: what is tied is packed once
-    for name in tqdm(plan.formats, desc="quantizing", unit="matrix", disable=not progress):
+    how = METHODS[method]
+
+    def pack(name: str, choose: Choose, inputs: Sequence[Activations] = ()) -> None:
         matrix = plan.matrices[name]
         key = _weight_id(matrix)
         if key not in packed:
-            dtype = matrix.module._parameters[matrix.parameter].dtype  # type: ignore[union-attr]
-            packed[key] = PackedWeight(pack(matrix, plan.formats[name]), dtype, matrix.transposed)
+            refuse_damaged(matrix.weight, name)
+            chosen = choose(matrix.weight, plan.formats[name], inputs)
+            dtype = matrix.weight.dtype
+            packed[key] = PackedWeight(chosen.packed, dtype, matrix.transposed, chosen.scale)
+            if chosen.remark:
+                remarks[name] = chosen.remark
         put(model.get_submodule(module_name(matrix)), matrix.parameter, packed[key])
-    return finished(lab, model, plan, method)
+        bar.update()
+
+    with tqdm(total=len(plan.formats), desc="quantizing", unit="matrix", disable=not progress) as bar:
+        for name in plan.formats:
+            if not how.calibrated:
+                pack(name, how.choose)
+            elif plan.matrices[name].part != "layer":
+                pack(name, round_to_nearest)
+                remarks[name] = "rounded to nearest, as no matrix of a layer"
+        if how.calibrated:
+            _calibrate(lab, model, plan, rows, lambda name, inputs: pack(name, how.choose, inputs))
+        for name in plan.formats:  # of layers and modules that a pass leaves out
+            if _weight_id(plan.matrices[name]) not in packed:
+                pack(name, round_to_nearest)
+                remarks[name] = "rounded to nearest, as the model does not use it"
+    return finished(lab, model, plan, method, remarks, rows)
+
+
+def _calibrate(
+    lab: BuiltLab,
+    model: PreTrainedModel,
+    plan: Plan,
+    rows: list[list[int]],
+    pack: Callable[[str, Sequence[Activations]], None],
+) -> None:
+    """Pack the matrices of the layers one layer after the other. pack: given a name and what enters that matrix."""
+    names = {id(module): name for name, module in running.language_model(lab.model).named_modules()}
+    layers = [model.get_submodule(names[id(layer.module)]) for layer in lab.anatomy.layers]
+    wanted: dict[nn.Module, list[Matrix]] = {}
+    for name in plan.formats:
+        matrix = plan.matrices[name]
+        if matrix.layer is not None:
+            module = model.get_submodule(module_name(matrix))
+            wanted.setdefault(layers[matrix.layer], []).append(replace(matrix, module=module))
+
+    def run(layer: nn.Module, again: Callable[[], None]) -> None:
+        here = wanted.get(layer, [])
+        if not here:
+            return
+        for matrix in here:  # the original's own, until it is packed
+            matrix.module._parameters[matrix.parameter] = plan.matrices[matrix.name].module._parameters[
+                matrix.parameter
+            ]
+        with collecting(here) as collected:
+            again()
+            inputs = collected()
+        for matrix in here:
+            pack(matrix.name, inputs[matrix.name])
+
+    layer_by_layer(model, rows, layers, run)
 
 
 def module_name(matrix: Matrix) -> str:
@@ -228,9 +295,11 @@ def _labkit_hooks(module: nn.Module) -> list[object]:
     return [hook for hooks in _hook_tables(module) for hook in hooks.values() if _is_labkits(hook)]
 
 
-def finished(lab: Made, model: PreTrainedModel, plan: Plan, method: str) -> Made:
+def finished(
+    lab: Made, model: PreTrainedModel, plan: Plan, method: str, remarks: Mapping[str, str], rows: list[list[int]]
+) -> Made:
     """The lab around a model whose matrices have been packed."""
-    record = Record(method, {name: each.name for name, each in plan.formats.items()}, dict(plan.kept))
+    record = Record(method, {name: each.name for name, each in plan.formats.items()}, dict(plan.kept), dict(remarks))
     model.labkit_quantization = record  # type: ignore[assignment]
     model.save_pretrained = refuse_saving  # type: ignore[method-assign]
     names = list(dict.fromkeys(each.name for each in plan.formats.values()))
@@ -239,24 +308,31 @@ def finished(lab: Made, model: PreTrainedModel, plan: Plan, method: str) -> Made
         lab.tokenizer,
         name=f"{lab.name}, {names[0] if len(names) == 1 else 'mixed formats'}",
         licence=lab.licence,
-        notes=(*lab.notes, *_notes(plan, method)),
+        notes=(*lab.notes, *_notes(plan, method, remarks, rows)),
     )
 
 
-def _notes(plan: Plan, method: str) -> list[str]:
+def _notes(plan: Plan, method: str, remarks: Mapping[str, str], rows: list[list[int]]) -> list[str]:
     """What was quantized to what, and what stayed as it was and why."""
     notes = []
     by_format: dict[str, list[str]] = {}
     for name, format in plan.formats.items():
         by_format.setdefault(format.described(), []).append(name)
     for kind, packed in by_format.items():
-        notes.append(f"quantized to {kind}, by {METHODS[method]}: {_told(plan, packed)}")
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in plan.kept.items():
-        by_reason.setdefault(reason, []).append(name)
-    for reason, kept in by_reason.items():
-        notes.append(f"not quantized, since {reason}: {_told(plan, kept)}")
+        notes.append(f"quantized to {kind}, by {METHODS[method].title}: {_told(plan, packed)}")
+    if rows:
+        notes.append(f"calibrated on {sum(map(len, rows)):,} tokens in rows of {len(rows[0])}")
+    notes += [f"not quantized, since {reason}: {_told(plan, kept)}" for reason, kept in _grouped(plan.kept)]
+    notes += [f"{reason}: {_told(plan, some)}" for reason, some in _grouped(remarks)]
     return notes
+
+
+def _grouped(reasons: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """Each reason with the matrices it is of."""
+    found: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        found.setdefault(reason, []).append(name)
+    return list(found.items())
 
 
 def _told(plan: Plan, names: list[str]) -> str:

@@ -147,7 +147,7 @@ def _ends(lab: LabLike, names: dict[int, str]) -> list[Matrix]:
 
 def _has_matrix(module: nn.Module) -> bool:
     weight = module._parameters.get("weight")
-    return weight is not None and weight.dim() == 2 and bool(weight.is_floating_point())
+    return isinstance(weight, torch.Tensor) and weight.dim() == 2 and weight.is_floating_point()
 
 
 def _is_tied(embedding: nn.Module, head: nn.Module) -> bool:

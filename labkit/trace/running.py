@@ -564,6 +564,11 @@ def _is_exact(model: PreTrainedModel) -> bool:
     return all(type(weight.data) is torch.Tensor for weight in model.parameters())
 
 
+def take_over_answers(model: PreTrainedModel, of: PreTrainedModel) -> None:
+    """Take a model that was made of another to answer in lists as that does, so that it is not tried before it is whole."""
+    _TRIED[model] = dict(_TRIED.get(of, {}))
+
+
 def trying() -> bool:
     """Whether the pass under way is one by which a model is tried: edits stay out of it."""
     return getattr(_TRYING, "now", False)
