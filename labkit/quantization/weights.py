@@ -146,7 +146,7 @@ def _ends(lab: LabLike, names: dict[int, str]) -> list[Matrix]:
 
 
 def _has_matrix(module: nn.Module) -> bool:
-    weight = module._parameters.get("weight")
+    weight: object = module._parameters.get("weight")
     return isinstance(weight, torch.Tensor) and weight.dim() == 2 and weight.is_floating_point()
 
 
