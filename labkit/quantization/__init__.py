@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from labkit.quantization.calibration import activations as activations
     from labkit.quantization.counting import Sizes as Sizes
     from labkit.quantization.counting import sizes as sizes
+    from labkit.quantization.fingerprints import OnGrid as OnGrid
+    from labkit.quantization.fingerprints import on_grid as on_grid
     from labkit.quantization.floats import FP8 as FP8
     from labkit.quantization.format_table import ByFormat as ByFormat
     from labkit.quantization.format_table import by_format as by_format
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
+    "fingerprints": ("OnGrid", "on_grid"),
     "counting": ("Sizes", "sizes"),
     "inventory": ("Contents", "contents"),
     "floats": ("FP8",),
