@@ -17,7 +17,7 @@ from jupyter_client.manager import KernelManager
 from traces import random_trace
 
 from labkit.views.attention_view.codes import MOST_CELLS, pack
-from labkit.views.codes import quantize
+from labkit.views.kit.codes import quantize
 
 COLAB = {"ipywidgets": "7.7.1", "anywidget": "0.9.21", "plotly": "5.24.1"}
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"

@@ -16,7 +16,7 @@ def reset(seed: int = 0) -> None:
     import torch
 
     from labkit.lab import close_all
-    from labkit.views.latest import stop_all
+    from labkit.views.kit.latest import stop_all
 
     stop_all()
     edits, labs = close_all()

@@ -13,6 +13,7 @@ import json
 import re
 import threading
 import time
+import uuid
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ import anywidget
 from IPython.display import display
 
 from labkit.markup import clean, shorten, visible
+from labkit.views.drawing.page import Page
+from labkit.views.drawing.svg import inline, svg_image
 from labkit.views.exports import Exports
 from labkit.views.kit import reload
 from labkit.views.kit.job import Job
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["View", "clean", "module", "shorten", "style", "visible"]
 _WORTH_PACKING = 4_096  # bytes, from where they are deflated in a file
 _PLAIN_CHARACTERS = 2_000  # of text/plain, which every saved notebook carries
+_ALT_CHARACTERS = 600  # of what stands for the picture
 
 
 class View(Exports, anywidget.AnyWidget):
@@ -41,10 +45,16 @@ class View(Exports, anywidget.AnyWidget):
     """
 
     _title = "labkit"
+    _written_again = False
+    """Whether what a saved notebook keeps is written again when the first work has ended, and after `wait()`: for a view in
+    which there is little to see before."""
 
     _lock: threading.RLock
     """Around what is set in several traits together, by the kernel's thread or by a job's."""
     _jobs: list[Job[Any, Any]]
+    _display_id: str | None = None
+    _displayed: str | None = None
+    _wrote_again = False
 
     def setup_instance(*args: Any, **kwargs: Any) -> None:
         """Called before `__init__`: a view whose making is refused half way is closed, too."""
@@ -69,11 +79,13 @@ class View(Exports, anywidget.AnyWidget):
                 for job in busy:
                     if not job.wait(None if end is None else max(0.0, end - time.monotonic())):
                         return False
-            return True
         except KeyboardInterrupt:
             for job in self._jobs:
                 job.stop()
             raise
+        if self._written_again:
+            self._write_again()
+        return True
 
     def close(self) -> None:
         """Stop what is under way and take the widget out of the page."""
@@ -90,8 +102,8 @@ class View(Exports, anywidget.AnyWidget):
         return repr(self)
 
     def _static_html(self) -> str:
-        """What a saved notebook or a page without scripts shows; every outside text in it escaped."""
-        return f"<pre>{html.escape(visible(self._static_text()))}</pre>"
+        """What a saved notebook shows, and one exported from it: the picture; every outside text in it escaped."""
+        return svg_image(self._image(), shorten(visible(self._static_text()), _ALT_CHARACTERS))
 
     def _export_state(self) -> dict[str, Any]:
         """The traits an exported file needs: all that the view itself defines."""
@@ -115,16 +127,35 @@ class View(Exports, anywidget.AnyWidget):
             data["text/html"] = self._static_html()
         return data, metadata
 
-    if hasattr(anywidget.AnyWidget, "_ipython_display_"):  # ipywidgets 7 displays itself; 8 is asked for a bundle
-
-        def _ipython_display_(self, **kwargs: Any) -> None:
-            data, metadata = self._repr_mimebundle_()
-            display(data, metadata=metadata, raw=True)
+    def _ipython_display_(self, **kwargs: Any) -> None:
+        """Raises NotImplementedError where IPython is to ask for the bundle instead."""
+        old = hasattr(anywidget.AnyWidget, "_ipython_display_")  # ipywidgets 7 displays itself
+        if not (old or self._written_again):
+            raise NotImplementedError
+        data, metadata = self._repr_mimebundle_()
+        self._display_id, self._displayed = self._display_id or uuid.uuid4().hex, data.get("text/html")
+        display(data, metadata=metadata, raw=True, display_id=self._display_id)
+        if old:
             self._handle_displayed(**kwargs)
 
-    def _image(self) -> Picture:
-        from labkit.views.drawing.page import Page
+    def _write_again(self) -> None:
+        """Put into the notebook what is to be seen now, where it was shown something else."""
+        with self._lock:
+            if self._display_id is None or self.comm is None or _in_colab():  # which was given no picture
+                return
+            data, metadata = self._repr_mimebundle_()
+            if data["text/html"] == self._displayed:
+                return
+            self._displayed = data["text/html"]
+        display(data, metadata=metadata, raw=True, display_id=self._display_id, update=True)
 
+    def _job_ended(self) -> None:
+        """Called by a job. An open page draws the widget anew where it is written again, so that happens but once."""
+        if self._written_again and self._display_id is not None and not self._wrote_again:
+            self._wrote_again = True
+            self._write_again()
+
+    def _image(self) -> Picture:
         return Page(description=self._title).heading(self._title).paragraph(self._static_text()).picture()
 
     def _page(self) -> str:
@@ -148,7 +179,7 @@ class View(Exports, anywidget.AnyWidget):
         return _PAGE.format(
             title=html.escape(self._title),
             style=str(self._css).replace("</", "<\\/"),
-            static=self._static_html(),
+            static=inline(self._image()),  # until the script has drawn, and where none runs
             state=state,
             script=script,
         )

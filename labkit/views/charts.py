@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from labkit.errors import BadInput
 from labkit.views.chart import Chart
-from labkit.views.template import INK, OKABE_ITO, escaped, template
+from labkit.views.kit.plots import INK, OKABE_ITO, escaped, hovers, template
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ def memory(models: Sequence[Memory] | Memory, *, free_bytes: int | None = None, 
     totals = [m.total_bytes / GIB for m in rows]
     logarithmic = totals[-1] > 50 * totals[0]
     names = _labels(rows)
-    hover = {"customdata": [_hover(m) for m in rows], "hovertemplate": "%{customdata}<extra></extra>"}
+    hover = hovers([_hover(m) for m in rows])
     figure = go.Figure()
     if logarithmic:
         figure.add_scatter(

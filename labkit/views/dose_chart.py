@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING
 from labkit.errors import BadInput
 from labkit.results import as_table
 from labkit.views.chart import Chart
-from labkit.views.template import GREY, INK, OKABE_ITO, Row, escaped, interval_reach, missing, template, titled
+from labkit.views.kit.plots import (
+    GREY,
+    INK,
+    OKABE_ITO,
+    Row,
+    at_the_left,
+    check_columns,
+    escaped,
+    hovers,
+    intervals,
+    missing,
+    template,
+    titled,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,8 +85,7 @@ def doses(table: pd.DataFrame, *, concept: str = "the concept", title: str | Non
     figure.add_traces(list(_key(drawn)))
     _mark_best(figure, drawn)
     _set_axes(figure, drawn)
-    for annotation in figure.layout.annotations[:2]:  # what a picture shows stands above it at the left
-        annotation.update(x=0, xanchor="left", font={"size": 13, "color": INK})
+    at_the_left(figure, 2, size=13, color=INK)
     said = [title] if title else _sentence(rows, drawn.zero, concept)
     _set_heading(figure, said, _notes(rows, drawn.zero, table.attrs))
     return Chart(figure, as_table(table))
@@ -200,8 +212,7 @@ def _set_heading(figure: go.Figure, said: list[str], notes: list[str]) -> None:
 
 def _checked(table: pd.DataFrame) -> list[Row]:
     """The rows, with plain numbers; what is no finite number is NaN."""
-    if not set(COLUMNS) <= set(getattr(table, "columns", ())) or not len(table):
-        raise BadInput("There is nothing to draw; give the DataFrame that lk.sae.dose returned.")
+    check_columns(table, COLUMNS, "lk.sae.dose")
     rows: list[Row] = table[list(COLUMNS)].to_dict("records")
     for row in rows:
         row["direction"] = str(row["direction"])
@@ -260,26 +271,20 @@ def _points(
 ) -> go.Scatter:
     import plotly.graph_objects as go
 
-    low, high = ("low", "high") if column == "share" else ("loss_low", "loss_high")
+    low_and_high = ("low", "high") if column == "share" else ("loss_low", "loss_high")
+    ends = [[_scaled(row[end], column) for row in rows] for end in low_and_high]
     at = [_scaled(row[column], column) for row in rows]
     return go.Scatter(
         x=[row["strength"] + beside for row in rows],
         y=at,
-        error_y={
-            "array": [interval_reach(_scaled(row[high], column), y) for row, y in zip(rows, at, strict=True)],
-            "arrayminus": [interval_reach(y, _scaled(row[low], column)) for row, y in zip(rows, at, strict=True)],
-            "color": colour,
-            "thickness": 1.5,
-            "width": 0,
-        },
+        error_y={**intervals(ends[0], at, ends[1]), "color": colour, "thickness": 1.5, "width": 0},
         mode="markers",
         name=name,
         legendgroup=group,
         showlegend=False,
         cliponaxis=False,
         marker={"size": SIZE, "symbol": symbol, "color": colour},
-        customdata=[_hover(row, name) for row in rows],
-        hovertemplate="%{customdata}<extra></extra>",
+        **hovers([_hover(row, name) for row in rows]),
     )
 
 

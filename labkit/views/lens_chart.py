@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from labkit.checks import one_of, whole
 from labkit.errors import BadInput
 from labkit.results import as_table
 from labkit.views.chart import Chart
-from labkit.views.template import INK, OKABE_ITO, Row, check_columns, escaped, missing, signed, template, token_text
+from labkit.views.kit.plots import (
+    INK,
+    OKABE_ITO,
+    Row,
+    check_columns,
+    escaped,
+    missing,
+    signed,
+    template,
+    ticks,
+    token_text,
+)
+from labkit.views.kit.plots import cells as cells_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +57,7 @@ def lens(frame: LogitLens | pd.DataFrame, *, colour: Literal["top", "next"] = "t
     import plotly.graph_objects as go
 
     check_columns(frame, LENS_COLUMNS, "logit_lens")
-    if colour not in ("top", "next"):
-        raise BadInput(f"colour={colour!r} is not known; choose 'top' or 'next'.")
+    one_of("colour", colour, ("top", "next"))
     layers, positions = sorted(frame.layer.unique()), sorted(frame.position.unique())
     cells = frame.set_index(["layer", "position"])
     if not cells.index.is_unique:
@@ -61,26 +73,22 @@ def lens(frame: LogitLens | pd.DataFrame, *, colour: Literal["top", "next"] = "t
     last = frame.attrs.get("layers")
     names = {0: "0 (embedding)", last: f"{last} (output)"}
     figure = go.Figure(
-        go.Heatmap(
-            z=np.asarray(probability, dtype=float).reshape(shape),
+        cells_of(
+            np.asarray(probability, dtype=float).reshape(shape),
+            np.asarray(hover, dtype=object).reshape(shape),
             x=list(range(len(positions))),
             y=list(range(len(layers))),
             text=np.asarray(texts, dtype=object).reshape(shape),
             texttemplate="%{text}" if labelled else None,
             textfont={"size": 11},
-            customdata=np.asarray(hover, dtype=object).reshape(shape),
-            hovertemplate="%{customdata}<extra></extra>",
             colorscale="Cividis",
             zmin=0,
             zmax=1,
-            xgap=1,
-            ygap=1,
             colorbar={
                 "title": {"text": "probability of<br>" + ("the token shown" if colour == "top" else "the next token")}
             },
         )
     )
-    every = max(1, len(positions) // MOST_LABELLED)
     figure.update_layout(
         template=template(),
         title=escaped(title) if title else _lens_sentence(frame),
@@ -88,16 +96,12 @@ def lens(frame: LogitLens | pd.DataFrame, *, colour: Literal["top", "next"] = "t
         width=max(520, 230 + CELL_WIDTH * len(positions)) if labelled else None,
         xaxis={
             "title": "token (each column: what is said to follow it)",
-            "tickvals": list(range(0, len(positions), every)),
-            "ticktext": [token_text(tokens[p]) for p in positions[::every]],
-            "showgrid": False,
+            **ticks(range(len(positions)), [token_text(tokens[p]) for p in positions], most=2 * MOST_LABELLED),
         },
         yaxis={
             "title": "layers passed",
             "autorange": "reversed",
-            "tickvals": list(range(len(layers))),
-            "ticktext": [names.get(i, str(i)) for i in layers],
-            "showgrid": False,
+            **ticks(range(len(layers)), [names.get(i, str(i)) for i in layers]),
         },
     )
     return Chart(figure, as_table(frame))
@@ -113,8 +117,7 @@ def attribution(frame: LogitAttribution | pd.DataFrame, *, most: int = 30, title
     import plotly.graph_objects as go
 
     check_columns(frame, ATTRIBUTION_COLUMNS, "logit_attribution")
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-        raise BadInput(f"most={most!r} bars can't be drawn; give a number from 1.")
+    most = whole("most", most, 1, wanted="how many bars are drawn, from 1")
     size = frame.contribution.abs().sort_values(ascending=False, kind="stable")
     shown = frame.loc[sorted(size.index[:most])]
     rest = frame.drop(index=shown.index)
@@ -152,7 +155,7 @@ def attribution(frame: LogitAttribution | pd.DataFrame, *, most: int = 30, title
             "zeroline": True,
             "zerolinecolor": INK,
         },
-        yaxis={"autorange": "reversed", "tickvals": list(range(len(names))), "ticktext": names, "showgrid": False},
+        yaxis={"autorange": "reversed", **ticks(range(len(names)), names)},
         showlegend=False,
     )
     return Chart(figure, as_table(frame))

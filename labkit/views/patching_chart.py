@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from labkit.errors import BadInput
 from labkit.results import as_table
 from labkit.views.chart import Chart
-from labkit.views.template import DIVERGING, Row, escaped, template, token_text
+from labkit.views.kit.plots import Row, escaped, template, ticks, token_text
+from labkit.views.kit.plots import cells as cells_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,25 +52,15 @@ def patching(frame: Patching | pd.DataFrame, title: str | None = None) -> Chart:
     largest = max((abs(e) for row in effects for e in row if e is not None), default=0.0) or 1.0
     names = {r[across]: _name(r, across) for r in rows}
     figure = go.Figure(
-        go.Heatmap(
-            z=effects,
+        cells_of(
+            effects,
+            [[_hover(cells.get((i, j)), at, names[j]) for j in columns] for i in layers],
+            reach=largest,
             x=list(range(len(columns))),  # equally wide, whichever positions were patched
             y=layers,
-            text=[[_hover(cells.get((i, j)), at, names[j]) for j in columns] for i in layers],
-            hovertemplate="%{text}<extra></extra>",
-            hoverongaps=False,
-            colorscale=DIVERGING,
-            zmin=-largest,
-            zmax=largest,
-            zmid=0,
-            xgap=1,
-            ygap=1,
             colorbar={"title": {"text": "effect<br>0 corrupted<br>1 clean"}, "thickness": 14, "outlinewidth": 0},
         )
     )
-    every = math.ceil(len(columns) / WRITTEN_OUT)
-    shown = columns[::every]
-    every_layer = math.ceil(len(layers) / 40)
     figure.update_layout(
         template=template(),
         title=escaped(title) if title is not None else _sentence(rows, at, names, frame.attrs),
@@ -78,19 +69,10 @@ def patching(frame: Patching | pd.DataFrame, title: str | None = None) -> Chart:
         height=min(900, 190 + max(230, 22 * len(layers))),
         xaxis={
             "title": "head" if across == "head" else "token",
-            "tickvals": list(range(0, len(columns), every)),
-            "ticktext": [names[j] for j in shown],
             "tickangle": 0 if across == "head" else -60,
-            "showgrid": False,
-            "zeroline": False,
+            **ticks(range(len(columns)), [names[j] for j in columns], most=WRITTEN_OUT),
         },
-        yaxis={
-            "title": "layer",
-            "autorange": "reversed",
-            "tickvals": layers[::every_layer],
-            "showgrid": False,
-            "zeroline": False,
-        },
+        yaxis={"title": "layer", "autorange": "reversed", **ticks(layers, most=40)},
     )
     return Chart(figure, as_table(frame))
 

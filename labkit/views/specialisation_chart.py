@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 from labkit.errors import BadInput
 from labkit.results import as_table
 from labkit.views.chart import Chart
-from labkit.views.template import (
+from labkit.views.kit.plots import (
     DIVERGING,
     GREY,
     INK,
     OKABE_ITO,
     Row,
+    at_the_left,
     below_title,
     check_columns,
     escaped,
-    interval_reach,
+    hovers,
+    intervals,
     signed,
     template,
+    ticks,
     titled,
 )
+from labkit.views.kit.plots import cells as cells_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,19 +93,17 @@ def specialisation(
         subplot_titles=[f"layer {layer}" for layer in layers],
         vertical_spacing=min(0.5, 46 / block) / len(layers),
     )
-    quiet = {"showgrid": False, "zeroline": False}
     names = [escaped(str(kind)) for kind in kinds]
-    figure.update_yaxes(tickvals=list(range(len(kinds))), ticktext=names, autorange="reversed", **quiet)
-    figure.update_xaxes(tickfont={"size": 11}, tickangle=0, **quiet)
+    figure.update_yaxes(autorange="reversed", **ticks(range(len(kinds)), names))
+    figure.update_xaxes(tickfont={"size": 11}, tickangle=0)
     for row, each in enumerate(maps, 1):
         for trace in _traces(each, reach, level, hatched=hatched, showlegend=row == 1):
             figure.add_trace(trace, row=row, col=1)
-        places = list(range(len(each.experts)))
-        every = max(1, math.ceil(len(places) / (40 if experts <= 100 else 24)))
-        figure.update_xaxes(tickvals=places[::every], ticktext=each.experts[::every], row=row, col=1)
+        most = 40 if experts <= 100 else 24
+        figure.update_xaxes(**ticks(range(len(each.experts)), each.experts, most=most), row=row, col=1)
     across = {**titled("expert, by the kind it is chosen for most"), "standoff": 6}
     figure.update_xaxes(title=across, row=len(layers), col=1)
-    ticks = list(range(-int(reach), int(reach) + 1))
+    doublings = list(range(-int(reach), int(reach) + 1))
     height = TOP + BOTTOM - 10 + len(layers) * block
     by_chance = _by_chance(frame, level, every_layer)
     figure.update_layout(
@@ -118,8 +120,8 @@ def specialisation(
             "cmax": reach,
             "colorbar": {
                 "title": titled("share over<br>uniform"),
-                "tickvals": ticks,
-                "ticktext": [_times(tick) for tick in ticks],
+                "tickvals": doublings,
+                "ticktext": [_times(each) for each in doublings],
                 "thickness": 14,
                 "outlinewidth": 0,
                 "len": min(1.0, 260 / (len(layers) * block)),
@@ -129,8 +131,7 @@ def specialisation(
         },
         legend={"y": -KEY / (height - TOP - BOTTOM), "yanchor": "top"},
     )
-    for annotation in figure.layout.annotations or ():  # the layers' names stand at the left, as labels do
-        annotation.update(x=0, xanchor="left", font={"size": 12, "color": DARK_INK})
+    at_the_left(figure, size=12, color=DARK_INK)
     return Chart(figure, as_table(frame))
 
 
@@ -161,23 +162,12 @@ def _traces(drawn: _Map, reach: float, level: str, *, hatched: bool, showlegend:
     import plotly.graph_objects as go
 
     for cells, looks in (
-        (drawn.beyond, {"coloraxis": "coloraxis", "opacity": 1.0}),
-        (~drawn.beyond, {"colorscale": DIVERGING, "opacity": FADED}),
+        (drawn.beyond, {"coloraxis": "coloraxis", "colorscale": None, "opacity": 1.0}),
+        (~drawn.beyond, {"opacity": FADED}),
     ):
-        yield go.Heatmap(
-            z=np.where(cells, drawn.ratio, np.nan),
-            x=list(range(cells.shape[1])),
-            y=list(range(cells.shape[0])),
-            text=drawn.text,
-            hovertemplate="%{text}<extra></extra>",
-            hoverongaps=False,
-            zmin=-reach,
-            zmax=reach,
-            showscale=False,
-            xgap=1,
-            ygap=1,
-            **looks,
-        )
+        places = {"x": list(range(cells.shape[1])), "y": list(range(cells.shape[0]))}
+        shown = np.where(cells, drawn.ratio, np.nan)
+        yield cells_of(shown, drawn.text, reach=reach, showscale=False, **places, **looks)
     where = np.argwhere(~drawn.beyond & ~np.isnan(drawn.ratio)) if hatched else np.zeros((0, 2), int)
     yield go.Scatter(
         x=where[:, 1].tolist() or [None],
@@ -224,7 +214,7 @@ def damage(frame: PruningDamage | pd.DataFrame, *, title: str | None = None) -> 
             looks = {"colour": colours[way], "symbol": _SYMBOLS[i % len(_SYMBOLS)]}
             for trace in _line(line, kind, way, showlegend=at == 0, **looks):
                 figure.add_trace(trace, **place)
-        figure.update_xaxes(tickvals=sorted(int(k) for k in frame.keep.unique()), showgrid=False, **place)
+        figure.update_xaxes(**ticks(sorted(int(k) for k in frame.keep.unique())), **place)
         figure.update_yaxes(zeroline=True, zerolinecolor=INK, **place)
         if place["row"] == down or at + across >= len(kinds):
             figure.update_xaxes(title=titled("experts kept in each layer"), **place)
@@ -252,7 +242,6 @@ def _line(
     change, low, high = (line[name].astype(float).tolist() for name in ("loss_change", "low", "high"))
     name = escaped(str(way))
     known = [i for i in range(len(keep)) if math.isfinite(low[i]) and math.isfinite(high[i])]
-    bars = None
     if len(known) > 1:
         yield go.Scatter(
             x=[keep[i] for i in known] + [keep[i] for i in reversed(known)],
@@ -265,27 +254,23 @@ def _line(
             legendgroup=name,
             showlegend=False,
         )
-    else:
-        bars = {
-            "array": [interval_reach(a, b) for a, b in zip(high, change, strict=True)],
-            "arrayminus": [interval_reach(a, b) for a, b in zip(change, low, strict=True)],
-        }
     yield go.Scatter(
         x=keep,
         y=change,
-        error_y=bars,
+        error_y=None if len(known) > 1 else intervals(low, change, high),
         mode="lines+markers",
         name=name,
         legendgroup=name,
         showlegend=showlegend,
         line={"color": colour, "width": 2, "dash": "dot" if way in BESIDE else "solid"},
         marker={"size": 6, "symbol": symbol},
-        customdata=[
-            f"{escaped(str(kind))}, {k} experts kept by {name}<br>{signed(c, 4)} nats a token "
-            f"({signed(a, 4)} to {signed(b, 4)})"
-            for k, c, a, b in zip(keep, change, low, high, strict=True)
-        ],
-        hovertemplate="%{customdata}<extra></extra>",
+        **hovers(
+            [
+                f"{escaped(str(kind))}, {k} experts kept by {name}<br>{signed(c, 4)} nats a token "
+                f"({signed(a, 4)} to {signed(b, 4)})"
+                for k, c, a, b in zip(keep, change, low, high, strict=True)
+            ]
+        ),
     )
 
 

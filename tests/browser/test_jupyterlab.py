@@ -121,7 +121,7 @@ def test_an_answer_is_typed_run_and_checked(notebook: Opened) -> None:
 def test_the_token_view_answers_to_the_pointer(notebook: Opened) -> None:
     page = notebook.page
     view = page.locator(".lk-tokens-view").first
-    tokens = view.locator(".lk-token")
+    tokens = view.locator(".lk-tl-token")
     assert tokens.count() >= 60
     panel = view.locator(".lk-panel")
     tokens.nth(tokens.count() - 3).hover()
@@ -167,7 +167,7 @@ def test_the_slider_changes_text_and_picture(notebook: Opened) -> None:
 def test_a_sample_is_stopped(notebook: Opened) -> None:
     page = notebook.page
     view = page.locator(".lk-sampling").first
-    status, stop = view.locator(".lk-sampling-status").first, view.get_by_role("button", name="Stop")
+    status, stop = view.locator(".lk-status").first, view.get_by_role("button", name="Stop")
     _settled(page, view)
     jupyterlab.evaluate(page, "panel._max_new_tokens = 400; print()")  # long enough that the click comes in time
     view.get_by_role("button", name="Another sample").click()
@@ -175,7 +175,7 @@ def test_a_sample_is_stopped(notebook: Opened) -> None:
     page.wait_for_function("e => e.innerText.length > 0", arg=view.locator(".lk-sampling-draft").element_handle())
     stop.click()
     page.wait_for_function("e => e.innerText.includes('stopped')", arg=status.element_handle(), timeout=20_000)
-    assert 0 < view.locator(".lk-token").count() < 400
+    assert 0 < view.locator(".lk-tl-token").count() < 400
     assert jupyterlab.evaluate(page, "print(len(panel.generation.ids) < 400)").strip() == "True"
 
 

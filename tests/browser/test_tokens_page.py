@@ -30,7 +30,7 @@ def shown(page: Any) -> str:
 def list_text(page: Any) -> str:
     """The generated text as it stands in the page: all of it but what is drawn beside it."""
     return page.evaluate(
-        "[...document.querySelectorAll('.lk-token')].filter(t => !t.querySelector('.lk-outside, .lk-continued'))"
+        "[...document.querySelectorAll('.lk-tl-token')].filter(t => !t.querySelector('.lk-tl-sign'))"
         ".map(t => t.textContent).join('')"
     )
 
@@ -66,8 +66,8 @@ def test_page_shows_text_and_follows_the_preferred_scheme(
     assert (luminance(page, ".lk-view", "backgroundColor") < 0.2) == dark
     assert contrast(page, ".lk-list", "color") >= 7
     assert contrast(page, ".lk-prompt", "color") >= 4.5
-    assert contrast(page, ".lk-legend", "color") >= 4.5
-    assert contrast(page, ".lk-s4", "textDecorationColor") >= 3
+    assert contrast(page, ".lk-key", "color") >= 4.5
+    assert contrast(page, ".lk-key .lk-key-item:nth-of-type(6) .lk-stroke", "textDecorationColor") >= 3
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
 
 
@@ -75,20 +75,18 @@ def test_strokes_grow_as_probability_falls(open_page: Open, tmp_path: Path) -> N
     sure = [(f" t{i}", p, {" other": 0.001}) for i, p in enumerate([0.95, 0.7, 0.3, 0.1, 0.03])]
     page = open_page(tokens(generation(sure)).to_html(tmp_path / "strokes.html"))
     widths = page.evaluate(
-        "[0, 1, 2, 3, 4].map(i => parseFloat("
-        "getComputedStyle(document.querySelector(`.lk-legend .lk-s${i}`)).textDecorationThickness))"
+        "[...document.querySelectorAll('.lk-key .lk-stroke')].slice(0, 5)"
+        ".map(sample => parseFloat(getComputedStyle(sample).textDecorationThickness))"
     )
     assert widths == sorted(set(widths))
-    classes = page.evaluate(
-        "[...document.querySelectorAll('.lk-token .lk-word')].map(w => w.className.match(/lk-s./)[0])"
-    )
-    assert classes == ["lk-s0", "lk-s1", "lk-s2", "lk-s3", "lk-s4"]
+    deep = "(selector) => [...document.querySelectorAll(selector)].map(e => e.style.getPropertyValue('--lk-deep'))"
+    assert page.evaluate(deep, ".lk-tl-token .lk-tl-word") == page.evaluate(deep, ".lk-key .lk-stroke")[:5]
 
 
 def test_panel_gives_the_numbers_of_the_token_pointed_at(open_page: Open, tmp_path: Path) -> None:
     page = open_page(tokens(story()).to_html(tmp_path / "story.html"))
     before = page.locator(".lk-panel").bounding_box()
-    page.locator(".lk-token").nth(2).hover()
+    page.locator(".lk-tl-token").nth(2).hover()
     assert shown(page) == "·looks"
     rows = [" ".join(row.inner_text().split()) for row in page.locator(".lk-bar").all()]
     assert rows == [
@@ -104,7 +102,7 @@ def test_panel_gives_the_numbers_of_the_token_pointed_at(open_page: Open, tmp_pa
 
 def test_taken_token_outside_the_shown_alternatives_has_its_own_bar(open_page: Open, tmp_path: Path) -> None:
     page = open_page(tokens(story(), alternatives=2).to_html(tmp_path / "story.html"))
-    page.locator(".lk-token").nth(2).hover()
+    page.locator(".lk-tl-token").nth(2).hover()
     rows = [" ".join(row.inner_text().split()) for row in page.locator(".lk-bar").all()]
     assert rows == ["·is 41.0 %", "·appears 30.0 %", "·looks 13.0 % taken, 3rd", "all other tokens 16.0 %"]
 
@@ -112,7 +110,7 @@ def test_taken_token_outside_the_shown_alternatives_has_its_own_bar(open_page: O
 def test_walk_with_the_keyboard_alone(open_page: Open, tmp_path: Path) -> None:
     page = open_page(tokens(story()).to_html(tmp_path / "story.html"))
     active = lambda: page.evaluate(  # noqa: E731
-        "document.getElementById(document.activeElement.getAttribute('aria-activedescendant'))?.dataset.i ?? null"
+        "document.getElementById(document.activeElement.getAttribute('aria-activedescendant'))?.dataset.token ?? null"
     )
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('role')") == "listbox"
@@ -123,7 +121,7 @@ def test_walk_with_the_keyboard_alone(open_page: Open, tmp_path: Path) -> None:
     assert (active(), shown(page)) == ("2", "·looks")
     page.keyboard.press("ArrowLeft")
     assert active() == "1"
-    label = page.evaluate("document.querySelector('.lk-active').getAttribute('aria-label')")
+    label = page.evaluate("document.querySelector('.lk-tl-here').getAttribute('aria-label')")
     assert "sky, probability" in label
     assert "88.0 %" in label
     page.keyboard.press("End")
@@ -134,11 +132,11 @@ def test_walk_with_the_keyboard_alone(open_page: Open, tmp_path: Path) -> None:
     assert int(active()) < len(STORY) - 1
     page.keyboard.press("Home")
     page.keyboard.press("Enter")
-    assert page.locator(".lk-held").inner_text() == "The"
-    page.locator(".lk-token").nth(5).hover()
+    assert page.locator(".lk-tl-held").inner_text() == "The"
+    page.locator(".lk-tl-token").nth(5).hover()
     assert shown(page) == "The", "a held token must stay while the pointer passes over others"
     page.keyboard.press("Escape")
-    assert page.locator(".lk-held").count() == 0
+    assert page.locator(".lk-tl-held").count() == 0
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement === document.body")
     stops = page.evaluate(
@@ -149,11 +147,11 @@ def test_walk_with_the_keyboard_alone(open_page: Open, tmp_path: Path) -> None:
 
 def test_click_holds_and_lets_go(open_page: Open, tmp_path: Path) -> None:
     page = open_page(tokens(story()).to_html(tmp_path / "story.html"))
-    page.locator(".lk-token").nth(3).click()
-    page.locator(".lk-token").nth(7).hover()
+    page.locator(".lk-tl-token").nth(3).click()
+    page.locator(".lk-tl-token").nth(7).hover()
     assert shown(page) == "·blue"
-    page.locator(".lk-token").nth(3).click()
-    page.locator(".lk-token").nth(7).hover()
+    page.locator(".lk-tl-token").nth(3).click()
+    page.locator(".lk-tl-token").nth(7).hover()
     assert shown(page) == "·scattered"
 
 
@@ -172,7 +170,7 @@ def test_hostile_tokens_stay_text(open_page: Open, tmp_path: Path, dark: bool) -
     page = open_page(tokens(run).to_html(tmp_path / "hostile.html"), dark=dark, width=420)
     assert page.evaluate("window.broken") is None
     assert page.locator("img, svg, textarea, main script, main b").count() == 0
-    assert page.locator(".lk-token").count() == len(hostile)
+    assert page.locator(".lk-tl-token").count() == len(hostile)
     # A text node keeps a carriage return and a NUL, so the page's text is compared character by character.
     assert list_text(page) == clean("".join(hostile))
     labels = page.evaluate("[...document.querySelectorAll('.lk-list .lk-code')].map(c => c.dataset.mark)")
@@ -195,7 +193,7 @@ def test_hostile_tokens_stay_text(open_page: Open, tmp_path: Path, dark: bool) -
     assert isolated
     for i in range(len(hostile)):  # every panel is drawn too
         page.evaluate(
-            "i => document.querySelectorAll('.lk-token')[i].dispatchEvent(new PointerEvent('pointerover', {bubbles: true}))",
+            "i => document.querySelectorAll('.lk-tl-token')[i].dispatchEvent(new PointerEvent('pointermove', {bubbles: true}))",
             i,
         )
     assert page.evaluate("window.broken") is None
@@ -204,14 +202,14 @@ def test_hostile_tokens_stay_text(open_page: Open, tmp_path: Path, dark: bool) -
 
 def test_an_override_reverses_nothing_after_it(open_page: Open, tmp_path: Path) -> None:
     page = open_page(tokens(of_tokens(["a", "\u202e", "b", "c", " end"])).to_html(tmp_path / "bidi.html"))
-    left = page.evaluate("[...document.querySelectorAll('.lk-token')].map(t => t.getBoundingClientRect().left)")
+    left = page.evaluate("[...document.querySelectorAll('.lk-tl-token')].map(t => t.getBoundingClientRect().left)")
     assert left == sorted(left)
 
 
 @pytest.mark.parametrize("n", [0, 1, 12, 2000])
 def test_any_number_of_tokens(open_page: Open, tmp_path: Path, n: int) -> None:
     page = open_page(tokens(long(n) if n else generation([], finish_reason="context")).to_html(tmp_path / "n.html"))
-    assert page.locator(".lk-token").count() == n
+    assert page.locator(".lk-tl-token").count() == n
     assert page.locator(".lk-scroll").is_visible() == (n > 0)
     if n == 0:
         assert "the prompt fills the model's context" in page.locator(".lk-note").inner_text()
@@ -254,13 +252,13 @@ def test_growing_text_keeps_nodes_scroll_and_focus(open_page: Open, tmp_path: Pa
     view = TokensView(long(400))
     page = open_page(view.to_html(tmp_path / "grow.html"))
     stand_in.draw(page, view)
-    page.evaluate("window.nodes = [...document.querySelectorAll('.lk-token')]")
+    page.evaluate("window.nodes = [...document.querySelectorAll('.lk-tl-token')]")
     page.locator(".lk-list").focus()
     page.evaluate("document.querySelector('.lk-scroll').scrollTop = 120")
     view.update(long(500))
     stand_in.receive(page, stand_in.state(view))
-    assert page.locator(".lk-token").count() == 500
-    kept = "[...document.querySelectorAll('.lk-token')].slice(0, 400).every((node, i) => node === window.nodes[i])"
+    assert page.locator(".lk-tl-token").count() == 500
+    kept = "[...document.querySelectorAll('.lk-tl-token')].slice(0, 400).every((node, i) => node === window.nodes[i])"
     assert page.evaluate(f"window.nodes.length === 400 && {kept}")
     assert page.evaluate("document.activeElement === document.querySelector('.lk-list')")
     assert page.evaluate("document.querySelector('.lk-scroll').scrollTop") == 120
@@ -301,8 +299,8 @@ def test_temperature_page_slides_through_exact_distributions(open_page: Open, tm
     assert bars.nth(12).inner_text().split("\n")[0].startswith("4,988 others")
     assert "(greedy)" in page.locator(".lk-sampling-value").inner_text()
     assert bars.nth(1).locator(".lk-label").inner_text() == "</script>"
-    outline = page.evaluate("document.querySelector('.lk-sampling-base').style.width")
-    assert float(outline[:-1]) == pytest.approx(probabilities(france().astype(float), 1)[0] * 100, rel=1e-4)
+    mark = page.evaluate("document.querySelector('.lk-sampling-bars .lk-track-mark').style.insetInlineStart")
+    assert float(mark[:-1]) == pytest.approx(probabilities(france().astype(float), 1)[0] * 100, rel=1e-4)
     assert list_text(page) == story().text
 
 

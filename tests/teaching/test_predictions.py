@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pictured import words
 
 import labkit as lk
 from labkit.teaching.prediction.words import curve_words, number_text, number_words
@@ -80,7 +81,8 @@ def test_guess_and_result_side_by_side() -> None:
     line.lock((2, 4, 8))
     shown = line.show(torch.tensor([2.0, 8.0, 2048.0]))
     assert shown.words == "Off by a factor of 8 on average, most at 4: you drew 8 MiB, it was 2,048 MiB."
-    assert "result" in shown._static_html()
+    assert {"guess", "result", shown.words} <= set(words(shown._image())), "both curves, and how far apart they are"
+    assert shown._static_html().startswith("<img")
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { axis, extent, linePath, share, spread, tickText } from "../../labkit/views/kit/plot.js";
 import {
   announcement,
-  axis,
   chartWords,
   doneShare,
   duration,
-  extent,
   farWords,
-  linePath,
   progressWords,
   readLines,
   restWords,
-  share,
-  spread,
-  tickText,
 } from "../../labkit/views/live_panel/logic.js";
 
 function doubles(...values) {
@@ -135,7 +130,7 @@ test("a screen reader hears quarters and the end, not every event", () => {
 });
 
 test("the chart is told in words", () => {
-  const words = chartWords("line", [{}, {}], [["a", "1"], ["b", "not a number"]], { x: "step", y: "loss", unit: "nats" }, { pooled: true });
+  const words = chartWords([{}, {}], { chart: "line", x: "step", y: "loss", unit: "nats" }, { values: [["a", "1"], ["b", "not a number"]], pooled: true });
   assert.equal(words, "Line chart of loss in nats against step: latest a 1, b not a number; drawn in stretches");
-  assert.equal(chartWords("bars", [], [], { x: "", y: "", unit: "" }, {}), "Bar chart of values: nothing yet");
+  assert.equal(chartWords([], { chart: "bars", x: "", y: "", unit: "" }, { values: [] }), "Bar chart of values: nothing yet");
 });

@@ -26,7 +26,7 @@ from labkit.trace.record import LayerAttention, Trace
 from labkit.views.attention_view import AttentionView, attention
 from labkit.views.attention_view.codes import MOST_CELLS, pack, pool_size
 from labkit.views.attention_view.reading import clearest_head, ranges, read_cell, read_head
-from labkit.views.codes import LEVELS, NOT_A_NUMBER, quantize
+from labkit.views.kit.codes import LEVELS, NOT_A_NUMBER, quantize
 
 
 def unpack(data: bytes) -> np.ndarray:

@@ -33,7 +33,7 @@ from labkit.views.attention_view import AttentionView, attention
 from labkit.views.attention_view.codes import pool_size
 from labkit.views.attention_view.picture import png
 from labkit.views.attention_view.reading import TILE, mean_pattern, read_line
-from labkit.views.codes import LEVELS, NOT_A_NUMBER, quantize
+from labkit.views.kit.codes import LEVELS, NOT_A_NUMBER, quantize
 
 OWN = [name for name in MEASURES if name != "change"]
 

@@ -74,9 +74,9 @@ def test_joined_module_is_one_module_with_a_render(view: type[View], tmp_path: P
 
 
 def test_module_takes_what_its_entry_imports_and_nothing_else() -> None:
-    joined = module("tokens_view/reader.js")
+    joined = module("kit/token_list.js")
     assert "import" not in re.sub(r"//.*|/\*.*?\*/", "", joined, flags=re.S)
-    assert "function createReader" in joined
+    assert "function tokenList" in joined
     assert "function followTheme" not in joined
     assert joined.count("function visibleRuns") == 1
 
@@ -174,7 +174,12 @@ def test_bundle_has_widget_text_and_escaped_html() -> None:
     data, _ = toy._repr_mimebundle_()
     assert data[WIDGET_MIME]["model_id"] == toy.model_id
     assert data["text/plain"] == "<b> ⟨U+202E⟩ \ufffd"
-    assert data["text/html"] == "<pre>&lt;b&gt; ⟨U+202E⟩ \ufffd</pre>"
+    kept = re.fullmatch(
+        r'<img src="data:image/svg\+xml;base64,(.*)" alt="(.*)" style="max-width:100%">', data["text/html"]
+    )
+    assert kept
+    assert kept[2] == "&lt;b&gt; ⟨U+202E⟩ \ufffd"
+    assert kept[2] in base64.b64decode(kept[1]).decode()
     json.dumps(data, ensure_ascii=False).encode("utf-8")
 
 

@@ -23,6 +23,7 @@ from generations import HOSTILE, LONE_SURROGATES
 import labkit as lk
 from labkit.errors import BadInput
 from labkit.sae.reading import Features
+from labkit.views.drawing.scene import ACCENT, PAPER, Box, Words, mixed
 from labkit.views.features_view import IN_A_FILE, MOST_HITS, FeaturesView, features
 from labkit.views.features_view.activations import MOST_BYTES, MOST_TOKENS, drawn, plain
 
@@ -500,10 +501,15 @@ def test_the_static_text_and_page_name_what_is_there() -> None:
         "feature 5: 2 on “The” (token 1)",
         "feature 6: 0.5 on “ cat” (token 2)",
     ]
-    page = view._static_html()
-    assert '<span style="outline: 1px dotted" title="features are not defined here">&lt;s&gt;</span>' in page
-    assert '<span style="background: rgba(0, 114, 178, 0.60)" title="2">The</span>' in page
-    assert '<span style="background: rgba(0, 114, 178, 0.30)" title="1"> cat</span> sat' in page
+    shapes = view._image().shapes
+    words = {shape.text: shape for shape in shapes if isinstance(shape, Words)}
+    assert words["<s>"].colour == "#8a929b", "features are not defined there"
+    fills = {box.x: box.fill for box in shapes if isinstance(box, Box) and box.hover}
+    assert fills == {
+        words["The"].x: mixed(PAPER, ACCENT, 0.75),
+        words["cat"].x: mixed(PAPER, ACCENT, 0.375),
+    }
+    assert "sat" in words
 
 
 @pytest.mark.parametrize("tokens", [HOSTILE, LONE_SURROGATES])
@@ -519,7 +525,8 @@ def test_hostile_tokens_stay_text(tokens: list[str], tmp_path: Path) -> None:
     assert view.wait(10)
     page = view.to_html(tmp_path / "page.html").read_text("utf-8")
     assert page.count("<script") == page.count("</script") == 2
-    assert not re.search(r"<(img|svg|i|b)\b", page)
+    assert not re.search(r"<(img|i|b)\b", page)
+    assert page.count("<svg") == 1, "the picture until the script has drawn"
     assert all(len(text) <= 200 for text in view.texts)
     view._static_text().encode("utf-8")
     view.close()

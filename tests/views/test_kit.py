@@ -15,8 +15,8 @@ import traitlets
 from labkit.errors import BadInput, Unavailable
 from labkit.views.base import View
 from labkit.views.kit.job import Job, Run
+from labkit.views.kit.latest import stop_all
 from labkit.views.kit.wire import Answer, answers, fits
-from labkit.views.latest import stop_all
 
 SECONDS = 10.0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +14,12 @@ import torch
 from generations import HOSTILE
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pictured import words
 
 from labkit.errors import BadInput, Unavailable
 from labkit.views import live
 from labkit.views import live_panel as room
+from labkit.views.drawing.svg import svg
 from labkit.views.live_panel import Event, LivePanel, number
 from labkit.views.live_panel.record import as_event, bar_points, line_points
 
@@ -480,10 +481,10 @@ def test_static_picture_has_the_last_word_and_a_table(made: Any) -> None:
     )
     assert panel.wait(SECONDS)
     data, _ = panel._repr_mimebundle_()
-    assert "<strong>T</strong>: finished: 3 of 3</p>" in data["text/html"]
-    cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", data["text/html"].partition("<tbody>")[2])
-    assert cells == ["loss", "1", "0.5", "1.5", "3"]
-    assert "latest (nats)" in data["text/html"]
+    assert data["text/html"].startswith('<img src="data:image/svg+xml;base64,')
+    said = words(panel._image())
+    assert said[:2] == ["T", "finished: 3 of 3"]
+    assert said[-10:] == ["name", "latest (nats)", "lowest", "highest", "values", "loss", "1", "0.5", "1.5", "3"]
     assert data["text/plain"].splitlines() == ["T: finished: 3 of 3", "  loss: 1 (lowest 0.5, highest 1.5, of 3)"]
 
 
@@ -492,9 +493,10 @@ def test_hostile_text_can_not_break_out(made: Any) -> None:
         of(*(Event(say=text, values={text: 1.0}) for text in HOSTILE)), title=HOSTILE[0], unit="<b>", y="</script>"
     )
     assert panel.wait(SECONDS)
-    static = panel._static_html()
+    static = panel._static_html().partition(" alt=")[2]
     for tag in ("<img", "<script", "<b>", "<svg", "<textarea"):
         assert tag not in static
+        assert tag not in svg(panel._image())[4:]
     assert "<script>window" not in panel._page()
 
 
@@ -504,7 +506,7 @@ def test_what_was_displayed_is_replaced_by_the_last_word(made: Any, monkeypatch:
     def display(data: dict, *, display_id: str, update: bool = False, **_keywords: Any) -> None:
         shown.append((display_id, update, data["text/plain"]))
 
-    monkeypatch.setattr(room, "display", display)
+    monkeypatch.setattr("labkit.views.base.display", display)
     steps = Steps(2)
     panel = made(steps, title="T")
     panel._ipython_display_()

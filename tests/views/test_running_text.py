@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labkit.views.running_text import LABEL_CHARACTERS, is_markup, label, split
+from labkit.views.kit.running_text import LABEL_CHARACTERS, is_markup, label, split
 
 
 @pytest.mark.parametrize("token", ["<s>", "<|im_start|>", "[CLS]", "<bos>"])

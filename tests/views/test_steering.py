@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 from generations import HOSTILE, LONE_SURROGATES
+from pictured import underlined, words
 from steered import FEATURES, PLAIN, PROMPT, SECONDS, STORMY, Writer
 
 import labkit.views
 from labkit.errors import BadInput, Unavailable
 from labkit.views import steering_view as room
-from labkit.views.latest import stop_all
+from labkit.views.kit.latest import stop_all
 from labkit.views.steering_view import MOST_FEATURES, Steered, SteeringView, steering, strength_words
 
 
@@ -540,11 +541,12 @@ def test_saved_notebook_and_file_show_the_last_state(writer: Writer, tmp_path: A
         "steered: storms +13.75, quiet seas −3 (mean loss 3.250 nats per token; It <b>broke</b>.)\n"
         "  ' The cat sat in a storm of rain.'"
     )
-    assert "<u> in a storm of rain.</u>" in data["text/html"]
-    assert "<q>Once &lt;i&gt;upon&lt;/i&gt;</q>" in data["text/html"]
+    assert underlined(view._image()) == ["on", "the", "mat", ".", "in", "a", "storm", "of", "rain", "."]
+    assert "After 'Once <i>upon</i>'" in words(view._image())
     assert "<b>" not in data["text/html"]
     page = view.to_html(tmp_path / "page.html").read_text("utf-8")
-    assert "<u> in a storm of rain.</u>" in page
+    assert ">storm</tspan>" in page
+    assert "It &lt;b&gt;broke&lt;/b&gt;." in page
     view.close()
 
 
@@ -553,7 +555,7 @@ def test_a_text_under_way_is_written_to_a_file_as_it_was(view: SteeringView, wri
     page = view.to_html(tmp_path / "page.html").read_text("utf-8")
     assert '"state": "writing"' in page
     assert "not finished" in page
-    assert "<u> in</u>" in page
+    assert "in" in underlined(view._image())
 
 
 def test_hostile_tokens_make_no_markup_and_valid_json(tmp_path: Any) -> None:

@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 
 from labkit.errors import BadInput, Unavailable
 from labkit.generation.record import Generation
-from labkit.views.latest import Latest
+from labkit.views.kit.latest import Latest
 from labkit.views.sampling_view import TemperatureView, temperature
 from labkit.views.sampling_view.distribution import (
     SETTINGS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from typing import Any
@@ -13,13 +14,17 @@ import torch
 from generations import CHAT_PROMPT, HOSTILE, LONE_SURROGATES, STORY, generation, long, of_tokens, story
 from hypothesis import given
 from hypothesis import strategies as st
+from pictured import words
 
 import labkit.views
 from labkit.errors import BadInput
 from labkit.generation.record import Sampling
 from labkit.views.base import clean
+from labkit.views.drawing.scene import LINE, Path
+from labkit.views.drawing.svg import svg
+from labkit.views.kit.running_text import CONTINUED, OUTSIDE, TEXT, pieces
 from labkit.views.tokens_view import TokensView, tokens
-from labkit.views.tokens_view.payload import CONTINUED, OUTSIDE, TEXT, drawn, headline, payload, pieces, prompt_text
+from labkit.views.tokens_view.payload import drawn, headline, payload, prompt_text
 
 
 def state(run, alternatives=5):
@@ -157,7 +162,7 @@ def test_empty_generation_says_why(reason: str) -> None:
     assert view.facts["n"] == 0
     assert view.facts["empty"].startswith("No token was generated: ")
     assert view.facts["empty"] in view._static_text()
-    assert view.facts["empty"] in view._static_html().replace("&#x27;", "'")
+    assert view.facts["empty"] in " ".join(words(view._image()))
 
 
 def test_text_of_special_tokens_only_is_called_empty() -> None:
@@ -176,14 +181,14 @@ def test_numbers_json_cannot_hold_never_reach_it() -> None:
 
 def test_prompt_is_folded_to_its_end() -> None:
     assert prompt_text(story()) == ["", "".join(CHAT_PROMPT)]
-    words = [f" w{i}" for i in range(100)]
-    assert prompt_text(story(prompt_tokens=words)) == ["".join(words[:76]), "".join(words[76:])]
+    many = [f" w{i}" for i in range(100)]
+    assert prompt_text(story(prompt_tokens=many)) == ["".join(many[:76]), "".join(many[76:])]
     assert tokens(story(), prompt=False).prompt_text == ["", ""]
 
 
 def test_prompt_of_any_length_is_bounded() -> None:
-    for words in (["word "] * 50_000, ["x" * 100_000]):
-        rest, tail = prompt_text(story(prompt_tokens=words))
+    for given_words in (["word "] * 50_000, ["x" * 100_000]):
+        rest, tail = prompt_text(story(prompt_tokens=given_words))
         assert 10_000 < len(rest) + len(tail) <= 20_010
 
 
@@ -225,14 +230,25 @@ def test_update_keeps_the_held_token_only_while_the_text_is_the_same() -> None:
     assert view.held == -1
 
 
-def test_static_html_is_bounded_and_escaped() -> None:
-    fallback = tokens(of_tokens(["<script>alert(1)</script>", "x" * 100_000], probability=0.4))._static_html()
-    assert len(fallback) < 25_000
-    assert "(cut here)" in fallback
-    assert "<script" not in fallback
-    assert set(re.findall(r"<(\w+)", fallback)) <= {
-        "div", "p", "u", "table", "caption", "thead", "tbody", "tr", "th", "td", "code",
-    }  # fmt: skip
+def test_the_picture_is_bounded_and_has_its_words_beside_it() -> None:
+    view = tokens(of_tokens(["<script>alert(1)</script>", "x" * 100_000], probability=0.4))
+    kept = view._static_html()
+    assert len(kept) < 25_000
+    assert re.fullmatch(r'<img src="data:image/svg\+xml;base64,[\w+/=]+" alt="[^"<>]*" style="max-width:100%">', kept)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in kept
+    source = base64.b64decode(re.findall(r"base64,([^\"]+)", kept)[0]).decode()
+    assert source == svg(view._image())
+    assert "<script" not in source
+    assert "…" in words(view._image()), "cut here"
+
+
+def test_the_thinner_the_surer_in_the_picture_as_in_the_page() -> None:
+    run = generation([(f" t{i}", p, {" other": 0.001}) for i, p in enumerate([0.95, 0.7, 0.3, 0.1, 0.03])])
+    view = tokens(run)
+    lines = [shape for shape in view._image().shapes if isinstance(shape, Path) and shape.stroke != LINE]
+    assert sorted(line.width for line in lines) == [stroke["line"] for stroke in view.constants["strokes"]]
+    widths = {line.points[0][0]: line.width for line in lines}
+    assert [widths[x] for x in sorted(widths)] == sorted(widths.values()), "in the order of the text"
 
 
 def test_text_of_a_view_is_the_text_of_its_generation() -> None:

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import {
-  OUTSIDE, STROKES, bars, blockBytes, commonStart, decode, example, leastSure, ordinal, stroke,
-} from "../../labkit/views/tokens_view/logic.js";
-import { keyTarget, lineTarget } from "../../labkit/views/kit/keys.js";
+import { bars, blockBytes, decode, example, leastSure, ordinal, stroke } from "../../labkit/views/tokens_view/logic.js";
+import { commonStart, keyTarget, lineTarget } from "../../labkit/views/kit/keys.js";
+
+const [OUTSIDE, CONTINUED] = [1, 2];
+const kinds = { outside: OUTSIDE, continued: CONTINUED };
+const strokes = [0.9, 0.5, 0.2, 0.05, 0].map((from) => ({ from }));
 
 /** A block as Python writes it: int32 columns, then float32 columns, at an odd offset of its buffer. */
 function block({ token, piece, kind, rank, id, topToken, topId, logprob, sampledLogprob, entropy, topLogprob }) {
@@ -21,24 +23,27 @@ const fields = {
   logprob: [Math.log(0.5), Math.log(0.125)], sampledLogprob: [-0.25, -0.5], entropy: [1, 3],
   topLogprob: [0.5, 0.25, 0.25, 0.25].map(Math.log),
 };
-const data = decode(block(fields), 2, 2);
+const data = decode(block(fields), 2, 2, kinds);
 
 test("a block decodes to its columns whatever its alignment", () => {
-  for (const [name, values] of Object.entries(fields)) {
+  const special = decode(block({ ...fields, kind: [CONTINUED, OUTSIDE] }), 2, 2, kinds);
+  assert.deepEqual([[...special.continued], [...special.outside]], [[0], [1]]);
+  const { kind, ...columns } = fields;
+  for (const [name, values] of Object.entries(columns)) {
     assert.deepEqual([...data[name]], [...values].map((v) => (name.includes("ogprob") ? Math.fround(v) : v)), name);
   }
 });
 
 test("a block of the wrong length is refused", () => {
-  assert.throws(() => decode(block(fields), 2, 1), RangeError);
-  assert.throws(() => decode(new DataView(new ArrayBuffer(4)), 0, 0), RangeError);
-  assert.equal(decode(null, 0, 5).n, 0);
+  assert.throws(() => decode(block(fields), 2, 1, kinds), RangeError);
+  assert.throws(() => decode(new DataView(new ArrayBuffer(4)), 0, 0, kinds), RangeError);
+  assert.equal(decode(null, 0, 5, kinds).n, 0);
   assert.equal(blockBytes(2, 2), block(fields).byteLength);
 });
 
 test("strokes: thinner when surer, and every bound belongs to the thinner one", () => {
-  assert.deepEqual([1, 0.9, 0.899, 0.5, 0.2, 0.05, 0.049, 0].map(stroke), [0, 0, 1, 1, 2, 3, 4, 4]);
-  assert.equal(stroke(NaN), STROKES.length - 1);
+  assert.deepEqual([1, 0.9, 0.899, 0.5, 0.2, 0.05, 0.049, 0].map((probability) => stroke(probability, strokes)), [0, 0, 1, 1, 2, 3, 4, 4]);
+  assert.equal(stroke(NaN, strokes), strokes.length - 1);
 });
 
 test("bars hold the alternatives, the taken token and the rest, and sum to one", () => {
@@ -56,10 +61,10 @@ test("bars hold the alternatives, the taken token and the rest, and sum to one",
 test("least sure first; the example is the most open; tokens outside the text don't count", () => {
   assert.deepEqual(leastSure(data, 5), [1, 0]);
   assert.equal(example(data), 1);
-  const special = decode(block({ ...fields, kind: [0, OUTSIDE] }), 2, 2);
+  const special = decode(block({ ...fields, kind: [0, OUTSIDE] }), 2, 2, kinds);
   assert.deepEqual(leastSure(special, 5), [0]);
   assert.equal(example(special), 0);
-  assert.equal(example(decode(null, 0, 0)), -1);
+  assert.equal(example(decode(null, 0, 0, kinds)), -1);
 });
 
 test("the common start of two lists", () => {

@@ -16,9 +16,15 @@ from labkit.markup import escaped, html_table
 from labkit.teaching import progress
 from labkit.teaching.prediction.words import curve_words, number_text, number_words
 from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.drawing.figures import drawn
+from labkit.views.drawing.page import Page
+from labkit.views.kit.plots import OKABE_ITO, template
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
+
+    from labkit.views.drawing.scene import Picture
 
 Kind = Literal["number", "choice", "curve"]
 _MOST_POINTS = 16
@@ -267,10 +273,40 @@ class Comparison(View):
         guess = f"Guess:  {self.guessed['text']}\n" if self.guessed else ""
         return f"{guess}Result: {self.result['text']}\n{self.words}"
 
+    def _image(self) -> Picture:
+        if self._asked["kind"] != "curve":
+            return super()._image()
+        page = Page(description=self._title).heading(self._title).paragraph(self._asked["question"])
+        values = {"guess": self.guessed.get("value"), "result": self.result["value"]}
+        return page.drawing(drawn(_curves(self._asked, values))).paragraph(self.words).picture()
+
     def _static_html(self) -> str:
+        if self._asked["kind"] == "curve":
+            return super()._static_html()
         guess = self.guessed.get("text", "no guess was made")
         rows = (("guess", guess), ("result", self.result["text"]))
         return f"<div>{html_table(rows, labelled=True)}<p>{escaped(self.words)}</p></div>"
+
+
+def _curves(spec: Spec, values: Mapping[str, Value | None]) -> go.Figure:
+    """Guess and result of a curve, its points at even distances as they were sketched."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    places = list(range(len(spec["x"])))
+    for (name, ys), dash, colour in zip(values.items(), ("dash", "solid"), OKABE_ITO, strict=False):
+        if ys is not None:
+            line = {"dash": dash, "color": colour}
+            figure.add_scatter(x=places, y=ys, name=name, mode="lines+markers", line=line, marker_color=colour)
+    unit = f" ({spec['unit']})" if spec["unit"] else ""
+    figure.update_layout(
+        template=template(),
+        height=330,
+        margin={"t": 20, "b": 40},
+        xaxis={"title": escaped(spec["x_label"]), "tickvals": places, "ticktext": [number_text(x) for x in spec["x"]]},
+        yaxis={"title": escaped(spec["y_label"] + unit), "type": "log" if spec["log"] else "linear"},
+    )
+    return figure
 
 
 def _numbers(spec: Spec, **values: Value | None) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 // A small chart: points at given x, each between low and high, drawn as lines, and, where asked for, movable.
 
 import { make } from "../../views/kit/common.js";
+import { linePath, shape } from "../../views/kit/plot.js";
 import { along, axis, nearest, say, shownLabels, stroke, ticks } from "./logic.js";
 
 const SIZE = { width: 600, height: 290, left: 62, right: 22, top: 30, bottom: 46 };
@@ -25,19 +26,6 @@ const MOST_LABELS = 9;
  */
 
 /** @typedef {{values: (number | null)[], kind: "guess" | "result"}} Line */
-
-/**
- * @template {keyof SVGElementTagNameMap} Tag
- * @param {Tag} name
- * @param {Record<string, string | number>} attributes
- * @param {string | null} text
- */
-function shape(name, attributes = {}, text = null) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, String(value));
-  if (text !== null) element.textContent = text;
-  return element;
-}
 
 /**
  * {element, draw}. lines: a value of null is not drawn. onSet(index, value): where given, points are moved with pointer and
@@ -94,8 +82,6 @@ export function createCurve(spec, { lines, onSet = null, label }) {
   /** @type {(index: number, current: (number | null)[]) => void} */
   function draw(index, current) {
     const { path, marks, points, kind } = layers[index];
-    let d = "";
-    let pen = "M";
     current.forEach((value, i) => {
       const y = value === null ? SIZE.top + plot.height / 2 : py(value);
       marks[i].classList.toggle("lk-curve-unset", value === null);
@@ -106,18 +92,12 @@ export function createCurve(spec, { lines, onSet = null, label }) {
         marks[i].setAttribute("x", String(px(i) - 4.5));
         marks[i].setAttribute("y", String(y - 4.5));
       }
-      if (value === null) {
-        pen = "M";
-      } else {
-        d += `${pen}${px(i).toFixed(1)} ${y.toFixed(1)}`;
-        pen = "L";
-      }
       if (onSet) {
         points[i].setAttribute("aria-valuenow", String(value ?? scale.value(0.5)));
         points[i].setAttribute("aria-valuetext", value === null ? "not set" : withUnit(value));
       }
     });
-    path.setAttribute("d", d);
+    path.setAttribute("d", linePath(current.map((value, i) => [px(i), value === null ? NaN : py(value)])));
   }
 
   if (onSet) movable(svg, spec, layers[0].points, { scale, plot, places, set: onSet, values: () => lines[0].values });

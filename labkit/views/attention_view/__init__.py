@@ -36,8 +36,8 @@ from labkit.views.attention_view.reading import (
     read_line,
 )
 from labkit.views.base import View, clean, module, shorten, style, visible
-from labkit.views.codes import quantize
-from labkit.views.errors import Refused
+from labkit.views.kit.codes import quantize
+from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job, Run
 from labkit.views.kit.traits import Change, Content, Proposal
 from labkit.views.kit.wire import Answer, answers

@@ -10,7 +10,7 @@ import numpy as np
 
 from labkit.attention import MEASURES, LayerSweep, sweep
 from labkit.views.attention_view.codes import pack
-from labkit.views.codes import quantize
+from labkit.views.kit.codes import quantize
 
 if TYPE_CHECKING:
     from labkit.trace.record import Trace

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from labkit.views.codes import LEVELS, NOT_A_NUMBER
 from labkit.views.drawing import pixels
+from labkit.views.kit.codes import LEVELS, NOT_A_NUMBER
 
 MOST_PIXELS = 320  # along a side, where there are more tokens than that
 

@@ -16,7 +16,7 @@ from labkit.attention import set_aside
 from labkit.errors import Unavailable
 from labkit.views.attention_view.codes import MOST_CELLS, highest, pack, pool_size
 from labkit.views.base import clean, shorten
-from labkit.views.codes import quantize
+from labkit.views.kit.codes import quantize
 from labkit.views.kit.traits import Content
 
 if TYPE_CHECKING:

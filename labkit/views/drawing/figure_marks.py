@@ -13,7 +13,7 @@ import numpy as np
 from labkit.views.drawing.figure_axes import nice, number_of, plain_number
 from labkit.views.drawing.figure_texts import plain, width_of
 from labkit.views.drawing.scene import Box, Dot, Path, Point, Shape, mixed
-from labkit.views.template import GRID, INK, OKABE_ITO
+from labkit.views.kit.plots import GRID, INK, OKABE_ITO
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -19,6 +19,7 @@ from labkit.views.drawing.scene import (
     Path,
     Picture,
     Raster,
+    Shape,
     Words,
     fitted,
     place,
@@ -77,10 +78,13 @@ class Page:
         x, high = MARGIN, 1.75 * size
         self._y += high
         count = 0
+        fills: list[Shape] = []
+        words: list[Shape] = []
+        lines: list[Shape] = []
         for token in tokens:
             count += len(token.text)
             if count > LONGEST:
-                self._picture.add(Words(x, self._y, " …", size, MUTED))
+                words.append(Words(x, self._y, "…", size, MUTED))
                 break
             breaks = token.text.count("\n")
             text = visible("".join(_SIGNS.get(c, c) for c in token.text))
@@ -93,19 +97,23 @@ class Page:
                     wide = text_width(text, size)
             lead = text_width(" ", size) if text.startswith(" ") and len(text) > 1 else 0.0
             if token.fill:
-                self._picture.add(Box(x + lead, self._y - size, wide - lead, 1.3 * size, token.fill, hover=token.hover))
+                fills.append(Box(x + lead, self._y - size, wide - lead, 1.3 * size, token.fill, hover=token.hover))
             colour = token.colour or (readable_on(token.fill) if token.fill else INK)
-            self._picture.add(Words(x, self._y, text, size, colour, hover=token.hover))
+            shown = text[1:] if lead else text
+            if shown.strip():
+                words.append(Words(x + lead, self._y, shown, size, colour, hover=token.hover))
             if token.line:
                 at = self._y + 4
                 ends = ((x + lead, at), (x + max(wide, lead + 4), at))
-                self._picture.add(Path(ends, token.line_colour, token.line, hover=token.hover))
+                lines.append(Path(ends, token.line_colour, token.line, hover=token.hover))
             x += wide
             if token.note:
-                self._picture.add(Words(x, self._y + 3, token.note, 9.0, MUTED))
+                words.append(Words(x, self._y + 3, token.note, 9.0, MUTED))
                 x += small + 1
             for _ in range(min(breaks, 3)):
                 x, self._y = MARGIN, self._y + high
+        lines.sort(key=lambda line: (line.stroke or "", line.width) if isinstance(line, Path) else ("", 0.0))
+        self._picture.add(*fills, *words, *lines)  # what looks alike stands together: svg.py writes it as one element
         self._y += 14
         return self
 

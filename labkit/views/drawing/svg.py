@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from dataclasses import replace
+from itertools import groupby
 
-from labkit.markup import visible
+from labkit.markup import escaped, visible
 from labkit.views.drawing.pixels import data_address, png
 from labkit.views.drawing.scene import Box, Dot, Path, Picture, Point, Raster, Shape, Words
 
@@ -17,12 +20,55 @@ def svg(picture: Picture, *, hover: bool = False) -> str:
     """hover: with what is said of each shape, as its title, which a browser shows where it is pointed at."""
     width, height = _n(picture.width), _n(picture.height)
     described = f"<title>{_text(picture.description)}</title>" if picture.description else ""
-    body = "".join(_shape(shape, hover) for shape in picture.shapes if hover or not _unseen(shape))
+    if hover:
+        body = "".join(_shape(shape, hover) for shape in picture.shapes)
+    else:
+        seen = (shape for shape in picture.shapes if not _unseen(shape))
+        body = "".join(_together(list(alike)) for _, alike in groupby(seen, _look))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         f'role="img" font-family="{FONTS}" style="max-width:100%;height:auto">{described}'
         f'<rect width="{width}" height="{height}" fill="{picture.paper}"/>{body}</svg>'
     )
+
+
+def inline(picture: Picture) -> str:
+    """A picture as a part of an HTML page."""
+    return svg(picture).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
+
+
+def svg_image(picture: Picture, words: str) -> str:
+    """A picture as an HTML element that sanitizers leave alone, and the words that stand for it where no picture is shown."""
+    data = base64.b64encode(svg(picture).encode("utf-8")).decode("ascii")
+    return f'<img src="data:image/svg+xml;base64,{data}" alt="{escaped(words)}" style="max-width:100%">'
+
+
+def _look(shape: Shape) -> Hashable:
+    """What neighbours have in common that are written as one element: lines of one look, words of one look on one line."""
+    if isinstance(shape, Path) and shape.fill is None and shape.opacity == 1:
+        return shape.stroke, shape.width, shape.dash, shape.closed
+    if isinstance(shape, Words) and shape.anchor == "start" and not shape.angle:
+        return shape.y, shape.size, shape.colour, shape.bold
+    return id(shape)
+
+
+def _together(shapes: list[Shape]) -> str:
+    first = shapes[0]
+    if len(shapes) > 1 and isinstance(first, Path):
+        gap = (math.nan, math.nan)
+        points = (point for shape in shapes if isinstance(shape, Path) for point in (*shape.points, gap))
+        return _shape(replace(first, points=tuple(points)), hover=False)
+    if len(shapes) > 1 and isinstance(first, Words):
+        words = (shape for shape in shapes if isinstance(shape, Words))
+        spans = "".join(f'<tspan x="{_n(each.x)}"{_kept(each.text)}>{_text(each.text)}</tspan>' for each in words)
+        tag, attributes, _ = _drawn(replace(first, text=""))
+        return f"<{tag}{attributes}>{spans}</{tag}>"
+    return _shape(first, hover=False)
+
+
+def _kept(text: str) -> str:
+    """Spaces stay where they say something."""
+    return ' xml:space="preserve"' if "  " in text or text != text.strip() else ""
 
 
 def _unseen(shape: Shape) -> bool:
@@ -59,8 +105,7 @@ def _drawn(shape: Box | Path | Dot | Words) -> tuple[str, str, str]:
     looks = f' fill="{shape.colour}"' + (' font-weight="bold"' if shape.bold else "")
     looks += f' text-anchor="{shape.anchor}"' if shape.anchor != "start" else ""
     place = f' x="{_n(shape.x)}" y="{_n(shape.y)}" font-size="{_n(shape.size)}"'
-    kept = ' xml:space="preserve"' if "  " in shape.text or shape.text != shape.text.strip() else ""
-    return "text", f"{place}{looks}{turned}{kept}", _text(shape.text)
+    return "text", f"{place}{looks}{turned}{_kept(shape.text)}", _text(shape.text)
 
 
 def _line(points: Iterable[Point], closed: bool) -> str:

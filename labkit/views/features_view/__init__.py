@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -10,18 +9,17 @@ from typing import TYPE_CHECKING
 import traitlets
 
 from labkit.errors import BadInput, Unavailable
-from labkit.markup import html_table
 from labkit.sae.dashboards import Dashboard
 from labkit.sae.dictionary import SAE, Feature
 from labkit.sae.reading import Features
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.drawing.page import Page
-from labkit.views.errors import Refused, error_sentence
 from labkit.views.features_view.activations import Drawn, Plain, activations, check, drawn, nothing, plain
 from labkit.views.features_view.exported import numbers_of, shaded
+from labkit.views.kit.errors import Refused, error_sentence
 from labkit.views.kit.job import Job
+from labkit.views.kit.running_text import is_markup, joined
 from labkit.views.kit.traits import Change, Proposal
-from labkit.views.running_text import is_markup, joined
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +31,7 @@ IN_A_FILE = 24  # dashboards
 MOST_HITS = 50  # of a search
 _KEPT = 64  # dashboards, so that going back to one asks for nothing
 _TYPING_SECONDS = 0.3  # somebody who types on does not mean what stands there yet
-_STATIC_TOKENS, _STATIC_ROWS = 400, 8
+_PICTURE_ROWS = 8
 
 LookUp = Callable[[int], Dashboard]
 Take = Callable[[str], Features]
@@ -110,6 +108,7 @@ class FeaturesView(View):
         take: Take | None = None,
         search: Search | None = None,
         feature: int | Feature | None = None,
+        **kwargs: object,
     ) -> None:
         self._taker: Job[str, Features] = Job(
             self,
@@ -157,7 +156,8 @@ class FeaturesView(View):
         if isinstance(found, Dashboard):
             self._known[found.feature.index] = plain(found)
             first = found.feature.index if feature is None else first
-        super().__init__(**self._text_state(), feature=first, typed="" if take is None else self._first_text())
+        typed = "" if take is None else self._first_text()
+        super().__init__(**self._text_state(), feature=first, typed=typed, **kwargs)
         self.observe(self._on_typed, names="typed")
         self.observe(self._on_asked, names="asked")
         self.observe(lambda _change: self._open(), names="feature")
@@ -377,25 +377,6 @@ class FeaturesView(View):
         assert self._found is not None
         return f"“{shorten(visible(self._found.tokens[token]), 30)}” (token {token})"
 
-    def _static_html(self) -> str:
-        parts = [f"<p>{html.escape(visible(self._head_line()))}</p>"]
-        known = self._known.get(self.feature)
-        if self._found is not None and self._drawn is not None:
-            parts.append(self._static_tokens(known))
-            if why := nothing(self._found):
-                parts.append(f"<p>{html.escape(why)}</p>")
-            parts.append(
-                html_table(
-                    [(i, f"{value:.4g}", self._named(t)) for i, value, t in self._drawn.strongest[:_STATIC_ROWS]],
-                    head=("feature", "highest activation", "on"),
-                    caption="The text's strongest features",
-                    right=(0, 1),
-                )
-            )
-        if known is not None:
-            parts += [f"<p>{html.escape(visible(line))}</p>" for line in _told(known)]
-        return f"<div>{''.join(parts)}</div>"
-
     def _table(self) -> pd.DataFrame:
         if self._found is None:
             raise Unavailable(
@@ -415,7 +396,7 @@ class FeaturesView(View):
             shaded(page, self._drawn.pieces.texts, values, top, list(self._drawn.undefined))
             if why := nothing(self._found):
                 page.paragraph(why)
-            rows = self._drawn.strongest[:_STATIC_ROWS]
+            rows = self._drawn.strongest[:_PICTURE_ROWS]
             page.table(
                 [(i, f"{value:.4g}", self._named(token)) for i, value, token in rows],
                 ("feature", "highest activation", "on"),
@@ -425,35 +406,6 @@ class FeaturesView(View):
         for line in _told(known) if known is not None else ():
             page.paragraph(line)
         return page.picture()
-
-    def _static_tokens(self, known: Plain | None) -> str:
-        """The text, shaded by the open feature's activation."""
-        assert self._found is not None
-        assert self._drawn is not None
-        texts = self._drawn.pieces.texts[:_STATIC_TOKENS]
-        values = [0.0] * len(texts)
-        if self.feature != NONE:
-            values = activations(self._found, self.feature)[: len(texts)].tolist()
-        top = (known["largest"] if known else None) or max((v for v in values if v > 0), default=1.0)
-        spans = []
-        for i, (text, value) in enumerate(zip(texts, values, strict=True)):
-            shown = html.escape(visible(shorten(text, 60)))
-            if i in self._drawn.undefined:
-                spans.append(f'<span style="outline: 1px dotted" title="features are not defined here">{shown}</span>')
-            elif value > 0:
-                share = 0.6 * min(1.0, value / top)
-                spans.append(
-                    f'<span style="background: rgba(0, 114, 178, {share:.2f})" title="{value:.4g}">{shown}</span>'
-                )
-            else:
-                spans.append(shown)
-        of = "" if self.feature == NONE else f"Shaded by the activation of feature {self.feature}; "
-        more = len(self._drawn.pieces.texts) - len(texts)
-        cut = f"<p>({more} more tokens)</p>" if more > 0 else ""
-        return (
-            f"<p>{of}dotted frames: features are not defined.</p>"
-            f'<div style="white-space: pre-wrap">{"".join(spans)}</div>{cut}'
-        )
 
 
 def _told(known: Plain) -> list[str]:

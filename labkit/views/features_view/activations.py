@@ -13,7 +13,7 @@ from labkit.sae.dashboards import Dashboard, Example
 from labkit.sae.dictionary import SAE
 from labkit.sae.reading import Features
 from labkit.views.base import shorten, visible
-from labkit.views.running_text import Pieces, label, split
+from labkit.views.kit.running_text import Pieces, label, split
 
 if TYPE_CHECKING:
     import torch

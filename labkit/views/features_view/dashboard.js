@@ -1,8 +1,9 @@
 // What is known of one feature: examples, how its activations are spread, what it promotes, its neighbours.
 
+import { barRow } from "../kit/bars.js";
 import { columns } from "../kit/columns.js";
-import { decimal, make, percent, spokenLabel, thousands } from "../kit/common.js";
-import { legend, track } from "../kit/legend.js";
+import { decimal, make, percent, spokenLabel, thousands, counted } from "../kit/common.js";
+import { legend } from "../kit/legend.js";
 import { nameOf, passageOf, quoted } from "../kit/token_list.js";
 import { activation, axisNumber, logHeight, occupied } from "./logic.js";
 import { featureRow } from "./rows.js";
@@ -33,7 +34,6 @@ import { shadedText } from "./shaded.js";
  *   kind: string, top: boolean}} Example
  */
 
-const tokens = (/** @type {number} */ n) => `${thousands(n)} token${n === 1 ? "" : "s"}`;
 const numberOr = (/** @type {number | null} */ value) => (value === null ? "no number" : decimal(value, 3));
 
 /** @type {(title: string, unit?: string) => HTMLElement} */
@@ -49,7 +49,7 @@ function section(title, unit = "") {
 function listOr(element, items, none) {
   if (items.length === 0) element.append(make("p", "lk-muted", none));
   else {
-    const list = make("ul");
+    const list = make("ul", "lk-bars");
     list.append(...items);
     element.append(list);
   }
@@ -69,7 +69,7 @@ function histogram(bins, id) {
   const most = Math.max(...bins.map(({ count }) => count));
   const reading = make("p", "lk-fv-reading");
   const rest = "Heights: the number of tokens, on a logarithmic scale.";
-  const say = (/** @type {number} */ i) => `${axisNumber(bins[i].low)} to ${axisNumber(bins[i].high)}: ${tokens(bins[i].count)}`;
+  const say = (/** @type {number} */ i) => `${axisNumber(bins[i].low)} to ${axisNumber(bins[i].high)}: ${counted(bins[i].count, "token")}`;
   const show = (/** @type {number | null} */ i) => {
     reading.textContent = i === null ? rest : say(i);
     chart.mark((each) => each === i);
@@ -97,14 +97,17 @@ function histogram(bins, id) {
 /** @param {Dashboard["kinds"]} rows */
 function kinds(rows) {
   const most = Math.max(...rows.flatMap(([, share, corpus]) => [share ?? 0, corpus ?? 0]), 1e-9);
-  const items = rows.map(([kind, share, corpus]) => {
-    const item = make("li", "lk-fv-kind");
-    const bar = track((share ?? 0) / most, (corpus ?? 0) / most);
-    const note = make("span", "lk-fv-row-note", `of the corpus ${percent(corpus ?? NaN)}`);
-    item.append(make("bdi", "lk-fv-row-name", kind), " ", bar, " ", make("span", "lk-fv-row-value", percent(share ?? NaN)), " ", note);
-    return item;
-  });
-  const element = listOr(section("In which kinds of text", "share of its activity"), items, "");
+  const items = rows.map(([kind, share, corpus]) =>
+    barRow({
+      name: make("bdi", "", kind),
+      share: (share ?? 0) / most,
+      mark: (corpus ?? 0) / most,
+      number: percent(share ?? NaN),
+      note: `of the corpus ${percent(corpus ?? NaN)}`,
+      className: "lk-fv-kind",
+    }),
+  );
+  const element = listOr(section("In which kinds of text", "share of its activity"), items.map((row) => row.element), "");
   element.append(marked("the share that this kind of text has of the corpus"));
   return element;
 }
@@ -112,13 +115,9 @@ function kinds(rows) {
 /** @type {(title: string, rows: [string, number | null][], most: number, chance: number | null) => HTMLElement} */
 function changes(title, rows, most, chance) {
   const items = rows.map(([token, change]) => {
-    const item = make("li", "lk-fv-change");
-    const name = make("span", "lk-fv-row-name");
-    name.append(quoted(token));
-    const bar = track(Math.abs(change ?? 0) / most, chance === null ? null : chance / most);
-    item.append(name, " ", bar, " ", make("span", "lk-fv-row-value", numberOr(change)));
-    item.classList.toggle("lk-fv-down", (change ?? 0) < 0);
-    return item;
+    const [share, mark] = [Math.abs(change ?? 0) / most, chance === null ? null : chance / most];
+    const down = (change ?? 0) < 0 ? " lk-fv-down" : "";
+    return barRow({ name: quoted(token), share, mark, number: numberOr(change), className: `lk-fv-change${down}` }).element;
   });
   const element = listOr(section(title, "change of the logit, standard deviations over the vocabulary"), items, "None are listed.");
   if (rows.length > 0 && chance !== null) {
@@ -131,14 +130,8 @@ function changes(title, rows, most, chance) {
 function neighbours({ nearest, chance }, opener) {
   const items = nearest.map(([feature, cosine]) => {
     const below = chance !== null && !((cosine ?? NaN) > chance);
-    const row = featureRow({
-      feature,
-      share: cosine ?? 0,
-      mark: chance,
-      value: numberOr(cosine),
-      note: below ? "below chance" : "",
-      opener,
-    });
+    const note = below ? "below chance" : "";
+    const row = featureRow(feature, opener, { share: cosine ?? 0, mark: chance, number: numberOr(cosine), note });
     row.classList.toggle("lk-fv-below", below);
     return row;
   });
@@ -201,12 +194,12 @@ function examples(title, rows, largest, id) {
 export function drawDashboard(found, id, opener) {
   const dead = !(found.density > 0);
   const facts = make("p", "lk-fv-density");
-  if (dead) facts.append(make("strong", "", "dead"), `: active on none of ${tokens(found.tokens)}`);
+  if (dead) facts.append(make("strong", "", "dead"), `: active on none of ${counted(found.tokens, "token")}`);
   else {
     facts.append(
       "active on ",
       make("strong", "", percent(found.density)),
-      ` of ${tokens(found.tokens)} of the corpus, its highest activation there `,
+      ` of ${counted(found.tokens, "token")} of the corpus, its highest activation there `,
       make("strong", "", activation(found.largest)),
     );
   }

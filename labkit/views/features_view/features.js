@@ -1,12 +1,12 @@
 // The features view as a widget: what can be typed and searched for, the text with its features, the open one's dashboard.
 
 import { button } from "../kit/controls.js";
-import { make, thousands, visibleLabel } from "../kit/common.js";
+import { make, thousands, counted, visibleLabel } from "../kit/common.js";
 import { entryField, statusLine } from "../kit/field.js";
 import { mount } from "../kit/mount.js";
 import { drawDashboard } from "./dashboard.js";
 import { NO_FEATURE } from "./logic.js";
-import { openingRow } from "./rows.js";
+import { featureRow } from "./rows.js";
 import { markOpen, textPane } from "./text_pane.js";
 
 /** @typedef {import("../kit/mount.js").Mounted} Mounted */
@@ -17,7 +17,7 @@ import { markOpen, textPane } from "./text_pane.js";
  * @type {(view: Mounted, open: (feature: number) => void) => {element: HTMLFormElement, field: HTMLInputElement}}
  */
 function byNumber(view, open) {
-  const element = make("form", "lk-fv-number");
+  const element = make("form", "lk-actions lk-fv-number");
   const label = make("label", "", "Feature");
   const field = make("input");
   const most = view.get("facts").features - 1;
@@ -78,7 +78,7 @@ function render(widget) {
     hint: "Words that say what a feature may stand for",
     busyText: "searching …",
   });
-  const hits = make("ol", "lk-fv-hits");
+  const hits = make("ol", "lk-bars lk-fv-hits");
   search.element.append(hits);
   const entries = make("div", "lk-fv-entries");
   entries.append(typed.element, search.element);
@@ -92,7 +92,7 @@ function render(widget) {
   function drawHead() {
     const facts = view.get("facts");
     const of = facts.model ? ` of ${visibleLabel(facts.model, 80)}` : "";
-    const tokens = facts.text ? ` · ${thousands(facts.tokens)} token${facts.tokens === 1 ? "" : "s"}` : "";
+    const tokens = facts.text ? ` · ${counted(facts.tokens, "token")}` : "";
     head.replaceChildren(
       make("strong", "", visibleLabel(facts.sae, 80)),
       ` · ${thousands(facts.features)} features of what enters layer ${facts.layer}${of}${tokens}`,
@@ -140,7 +140,7 @@ function render(widget) {
 
   function drawHits() {
     const found = /** @type {[number, string][]} */ (view.get("hits"));
-    hits.replaceChildren(...found.map(([index, why]) => openingRow(index, "lk-fv-hit", opener, [make("bdi", "", why)])));
+    hits.replaceChildren(...found.map(([index, why]) => featureRow(index, opener, { className: "lk-fv-hit", note: why })));
     hits.hidden = found.length === 0;
     markOpen(view);
   }

@@ -1,7 +1,7 @@
 // A feature in a list: its number, a bar, a number; to be opened by a click.
 
+import { barRow } from "../kit/bars.js";
 import { make } from "../kit/common.js";
-import { track } from "../kit/legend.js";
 
 /**
  * open(feature): show its dashboard; openable(feature): whether there is one to be had.
@@ -9,31 +9,19 @@ import { track } from "../kit/legend.js";
  */
 
 /**
- * A button that opens a feature, or a plain row where it can't be opened.
- * @type {(feature: number, className: string, opener: Opener, parts: (string | Node)[]) => HTMLLIElement}
+ * A button that opens a feature, or a plain row where it can't be opened; look: its parts, as barRow takes them.
+ * @type {(feature: number, opener: Opener, look: Partial<Parameters<typeof barRow>[0]>) => HTMLLIElement}
  */
-export function openingRow(feature, className, opener, parts) {
+export function featureRow(feature, opener, { className = "", ...look }) {
   const can = opener.openable(feature);
-  const row = make(can ? "button" : "div", `lk-fv-row ${className}`.trim());
+  const name = `feature ${feature}`;
+  const { element } = barRow({ name, tag: can ? "button" : "div", className: `lk-fv-row ${className}`, ...look });
   if (can) {
-    row.setAttribute("type", "button");
-    row.addEventListener("click", () => opener.open(feature));
+    element.setAttribute("type", "button");
+    element.addEventListener("click", () => opener.open(feature));
   }
-  row.dataset.feature = String(feature);
-  row.append(make("span", "lk-fv-row-name", `feature ${feature}`), ...parts.flatMap((part) => [" ", part]));
+  element.dataset.feature = String(feature);
   const item = make("li");
-  item.append(row);
+  item.append(element);
   return item;
-}
-
-/**
- * share: of the bar; mark: another share, as a line; exact: the number as it is on pointing at it.
- * @param {{feature: number, share: number, mark?: number | null, value: string, exact?: string, note?: string, opener: Opener}} given
- */
-export function featureRow({ feature, share, mark = null, value, exact = "", note = "", opener }) {
-  const number = make("span", "lk-fv-row-value", value);
-  number.title = exact;
-  const parts = [track(share, mark), number];
-  if (note) parts.push(make("bdi", "lk-fv-row-note", note));
-  return openingRow(feature, "", opener, parts);
 }

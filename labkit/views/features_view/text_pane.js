@@ -1,7 +1,7 @@
 // The text, shaded by the open feature, and beside it the features of the token in focus or of the whole text.
 
 import { button } from "../kit/controls.js";
-import { decimal, make, percent, spokenLabel, thousands, visibleLabel } from "../kit/common.js";
+import { decimal, make, percent, spokenLabel, thousands, counted, visibleLabel } from "../kit/common.js";
 import { legend } from "../kit/legend.js";
 import { nameOf, passageOf, quoted } from "../kit/token_list.js";
 import { NO_FEATURE, activation, decodeFeatures, depth, floats } from "./logic.js";
@@ -13,8 +13,6 @@ import { shadedText } from "./shaded.js";
 
 const FEW = 10; // features of a token, before all of them are asked for
 const NO_HEIGHTS = new Float32Array(0);
-
-const tokens = (/** @type {number} */ n) => `${thousands(n)} token${n === 1 ? "" : "s"}`;
 
 /**
  * Returns {legend, element, read(), shade(largest), foot()}: read() where the text is another; shade() where the open feature
@@ -65,13 +63,13 @@ export function textPane(view, opener) {
   left.append(list.element, foot);
   const title = make("h2", "lk-fv-list-title");
   const note = make("p", "lk-muted lk-small");
-  const rows = make("ol", "lk-fv-of-token");
+  const rows = make("ol", "lk-bars lk-fv-of-token");
   const more = button("", "", () => {
     state.unfolded = !state.unfolded;
     drawRows();
   });
   const back = button("The whole text again", "", letGo);
-  const buttons = make("div", "lk-fv-buttons");
+  const buttons = make("div", "lk-actions lk-fv-buttons");
   buttons.append(more, back);
   const right = make("section", "lk-fv-right");
   right.append(title, note, rows, buttons);
@@ -116,12 +114,12 @@ export function textPane(view, opener) {
         ramp.setAttribute("aria-hidden", "true");
         words.push(", from 0 ", ramp, ` to ${activation(scale)}, ${where}`);
       }
-      words.push(on > 0 ? `. Underlined: active there, on ${tokens(on)}.` : ". It is active on no token of this text.");
+      words.push(on > 0 ? `. Underlined: active there, on ${counted(on, "token")}.` : ". It is active on no token of this text.");
       key.replaceChildren(legend([{ text: words }]));
     }
     if (text.missing.size > 0) {
       const dotted = make("span", "lk-fv-missing-sample", "dotted");
-      key.append(legend([{ text: [dotted, `: features are not defined, at ${tokens(text.missing.size)}.`] }]));
+      key.append(legend([{ text: [dotted, `: features are not defined, at ${counted(text.missing.size, "token")}.`] }]));
     }
   }
 
@@ -161,8 +159,8 @@ export function textPane(view, opener) {
   }
 
   /** @type {(feature: number, value: number, most: number, note?: string) => HTMLElement} */
-  const row = (feature, value, most, note = "") =>
-    featureRow({ feature, share: value / most, value: activation(value), exact: decimal(value, 6), note, opener });
+  const row = (feature, value, most, note) =>
+    featureRow(feature, opener, { share: value / most, number: activation(value), exact: decimal(value, 6), note });
 
   function drawRows() {
     const { facts, text, here, unfolded } = state;

@@ -71,6 +71,32 @@ export function statusLine() {
 }
 
 /**
+ * The seconds that something takes. Returns {element, run(busy)}.
+ * @param {Mounted} view
+ */
+export function stopwatch(view) {
+  const element = make("span", "lk-muted");
+  let running = false;
+  /** @type {ReturnType<typeof setInterval> | undefined} */
+  let ticking;
+  const stop = () => clearInterval(ticking);
+  view.atEnd(stop);
+  return {
+    element,
+    /** @param {boolean} busy */
+    run(busy) {
+      if (busy === running) return;
+      running = busy;
+      stop();
+      setText(element, "");
+      if (!busy) return;
+      const began = Date.now();
+      ticking = setInterval(() => setText(element, `${Math.floor((Date.now() - began) / 1000)} s`), 1000);
+    },
+  };
+}
+
+/**
  * A text field for one trait, and the status of the job that it sets off.
  * @param {Mounted} view
  * @param {{trait: string, status: string, title: string, hint?: string, busyText: string, lines?: number}} given

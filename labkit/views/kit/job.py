@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast
 
 from labkit.errors import LabError
-from labkit.views.errors import error_sentence
-from labkit.views.latest import Latest
+from labkit.views.kit.errors import error_sentence
+from labkit.views.kit.latest import Latest
 
 if TYPE_CHECKING:
     from labkit.views.base import View
@@ -144,6 +144,8 @@ class Job(Latest[tuple[int, Request]], Generic[Request, Result]):
             with self._view._lock:
                 self._under_way = False
                 self._end(run)
+        if run.wanted:
+            self._view._job_ended()
         return None
 
     def _deliver(self, request: Request, result: Result, state: State) -> None:

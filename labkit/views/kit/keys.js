@@ -1,4 +1,4 @@
-// Where the arrow keys lead in a list of tokens, and in a grid.
+// Where the arrow keys lead in a list of tokens and in a grid, and what of a list stays when it grows.
 
 /**
  * Where a key moves the active one to among n; null when the key means nothing here.
@@ -10,6 +10,14 @@ export function keyTarget(key, active, n) {
   /** @type {Record<string, number>} */
   const targets = { ArrowRight: from + 1, ArrowLeft: from - 1, Home: 0, End: n - 1 };
   return Object.hasOwn(targets, key) ? Math.min(n - 1, Math.max(0, targets[key])) : null;
+}
+
+/** How many items at the start two lists have alike. @type {(before: string[], after: string[]) => number} */
+export function commonStart(before, after) {
+  const end = Math.min(before.length, after.length);
+  let i = 0;
+  while (i < end && before[i] === after[i]) i += 1;
+  return i;
 }
 
 /** @typedef {{left: number, right: number, top: number, bottom: number}} Box */

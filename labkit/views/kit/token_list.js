@@ -1,16 +1,18 @@
 // Tokens as running text, one list for all views that colour them: their labels, the pointer, the keyboard, what is selected.
 
 import { appendRuns, hasSelection, make, ownKey, spokenLabel, visibleLabel, visibleRuns } from "./common.js";
-import { keyTarget, lineTarget } from "./keys.js";
+import { commonStart, keyTarget, lineTarget } from "./keys.js";
 
 /**
  * Tokens that stand together. texts: their pieces of the running text; continued: tokens that only finish a character which
  * an earlier one began; names: those of tokens whose piece does not show what they are. `passageOf` makes it of what
- * labkit/views/running_text.py sends. missing: tokens that have no value; peak: the one the passage is shown for; head, title: what stands above it.
+ * labkit/views/kit/running_text.py sends. outside: tokens that are no part of the text; missing: that have no value; peak: the one
+ * the passage is shown for; head, title: what stands above it.
  * @typedef {object} Passage
  * @property {string[]} texts
  * @property {Set<number>} continued
  * @property {Map<number, string>} names
+ * @property {Set<number>} [outside]
  * @property {{has: (token: number) => boolean}} [missing]
  * @property {number} [peak]
  * @property {Node} [head]
@@ -51,10 +53,12 @@ export function tokenNode(passage, token) {
   const word = make("span", "lk-tl-word");
   const piece = passage.texts[token];
   const continued = passage.continued.has(token);
-  if (continued || piece === "") {
-    word.append(make("span", "lk-tl-sign", continued ? "+" : "∅"));
+  if (continued || piece === "" || passage.outside?.has(token)) {
+    const name = nameOf(passage, token);
+    const shown = passage.outside?.has(token) ? visibleLabel(name) : "";
+    word.append(make("span", "lk-tl-sign", shown || (continued ? "+" : "∅")));
     node.append(word);
-    node.setAttribute("aria-label", spokenLabel(nameOf(passage, token), 40));
+    node.setAttribute("aria-label", spokenLabel(name, 40));
     return { node, word };
   }
   const runs = visibleRuns(piece, { limit: MARKS });
@@ -84,6 +88,10 @@ export function tokenNode(passage, token) {
   return { node, word };
 }
 
+/** All that a token's node is made from. @type {(passage: Passage, token: number) => string} */
+const drawnFrom = (passage, token) =>
+  JSON.stringify([passage.texts[token], nameOf(passage, token), passage.continued.has(token), passage.outside?.has(token) ?? false]);
+
 /**
  * point(token, byKey): it is the one that is pointed at, or reached by a key; null: the pointer has left.
  * choose(token, byKey): it was clicked, or Enter was pressed on it.
@@ -101,16 +109,18 @@ export function tokenNode(passage, token) {
  * A list of tokens that the pointer and the arrow keys move in. Left and right move by token, up and down by line; Enter
  * chooses, Escape lets go. Returns
  *   element
- *   fill(passages): tokens are counted through all of them
+ *   fill(passages, {keep}): tokens are counted through all of them; keep: those at the start that are drawn as before keep
+ *     their nodes, and what was painted on them
  *   paint(look, put): put(word, look) is called for the tokens whose look(token), a text, is another than before
  *   mark(className, marked): a class on the tokens with marked(token, word)
  *   light(lit): dim all but those with lit(token); null: all alike
  *   focus(token, {held, follow}): the one in focus, or null; follow: scroll to it
  *   frame(): to be called where the list is resized and `framed`
- * @param {{label: string, id: string, className: string, framed?: boolean, actions: TokenActions}} given framed: the one in
- *   focus has a frame that lies over the list, for long texts of which a change would have all words painted anew
+ * @param {{label: string, id: string, className: string, framed?: boolean, scroller?: HTMLElement, actions: TokenActions}} given
+ *   framed: the one in focus has a frame that lies over the list, for long texts of which a change would have all words painted
+ *   anew; scroller: the box that scrolls, where it is not the list
  */
-export function tokenList({ label, id, className, framed = false, actions }) {
+export function tokenList({ label, id, className, framed = false, scroller, actions }) {
   const list = make("div", `lk-tl ${className}`);
   list.tabIndex = 0;
   list.setAttribute("role", "listbox");
@@ -121,24 +131,27 @@ export function tokenList({ label, id, className, framed = false, actions }) {
   if (framed) element.append(list, frames);
 
   /** @type {HTMLElement[]} */
-  let nodes = [];
+  const nodes = [];
   /** @type {HTMLElement[]} */
-  let words = [];
+  const words = [];
   /** @type {string[]} */
-  let looks = [];
+  const looks = [];
+  /** @type {string[]} what each token is drawn from */
+  let drawn = [];
   /** @type {number | null} */
   let here = null;
   let cursor = 0;
 
-  /** @param {Passage[]} passages */
-  function fill(passages) {
-    nodes = [];
-    words = [];
-    looks = [];
-    here = null;
-    cursor = 0;
-    list.removeAttribute("aria-activedescendant");
-    list.replaceChildren();
+  /** @type {(passages: Passage[], how?: {keep?: boolean}) => void} */
+  function fill(passages, { keep = false } = {}) {
+    focus(null);
+    const next = passages.flatMap((passage) => passage.texts.map((_, i) => drawnFrom(passage, i)));
+    const kept = keep ? commonStart(drawn, next) : 0;
+    drawn = next;
+    if (kept === 0) list.replaceChildren();
+    for (const node of nodes.slice(kept)) node.remove();
+    for (const each of [nodes, words, looks]) each.length = Math.min(each.length, kept);
+    cursor = Math.min(cursor, Math.max(0, kept - 1));
     for (const passage of passages) {
       const text = passage.head ? make("div", "lk-tl-passage-text") : list;
       text.dir = "auto";
@@ -149,16 +162,18 @@ export function tokenList({ label, id, className, framed = false, actions }) {
         row.append(passage.head, text);
         list.append(row);
       }
-      const made = passage.texts.map((_, i) => tokenNode(passage, i));
-      made.forEach(({ node, word }, i) => {
+      const fresh = document.createDocumentFragment();
+      for (let i = keep ? kept : 0; i < passage.texts.length; i += 1) {
+        const { node, word } = tokenNode(passage, i);
         node.dataset.token = String(nodes.length);
         node.id = `${id}-${nodes.length}`;
         if (passage.missing?.has(i)) node.classList.add("lk-tl-missing");
         if (passage.peak === i) node.classList.add("lk-tl-peak");
         nodes.push(node);
         words.push(word);
-      });
-      text.append(...made.map(({ node }) => node));
+        fresh.append(node);
+      }
+      text.append(fresh);
     }
     frame();
   }
@@ -200,7 +215,7 @@ export function tokenList({ label, id, className, framed = false, actions }) {
       node.setAttribute("aria-selected", String(held));
       if (actions.say) node.setAttribute("aria-label", actions.say(here));
       list.setAttribute("aria-activedescendant", node.id);
-      if (follow) revealIn(list, node);
+      if (follow) revealIn(scroller ?? list, node);
     }
     frame();
   }

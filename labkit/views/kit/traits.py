@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import traitlets
 
-from labkit.views.errors import Refused
+from labkit.views.kit.errors import Refused
 
 Change: TypeAlias = dict[str, Any]
 """Of an observer: "name", "old", "new"."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from labkit.errors import BadInput
 from labkit.markup import shorten, visible
-from labkit.views.errors import error_sentence
+from labkit.views.kit.errors import error_sentence
 
 if TYPE_CHECKING:
     from labkit.views.base import View

@@ -6,25 +6,22 @@ import html
 import math
 import threading
 import time
-import uuid
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import traitlets
-from IPython.display import display
 
 from labkit.errors import BadInput
-from labkit.markup import escaped, html_table
-from labkit.views.base import View, _in_colab, clean, module, shorten, style, visible
-from labkit.views.cells import GRACE_SECONDS, place, same_cell
+from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.drawing.figures import drawn
 from labkit.views.drawing.page import Page
-from labkit.views.errors import error_sentence
+from labkit.views.kit.cells import GRACE_SECONDS, place, same_cell
+from labkit.views.kit.errors import error_sentence
+from labkit.views.kit.latest import Latest
+from labkit.views.kit.plots import OKABE_ITO, template
 from labkit.views.kit.wire import answers
-from labkit.views.latest import Latest
 from labkit.views.live_panel.record import LISTED_NAMES, Event, Record, Summary, as_event, bar_points, line_points
-from labkit.views.template import OKABE_ITO, template
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,6 +76,7 @@ class LivePanel(View):
     _title = "Live panel"
     _esm = module("live_panel/live.js")
     _css = style("live_panel/live.css")
+    _written_again = True
 
     labels = traitlets.Dict().tag(sync=True)  # title, unit, x, y, chart
     status = traitlets.Dict().tag(sync=True)  # all that is said; see _facts
@@ -101,9 +99,9 @@ class LivePanel(View):
         self._result: object = None
         self._error: BaseException | None = None
         self._place = place()
-        self._display_id: str | None = None
-        self._told: tuple[int, State] | None = None  # the run and state last put into the notebook
         self._waiters = 0
+        # A worker of its own, and no kit Job: work that is closed keeps its events and its generator's result, `wait()` raises
+        # what it raised, and what comes is drawn by a thread of its own, so that no silence holds back the last event.
         self._worker: Latest[int] = Latest(self._do)
         texts = {"title": title, "unit": unit, "x": x, "y": y}
         labels = {name: shorten(clean(str(text)), 120) for name, text in texts.items()}
@@ -179,7 +177,7 @@ class LivePanel(View):
             with self._lock:
                 self._waiters -= 1
         if ended:
-            self._redisplay()
+            self._write_again()
             with self._lock:
                 error = self._error
             if error is not None:
@@ -265,7 +263,7 @@ class LivePanel(View):
         _PANELS.discard(self)
         self._draw()
         if not waiters:
-            self._redisplay()
+            self._write_again()
 
     # what is shown ----------------------------------------------------------------------------------------------------
 
@@ -347,27 +345,6 @@ class LivePanel(View):
         if self.state == "running":
             self._dirty.set()
 
-    def _ipython_display_(self, **keywords: object) -> None:
-        # Under a name of its own, so that what a saved notebook keeps can be replaced when the work has ended.
-        self._display_id = self._display_id or uuid.uuid4().hex
-        data, metadata = self._repr_mimebundle_()
-        display(data, metadata=metadata, raw=True, display_id=self._display_id)
-        if hasattr(self, "_handle_displayed"):  # ipywidgets 7
-            self._handle_displayed(**keywords)
-
-    def _redisplay(self) -> None:
-        """Put the last word into the notebook that was shown an earlier one."""
-        with self._lock:
-            if self._display_id is None or self.comm is None or self._run == 0:
-                return
-            told = (self._run, self._state)  # another thread may be at it
-            if told == self._told:
-                return
-            self._told = told
-        if not _in_colab():  # which was given no static picture
-            data, metadata = self._repr_mimebundle_()
-            display(data, metadata=metadata, raw=True, display_id=self._display_id, update=True)
-
     def _describe(self) -> str:
         title = self.labels.get("title", "")
         return f"{shorten(visible(title), 60)!r}, {self.state}" if title else self.state
@@ -380,16 +357,6 @@ class LivePanel(View):
             f"  {name}: {latest} (lowest {low}, highest {high}, of {count})" for name, latest, low, high, count in rows
         ]
         return "\n".join([*lines, *gaps])
-
-    def _static_html(self) -> str:
-        with self._lock:
-            sentence, rows, gaps = self._sentence(), self._rows(), _gaps(self._record)
-        unit = f" ({self.labels['unit']})" if self.labels["unit"] else ""
-        head = ("name", f"latest{unit}", "lowest", "highest", "values")
-        numbers = html_table(rows, head=head, labelled=True, right=(1, 2, 3, 4))
-        notes = "".join(f"<p>{escaped(note)}</p>" for note in gaps)
-        title = escaped(self.labels["title"]) or "Live panel"
-        return f"<div><p><strong>{title}</strong>: {escaped(sentence)}</p>{numbers}{notes}</div>"
 
     def _table(self) -> pd.DataFrame:
         """A row for each event: done, total, say, at, and a column for each name of a value."""

@@ -1,9 +1,28 @@
 // The live panel's arithmetic, apart from any drawing.
 
-/** The lines in `bytes` (float64 pairs of at and value, one line after the other): [{name, points: [[x, y], ...]}]. */
+import { thousands } from "../kit/common.js";
+
+/**
+ * What Python says of the work, in `_facts`.
+ * @typedef {{state: "waiting" | "running" | "stopped" | "finished" | "failed", begun: boolean, stopping: boolean,
+ *   done: number | null, total: number | null, elapsed: number, heard: number, say: string, values: [string, string][],
+ *   more: number, undrawn: number, pooled?: boolean, gaps: string[], message: string}} Status
+ */
+
+/** @typedef {{title: string, unit: string, x: string, y: string, chart: "line" | "bars" | ""}} Labels */
+
+/** @typedef {import("../kit/plot.js").Point} Point at and value */
+
+/** @typedef {{name: string, points: Point[]}} Line */
+
+/**
+ * The lines in `bytes`: float64 pairs of at and value, one line after the other.
+ * @type {(series: {name: string, n: number}[], bytes: DataView) => Line[]}
+ */
 export function readLines(series, bytes) {
   let at = 0;
   return series.map(({ name, n }) => {
+    /** @type {Point[]} */
     const points = [];
     for (let i = 0; i < n && at + 16 <= bytes.byteLength; i += 1, at += 16) {
       points.push([bytes.getFloat64(at, true), bytes.getFloat64(at + 8, true)]);
@@ -12,96 +31,7 @@ export function readLines(series, bytes) {
   });
 }
 
-/** Lowest and highest of one coordinate over all lines, gaps left out; null when there is none. */
-export function extent(lines, coordinate) {
-  let lowest = Infinity;
-  let highest = -Infinity;
-  for (const { points } of lines) {
-    for (const point of points) {
-      if (Number.isNaN(point[coordinate])) continue;
-      lowest = Math.min(lowest, point[coordinate]);
-      highest = Math.max(highest, point[coordinate]);
-    }
-  }
-  return lowest <= highest ? [lowest, highest] : null;
-}
-
-/**
- * An axis from a range: {low, high, ticks}. Ticks are 1, 2 or 5 times a power of ten; a range of nothing is widened.
- * @param {number[]} range the lowest and the highest value
- * @param {number} count about so many ticks
- */
-export function axis([lowest, highest], count, { zero = false, whole = false } = {}) {
-  let low = zero ? Math.min(0, lowest) : lowest;
-  let high = zero ? Math.max(0, highest) : highest;
-  if (!(high - low > Math.abs(high) * 1e-12)) {
-    const room = Math.abs(high) * 0.1 || 1;
-    low -= zero && low === 0 ? 0 : room;
-    high += room;
-  }
-  // Divided first: the width of a range may be more than a number can hold.
-  const rough = high / count - low / count;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  let step = [1, 2, 5, 10].map((times) => times * power).find((each) => each >= rough * 0.999) ?? 10 * power;
-  if (whole) step = Math.max(1, step);
-  const ticks = [];
-  const first = Math.ceil(low / step - 1e-9);
-  for (let i = 0; i <= 2 * count + 2; i += 1) {
-    const tick = (first + i) * step;
-    if (tick > high + step * 1e-9) break;
-    ticks.push(Math.abs(tick) < step * 1e-9 ? 0 : tick);
-  }
-  return { low, high, ticks, step };
-}
-
-/** Where a value lies between two ends, 0 to 1. */
-export function share(value, { low, high }) {
-  return (value / 2 - low / 2) / (high / 2 - low / 2);
-}
-
-/** A tick as text: no more digits than its step asks for. */
-export function tickText(value, step) {
-  const size = Math.max(Math.abs(value), step);
-  if (value !== 0 && (size >= 1e6 || step < 1e-4)) return value.toExponential(1).replace(/\.0e/, "e").replace("e+", "e").replaceAll("-", "−");
-  const digits = Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9)));
-  return value.toFixed(digits).replace("-", "−");
-}
-
-/** An SVG path through points of the page; NaN lifts the pen. A point alone becomes a dot (a line of no length). */
-export function linePath(points) {
-  let path = "";
-  let down = false;
-  for (let i = 0; i < points.length; i += 1) {
-    const [x, y] = points[i];
-    if (Number.isNaN(x) || Number.isNaN(y)) {
-      down = false;
-      continue;
-    }
-    const alone = !down && (i + 1 === points.length || Number.isNaN(points[i + 1][0]) || Number.isNaN(points[i + 1][1]));
-    path += `${down ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}${alone ? "h0" : ""}`;
-    down = true;
-  }
-  return path;
-}
-
-/** Heights for labels that want to be at `wanted`, at least `gap` apart, inside [low, high] as far as they fit. */
-export function spread(wanted, gap, low, high) {
-  const order = wanted.map((_, i) => i).sort((a, b) => wanted[a] - wanted[b]);
-  const placed = new Array(wanted.length);
-  let least = low;
-  for (const i of order) {
-    placed[i] = Math.max(wanted[i], least);
-    least = placed[i] + gap;
-  }
-  let most = high;
-  for (const i of order.reverse()) {
-    placed[i] = Math.min(placed[i], most);
-    most = placed[i] - gap;
-  }
-  return placed;
-}
-
-/** Seconds as a person says them: "4.1 s", "41 s", "3 min 20 s", "2 h 5 min". */
+/** Seconds as a person says them: "4.1 s", "41 s", "3 min 20 s", "2 h 5 min". @param {number} seconds */
 export function duration(seconds) {
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   const whole = Math.round(seconds);
@@ -114,6 +44,7 @@ export function duration(seconds) {
 /**
  * What is left, in words; "" when it can't be known. The pace is that of everything so far: done of total in the
  * `heard` seconds until the latest event.
+ * @type {(status: Pick<Status, "done" | "total" | "heard">, elapsed: number) => string}
  */
 export function restWords({ done, total, heard }, elapsed) {
   if (!done || !total || done >= total || !(heard > 0)) return "";
@@ -128,17 +59,13 @@ export function restWords({ done, total, heard }, elapsed) {
   return `about ${Math.round(left / 3600)} hours left`;
 }
 
-function counted(value) {
-  return String(value).replace(/\B(?=(\d{3})+$)/g, ",");
-}
-
-/** "34 of 270"; "34 done" without a total; "" when nothing is counted. */
+/** "34 of 270"; "34 done" without a total; "" when nothing is counted. @param {Pick<Status, "done" | "total">} status */
 export function farWords({ done, total }) {
   if (done === null || done === undefined) return "";
-  return total === null || total === undefined ? `${counted(done)} done` : `${counted(done)} of ${counted(total)}`;
+  return total === null || total === undefined ? `${thousands(done)} done` : `${thousands(done)} of ${thousands(total)}`;
 }
 
-/** The line under the title. */
+/** The line under the title. @type {(status: Status, elapsed: number) => string} */
 export function progressWords(status, elapsed) {
   if (!status.begun) return "not started";
   if (status.state === "waiting") return status.stopping ? "stopping …" : "waiting for its turn …";
@@ -149,23 +76,27 @@ export function progressWords(status, elapsed) {
   return `${status.message} · ${duration(elapsed)}`;
 }
 
-/** The share that is done, 0 to 1; null when it can't be known. */
+/** The share that is done, 0 to 1; null when it can't be known. @param {Pick<Status, "done" | "total">} status */
 export function doneShare({ done, total }) {
   if (typeof done !== "number" || typeof total !== "number" || total <= 0) return null;
   return Math.min(1, done / total);
 }
 
-/** What a chart shows, in words. `values`: [[name, latest as text], ...]. */
-export function chartWords(chart, lines, values, { x, y, unit }, status) {
+/**
+ * What a chart shows, in words.
+ * @type {(lines: Line[], labels: Labels, status: Pick<Status, "values" | "pooled">) => string}
+ */
+export function chartWords(lines, { chart, x, y, unit }, { values, pooled }) {
   const kind = chart === "bars" ? "Bar chart" : "Line chart";
   const of = `${y || "values"}${unit ? ` in ${unit}` : ""}${x ? ` against ${x}` : ""}`;
   const latest = values.slice(0, lines.length).map(([name, value]) => `${name} ${value}`);
-  return `${kind} of ${of}: ${latest.length ? `latest ${latest.join(", ")}` : "nothing yet"}${status.pooled ? "; drawn in stretches" : ""}`;
+  return `${kind} of ${of}: ${latest.length ? `latest ${latest.join(", ")}` : "nothing yet"}${pooled ? "; drawn in stretches" : ""}`;
 }
 
 /**
  * What a screen reader hears: every end at once, progress in quarters. Returns {text, heard}; hand `heard` back next
  * time. text null: nothing new to say.
+ * @type {(status: Status, heard: string | null) => {text: string | null, heard: string | null}}
  */
 export function announcement(status, heard) {
   const quarter = Math.floor(4 * (doneShare(status) ?? 0));

@@ -13,8 +13,8 @@ import traitlets
 from labkit.errors import BadInput
 from labkit.markup import html_table
 from labkit.views.base import View, clean, module, shorten, style, visible
-from labkit.views.codes import LEVELS
-from labkit.views.errors import Refused
+from labkit.views.kit.codes import LEVELS
+from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job
 from labkit.views.kit.traits import Change, OneOf, Proposal, sent
 from labkit.views.kit.wire import Answer, answers

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labkit.errors import BadInput
-from labkit.views.codes import quantize
-from labkit.views.running_text import Pieces, is_markup, joined, split
+from labkit.views.kit.codes import quantize
+from labkit.views.kit.running_text import Pieces, is_markup, joined, split
 
 if TYPE_CHECKING:
     import torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import time
 from collections.abc import Callable
@@ -14,15 +13,15 @@ import numpy as np
 import traitlets
 
 from labkit.errors import BadInput
-from labkit.markup import html_table
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.drawing.page import Page
 from labkit.views.kit.job import Job, Run
-from labkit.views.kit.traits import Change, Proposal
+from labkit.views.kit.traits import Change, Proposal, sent
 from labkit.views.kit.wire import answers
 from labkit.views.sampling_view.distribution import (
     HIGHEST,
     LOWEST,
+    STEP,
     as_logits,
     entropy,
     most_probable,
@@ -30,7 +29,7 @@ from labkit.views.sampling_view.distribution import (
     row,
     table,
 )
-from labkit.views.tokens_view import TokenTraits, static_html, static_text
+from labkit.views.tokens_view import TokenTraits, static_text
 from labkit.views.tokens_view.exported import draw
 from labkit.views.tokens_view.payload import payload
 
@@ -101,7 +100,9 @@ class TemperatureView(View, TokenTraits):
     _title = "Temperature: how bold the choice of the next token is"
     _esm = module("sampling_view/sampling.js")
     _css = style("tokens_view/tokens.css", "sampling_view/sampling.css")
+    _written_again = True
 
+    slider = sent(lowest=LOWEST, highest=HIGHEST, step=STEP)
     temperature = traitlets.Float(0.7).tag(sync=True)
     prompt = traitlets.Unicode("").tag(sync=True)
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
@@ -218,19 +219,6 @@ class TemperatureView(View, TokenTraits):
         if self.generation is not None:
             lines.append(static_text(self.generation))
         return "\n".join(lines)
-
-    def _static_html(self) -> str:
-        rows = html_table(
-            [(repr(name), f"{share:.2%}") for name, share in self._shares()],
-            head=("token", "probability"),
-            code=(0,),
-            right=(1,),
-        )
-        return (
-            f"<div><p>Next token after <code>{html.escape(visible(shorten(self._prompt_given, 200)))}</code> at "
-            f"temperature {self.temperature:g}; entropy {entropy(self.distribution()):.3f} nats</p>"
-            f"{rows}" + (static_html(self.generation) if self.generation is not None else "") + "</div>"
-        )
 
     def _table(self) -> pd.DataFrame:
         """The tokens with a bar, and all others together: their probability at each setting of the slider and as it is."""

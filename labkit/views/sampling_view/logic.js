@@ -1,6 +1,6 @@
 // The temperature view's arithmetic, apart from any drawing. The probabilities come from Python; here they are read.
 
-export const SLIDER = { lowest: 0, highest: 2, step: 0.05 };
+/** @typedef {{lowest: number, highest: number, step: number}} Slider */
 
 /**
  * A row of float32; others is the share of all tokens without a bar.
@@ -18,20 +18,15 @@ export function readRow(bytes, at, bars) {
   };
 }
 
-/** Index of the slider's position nearest to a temperature. @param {number} temperature */
-export function position(temperature) {
-  return Math.round((temperature - SLIDER.lowest) / SLIDER.step);
-}
-
 /**
  * What to draw at a temperature: its row of the table when it is one of the slider's positions, else the row that
  * Python sent for it; null when that has not come yet.
- * @type {(temperature: number, table: DataView, current: DataView, bars: number) => Row | null}
+ * @type {(temperature: number, table: DataView, current: DataView, bars: number, slider: Slider) => Row | null}
  */
-export function rowAt(temperature, table, current, bars) {
+export function rowAt(temperature, table, current, bars, { lowest, step }) {
   const length = 4 * (3 + bars);
-  const i = position(temperature);
-  if (Math.abs(i * SLIDER.step + SLIDER.lowest - temperature) < 1e-6 && (i + 1) * length <= table.byteLength) {
+  const i = Math.round((temperature - lowest) / step);
+  if (Math.abs(i * step + lowest - temperature) < 1e-6 && (i + 1) * length <= table.byteLength) {
     return readRow(table, i * length, bars);
   }
   if (current.byteLength !== length) return null;

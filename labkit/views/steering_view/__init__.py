@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import math
-import operator
 import threading
 import weakref
 from collections import OrderedDict
@@ -12,17 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from numbers import Real
-from typing import TYPE_CHECKING, Literal, SupportsIndex, TypeGuard
+from typing import TYPE_CHECKING, Literal
 
 import traitlets
 
+from labkit.checks import as_number, as_whole
 from labkit.errors import BadInput
 from labkit.sae.steering import Steered
 from labkit.views.base import View, clean, module, shorten, style, visible
-from labkit.views.cells import GRACE_SECONDS, place, same_cell
 from labkit.views.drawing.page import Page, Token
 from labkit.views.drawing.scene import ACCENT
-from labkit.views.errors import Refused
+from labkit.views.kit.cells import GRACE_SECONDS, place, same_cell
+from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job, Run
 from labkit.views.kit.traits import Proposal
 from labkit.views.kit.wire import answers
@@ -113,6 +112,7 @@ class SteeringView(View):
     _title = "Steering: the text with and without a push"
     _esm = module("steering_view/steering.js")
     _css = style("steering_view/steering.css")
+    _written_again = True
 
     prompt = traitlets.Unicode("").tag(sync=True)
     values: traitlets.List[float] = traitlets.List().tag(sync=True)
@@ -399,8 +399,8 @@ class SteeringView(View):
         said = ", ".join(f"{shorten(visible(str(key)), 40)}={value:g}" for key, value in pushed.items())
         return f"{shorten(visible(self.prompt), 60)!r}, {said or 'unsteered'}"
 
-    def _said(self) -> list[tuple[str, str, _Text]]:
-        """For each text its heading and its loss, in words."""
+    def _said(self) -> list[tuple[str, str, tuple[str, ...]]]:
+        """For each text its heading, its loss in words, and its tokens."""
         said = []
         for name, text in ((side.name, side.now) for side in (self._unsteered, self._steered)):
             if text is None:
@@ -413,13 +413,13 @@ class SteeringView(View):
             far = {"writing": "not finished", "stopped": "stopped", "done": ""}[text.state]
             loss = f"mean loss {words} nats per token" if (words := _loss_words(_loss(text))) else ""
             said.append(
-                (f"{name}{': ' + of if of else ''}", "; ".join(w for w in (loss, far, _note(text.event)) if w), text)
+                (
+                    f"{name}{': ' + of if of else ''}",
+                    "; ".join(filter(None, (loss, far, _note(text.event)))),
+                    text.event.tokens,
+                )
             )
         return said
-
-    def _texts_said(self) -> tuple[list[tuple[str, str, _Text]], str, int | None]:
-        """`_said`, the prompt, and where the two texts part."""
-        return self._said(), str(self._shown()["prompt"]), _parted(self._unsteered.now, self._steered.now)
 
     def _table(self) -> pd.DataFrame:
         """A row for each token of both texts: the text it belongs to, its place in it, the text's mean loss in nats per
@@ -440,14 +440,18 @@ class SteeringView(View):
 
     def _image(self) -> Picture:
         with self._lock:
-            said, prompt, parted = self._texts_said()
-        page = Page(description=self._title).heading(self._title).note(f"After {shorten(prompt, 400)!r}")
-        for name, words, text in said:
+            said, prompt, parted = (
+                self._said(),
+                self._shown()["prompt"],
+                _parted(self._unsteered.now, self._steered.now),
+            )
+        page = Page(description=self._title).heading(self._title).note(f"After {shorten(str(prompt), 400)!r}")
+        for name, words, tokens in said:
             page.paragraph(name, bold=True, gap=2.0)
-            tokens = text.event.tokens
             at = len(tokens) if parted is None else parted
+            lines = [1.4 if i >= at else 0.0 for i in range(len(tokens))]
             page.tokens(
-                [Token(token, line=1.4 if i >= at else 0.0, line_colour=ACCENT) for i, token in enumerate(tokens)]
+                [Token(token, line=line, line_colour=ACCENT) for token, line in zip(tokens, lines, strict=True)]
             )
             if words:
                 page.note(words)
@@ -461,27 +465,9 @@ class SteeringView(View):
         with self._lock:
             said, prompt = self._said(), str(self._shown()["prompt"])
         lines = [f"After {shorten(prompt, 200)!r}:"]
-        for name, words, text in said:
-            lines += [f"{name}{' (' + words + ')' if words else ''}", f"  {shorten(''.join(text.event.tokens), 600)!r}"]
+        for name, words, tokens in said:
+            lines += [f"{name}{' (' + words + ')' if words else ''}", f"  {shorten(''.join(tokens), 600)!r}"]
         return "\n".join(lines if said else [*lines, "nothing written yet"])
-
-    def _static_html(self) -> str:
-        with self._lock:
-            said, prompt, parted = self._texts_said()
-
-        def safe(text: str, characters: int) -> str:
-            return html.escape(visible(shorten(text, characters)))
-
-        parts = [f"<p>After <q>{safe(prompt, 400)}</q></p>"]
-        for name, words, text in said:
-            tokens = text.event.tokens
-            at = len(tokens) if parted is None else parted
-            same, other = safe("".join(tokens[:at]), 4_000), safe("".join(tokens[at:]), 4_000)
-            parts.append(
-                f"<h2>{safe(name, 400)}</h2><blockquote><p>{same}{'<u>' + other + '</u>' if other else ''}</p></blockquote>"
-                f"<p>{safe(words, 600)}</p>"
-            )
-        return f"<div>{''.join(parts if said else [*parts, '<p>nothing written yet</p>'])}</div>"
 
 
 _VIEWS: weakref.WeakSet[SteeringView] = weakref.WeakSet()
@@ -493,7 +479,8 @@ def strength_words(value: float) -> str:
 
 
 def _directions(features: Iterable[object], limit: float) -> list[_Direction]:
-    if not _number(limit) or limit <= 0:
+    reach = as_number(limit)
+    if reach is None or reach <= 0:
         raise BadInput(f"limit={limit!r} gives a slider no room; give how many highest activations it goes, such as 2.")
     try:
         given = list(islice(features, MOST_FEATURES + 1))  # it may never end
@@ -505,48 +492,40 @@ def _directions(features: Iterable[object], limit: float) -> list[_Direction]:
         raise BadInput("There is no feature to steer with; give (key, label, highest activation) for at least one.")
     if len(given) > MOST_FEATURES:
         raise BadInput(f"There is room for {MOST_FEATURES} features; give that many at most.")
-    found: list[_Direction] = []
-    for each in given:
-        if isinstance(each, str) or not isinstance(each, Sequence) or len(each) != 3:
-            raise BadInput(f"{each!r} names no feature; give (key, label, highest activation).")
-        key, typical = _key(each[0]), each[2]
-        label = shorten(clean(str(each[1]).strip() or str(key)), 120)
-        if not _number(typical) or typical <= 0:
-            raise BadInput(
-                f"The highest activation of feature {key!r} is {typical!r}, and a slider needs one above 0; leave out a "
-                "feature that is never active."
-            )
-        high = float(f"{float(limit) * float(typical):.4g}")
-        if not math.isfinite(high) or high == 0:
-            raise BadInput(f"A slider to {limit!r} times {typical!r} can't be drawn; give another limit.")
-        if any(other.key == key for other in found):
-            raise BadInput(f"Feature {key!r} comes twice; give each once.")
-        found.append(_Direction(key, label, float(typical), high))
+    found = [_direction(each, reach) for each in given]
+    keys = [each.key for each in found]
+    if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+        raise BadInput(f"Feature {twice[0]!r} comes twice; give each once.")
     return found
 
 
-def _key(value: object) -> Key:
-    if isinstance(value, str) and value:
-        return value
-    try:
-        if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise BadInput(f"{value!r} is no key of a feature; give a number or a name.") from None
-
-
-def _number(value: object) -> TypeGuard[float]:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+def _direction(given: object, reach: float) -> _Direction:
+    if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != 3:
+        raise BadInput(f"{given!r} names no feature; give (key, label, highest activation).")
+    named = given[0]
+    key: Key | None = named if isinstance(named, str) and named else as_whole(named)
+    if key is None:
+        raise BadInput(f"{named!r} is no key of a feature; give a number or a name.")
+    typical = as_number(given[2])
+    if typical is None or typical <= 0:
+        raise BadInput(
+            f"The highest activation of feature {key!r} is {given[2]!r}, and a slider needs one above 0; leave out a "
+            "feature that is never active."
+        )
+    high = float(f"{reach * typical:.4g}")
+    if not math.isfinite(high) or high == 0:
+        raise BadInput(f"A slider to {reach!r} times {typical!r} can't be drawn; give another limit.")
+    return _Direction(key, shorten(clean(str(given[1]).strip() or str(key)), 120), typical, high)
 
 
 def _strength(value: object, of: _Direction) -> float:
-    if not _number(value) or abs(value) > of.high:
+    strength = as_number(value)
+    if strength is None or abs(strength) > of.high:
         raise Refused(
             f"A strength of {value!r} is out of range for feature {of.key!r}; give one from {-of.high:g} to {of.high:g}, "
             "or a larger limit."
         )
-    return float(value) + 0.0  # -0.0 is 0
+    return strength + 0.0  # -0.0 is 0
 
 
 def _checked(event: Steered) -> Steered:

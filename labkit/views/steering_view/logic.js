@@ -1,7 +1,5 @@
 // The steering view's words for strengths, and where a slider's positions are.
 
-import { thousands } from "../kit/common.js";
-
 /** @typedef {{key: string, label: string, typical: number, high: number, steps: number}} Feature */
 
 /** A strength with its sign, as exact as it is: "+12.5", "−3", "0". @param {number} value */
@@ -23,6 +21,3 @@ export function strengthAt(position, { high, steps }) {
   if (Math.abs(position) === steps) return Math.sign(position) * high;
   return Number(((position / steps) * high).toPrecision(4));
 }
-
-/** @param {number} n */
-export const tokens = (n) => `${thousands(n)} token${n === 1 ? "" : "s"}`;

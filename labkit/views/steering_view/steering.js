@@ -3,7 +3,7 @@
 import { unlessDropped } from "../kit/ask.js";
 import { button } from "../kit/controls.js";
 import { appendRuns, make, setText, spokenLabel, visibleRuns } from "../kit/common.js";
-import { isBusy } from "../kit/field.js";
+import { isBusy, statusLine, stopwatch } from "../kit/field.js";
 import { mount } from "../kit/mount.js";
 import { sliders } from "./sliders.js";
 import { texts } from "./texts.js";
@@ -58,53 +58,30 @@ function promptField(view, hear) {
  *   hear: (asked: Promise<unknown>) => void}}
  */
 function statusBar(view, allBack) {
-  const element = make("div", "lk-steer-bar");
+  const element = make("div", "lk-steer-bar lk-actions");
   const stop = button("Stop", "", () => hear(view.wire.ask(isBusy(view.get("status")) ? "stop" : "again")));
-  const status = make("span", "lk-status");
-  const clock = make("span", "lk-muted");
-  element.append(allBack, stop, status, clock);
+  const line = statusLine();
+  line.element.removeAttribute("role"); // a screen reader hears what begins and how it ends, not each token
+  const clock = stopwatch(view);
+  element.append(allBack, stop, line.element, clock.element);
   const spoken = make("div", "lk-spoken");
   spoken.setAttribute("role", "status");
-  /** @type {ReturnType<typeof setInterval> | undefined} */
-  let ticking;
-  let wasBusy = false;
   let heard = "";
 
   /** @param {Promise<unknown>} asked */
   function hear(asked) {
-    asked.catch(
-      unlessDropped(({ message }) => {
-        setText(status, message);
-        status.classList.add("lk-failed");
-        spoken.textContent = message;
-      }),
-    );
+    line.hear(asked);
+    asked.catch(unlessDropped(({ message }) => setText(spoken, message)));
   }
-
-  function tick() {
-    clearInterval(ticking);
-    clock.textContent = "";
-    const began = Date.now();
-    if (!wasBusy) return;
-    ticking = setInterval(() => {
-      clock.textContent = `${Math.floor((Date.now() - began) / 1000)} s`;
-    }, 1000);
-  }
-  view.atEnd(() => clearInterval(ticking));
 
   function draw() {
     const { state = "waiting", message = "" } = view.get("status");
     const busy = isBusy({ state });
     const again = state === "stopped" || state === "failed";
-    setText(status, message || (busy ? "waiting …" : ""));
-    status.classList.toggle("lk-failed", state === "failed");
+    line.draw({ state, message: message || (busy ? "waiting …" : "") }, "");
+    clock.run(busy);
     setText(stop, again ? "Write again" : "Stop");
     stop.disabled = !busy && !again;
-    if (busy !== wasBusy) {
-      wasBusy = busy;
-      tick();
-    }
-    // a screen reader hears what begins and how it ends, not each token
     const kind = state === "running" ? message.split("…")[0] : message;
     if (state !== "waiting" && kind !== heard) {
       heard = kind;

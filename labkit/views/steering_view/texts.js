@@ -1,9 +1,9 @@
 // The two texts side by side, and where they part.
 
-import { appendRuns, make, setText, thousands, visibleLabel, visibleRuns } from "../kit/common.js";
+import { appendRuns, make, setText, thousands, counted, visibleLabel, visibleRuns } from "../kit/common.js";
 import { isBusy } from "../kit/field.js";
 import { fillTrack, legend, track } from "../kit/legend.js";
-import { strengthWords, timesWords, tokens } from "./logic.js";
+import { strengthWords, timesWords } from "./logic.js";
 
 /** @typedef {import("../kit/mount.js").Mounted} Mounted */
 
@@ -135,9 +135,9 @@ function partedWords({ unsteered, steered, parted: from }) {
     const n = Math.min(unsteered.count, steered.count);
     const ended = unsteered.state !== "writing" && steered.state !== "writing";
     if (n === 0) return [];
-    return [ended && unsteered.count === steered.count ? "The two texts are the same." : `The same so far: ${tokens(n)}.`];
+    return [ended && unsteered.count === steered.count ? "The two texts are the same." : `The same so far: ${counted(n, "token")}.`];
   }
-  const where = from === 0 ? "They part at the first token" : `They part after ${tokens(from)}`;
+  const where = from === 0 ? "They part at the first token" : `They part after ${counted(from, "token")}`;
   if (from >= unsteered.tokens.length && from >= steered.tokens.length) return [`${where}.`];
   const [one, other] = [unsteered, steered].map((side) => named(side.tokens[from]));
   return [make("strong", "", where), " (underlined from there): ", one, " unsteered, ", other, " steered."];

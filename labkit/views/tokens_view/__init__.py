@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING
 
-import numpy as np
 import traitlets
 
 from labkit.errors import BadInput
-from labkit.markup import html_table
-from labkit.views.base import View, clean, module, shorten, style, visible
+from labkit.views.base import View, module, shorten, style, visible
 from labkit.views.drawing.page import Page
+from labkit.views.kit.running_text import CONTINUED, OUTSIDE
+from labkit.views.kit.traits import sent
 from labkit.views.tokens_view.exported import draw, numbers_of
-from labkit.views.tokens_view.payload import OUTSIDE, TEXT, headline, numbers, payload, pieces, why_empty
+from labkit.views.tokens_view.payload import HESITATION, STROKES, headline, payload, why_empty
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.generation.record import Generation
     from labkit.views.drawing.scene import Picture
-
-_STATIC_CHARACTERS = 20_000
-_UNSURE_SHOWN = 5
 
 
 def tokens(generation: Generation, *, alternatives: int = 5, prompt: bool = True) -> TokensView:
@@ -37,6 +33,11 @@ def tokens(generation: Generation, *, alternatives: int = 5, prompt: bool = True
 class TokenTraits(traitlets.HasTraits):
     """The synced state of a text drawn token by token; `payload` says what is in each trait."""
 
+    constants = sent(
+        strokes=[stroke.sent() for stroke in STROKES],
+        hesitation=HESITATION,
+        kinds={"outside": OUTSIDE, "continued": CONTINUED},
+    )
     strings = traitlets.List(traitlets.Unicode()).tag(sync=True)
     block = traitlets.Bytes(b"").tag(sync=True)
     facts = traitlets.Dict().tag(sync=True)
@@ -86,9 +87,6 @@ class TokensView(View, TokenTraits):
     def _static_text(self) -> str:
         return static_text(self._generation)
 
-    def _static_html(self) -> str:
-        return static_html(self._generation)
-
     def _table(self) -> pd.DataFrame:
         return numbers_of(self._generation)
 
@@ -101,36 +99,6 @@ def static_text(generation: Generation) -> str:
     """Head line and text, for places that show plain text only."""
     empty = why_empty(generation)
     return " · ".join(_head(generation)) + "\n" + (f"{empty}\n" if empty else "") + generation.text
-
-
-def static_html(generation: Generation) -> str:
-    """Head line, text with the unlikely tokens underlined, and the least sure ones in a table; no script, no style
-    that a sanitizer would miss."""
-    sure = np.exp(numbers(generation.logprobs, "<f4").astype(float)).tolist()
-    split = pieces(generation.tokens, generation.text)
-    text, room = "", _STATIC_CHARACTERS
-    for piece, probability in zip(split, sure, strict=True):
-        if piece.kind != TEXT or room <= 0:
-            continue
-        shown = html.escape(visible(piece.text[:room]))
-        room -= len(piece.text)
-        space = shown[: len(shown) - len(shown.lstrip())]  # a line under a space says nothing
-        text += f"{space}<u>{shown[len(space) :]}</u>" if probability < 0.5 else shown
-    cut = "<p>(cut here)</p>" if room < 0 else ""
-    empty = why_empty(generation)
-    least = sorted((i for i, piece in enumerate(split) if piece.kind != OUTSIDE), key=lambda i: sure[i])[:_UNSURE_SHOWN]
-    rows = html_table(
-        [(i, shorten(visible(repr(clean(generation.tokens[i]))), 60), f"{sure[i]:.1%}") for i in least],
-        head=("token", "text", "probability"),
-        caption="The least sure tokens",
-        right=(0, 2),
-        code=(1,),
-    )
-    return (
-        f"<div><p>{html.escape(' · '.join(_head(generation)))}</p>"
-        + (f"<p>{html.escape(empty)}</p>" if empty else "")
-        + f'<div style="white-space: pre-wrap">{text}</div>{cut}{rows}</div>'
-    )
 
 
 def _head(generation: Generation) -> list[str]:

@@ -8,18 +8,16 @@ import numpy as np
 
 from labkit.markup import shorten
 from labkit.views.drawing.page import Page, Token
-from labkit.views.drawing.scene import ACCENT
-from labkit.views.tokens_view.payload import OUTSIDE, numbers, pieces, why_empty
+from labkit.views.drawing.scene import mixed
+from labkit.views.kit.running_text import OUTSIDE, pieces
+from labkit.views.tokens_view.payload import STROKES, numbers, stroke_of, why_empty
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.generation.record import Generation
 
-# thickness of the line under a token, by its probability from so much on; the view's own strokes (tokens_view/logic.js)
-STROKES = ((0.9, 0.6), (0.5, 1.4), (0.2, 2.4), (0.05, 3.6), (0.0, 5.0))
-WORDS = ("over 90 %", "50–90 %", "20–50 %", "5–20 %", "under 5 %")
-UNSURE = "#d55e00"
+SURE, UNSURE = "#aab2bb", "#d55e00"  # theme.css has the same for its pages
 LEAST_SURE = 5
 
 
@@ -53,12 +51,12 @@ def draw(page: Page, generation: Generation, head: str) -> Page:
     for piece, probability in zip(split, sure.tolist(), strict=True):
         if piece.kind == OUTSIDE or not piece.text:
             continue
-        line = next((thick for least, thick in STROKES if probability >= least), STROKES[-1][1])
-        colour = UNSURE if not probability >= 0.2 else ACCENT
-        tokens.append(Token(piece.text, line=line, line_colour=colour, hover=f"{probability:.2%}"))
+        stroke = stroke_of(probability)
+        colour = mixed(SURE, UNSURE, stroke.deep)
+        tokens.append(Token(piece.text, line=stroke.line, line_colour=colour, hover=f"{probability:.2%}"))
     if tokens:
         said = "Under each token: how probable the model held it. The thicker, the less sure: "
-        page.tokens(tokens).note(said + ", ".join(WORDS))
+        page.tokens(tokens).note(said + ", ".join(each.label for each in STROKES))
     least = [i for i in np.argsort(sure, kind="stable") if split[i].kind != OUTSIDE][:LEAST_SURE]
     return page.table(
         [(i, repr(shorten(generation.tokens[i], 40)), f"{sure[i]:.1%}") for i in least],

@@ -1,69 +1,56 @@
 // The token view's arithmetic, apart from any drawing.
 
-export const TEXT = 0;
-export const OUTSIDE = 1;
-export const CONTINUED = 2;
+import { thousands } from "../kit/common.js";
 
-/** From this entropy on (nats) a token counts as one where the model hesitated: as open as 20 equal choices. */
-export const HESITATION = 3;
+/**
+ * A token's line: it belongs to the first whose lower bound `from` its probability reaches. line, wave: its thickness, in
+ * pixels; deep: how much of the colour of doubt is in it, 0 to 1.
+ * @typedef {{from: number, label: string, line: number, wave: number, deep: number}} Stroke
+ */
 
-/** The five strokes: a token belongs to the first whose lower bound its probability reaches. */
-export const STROKES = [
-  { from: 0.9, label: "over 90 %" },
-  { from: 0.5, label: "50–90 %" },
-  { from: 0.2, label: "20–50 %" },
-  { from: 0.05, label: "5–20 %" },
-  { from: 0, label: "under 5 %" },
-];
-
-/** Index into STROKES: 0 is the thinnest (sure), 4 the thickest. What is not a number gets the thickest. */
-export function stroke(probability) {
-  const found = STROKES.findIndex(({ from }) => probability >= from);
-  return found < 0 ? STROKES.length - 1 : found;
+/** Index into the strokes, the thinnest (sure) first. What is not a number gets the thickest. @type {(probability: number, strokes: Stroke[]) => number} */
+export function stroke(probability, strokes) {
+  const found = strokes.findIndex(({ from }) => probability >= from);
+  return found < 0 ? strokes.length - 1 : found;
 }
 
-/** Bytes of a block of n tokens with k alternatives each. */
+/** Bytes of a block of n tokens with k alternatives each. @type {(n: number, k: number) => number} */
 export function blockBytes(n, k) {
   return 4 * n * (8 + 3 * k);
 }
 
 /**
- * The view's traits as arrays: token, piece, kind, rank, id (n); topToken, topId (n·k); logprob, sampledLogprob,
- * entropy (n); topLogprob (n·k). Throws RangeError when the block is not of the length that n and k ask for.
+ * token, piece, rank, id, logprob, sampledLogprob, entropy: n; topToken, topId, topLogprob: n·k. outside, continued: tokens
+ * that are no part of the text, and that only finish a character.
+ * @typedef {ReturnType<typeof decode>} Data
  */
-export function decode(block, n, k) {
+
+/**
+ * The view's traits as arrays. Throws RangeError when the block is not of the length that n and k ask for.
+ * @param {DataView | null} block
+ * @param {number} n
+ * @param {number} k
+ * @param {{outside: number, continued: number}} kinds
+ */
+export function decode(block, n, k, kinds) {
   const length = block ? block.byteLength : 0;
   if (length !== blockBytes(n, k)) throw new RangeError(`a block of ${length} bytes for ${n} tokens, ${k} alternatives`);
-  let at = 0;
-  const take = (count, read, ArrayType) => {
-    const values = new ArrayType(count);
-    for (let i = 0; i < count; i += 1, at += 4) values[i] = read(at);
-    return values;
-  };
-  const integers = (count) => take(count, (offset) => block.getInt32(offset, true), Int32Array);
-  const floats = (count) => take(count, (offset) => block.getFloat32(offset, true), Float32Array);
-  return {
-    n,
-    k,
-    token: integers(n),
-    piece: integers(n),
-    kind: integers(n),
-    rank: integers(n),
-    id: integers(n),
-    topToken: integers(n * k),
-    topId: integers(n * k),
-    logprob: floats(n),
-    sampledLogprob: floats(n),
-    entropy: floats(n),
-    topLogprob: floats(n * k),
-  };
+  let at = -4;
+  const next = () => (at += 4);
+  const integers = (/** @type {number} */ count) => Int32Array.from({ length: count }, () => block?.getInt32(next(), true) ?? 0);
+  const floats = (/** @type {number} */ count) => Float32Array.from({ length: count }, () => block?.getFloat32(next(), true) ?? 0);
+  const [token, piece, kind, rank, id] = [n, n, n, n, n].map(integers);
+  const [topToken, topId] = [n * k, n * k].map(integers);
+  const [logprob, sampledLogprob, entropy, topLogprob] = [n, n, n, n * k].map(floats);
+  const of = (/** @type {number} */ wanted) => new Set([...kind.keys()].filter((i) => kind[i] === wanted));
+  const [outside, continued] = [of(kinds.outside), of(kinds.continued)];
+  return { n, k, token, piece, rank, id, topToken, topId, logprob, sampledLogprob, entropy, topLogprob, outside, continued };
 }
 
-/** The tokens the model was least sure of, least sure first; those outside the text don't count. */
-export function leastSure(data, count) {
-  const order = [];
-  for (let i = 0; i < data.n; i += 1) if (data.kind[i] !== OUTSIDE) order.push(i);
-  return order.sort((a, b) => data.logprob[a] - data.logprob[b] || a - b).slice(0, count);
+/** The tokens the model was least sure of, least sure first; those outside the text don't count. @type {(data: Data, count: number) => number[]} */
+export function leastSure({ n, outside, logprob }, count) {
+  const order = Array.from({ length: n }, (_, i) => i).filter((i) => !outside.has(i));
+  return order.sort((a, b) => logprob[a] - logprob[b] || a - b).slice(0, count);
 }
 
 /** The example below is looked for among so many tokens at the start: they are in sight before anybody scrolls. */
@@ -72,50 +59,42 @@ const IN_SIGHT = 80;
 /**
  * The token to explain while none is pointed at: of those in sight the one where the model hesitated most (highest
  * entropy). -1 when there is none.
+ * @param {Data} data
  */
-export function example(data) {
+export function example({ n, outside, entropy }) {
   let best = -1;
-  for (let i = 0; i < Math.min(data.n, IN_SIGHT); i += 1) {
-    if (data.kind[i] === OUTSIDE || Number.isNaN(data.entropy[i])) continue;
-    if (best < 0 || data.entropy[i] > data.entropy[best]) best = i;
+  for (let i = 0; i < Math.min(n, IN_SIGHT); i += 1) {
+    if (outside.has(i) || Number.isNaN(entropy[i])) continue;
+    if (best < 0 || entropy[i] > entropy[best]) best = i;
   }
-  return best < 0 && data.n > 0 ? 0 : best;
+  return best < 0 && n > 0 ? 0 : best;
 }
 
+/** A bar of a token's alternatives. rank: of the one taken, where it is not among them. @typedef {{token: number, id: number, probability: number, taken: boolean, others: boolean, rank: number | null}} Bar */
+
 /**
- * The bars of token i, most probable first: [{token, id, probability, taken}], then the taken token when it is not
- * among the k best (with its rank), then what is left to all others ({others: true}).
+ * The bars of token i, most probable first, then the taken token when it is not among the k best, then what is left to all
+ * others.
+ * @type {(data: Data, i: number) => Bar[]}
  */
 export function bars(data, i) {
-  const { k } = data;
-  const rows = [];
-  let left = 1;
-  for (let j = i * k; j < (i + 1) * k; j += 1) {
-    const probability = Math.exp(data.topLogprob[j]);
-    left -= probability;
-    rows.push({ token: data.topToken[j], id: data.topId[j], probability, taken: data.topId[j] === data.id[i] });
+  const { k, topToken, topId, topLogprob } = data;
+  const row = (/** @type {Partial<Bar>} */ given) => ({ token: -1, id: -1, probability: 0, taken: false, others: false, rank: null, ...given });
+  const rows = Array.from({ length: k }, (_, j) => i * k + j).map((j) =>
+    row({ token: topToken[j], id: topId[j], probability: Math.exp(topLogprob[j]), taken: topId[j] === data.id[i] }),
+  );
+  if (!rows.some(({ taken }) => taken)) {
+    rows.push(row({ token: data.token[i], id: data.id[i], probability: Math.exp(data.logprob[i]), taken: true, rank: data.rank[i] + 1 }));
   }
-  if (!rows.some((row) => row.taken)) {
-    const probability = Math.exp(data.logprob[i]);
-    left -= probability;
-    rows.push({ token: data.token[i], id: data.id[i], probability, taken: true, rank: data.rank[i] + 1 });
-  }
+  const left = 1 - rows.reduce((sum, { probability }) => sum + probability, 0);
   // float32 sums leave a rest of about 1e-7 where nothing is left.
-  rows.push({ others: true, probability: left > 1e-6 ? Math.min(left, 1) : 0 });
+  rows.push(row({ others: true, probability: left > 1e-6 ? left : 0 }));
   return rows;
 }
 
-/** How many tokens at the start are drawn alike in two lists of keys. */
-export function commonStart(before, after) {
-  const end = Math.min(before.length, after.length);
-  let i = 0;
-  while (i < end && before[i] === after[i]) i += 1;
-  return i;
-}
-
-/** Ordinal in words a reader knows: 1st, 2nd, 3rd, 4th, 11th, 21st. */
+/** Ordinal in words a reader knows: 1st, 2nd, 3rd, 4th, 11th, 21st. @param {number} value */
 export function ordinal(value) {
   const tens = value % 100;
-  const suffix = tens >= 11 && tens <= 13 ? "th" : ({ 1: "st", 2: "nd", 3: "rd" }[value % 10] ?? "th");
-  return `${String(value).replace(/\B(?=(\d{3})+$)/g, ",")}${suffix}`;
+  const suffix = tens >= 11 && tens <= 13 ? "th" : (["", "st", "nd", "rd"][value % 10] ?? "th");
+  return `${thousands(value)}${suffix || "th"}`;
 }

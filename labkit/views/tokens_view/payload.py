@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from labkit.errors import BadInput
-from labkit.models.tokens import ESCAPED_BYTE, REPLACEMENT, token_bytes
+from labkit.models.tokens import REPLACEMENT
 from labkit.views.base import clean
+from labkit.views.kit.running_text import joined, pieces
 
 if TYPE_CHECKING:
     import torch
 
     from labkit.generation.record import Generation, Sampling
 
-TEXT, OUTSIDE, CONTINUED = 0, 1, 2  # kinds of a piece
+HESITATION = 3  # nats; from this entropy on the model hesitated: as open as 20 equal choices
 PROMPT_SHOWN = 40  # tokens; a longer prompt is folded to its last PROMPT_TAIL
 PROMPT_TAIL = 24
 _PROMPT_CHARACTERS = 20_000
@@ -42,90 +43,33 @@ _EMPTY = {
 }
 
 
-class Piece(NamedTuple):
-    """What one token adds to the running text.
+class Stroke(NamedTuple):
+    """The line under tokens of a probability from `least` on: its thickness in pixels, straight and wavy, and how much of the
+    colour of doubt is in it, 0 to 1."""
 
-    kind TEXT: its characters. CONTINUED: nothing more, its bytes finish a character that an earlier token began.
-    OUTSIDE: it is no part of the text (a special token, a stop string), text is the token itself.
-    """
+    least: float
+    label: str
+    line: float
+    wave: float
+    deep: float
 
-    text: str
-    kind: int
-
-
-def pieces(tokens: Sequence[str], text: str) -> list[Piece]:
-    """Split the generated text over its tokens; the TEXT pieces joined give the text.
-
-    A character may take several tokens, written by their bytes (<0xF0>) or as U+FFFD: the first gets the character.
-    Where text and tokens can't be brought together, the tokens' own texts are the pieces.
-    """
-    if "".join(tokens) == text:
-        return [Piece(token, TEXT) for token in tokens]
-    data = text.encode("utf-8", "surrogatepass")
-    found: list[Piece] = []
-    at = i = 0
-    while i < len(tokens):
-        token, end = tokens[i], i + 1
-        whole = token.encode("utf-8", "surrogatepass")
-        rest = data[at : at + len(whole)]
-        dropped = token.lstrip().encode("utf-8", "surrogatepass") if at == 0 else b""
-        if whole and rest == whole:
-            found.append(Piece(token, TEXT))
-            at += len(whole)
-        elif _broken(token):
-            while end < len(tokens) and _broken(tokens[end]):
-                end += 1
-            split, at = _characters(tokens[i:end], tokens[end:], data, at)
-            found += split
-        elif dropped and data.startswith(dropped):
-            found.append(Piece(token.lstrip(), TEXT))  # a decoder that drops the first word's space
-            at = len(dropped)
-        elif rest and at + len(rest) == len(data) and whole.startswith(rest):
-            found.append(Piece(rest.decode("utf-8", "surrogatepass"), TEXT))  # a stop string began inside this token
-            at = len(data)
-        else:
-            found.append(Piece(token, OUTSIDE))
-        i = end
-    return found if at == len(data) else [Piece(token, TEXT) for token in tokens]
+    def sent(self) -> dict[str, object]:
+        """As tokens_view/logic.js reads it."""
+        return {"from": self.least, **self._asdict()}
 
 
-def _broken(token: str) -> bool:
-    """Whether a token holds part of a character."""
-    return REPLACEMENT in token or ESCAPED_BYTE.search(token) is not None
+STROKES = (
+    Stroke(0.9, "over 90 %", 1.0, 0.8, 0.0),
+    Stroke(0.5, "50–90 %", 1.5, 0.8, 0.45),
+    Stroke(0.2, "20–50 %", 3.5, 1.2, 0.65),
+    Stroke(0.05, "5–20 %", 5.0, 2.0, 0.85),
+    Stroke(0.0, "under 5 %", 7.0, 3.0, 1.0),
+)
 
 
-def _characters(run: Sequence[str], following: Sequence[str], data: bytes, at: int) -> tuple[list[Piece], int]:
-    """The pieces of a run of broken tokens that starts at a byte of the text, and the byte where it ends."""
-    parts = [token_bytes(token) for token in run]
-    joined = b"".join(parts)
-    if data.startswith(joined, at):
-        shares = [bytearray() for _ in run]
-        owner = [k for k, part in enumerate(parts) for _ in part]
-        first = 0
-        for k, byte in enumerate(joined):
-            first = k if byte & 0xC0 != 0x80 else first  # a character belongs to the token with its first byte
-            shares[owner[first]].append(byte)
-        whole = [bytes(share).decode("utf-8", "replace") for share in shares]
-        return [Piece(share, TEXT if share else CONTINUED) for share in whole], at + len(joined)
-    text = data[at:].decode("utf-8", "surrogatepass")
-    stop = _where(text, following, 0, sum(map(len, parts)))
-    return _share(text[:stop], run), at + len(text[:stop].encode("utf-8", "surrogatepass"))
-
-
-def _where(text: str, following: Sequence[str], at: int, width: int) -> int:
-    """Where in the text the run of at most `width` characters that starts at `at` ends."""
-    if not following:
-        return min(len(text), at + width)
-    found = text.find(following[0], at, at + width + len(following[0])) if following[0] else -1
-    return found if found >= 0 else min(len(text), at + width)
-
-
-def _share(characters: str, run: Sequence[str]) -> list[Piece]:
-    """Give each character to the token of the run that begins it, assuming they take equally many tokens."""
-    shares = [""] * len(run)
-    for k, character in enumerate(characters):
-        shares[k * len(run) // len(characters)] += character
-    return [Piece(share, TEXT if share else CONTINUED) for share in shares]
+def stroke_of(probability: float) -> Stroke:
+    """The line of a token's probability; the thickest of what is no number."""
+    return next((each for each in STROKES if probability >= each.least), STROKES[-1])
 
 
 def payload(generation: Generation, *, alternatives: int, prompt: bool, running: bool) -> dict[str, object]:
@@ -251,11 +195,6 @@ def prompt_text(generation: Generation) -> list[str]:
     if room < 0:
         return ["", "… " + clean(tail[-_PROMPT_CHARACTERS:])]
     return [clean(rest if len(rest) <= room else "… " + rest[len(rest) - room :]), clean(tail)]
-
-
-def joined(tokens: Sequence[str]) -> str:
-    """Tokens as one text, characters that they split put together from their bytes."""
-    return b"".join(map(token_bytes, tokens)).decode("utf-8", "replace")
 
 
 def _mended(joined: str, prompt: str | Sequence[Mapping[str, object] | int]) -> str:

@@ -4,7 +4,7 @@ they write their texts."""
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -71,6 +71,43 @@ def token_text(token: str, longest: int = 60) -> str:
 def signed(value: float, digits: int = 2) -> str:
     """A number with its sign, a true minus."""
     return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def hovers(texts: object) -> dict[str, object]:
+    """What is said of each point or cell where it is pointed at, and nothing else: settings of a trace."""
+    return {"customdata": texts, "hovertemplate": "%{customdata}<extra></extra>"}
+
+
+def cells(values: object, texts: object, *, reach: float | None = None, **looks: object) -> go.Heatmap:
+    """A heat map with thin gaps between its cells, empty where there is no value. texts: what is said of each cell; reach: the
+    largest value of a scale whose middle is 0."""
+    import plotly.graph_objects as go
+
+    scale = {} if reach is None else {"colorscale": DIVERGING, "zmin": -reach, "zmax": reach}
+    return go.Heatmap(z=values, hoverongaps=False, xgap=1, ygap=1, **hovers(texts), **(scale | looks))
+
+
+def ticks(
+    places: Sequence[object], names: Sequence[object] | None = None, *, most: int | None = None
+) -> dict[str, object]:
+    """An axis without a grid whose ticks are named; with more than `most`, every n-th."""
+    every = 1 if most is None else max(1, math.ceil(len(places) / most))
+    named = {} if names is None else {"ticktext": list(names[::every])}
+    return {"tickvals": list(places[::every]), **named, "showgrid": False, "zeroline": False}
+
+
+def intervals(low: Sequence[float], at: Sequence[float], high: Sequence[float]) -> dict[str, object]:
+    """Error bars of points, none where an end is not known."""
+    return {
+        "array": [interval_reach(top, y) for top, y in zip(high, at, strict=True)],
+        "arrayminus": [interval_reach(y, bottom) for y, bottom in zip(at, low, strict=True)],
+    }
+
+
+def at_the_left(figure: go.Figure, count: int | None = None, **font: object) -> None:
+    """What a part of the picture shows stands above it at the left, as labels do."""
+    for annotation in (figure.layout.annotations or ())[:count]:
+        annotation.update(x=0, xanchor="left", font=font)
 
 
 def titled(text: str) -> dict[str, object]:
