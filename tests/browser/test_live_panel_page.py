@@ -140,7 +140,7 @@ def test_text_is_there_without_scripts(chromium: Any, tmp_path: Path) -> None:
     page.goto(path.as_uri())
     body = page.locator("main").inner_text()
     context.close()
-    assert "Learning: finished: 40 of 40" in body
+    assert "Learning\nfinished: 40 of 40" in body
     assert "held out" in body
 
 

@@ -11,7 +11,7 @@ from itertools import groupby
 
 from labkit.markup import escaped, visible
 from labkit.views.drawing.pixels import data_address, png
-from labkit.views.drawing.scene import Box, Dot, Path, Picture, Point, Raster, Shape, Words
+from labkit.views.drawing.scene import Box, Dot, Path, Picture, Point, Raster, Shape, Words, text_width
 
 FONTS = "Helvetica, Arial, 'Liberation Sans', 'Noto Sans', 'Noto Sans CJK SC', 'WenQuanYi Micro Hei', sans-serif"
 
@@ -59,11 +59,19 @@ def _together(shapes: list[Shape]) -> str:
         points = (point for shape in shapes if isinstance(shape, Path) for point in (*shape.points, gap))
         return _shape(replace(first, points=tuple(points)), hover=False)
     if len(shapes) > 1 and isinstance(first, Words):
-        words = (shape for shape in shapes if isinstance(shape, Words))
-        spans = "".join(f'<tspan x="{_n(each.x)}"{_kept(each.text)}>{_text(each.text)}</tspan>' for each in words)
+        words = [shape for shape in shapes if isinstance(shape, Words)]
+        spans = "".join(
+            f'{_space(before, each)}<tspan x="{_n(each.x)}"{_kept(each.text)}>{_text(each.text)}</tspan>'
+            for before, each in zip([None, *words], words, strict=False)
+        )
         tag, attributes, _ = _drawn(replace(first, text=""))
         return f"<{tag}{attributes}>{spans}</{tag}>"
     return _shape(first, hover=False)
+
+
+def _space(before: Words | None, word: Words) -> str:
+    """What a reader who copies the text finds between two words: they stand where they are told in any case."""
+    return " " if before and word.x > before.x + text_width(before.text, before.size) + 1 else ""
 
 
 def _kept(text: str) -> str:

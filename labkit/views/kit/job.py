@@ -211,15 +211,16 @@ class Run:
         done: float | None = None,
         total: float | None = None,
         draw: Callable[[], None] | None = None,
+        **more: object,
     ) -> None:
         """How far it is: in words, and in numbers where both are given. draw(): sets what else is to be seen of it, in the
-        same message. What comes too fast to be read is left out.
+        same message; more: what else the status holds. What comes too fast to be read is left out.
         """
         now = time.monotonic()
         if self._next is not None and now < self._next:
             return
         self._next = 0.0 if self._next is None else now + _SAY_SECONDS  # the first word holds up no other
-        far: dict[str, object] = {}
+        far = dict(more)
         if done is not None and total:
             far["progress"] = share = min(1.0, max(0.0, done / total))
             if share > 0:

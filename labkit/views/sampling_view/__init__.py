@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import traitlets
 
+from labkit.checks import as_number, whole
 from labkit.errors import BadInput
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.drawing.page import Page
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # tokens with a bar of their own
 _DELAY_SECONDS = 0.15  # a slider under way names many values; the one it rests at is meant
-_DRAFT_SECONDS = 0.1  # between two pictures of a text under way
 
 
 class Sampler(Protocol):
@@ -135,8 +133,7 @@ class TemperatureView(View, TokenTraits):
             keep_stopped=True,
             delay_seconds=_DELAY_SECONDS,
         )
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise BadInput(f"max_new_tokens={max_new_tokens!r} gives nothing to see; ask for at least 1.")
+        whole("max_new_tokens", max_new_tokens, 1)
         self._generate = generate
         self._prompt_given = prompt
         self._max_new_tokens = max_new_tokens
@@ -190,17 +187,12 @@ class TemperatureView(View, TokenTraits):
             max_new_tokens=self._max_new_tokens,
             temperature=request.temperature,
             seed=None if request.temperature == 0 else request.seed,
-            on_token=_Draft(lambda text: self._draft(text, run)),
+            on_token=lambda so_far: run.say(draft=clean(so_far.text)),
             stop_event=run.stop,
         )
         seconds = generation.prefill_seconds + generation.decode_seconds  # not what it waited for its turn
         said = f"{len(generation.ids)} tokens in {seconds:.1f} s"
         return generation, f"stopped after {said}" if run.stop.is_set() else said
-
-    def _draft(self, text: str, run: Run) -> None:
-        with self._lock:
-            if run.wanted and not run.stop.is_set():
-                self._job.say("running", draft=clean(text))
 
     def _drawn(self, _request: _Sample, result: tuple[Generation, str]) -> str:
         self.generation, said = result
@@ -260,22 +252,8 @@ class TemperatureView(View, TokenTraits):
         return [(shorten(name, 60), float(share)) for name, share in zip(self.names, shares, strict=True)]
 
 
-class _Draft:
-    """What on_token is given: shows the text so far, a few times a second."""
-
-    def __init__(self, show: Callable[[str], None]) -> None:
-        self._show = show
-        self._next = 0.0
-
-    def __call__(self, generation: Generation) -> None:
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + _DRAFT_SECONDS
-            self._show(generation.text)
-
-
 def _checked(value: object) -> float:
-    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not LOWEST <= number <= HIGHEST:
+    found = as_number(value)
+    if found is None or not LOWEST <= found <= HIGHEST:
         raise BadInput(f"A temperature of {value!r} can't be shown; give one from {LOWEST:g} (greedy) to {HIGHEST:g}.")
-    return number
+    return found

@@ -37,8 +37,6 @@ MOST_FEATURES = 6
 STEPS = 40  # of a slider, each side of 0
 DRAWN_TOKENS = 1_000
 _DELAY_SECONDS = 0.15  # a slider under way names many values; the one it rests at is meant
-_LOOK_SECONDS = 0.05  # between two looks whether the unsteered text is there
-_DRAW_SECONDS = 0.1  # between two pictures of a text under way
 _PROMPTS_KEPT = 16  # whose unsteered text is not written again
 _SCALES = (4, 6, 8, 12, 16, 24)  # nats: where the bars may end
 

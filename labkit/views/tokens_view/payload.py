@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from labkit.errors import BadInput
+from labkit.checks import whole
 from labkit.models.tokens import REPLACEMENT
 from labkit.views.base import clean
 from labkit.views.kit.running_text import joined, pieces
@@ -81,8 +81,7 @@ def payload(generation: Generation, *, alternatives: int, prompt: bool, running:
     facts: n, k, and the sentences of the head. prompt_text: [what is folded away, what is shown].
     Raises BadInput when alternatives is not a whole number of at least 0.
     """
-    if isinstance(alternatives, bool) or not isinstance(alternatives, int) or alternatives < 0:
-        raise BadInput(f"alternatives={alternatives!r} can't be shown; give a whole number such as 5, or 0 for none.")
+    alternatives = whole("alternatives", alternatives, 0, wanted="a whole number such as 5, or 0 for none")
     n = len(generation.ids)
     top_logprobs = numbers(generation.top_logprobs, "<f4").reshape(n, -1) if n else np.zeros((0, 0), "<f4")
     k = min(alternatives, top_logprobs.shape[1])
