@@ -18,7 +18,7 @@ from labkit.teaching.prediction.words import curve_words, number_text, number_wo
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.drawing.figures import drawn
 from labkit.views.drawing.page import Page
-from labkit.views.kit.plots import OKABE_ITO, template
+from labkit.views.kit.plots import curves
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -290,23 +290,17 @@ class Comparison(View):
 
 def _curves(spec: Spec, values: Mapping[str, Value | None]) -> go.Figure:
     """Guess and result of a curve, its points at even distances as they were sketched."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
     places = list(range(len(spec["x"])))
-    for (name, ys), dash, colour in zip(values.items(), ("dash", "solid"), OKABE_ITO, strict=False):
-        if ys is not None:
-            line = {"dash": dash, "color": colour}
-            figure.add_scatter(x=places, y=ys, name=name, mode="lines+markers", line=line, marker_color=colour)
-    unit = f" ({spec['unit']})" if spec["unit"] else ""
-    figure.update_layout(
-        template=template(),
-        height=330,
-        margin={"t": 20, "b": 40},
-        xaxis={"title": escaped(spec["x_label"]), "tickvals": places, "ticktext": [number_text(x) for x in spec["x"]]},
-        yaxis={"title": escaped(spec["y_label"] + unit), "type": "log" if spec["log"] else "linear"},
+    drawn = {name: (places, ys) for name, ys in values.items() if isinstance(ys, list)}
+    return curves(
+        drawn,
+        x=spec["x_label"],
+        y=spec["y_label"] + (f" ({spec['unit']})" if spec["unit"] else ""),
+        dashes=["dash" if name == "guess" else "solid" for name in drawn],
+        xaxis_tickvals=places,
+        xaxis_ticktext=[number_text(x) for x in spec["x"]],
+        yaxis_type="log" if spec["log"] else "linear",
     )
-    return figure
 
 
 def _numbers(spec: Spec, **values: Value | None) -> pd.DataFrame:

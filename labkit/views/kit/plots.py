@@ -4,11 +4,12 @@ they write their texts."""
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from labkit.errors import BadInput
+from labkit.markup import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,6 +86,33 @@ def cells(values: object, texts: object, *, reach: float | None = None, **looks:
 
     scale = {} if reach is None else {"colorscale": DIVERGING, "zmin": -reach, "zmax": reach}
     return go.Heatmap(z=values, hoverongaps=False, xgap=1, ygap=1, **hovers(texts), **(scale | looks))
+
+
+def curves(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x: str,
+    y: str,
+    bars: bool = False,
+    dashes: Sequence[str] = (),
+    **looks: object,
+) -> go.Figure:
+    """A small figure of named lines, or of bars. x, y: what the axes show; dashes: of the lines, in their order, their points
+    then marked; looks: settings of the layout."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for i, (name, (xs, ys)) in enumerate(lines.items()):
+        colour, given = OKABE_ITO[i % len(OKABE_ITO)], {"x": xs, "y": ys, "name": escaped(visible(name))}
+        if bars:
+            figure.add_bar(**given, marker_color=colour)
+        else:
+            line = {"color": colour, "dash": dashes[i] if dashes else "solid"}
+            figure.add_scatter(**given, mode="lines+markers" if dashes else "lines", line=line, marker_color=colour)
+    axes = {"xaxis_title": escaped(visible(x)), "xaxis_showgrid": False, "yaxis_title": escaped(visible(y))}
+    margin = {"t": 20, "b": 40}
+    figure.update_layout(template=template(), height=330, margin=margin, showlegend=len(lines) > 1, **axes, **looks)
+    return figure
 
 
 def ticks(

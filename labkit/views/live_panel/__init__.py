@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import traitlets
@@ -19,14 +18,12 @@ from labkit.views.drawing.page import Page
 from labkit.views.kit.cells import GRACE_SECONDS, place, same_cell
 from labkit.views.kit.errors import error_sentence
 from labkit.views.kit.latest import Latest
-from labkit.views.kit.plots import OKABE_ITO, template
+from labkit.views.kit.plots import curves
 from labkit.views.kit.wire import answers
 from labkit.views.live_panel.record import LISTED_NAMES, Event, Record, Summary, as_event, bar_points, line_points
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    import plotly.graph_objects as go
 
     from labkit.views.drawing.scene import Picture
 
@@ -378,10 +375,14 @@ class LivePanel(View):
             sentence, rows, gaps = self._sentence(), self._rows(), _gaps(self._record)
             lines = self._record.copy_of_lines()
         title = self.labels["title"] or "Live panel"
+        unit = f" ({self.labels['unit']})" if self.labels["unit"] else ""
+        choose = bar_points if self._chart == "bars" else line_points
         page = Page(description=f"{title}: {sentence}").heading(title).paragraph(sentence)
         if self._chart and any(len(xs) for xs, _ in lines.values()):
-            page.drawing(drawn(_figure(lines, self.labels, bars=self._chart == "bars")))
-        unit = f" ({self.labels['unit']})" if self.labels["unit"] else ""
+            points = {_short(name): choose(*line).T for name, line in lines.items()}
+            page.drawing(
+                drawn(curves(points, x=self.labels["x"], y=self.labels["y"] + unit, bars=self._chart == "bars"))
+            )
         page.table(rows, ("name", f"latest{unit}", "lowest", "highest", "values"), right=(1, 2, 3, 4))
         for note in gaps:
             page.note(note)
@@ -397,30 +398,6 @@ class LivePanel(View):
 
 
 _PANELS: weakref.WeakSet[LivePanel] = weakref.WeakSet()  # those that run, or wait to
-
-
-def _figure(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], labels: dict[str, str], *, bars: bool) -> go.Figure:
-    """The panel's chart as plotly draws it, for pictures."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    for i, (name, (xs, ys)) in enumerate(lines.items()):
-        colour, shown = OKABE_ITO[i % len(OKABE_ITO)], html.escape(visible(_short(name)))
-        points = bar_points(xs, ys) if bars else line_points(xs, ys)
-        if bars:
-            figure.add_bar(x=points[:, 0], y=points[:, 1], name=shown, marker_color=colour)
-        else:
-            figure.add_scatter(x=points[:, 0], y=points[:, 1], name=shown, mode="lines", line={"color": colour})
-    unit = f" ({labels['unit']})" if labels["unit"] else ""
-    figure.update_layout(
-        template=template(),
-        height=330,
-        margin={"t": 20, "b": 40},
-        xaxis={"title": html.escape(visible(labels["x"])), "showgrid": False},
-        yaxis={"title": html.escape(visible(labels["y"] + unit))},
-        showlegend=len(lines) > 1,
-    )
-    return figure
 
 
 def _close(events: object) -> None:
