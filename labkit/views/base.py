@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import re
 import threading
 import time
 import uuid
@@ -23,7 +22,7 @@ from IPython.display import display
 from labkit.markup import clean, shorten, visible
 from labkit.views.drawing.page import Page
 from labkit.views.drawing.svg import inline, svg_image
-from labkit.views.exports import Exports
+from labkit.views.exports import Exports, html_page
 from labkit.views.kit import reload
 from labkit.views.kit.job import Job
 from labkit.views.kit.modules import KIT, module, style
@@ -174,14 +173,14 @@ class View(Exports, anywidget.AnyWidget):
         state = json.dumps({"values": values, "bytes": blobs, "packed": packed}, ensure_ascii=True, allow_nan=False)
         state = state.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
         script = str(self._esm).replace("export default", "const labkitWidget =")
-        script += "\n" + (KIT / "page.js").read_text("utf-8")
-        script = re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE)
-        return _PAGE.format(
-            title=html.escape(self._title),
-            style=str(self._css).replace("</", "<\\/"),
-            static=inline(self._image()),  # until the script has drawn, and where none runs
-            state=state,
-            script=script,
+        return html_page(
+            title=self._title,
+            style=str(self._css),
+            # the picture is there until the script has drawn, and where none runs
+            body=f"<h1>{html.escape(self._title)}</h1>\n"
+            f'<div id="labkit-view">{inline(self._image())}</div>\n'
+            f'<script type="application/json" id="labkit-state">{state}</script>',
+            script=script + "\n" + (KIT / "page.js").read_text("utf-8"),
         )
 
 
@@ -189,31 +188,3 @@ def _in_colab() -> bool:
     import sys
 
     return "google.colab.output" in sys.modules
-
-
-# The policy forbids every request, so that even a mistake in a view could not make one.
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; \
-style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-{style}
-</style>
-</head>
-<body class="lk-page">
-<main>
-<h1>{title}</h1>
-<div id="labkit-view">{static}</div>
-</main>
-<script type="application/json" id="labkit-state">{state}</script>
-<script type="module">
-{script}
-</script>
-</body>
-</html>
-"""

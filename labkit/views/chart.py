@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,8 @@ from labkit.markup import html_table, shorten, visible
 from labkit.views.drawing import figures
 from labkit.views.drawing.figure_texts import plain
 from labkit.views.drawing.svg import svg
-from labkit.views.exports import Exports
+from labkit.views.exports import Exports, html_page
+from labkit.views.kit.modules import KIT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,13 +100,12 @@ class Chart(Exports):
         return listed + (f"<p>{more:,} more rows: to_csv writes all.</p>" if more > 0 else "")
 
     def _page(self) -> str:
-        from labkit.views.kit.modules import KIT
-
-        title = self._title().replace("\n", " ")
-        return _PAGE.format(
-            title=html.escape(visible(title)),
-            picture=svg(self._image(), hover=True),
-            rows=self._rows(),
+        return html_page(
+            title=visible(self._title().replace("\n", " ")),
+            style=_STYLE,
+            body=f"<figure>{svg(self._image(), hover=True)}</figure>\n"
+            f"<details><summary>The numbers</summary>{self._rows()}</details>\n"
+            '<div id="said" hidden></div>',
             script=(KIT / "chart_page.js").read_text("utf-8"),
         )
 
@@ -126,34 +125,12 @@ def _in_colab() -> bool:
     return "google.colab.output" in sys.modules
 
 
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; \
-style-src 'unsafe-inline'; img-src data:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ margin: 1rem auto; max-width: 72rem; padding: 0 0.5rem; background: #ffffff; color: #1b1f24;
-  font: 14px/1.45 system-ui, -apple-system, "Segoe UI", "Liberation Sans", sans-serif; }}
-figure {{ margin: 0; position: relative; overflow-x: auto; }}
-table {{ font-size: 12px; font-variant-numeric: tabular-nums; }}
-td, th {{ padding: 1px 12px 1px 0; }}
-#said {{ position: fixed; pointer-events: none; max-width: 28rem; padding: 4px 8px; border-radius: 4px;
-  background: #1b1f24; color: #ffffff; font-size: 12px; white-space: pre-line; }}
-</style>
-</head>
-<body>
-<main>
-<figure>{picture}</figure>
-<details><summary>The numbers</summary>{rows}</details>
-</main>
-<div id="said" hidden></div>
-<script type="module">
-{script}
-</script>
-</body>
-</html>
+_STYLE = """\
+body { margin: 1rem auto; max-width: 72rem; padding: 0 0.5rem; background: #ffffff; color: #1b1f24;
+  font: 14px/1.45 system-ui, -apple-system, "Segoe UI", "Liberation Sans", sans-serif; }
+figure { margin: 0; position: relative; overflow-x: auto; }
+table { font-size: 12px; font-variant-numeric: tabular-nums; }
+td, th { padding: 1px 12px 1px 0; }
+#said { position: fixed; pointer-events: none; max-width: 28rem; padding: 4px 8px; border-radius: 4px;
+  background: #1b1f24; color: #ffffff; font-size: 12px; white-space: pre-line; }
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +84,13 @@ def _without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     return shown.rename(columns=plain)
 
 
+def html_page(*, title: str, style: str, body: str, script: str) -> str:
+    """One HTML file. body: what stands in <main>, as HTML; the policy forbids every request, so that even a mistake in what is
+    given could not make one."""
+    style, script = style.replace("</", "<\\/"), re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE)
+    return _PAGE.format(title=html.escape(title), style=style, body=body, script=script)
+
+
 def write(path: str | Path, content: Callable[[], str | bytes]) -> Path:
     """Write what is made by content() to a file; nothing is written where making it fails. Raises BadInput when the file
     can't be written."""
@@ -94,3 +103,28 @@ def write(path: str | Path, content: Callable[[], str | bytes]) -> Path:
             "give a file name in a folder that exists and that you may write to."
         ) from error
     return target
+
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; \
+style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+{style}
+</style>
+</head>
+<body class="lk-page">
+<main>
+{body}
+</main>
+<script type="module">
+{script}
+</script>
+</body>
+</html>
+"""

@@ -97,35 +97,59 @@ export function stopwatch(view) {
 }
 
 /**
- * A text field for one trait, and the status of the job that it sets off.
+ * A text field for one trait. hear(asked): the kernel was told; delay: milliseconds in which somebody who types on does not mean
+ * yet what stands there.
  * @param {Mounted} view
- * @param {{trait: string, status: string, title: string, hint?: string, busyText: string, lines?: number}} given
+ * @param {{trait: string, title: string, hint?: string, lines?: number, delay?: number, hear: (asked: Promise<unknown>) => void}} given
  */
-export function entryField(view, { trait, status, title, hint = "", busyText, lines = 1 }) {
+export function textField(view, { trait, title, hint = "", lines = 1, delay = 0, hear }) {
   const element = make("div", "lk-entry");
   const label = make("label", "", title);
   const field = /** @type {HTMLTextAreaElement & HTMLInputElement} */ (make(lines > 1 ? "textarea" : "input", "lk-entry-field"));
   if (lines > 1) field.rows = lines;
   else field.type = "search";
-  field.id = view.id(trait);
-  field.dir = "auto";
-  field.spellcheck = false;
-  field.placeholder = hint;
+  Object.assign(field, { id: view.id(trait), dir: "auto", spellcheck: false, placeholder: hint });
   label.setAttribute("for", field.id);
-  const line = statusLine();
-  element.append(label, field, line.element);
-  field.addEventListener("input", () => line.hear(view.wire.tell({ [trait]: field.value })));
+  element.append(label, field);
+  /** @type {ReturnType<typeof setTimeout> | null} */
+  let typing = null;
+  const halt = () => clearTimeout(typing ?? undefined);
 
-  const show = () => {
-    if (field.value !== view.get(trait)) field.value = view.get(trait);
-  };
+  function commit() {
+    halt();
+    typing = null;
+    if (field.value !== view.get(trait)) hear(view.wire.tell({ [trait]: field.value }));
+  }
+  function show() {
+    // what is being typed is newer than anything the kernel sends
+    if (typing === null && field.value !== view.get(trait)) field.value = view.get(trait);
+  }
+  field.addEventListener("input", () => {
+    if (delay === 0) return commit();
+    halt();
+    typing = setTimeout(commit, delay);
+  });
+  field.addEventListener("change", commit);
+  show();
+  view.on(trait, show);
+  view.atEnd(halt);
+  return { element, field };
+}
+
+/**
+ * A text field for one trait, and the status of the job that it sets off.
+ * @param {Mounted} view
+ * @param {{trait: string, status: string, title: string, hint?: string, busyText: string, lines?: number}} given
+ */
+export function entryField(view, { status, busyText, ...given }) {
+  const line = statusLine();
+  const { element, field } = textField(view, { ...given, hear: line.hear });
+  element.append(line.element);
   const draw = () => {
     line.draw(view.get(status), busyText);
     element.setAttribute("aria-busy", String(line.busy()));
   };
-  show();
   if (!view.exported) draw();
-  view.on(trait, show);
   view.on(status, draw);
   view.atEnd(line.clear);
   return { element, field, line };

@@ -3,7 +3,7 @@
 import { unlessDropped } from "../kit/ask.js";
 import { button } from "../kit/controls.js";
 import { appendRuns, make, setText, spokenLabel, visibleRuns } from "../kit/common.js";
-import { isBusy, statusLine, stopwatch } from "../kit/field.js";
+import { isBusy, statusLine, stopwatch, textField } from "../kit/field.js";
 import { mount } from "../kit/mount.js";
 import { sliders } from "./sliders.js";
 import { texts } from "./texts.js";
@@ -24,32 +24,7 @@ function promptField(view, hear) {
     quote.append(make("span", "lk-muted", "Going on from "), quoted);
     return quote;
   }
-  const element = make("div", "lk-entry");
-  const label = make("label", "", "Prompt");
-  const field = make("textarea", "lk-entry-field");
-  Object.assign(field, { id: view.id("prompt"), rows: 2, dir: "auto", spellcheck: false });
-  label.htmlFor = field.id;
-  element.append(label, field);
-  /** @type {ReturnType<typeof setTimeout> | null} */
-  let typing = null;
-  function commit() {
-    clearTimeout(typing ?? undefined);
-    typing = null;
-    if (field.value !== view.get("prompt")) hear(view.wire.tell({ prompt: field.value }));
-  }
-  const draw = () => {
-    // what is being typed is newer than anything the kernel sends
-    if (typing === null && field.value !== view.get("prompt")) field.value = view.get("prompt");
-  };
-  field.addEventListener("input", () => {
-    clearTimeout(typing ?? undefined);
-    typing = setTimeout(commit, TYPING_MS);
-  });
-  field.addEventListener("change", commit);
-  draw();
-  view.on("prompt", draw);
-  view.atEnd(() => clearTimeout(typing ?? undefined));
-  return element;
+  return textField(view, { trait: "prompt", title: "Prompt", lines: 2, delay: TYPING_MS, hear }).element;
 }
 
 /**
