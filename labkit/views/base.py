@@ -148,9 +148,10 @@ class View(Exports, anywidget.AnyWidget):
             self._displayed = data["text/html"]
         display(data, metadata=metadata, raw=True, display_id=self._display_id, update=True)
 
-    def _job_ended(self) -> None:
+    def _job_ended(self, ended: Job[Any, Any]) -> None:
         """Called by a job. An open page draws the widget anew where it is written again, so that happens but once."""
-        if self._written_again and self._display_id is not None and not self._wrote_again:
+        over = not any(job.busy for job in self._jobs if job is not ended)
+        if over and self._written_again and self._display_id is not None and not self._wrote_again:
             self._wrote_again = True
             self._write_again()
 

@@ -145,7 +145,7 @@ class Job(Latest[tuple[int, Request]], Generic[Request, Result]):
                 self._under_way = False
                 self._end(run)
         if run.wanted:
-            self._view._job_ended()
+            self._view._job_ended(self)
         return None
 
     def _deliver(self, request: Request, result: Result, state: State) -> None:
