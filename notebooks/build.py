@@ -358,17 +358,19 @@ def same_input(one: Any, other: Any) -> bool:
 
 
 def as_text(notebook: Any, *, limit: int = LIMIT_BYTES, plain: bool = False) -> str:
-    """The file's content. plain: where it would be larger than the limit, outputs are kept as text only."""
+    """The file's content. plain: where it would be larger than the limit, the largest outputs are kept as text only."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    largest = sorted(
+        (output for cell in code for output in cell.outputs if "data" in output), key=lambda each: len(str(each.data))
+    )
     text = nbformat.writes(notebook, indent=1) + "\n"
-    if not plain or len(text.encode()) <= limit:
-        return text
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            for output in cell.outputs:
-                if "data" in output:
-                    output.data = {kind: value for kind, value in output.data.items() if kind == "text/plain"}
+    while plain and largest and len(text.encode()) > limit:
+        output = largest.pop()
+        output.data = {kind: value for kind, value in output.data.items() if kind == "text/plain"}
+        for cell in code:
             cell.outputs = [output for output in cell.outputs if output.get("data", True)]
-    return nbformat.writes(notebook, indent=1) + "\n"
+        text = nbformat.writes(notebook, indent=1) + "\n"
+    return text
 
 
 def out_of_step(chosen: list[Path]) -> list[str]:

@@ -310,6 +310,8 @@ def test_a_solved_notebook_too_large_keeps_its_outputs_as_text() -> None:
     assert "yyy" not in small
     nbformat.validate(nbformat.reads(small, as_version=4))
     assert "xxx" in build.as_text(notebook(), limit=30_000, plain=True)
+    part = build.as_text(notebook(), limit=8_000, plain=True)
+    assert ("xxx" in part, "yyy" in part) == (False, True), "what is largest gives way first"
     assert "xxx" in build.as_text(notebook(), limit=3000), "the learner's keeps its pictures; main() refuses it"
 
 

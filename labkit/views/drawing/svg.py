@@ -44,7 +44,10 @@ def svg_image(picture: Picture, words: str) -> str:
 
 
 def _look(shape: Shape) -> Hashable:
-    """What neighbours have in common that are written as one element: lines of one look, words of one look on one line."""
+    """What neighbours have in common that are written as one element: lines and boxes of one look, words of one look on one
+    line."""
+    if isinstance(shape, Box) and shape.opacity == 1:
+        return Box, shape.fill
     if isinstance(shape, Path) and shape.fill is None and shape.opacity == 1:
         return shape.stroke, shape.width, shape.dash, shape.closed
     if isinstance(shape, Words) and shape.anchor == "start" and not shape.angle:
@@ -58,6 +61,13 @@ def _together(shapes: list[Shape]) -> str:
         gap = (math.nan, math.nan)
         points = (point for shape in shapes if isinstance(shape, Path) for point in (*shape.points, gap))
         return _shape(replace(first, points=tuple(points)), hover=False)
+    if len(shapes) > 1 and isinstance(first, Box):
+        boxes = "".join(
+            f"M{_n(each.x)} {_n(each.y)}h{_n(each.width)}v{_n(each.height)}h{_n(-each.width)}z"
+            for each in shapes
+            if isinstance(each, Box)
+        )
+        return f'<path d="{boxes}" fill="{first.fill}"/>'
     if len(shapes) > 1 and isinstance(first, Words):
         words = [shape for shape in shapes if isinstance(shape, Words)]
         spans = "".join(

@@ -20,7 +20,16 @@ from labkit.views.kit.errors import error_sentence
 from labkit.views.kit.latest import Latest
 from labkit.views.kit.plots import curves
 from labkit.views.kit.wire import answers
-from labkit.views.live_panel.record import LISTED_NAMES, Event, Record, Summary, as_event, bar_points, line_points
+from labkit.views.live_panel.record import (
+    LISTED_NAMES,
+    PICTURE_POINTS,
+    Event,
+    Record,
+    Summary,
+    as_event,
+    bar_points,
+    line_points,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -379,7 +388,7 @@ class LivePanel(View):
         choose = bar_points if self._chart == "bars" else line_points
         page = Page(description=f"{title}: {sentence}").heading(title).paragraph(sentence)
         if self._chart and any(len(xs) for xs, _ in lines.values()):
-            points = {_short(name): choose(*line).T for name, line in lines.items()}
+            points = {_short(name): choose(*line, PICTURE_POINTS).T for name, line in lines.items()}
             page.drawing(
                 drawn(curves(points, x=self.labels["x"], y=self.labels["y"] + unit, bars=self._chart == "bars"))
             )

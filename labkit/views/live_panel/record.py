@@ -15,6 +15,7 @@ DRAWN_NAMES = 8  # as many lines as can be told apart
 LISTED_NAMES = 12  # values written out
 LINE_POINTS = 500
 BARS = 500  # every head of a middling model has its own
+PICTURE_POINTS = 240  # of a picture, which a saved notebook carries: three pixels each
 
 
 @dataclass(frozen=True)
