@@ -76,7 +76,8 @@ def test_a_file_shows_how_it_went(open_page: Open, tmp_path: Path, dark: bool, w
     assert page.locator("path.lk-live-line").count() == 4, "two lines, and their keys"
     assert page.locator(".lk-live-label").all_text_contents() == ["train", "held out"]
     colours = {
-        page.locator(f".lk-live-chart path.lk-live-c{i}").evaluate("e => getComputedStyle(e).stroke") for i in (0, 1)
+        page.locator(".lk-live-chart path.lk-live-line").nth(i).evaluate("e => getComputedStyle(e).stroke")
+        for i in (0, 1)
     }
     assert colours == ({"rgb(86, 180, 233)", "rgb(240, 149, 63)"} if dark else {"rgb(0, 114, 178)", "rgb(213, 94, 0)"})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"

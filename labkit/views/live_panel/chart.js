@@ -21,13 +21,16 @@ export function plain(text, limit) {
   return characters.length > limit ? `${characters.slice(0, limit - 1).join("")}…` : label;
 }
 
-/** The classes of one line's shapes. @type {(kind: string, i: number, again: string) => string} */
-const look = (kind, i, again) => `lk-live-${kind} lk-live-c${i % COLOURS}${i >= COLOURS ? ` lk-live-${again}` : ""}`;
+/** How the shapes of one line look; again: with the same colour as an earlier one. @type {(kind: string, i: number, again?: string) => Record<string, string>} */
+const look = (kind, i, again = "") => ({
+  class: `lk-live-${kind}${again && i >= COLOURS ? ` lk-live-${again}` : ""}`,
+  style: `--lk-colour: var(--lk-series-${i % COLOURS})`,
+});
 
 /** A short piece of a line as the chart draws it: the key to the colours. @param {number} i */
 export function sample(i) {
   const piece = svg("svg", { width: 18, height: 8, "aria-hidden": "true", class: "lk-live-sample" });
-  piece.append(svg("path", { d: "M1 4h16", class: look("line", i, "dashed") }));
+  piece.append(svg("path", { d: "M1 4h16", ...look("line", i, "dashed") }));
   return piece;
 }
 
@@ -93,7 +96,7 @@ function barsOf({ plot, across, slot, x, y }, points, i, count) {
   const each = Math.max(1, ((x(across.low + slot) - plot.left) * 0.8) / count);
   const [zero, wide] = [y(0).toFixed(1), Math.max(0.8, each * 0.92).toFixed(2)];
   const bar = (/** @type {Point} */ [at, value]) => `M${(x(at) + (i - count / 2) * each).toFixed(2)} ${zero}V${y(value).toFixed(1)}h${wide}V${zero}z`;
-  return svg("path", { d: points.filter(isThere).map(bar).join(""), class: look("bars", i, "faded") });
+  return svg("path", { d: points.filter(isThere).map(bar).join(""), ...look("bars", i, "faded") });
 }
 
 /** The names at the ends of the lines. @type {(at: Scales, lines: Line[]) => SVGElement[]} */
@@ -104,7 +107,7 @@ function names({ plot, x, y }, lines) {
   });
   const heights = spread(ends.map(({ top }) => top), LABEL_GAP, plot.top, plot.bottom);
   return ends.flatMap(({ name, i, left, top }, k) => [
-    svg("line", { x1: left, y1: top, x2: plot.right + 5, y2: heights[k], class: look("lead", i, "lead") }),
+    svg("line", { x1: left, y1: top, x2: plot.right + 5, y2: heights[k], ...look("lead", i) }),
     svg("text", { x: plot.right + 6, y: heights[k] + 4, class: "lk-live-label" }, plain(name, 16)),
   ]);
 }
@@ -135,7 +138,7 @@ export function chartPane(view) {
       picture.append(...frame(at, lines, labels));
       lines.forEach(({ points }, i) => {
         const drawn = () => linePath(points.map(([x, y]) => [at.x(x), at.y(y)]));
-        picture.append(bars ? barsOf(at, points, i, lines.length) : svg("path", { d: drawn(), class: look("line", i, "dashed") }));
+        picture.append(bars ? barsOf(at, points, i, lines.length) : svg("path", { d: drawn(), ...look("line", i, "dashed") }));
       });
       if (at.named) picture.append(...names(at, lines));
     }
