@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from labkit.results import as_table
 from labkit.views.chart import Chart
-from labkit.views.template import (
+from labkit.views.kit.plots import (
     INK,
     OKABE_ITO,
     Row,

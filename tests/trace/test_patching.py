@@ -220,7 +220,7 @@ def test_the_chart_holds_the_effects_with_zero_in_the_middle() -> None:
     best = frame.loc[frame["effect"].idxmax()]
     assert f"entering layer {best['layer']} at token {best['position']}" in figure.layout.title.text
     assert f"{best['effect']:.0%}" in figure.layout.title.text
-    assert f"effect {table[1, 3]:.4f}" in heat.text[1][3]
+    assert f"effect {table[1, 3]:.4f}" in heat.customdata[1][3]
 
 
 def test_the_chart_of_heads_and_of_an_interrupted_run() -> None:

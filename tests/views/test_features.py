@@ -234,7 +234,7 @@ def test_searching_gives_features_with_sentences() -> None:
     expected = {
         "nothing": ("done", "No feature was found for “nothing”."),
         "fail": ("failed", "The index has no words."),
-        "wrong": ("failed", "There is no feature 1,000,000: tiny-sae has features 0 to 399."),
+        "wrong": ("failed", "There is no feature 1000000: tiny-sae has features 0 to 399."),
     }
     for words, (state, message) in expected.items():
         view.asked = words

@@ -84,7 +84,7 @@ def cells(values: object, texts: object, *, reach: float | None = None, **looks:
     largest value of a scale whose middle is 0."""
     import plotly.graph_objects as go
 
-    scale = {} if reach is None else {"colorscale": DIVERGING, "zmin": -reach, "zmax": reach}
+    scale = {} if reach is None else {"colorscale": DIVERGING, "zmin": -reach, "zmax": reach, "zmid": 0}
     return go.Heatmap(z=values, hoverongaps=False, xgap=1, ygap=1, **hovers(texts), **(scale | looks))
 
 
