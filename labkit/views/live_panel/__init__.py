@@ -388,7 +388,8 @@ class LivePanel(View):
         choose = bar_points if self._chart == "bars" else line_points
         page = Page(description=f"{title}: {sentence}").heading(title).paragraph(sentence)
         if self._chart and any(len(xs) for xs, _ in lines.values()):
-            points = {_short(name): choose(*line, PICTURE_POINTS).T for name, line in lines.items()}
+            chosen = {_short(name): choose(*line, PICTURE_POINTS) for name, line in lines.items()}
+            points = {name: (each[:, 0].tolist(), each[:, 1].tolist()) for name, each in chosen.items()}
             page.drawing(
                 drawn(curves(points, x=self.labels["x"], y=self.labels["y"] + unit, bars=self._chart == "bars"))
             )
