@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 from labkit.errors import BadInput, LabClosed
 from labkit.models.config import context_length, input_device
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
-    from labkit.generation.decode import OnToken, Speed
+    from labkit.generation.decode import DecodingSettings, OnToken, Speed
     from labkit.generation.record import Generation
     from labkit.models.memory import Memory
     from labkit.trace.anatomy import Anatomy
@@ -122,63 +122,36 @@ class Lab:
         self,
         prompt: One,
         *,
-        max_new_tokens: int = ...,
-        temperature: float = ...,
-        top_k: int | None = ...,
-        top_p: float | None = ...,
-        min_p: float | None = ...,
-        repetition_penalty: float | None = ...,
-        seed: int | None = ...,
-        stop: str | list[str] | None = ...,
         chat: bool | None = ...,
         template: Mapping[str, object] | None = ...,
-        alternatives: int = ...,
-        speed: Speed = ...,
         show: bool = ...,
         on_token: OnToken | None = ...,
         stop_event: threading.Event | None = ...,
+        **settings: Unpack[DecodingSettings],
     ) -> Generation: ...
     @overload
     def generate(
         self,
         prompt: Many,
         *,
-        max_new_tokens: int = ...,
-        temperature: float = ...,
-        top_k: int | None = ...,
-        top_p: float | None = ...,
-        min_p: float | None = ...,
-        repetition_penalty: float | None = ...,
-        seed: int | None = ...,
-        stop: str | list[str] | None = ...,
         chat: bool | None = ...,
         template: Mapping[str, object] | None = ...,
-        alternatives: int = ...,
-        speed: Speed = ...,
         show: bool = ...,
         on_token: OnToken | None = ...,
         stop_event: threading.Event | None = ...,
+        **settings: Unpack[DecodingSettings],
     ) -> list[Generation]: ...
     @overload
     def generate(
         self,
         prompt: object,
         *,
-        max_new_tokens: int = ...,
-        temperature: float = ...,
-        top_k: int | None = ...,
-        top_p: float | None = ...,
-        min_p: float | None = ...,
-        repetition_penalty: float | None = ...,
-        seed: int | None = ...,
-        stop: str | list[str] | None = ...,
         chat: bool | None = ...,
         template: Mapping[str, object] | None = ...,
-        alternatives: int = ...,
-        speed: Speed = ...,
         show: bool = ...,
         on_token: OnToken | None = ...,
         stop_event: threading.Event | None = ...,
+        **settings: Unpack[DecodingSettings],
     ) -> Generation | list[Generation]: ...
     def generate(
         self,
@@ -191,7 +164,7 @@ class Lab:
         min_p: float | None = None,
         repetition_penalty: float | None = None,
         seed: int | None = None,
-        stop: str | list[str] | None = None,
+        stop: str | Sequence[str] | None = None,
         chat: bool | None = None,
         template: Mapping[str, object] | None = None,
         alternatives: int = 20,
@@ -283,7 +256,7 @@ class Lab:
         min_p: float | None = None,
         repetition_penalty: float | None = None,
         seed: int | None = None,
-        stop: str | list[str] | None = None,
+        stop: str | Sequence[str] | None = None,
         chat: bool | None = None,
         template: Mapping[str, object] | None = None,
         alternatives: int = 20,

@@ -19,6 +19,7 @@ from labkit.results import Result
 from labkit.trace import running
 from labkit.trace.edits import Site, ablate_heads, installed
 from labkit.trace.input import as_ids, is_many
+from labkit.trace.lab_like import check_lab
 from labkit.trace.passes import TokenAxis
 from labkit.trace.record import Trace, check_predicts, token_loss
 
@@ -59,7 +60,7 @@ class Ablation:
     """
 
     def __init__(self, lab: TracingLab, what: object) -> None:
-        _check_lab(lab)
+        check_lab(lab)
         if is_many(what):
             raise BadInput("ablation takes one text; make one for each.")
         self._lab = lab
@@ -113,11 +114,6 @@ def ablation(lab: TracingLab, what: object) -> Ablation:
     return Ablation(lab, what)
 
 
-def _check_lab(lab: object) -> None:
-    if not hasattr(lab, "tokenizer") or not hasattr(lab, "edit"):
-        raise BadInput(f"This takes a Lab, from lk.load(), and {type(lab).__name__} is none.")
-
-
 # every head by itself -------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +162,7 @@ def effects(
     """
     import pandas as pd
 
-    _check_lab(lab)
+    check_lab(lab)
     if is_many(what):
         raise BadInput("effects takes one text; call it once for each.")
     ids = _ids(lab, what)

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, cast, get_args
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
@@ -38,6 +38,21 @@ Speed = Literal["plain", "fast"]
 SPEEDS: tuple[Speed, ...] = get_args(Speed)
 OnPiece = Callable[[str], None]
 OnToken = Callable[[Generation], None]
+
+
+class DecodingSettings(TypedDict, total=False):
+    """What `settings` checks, as a user writes it."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    alternatives: int
+    speed: Speed
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from labkit.results import Result, as_table
 from labkit.statistics import p_value, permuted_within, ranks
 from labkit.trace import running
 from labkit.trace.documents import Documents
+from labkit.trace.lab_like import check_lab
 from labkit.trace.resuming import entering
 
 if TYPE_CHECKING:
@@ -174,8 +175,7 @@ def _experts(lab: LabLike, experts: Iterable[Expert] | None) -> list[Expert]:
 
 def routed(lab: LabLike) -> dict[int, int]:
     """The routed layers of a lab and how many experts each has. Raises Unavailable for a dense model."""
-    if not hasattr(lab, "anatomy"):
-        raise BadInput(f"This takes a Lab, from lk.load(), and a {type(lab).__name__} is none.")
+    check_lab(lab)
     if (reason := lab.anatomy.support["routes"]) is not None:
         raise Unavailable(f"{lab.name} has no experts to take away: {reason}.")
     return {layer: router.experts_count for layer, router in routers(lab).items()}

@@ -12,6 +12,7 @@ from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.trace import running
 from labkit.trace.documents import documents_of
+from labkit.trace.lab_like import check_lab
 
 if TYPE_CHECKING:
     import torch
@@ -102,8 +103,7 @@ def collect(
     untrained, seed = checks.whole("untrained", untrained, 0), checks.seed(seed)
     if batch_tokens is not None:
         batch_tokens = checks.whole("batch_tokens", batch_tokens, 1)
-    if not hasattr(lab, "anatomy") or not hasattr(lab, "tokenizer"):
-        raise BadInput(f"collect takes a lab first, such as lk.load(), and {lab!r} is none.")
+    check_lab(lab)
     if (reason := lab.anatomy.support["routes"]) is not None:
         raise Unavailable(f"{lab.name} has no routes to collect: {reason}.")
     documents, kind_of, cut = documents_of(lab, texts)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, overload
 
+from labkit.errors import BadInput
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -14,6 +16,14 @@ if TYPE_CHECKING:
     from labkit.trace.edits import Edit
     from labkit.trace.input import Many, One
     from labkit.trace.record import Trace
+
+
+def check_lab(lab: object) -> None:
+    """Raise BadInput for what is no Lab, such as a model by itself."""
+    if not hasattr(lab, "tokenizer") or not hasattr(lab, "turn"):
+        raise BadInput(
+            f"This takes a Lab, from lk.load() or lk.Lab(model, tokenizer), and a {type(lab).__name__} is none."
+        )
 
 
 class LabLike(Protocol):

@@ -112,9 +112,23 @@ def checked_ids(model: PreTrainedModel, ids: Ids) -> list[int]:
 
 
 def room(model: PreTrainedModel) -> int | None:
-    """How many tokens a text may have: the model's context without virtual tokens; None where there is no such limit."""
+    """How many tokens a text may have; None where there is no such limit.
+
+    That is the model's context without virtual tokens, and without the positions up to the padding token's where those of a
+    text begin beyond it, as RoBERTa's do.
+    """
     context = context_length(model.config)
-    return None if context is None else context - virtual_tokens(model)
+    if context is None:
+        return None
+    if model not in _BEYOND:
+        tokens = model.get_input_embeddings()
+        tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not tokens]
+        pads = [m.padding_idx for m in tables if m.num_embeddings == context and m.padding_idx is not None]
+        _BEYOND[model] = max(pads, default=-1) + 1
+    return context - virtual_tokens(model) - _BEYOND[model]
+
+
+_BEYOND: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()  # positions that no text has
 
 
 class Batch(NamedTuple):
@@ -281,49 +295,35 @@ def forward(
     """
     with torch.inference_mode(False), prepared(model):  # what autograd sees can't be made in inference mode
         batch = batch_of(model, rows)
-        if len(rows) > 1 and not (lists := answers_in_lists(model)).padded and not (lists.even and batch.mask is None):
-            raise Unavailable(
-                f"{model.config.model_type} answers otherwise in such a list than alone; run its texts one at a time."
-            )
-        return _pass(
-            model, batch, logits=logits, upto=upto, leaving=leaving, after=after, attentions=attentions, grad=grad
-        )
-
-
-def _pass(
-    model: PreTrainedModel,
-    batch: Batch,
-    *,
-    logits: Logits = "all",
-    upto: nn.Module | None = None,
-    leaving: bool = False,
-    after: int = 0,
-    attentions: bool = False,
-    grad: bool = False,
-) -> Output:
-    width = batch.ids.shape[1]
-    ends = [n - width - 1 for n in batch.lengths]  # each text's last column, counted from the end
-    inputs: dict[str, object] = {"input_ids": batch.ids, "use_cache": False}
-    if batch.mask is not None:
-        inputs["attention_mask"] = batch.mask
-    if attentions:
-        inputs["output_attentions"] = True
-    kept: list[int] | None = None
-    if (logits != "all" or upto is not None) and _takes(model, "logits_to_keep"):
-        kept = sorted(set(ends)) if logits == "last" else [-1]
-        inputs["logits_to_keep"] = 1 if kept == [-1] else torch.tensor(kept, device=batch.ids.device)
-    with torch.enable_grad() if grad else torch.no_grad():
-        if upto is not None:
-            hidden = _entering(model, inputs, upto, leaving, after)[:, -width:]
-            return Output(batch.ids, batch.mask, batch.lengths, hidden=hidden if grad else hidden.detach())
-        scores: torch.Tensor = model(**inputs).logits
-        found: torch.Tensor | None = None
-        if logits == "all":
-            found = scores if scores.shape[1] == width else scores[:, -width:]
-        elif logits == "last":
-            columns = ends if kept is None else [kept.index(end) for end in ends]
-            found = torch.stack([scores[row, column] for row, column in enumerate(columns)])
-    return Output(batch.ids, batch.mask, batch.lengths, logits=found)
+        if len(rows) > 1 and not trying():
+            lists = answers_in_lists(model)
+            if not lists.padded and not (lists.even and batch.mask is None):
+                raise Unavailable(
+                    f"{model.config.model_type} answers otherwise in such a list than alone; run its texts one at a time."
+                )
+        width = batch.ids.shape[1]
+        ends = [n - width - 1 for n in batch.lengths]  # each text's last column, counted from the end
+        inputs: dict[str, object] = {"input_ids": batch.ids, "use_cache": False}
+        if batch.mask is not None:
+            inputs["attention_mask"] = batch.mask
+        if attentions:
+            inputs["output_attentions"] = True
+        kept: list[int] | None = None
+        if (logits != "all" or upto is not None) and _takes(model, "logits_to_keep"):
+            kept = sorted(set(ends)) if logits == "last" else [-1]
+            inputs["logits_to_keep"] = 1 if kept == [-1] else torch.tensor(kept, device=batch.ids.device)
+        with torch.enable_grad() if grad else torch.no_grad():
+            if upto is not None:
+                hidden = _entering(model, inputs, upto, leaving, after)[:, -width:]
+                return Output(batch.ids, batch.mask, batch.lengths, hidden=hidden if grad else hidden.detach())
+            scores: torch.Tensor = model(**inputs).logits
+            found: torch.Tensor | None = None
+            if logits == "all":
+                found = scores if scores.shape[1] == width else scores[:, -width:]
+            elif logits == "last":
+                columns = ends if kept is None else [kept.index(end) for end in ends]
+                found = torch.stack([scores[row, column] for row, column in enumerate(columns)])
+        return Output(batch.ids, batch.mask, batch.lengths, logits=found)
 
 
 def _entering(
@@ -437,9 +437,8 @@ def answers_in_lists(model: PreTrainedModel) -> Lists:
     """What lists may be passed through a model at once; found by trying it with a few tokens, once."""
 
     def attempt(rows: list[list[int]]) -> list[list[torch.Tensor]]:
-        batch = batch_of(model, rows)
-        logits = _pass(model, batch).all_logits
-        return [[logits[row, :n].float()] for row, n in enumerate(batch.lengths)]
+        output = forward(model, rows)
+        return [[output.all_logits[row, :n].float()] for row, n in enumerate(output.lengths)]
 
     return _tried(model, "forward", attempt)
 
@@ -527,11 +526,11 @@ def way_to_generate(model: PreTrainedModel, ids: Sequence[int] = (), steps: int 
                     raise
                 return False
             whole = text + new[0][:-1]
-            plain = _pass(model, batch_of(model, [whole])).all_logits[0, -STEPS:]
+            plain = forward(model, [whole]).all_logits[0, -STEPS:]
             same = [_agree(ours[0], theirs.float(), tolerance) for ours, theirs in zip(logits, plain, strict=True)]
             if not all(same):  # in a model that looks both ways a later token changes what was said before
                 ends = range(length, length + STEPS)
-                plain = torch.cat([_pass(model, batch_of(model, [whole[:n]]), logits="last").all_logits for n in ends])
+                plain = torch.cat([forward(model, [whole[:n]], logits="last").all_logits for n in ends])
                 same = [_agree(ours[0], theirs.float(), tolerance) for ours, theirs in zip(logits, plain, strict=True)]
             # rounding may send a token to another expert and change a step; what is built otherwise changes all of them
             return all(same) if exact else any(same)

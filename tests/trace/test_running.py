@@ -347,7 +347,7 @@ def test_a_model_that_fails_on_lists_is_run_one_by_one(error: type[Exception]) -
 
 def test_no_memory_for_a_list_is_no_verdict_on_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(FAMILIES["llama3"])
-    monkeypatch.setattr(running, "_pass", lambda *_args, **_options: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(running, "forward", lambda *_args, **_options: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
         answers_in_lists(model)
     monkeypatch.undo()
@@ -549,6 +549,18 @@ def test_an_interrupt_ends_many_runs_and_keeps_what_was_done() -> None:
     with pytest.raises(ZeroDivisionError), running.Progress("runs", 3, "run", False) as bar:
         raise ZeroDivisionError
     assert not bar.interrupted
+
+
+@pytest.mark.parametrize(("family", "most"), [("roberta", 126), ("data2vec", 126), ("electra", 128), ("opt", 128)])
+def test_a_context_ends_where_its_positions_do(family: str, most: int) -> None:
+    """RoBERTa's positions begin beyond the padding token's, so that its table of 128 has room for fewer tokens."""
+    model = build((FAMILIES | ENCODERS)[family])
+    assert running.room(model) == most
+    assert forward(model, [[5] * most]).all_logits.shape[1] == most
+    with pytest.raises(lk.BadInput, match=f"holds {most}"):
+        forward(model, [[5] * (most + 1)])
+    made = lk.Lab(model, Tokens(), name=family).generate([5] * (most - 2), max_new_tokens=9)
+    assert (len(made), made.finish_reason) in ((2, "context"), (1, "end"), (2, "end"))
 
 
 def test_a_family_with_other_names_for_its_context() -> None:
