@@ -127,7 +127,7 @@ def test_layers_that_choose_different_numbers_are_refused(lab: lk.Lab) -> None:
 
 
 def test_what_is_no_lab_is_refused() -> None:
-    with pytest.raises(lk.BadInput, match="takes a lab first"):
+    with pytest.raises(lk.BadInput, match=r"This takes a Lab, .* and a str is none"):
         collect("x", TEXTS)
 
 
