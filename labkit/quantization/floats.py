@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
 from labkit.quantization.grids import Blocks, Codes, Grid, Parameters
 from labkit.quantization.integers import in_steps
+from labkit.quantization.packing import look_up
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,7 @@ class FP8(Grid):
         return (code + 128 * value.signbit()).to(torch.uint8)
 
     def decode(self, codes: Codes, parameters: Parameters) -> Blocks:
-        magnitude = (codes & 127).int()
-        exponent, mantissa = magnitude >> self.mantissa_bits, magnitude & (2**self.mantissa_bits - 1)
-        steps = torch.where(exponent > 0, mantissa + 2**self.mantissa_bits, mantissa)
-        power = exponent.clamp(min=1) - 1 + self.lowest_exponent - self.mantissa_bits
-        value = torch.ldexp(steps.float(), power)
-        return torch.where(codes > 127, -value, value) * parameters["scale"]
+        return look_up(floats(self), codes) * parameters["scale"]
 
     def store(self, codes: Codes, parameters: Parameters) -> Parameters:
         return {"codes": codes.reshape(-1), "scale": parameters["scale"]}
@@ -64,6 +61,17 @@ class FP8(Grid):
         finite = values[values.abs() <= self.largest]  # the codes above stand for infinity and NaN
         scaled: torch.Tensor = (finite * parameters["scale"][group].cpu()).unique()
         return scaled
+
+
+@cache
+def floats(grid: FP8) -> torch.Tensor:
+    """(256,) the value of each byte; those that stand for infinity and NaN go on where the finite ones end."""
+    byte = torch.arange(256)
+    exponent, mantissa = (byte & 127) >> grid.mantissa_bits, byte & (2**grid.mantissa_bits - 1)
+    steps = torch.where(exponent > 0, mantissa + 2**grid.mantissa_bits, mantissa)
+    power = exponent.clamp(min=1) - 1 + grid.lowest_exponent - grid.mantissa_bits
+    value = torch.ldexp(steps.float(), power)
+    return torch.where(byte > 127, -value, value)
 
 
 E4M3 = FP8()

@@ -18,6 +18,7 @@ from labkit.models.memory import human_bytes, plain_tensors, tensor_identity
 from labkit.quantization.layers import PackedModule, PackedWeight
 from labkit.quantization.weights import Matrix, matrices
 from labkit.results import Result
+from labkit.trace import running
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ class Record:
 
 def record_of(lab: LabLike) -> Record | None:
     """What `quantize` did to a lab's model; None for a model that it did not make."""
-    found = getattr(lab.model, "labkit_quantization", None)
+    found = getattr(running.language_model(lab.model), "labkit_quantization", None)
     return found if isinstance(found, Record) else None
 
 
@@ -93,7 +94,7 @@ def contents(lab: LabLike) -> Contents:
             layer_of.setdefault(id(part), index)
     seen: dict[tuple[object, ...], str] = {}
     rows: list[dict[str, object]] = []
-    for name, module in lab.model.named_modules():
+    for name, module in running.language_model(lab.model).named_modules():
         for stored in _stored(name, module):
             matrix = known.get((id(module), stored.parameter))
             why = _why(matrix, record)

@@ -9,6 +9,7 @@ import torch
 
 from labkit.quantization.gguf_blocks import pack_codes, unpack_codes
 from labkit.quantization.grids import Blocks, Codes, Grid, Parameters
+from labkit.quantization.packing import look_up
 
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of E2M1: one sign, two exponent bits, one mantissa bit
 LARGEST_EXPONENT = 2  # of E2M1: 4.0 and 6.0
@@ -39,8 +40,8 @@ class MXFP4(Grid):
         return torch.where((blocks < 0) & (codes > 0), codes + 8, codes)
 
     def decode(self, codes: Codes, parameters: Parameters) -> Blocks:
-        magnitudes = torch.tensor(MAGNITUDES, device=codes.device)
-        return torch.cat([magnitudes, -magnitudes])[codes.long()] * self._scale(parameters)
+        magnitudes = torch.tensor(MAGNITUDES)
+        return look_up(torch.cat([magnitudes, -magnitudes]), codes) * self._scale(parameters)
 
     def _scale(self, parameters: Parameters) -> torch.Tensor:
         return torch.exp2(parameters["exponent"].float() - BIAS)

@@ -9,6 +9,7 @@ from functools import cache
 import torch
 
 from labkit.quantization.grids import Blocks, Codes, Grid, Parameters
+from labkit.quantization.packing import look_up
 
 OUTERMOST = 0.9677083  # the share of a normal distribution below the largest value
 NESTED = 256  # scales that share a scale of their own
@@ -48,7 +49,7 @@ class NF4(Grid):
         return nearest((blocks * parameters["inverse"]).clamp(-1, 1), normal_levels())
 
     def decode(self, codes: Codes, parameters: Parameters) -> Blocks:
-        return normal_levels().to(codes.device)[codes.long()] * parameters["absmax"]
+        return look_up(normal_levels(), codes) * parameters["absmax"]
 
     def store(self, codes: Codes, parameters: Parameters) -> Parameters:
         flat = torch.nn.functional.pad(codes.reshape(-1), (0, codes.numel() % 2))
@@ -84,7 +85,7 @@ def quantize_scales(absmax: torch.Tensor) -> Parameters:
 
 def restored_scales(code: Codes, nested: torch.Tensor, offset: torch.Tensor) -> Parameters:
     """The scales that stored ones stand for, beside what is stored."""
-    absmax = dynamic_levels().to(code.device)[code.long()] * nested + offset
+    absmax = look_up(dynamic_levels(), code) * nested + offset
     return {"absmax": absmax, "absmax_code": code, "nested_absmax": nested, "offset": offset}
 
 

@@ -32,9 +32,20 @@ def unpack_bits(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
         places = torch.arange(8 // bits, dtype=torch.uint8, device=packed.device) * bits
         codes: torch.Tensor = (packed[:, None] >> places) & (2**bits - 1)
         return codes.view(-1)[:count]
-    single = unpack_bits(packed, 1, count * bits).view(count, bits)
-    weights = 1 << torch.arange(bits, dtype=torch.uint8, device=packed.device)
-    return (single * weights).sum(1, dtype=torch.uint8)
+    rows = torch.nn.functional.pad(packed, (0, -len(packed) % bits)).view(-1, bits)  # of eight codes each
+    spread = torch.empty(len(rows), 8, dtype=torch.uint8, device=packed.device)
+    for place in range(8):
+        byte, shift = divmod(place * bits, 8)
+        code = rows[:, byte] >> shift
+        if shift + bits > 8:  # the rest stands in the next byte
+            code = code | (rows[:, byte + 1] << (8 - shift))
+        spread[:, place] = code & (2**bits - 1)
+    return spread.view(-1)[:count]
+
+
+def look_up(values: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """The value at each code, of the codes' shape. values: (code count,)."""
+    return values.to(codes.device).index_select(0, codes.reshape(-1).int()).view(codes.shape)
 
 
 TRITS = 5  # in a byte: 3⁵ = 243 values

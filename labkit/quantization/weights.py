@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from labkit.models.memory import part
+from labkit.trace import running
 
 if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike
@@ -57,7 +58,7 @@ def matrices(lab: LabLike) -> dict[str, Matrix]:
     lab, those that labkit packed are among them, and `weight` gives their values.
     """
     found: list[Matrix] = []
-    names = {id(module): name for name, module in lab.model.named_modules()}
+    names = {id(module): name for name, module in running.language_model(lab.model).named_modules()}
     seen: set[int] = set()
     for index, layer in enumerate(lab.anatomy.layers):
         if id(layer.module) in seen:  # a module that is used as several layers
@@ -147,7 +148,7 @@ def _ends(lab: LabLike, names: dict[int, str]) -> list[Matrix]:
 
 def _has_matrix(module: nn.Module) -> bool:
     weight: object = module._parameters.get("weight")
-    return isinstance(weight, torch.Tensor) and weight.dim() == 2 and weight.is_floating_point()
+    return isinstance(weight, torch.Tensor) and weight.dim() == 2 and bool(weight.is_floating_point())
 
 
 def _is_tied(embedding: nn.Module, head: nn.Module) -> bool:
