@@ -188,7 +188,7 @@ print(f"Mixtral 8x7B: {total:.1f} billion parameters, {active:.1f} billion activ
 lk.claim(
     "mixtral-20",
     round(100 * mixtral.share_active, 1),
-    note="of the parameters are active on a token; all of them have to be in memory",
+    note="all of them have to be in memory",
 )
 
 # %% [markdown]

@@ -184,9 +184,8 @@ print(f"with the true directions, three a token: {(fresh - truth).square().sum()
 
 # %%
 text = "Call me Ishmael. Some years ago, never mind how long precisely, I went to sea."
-x = lab.trace(text, keep="residual").residual(sae.layer)[
-    1:
-]  # what enters layer 15; section 3: why [1:]
+# what enters layer 15, without the first token: section 3 says why
+x = lab.trace(text, keep="residual").residual(sae.layer)[1:]
 before = (x - sae.decoder_bias) @ sae.encoder + sae.encoder_bias
 best = before.topk(sae.k, dim=-1)
 by_hand = torch.zeros_like(before).scatter(-1, best.indices, best.values.relu())
