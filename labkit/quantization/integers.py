@@ -16,9 +16,10 @@ class Absmax(Grid):
     """scale · q with q from −(2^(b−1) − 1) to 2^(b−1) − 1 and scale = max |w| / (2^(b−1) − 1): symmetric, zero is exact.
 
     A weight moves by half a scale at most; quantizing what was quantized changes nothing. A group of zeros stays zeros.
-    The scale is stored in `scale_dtype`; one too small for float16 (below 3e-8) makes its group zero. Equal to
-    `torch.fake_quantize_per_channel_affine` with zero point 0, and to torchao's symmetric mapping from −127 to 127.
-    Jacob et al. 2018, without a zero point; LLM.int8 (Dettmers et al. 2022) per row.
+    The scale is stored in `scale_dtype`; in float16 this holds for scales from 6e-5, below which float16 has fewer bits, and
+    a scale below 3e-8 makes its group zero. Equal to `torch.fake_quantize_per_channel_affine` with zero point 0, and to
+    torchao's symmetric mapping from −127 to 127. Jacob et al. 2018, without a zero point; LLM.int8 (Dettmers et al. 2022)
+    per row.
     """
 
     bits: int = 8
