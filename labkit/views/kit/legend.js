@@ -10,7 +10,7 @@ import { make } from "./common.js";
  */
 export function legend(items, title = "") {
   const element = make("p", "lk-key");
-  if (title) element.append(make("span", "lk-key-title", title));
+  if (title) element.append(make("span", "lk-key-title", title), " ");
   for (const { sample, text } of items) {
     const item = make("span", "lk-key-item");
     if (sample !== undefined) {
