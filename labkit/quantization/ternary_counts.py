@@ -76,13 +76,11 @@ def multiplications(what: Countable, *, tokens: int | Iterable[int] = (128, 1_02
     An RMSNorm of n numbers takes 3n + 1 multiplications: squares, the mean, the factor, the weight. SiLU takes one.
     Raises BadInput for a model of another kind, and for lengths below 1; ModelNotFound for an unknown name.
     """
-    lengths = (
-        [tokens] if checks.as_whole(tokens) is not None else checks.series("tokens", tokens, "whole numbers from 1")
-    )
-    lengths = [checks.whole("tokens", length, 1) for length in lengths]
+    given = [tokens] if checks.as_whole(tokens) is not None else checks.series("tokens", tokens, "whole numbers from 1")
+    lengths = [checks.whole("tokens", length, 1) for length in given]
     if not lengths:
         checks.refuse("tokens", tokens, "at least one length")
-    model: Countable = getattr(what, "model", what) if hasattr(what, "tokenizer") else what  # type: ignore[assignment]
+    model: Countable = getattr(what, "model", what) if hasattr(what, "tokenizer") else what
     name, config = named_config(model)
     shape = shape_of(name, config)
     import pandas as pd

@@ -63,7 +63,7 @@ class _MeanCrossEntropy(torch.autograd.Function):
     ROWS = 256
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: torch.autograd.function.FunctionCtx, rows: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
         of_rows, of_weight, total = torch.empty_like(rows), torch.zeros_like(weight), rows.new_zeros(())
@@ -80,7 +80,7 @@ class _MeanCrossEntropy(torch.autograd.Function):
         return total / len(rows)
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, gradient: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
         of_rows, of_weight = ctx.saved_tensors  # type: ignore[attr-defined]
@@ -162,7 +162,7 @@ def train(
             group["lr"] = learning_rate(step)
         model.train()
         whole, loss, more = losses(step)
-        whole.backward()  # type: ignore[no-untyped-call]
+        whole.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), optimizing.clip)
         optimizer.step()
         optimizer.zero_grad()

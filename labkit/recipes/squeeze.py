@@ -77,11 +77,11 @@ class _Straight(torch.autograd.Function):
     """The second argument, with the gradient going to the first."""
 
     @staticmethod
-    def forward(_ctx: object, _weight: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(_ctx: object, _weight: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
         return rounded
 
     @staticmethod
-    def backward(_ctx: object, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(_ctx: object, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         return gradient, None
 
 
@@ -223,7 +223,7 @@ def measure(work: Path) -> None:
                 bits = 32.0 if how == "float32" else quantized(model, quantizer(how))
                 losses[f"{name}/{step}/{how}"] = document_losses(model.eval(), rows)
                 losses[f"bits/{how}"] = np.array(bits)
-            np.savez(path, **losses)  # type: ignore[arg-type]
+            np.savez(path, **losses)
             print(name, step, flush=True)
     for file, table in (("squeezed.csv", squeezed(losses, rows)), ("ternary.csv", ternary(losses, rows))):
         SHIPPED.mkdir(parents=True, exist_ok=True)
@@ -242,7 +242,9 @@ class Means:
     def __call__(self, sums: np.ndarray) -> np.ndarray:
         """(1 + draws,) from the summed loss of each document; the first is of the documents as they are."""
         kinds = [self.kind_of == number for number in range(len(texts.KINDS))]
-        return np.mean([self.weights[:, k] @ sums[k] / (self.weights[:, k] @ self.counts[k]) for k in kinds], axis=0)
+        of_kinds = [self.weights[:, k] @ sums[k] / (self.weights[:, k] @ self.counts[k]) for k in kinds]
+        means: np.ndarray = np.mean(of_kinds, axis=0)
+        return means
 
 
 def _with_interval(name: str, means: np.ndarray) -> dict[str, float]:
@@ -251,23 +253,18 @@ def _with_interval(name: str, means: np.ndarray) -> dict[str, float]:
 
 
 def squeezed(losses: dict[str, np.ndarray], rows: list[list[int]]) -> pd.DataFrame:
-    """A row for each model, checkpoint and format.
-
-    loss: nats a token.  damage: how much more than in float32.  growth: how much more damage than the same format does to
-    the same model at step EARLY.  beyond_wide: how much more than the same format does to `wide` at the same step.
-    """
+    """A row for each model, checkpoint and format; `labkit.quantization.recorded_squeeze` tells the columns."""
     means, found = Means(rows), []
     of = {key: means(sums) for key, sums in losses.items() if not key.startswith("bits/")}
-    for name in WIDTHS:
-        if name == "ternary":
-            continue
+
+    def change(model: str, step: int, how: str) -> np.ndarray:
+        difference: np.ndarray = of[f"{model}/{step}/{how}"] - of[f"{model}/{step}/float32"]
+        return difference
+
+    for name in (name for name in WIDTHS if name != "ternary"):
         parameters = sum(p.numel() for p in build(name).parameters())
         for step in (step for step in CHECKPOINTS if f"{name}/{step}/float32" in of):
-            for how in ("float32", *FORMATS):
-
-                def damage(model: str, at: int, how: str = how) -> np.ndarray:
-                    return of[f"{model}/{at}/{how}"] - of[f"{model}/{at}/float32"]
-
+            for how in FORMATS:
                 row = {
                     "model": name,
                     "parameters": parameters,
@@ -275,13 +272,15 @@ def squeezed(losses: dict[str, np.ndarray], rows: list[list[int]]) -> pd.DataFra
                     "tokens": step * LENGTH * EACH * len(texts.KINDS),
                     "format": how,
                     "bits": float(losses[f"bits/{how}"]),
+                    "original_loss": float(of[f"{name}/{step}/float32"][0]),
+                    "loss": float(of[f"{name}/{step}/{how}"][0]),
                 }
-                row |= _with_interval("loss", of[f"{name}/{step}/{how}"])
-                if how != "float32":
-                    row |= _with_interval("damage", damage(name, step))
-                    row |= _with_interval("growth", damage(name, step) - damage(name, EARLY))
-                    if name != "wide":
-                        row |= _with_interval("beyond_wide", damage(name, step) - damage("wide", step))
+                row |= _with_interval("loss_change", change(name, step, how))
+                row["low"], row["high"] = row.pop("loss_change_low"), row.pop("loss_change_high")
+                if f"{name}/{EARLY}/{how}" in of:
+                    row |= _with_interval("growth", change(name, step, how) - change(name, EARLY, how))
+                if name != "wide" and f"wide/{step}/{how}" in of:
+                    row |= _with_interval("beyond_wide", change(name, step, how) - change("wide", step, how))
                 found.append(row)
     return pd.DataFrame(found)
 
@@ -369,8 +368,8 @@ def card() -> str:
             [
                 f"{step:,}",
                 f"{rows['tokens'].iloc[0]:,}",
-                f"{rows.loc['float32', 'loss']:.3f}",
-                *every_format(name, step, "damage"),
+                f"{rows['original_loss'].iloc[0]:.3f}",
+                *every_format(name, step, "loss_change"),
             ]
             for step in steps_of[name]
             for rows in (rows_of[name, step],)
@@ -398,7 +397,7 @@ def card() -> str:
                         str(WIDTHS[name]),
                         f"{rows_of[name, step]['parameters'].iloc[0]:,}",
                         f"{step:,}",
-                        _figure(rows_of[name, step], "float32", "loss"),
+                        f"{rows_of[name, step]['original_loss'].iloc[0]:.3f}",
                     ]
                     for name, steps in steps_of.items()
                     for step in steps[-1:]
@@ -444,7 +443,8 @@ def _machine(record: list[dict[str, Any]]) -> str:
 
 def _figure(table: pd.DataFrame, row: object, column: str) -> str:
     """ "0.123 (0.100 to 0.150)"."""
-    value, low, high = (float(table.loc[row, c]) for c in (column, f"{column}_low", f"{column}_high"))
+    ends = ("low", "high") if column == "loss_change" else (f"{column}_low", f"{column}_high")
+    value, low, high = (float(table.loc[row, c]) for c in (column, *ends))
     return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 

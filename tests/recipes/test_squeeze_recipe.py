@@ -86,16 +86,18 @@ def test_measuring_writes_what_each_format_costs_each_checkpoint(work: Path, mon
         squeeze.train(work, name, device="cpu")
     squeeze.measure(work)
     table, ways = squeeze.pd.read_csv(work / "shipped/squeezed.csv"), squeeze.pd.read_csv(work / "shipped/ternary.csv")
-    assert len(table) == 2 * 2 * (1 + len(squeeze.FORMATS))
-    measured = table.dropna(subset="damage")
-    assert set(measured["format"]) == set(squeeze.FORMATS)
-    assert (measured["damage_low"] <= measured["damage"]).all()
-    assert (measured["damage"] <= measured["damage_high"]).all()
-    assert (measured.loc[measured["step"] == squeeze.EARLY, ["growth", "growth_low", "growth_high"]] == 0).all(None)
-    bits = measured.groupby("format")["bits"].first()
+    assert len(table) == 2 * 2 * len(squeeze.FORMATS)
+    assert set(table["format"]) == set(squeeze.FORMATS)
+    assert (table["low"] <= table["loss_change"]).all()
+    assert (table["loss_change"] <= table["high"]).all()
+    assert np.allclose(table["loss"] - table["original_loss"], table["loss_change"], atol=2e-5)
+    assert (table.loc[table["step"] == squeeze.EARLY, ["growth", "growth_low", "growth_high"]] == 0).all(None)
+    assert table["beyond_wide"].isna().eq(table["model"] == "wide").all()
+    bits = table.groupby("format")["bits"].first()
     assert bits["int8"] > bits["int4"] > bits["int3"] > bits["int2"] > 2
     one = table.query("model == 'wide' and step == 20 and format == 'ternary'").iloc[0]
-    assert one["loss"] == ways.query("step == 20 and way == 'rounded after'").iloc[0]["loss"]
+    after = ways.query("step == 20 and way == 'rounded after'").iloc[0]
+    assert (one["loss"], one["loss_change"]) == (after["loss"], after["cost"])
     # nothing is measured twice
     monkeypatch.setattr(squeeze, "document_losses", None)
     squeeze.measure(work)
