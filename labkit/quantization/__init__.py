@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from labkit.models.texts import texts as texts
     from labkit.quantization import formats as formats
+    from labkit.quantization.cached import CacheDamage as CacheDamage
+    from labkit.quantization.cached import cache_damage as cache_damage
+    from labkit.quantization.cached import quantized_cache as quantized_cache
     from labkit.quantization.calibration import Activations as Activations
     from labkit.quantization.calibration import activations as activations
     from labkit.quantization.counting import Sizes as Sizes
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
+    "cached": ("CacheDamage", "cache_damage", "quantized_cache"),
     "fingerprints": ("OnGrid", "on_grid"),
     "counting": ("Sizes", "sizes"),
     "inventory": ("Contents", "contents"),

@@ -78,7 +78,8 @@ def check_same_tokens(original: LabLike, other: LabLike) -> None:
     """Raise BadInput where two labs do not mean the same by a token's number."""
     if other.tokenizer is original.tokenizer:
         return
-    ours, theirs = (getattr(lab.tokenizer, "get_vocab", dict)() for lab in (original, other))
+    ours: dict[str, int] = getattr(original.tokenizer, "get_vocab", dict)()
+    theirs: dict[str, int] = getattr(other.tokenizer, "get_vocab", dict)()
     if ours != theirs:
         odd = len(set(ours.items()) ^ set(theirs.items()))
         raise BadInput(
