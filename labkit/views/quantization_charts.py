@@ -129,7 +129,7 @@ def _format_sentence(rows: list[Row]) -> str:
 def sensitivity(frame: Sensitivity | pd.DataFrame, *, title: str | None = None) -> Chart:
     """What each matrix costs when it alone is quantized: layers downward, matrices across, KL in nats.
 
-    frame: of `lk.quantization.sensitivity`. Title: by default a sentence that names the worst. Returns a Chart, its figure
+    frame: of `lk.quantization.sensitivity`, of whose formats the first is drawn. title: by default a sentence that names the worst. Returns a Chart, its figure
     plotly's. Raises BadInput for another frame.
     """
     import plotly.graph_objects as go
@@ -138,6 +138,8 @@ def sensitivity(frame: Sensitivity | pd.DataFrame, *, title: str | None = None) 
     table = as_table(frame)
     table = table[table["layer"].notna()]
     check_columns(table, SENSITIVITY_COLUMNS, "lk.quantization.sensitivity")
+    if "format" in table:  # several formats: one picture shows the first
+        table = table[table["format"] == table["format"].iloc[0]]
     layers = sorted(int(layer) for layer in table["layer"].unique())
     names = list(dict.fromkeys(table["matrix"]))
     cells: dict[tuple[int, str], Row] = {
@@ -184,8 +186,8 @@ def _sensitivity_hover(row: Row | None) -> str:
     if row is None:
         return ""
     between = ""
-    if "low" in row and math.isfinite(row["low"]):
-        between = f" (95 %: {row['low']:.3g} to {row['high']:.3g})"
+    if math.isfinite(row.get("kl_low", math.nan)):
+        between = f" (95 %: {row['kl_low']:.3g} to {row['kl_high']:.3g})"
     return f"layer {int(row['layer'])}, {escaped(str(row['matrix']))}<br><b>{row['kl']:.3g}</b> nats{between}"
 
 
