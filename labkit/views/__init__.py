@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from labkit.views.specialisation_chart import specialisation as specialisation
     from labkit.views.steering_view import steering as steering
     from labkit.views.tokens_view import tokens as tokens
+    from labkit.views.weight_chart import grid as grid
 
 _HOMES = {
     "attention": "labkit.views.attention_view",
@@ -34,6 +35,7 @@ _HOMES = {
     "formats": "labkit.views.quantization_charts",
     "sensitivity": "labkit.views.quantization_charts",
     "squeeze": "labkit.views.quantization_charts",
+    "grid": "labkit.views.weight_chart",
     "features": "labkit.views.features_view",
     "lens": "labkit.views.lens_chart",
     "live": "labkit.views.live_panel",

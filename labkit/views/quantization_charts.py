@@ -129,8 +129,8 @@ def _format_sentence(rows: list[Row]) -> str:
 def sensitivity(frame: Sensitivity | pd.DataFrame, *, title: str | None = None) -> Chart:
     """What each matrix costs when it alone is quantized: layers downward, matrices across, KL in nats.
 
-    frame: of `lk.quantization.sensitivity`, of whose formats the first is drawn. title: by default a sentence that names the worst. Returns a Chart, its figure
-    plotly's. Raises BadInput for another frame.
+    frame: of `lk.quantization.sensitivity`, of whose formats the first is drawn. title: by default a sentence that names
+    the worst. Returns a Chart, its figure plotly's. Raises BadInput for another frame.
     """
     import plotly.graph_objects as go
 
