@@ -11,7 +11,7 @@ import numpy as np
 from labkit import checks
 from labkit.errors import BadInput
 from labkit.views.chart import Chart
-from labkit.views.template import GREY, INK, OKABE_ITO, below_title, escaped, template, titled
+from labkit.views.kit.plots import GREY, INK, OKABE_ITO, below_title, escaped, template, titled
 
 if TYPE_CHECKING:
     from labkit.quantization import Reconstruction
@@ -20,7 +20,7 @@ BINS = 121
 OUTLIER = 6.0  # standard deviations
 MOST_LINES = 64  # of a grid; beyond that they are a grey surface
 MOST_POINTS = 512  # of a group's weights, drawn one by one
-ALL, ONE, LINES = GREY, OKABE_ITO[1], OKABE_ITO[0]
+ALL, ONE, LINES = "rgba(128,128,128,0.35)", OKABE_ITO[1], OKABE_ITO[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,16 +85,25 @@ def grid(reconstruction: Reconstruction, *, group: int | None = None, title: str
     if not hasattr(reconstruction, "packed") or not hasattr(reconstruction, "weight_error"):
         raise BadInput("There is nothing to draw; give what lk.quantization.matrix returned.")
     found = histogram(reconstruction, group)
-    centres = (found.edges[:-1] + found.edges[1:]) / 2
     heights = np.sqrt(found.counts)
     top = float(heights.max())
     figure = go.Figure()
-    figure.add_bar(
-        x=centres.tolist(),
-        y=heights.tolist(),
-        width=float(found.edges[1] - found.edges[0]),
-        marker={"color": ALL},
+    figure.add_scatter(  # as an outline: bars as narrow as these would leave gaps between them
+        x=[float(found.edges[0]), *np.repeat(found.edges, 2)[1:-1].tolist(), float(found.edges[-1])],
+        y=[0.0, *np.repeat(heights, 2).tolist(), 0.0],
+        fill="toself",
+        fillcolor=ALL,
+        line={"width": 0, "color": GREY},
+        mode="lines",
         name="all weights",
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=((found.edges[:-1] + found.edges[1:]) / 2).tolist(),
+        y=heights.tolist(),
+        mode="markers",
+        marker={"size": 3, "color": INK},
+        showlegend=False,
         customdata=[
             f"{low:.4g} to {high:.4g}<br><b>{count:,}</b> weights"
             for low, high, count in zip(found.edges, found.edges[1:], found.counts, strict=False)
@@ -130,12 +139,11 @@ def grid(reconstruction: Reconstruction, *, group: int | None = None, title: str
             xanchor="right" if outlier > 0 else "left",
             font={"color": INK, "size": 11},
         )
-    ticks = [count for exponent in range(7) for count in (10**exponent,) if math.sqrt(count) <= top]
+    ticks = [10**power for power in range(7) if 0.1 * top <= math.sqrt(10**power) <= top]
     figure.update_layout(
         template=template(),
         title=escaped(title) if title else _sentence(reconstruction, found),
         height=360,
-        bargap=0,
         xaxis={"title": titled("weight"), "zeroline": False},
         yaxis={
             "title": titled("weights (square-root scale)"),
@@ -151,9 +159,10 @@ def grid(reconstruction: Reconstruction, *, group: int | None = None, title: str
 def _sentence(reconstruction: Reconstruction, found: Histogram) -> str:
     values = len(found.levels)
     used = len(np.unique(found.values))
-    own = "its weights use" if found.groups > 1 else "the weights use"
-    said = f"{values} values to choose from, of which {own} {used}; {reconstruction.weight_error:.1%} off"
+    own = f"the weights of group {found.group:,} use" if found.groups > 1 else "the weights use"
+    said = f"{values} values to choose from, {own} {used}; the matrix moves by {reconstruction.weight_error:.1%}"
     below = escaped(f"{reconstruction.name}, {reconstruction.packed.format.described()}, by {reconstruction.method}")
     if len(found.outliers):
-        below += f"; {len(found.outliers):,} weights beyond six standard deviations"
+        count = len(found.outliers)
+        below += f"; {count:,} weight{'s lie' if count > 1 else ' lies'} beyond six standard deviations"
     return said + below_title(below)
