@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 
@@ -29,9 +31,7 @@ def unpack_bits(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     if bits == 8:
         return packed[:count].clone()
     if 8 % bits == 0:
-        places = torch.arange(8 // bits, dtype=torch.uint8, device=packed.device) * bits
-        codes: torch.Tensor = (packed[:, None] >> places) & (2**bits - 1)
-        return codes.view(-1)[:count]
+        return look_up(_codes_of_bytes(bits), packed).view(torch.uint8)[:count]
     rows = torch.nn.functional.pad(packed, (0, -len(packed) % bits)).view(-1, bits)  # of eight codes each
     spread = torch.empty(len(rows), 8, dtype=torch.uint8, device=packed.device)
     for place in range(8):
@@ -41,6 +41,14 @@ def unpack_bits(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
             code = code | (rows[:, byte + 1] << (8 - shift))
         spread[:, place] = code & (2**bits - 1)
     return spread.view(-1)[:count]
+
+
+@cache
+def _codes_of_bytes(bits: int) -> torch.Tensor:
+    """(256,) the codes in each byte, side by side in one number, so that a look-up copies them at once."""
+    places = torch.arange(8 // bits) * bits
+    codes = ((torch.arange(256)[:, None] >> places) & (2**bits - 1)).to(torch.uint8)
+    return codes.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[8 // bits]).view(-1)
 
 
 def look_up(values: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:

@@ -218,3 +218,28 @@ def test_the_card_tells_what_is_stored() -> None:
     assert "stored as" in card
     assert "uint8" in card
     assert "quantized to int4, groups of 32, by rounding to nearest" in card
+
+
+@pytest.mark.parametrize("name", formats.NAMES)
+def test_every_format_is_counted_as_it_is_stored(name: str) -> None:
+    config = families.Family("llama", families.SMALL | {"hidden_size": 256, "intermediate_size": 256})
+    lab = lk.Lab(families.build(config), families.Tokens(), name="wide")  # type: ignore[arg-type]
+    small = lk.quantization.quantize(lab, name, progress=False)
+    memory, contents = small.memory(), lk.quantization.contents(small)
+    assert contents.size_bytes == memory.weight_bytes == stored_bytes(small.model)
+    assert memory.parameters == lab.memory().parameters
+    rows = contents.table[contents.table["layer"].notna() & (contents.table["matrix"] != "")]
+    assert rows["quantized"].all()
+    assert rows["bits_per_weight"].max() < 8.6
+    assert rows["type"].str.startswith(f"{name}, ").all()
+    original, trace = lab.trace(IDS, keep="logits").logits, small.trace(IDS, keep="logits").logits
+    assert 0 < float((trace - original).norm() / original.norm()) < 1.5
+
+
+def test_a_compiled_wrapper_is_seen_through() -> None:
+    lab = lab_of("llama3")
+    wrapped = lk.Lab(torch.compile(lab.model), lab.tokenizer, name="wrapped")  # type: ignore[arg-type]
+    assert list(lk.quantization.matrices(wrapped)) == list(lk.quantization.matrices(lab))
+    small = lk.quantization.quantize(wrapped, "int8", progress=False)
+    plain = lk.quantization.quantize(lab, "int8", progress=False)
+    assert torch.equal(small.trace(IDS, keep="logits").logits, plain.trace(IDS, keep="logits").logits)
