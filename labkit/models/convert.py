@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadModelFile
 from labkit.models import files, gguf_settings
-from labkit.models.files import Json
+from labkit.models.files import GgufHeader, Json
 
 if TYPE_CHECKING:
     import torch
@@ -36,17 +36,16 @@ def open_gguf(path: Path, dtype: torch.dtype, **options: object) -> OpenedFile:
     Header, architecture and tokenizer are checked before any library sees the file. Raises BadModelFile when it is
     damaged or its parts make no one model, Unavailable when it is sound and can't be opened as what it says.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     header = files.read_gguf_header(path)
     files.check_gguf_architecture(header)
     files.check_gguf_tokenizer(header)
     gguf_settings.check_opened_by_transformers(header)
-    # said outright: left open, transformers would ask at the keyboard whether to run code that lies beside the file
-    safe: Json = {"local_files_only": True, "trust_remote_code": False, "gguf_file": path.name}
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path.parent, **safe)
-    config: PreTrainedConfig = AutoConfig.from_pretrained(path.parent, **safe)
-    notes = gguf_settings.configured(header, config) + gguf_settings.completed_tokenizer(header, tokenizer)
+    tokenizer, of_tokenizer = read_tokenizer(header)
+    config, of_config = read_config(header)
+    notes = of_config + of_tokenizer
+    safe = _safe(path)
     opened: Any = AutoModelForCausalLM.from_pretrained(
         path.parent, config=config, dtype=dtype, output_loading_info=True, **safe, **options
     )
@@ -64,6 +63,27 @@ def open_gguf(path: Path, dtype: torch.dtype, **options: object) -> OpenedFile:
         log.warning("%s: %s", path.name, note)
     log.info("opened %s (%s) from GGUF in %s", path.name, header.architecture, dtype)
     return OpenedFile(model, tokenizer, info, notes)
+
+
+def read_tokenizer(header: GgufHeader) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:
+    """The tokenizer of a GGUF file that has been checked, and notes of what can't be given to it."""
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(header.path.parent, **_safe(header.path))
+    return tokenizer, gguf_settings.completed_tokenizer(header, tokenizer)
+
+
+def read_config(header: GgufHeader) -> tuple[PreTrainedConfig, tuple[str, ...]]:
+    """The configuration that a GGUF file stands for, and notes of what it says and can't be set. Raises Unavailable."""
+    from transformers import AutoConfig
+
+    config: PreTrainedConfig = AutoConfig.from_pretrained(header.path.parent, **_safe(header.path))
+    return config, gguf_settings.configured(header, config)
+
+
+def _safe(path: Path) -> Json:
+    # said outright: left open, transformers would ask at the keyboard whether to run code that lies beside the file
+    return {"local_files_only": True, "trust_remote_code": False, "gguf_file": path.name}
 
 
 def gguf_to_folder(path: Path, folder: Path, *, name: str) -> dict[str, str]:
