@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("labkit")
+_OPENED_FROM = "labkit_opened_from"
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,17 @@ def open_gguf(path: Path, dtype: torch.dtype, **options: object) -> OpenedFile:
         vars(model).pop(attribute, None)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    vars(model)[_OPENED_FROM] = path
     for note in notes:
         log.warning("%s: %s", path.name, note)
     log.info("opened %s (%s) from GGUF in %s", path.name, header.architecture, dtype)
     return OpenedFile(model, tokenizer, info, notes)
+
+
+def opened_from(model: torch.nn.Module) -> Path | None:
+    """The GGUF file that a model was opened from, its weights dequantized; None for a model from elsewhere."""
+    found = vars(model).get(_OPENED_FROM)
+    return found if isinstance(found, Path) else None
 
 
 def read_tokenizer(header: GgufHeader) -> tuple[PreTrainedTokenizerBase, tuple[str, ...]]:

@@ -85,7 +85,7 @@ def write(
         made = Path(folder) / path.name
         _put(made, config, said, list(tensors), data)
         _check(made, config)
-        os.replace(made, path)
+        made.replace(path)
 
 
 def _put(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from labkit.quantization.gguf_blocks import TypeOne as TypeOne
     from labkit.quantization.gguf_blocks import TypeZero as TypeZero
     from labkit.quantization.gguf_blocks import gguf_bytes as gguf_bytes
+    from labkit.quantization.gguf_export import write_gguf as write_gguf
     from labkit.quantization.grids import Format as Format
     from labkit.quantization.grids import Grid as Grid
     from labkit.quantization.grids import Packed as Packed
@@ -74,6 +75,7 @@ _NAMES = {
     "normal_float": ("NF4",),
     "ternary": ("Absmean",),
     "calibration": ("Activations", "activations"),
+    "gguf_export": ("write_gguf",),
     "grids": ("Format", "Grid", "Packed"),
     "integers": ("Absmax", "MinMax", "ZeroPoint"),
     "layers": ("PackedLinear",),

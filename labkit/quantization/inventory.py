@@ -6,6 +6,7 @@ a part alone without a word, such as the fused experts of a mixture. So everythi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from labkit import checks
+from labkit.models.convert import opened_from
 from labkit.models.memory import human_bytes, plain_tensors, tensor_identity
 from labkit.quantization.layers import PackedModule, PackedWeight
 from labkit.quantization.weights import Matrix, matrices
@@ -76,8 +78,10 @@ class Contents(Result):
         return tuple(f"WARNING: {each}" for each in self.warnings)
 
 
-def contents(lab: LabLike) -> Contents:
+def contents(lab: LabLike | str | os.PathLike[str]) -> Contents:
     """What a lab's weights are really stored in, read off the tensors: whatever quantized it, or nothing.
+
+    lab: or the path of a GGUF file, whose header tells type and bytes of each tensor; module is then its name in the file.
 
     Returns a row for each weight: module, its name; layer; matrix (as `matrices` calls it, "" for what is none); type, such
     as "int4, groups of 64", "bfloat16", or what another library stores; weights, how many; bytes, with scales and all else
@@ -86,6 +90,10 @@ def contents(lab: LabLike) -> Contents:
     """
     import pandas as pd
 
+    if isinstance(lab, str | os.PathLike):
+        from labkit.quantization.gguf_contents import contents_of_file
+
+        return contents_of_file(lab)
     record = record_of(lab)
     known = {(id(each.module), each.parameter): each for each in matrices(lab).values()}
     layer_of: dict[int, int] = {}
@@ -198,6 +206,10 @@ def _why(matrix: Matrix | None, record: Record | None) -> str:
 
 def _warnings(lab: LabLike, table: pd.DataFrame, record: Record | None) -> list[str]:
     said: list[str] = []
+    if (file := opened_from(lab.model)) is not None:
+        said.append(
+            f"opened from {file.name}, whose tensors were dequantized: contents({str(file)!r}) tells their types."
+        )
     of_layers = table[table["layer"].notna() & (table["weights"] > 0)]
     plain = of_layers[~of_layers["quantized"]]
     claims = record is not None or getattr(lab.model, "is_quantized", False)
