@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from labkit.errors import BadInput, BadModelFile, LabError, NotEnoughMemory, Unavailable
-from labkit.models import convert, files, hardware, kinds, memory, resolve
+from labkit.models import convert, files, hardware, kinds, memory, quantized, resolve
 from labkit.models.files import Json
 from labkit.models.memory import human_bytes, what_fits
+from labkit.models.quiet import quiet_libraries
 from labkit.models.resolve import ModelPlace, say
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def open_model(name: str | os.PathLike[str], options: Options) -> OpenedModel:
         )
 
     kinds.check_attention(options.attn_implementation)
+    quiet_libraries()
 
     def before_fetch(found: HubModel) -> None:
         on_disk = sum(found.weight_files.values())
@@ -208,6 +210,9 @@ def _finish(
     where = ", ".join(sorted({str(part) for part in spread.values()})) if spread else str(model.device)
     _LOG.info("opened %s (%s) in %s on %s", place.name, place.kind, model.dtype, where)
     notes = (*place.notes, *((placement.note,) if placement.note else ()))
+    if options.quantization is not None and (untouched := quantized.left_alone(model)) is not None:
+        say(f"{place.name}: {untouched}.")
+        notes = (*notes, untouched)
     return OpenedModel(model, tokenizer, place.name, licence, notes)
 
 

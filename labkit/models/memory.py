@@ -690,7 +690,7 @@ def _cache_notes(
 def _stored_tensors(model: PreTrainedModel) -> list[torch.Tensor]:
     """The tensors that hold a model's weights, as state_dict saves them, opened to plain ones, each storage once."""
     found: dict[tuple[object, ...], torch.Tensor] = {}
-    for value in model.state_dict(keep_vars=True).values():
+    for value in (value for module in model.modules() for value in own_state(module).values()):
         for tensor in _tensors(value):
             for plain in plain_tensors(tensor):
                 found.setdefault(tensor_identity(plain), plain)
@@ -703,6 +703,25 @@ def _packed_elements(model: PreTrainedModel) -> int:
 
     shapes = (getattr(module, "stored_shape", None) for module in model.modules())
     return sum(shape.numel() for shape in shapes if isinstance(shape, torch.Size))
+
+
+def own_state(module: torch.nn.Module) -> dict[str, object]:
+    """What a module saves of itself, without the modules inside it; the tensors themselves.
+
+    Of bitsandbytes' 4-bit weights it is put together here: on some CPUs its own saving turns the packed weights back for
+    good, with coarser scales or wrong ones (0.50).
+    """
+    packed = {name: value for name, value in module._parameters.items() if hasattr(value, "quant_state")}
+    if not packed:
+        saved: dict[str, object] = {}
+        module._save_to_state_dict(saved, "", keep_vars=True)  # type: ignore[arg-type]
+        return saved
+    found: dict[str, object] = {name: value for name, value in module._parameters.items() if value is not None}
+    for name, value in packed.items():
+        state = getattr(value, "quant_state", None)
+        for key, tensor in (state.as_dict(packed=True) if state is not None else {}).items():
+            found[f"{name}.{key}"] = tensor
+    return found
 
 
 def plain_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:

@@ -20,8 +20,8 @@ from torch import nn
 
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
-from labkit.models.resolve import say
 from labkit.models.quiet import quiet_libraries
+from labkit.models.resolve import say
 from labkit.quantization.inventory import Record, contents
 from labkit.quantization.torch_products import GROUPS, Int4Product, Int8Product
 from labkit.quantization.weights import Matrix, matrices
@@ -40,7 +40,7 @@ FORMATS = {
 }
 NAMES = tuple(FORMATS)
 _DEFAULT_GROUP = 64
-_BNB_BLOCK = 64
+_BNB_BLOCK, _BNB_ROWS = 64, 32
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def through(
 def _converted(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """The model in another precision; what is on the meta device is about to be replaced."""
     for module in model.modules():
-        for name, value in module._parameters.items():
+        for value in module._parameters.values():
             if value is not None and value.is_floating_point() and not value.is_meta:
                 value.data = value.data.to(dtype)
     model.config.dtype = dtype
@@ -171,6 +171,11 @@ def _finished(
     notes = [f"quantized by {wanted.described()}: {len(made)} linear maps"]
     if wanted.needs_bfloat16 and lab.dtype != torch.bfloat16:
         notes.append("all else of the model is in bfloat16 now, which torch's packed products compute in")
+    if wanted.backend == "bitsandbytes" and wanted.format != "int8" and lab.dtype != torch.bfloat16:
+        notes.append(
+            f"computed in {str(lab.dtype).removeprefix('torch.')}; bitsandbytes has a faster product for bfloat16: load the "
+            "lab with dtype='bfloat16' first"
+        )
     if wanted.backend == "torch" and (slow := slow_here()) is not None:
         notes.append(slow)
     new = type(lab)(
@@ -225,6 +230,11 @@ def _bitsandbytes_nf4(double: bool) -> Replacing:
         made.weight = bitsandbytes.nn.Params4bit(
             weight.clone(), requires_grad=False, quant_type="nf4", compress_statistics=double
         )
+        # its fast product rounds scales and activations to bfloat16, and takes whole blocks alone: others would raise
+        rows, columns = weight.shape
+        # saving, it turns the weights back, which without double quantization comes out wrong (0.50)
+        if weight.dtype != torch.bfloat16 or not double or rows % _BNB_ROWS or columns % _BNB_BLOCK:
+            made.support_avx512bf16_for_cpu = False
         return _with_bias(made, module).to(weight.device)
 
     return replace

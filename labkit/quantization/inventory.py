@@ -16,8 +16,9 @@ from torch import nn
 
 from labkit import checks
 from labkit.models.convert import opened_from
-from labkit.models.memory import human_bytes, plain_tensors, tensor_identity
+from labkit.models.memory import human_bytes, own_state, plain_tensors, tensor_identity
 from labkit.quantization.layers import PackedModule, PackedWeight
+from labkit.quantization.torch_products import PackedProduct
 from labkit.quantization.weights import Matrix, matrices
 from labkit.results import Result
 from labkit.trace import running
@@ -115,7 +116,7 @@ def contents(lab: LabLike | str | os.PathLike[str]) -> Contents:
                 {
                     "module": stored.name,
                     "layer": layer_of.get(id(module)),
-                    "matrix": "" if matrix is None else matrix.matrix,
+                    "matrix": matrix.matrix if matrix else name.rpartition(".")[2] if stored.quantized else "",
                     "type": stored.type,
                     "weights": stored.weights if new else 0,
                     "bytes": size,
@@ -161,10 +162,14 @@ def _stored(path: str, module: nn.Module) -> list[_Stored]:
             kind = packed.format.described()
             tensors = tuple(module.packed_weight(name).buffers())
             found.append(_Stored(f"{prefix}{name}", name, kind, packed.shape.numel(), True, tensors))
-    own = module.state_dict(keep_vars=True)
-    inside = tuple(f"{name}." for name, child in module._modules.items() if child is not None)
-    held = {name: value for name, value in own.items() if isinstance(value, torch.Tensor)}
-    held = {name: value for name, value in held.items() if not name.startswith(inside)} if inside else held
+    if isinstance(module, PackedProduct):
+        size = module.in_features * module.out_features
+        found.append(_Stored(f"{prefix}weight", "weight", module.packed_type, size, True, module.packed_tensors))
+        held = {} if module.bias is None else {"bias": module.bias}
+        return found + [
+            _Stored(f"{prefix}{name}", name, _type_of(t), t.numel(), False, (t,)) for name, t in held.items()
+        ]
+    held = {name: value for name, value in own_state(module).items() if isinstance(value, torch.Tensor)}
     for name, value in held.items():
         if _belongs(name, held) is not None:
             continue
@@ -214,8 +219,14 @@ def _warnings(lab: LabLike, table: pd.DataFrame, record: Record | None) -> list[
     plain = of_layers[~of_layers["quantized"]]
     claims = record is not None or getattr(lab.model, "is_quantized", False)
     if claims and len(plain) and plain["weights"].sum() > FEW * of_layers["weights"].sum():
-        largest = plain[plain["weights"] > FEW * plain["weights"].sum()]
-        names = checks.listed(dict.fromkeys(largest["matrix"].where(largest["matrix"] != "", largest["module"])))
+        by_name = plain.groupby(plain["module"].map(_short))["weights"].sum().sort_values(ascending=False)
+        names = checks.listed(by_name.index[by_name > FEW * by_name.sum()])
         share = plain["weights"].sum() / of_layers["weights"].sum()
         said.append(f"{share:.0%} of the layers' weights are not quantized, {names} above all.")
     return said
+
+
+def _short(module: str) -> str:
+    """A weight's name without its layer: "q_proj", "experts.down_proj"."""
+    parts = module.removesuffix(".weight").split(".")
+    return parts[-1] if module.endswith(".weight") else ".".join(parts[-2:])

@@ -13,7 +13,7 @@ from torch import nn
 
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
-from labkit.quantization import formats
+from labkit.quantization import backends, formats
 from labkit.quantization.calibration import Activations, check_memory, collecting, layer_by_layer, windows
 from labkit.quantization.grids import Format, GroupSize, refuse_damaged
 from labkit.quantization.inventory import Record
@@ -64,13 +64,16 @@ def quantize(
         8,192 tokens are used, drawn with `seed` where there are more.
     head: a format for the embedding and the output head, which stay as they are without it. Tied they stay tied.
     modules: which matrices, by name or pattern as above; None for all of the layers.
+    backend: "labkit" packs with this room's own grids. "bitsandbytes" (format "nf4", "nf4_single" or "int8"), "torchao" ("int8")
+        and "torch" ("int4" with group_size, "int8": CPU alone, bfloat16) have linear maps packed by that library and leave all
+        else, fused experts above all, as it is, which is said aloud. Those compute without unpacking to memory first.
     Returns a lab of the same class: the model computes in the original's dtype, its weights unpacked while they are used.
         Routers, norms and biases stay as they are. `contents(lab)` tells each tensor's true type and bytes.
     Raises BadInput for settings that don't go together, and for damaged weights; Unavailable for a model that is quantized
         already, has an adapter or is spread over devices; NotEnoughMemory.
     """
     how = METHODS[checks.one_of("method", method, METHODS)]
-    checks.one_of("backend", backend, ("labkit",))
+    checks.one_of("backend", backend, ("labkit", *backends.NAMES))
     seed = checks.seed(seed)
     if calibration is not None and not how.calibrated:
         checks.refuse("calibration", calibration, f"none with method={method!r}, which uses no text")
@@ -84,6 +87,21 @@ def quantize(
         )
     refuse_adapters(lab, "quantized")
     refuse_odd_weights(lab, "quantized")
+    if backend != "labkit":
+        own = {"method": None if method == "rtn" else method, "symmetric": symmetric, "head": head}
+        for name, value in own.items():
+            if value is not None:
+                checks.refuse(name, value, f"none with backend={backend!r}, which has its own way")
+        there = matrices(lab)
+        return backends.through(
+            lab,
+            backend,
+            format,
+            group_size=group_size,
+            names=None if modules is None else _named(there, modules, "modules"),
+            copy=copied,
+            progress=progress,
+        )
     symmetric = False if symmetric is None and how.asymmetric else symmetric
     plan = planned(lab, format, group_size=group_size, symmetric=symmetric, head=head, modules=modules)
     if not plan.formats:

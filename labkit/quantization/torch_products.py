@@ -58,8 +58,8 @@ class Int4Product(PackedProduct):
     Scale and zero are bfloat16. `torch.ops.aten._weight_int4pack_mm_for_cpu`.
     """
 
-    _packed: torch.Tensor
-    _scales_and_zeros: torch.Tensor
+    packed_weight: torch.Tensor
+    scales_and_zeros: torch.Tensor
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, group_size: int) -> None:
         """weight: (outputs, inputs), outputs divisible by 16, inputs by group_size."""
@@ -74,19 +74,19 @@ class Int4Product(PackedProduct):
         codes = (steps.round() + 8).clamp(0, 15).to(torch.int32).view_as(weight)
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
         both = torch.cat([scale, zero], 2).bfloat16().transpose(0, 1).contiguous()  # (groups of a row, outputs, 2)
-        self.register_buffer("_packed", packed)
-        self.register_buffer("_scales_and_zeros", both)
+        self.register_buffer("packed_weight", packed)
+        self.register_buffer("scales_and_zeros", both)
         self.bias = None if bias is None else nn.Parameter(bias.detach().bfloat16(), requires_grad=False)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x, self._packed, self.group_size, self._scales_and_zeros
+            x, self.packed_weight, self.group_size, self.scales_and_zeros
         )
         return y
 
     @property
     def packed_tensors(self) -> tuple[torch.Tensor, ...]:
-        return self._packed, self._scales_and_zeros
+        return self.packed_weight, self.scales_and_zeros
 
     @classmethod
     def why_not(cls, weight: torch.Tensor, group_size: int) -> str | None:
@@ -102,8 +102,8 @@ class Int8Product(PackedProduct):
 
     packed_type = "torch int8, for each output"
     largest: ClassVar[int] = 127
-    _packed: torch.Tensor
-    _scale: torch.Tensor
+    packed_weight: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         """weight: (outputs, inputs), inputs divisible by 32."""
@@ -112,17 +112,17 @@ class Int8Product(PackedProduct):
         rows = weight.detach().float()
         scale = (rows.abs().amax(1, keepdim=True) / self.largest).bfloat16()
         steps = torch.where(scale > 0, rows / scale.float(), torch.zeros_like(rows))
-        self.register_buffer("_packed", steps.round().clamp(-self.largest, self.largest).to(torch.int8))
-        self.register_buffer("_scale", scale.flatten())
+        self.register_buffer("packed_weight", steps.round().clamp(-self.largest, self.largest).to(torch.int8))
+        self.register_buffer("scale", scale.flatten())
         self.bias = None if bias is None else nn.Parameter(bias.detach().bfloat16(), requires_grad=False)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x, self._packed, self._scale)
+        y: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x, self.packed_weight, self.scale)
         return y
 
     @property
     def packed_tensors(self) -> tuple[torch.Tensor, ...]:
-        return self._packed, self._scale
+        return self.packed_weight, self.scale
 
     @classmethod
     def why_not(cls, weight: torch.Tensor) -> str | None:
