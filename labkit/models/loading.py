@@ -210,6 +210,7 @@ def _finish(
     where = ", ".join(sorted({str(part) for part in spread.values()})) if spread else str(model.device)
     _LOG.info("opened %s (%s) in %s on %s", place.name, place.kind, model.dtype, where)
     notes = (*place.notes, *((placement.note,) if placement.note else ()))
+    quantized.takes_odd_shapes(model)
     if options.quantization is not None and (untouched := quantized.left_alone(model)) is not None:
         say(f"{place.name}: {untouched}.")
         notes = (*notes, untouched)

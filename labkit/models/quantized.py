@@ -10,6 +10,7 @@ from labkit.models.memory import human_bytes, plain_tensors
 if TYPE_CHECKING:
     import torch
 
+_ROWS, _COLUMNS = 32, 64  # the blocks of bitsandbytes' product for bfloat16 on a CPU
 FEW = 0.05  # of the weights between embedding and output head; with more of them untouched, it is said aloud
 
 
@@ -44,3 +45,13 @@ def left_alone(model: torch.nn.Module) -> str | None:
         f"({', '.join(largest)}: {human_bytes(size)}): such libraries replace linear maps (nn.Linear) "
         "and pass over fused experts and what they are told to skip; lk.quantization.quantize packs those too"
     )
+
+
+def takes_odd_shapes(model: torch.nn.Module) -> None:
+    """Have bitsandbytes compute matrices that are not made of its whole blocks another way: its fast one would raise (0.50)."""
+    for module in model.modules():
+        if not getattr(module, "support_avx512bf16_for_cpu", False):
+            continue
+        state = getattr(module.weight, "quant_state", None)
+        if state is not None and (state.shape[0] % _ROWS or state.shape[1] % _COLUMNS):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

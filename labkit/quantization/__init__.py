@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from labkit.quantization.ternary import Absmean as Absmean
     from labkit.quantization.ternary_counts import Multiplications as Multiplications
     from labkit.quantization.ternary_counts import multiplications as multiplications
+    from labkit.quantization.speeds import Speed as Speed
+    from labkit.quantization.speeds import speed as speed
     from labkit.quantization.text_damage import Damage as Damage
     from labkit.quantization.text_damage import damage as damage
     from labkit.quantization.weights import Matrix as Matrix
@@ -85,6 +87,7 @@ _NAMES = {
     "mixing": ("Mix", "mix"),
     "sensitivities": ("Sensitivity", "sensitivity"),
     "ternary_counts": ("Multiplications", "multiplications"),
+    "speeds": ("Speed", "speed"),
     "text_damage": ("Damage", "damage"),
 }
 _HOMES = {name: f"labkit.quantization.{module}" for module, names in _NAMES.items() for name in names}

@@ -20,6 +20,7 @@ from torch import nn
 
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
+from labkit.models.quantized import takes_odd_shapes
 from labkit.models.quiet import quiet_libraries
 from labkit.models.resolve import say
 from labkit.quantization.inventory import Record, contents
@@ -40,7 +41,7 @@ FORMATS = {
 }
 NAMES = tuple(FORMATS)
 _DEFAULT_GROUP = 64
-_BNB_BLOCK, _BNB_ROWS = 64, 32
+_BNB_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -230,12 +231,13 @@ def _bitsandbytes_nf4(double: bool) -> Replacing:
         made.weight = bitsandbytes.nn.Params4bit(
             weight.clone(), requires_grad=False, quant_type="nf4", compress_statistics=double
         )
-        # its fast product rounds scales and activations to bfloat16, and takes whole blocks alone: others would raise
-        rows, columns = weight.shape
-        # saving, it turns the weights back, which without double quantization comes out wrong (0.50)
-        if weight.dtype != torch.bfloat16 or not double or rows % _BNB_ROWS or columns % _BNB_BLOCK:
+        # its fast product rounds scales and activations to bfloat16; and on saving it turns the weights back, which
+        # without double quantization comes out wrong (0.50)
+        if weight.dtype != torch.bfloat16 or not double:
             made.support_avx512bf16_for_cpu = False
-        return _with_bias(made, module).to(weight.device)
+        made = _with_bias(made, module).to(weight.device)
+        takes_odd_shapes(made)
+        return made
 
     return replace
 

@@ -121,7 +121,7 @@ def test_values_that_no_block_holds_are_written_in_full_and_it_is_said(
     small = quantize(lab_of("llama"), "nf4", progress=False)
     found = write_gguf(small, tmp_path / "m.gguf")
     assert set(found.table["type"]) == {"F32"}
-    assert "no blocks that hold the values of nf4" in capsys.readouterr().out
+    assert "no blocks that hold the values of nf4" in capsys.readouterr().err
     assert torch.equal(logits(lk.load(tmp_path / "m.gguf", fresh=True)), logits(small))
 
 
