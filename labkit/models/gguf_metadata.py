@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-# family in transformers -> architecture in llama.cpp
+# family in transformers -> architecture in llama.cpp; a Mistral without a window computes as a Llama, and is read as one
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3moe"}
 
 Value = bool | int | float | str | list[str] | list[float] | list[int]
@@ -30,7 +30,6 @@ _KEYS = {  # of the configuration -> of the file, after the architecture's name
     "num_attention_heads": "attention.head_count",
     "num_key_value_heads": "attention.head_count_kv",
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-    "head_dim": "attention.key_length",
     "vocab_size": "vocab_size",
     "moe_intermediate_size": "expert_feed_forward_length",
     "num_experts_per_tok": "expert_used_count",
@@ -65,9 +64,8 @@ def architecture_of(config: PreTrainedConfig) -> str:
 def settings(config: PreTrainedConfig, *, name: str, licence: str | None) -> dict[str, Value]:
     """The metadata of the file, apart from the vocabulary. Raises Unavailable for settings that no key can say."""
     architecture, family = architecture_of(config), str(config.model_type)
-    # the readers know Mistral among Llamas by the name alone
-    if ("mistral" in name.lower()) != (family == "mistral"):
-        name = "mistral" if family == "mistral" else family
+    if name == "mistral":  # by which transformers takes a Llama for a Mistral, and then reads none of its tensors
+        name = "Mistral"
     said: dict[str, Value] = {"general.name": name}
     if licence:
         said["general.license"] = licence
@@ -76,11 +74,10 @@ def settings(config: PreTrainedConfig, *, name: str, licence: str | None) -> dic
         if value is not None:
             said[f"{architecture}.{key}"] = value
     head = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    said |= {f"{architecture}.attention.{kind}_length": head for kind in ("key", "value")}
+    if architecture != "qwen2" or head != config.hidden_size // config.num_attention_heads:
+        said |= {f"{architecture}.attention.{kind}_length": head for kind in ("key", "value")}
     if architecture == "llama":
         said["llama.rope.dimension_count"] = head
-    if family == "mistral":
-        said["llama.attention.sliding_window"] = int(getattr(config, "sliding_window", None) or 0)
     if family == "qwen3_moe":
         said["qwen3moe.expert_count"] = config.num_local_experts
     rope: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadInput, NotEnoughDisk, Unavailable
 from labkit.models import convert, files, gguf_settings
-from labkit.models.gguf_metadata import Value, settings, vocabularies
+from labkit.models.gguf_metadata import ARCHITECTURES, Value, architecture_of, settings, vocabularies
 from labkit.models.memory import human_bytes
 from labkit.models.texts import KINDS, passages
 
@@ -97,8 +97,6 @@ def _put(
 ) -> None:
     import gguf
 
-    from labkit.models.gguf_metadata import architecture_of
-
     writer = gguf.GGUFWriter(path, architecture_of(config))
     try:
         for key, value in said.items():
@@ -147,8 +145,6 @@ def _vocabulary(
     """The metadata of the tokenizer from which the same one is read again. Raises Unavailable where there are none."""
     import numpy as np
 
-    from labkit.models.gguf_metadata import architecture_of
-
     # only what a tokenizer is read from, with one tensor, since a file must have one
     with tempfile.TemporaryDirectory() as folder:
         for number, vocabulary in enumerate(vocabularies(tokenizer, config.vocab_size)):
@@ -170,7 +166,8 @@ def _differs(tokenizer: PreTrainedTokenizerBase, read: PreTrainedTokenizerBase) 
     special = " and ".join(tokenizer.all_special_tokens)
     for text in (*_PROBES, *shipped, special, f"x{special.replace(' and ', '')}y"):
         for whole in (True, False):
-            if tokenizer(text, add_special_tokens=whole).input_ids != read(text, add_special_tokens=whole).input_ids:
+            mine, theirs = (each(text, add_special_tokens=whole, verbose=False) for each in (tokenizer, read))
+            if mine.input_ids != theirs.input_ids:
                 return text[:40]
     template = getattr(tokenizer, "chat_template", None)
     return None if template == read.chat_template or not template else "its chat template"
@@ -184,6 +181,8 @@ def _check(path: Path, config: PreTrainedConfig) -> None:
     gguf_settings.check_opened_by_transformers(header)
     read, notes = convert.read_config(header)
     wanted, found = config.to_dict(), read.to_dict()
+    if ARCHITECTURES[str(config.model_type)] == read.model_type:
+        wanted["model_type"] = read.model_type
     different = [
         f"{key} = {found.get(key)!r} where it is {value!r}"
         for key, value in wanted.items()

@@ -51,7 +51,8 @@ def write_gguf(
 ) -> Contents:
     """Write a lab as a GGUF file, which `lk.load(path)` opens with equal values and llama.cpp runs. Returns its contents.
 
-    lab: of a family whose tensors are known by name and order: llama, mistral, qwen2, qwen3, qwen3_moe.
+    lab: of a family whose tensors are known by name and order: llama, mistral (without a
+        window; read back as the Llama that it computes as), qwen2, qwen3, qwen3_moe.
     path: ends in .gguf.
     format: of the matrices of the layers: "q4_0", "q8_0", ..., "f16", "bf16", "f32", or a table {matrix: format} as
         `quantize` takes it and `mix` makes it. None writes what the lab holds: float tensors in their own type, what labkit

@@ -58,9 +58,14 @@ class LlamaCpp:
         self._server = None
 
     def next_tokens(self, ids: Sequence[int], alternatives: int = 10) -> dict[int, float]:
-        """The likeliest next tokens after a prompt, with their log-probabilities in nats."""
-        answer = self._complete(ids, 1, logprobs=alternatives)
-        found = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        """The likeliest next tokens after a prompt, with their log-probabilities in nats. Raises Unavailable, BadInput."""
+        told = self._complete(ids, 1, logprobs=alternatives, ignore_eos=True)["choices"][0]["logprobs"]
+        if told is None:
+            raise Unavailable(
+                "llama.cpp tells no log-probabilities after this prompt, since the likeliest token is no whole character; "
+                "give another prompt."
+            )
+        found = told["content"][0]["top_logprobs"]
         return {int(each["id"]): float(each["logprob"]) for each in found}
 
     def seconds_per_token(self, ids: Sequence[int], tokens: int) -> float:

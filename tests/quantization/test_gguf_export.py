@@ -37,7 +37,11 @@ def lab_of(family: str, tokenizer: Any = None, **more: Any) -> lk.Lab:
         "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
         "tie_word_embeddings": family in ("qwen2", "qwen3"),
         **({"sliding_window": None} if family == "mistral" else {}),
-        **({"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2} if family.endswith("moe") else {}),
+        **(
+            {"norm_topk_prob": True, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
+            if family.endswith("moe")
+            else {}
+        ),
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -58,7 +62,7 @@ def test_what_is_written_is_read_back_equal(family: str, tmp_path: Path) -> None
     assert set(found.table["type"]) == {"F32"}
     assert list(tmp_path.iterdir()) == [tmp_path / "model.gguf"], "nothing else is left behind"
     read = lk.load(tmp_path / "model.gguf", fresh=True)
-    assert read.family == lab.family
+    assert read.family == ("llama" if family == "mistral" else family)
     assert read.licence == "Apache-2.0"
     ours, theirs = dict(lab.model.named_parameters()), dict(read.model.named_parameters())
     assert ours.keys() == theirs.keys()
@@ -75,21 +79,39 @@ def test_llama_cpp_says_nearly_the_same(tmp_path: Path) -> None:
     for family in FAMILIES:
         lab = lab_of(family)
         write_gguf(lab, tmp_path / f"{family}.gguf")
-        ids = lab.tokenizer(TEXT).input_ids
-        wanted = logits(lab)[-1].double().log_softmax(-1)
+        compared = 0
         with LlamaCpp(tmp_path / f"{family}.gguf", context=128) as engine:
-            found = engine.next_tokens(ids)
-        assert len(found) == 10
-        # 16 bits in llama.cpp's cache; a wrong order of rows, rotation or norm is off by whole nats
-        assert max(abs(wanted[token].item() - value) for token, value in found.items()) < 0.05, family
+            for text in (TEXT, "the cat", "where the dog ran", "the tree was", "tired and the mat"):
+                try:
+                    found = engine.next_tokens(lab.tokenizer(text).input_ids)
+                except Unavailable:  # a random model goes on with half a character
+                    continue
+                wanted = logits(lab, text)[-1].double().log_softmax(-1)
+                assert len(found) == 10
+                # 16 bits in llama.cpp's cache; a wrong order of rows, rotation or norm is off by whole nats
+                assert max(abs(wanted[token].item() - value) for token, value in found.items()) < 0.05, family
+                compared += 1
+        assert compared, family
 
 
 def test_byte_fallback_tokenizers_are_written_too(tmp_path: Path) -> None:
-    tokenizer = tokenizers_of_kinds.KINDS["llama"]()
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    legacy = tokenizers_of_kinds.KINDS["llama"]()
+    with pytest.raises(
+        Unavailable, match="makes other tokens"
+    ):  # a space before a first space, which no reader puts there
+        write_gguf(lab_of("llama", legacy), tmp_path / "sp.gguf")
+    pieces = ["<unk>", "<s>", "</s>", "<|im_end|>", *tokenizers_of_kinds.BYTES, "▁", "a", "b", "▁▁", "▁a", "ab"]
+    merges = [("▁", "▁"), ("▁", "a"), ("a", "b")]
+    made = Tokenizer(models.BPE({p: i for i, p in enumerate(pieces)}, merges, unk_token="<unk>", byte_fallback=True))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    made.decoder = legacy.backend_tokenizer.decoder
+    tokenizer = tokenizers_of_kinds._wrapped(made)
     lab = lab_of("llama", tokenizer)
     write_gguf(lab, tmp_path / "sp.gguf")
     read = lk.load(tmp_path / "sp.gguf", fresh=True)
-    for text in ("hi there!", "é世😀 xyz", "  a b"):
+    for text in ("hi there!", "é世😀 xyz", "  ab a b"):
         assert tokenizer(text).input_ids == read.tokenizer(text).input_ids
 
 
@@ -180,6 +202,8 @@ def test_what_cannot_be_said_is_refused(tmp_path: Path) -> None:
         "rotary scaling": lab_of("llama", rope_parameters=yarn),
         "bias": lab_of("llama", attention_bias=True),
         "hidden_act": lab_of("llama", hidden_act="gelu"),
+        "sliding_window": lab_of("mistral", sliding_window=16),
+        "norm_topk_prob": lab_of("qwen3_moe", norm_topk_prob=False),
         "kind WordPiece": lab_of("llama", tokenizers_of_kinds.KINDS["wordpiece"]()),
     }
     for reason, lab in refused.items():
