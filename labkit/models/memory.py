@@ -719,8 +719,8 @@ def own_state(module: torch.nn.Module) -> dict[str, object]:
     found: dict[str, object] = {name: value for name, value in module._parameters.items() if value is not None}
     for name, value in packed.items():
         state = getattr(value, "quant_state", None)
-        for key, tensor in (state.as_dict(packed=True) if state is not None else {}).items():
-            found[f"{name}.{key}"] = tensor
+        for part, inside in ((f"{name}.", state), (f"{name}.nested_", getattr(state, "state2", None))):
+            found |= {f"{part}{key}": each for key, each in getattr(inside, "__dict__", {}).items() if _tensors(each)}
     return found
 
 

@@ -88,6 +88,7 @@ def speed(
         bytes_per_token, of all weights that a token reads: not the embedding, of which it reads one row, unless it is the
         output head too, and of the experts only the chosen share; limit, tokens a second if reading them took all the time;
         share_of_limit.
+    Raises BadInput, ModelNotFound and BadModelFile for what is no lab and no sound file, Unavailable without xllamacpp.
 
     Why 4 bits can be several times faster, or slower: a generated token multiplies every matrix with one vector, two
     operations a weight, so the time goes into fetching weights from memory. A product that unpacks 4 bits in registers
@@ -110,6 +111,9 @@ def speed(
     checks.whole("tokens", tokens, 1)
     checks.whole("rounds", rounds, 1)
     checks.whole("context", context, _PROMPT + tokens)
+    for each in named.values():
+        if isinstance(each, str | os.PathLike):
+            files.read_gguf_header(Path(each).expanduser())  # what is wrong with a file is said before anything runs
     threads = torch.get_num_threads()
     seconds: dict[str, list[float]] = {name: [] for name in named}
     bandwidths: list[float] = []
