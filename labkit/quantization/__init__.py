@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from labkit.quantization.reconstruction import matrix as matrix
     from labkit.quantization.sensitivities import Sensitivity as Sensitivity
     from labkit.quantization.sensitivities import sensitivity as sensitivity
+    from labkit.quantization.speeds import Speed as Speed
+    from labkit.quantization.speeds import speed as speed
     from labkit.quantization.ternary import Absmean as Absmean
     from labkit.quantization.ternary_counts import Multiplications as Multiplications
     from labkit.quantization.ternary_counts import multiplications as multiplications
-    from labkit.quantization.speeds import Speed as Speed
-    from labkit.quantization.speeds import speed as speed
     from labkit.quantization.text_damage import Damage as Damage
     from labkit.quantization.text_damage import damage as damage
     from labkit.quantization.weights import Matrix as Matrix
