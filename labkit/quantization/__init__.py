@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from labkit.quantization.microscaling import MXFP4 as MXFP4
     from labkit.quantization.mixing import Mix as Mix
     from labkit.quantization.mixing import mix as mix
+    from labkit.quantization.multiple_choice import Accuracy as Accuracy
+    from labkit.quantization.multiple_choice import accuracy as accuracy
     from labkit.quantization.normal_float import NF4 as NF4
     from labkit.quantization.quantizing import quantize as quantize
     from labkit.quantization.reconstruction import Reconstruction as Reconstruction
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
+    "multiple_choice": ("Accuracy", "accuracy"),
     "cached": ("CacheDamage", "cache_damage", "quantized_cache"),
     "fingerprints": ("OnGrid", "on_grid"),
     "counting": ("Sizes", "sizes"),
