@@ -43,6 +43,17 @@ _INK = "color:var(--jp-ui-font-color1, inherit)"
 _LINE = "border-bottom:1px solid var(--jp-border-color2, #bdbdbd)"
 
 
+def ranges(numbers: Iterable[int]) -> str:
+    """Whole numbers in words: 0 to 3, 5, 7 to 9."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}{',' if b == a + 1 else ' to'} {b}" for a, b in runs)
+
+
 def html_table(
     rows: Iterable[Sequence[object]],
     *,

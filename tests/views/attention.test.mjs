@@ -1,26 +1,22 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { Codes } from "../../labkit/views/kit/codes.js";
+import { colour, fromOklch, needsLight } from "../../labkit/views/kit/colour.js";
 import {
-  LEVELS,
-  NOT_A_NUMBER,
   SCALES,
   aboutWeight,
   arranged,
   cellAfterKey,
   cellCount,
   codeAt,
-  codeOf,
-  colour,
   decodeMap,
   dots,
   exactWeight,
-  fromOklch,
   labelled,
   layout,
   lineOf,
   mapLayout,
   meanLine,
-  needsLight,
   onScale,
   packedBytes,
   palette,
@@ -32,9 +28,14 @@ import {
   slotAfterKey,
   slotAt,
   strongest,
-  weightOf,
 } from "../../labkit/views/attention_view/logic.js";
 import { headNotes } from "../../labkit/views/attention_view/words.js";
+
+const LEVELS = 254;
+const NOT_A_NUMBER = 255;
+const CODES = new Codes(LEVELS);
+const weightOf = (code) => CODES.weight(code);
+const codeOf = (weight) => CODES.of(weight);
 
 /** A packed pattern whose cells are value(row, column). */
 function packed(n, value) {
@@ -170,14 +171,14 @@ test("weights are said exactly, or with as many digits as a code is good for", (
   assert.equal(exactWeight(3.2e-7), "3.2 · 10⁻⁷");
   assert.equal(exactWeight(1e-12), "1.0 · 10⁻¹²");
   assert.equal(exactWeight(null), "not a number");
-  assert.equal(aboutWeight(163), "about 0.41");
-  assert.equal(aboutWeight(0), "exactly 0");
-  assert.equal(aboutWeight(1), "under 0.0001");
-  assert.equal(aboutWeight(NOT_A_NUMBER), "not a number");
+  assert.equal(aboutWeight(CODES, 163), "about 0.41");
+  assert.equal(aboutWeight(CODES, 0), "exactly 0");
+  assert.equal(aboutWeight(CODES, 1), "under 0.0001");
+  assert.equal(aboutWeight(CODES, NOT_A_NUMBER), "not a number");
   for (let code = 2; code <= LEVELS; code += 1) {
-    const said = Number(aboutWeight(code).replace(/^(about|under) /u, ""));
+    const said = Number(aboutWeight(CODES, code).replace(/^(about|under) /u, ""));
     const half = (code + 0.5) ** 2 / LEVELS ** 2 - weightOf(code);
-    assert.ok(Math.abs(said - weightOf(code)) <= Math.max(1.5 * half, 0.05 * weightOf(code), 0.00005), `${code}: ${aboutWeight(code)}`);
+    assert.ok(Math.abs(said - weightOf(code)) <= Math.max(1.5 * half, 0.05 * weightOf(code), 0.00005), `${code}: ${aboutWeight(CODES, code)}`);
   }
 });
 
@@ -216,7 +217,7 @@ test("the colour map is even: lightness runs in equal steps, from the paper's si
 test("zero leaves the paper clear, every other code is opaque and apart from the paper", () => {
   for (const dark of [false, true]) {
     for (const scale of Object.keys(SCALES)) {
-      const table = palette(dark, scale);
+      const table = palette(CODES, dark, scale);
       assert.equal(table.length, 1024);
       assert.deepEqual([...table.slice(0, 4)], [0, 0, 0, 0]);
       for (let code = 1; code < 256; code += 1) assert.equal(table[4 * code + 3], 255);
@@ -230,7 +231,7 @@ test("zero leaves the paper clear, every other code is opaque and apart from the
 test("on every scale a stronger weight is never nearer the paper, and NaN has a colour of its own", () => {
   for (const dark of [false, true]) {
     for (const scale of Object.keys(SCALES)) {
-      const table = palette(dark, scale);
+      const table = palette(CODES, dark, scale);
       const of = (code) => [...table.slice(4 * code, 4 * code + 3)];
       const light = Array.from({ length: LEVELS }, (_, i) => oklab(of(i + 1))[0]);
       // bytes are rounded: two neighbours may differ by less than a byte in the wrong direction
@@ -244,7 +245,7 @@ test("on every scale a stronger weight is never nearer the paper, and NaN has a 
       }
     }
   }
-  assert.notDeepEqual([...palette(false, "log")], [...palette(false, "linear")]);
+  assert.notDeepEqual([...palette(CODES, false, "log")], [...palette(CODES, false, "linear")]);
 });
 
 test("letters on a shade are light where the shade is dark", () => {
@@ -373,20 +374,20 @@ test("a line out of a pattern is its row, or its column", () => {
 });
 
 test("a mean is that of the weights, not of their roots", () => {
-  assert.deepEqual([...meanLine([Uint8Array.of(254, 0, 0), Uint8Array.of(0, 0, 254)])], [codeOf(0.5), 0, codeOf(0.5)]);
-  assert.deepEqual([...meanLine([Uint8Array.of(7, 0, 255)])], [7, 0, NOT_A_NUMBER]);
-  assert.equal(meanLine([Uint8Array.of(255), Uint8Array.of(3)])[0], NOT_A_NUMBER);
+  assert.deepEqual([...meanLine(CODES, [Uint8Array.of(254, 0, 0), Uint8Array.of(0, 0, 254)])], [codeOf(0.5), 0, codeOf(0.5)]);
+  assert.deepEqual([...meanLine(CODES, [Uint8Array.of(7, 0, 255)])], [7, 0, NOT_A_NUMBER]);
+  assert.equal(meanLine(CODES, [Uint8Array.of(255), Uint8Array.of(3)])[0], NOT_A_NUMBER);
 });
 
 test("the strongest of a line, without zeros and what is no number", () => {
-  assert.deepEqual(strongest(Uint8Array.of(0, 9, 255, 30, 9, 1), 3), [{ token: 3, code: 30 }, { token: 1, code: 9 }, { token: 4, code: 9 }]);
-  assert.deepEqual(strongest(new Uint8Array(3), 3), []);
+  assert.deepEqual(strongest(CODES, Uint8Array.of(0, 9, 255, 30, 9, 1), 3), [{ token: 3, code: 30 }, { token: 1, code: 9 }, { token: 4, code: 9 }]);
+  assert.deepEqual(strongest(CODES, new Uint8Array(3), 3), []);
 });
 
 test("setting the first token aside scales the rest of each row to what it would be without it", () => {
   const weights = [[1], [0.75, 0.25], [0.5, 0.1, 0.4], [1, 0, 0, 0]];
   const codes = packed(4, (row, column) => codeOf(weights[row][column]));
-  const found = setAside(codes, 4, weights.map((row) => 1 - row[0]));
+  const found = setAside(CODES, codes, 4, weights.map((row) => 1 - row[0]));
   const expected = [[0], [0, 1], [0, 0.2, 0.8], [0, 0, 0, 0]];
   expected.forEach((row, i) =>
     row.forEach((weight, j) => {
@@ -397,7 +398,7 @@ test("setting the first token aside scales the rest of each row to what it would
     }),
   );
   const broken = packed(2, () => NOT_A_NUMBER);
-  assert.deepEqual([...setAside(broken, 2, [NaN, NaN])], [255, 255, 255]);
+  assert.deepEqual([...setAside(CODES, broken, 2, [NaN, NaN])], [255, 255, 255]);
 });
 
 test("shares in a sentence have no more digits than can be read", () => {

@@ -2,7 +2,6 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { layout } from "../../labkit/views/attention_view/logic.js";
 import {
-  TILE,
   cellBox,
   cellUnder,
   crowd,
@@ -16,6 +15,7 @@ import {
   zoomed,
 } from "../../labkit/views/attention_view/plane.js";
 
+const TILE = 256;
 const label = { rows: () => 60, columns: () => 50 };
 const whole = { left: 0, top: 0, span: 100 };
 const inside = ({ left, top, span }, all) => left >= 0 && top >= 0 && left + span <= all.span + 1e-9 && top + span <= all.span + 1e-9;
@@ -155,17 +155,17 @@ test("labels stand on tokens that are seen, with room between them", () => {
 });
 
 test("the tiles of a window are those it touches, of the half that is seen", () => {
-  assert.deepEqual(tilesFor({ left: 0, top: 0, span: 256 }, 4096, 1), [{ row: 0, column: 0 }]);
-  assert.deepEqual(tilesFor({ left: 0, top: 300, span: 300 }, 4096, 1), [
+  assert.deepEqual(tilesFor({ left: 0, top: 0, span: 256 }, 4096, TILE), [{ row: 0, column: 0 }]);
+  assert.deepEqual(tilesFor({ left: 0, top: 300, span: 300 }, 4096, TILE), [
     { row: 1, column: 0 }, { row: 1, column: 1 }, { row: 2, column: 0 }, { row: 2, column: 1 },
   ]);
-  assert.deepEqual(tilesFor({ left: 600, top: 0, span: 100 }, 4096, 1), [], "nothing looks there");
-  assert.deepEqual(tilesFor({ left: 0, top: 3900, span: 300 }, 4000, 1).map(({ row }) => row), [15, 15], "none past the end");
+  assert.deepEqual(tilesFor({ left: 600, top: 0, span: 100 }, 4096, TILE), [], "nothing looks there");
+  assert.deepEqual(tilesFor({ left: 0, top: 3900, span: 300 }, 4000, TILE).map(({ row }) => row), [15, 15], "none past the end");
   const numbers = chance(3);
   for (let i = 0; i < 200; i += 1) {
     const [left, top, span] = Array.from({ length: 3 }, () => Math.floor(1500 * numbers.next().value));
     const unit = [1, 2, 4][i % 3];
-    const found = tilesFor({ left, top, span: span + 6 }, 4096, unit).map(({ row, column }) => `${row} ${column}`);
+    const found = tilesFor({ left, top, span: span + 6 }, 4096, TILE * unit).map(({ row, column }) => `${row} ${column}`);
     const wanted = new Set();
     for (let row = top; row < Math.min(4096, top + span + 6); row += 37) {
       for (let column = left; column <= Math.min(row, left + span + 5); column += 37) {

@@ -1,8 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { LEVELS, NOT_A_NUMBER, codeOf, packedBytes, weightOf } from "../../labkit/views/attention_view/logic.js";
+import { packedBytes } from "../../labkit/views/attention_view/logic.js";
+import { Codes } from "../../labkit/views/kit/codes.js";
 import { openWire } from "../../labkit/views/kit/ask.js";
 import { codeReader, fileSource, kernelSource } from "../../labkit/views/attention_view/source.js";
+
+const LEVELS = 254;
+const NOT_A_NUMBER = 255;
+const CODES = new Codes(LEVELS);
+const weightOf = (code) => CODES.weight(code);
+const codeOf = (weight) => CODES.of(weight);
 
 function packed(n, value) {
   const codes = new Uint8Array(packedBytes(n));
@@ -20,11 +27,11 @@ test("a code is read from the whole, or from a tile of finer cells where it is h
     if (row !== 1 || column !== 0) return null;
     return { shape: [256, 256], codes: Uint8Array.from({ length: 256 * 256 }, (_, i) => (i % 251) + 1) };
   };
-  const plain = codeReader(whole, pool, pool, null);
+  const plain = codeReader(whole, pool, pool, 256, null);
   assert.equal(plain(8, 4), 3);
   assert.equal(plain(11, 7), 3, "all tokens of a cell have its code");
   assert.equal(plain(4, 8), 0, "what comes later can't be seen");
-  const fine = codeReader(whole, pool, 2, tile);
+  const fine = codeReader(whole, pool, 2, 256, tile);
   assert.equal(fine(2 * 300, 2 * 40), (((300 - 256) * 256 + 40) % 251) + 1);
   assert.equal(fine(2 * 300, 2 * 270), plain(2 * 300, 2 * 270), "that tile has not come");
   assert.deepEqual(asked, ["1 0", "1 1"]);
@@ -107,7 +114,7 @@ function file({ pools = [1, 1], tokens = [3, 3] } = {}) {
     embedded_cells: new DataView(joined.buffer),
     embedded_rest: rest,
   };
-  return { source: fileSource({ get: (name) => state[name] }, { tokens, pools }), cells };
+  return { source: fileSource({ get: (name) => state[name] }, { tokens, pools }, CODES), cells };
 }
 
 test("a file gives the heads it holds, of either trace, and no others", () => {

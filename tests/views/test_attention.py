@@ -18,10 +18,12 @@ from generations import HOSTILE, LONE_SURROGATES
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from labkit.views.codes import LEVELS, NOT_A_NUMBER, quantize
 from traces import patterned, previous_token, random_patterns, random_trace
 
 import labkit.views
 from labkit.errors import BadInput, Unavailable
+from labkit.markup import ranges
 from labkit.trace.record import LayerAttention, Trace
 from labkit.views.attention_view import AttentionView, attention
 from labkit.views.attention_view.codes import MOST_CELLS, pack, pool_size

@@ -31,7 +31,7 @@ from labkit.errors import BadInput
 from labkit.trace.record import LayerAttention, Trace
 from labkit.views.attention_view import AttentionView, attention
 from labkit.views.attention_view.codes import pool_size
-from labkit.views.attention_view.picture import png
+from labkit.views.attention_view.picture import pattern
 from labkit.views.attention_view.reading import TILE, mean_pattern, read_line
 from labkit.views.kit.codes import LEVELS, NOT_A_NUMBER, quantize
 
@@ -839,7 +839,7 @@ def pixels(data: bytes) -> tuple[np.ndarray, np.ndarray, bytes]:
 @pytest.mark.parametrize("n", [1, 2, 12, 320])
 def test_the_png_is_the_pattern(n: int) -> None:
     codes = np.tril(np.random.default_rng(0).integers(0, 256, (n, n)).astype(np.uint8))
-    found, palette, clear = pixels(png(codes))
+    found, palette, clear = pixels(pattern(codes).png())
     np.testing.assert_array_equal(found, codes)
     assert clear == b"\x00"
     assert len(palette) == 256
@@ -850,7 +850,7 @@ def test_the_png_is_the_pattern(n: int) -> None:
 
 def test_the_png_of_a_long_text_is_pooled() -> None:
     codes = np.tril(np.random.default_rng(0).integers(0, 256, (700, 700)).astype(np.uint8))
-    found, _, _ = pixels(png(codes))
+    found, _, _ = pixels(pattern(codes).png())
     assert found.shape == (234, 234)
     assert found[100, 50] == codes[300:303, 150:153].max()
     assert found[233, 0] == codes[699:, :3].max()

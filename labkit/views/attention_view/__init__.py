@@ -6,7 +6,6 @@ import html
 import inspect
 import operator
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex, cast
@@ -16,12 +15,12 @@ import traitlets
 
 from labkit.attention import uniform
 from labkit.errors import BadInput
-from labkit.markup import html_table
+from labkit.markup import html_table, ranges
 from labkit.views.attention_view.codes import pool_size
 from labkit.views.attention_view.exported import numbers_of, picture
 from labkit.views.attention_view.measures import handed_in, measure_facts, number_or_none
 from labkit.views.attention_view.overview import PARTS, Overview, measure_names
-from labkit.views.attention_view.picture import data_address, unpack
+from labkit.views.attention_view.picture import pattern, unpack
 from labkit.views.attention_view.reading import (
     TILE,
     Head,
@@ -29,17 +28,17 @@ from labkit.views.attention_view.reading import (
     label,
     layers_with_attention,
     mean_pattern,
-    ranges,
     read_band,
     read_cell,
     read_head,
     read_line,
 )
 from labkit.views.base import View, clean, module, shorten, style, visible
-from labkit.views.kit.codes import quantize
+from labkit.views.kit.codes import LEVELS, quantize
 from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job, Run
-from labkit.views.kit.traits import Change, Content, Proposal
+from labkit.views.kit.kept import Kept
+from labkit.views.kit.traits import Change, Content, OneOf, Proposal, sent
 from labkit.views.kit.wire import Answer, answers
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ FILE_BYTES = 3_000_000  # of an exported file, unless its heads are chosen
 AT_ONCE = 3_000_000  # weights of a map that is computed before the view is shown: some hundredths of a second
 UNIFORM_WEIGHTS = 20_000_000  # from which the uniform level is taken; more change nothing that could be seen
 SCALES = ("sqrt", "linear", "log")
-ORDERS = ("layers", "highest")
+ORDERS = {"layers": "layers × heads", "highest": "highest first"}
 _MEANS_KEPT, _BANDS_KEPT = 4, 16
 
 
@@ -106,6 +105,7 @@ class AttentionView(View):
     _esm = module("attention_view/attention.js")
     _css = style("attention_view/attention.css")
 
+    constants = sent(levels=LEVELS, tile=TILE, parts=PARTS, orders=ORDERS)
     layer = traitlets.Int(0).tag(sync=True)
     head = traitlets.Int(0).tag(sync=True)
     cells = traitlets.Bytes(b"").tag(sync=True)
@@ -127,8 +127,8 @@ class AttentionView(View):
     marked: traitlets.List[list[int]] = traitlets.List().tag(sync=True)
     """The [layer, head] pairs that are marked: for ablation, and for the text's mean."""
     measure = traitlets.Unicode("").tag(sync=True)
-    order = traitlets.Unicode("layers").tag(sync=True)
-    scale = traitlets.Unicode("sqrt").tag(sync=True)
+    order = OneOf(ORDERS, "layers")
+    scale = OneOf(SCALES, "sqrt")
     aside = traitlets.Bool(False).tag(sync=True)
     effect = traitlets.Dict().tag(sync=True)
     """What the latest ablation that was done did, JSON alone, and of which heads."""
@@ -183,9 +183,6 @@ class AttentionView(View):
             raise BadInput(f"names={names!r} can't be used; give a name for each of the two traces.")
         if ablate is not None and not callable(ablate):
             raise BadInput(f"ablate={ablate!r} can't be called; give lk.attention.ablation(lab, trace).")
-        for name, value, allowed in (("order", order, ORDERS), ("scale", scale, SCALES)):
-            if value not in allowed:
-                raise BadInput(f"{name}={value!r} is not known; give one of {', '.join(allowed)}.")
         self._traces = [trace] if other is None else [trace, other]
         self._layers = layers_with_attention(trace)
         if other is not None and layers_with_attention(other) != self._layers:
@@ -196,8 +193,8 @@ class AttentionView(View):
         self._shown = self._first(layer, head)
         self._ablate = ablate
         self._ablate_stops = ablate is not None and "stop" in inspect.signature(ablate).parameters
-        self._bands: OrderedDict[tuple[object, ...], np.ndarray] = OrderedDict()
-        self._means: OrderedDict[tuple[object, ...], np.ndarray] = OrderedDict()
+        self._bands: Kept[np.ndarray] = Kept(_BANDS_KEPT)
+        self._means: Kept[np.ndarray] = Kept(_MEANS_KEPT)
         self._embedded: list[tuple[int, int, int]] = []
         self._read: dict[tuple[int, int, int], Head] = {}  # while a file is written
         self._file_map: dict[str, bytes] = {}
@@ -312,14 +309,6 @@ class AttentionView(View):
     def _valid_marked(self, proposal: Proposal) -> list[list[int]]:
         return [list(pair) for pair in dict.fromkeys(self._pairs(proposal["value"]))]
 
-    @traitlets.validate("order", "scale")
-    def _valid_word(self, proposal: Proposal) -> str:
-        name, value = proposal["trait"].name, proposal["value"]
-        allowed = ORDERS if name == "order" else SCALES
-        if value not in allowed:
-            raise Refused(f"{name}={value!r} is not known; give one of {', '.join(allowed)}.")
-        return str(value)
-
     @traitlets.validate("measure")
     def _valid_measure(self, proposal: Proposal) -> str:
         asked = str(proposal["value"])
@@ -429,11 +418,8 @@ class AttentionView(View):
         if not 0 <= column <= row < tiles:
             raise BadInput(f"There is no tile ({row}, {column}) of {pool} tokens.")
         which = (trace, layer, head, pool, row, aside)
-        if which not in self._bands:
-            self._bands[which] = read_band(of, layer, head, pool, row, aside=aside)
-            if len(self._bands) > _BANDS_KEPT:
-                self._bands.popitem(last=False)
-        tile = self._bands[which][:, column * TILE : (column + 1) * TILE]
+        band = self._bands.get(which, lambda: read_band(of, layer, head, pool, row, aside=aside))
+        tile = band[:, column * TILE : (column + 1) * TILE]
         return Answer([int(tile.shape[0]), int(tile.shape[1])], [tile.tobytes()])
 
     @answers
@@ -446,7 +432,7 @@ class AttentionView(View):
         if pool_size(len(of)) > 1:
             line = read_line(of, pairs, token, into=into, aside=aside)
         else:
-            mean = self._mean(trace, tuple(pairs), aside)
+            mean = self._means.get((trace, *pairs, aside), lambda: mean_pattern(of, pairs, aside=aside))
             line = mean[:, token] if into else mean[token]
         return Answer(None, [quantize(line).tobytes()])
 
@@ -458,13 +444,6 @@ class AttentionView(View):
         if which not in range(len(self._traces)) or layer not in self._layers or head not in range(self._heads):
             raise BadInput(f"There is no head {head} of layer {layer} in trace {which}.")
         return self._traces[which], layer, head
-
-    def _mean(self, which: int, heads: tuple[tuple[int, int], ...], aside: bool) -> np.ndarray:
-        if (which, heads, aside) not in self._means:
-            self._means[which, heads, aside] = mean_pattern(self._traces[which], heads, aside=aside)
-            if len(self._means) > _MEANS_KEPT:
-                self._means.popitem(last=False)
-        return self._means[which, heads, aside]
 
     def _effect_of(self, heads: list[tuple[int, int]], run: Run) -> AblationEffect:
         assert self._ablate is not None
@@ -620,11 +599,9 @@ class AttentionView(View):
         )
         codes = unpack(self.cells)
         side = min(320, max(96, 12 * len(codes)))
+        said = "The pattern: a row for each token, darker where it looks more at a token before it"
         return (
-            f"<div><p>{html.escape(visible(self._head_line()))}</p>"
-            f'<img src="{data_address(codes)}" width="{side}" height="{side}" style="image-rendering: pixelated" '
-            'alt="The pattern: a row for each token, darker where it looks more at a token before it">'
-            f"{rows}</div>"
+            f"<div><p>{html.escape(visible(self._head_line()))}</p>{pattern(codes).image(side, side, said)}{rows}</div>"
         )
 
     def _table(self) -> pd.DataFrame:
@@ -634,14 +611,8 @@ class AttentionView(View):
         return picture(unpack(self.cells), self._traces[0].tokens, self._head_line(), self._links())
 
     def _links(self) -> list[tuple[str, str, str]]:
-        return [
-            (
-                f"{shorten(link['query_text'], 40)!r} ({link['query']})",
-                f"{shorten(link['key_text'], 40)!r} ({link['key']})",
-                f"{link['weight']:.4f}",
-            )
-            for link in self.summary["links"]
-        ]
+        named = lambda link, end: f"{shorten(link[f'{end}_text'], 40)!r} ({link[end]})"  # noqa: E731
+        return [(named(link, "query"), named(link, "key"), f"{link['weight']:.4f}") for link in self.summary["links"]]
 
 
 def _check_trace(trace: object) -> None:

@@ -1,23 +1,27 @@
 // What becomes of the text when heads are taken away: the next token and the loss, before and after.
 
-import { decimal, make, percent } from "../kit/common.js";
+import { box, decimal, make, percent } from "../kit/common.js";
 import { button } from "../kit/controls.js";
 import { isBusy } from "../kit/field.js";
 import { track } from "../kit/legend.js";
 import { table } from "../kit/table.js";
 import { axisLabel } from "./labels.js";
 
-/** Heads in words: layer 5 · head 3 and layer 6 · heads 1, 2. */
+/** @typedef {import("./source.js").Head} Head */
+/** @typedef {{heads: Head[], loss_before: number | null, loss_after: number | null, next: {text: string, before: number | null, after: number | null}[]}} Effect */
+
+/** Heads in words: layer 5 · head 3 and layer 6 · heads 1, 2. @param {Head[]} heads */
 export function sayHeads(heads) {
+  /** @type {Map<number, number[]>} */
   const byLayer = new Map();
   for (const [layer, head] of heads) byLayer.set(layer, [...(byLayer.get(layer) ?? []), head]);
   const parts = [...byLayer].map(([layer, all]) => `layer ${layer} · head${all.length > 1 ? "s" : ""} ${all.join(", ")}`);
   return parts.length > 4 ? `${heads.length} heads in ${parts.length} layers` : parts.join(" and ");
 }
 
-/** The change of the loss, in a sentence. */
+/** The change of the loss, in a sentence. @type {(before?: number | null, after?: number | null) => string} */
 export function sayLoss(before, after) {
-  if (before === null || after === null || before === undefined || after === undefined) return "";
+  if (typeof before !== "number" || typeof after !== "number") return "";
   const change = after - before;
   const less = Math.abs(change) < 0.0005;
   const word = less ? "hardly changes" : change > 0 ? "rises" : "falls";
@@ -25,25 +29,24 @@ export function sayLoss(before, after) {
   return `The loss of this text ${word}${by}: ${decimal(before, 3)} before, ${decimal(after, 3)} after (nats a token).`;
 }
 
-/** ablate(heads) asks for it, and fails with the sentence to be shown. Returns {element, update()}. */
-export function ablationStrip({ view, facts, ablate }) {
-  const element = make("div", "lk-att-ablation");
-  element.hidden = !facts.can_ablate;
-  const bar = make("div", "lk-att-controls");
+/** Returns {element, update()}. @param {import("./shared.js").Shared} shared */
+export function ablationStrip({ view, facts, source }) {
   const one = button("Ablate this head", "", () => ask([[view.get("layer"), view.get("head")]]));
   const many = button("", "", () => ask(view.get("marked")));
   const status = make("span", "lk-att-status lk-muted");
   status.setAttribute("role", "status");
-  bar.append(make("h2", "lk-att-title", "Take heads away"), one, many, status);
   const sentence = make("p", "lk-att-outcome");
   sentence.setAttribute("role", "status"); // what came of it is said aloud; the table can be read after it
   const result = make("div", "lk-att-effect");
-  element.append(bar, sentence, result);
+  const bar = box("lk-controls", make("h2", "lk-att-title", "Take heads away"), one, many, status);
+  const element = box("lk-att-ablation", bar, sentence, result);
+  element.hidden = !facts.can_ablate;
 
+  /** @param {Head[]} heads */
   function ask(heads) {
     if (isBusy(view.get("effect_status"))) return;
     status.textContent = "";
-    ablate(heads).catch((/** @type {Error} */ error) => {
+    source.ablate(heads).catch((/** @type {Error} */ error) => {
       status.textContent = error.message;
     });
   }
@@ -65,14 +68,15 @@ export function ablationStrip({ view, facts, ablate }) {
     if (state === "done") drawEffect(view.get("effect"));
     else {
       result.replaceChildren();
-      sentence.textContent = { failed: message, stopped: "It was stopped before it was done." }[state] ?? "Nothing has been taken away yet.";
+      sentence.textContent = state === "failed" ? message : state === "stopped" ? "It was stopped before it was done." : "Nothing has been taken away yet.";
     }
   }
 
+  /** @param {Effect} effect */
   function drawEffect({ heads, loss_before, loss_after, next }) {
     sentence.replaceChildren(make("strong", "", `Without ${sayHeads(heads)}. `), sayLoss(loss_before, loss_after));
     const top = Math.max(1e-9, ...next.flatMap(({ before, after }) => [before ?? 0, after ?? 0]));
-    const bar = (value, kind) => {
+    const bar = (/** @type {number | null} */ value, /** @type {string} */ kind) => {
       const cell = make("span", `lk-att-${kind}`);
       cell.append(track((value ?? 0) / top), make("span", "lk-att-share", percent(value ?? NaN)));
       return cell;

@@ -1,14 +1,15 @@
 // The attention view as a widget: the bar, the map, one head or two, the text, and what ablation does.
 
-import { make, thousands, visibleLabel } from "../kit/common.js";
+import { box, make } from "../kit/common.js";
 import { mount } from "../kit/mount.js";
+import { savePicture } from "../kit/save.js";
+import { traceHead } from "../kit/trace_head.js";
 import { ablationStrip } from "./ablation.js";
 import { controlBar } from "./bar.js";
 import { headPane } from "./head.js";
-import { palette } from "./logic.js";
 import { headMap } from "./map.js";
-import { headSvg, pngOf, saveAs } from "./picture.js";
-import { fileSource, kernelSource } from "./source.js";
+import { headSvg } from "./picture.js";
+import { Shared } from "./shared.js";
 import { textPane } from "./text.js";
 import { fileNotes, headNotes, linkTable } from "./words.js";
 
@@ -17,73 +18,39 @@ const WIDE = 720; // CSS pixels from where the map stands beside the head
 const WIDEST = 1180; // and from where the text does
 const TEXT_WIDTH = 300;
 const MANY_HEADS = 16; // from where the map needs the whole width
-const MAP_PARTS = Array.from({ length: 8 }, (_, i) => `map_${i}`);
 
+/** @param {{model: import("../kit/ask.js").Model, el: HTMLElement}} widget */
 function render(widget) {
-  const view = mount(widget, "lk-attention");
+  const view = mount(widget, "lk-attention lk-panes");
   const { root, exported, get, set } = view;
-  const [facts, texts] = [get("facts"), get("texts")];
-  const source = exported ? fileSource(view.model, facts) : kernelSource(view.wire);
-  const context = colours(view);
-  const heads = headsThere(source, facts);
+  const shared = new Shared(view);
+  const { facts, source } = shared;
 
-  // ------------------------------------------------------------------------------------------------------ the panes
-
-  const bar = controlBar({
-    view,
-    facts,
-    context,
-    heads,
-    actions: { choose, beside: (place) => set("beside", place), keep },
-  });
-  const map = headMap({
-    view,
-    facts,
-    context,
-    held: exported ? (layer, head) => heads.heads(0, layer).includes(head) : null,
-    actions: { open, mark },
-  });
-  const panes = [0, 1].map((which) =>
-    headPane({ view, which, facts, texts, source, context, actions: { mark, point: pointFrom, leave: () => map.grid.focus() } }),
-  );
-  const text = textPane({
-    view,
-    texts,
-    source,
-    context,
-    actions: {
-      trace: () => panes[0].shown.trace,
-      scopes,
-      point(token) {
-        const place = token === null ? null : { row: token };
-        panes[0].link(place);
-        if (facts.same_text || sameTrace()) panes[1].link(place);
-      },
+  const bar = controlBar(shared, { choose, keep });
+  const map = headMap(shared, { open, mark });
+  const panes = [0, 1].map((which) => headPane(shared, which, { mark, point: pointFrom, leave: () => map.grid.focus() }));
+  const [first, second] = panes;
+  const text = textPane(shared, {
+    trace: () => first.shown.trace,
+    scopes,
+    point(token) {
+      const place = token === null ? null : { row: token };
+      first.link(place);
+      if (facts.same_text || sameTrace()) second.link(place);
     },
   });
-  const ablation = ablationStrip({ view, facts, ablate: source.ablate });
-  const links = make("div", "lk-att-links");
-  const notes = make("div", "lk-att-notes");
-  arrange();
+  const ablation = ablationStrip(shared);
+  const [links, notes] = [make("div", "lk-att-links"), make("div", "lk-att-notes lk-muted")];
+  const middle = box("lk-att-middle", box("lk-att-heads", first.element, second.element), ablation.element);
+  const side = box("lk-att-side", text.element, box("lk-att-words", links, notes));
+  root.append(traceHead(facts), bar.element, box("lk-att-body", map.element, middle, side));
+  second.element.hidden = true;
 
-  function arrange() {
-    const first = make("p", "lk-att-head lk-muted");
-    const counts = facts.tokens.map((n, i) => `${facts.tokens.length > 1 ? `${facts.names[i]}: ` : ""}${thousands(n)} token${n === 1 ? "" : "s"}`);
-    first.append(make("strong", "", visibleLabel(facts.model, 80)), ` · ${counts.join(" · ")}`);
-    const box = (name, ...parts) => {
-      const element = make("div", name);
-      element.append(...parts);
-      return element;
-    };
-    const middle = box("lk-att-middle", box("lk-att-heads", ...panes.map((pane) => pane.element)), ablation.element);
-    const side = box("lk-att-side", text.element, box("lk-att-words", links, notes));
-    root.append(first, bar.element, box("lk-att-body", map.element, middle, side));
-    panes[1].element.hidden = true;
-  }
+  const sameTrace = () => first.shown.trace === second.shown.trace;
+  const drawn = () => panes.filter(({ element }) => !element.hidden);
 
-  const sameTrace = () => panes[0].shown.trace === panes[1].shown.trace;
-
-  /** A cell of one pane, or null, is pointed at: show it in the text and in the other pane where it is the same text. */
+  /** A cell of one pane, or null, is pointed at: show it in the text and in the other pane where it is the same text.
+   * @type {(which: number, cell: import("../kit/keys.js").Cell | null) => void} */
   function pointFrom(which, cell) {
     if (which === 0 || sameTrace()) text.link(cell?.row ?? null);
     if (facts.same_text || sameTrace()) panes[1 - which].link(cell);
@@ -96,21 +63,24 @@ function render(widget) {
     const all = Array.from({ length: facts.heads }, (_, i) => [layer, i]);
     if (facts.heads > 1) found.push({ name: "layer", title: `layer ${layer}, mean of its ${facts.heads} heads`, heads: all });
     if (marked.length > 0) found.push({ name: "marked", title: `the marked heads, mean of ${marked.length}`, heads: marked });
-    return found;
+    return /** @type {import("./text.js").Scope[]} */ (found);
   }
 
   // ---------------------------------------------------------------------------------------------------- which head
 
-  let slow = 0;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let slow;
 
+  /** @type {(layer: number, head: number) => void} */
   function choose(layer, head) {
     view.model.set("layer", layer);
     view.model.set("head", head);
     view.model.save_changes();
   }
 
+  /** @type {(layer: number, head: number, beside: boolean, byKey: boolean) => void} */
   function open(layer, head, beside, byKey) {
-    if (!heads.heads(0, layer).includes(head)) {
+    if (!shared.heads(0, layer).includes(head)) {
       bar.status.textContent = `Layer ${layer} · head ${head} is not in this file.`;
       return;
     }
@@ -119,10 +89,10 @@ function render(widget) {
     if (byKey) panes[beside ? 1 : 0].grid.focus();
   }
 
+  /** @type {(layer: number, head: number) => void} */
   function mark(layer, head) {
-    const now = get("marked");
-    const rest = now.filter(([l, h]) => l !== layer || h !== head);
-    set("marked", rest.length === now.length ? [...now, [layer, head]] : rest);
+    const others = get("marked").filter((/** @type {number[]} */ each) => each[0] !== layer || each[1] !== head);
+    set("marked", shared.marked(layer, head) ? others : [...others, [layer, head]]);
   }
 
   /** The chosen head is another: say so at once, draw it when its numbers are here. */
@@ -135,8 +105,8 @@ function render(widget) {
       return;
     }
     clearTimeout(slow);
-    const { summary } = panes[0].shown;
-    if (layer === summary.layer && head === summary.head) bar.status.textContent = "";
+    const { summary, codes } = first.shown;
+    if (codes.length > 0 && layer === summary.layer && head === summary.head) bar.status.textContent = "";
     else {
       slow = setTimeout(() => {
         bar.status.textContent = `computing layer ${layer} · head ${head} …`;
@@ -144,21 +114,21 @@ function render(widget) {
     }
   }
 
-  /** A head's codes and what is said of it, as a file holds them or as the kernel last sent them; null: not here. */
-  function numbersOf(place, prefix) {
-    if (exported) return source.head({ ...place, aside: get("aside") });
+  /** A head's codes and what is said of it, as a file holds them or as the kernel last sent them; null: not here.
+   * @type {(trace: number, layer: number, head: number, prefix: string) => {codes: Uint8Array, summary: import("./source.js").Summary} | null} */
+  function numbersOf(trace, layer, head, prefix) {
+    if (exported) return source.head({ trace, layer, head, aside: get("aside") });
     const data = get(`${prefix}cells`);
     const codes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
     return codes.length === 0 ? null : { codes, summary: get(`${prefix}summary`) };
   }
 
   function receive() {
-    const found = numbersOf({ trace: 0, layer: get("layer"), head: get("head") }, "");
+    const found = numbersOf(0, get("layer"), get("head"), "");
     if (found === null) return;
     clearTimeout(slow);
     bar.status.textContent = "";
-    panes[0].receive(0, found.codes, found.summary);
-    panes[0].setMarked(get("marked"));
+    first.receive(0, found.codes, found.summary);
     drawWords();
     text.update();
     ablation.update();
@@ -167,39 +137,38 @@ function render(widget) {
   function receiveBeside() {
     const [trace, layer, head] = get("beside");
     const on = trace !== undefined;
-    const changed = panes[1].element.hidden === on;
-    panes[1].element.hidden = !on;
+    const changed = second.element.hidden === on;
+    second.element.hidden = !on;
     bar.draw();
     map.paintOver();
-    const found = on ? numbersOf({ trace, layer, head }, "beside_") : null;
-    if (found !== null) {
-      panes[1].receive(found.summary.trace ?? trace, found.codes, found.summary);
-      panes[1].setMarked(get("marked"));
-    }
+    const found = on ? numbersOf(trace, layer, head, "beside_") : null;
+    if (found !== null) second.receive(found.summary.trace ?? trace, found.codes, found.summary);
     if (changed) resize();
   }
 
   function drawWords() {
-    const { summary, tokens, pool } = panes[0].shown;
-    links.replaceChildren(...(summary.links.length > 0 ? [linkTable(panes[0].shown, panes[0].link)] : []));
+    const { summary, tokens, pool } = first.shown;
+    links.replaceChildren(...(summary.links.length > 0 ? [linkTable(first.shown, first.link)] : []));
     const said = headNotes(summary, { tokens, pool, chosen: facts.chosen });
     if (exported) said.push(...fileNotes({ leftOut: get("left_out"), pool, aside: get("aside") }));
     notes.replaceChildren(...said.map((each) => make("p", "", each)));
   }
 
-  async function keep(kind) {
-    const svg = headSvg({ ...panes[0].picture(), colours: context.palette(), scale: get("scale"), dark: context.dark() });
-    const name = `attention-layer-${get("layer")}-head-${get("head")}.${kind}`;
-    saveAs(name, kind === "svg" ? new Blob([svg], { type: "image/svg+xml" }) : await pngOf(svg));
+  /** @param {"svg" | "png"} kind */
+  function keep(kind) {
+    const { palette: colours, scale, dark, codes } = shared;
+    const isNumber = (/** @type {number} */ code) => codes.isNumber(code);
+    const svg = headSvg({ ...first.picture(), colours, scale, dark, isNumber });
+    savePicture(`attention-layer-${get("layer")}-head-${get("head")}`, kind, svg);
   }
 
   // ------------------------------------------------------------------------------------------------------ listening
 
   function recolour() {
-    if (!context.read()) return;
+    if (!shared.recolour()) return;
     bar.drawLegend();
     map.recolour();
-    for (const pane of panes) if (!pane.element.hidden) pane.recolour();
+    for (const pane of drawn()) pane.recolour();
     text.recolour();
   }
 
@@ -213,7 +182,7 @@ function render(widget) {
   }
 
   function markedChanged() {
-    for (const pane of panes) if (!pane.element.hidden) pane.setMarked(get("marked"));
+    for (const pane of drawn()) pane.drawMark();
     map.paintOver();
     text.update();
     ablation.update();
@@ -225,7 +194,7 @@ function render(widget) {
     const width = root.clientWidth - 28;
     if (width <= 0) return;
     const wide = width >= WIDE && facts.heads <= MANY_HEADS;
-    const two = !panes[1].element.hidden;
+    const two = !second.element.hidden;
     const textBeside = wide && width >= WIDEST && !two;
     const mapWidth = Math.min(wide ? Math.min(330, Math.round(width * 0.34)) : width, Math.max(210, 30 + facts.heads * 24 + 40));
     map.element.style.width = wide ? `${mapWidth}px` : "";
@@ -234,10 +203,8 @@ function render(widget) {
     const sideBySide = two && room >= 640;
     for (const [name, on] of Object.entries({ wide, widest: textBeside, two: sideBySide })) root.classList.toggle(`lk-att-${name}`, on);
     const each = sideBySide ? Math.floor((room - 22) / 2) : room; // a hair less: the width is a rounded one
-    for (const pane of panes) {
-      pane.element.style.width = two ? `${each}px` : "";
-      if (!pane.element.hidden) pane.resize(each);
-    }
+    for (const pane of panes) pane.element.style.width = two ? `${each}px` : "";
+    for (const pane of drawn()) pane.resize(each);
   }
 
   view.on(["layer", "head"], headChanged);
@@ -245,7 +212,7 @@ function render(widget) {
   view.on("beside", () => (exported || get("beside").length === 0 ? receiveBeside() : bar.draw()));
   view.on("beside_version", receiveBeside);
   view.on("marked", markedChanged);
-  view.on([...MAP_PARTS, "measure", "order", "map_status"], map.update);
+  view.on([...shared.parts, "measure", "order", "map_status"], map.update);
   view.on("scale", () => {
     bar.draw();
     recolour();
@@ -255,7 +222,7 @@ function render(widget) {
   view.themed(recolour);
   view.resized(resize);
   view.atEnd(() => clearTimeout(slow));
-  context.read();
+  shared.recolour();
   bar.drawLegend();
   headChanged();
   if (!exported) receive();
@@ -265,43 +232,6 @@ function render(widget) {
   resize();
   source.start();
   return view.unmount;
-}
-
-/** The colours of weights in the theme of now, and what else all panes look up. read(): whether they are others than before. */
-function colours(view) {
-  let key = "";
-  let now = palette(false, "sqrt");
-  const dark = () => view.theme.dark();
-  const scale = () => view.get("scale");
-  return {
-    dark,
-    scale,
-    colour: view.theme.colour,
-    palette: () => now,
-    aside: () => view.get("aside"),
-    mapAside: () => !view.exported && view.get("aside"),
-    width: () => view.root.clientWidth,
-    read() {
-      view.theme.read();
-      if (!view.root.isConnected || key === `${dark()} ${scale()}`) return false;
-      key = `${dark()} ${scale()}`;
-      now = palette(dark(), scale());
-      return true;
-    },
-  };
-}
-
-/** Which heads can be shown: all, or those that a file holds. */
-function headsThere(source, facts) {
-  if (source.live) {
-    const all = Array.from({ length: facts.heads }, (_, i) => i);
-    return { layers: () => facts.layers, heads: () => all };
-  }
-  const held = (trace) => source.held.filter((each) => each.trace === trace);
-  return {
-    layers: (trace) => [...new Set(held(trace).map(({ layer }) => layer))],
-    heads: (trace, layer) => held(trace).filter((each) => each.layer === layer).map(({ head }) => head),
-  };
 }
 
 export default { render };

@@ -1,14 +1,20 @@
 // The bar above the panes: which head, which beside it, the colours and their legend.
 
-import { make } from "../kit/common.js";
+import { brushOf } from "../kit/canvas.js";
+import { colour } from "../kit/colour.js";
+import { box, make } from "../kit/common.js";
 import { button, checkbox, picker, setOptions } from "../kit/controls.js";
-import { SCALES, colour, onScale } from "./logic.js";
+import { SCALES, onScale } from "./logic.js";
+
+/** @typedef {import("./shared.js").Shared} Shared */
 
 /**
- * heads: which there are, {layers(trace), heads(trace, layer)}. actions: choose(layer, head), beside([trace, layer, head] or
- * []), keep(kind) saves a picture. Returns {element, status, draw() after a change of what is chosen, drawLegend()}.
+ * choose(layer, head); keep(kind) saves a picture. Returns {element, status, draw() after a change of what is chosen, drawLegend()}.
+ * @param {Shared} shared
+ * @param {{choose: (layer: number, head: number) => void, keep: (kind: "svg" | "png") => void}} actions
  */
-export function controlBar({ view, facts, context, heads, actions }) {
+export function controlBar(shared, actions) {
+  const { view, facts } = shared;
   const layer = picker("Layer", view.id("layer"));
   const head = picker("Head", view.id("head"));
   const compare = picker("Beside it", view.id("compare"));
@@ -25,15 +31,14 @@ export function controlBar({ view, facts, context, heads, actions }) {
     button("SVG", "Save this head as an SVG picture", () => actions.keep("svg")),
     button("PNG", "Save this head as a PNG picture", () => actions.keep("png")),
   );
-  const bar = make("div", "lk-att-bar");
-  bar.append(layer.pair, head.pair, compare.pair, besideLayer.pair, besideHead.pair, scale.pair, aside.pair, save, status);
-  const legend = colourLegend(context);
-  const element = make("div", "lk-att-top");
-  element.append(bar, legend.element);
+  const pairs = [layer, head, compare, besideLayer, besideHead, scale, aside].map(({ pair }) => pair);
+  const legend = colourLegend(shared);
+  const element = box("lk-att-top", box("lk-controls lk-att-bar", ...pairs, save, status), legend.element);
+  const showBeside = (/** @type {number[]} */ place) => view.set("beside", place);
 
   function draw() {
-    setOptions(layer.select, heads.layers(0), view.get("layer"));
-    setOptions(head.select, heads.heads(0, view.get("layer")), view.get("head"));
+    setOptions(layer.select, shared.layers(0), view.get("layer"));
+    setOptions(head.select, shared.heads(0, view.get("layer")), view.get("head"));
     scale.select.value = view.get("scale");
     aside.box.checked = view.get("aside");
     const names = facts.tokens.length > 1 ? facts.names : ["another head"];
@@ -42,13 +47,14 @@ export function controlBar({ view, facts, context, heads, actions }) {
     setOptions(compare.select, options, trace ?? "");
     besideLayer.pair.hidden = besideHead.pair.hidden = trace === undefined;
     if (trace === undefined) return;
-    setOptions(besideLayer.select, heads.layers(trace), layerBeside);
-    setOptions(besideHead.select, heads.heads(trace, layerBeside), headBeside);
+    setOptions(besideLayer.select, shared.layers(trace), layerBeside);
+    setOptions(besideHead.select, shared.heads(trace, layerBeside), headBeside);
   }
 
-  /** A head of a layer: the one that is wanted where it is there, else the first. */
+  /** A head of a layer: the one that is wanted where it is there, else the first.
+   * @type {(trace: number, at: number, wanted: number) => number} */
   const nearest = (trace, at, wanted) => {
-    const there = heads.heads(trace, at);
+    const there = shared.heads(trace, at);
     return there.includes(wanted) ? wanted : there[0];
   };
 
@@ -59,12 +65,12 @@ export function controlBar({ view, facts, context, heads, actions }) {
     });
   }
   compare.select.addEventListener("change", () => {
-    if (compare.select.value === "") return actions.beside([]);
+    if (compare.select.value === "") return showBeside([]);
     const trace = Number(compare.select.value);
     const [, layerBeside = view.get("layer"), headBeside = view.get("head")] = view.get("beside");
-    const layers = heads.layers(trace);
+    const layers = shared.layers(trace);
     const at = layers.includes(layerBeside) ? layerBeside : layers[0];
-    if (at !== undefined) return actions.beside([trace, at, nearest(trace, at, headBeside)]);
+    if (at !== undefined) return showBeside([trace, at, nearest(trace, at, headBeside)]);
     status.textContent = "No head of it is in this file.";
     return draw();
   });
@@ -72,7 +78,7 @@ export function controlBar({ view, facts, context, heads, actions }) {
     select.addEventListener("change", () => {
       const [trace] = view.get("beside");
       const at = Number(besideLayer.select.value);
-      actions.beside([trace, at, nearest(trace, at, Number(besideHead.select.value))]);
+      showBeside([trace, at, nearest(trace, at, Number(besideHead.select.value))]);
     });
   }
   scale.select.addEventListener("change", () => view.set("scale", scale.select.value));
@@ -80,24 +86,21 @@ export function controlBar({ view, facts, context, heads, actions }) {
   return { element, status, draw, drawLegend: legend.draw };
 }
 
-/** The scale of the colours, with numbers. */
-function colourLegend(context) {
-  const element = make("div", "lk-att-legend");
+/** The scale of the colours, with numbers. @param {Shared} shared */
+function colourLegend(shared) {
   const title = make("span");
   const strip = make("canvas", "lk-att-strip");
   strip.width = 256;
   strip.height = 1;
   strip.setAttribute("role", "img");
   const marks = make("div", "lk-att-marks");
-  const box = make("div", "lk-att-scale");
-  box.append(strip, marks);
-  element.append(title, box);
+  const element = box("lk-att-legend lk-muted lk-small", title, box("lk-att-scale", strip, marks));
 
   function draw() {
-    const scale = context.scale();
-    const brush = strip.getContext("2d");
+    const { scale, dark } = shared;
+    const brush = brushOf(strip);
     for (let i = 0; i < 256; i += 1) {
-      brush.fillStyle = `rgb(${colour(i / 255, context.dark()).join(" ")})`;
+      brush.fillStyle = `rgb(${colour(i / 255, dark).join(" ")})`;
       brush.fillRect(i, 0, 1, 1);
     }
     const { title: name, marks: wanted } = SCALES[scale];

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labkit.markup import shorten, visible
-from labkit.views.attention_view.picture import pooled, shades
+from labkit.views.attention_view.picture import pattern
 from labkit.views.drawing.page import MARGIN, WIDTH, Page
 from labkit.views.drawing.scene import INK, MUTED, Picture, Raster, Words, fitted
 
@@ -59,7 +59,7 @@ def _pattern(codes: np.ndarray, tokens: Sequence[str]) -> Picture:
     left, top = (150.0, 8.0) if labelled else (MARGIN, 8.0)
     side = cell * n
     drawn = Picture(WIDTH, top + side + (110 if labelled else 16))
-    drawn.add(Raster(left, top, side, side, shades(pooled(codes))))
+    drawn.add(Raster(left, top, side, side, pattern(codes).rgba()))
     if labelled:
         for i, token in enumerate(tokens):
             text = visible(shorten(token, 24)).replace("\n", "↵")

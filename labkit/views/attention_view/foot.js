@@ -8,31 +8,38 @@ import { quoted } from "./labels.js";
 const EXACT_DELAY = 60; // ms; a pointer on its way over many cells asks for none of them
 const EXACT_KEPT = 5000;
 
-/** shown: see shown.js. Returns {element, spoken, draw(), ask(), saySoon(), close()}. */
+/** @typedef {import("../kit/keys.js").Cell} Cell */
+
+/** Returns {element, spoken, draw(), ask(), saySoon(), close()}. @param {import("./shown.js").Shown} shown */
 export function footLine(shown) {
   const element = make("p", "lk-att-foot");
   const spoken = aloud();
-  const exact = new Map(); // what the kernel answered, by cell
-  let timer = 0;
+  const { source, codes } = shown.shared;
+  /** What the kernel answered, by cell. @type {Map<string, import("./source.js").Link>} */
+  const exact = new Map();
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
 
-  const keyOf = (at, u) => JSON.stringify([shown.place(), u, at.row, at.column]);
-  const numbered = (token) => [quoted(shown.labels[token]), ` (${thousands(token)})`];
+  const keyOf = (/** @type {Cell} */ at, /** @type {number} */ u) => JSON.stringify([shown.place(), u, at.row, at.column]);
+  const numbered = (/** @type {number} */ token) => [quoted(shown.labels[token]), ` (${thousands(token)})`];
+  /** @type {(query: (string | Node)[], key: (string | Node)[], same: boolean, value: Node) => (string | Node)[]} */
   const sentence = (query, key, same, value) => [...query, " looks at ", ...(same ? ["itself"] : key), ": ", value];
 
+  /** @type {(token: number, u: number) => (string | Node)[]} */
   function named(token, u) {
     if (u === 1) return numbered(token);
     return [quoted(shown.label(token, u)), ` (${thousands(token)} to ${thousands(shown.last(token, u))})`];
   }
 
   function draw() {
-    const { linked } = shown;
-    const at = shown.cell(shown.pointed ?? shown.held ?? (linked?.column === undefined ? null : linked));
-    element.replaceChildren(...(at === null ? [hint()] : wordsOf(at, shown.unit())));
+    const { row, column } = shown.cell(shown.pointed ?? shown.held ?? shown.linked) ?? {};
+    element.replaceChildren(...(row === undefined || column === undefined ? [hint()] : wordsOf({ row, column }, shown.unit())));
   }
 
   const hint = () =>
     shown.tokens > 1 ? "Point at a cell, or move with the arrow keys, to read its weight." : "One token can only look at itself.";
 
+  /** @type {(at: Cell, u: number) => (string | Node)[]} */
   function wordsOf(at, u) {
     const reach = shown.summary.window;
     if (at.column > at.row) return [...named(at.row, u), " can't look at ", ...named(at.column, u), ", which comes later."];
@@ -40,7 +47,7 @@ export function footLine(shown) {
       return [...named(at.row, u), " can't look at ", ...named(at.column, u), `: this layer looks back at most ${thousands(reach)} tokens.`];
     }
     const found = exact.get(keyOf(at, u));
-    const value = make("strong", "", found ? exactWeight(found.weight) : aboutWeight(shown.reader(u)(at.row, at.column)));
+    const value = make("strong", "", found ? exactWeight(found.weight) : aboutWeight(codes, shown.reader(u)(at.row, at.column)));
     if (u === 1) return sentence(numbered(at.row), numbered(at.column), at.row === at.column, value);
     if (found) {
       const query = [quoted(found.query_text), ` (${thousands(found.query)})`];
@@ -53,13 +60,13 @@ export function footLine(shown) {
   /** Ask for the exact weight of the cell that is pointed at, soon. */
   function ask() {
     clearTimeout(timer);
-    if (shown.size === null) return;
+    if (!shown.sized) return;
     const at = shown.cell(shown.pointed ?? shown.held);
     const u = shown.unit();
-    if (!shown.source.live || at === null || at.column > at.row || exact.has(keyOf(at, u))) return;
+    if (!source.live || at === null || at.column > at.row || exact.has(keyOf(at, u))) return;
     timer = setTimeout(() => {
       const key = keyOf(at, u);
-      shown.source.exact({ ...shown.place(), row: at.row / u, column: at.column / u, pool: u }, (answer) => {
+      source.exact({ ...shown.place(), row: at.row / u, column: at.column / u, pool: u }, (answer) => {
         if (exact.size > EXACT_KEPT) exact.clear();
         exact.set(key, answer);
         draw();
@@ -67,9 +74,10 @@ export function footLine(shown) {
     }, EXACT_DELAY);
   }
 
+  /** @param {Cell} cell */
   function spell({ row, column }) {
     if (shown.unit() > 1) return element.textContent;
-    const name = (token) => `${spokenLabel(shown.labels[token], 40)}, token ${token}`;
+    const name = (/** @type {number} */ token) => `${spokenLabel(shown.labels[token], 40)}, token ${token}`;
     return `${name(row)}, looks at ${row === column ? "itself" : name(column)}: ${element.querySelector("strong")?.textContent ?? ""}`;
   }
 

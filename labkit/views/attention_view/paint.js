@@ -1,52 +1,45 @@
 // A pattern on its canvas: the codes in colour, finer tiles where it is zoomed, and what lies over them.
 
-import { make } from "../kit/common.js";
-import { NOT_A_NUMBER, dots } from "./logic.js";
-import { TILE, cellBox, crowd, tilesFor } from "./plane.js";
+import { brushOf, pixelRatio, sized, stamp } from "../kit/canvas.js";
+import { dots } from "./logic.js";
+import { cellBox, crowd, tilesFor } from "./plane.js";
+
+/** @typedef {CanvasRenderingContext2D} Brush */
 
 const GAP_FROM = 16; // device pixels of a dot, from where dots are drawn apart
 const CROSS_FROM = 6;
 export const OVERVIEW = 92; // CSS pixels
 
-/** shown: see shown.js; context: the view's colours. Returns {pattern(canvas) → {q, u}, overview(canvas), cross(canvas), forget(), picture(q)}. */
-export function painter(shown, context) {
-  let pictures = new Map(); // cells to a dot -> {canvas, m}
+/**
+ * Returns {pattern(canvas) → {q, u}, overview(canvas), cross(canvas, at), forget(), picture(q)}.
+ * @param {import("./shown.js").Shown} shown
+ */
+export function painter(shown) {
+  const { shared } = shown;
+  /** By cells to a dot. @type {Map<number, HTMLCanvasElement>} */
+  const pictures = new Map();
 
-  function coloured(codes, across, down) {
-    const colours = new Uint32Array(context.palette().buffer);
-    const image = new ImageData(across, down);
-    const pixels = new Uint32Array(image.data.buffer);
-    for (let i = 0; i < pixels.length; i += 1) pixels[i] = colours[codes[i]];
-    const canvas = make("canvas");
-    canvas.width = across;
-    canvas.height = down;
-    canvas.getContext("2d").putImageData(image, 0, 0);
-    return canvas;
-  }
-
-  /** The whole pattern, q × q cells to a dot, in colour. */
+  /** The whole pattern, q × q cells to a dot, in colour. @param {number} q */
   function picture(q) {
-    const there = pictures.get(q);
-    if (there) return there;
     const m = Math.ceil(shown.cells / q);
-    const made = { canvas: coloured(dots(shown.codes, shown.cells, q), m, m), m };
+    const made = pictures.get(q) ?? stamp(dots(shown.codes, shown.cells, q), m, m, shared.palette);
     pictures.set(q, made);
     return made;
   }
 
-  /** Draw what is seen. q: cells to a dot along a side; u: tokens to a cell. */
+  /** Draw what is seen. q: cells to a dot along a side; u: tokens to a cell. @param {HTMLCanvasElement} canvas */
   function pattern(canvas) {
     const { seen, pool } = shown;
     const u = shown.unit();
     const q = u < pool ? 1 : shown.full ? shown.size.q : crowd(seen, pool, shown.devicePixels());
-    const brush = canvas.getContext("2d");
+    const brush = brushOf(canvas);
     const across = canvas.width;
     const pixel = across / seen.span; // device pixels to a token
     brush.setTransform(1, 0, 0, 1, 0, 0);
     brush.clearRect(0, 0, across, across);
     brush.imageSmoothingEnabled = false;
     const dot = u < pool ? pool : q * pool;
-    brush.drawImage(picture(q).canvas, seen.left / dot, seen.top / dot, seen.span / dot, seen.span / dot, 0, 0, across, across);
+    brush.drawImage(picture(q), seen.left / dot, seen.top / dot, seen.span / dot, seen.span / dot, 0, 0, across, across);
     if (u < pool) drawTiles(brush, u, pixel);
     hatchWindow(brush, pixel, across);
     if (u * q * pixel >= GAP_FROM) drawGaps(brush, u * q, pixel, across);
@@ -54,27 +47,30 @@ export function painter(shown, context) {
     return { q, u };
   }
 
+  /** @type {(brush: Brush, u: number, pixel: number) => void} */
   function drawTiles(brush, u, pixel) {
-    for (const { row, column } of tilesFor(shown.seen, shown.tokens, u)) {
+    const side = shared.tile * u;
+    for (const { row, column } of tilesFor(shown.seen, shown.tokens, side)) {
       const found = shown.tile(u, row, column, !shown.moving);
       if (!found) continue;
       const [down, across] = found.shape;
-      if (found.palette !== context.palette()) {
-        found.drawn = coloured(found.codes, across, down);
-        found.palette = context.palette();
+      if (!found.drawn || found.palette !== shared.palette) {
+        found.drawn = stamp(found.codes, across, down, shared.palette);
+        found.palette = shared.palette;
       }
-      const box = [(column * TILE * u - shown.seen.left) * pixel, (row * TILE * u - shown.seen.top) * pixel, across * u * pixel, down * u * pixel];
-      brush.clearRect(...box);
-      brush.drawImage(found.drawn, ...box);
+      const [x, y] = [(column * side - shown.seen.left) * pixel, (row * side - shown.seen.top) * pixel];
+      brush.clearRect(x, y, across * u * pixel, down * u * pixel);
+      brush.drawImage(found.drawn, x, y, across * u * pixel, down * u * pixel);
     }
   }
 
-  /** Where a sliding window keeps a token from looking: hatched, so that it is not taken for an exact zero. */
+  /** Where a sliding window keeps a token from looking: hatched, so that it is not taken for an exact zero.
+   * @type {(brush: Brush, pixel: number, across: number) => void} */
   function hatchWindow(brush, pixel, across) {
     const reach = shown.summary.window;
     if (!reach || reach >= shown.tokens) return;
-    const x = (token) => (token - shown.seen.left) * pixel;
-    const y = (token) => (token - shown.seen.top) * pixel;
+    const x = (/** @type {number} */ token) => (token - shown.seen.left) * pixel;
+    const y = (/** @type {number} */ token) => (token - shown.seen.top) * pixel;
     brush.save();
     brush.globalCompositeOperation = "destination-over"; // behind what is painted
     brush.beginPath();
@@ -82,7 +78,7 @@ export function painter(shown, context) {
     brush.lineTo(x(shown.tokens - reach), y(shown.tokens));
     brush.lineTo(x(0), y(shown.tokens));
     brush.clip();
-    brush.strokeStyle = context.colour("--lk-faint");
+    brush.strokeStyle = shared.colour("--lk-faint");
     brush.globalAlpha = 0.5;
     brush.lineWidth = 1;
     brush.beginPath();
@@ -94,8 +90,9 @@ export function painter(shown, context) {
     brush.restore();
   }
 
+  /** @type {(brush: Brush, dot: number, pixel: number, across: number) => void} */
   function drawGaps(brush, dot, pixel, across) {
-    const lines = (start) => {
+    const lines = (/** @type {number} */ start) => {
       const found = [];
       for (let token = Math.floor(start / dot) * dot; token <= start + shown.seen.span + dot; token += dot) found.push(Math.round((token - start) * pixel));
       return found;
@@ -104,17 +101,17 @@ export function painter(shown, context) {
     for (const y of lines(shown.seen.top)) brush.clearRect(0, y - 1, across, 1);
   }
 
-  /** What is no number is crossed out, not only coloured. */
+  /** What is no number is crossed out, not only coloured. @type {(brush: Brush, dot: number, pixel: number) => void} */
   function crossOut(brush, dot, pixel) {
     const { seen, tokens } = shown;
     const read = shown.reader();
     const side = dot * pixel;
-    brush.strokeStyle = context.dark() ? "#15181b" : "#ffffff";
+    brush.strokeStyle = shared.dark ? "#15181b" : "#ffffff";
     brush.lineWidth = Math.max(1, side / 12);
     brush.beginPath();
     for (let row = Math.floor(seen.top / dot) * dot; row < Math.min(tokens, seen.top + seen.span); row += dot) {
       for (let column = Math.floor(seen.left / dot) * dot; column < Math.min(row + 1, seen.left + seen.span); column += dot) {
-        if (read(row, column) !== NOT_A_NUMBER) continue;
+        if (shared.codes.isNumber(read(row, column))) continue;
         const x = (column - seen.left) * pixel;
         const y = (row - seen.top) * pixel;
         brush.moveTo(x + 0.25 * side, y + 0.25 * side);
@@ -126,35 +123,33 @@ export function painter(shown, context) {
     brush.stroke();
   }
 
-  /** The whole, small, with a frame around what is seen. */
+  /** The whole, small, with a frame around what is seen. @param {HTMLCanvasElement} canvas */
   function overview(canvas) {
     canvas.hidden = shown.full;
     if (shown.full) return;
-    const dpr = globalThis.devicePixelRatio || 1;
-    canvas.width = canvas.height = Math.round(OVERVIEW * dpr);
-    const brush = canvas.getContext("2d");
+    const brush = sized(canvas, OVERVIEW, OVERVIEW);
     const small = picture(Math.max(1, Math.ceil(shown.cells / canvas.width)));
-    brush.imageSmoothingEnabled = small.m > canvas.width;
-    brush.drawImage(small.canvas, 0, 0, canvas.width, canvas.width);
-    const scale = canvas.width / shown.whole.span;
+    brush.imageSmoothingEnabled = small.width > canvas.width;
+    brush.drawImage(small, 0, 0, OVERVIEW, OVERVIEW);
+    const scale = OVERVIEW / shown.whole.span;
     const { left, top, span } = shown.seen;
-    brush.strokeStyle = getComputedStyle(canvas).color;
-    brush.lineWidth = 2 * dpr;
+    brush.strokeStyle = shared.colour("--lk-ink");
+    brush.lineWidth = 2;
     brush.strokeRect(left * scale, top * scale, Math.max(4, span * scale), Math.max(4, span * scale));
   }
 
-  /** Lines from the names of a cell's row and column to it, or along a row. at: {row, column}, {row} or null. */
+  /** Lines from the names of a cell's row and column to it, or along a row. at: {row, column}, {row} or null.
+   * @type {(canvas: HTMLCanvasElement, at: import("./plane.js").Place | null) => void} */
   function cross(canvas, at) {
     const { side } = shown.size;
-    const brush = canvas.getContext("2d");
-    const dpr = globalThis.devicePixelRatio || 1;
-    brush.setTransform(dpr, 0, 0, dpr, 0, 0);
+    const brush = brushOf(canvas);
+    brush.setTransform(pixelRatio(), 0, 0, pixelRatio(), 0, 0);
     brush.clearRect(0, 0, side, side);
     if (at === null) return;
     const u = shown.unit();
-    const boxAt = (row, column) => cellBox(shown.seen, side, { row, column }, u);
+    const boxAt = (/** @type {number} */ row, /** @type {number} */ column) => cellBox(shown.seen, side, { row, column }, u);
     const { x, y, size: cell } = boxAt(at.row, at.column ?? 0);
-    brush.fillStyle = brush.strokeStyle = getComputedStyle(canvas).color;
+    brush.fillStyle = brush.strokeStyle = shared.colour("--lk-focus");
     brush.globalAlpha = 0.55;
     if (at.column === undefined) {
       const { x: end } = boxAt(at.row, at.row + u);
@@ -181,8 +176,6 @@ export function painter(shown, context) {
     overview,
     cross,
     picture,
-    forget() {
-      pictures = new Map();
-    },
+    forget: () => pictures.clear(),
   };
 }

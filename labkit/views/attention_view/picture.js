@@ -1,35 +1,27 @@
-// A head as a picture to keep: SVG written here, PNG drawn from that SVG by the browser.
+// A head as a picture to keep: an SVG.
 
-import { SCALES, codeAt, onScale, colour, NOT_A_NUMBER } from "./logic.js";
+import { colour, hexOf } from "../kit/colour.js";
+import { xmlText } from "../kit/save.js";
+import { SCALES, codeAt, onScale } from "./logic.js";
 
 const RECTANGLES = 80; // up to so many cells along a side each is a rectangle, beyond them the pattern is an image
 const CHARACTER = 6.2; // px of an 11 px letter, on average
 const LINE = 14;
 
-/** Text that may stand in an SVG: markup escaped, what XML forbids written as U+FFFD. */
-export function xmlText(text) {
-  return String(text)
-    .replace(/[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\u{10000}-\u{10ffff}]/gu, "\ufffd")
-    .replace(/&/g, "&amp;")
-    .replace(/</g, "&lt;")
-    .replace(/>/g, "&gt;")
-    .replace(/"/g, "&quot;");
-}
-
-const hex = (rgb) => `#${[...rgb].slice(0, 3).map((c) => c.toString(16).padStart(2, "0")).join("")}`;
-
 /**
  * An SVG of one head. codes: packed pattern of n × n cells; labels: of each cell; title: of the picture; colours: a
  * palette (256 × 4); scale: its name; image: a data: address of the n × n pattern, used where n is large.
+ * @param {{codes: Uint8Array, n: number, labels: string[], numbers: number[], title: string, colours: Uint8ClampedArray, scale: string,
+ *   dark: boolean, image: string, isNumber: (code: number) => boolean}} given
  */
-export function headSvg({ codes, n, labels, numbers, title, colours, scale, dark, image }) {
+export function headSvg({ codes, n, labels, numbers, title, colours, scale, dark, image, isNumber }) {
   const ink = dark ? "#e8ebee" : "#1b1f24";
   const muted = dark ? "#a2acb6" : "#59636e";
   const cell = n <= 60 ? Math.max(12, Math.min(26, 560 / n)) : 560 / n;
   const side = cell * n;
   const every = Math.max(1, Math.ceil(LINE / cell));
   const shown = Array.from({ length: Math.ceil(n / every) }, (_, i) => i * every);
-  const widthOf = (i) => ([...labels[i]].length + 1) * CHARACTER;
+  const widthOf = (/** @type {number} */ i) => ([...labels[i]].length + 1) * CHARACTER;
   const gutter = Math.max(0, ...shown.map((i) => widthOf(i) + String(numbers[i]).length * CHARACTER)) + 10;
   const overhang = Math.max(0, ...shown.map((i) => (i + 1) * cell + 6 + widthOf(i) - side));
   const top = 34;
@@ -50,8 +42,8 @@ export function headSvg({ codes, n, labels, numbers, title, colours, scale, dark
         if (code === 0) continue;
         const at = `x="${(column * cell).toFixed(2)}" y="${(row * cell).toFixed(2)}"`;
         const size = `width="${cell.toFixed(2)}" height="${cell.toFixed(2)}"`;
-        parts.push(`<rect ${at} ${size} fill="${hex(colours.slice(4 * code, 4 * code + 3))}"/>`);
-        if (code === NOT_A_NUMBER) {
+        parts.push(`<rect ${at} ${size} fill="${hexOf(colours.slice(4 * code, 4 * code + 3))}"/>`);
+        if (!isNumber(code)) {
           parts.push(`<text x="${((column + 0.5) * cell).toFixed(1)}" y="${((row + 0.75) * cell).toFixed(1)}" text-anchor="middle">×</text>`);
         }
       }
@@ -70,7 +62,7 @@ export function headSvg({ codes, n, labels, numbers, title, colours, scale, dark
   parts.push("</g>", `<g transform="translate(${gutter.toFixed(1)} ${(top + side + 16).toFixed(1)})">`);
   const wide = 200;
   for (let i = 0; i < 50; i += 1) {
-    parts.push(`<rect x="${i * (wide / 50)}" width="${wide / 50 + 0.5}" height="9" fill="${hex(colour(i / 49, dark))}"/>`);
+    parts.push(`<rect x="${i * (wide / 50)}" width="${wide / 50 + 0.5}" height="9" fill="${hexOf(colour(i / 49, dark))}"/>`);
   }
   for (const mark of SCALES[scale].marks) {
     const x = (wide * onScale(mark, scale)).toFixed(1);
@@ -78,27 +70,4 @@ export function headSvg({ codes, n, labels, numbers, title, colours, scale, dark
   }
   parts.push(`<text x="${wide + 12}" y="9" fill="${muted}">weight, ${SCALES[scale].title} scale</text>`, "</g>", "</svg>");
   return parts.join("\n");
-}
-
-/** Offer bytes as a file. */
-export function saveAs(name, blob) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  document.body.append(link);
-  link.click();
-  link.remove();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
-
-/** A PNG of an SVG, at twice its size. */
-export async function pngOf(svg) {
-  const image = new Image();
-  image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`;
-  await image.decode();
-  const canvas = document.createElement("canvas");
-  canvas.width = 2 * image.naturalWidth;
-  canvas.height = 2 * image.naturalHeight;
-  canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }

@@ -1,40 +1,19 @@
-"""A head as a PNG, for where no script runs: a saved notebook, a page with scripts turned off."""
+"""A head as pixels, for where no script runs: a saved notebook, a page with scripts turned off, a picture."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from labkit.views.drawing import pixels
+from labkit.views.attention_view.codes import highest
+from labkit.views.drawing.pixels import Indexed
 from labkit.views.kit.codes import LEVELS, NOT_A_NUMBER
 
 MOST_PIXELS = 320  # along a side, where there are more tokens than that
 
 
-def data_address(codes: np.ndarray) -> str:
-    """`png` as a data: address."""
-    return pixels.data_address(png(codes))
-
-
-def png(codes: np.ndarray) -> bytes:
-    """(n, n) codes as an indexed PNG, a pixel a cell; larger ones are max-pooled. Code 0 is clear."""
-    return pixels.png(pooled(codes), _palette().tobytes(), clear=0)
-
-
-def pooled(codes: np.ndarray) -> np.ndarray:
-    """(n, n) codes, max-pooled where they are more than MOST_PIXELS along a side."""
-    pool = -(-len(codes) // MOST_PIXELS)
-    if pool == 1:
-        return codes
-    size = -(-len(codes) // pool)
-    padded = np.zeros((size * pool, size * pool), np.uint8)
-    padded[: len(codes), : len(codes)] = codes
-    highest: np.ndarray = padded.reshape(size, pool, size, pool).max((1, 3))
-    return highest
-
-
-def shades(codes: np.ndarray) -> np.ndarray:
-    """(n, n) codes as (n, n, 4) uint8; code 0 is clear."""
-    return np.concatenate([_palette()[codes], np.where(codes[..., None] == 0, 0, 255).astype(np.uint8)], axis=-1)
+def pattern(codes: np.ndarray) -> Indexed:
+    """(n, n) codes, a pixel a cell, max-pooled where they are more than MOST_PIXELS along a side. Code 0 is clear."""
+    return Indexed(highest(codes, -(-len(codes) // MOST_PIXELS)), _palette(), clear=0)
 
 
 def unpack(cells: bytes) -> np.ndarray:

@@ -1,32 +1,38 @@
 // The plane a head is drawn on: which part of it is seen, where a cell lies, what is under the pointer. All in tokens.
 
-const SMALLEST_SPAN = 6; // tokens
-const TICK_STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000];
-const TICK_HEIGHT = 11;
-const TICK_ROOM = 16;
+import { labelStep } from "./logic.js";
 
-/** The whole plane: a window {left, top, span} in tokens. size: of `layout`; pool: tokens to a cell. */
+/** @typedef {{left: number, top: number, span: number}} Window a square part of the plane, in tokens */
+/** @typedef {{row: number, column?: number}} Place first tokens of a cell, or of a row of cells */
+/** @typedef {import("../kit/keys.js").Cell} Cell */
+
+const SMALLEST_SPAN = 6; // tokens
+
+/** The whole plane. size: of `layout`; pool: tokens to a cell. @type {(size: {m: number, q: number}, pool: number) => Window} */
 export function wholePlane(size, pool) {
   return { left: 0, top: 0, span: size.m * size.q * pool };
 }
 
-/** The cell of unit × unit tokens that a cell, or only a row of it, lies in. */
+/** The cell of unit × unit tokens that a cell, or only a row of it, lies in.
+ * @type {<At extends Place>(at: At, unit: number) => At} */
 export function aligned(at, unit) {
-  const start = (token) => Math.floor(token / unit) * unit;
-  return at.column === undefined ? { row: start(at.row) } : { row: start(at.row), column: start(at.column) };
+  const start = (/** @type {number} */ token) => Math.floor(token / unit) * unit;
+  return at.column === undefined ? { ...at, row: start(at.row) } : { ...at, row: start(at.row), column: start(at.column) };
 }
 
-/** Whether a window shows everything. */
+/** Whether a window shows everything. @type {(window: Window, whole: Window) => boolean} */
 export function isWhole(window, whole) {
   return window.span >= whole.span;
 }
 
+/** @type {(window: Window, whole: Window) => Window} */
 function within({ left, top, span }, whole) {
-  const clip = (value) => Math.min(whole.span - span, Math.max(0, value));
+  const clip = (/** @type {number} */ value) => Math.min(whole.span - span, Math.max(0, value));
   return { left: clip(left), top: clip(top), span };
 }
 
-/** A window zoomed by a factor (over 1: closer); the point at shares (fx, fy) of it stays where it is. */
+/** A window zoomed by a factor (over 1: closer); the point at shares (fx, fy) of it stays where it is.
+ * @type {(window: Window, whole: Window, factor: number, fx?: number, fy?: number) => Window} */
 export function zoomed(window, whole, factor, fx = 0.5, fy = 0.5) {
   const span = Math.min(whole.span, Math.max(Math.min(SMALLEST_SPAN, whole.span), window.span / factor));
   return within(
@@ -35,20 +41,22 @@ export function zoomed(window, whole, factor, fx = 0.5, fy = 0.5) {
   );
 }
 
-/** A window moved by so many tokens. */
+/** A window moved by so many tokens. @type {(window: Window, whole: Window, dx: number, dy: number) => Window} */
 export function panned(window, whole, dx, dy) {
   return within({ ...window, left: window.left + dx, top: window.top + dy }, whole);
 }
 
-/** The window, moved as little as it takes to show a cell of unit × unit tokens. */
+/** The window, moved as little as it takes to show a cell of unit × unit tokens.
+ * @type {(window: Window, whole: Window, at: Cell, unit: number) => Window} */
 export function revealing(window, whole, { row, column }, unit) {
-  const into = (start, at) => Math.min(at, Math.max(start, at + unit - window.span));
+  const into = (/** @type {number} */ start, /** @type {number} */ at) => Math.min(at, Math.max(start, at + unit - window.span));
   return within({ ...window, left: into(window.left, column), top: into(window.top, row) }, whole);
 }
 
 /**
  * Tokens along a side of the cells that are drawn and pointed at: the finest that has a device pixel of its own, out of
  * the pool, the powers of two below it, and 1.
+ * @type {(window: Window, pool: number, devicePixels: number) => number}
  */
 export function unitOf(window, pool, devicePixels) {
   const units = [];
@@ -56,12 +64,14 @@ export function unitOf(window, pool, devicePixels) {
   return [...units, pool].find((unit) => unit * devicePixels >= window.span) ?? pool;
 }
 
-/** Cells (of unit tokens) that share a device pixel, along a side. */
+/** Cells (of unit tokens) that share a device pixel, along a side.
+ * @type {(window: Window, unit: number, devicePixels: number) => number} */
 export function crowd(window, unit, devicePixels) {
   return Math.max(1, Math.ceil(window.span / unit / devicePixels - 1e-6));
 }
 
-/** Where a cell of unit × unit tokens is drawn: {x, y, size} in CSS pixels of a picture of that side. */
+/** Where a cell of unit × unit tokens is drawn: {x, y, size} in CSS pixels of a picture of that side.
+ * @type {(window: Window, side: number, at: Cell, unit: number) => {x: number, y: number, size: number}} */
 export function cellBox(window, side, { row, column }, unit) {
   const pixel = side / window.span;
   return { x: (column - window.left) * pixel, y: (row - window.top) * pixel, size: Math.max(1, unit * pixel) };
@@ -70,6 +80,7 @@ export function cellBox(window, side, { row, column }, unit) {
 /**
  * The cell under a point of the picture, {row, column} its first tokens, or null. Where several cells share a dot it is
  * the one with the highest code, the one that is seen. codeOfCell(row, column): of a cell, by its first tokens.
+ * @type {(window: Window, side: number, tokens: number, unit: number, q: number, codeOfCell: (row: number, column: number) => number, x: number, y: number) => Cell | null}
  */
 export function cellUnder(window, side, tokens, unit, q, codeOfCell, x, y) {
   if (!(x >= 0 && y >= 0 && x < side && y < side)) return null;
@@ -86,24 +97,21 @@ export function cellUnder(window, side, tokens, unit, q, codeOfCell, x, y) {
   return best;
 }
 
-/** Tokens whose labels have room along a window's edge: the first of every step-th cell. */
+/** Tokens whose labels have room along a window's edge: the first of every step-th cell.
+ * @type {(start: number, window: Window, side: number, tokens: number, unit: number) => number[]} */
 export function ticks(start, window, side, tokens, unit) {
-  const pixel = (side / window.span) * unit;
-  const step = TICK_STEPS.find((s) => (s === 1 ? pixel >= TICK_HEIGHT : s * pixel >= TICK_ROOM)) ?? TICK_STEPS.at(-1);
   const found = [];
-  const every = step * unit;
+  const every = labelStep((side / window.span) * unit) * unit;
   for (let i = Math.ceil((start - unit / 2) / every) * every; i < start + window.span && i < tokens; i += every) {
     if (i + unit / 2 >= start && i + unit / 2 <= start + window.span) found.push(i);
   }
   return found;
 }
 
-export const TILE = 256; // cells along a side
-
-/** The tiles that a window needs: [{row, column}] at so many tokens to a cell, those of the half that is seen. */
-export function tilesFor(window, tokens, unit) {
-  const span = TILE * unit;
-  const range = (start) => {
+/** The tiles that a window needs, of so many tokens along a side, those of the half that is seen.
+ * @type {(window: Window, tokens: number, span: number) => Cell[]} */
+export function tilesFor(window, tokens, span) {
+  const range = (/** @type {number} */ start) => {
     const first = Math.floor(start / span);
     const last = Math.min(Math.ceil(tokens / span), Math.ceil((start + window.span) / span)) - 1;
     return Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => first + i);

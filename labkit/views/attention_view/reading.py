@@ -178,17 +178,6 @@ def numpy(tensor: torch.Tensor) -> np.ndarray:
     return array
 
 
-def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers in words: 0 to 3, 5, 7 to 9."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}{',' if b == a + 1 else ' to'} {b}" for a, b in runs)
-
-
 def _aside(weights: torch.Tensor, aside: bool) -> torch.Tensor:
     return set_aside(weights.clone()) if aside else weights
 

@@ -1,40 +1,52 @@
 // What one pane shows of a head: which codes, which part of them, and which cell is pointed at. Places are in tokens.
 
+import { pixelRatio } from "../kit/canvas.js";
 import { aligned, isWhole, unitOf } from "./plane.js";
 import { codeReader } from "./source.js";
+
+/** @typedef {import("../kit/keys.js").Cell} Cell */
+/** @typedef {import("./plane.js").Place} Place */
+
+/** @type {import("./logic.js").Layout} */
+const NO_SIZE = { n: 0, cell: 0, side: 0, q: 1, m: 0, step: 1, gutter: 0, overhang: 0 };
 
 export class Shown {
   trace = 0;
   codes = new Uint8Array(0);
-  /** What the kernel says of the head. @type {Record<string, any>} */
-  summary = {};
-  /** The picture's measures (`layout`); null until it has a width. @type {Record<string, any> | null} */
-  size = null;
-  /** The whole plane and the window of it that is seen: {left, top, span}. */
+  /** What the kernel says of the head (`read_head`). @type {import("./source.js").Summary} */
+  summary = { layer: 0, head: 0, aside: false, links: [] };
+  /** The picture's measures; of no size until it has a width. */
+  size = NO_SIZE;
+  /** The whole plane and the window of it that is seen. @type {import("./plane.js").Window} */
   whole = { left: 0, top: 0, span: 1 };
   seen = this.whole;
-  /** Where the keyboard or a click is, where the pointer is, and what another part of the view points at ({row} or a cell):
-   * first tokens of a cell, {row, column}. @type {{row: number, column?: number} | null} */
+  /** Where the keyboard or a click is, and where the pointer is. @type {Cell | null} */
   held = null;
+  /** @type {Cell | null} */
   pointed = null;
+  /** What another part of the view points at. @type {Place | null} */
   linked = null;
   /** Whether the window is on its way, so that no tiles are asked for. */
   moving = false;
 
-  /** facts, texts: of the view; source: of numbers; redraw: called when a tile that was not here has come. */
-  constructor({ facts, texts, source, redraw }) {
-    this.facts = facts;
-    this.texts = texts;
-    this.source = source;
+  /** redraw: called when a tile that was not here has come.
+   * @param {import("./shared.js").Shared} shared @param {() => void} redraw */
+  constructor(shared, redraw) {
+    this.shared = shared;
     this.redraw = redraw;
   }
 
+  /** Whether the picture has a size yet. */
+  get sized() {
+    return this.size !== NO_SIZE;
+  }
+
   get tokens() {
-    return this.facts.tokens[this.trace];
+    return this.shared.facts.tokens[this.trace];
   }
 
   get pool() {
-    return this.facts.pools[this.trace];
+    return this.shared.facts.pools[this.trace];
   }
 
   /** Cells along a side of the codes. */
@@ -43,7 +55,7 @@ export class Shown {
   }
 
   get labels() {
-    return this.texts[this.trace];
+    return this.shared.texts[this.trace];
   }
 
   get full() {
@@ -51,7 +63,7 @@ export class Shown {
   }
 
   devicePixels() {
-    return Math.round(this.size.side * (globalThis.devicePixelRatio || 1));
+    return Math.round(this.size.side * (pixelRatio()));
   }
 
   /** Tokens along a side of the cells that are drawn and pointed at. */
@@ -65,36 +77,45 @@ export class Shown {
     return { trace: this.trace, layer, head, aside: Boolean(aside) };
   }
 
+  /** @type {(unit: number, row: number, column: number, asking?: boolean) => import("./source.js").Tile | null} */
   tile(unit, row, column, asking = true) {
-    return this.source.tile({ ...this.place(), pool: unit, row, column }, this.redraw, asking);
+    return this.shared.source.tile({ ...this.place(), pool: unit, row, column }, this.redraw, asking);
   }
 
   /** The code of a cell, read at a unit. */
   reader(unit = this.unit()) {
-    return codeReader(this.codes, this.pool, unit, unit < this.pool ? (row, column) => this.tile(unit, row, column) : null);
+    return codeReader(this.codes, this.pool, unit, this.shared.tile, (row, column) => this.tile(unit, row, column));
   }
 
-  /** The text of a cell's tokens along one side. */
+  /** The text of a cell's tokens along one side. @type {(token: number, unit: number) => string} */
   label(token, unit) {
     if (unit === 1) return this.labels[token];
     return this.labels.slice(token, token + unit).join("").slice(0, 80);
   }
 
+  /** @type {(token: number, unit: number) => number} */
   last(token, unit) {
     return Math.min(this.tokens, token + unit) - 1;
   }
 
-  /** What was chosen among other cells, before a zoom or in the text, is the cell of now that it lies in. */
+  /** What was chosen among other cells, before a zoom or in the text, is the cell of now that it lies in.
+   * @type {<At extends Place>(at: At | null) => At | null} */
   cell(at) {
     return at === null ? null : aligned(at, this.unit());
   }
 
-  /** The middle of a cell's side in CSS pixels, from where the window starts. */
+  /** The middle of a cell's side in CSS pixels, from where the window starts.
+   * @type {(token: number, unit: number, start: number) => number} */
   middleOf(token, unit, start) {
     return ((token + unit / 2 - start) * this.size.side) / this.seen.span;
   }
 
-  /** Whether the diagonal is in sight where a column begins. */
+  /** Where a column ends in CSS pixels, from the left of the window. @type {(token: number, unit: number) => number} */
+  endOf(token, unit) {
+    return ((token + unit - this.seen.left) * this.size.side) / this.seen.span;
+  }
+
+  /** Whether the diagonal is in sight where a column begins. @type {(token: number, unit: number) => boolean} */
   onDiagonal(token, unit) {
     const middle = token + unit / 2;
     return middle >= this.seen.top && middle <= this.seen.top + this.seen.span;

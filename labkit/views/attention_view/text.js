@@ -1,26 +1,30 @@
 // The text: point at a token and see where it looks, or who looks at it, for one head, a layer, or the marked heads.
 
 import { aloud } from "../kit/aloud.js";
-import { make, spokenLabel, thousands } from "../kit/common.js";
+import { box, make, spokenLabel, thousands } from "../kit/common.js";
 import { picker, setOptions } from "../kit/controls.js";
 import { passageOf, tokenList } from "../kit/token_list.js";
-import { NOT_A_NUMBER, aboutWeight, needsLight, strongest } from "./logic.js";
+import { needsLight } from "../kit/colour.js";
+import { aboutWeight, strongest } from "./logic.js";
 import { quoted } from "./labels.js";
 
 const DIRECTIONS = [{ value: "from", title: "what it looks at" }, { value: "into", title: "who looks at it" }];
 const NAMED = 4;
 const ASK_AFTER = 50; // ms; a pointer on its way asks for nothing
 
+/** What the text can be shaded by. @typedef {{name: string, title: string, heads: import("./source.js").Head[]}} Scope */
+
 /**
- * actions: point(token) tells which token is pointed at, or null; trace() is the one shown; scopes() → [{name, title, heads}]
- * of what can be asked. Returns {element, update(), recolour(), link(token)}.
+ * point(token) tells which token is pointed at, or null; trace() is the one shown; scopes() is what can be asked.
+ * Returns {element, update(), recolour(), link(token)}.
+ * @param {import("./shared.js").Shared} shared
+ * @param {{trace: () => number, scopes: () => Scope[], point: (token: number | null) => void}} actions
  */
-export function textPane({ view, texts, source, context, actions }) {
-  const element = make("div", "lk-att-text");
-  const controls = make("div", "lk-att-controls");
+export function textPane(shared, actions) {
+  const { view, texts, source, codes } = shared;
   const [directionPicker, scopePicker] = [picker("Shade", view.id("direction"), DIRECTIONS), picker("Heads", view.id("scope"))];
   const [direction, scope] = [directionPicker.select, scopePicker.select];
-  controls.append(make("h2", "lk-att-title", "The text"));
+  const controls = box("lk-controls", make("h2", "lk-att-title", "The text"));
   for (const { label, select } of [directionPicker, scopePicker]) {
     label.className = "lk-spoken"; // the list's own words tell what it is for
     controls.append(label, select);
@@ -28,24 +32,28 @@ export function textPane({ view, texts, source, context, actions }) {
   const foot = make("p", "lk-att-textfoot");
   const said = aloud();
 
-  /** Which tokens are pointed at, held by a click, reached by a key, pointed at elsewhere; the first that is one is shown. */
+  /** @typedef {"pointed" | "held" | "cursor" | "linked"} How */
+  /** Which tokens are pointed at, held by a click, reached by a key, pointed at elsewhere; the first that is one is shown.
+   * @type {Record<How, number | null>} */
   const at = { pointed: null, held: null, cursor: null, linked: null };
   const focus = () => at.pointed ?? at.held ?? at.cursor ?? at.linked;
-  let timer = 0;
-  let trace = null;
-  let shaded = null; // the line that is painted
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
+  let trace = -1;
+  /** The line that is painted. @type {Uint8Array | null} */
+  let shaded = null;
 
   const list = tokenList({
     label: "Tokens of the text: arrow keys move, Enter holds, Escape lets go",
     id: view.id("token"),
-    className: "lk-att-tokens",
+    className: "lk-tl-scrolled lk-att-tokens",
     actions: {
       point(token, byKey) {
         if (byKey) chosen({ pointed: null, held: null, cursor: token }, true);
         else if (token !== at.pointed) {
           at.pointed = token;
           clearTimeout(timer);
-          timer = setTimeout(chosen, source.live ? ASK_AFTER : 0);
+          timer = setTimeout(() => chosen(), source.live ? ASK_AFTER : 0);
         }
       },
       choose: (token) => chosen({ held: at.held === token ? null : token, cursor: token }, true),
@@ -56,8 +64,9 @@ export function textPane({ view, texts, source, context, actions }) {
       },
     },
   });
-  element.append(controls, list.element, foot, said.element);
+  const element = box("lk-att-text", controls, list.element, foot, said.element);
 
+  /** @param {Partial<Record<How, number | null>>} changes */
   function chosen(changes = {}, aloud = false) {
     Object.assign(at, changes);
     draw(aloud);
@@ -85,7 +94,7 @@ export function textPane({ view, texts, source, context, actions }) {
     }
     const into = direction.value === "into";
     const heads = actions.scopes().find(({ name }) => name === scope.value)?.heads ?? [];
-    const line = source.line({ trace, heads, token, into, aside: context.aside() }, () => {
+    const line = source.line({ trace, heads, token, into, aside: view.get("aside") }, () => {
       if (focus() === token) draw();
     });
     if (line === undefined) {
@@ -97,9 +106,10 @@ export function textPane({ view, texts, source, context, actions }) {
     }
   }
 
+  /** @param {Uint8Array | null} line */
   function paint(line) {
     shaded = line;
-    const colours = context.palette();
+    const colours = shared.palette;
     list.paint(
       (i) => (line?.[i] ? [...colours.subarray(4 * line[i], 4 * line[i] + 3)].join(" ") : ""),
       (word, rgb) => {
@@ -109,15 +119,16 @@ export function textPane({ view, texts, source, context, actions }) {
     );
   }
 
+  /** @type {(token: number, line: Uint8Array, into: boolean) => (string | Node)[]} */
   function words(token, line, into) {
-    const best = strongest(line, NAMED);
-    const name = (i) => [quoted(texts[trace][i]), ` (${thousands(i)})`];
-    if (line[token] === NOT_A_NUMBER && best.length === 0) return [...name(token), ": its weights are not numbers."];
+    const best = strongest(codes, line, NAMED);
+    const name = (/** @type {number} */ i) => [quoted(texts[trace][i]), ` (${thousands(i)})`];
+    if (!codes.isNumber(line[token]) && best.length === 0) return [...name(token), ": its weights are not numbers."];
     const parts = [...name(token), into ? " is looked at most by " : " looks most at "];
     if (best.length === 0) parts.push(into ? "no token" : "no token of the text");
     best.forEach(({ token: other, code }, i) => {
       if (i > 0) parts.push(", ");
-      parts.push(...(other === token ? ["itself"] : name(other)), ": ", make("strong", "", aboutWeight(code).replace("about ", "")));
+      parts.push(...(other === token ? ["itself"] : name(other)), ": ", make("strong", "", aboutWeight(codes, code).replace("about ", "")));
     });
     return parts;
   }
@@ -126,8 +137,8 @@ export function textPane({ view, texts, source, context, actions }) {
     said.say(() => {
       const token = focus();
       if (token === null || !shaded) return null;
-      const label = (i) => spokenLabel(texts[trace][i], 40);
-      const best = strongest(shaded, NAMED).map(({ token: i, code }) => `${i === token ? "itself" : label(i)}: ${aboutWeight(code)}`);
+      const label = (/** @type {number} */ i) => spokenLabel(texts[trace][i], 40);
+      const best = strongest(codes, shaded, NAMED).map(({ token: i, code }) => `${i === token ? "itself" : label(i)}: ${aboutWeight(codes, code)}`);
       return `${label(token)}, token ${token}, ${direction.value === "into" ? "is looked at by" : "looks at"} ${best.join("; ")}`;
     });
   }
@@ -142,6 +153,7 @@ export function textPane({ view, texts, source, context, actions }) {
     element,
     update,
     recolour: () => draw(),
+    /** @param {number | null} token */
     link(token) {
       if (at.linked === token) return;
       at.linked = token;

@@ -5,9 +5,15 @@ import { table } from "../kit/table.js";
 import { exactWeight, roughPercent } from "./logic.js";
 import { axisLabel } from "./labels.js";
 
-/** The head's strongest links as a table; link(cell) points at one's cell. shown: see shown.js. */
+/** @typedef {import("./source.js").Summary} Summary */
+
+/**
+ * The head's strongest links as a table; link(cell) points at one's cell. shown: see shown.js.
+ * @param {import("./shown.js").Shown} shown
+ * @param {(cell: import("../kit/keys.js").Cell | null) => void} link
+ */
 export function linkTable({ summary, tokens, pool }, link) {
-  const token = (text, i) => {
+  const token = (/** @type {string} */ text, /** @type {number} */ i) => {
     const cell = make("span");
     cell.append(axisLabel(text, 24), make("span", "lk-att-number", ` ${i}`));
     return cell;
@@ -18,8 +24,8 @@ export function linkTable({ summary, tokens, pool }, link) {
     numbers: ["Weight"],
     rows: summary.links.map((each) => [token(each.query_text, each.query), token(each.key_text, each.key), exactWeight(each.weight)]),
   });
-  element.caption.append(make("span", "", tokens > 2 ? ", those to the first token and to itself aside" : ""));
-  const cellOf = (i) => Math.floor(i / pool) * pool;
+  element.caption?.append(make("span", "", tokens > 2 ? ", those to the first token and to itself aside" : ""));
+  const cellOf = (/** @type {number} */ i) => Math.floor(i / pool) * pool;
   summary.links.forEach((each, i) => {
     const row = element.rows[i + 1];
     row.addEventListener("pointerenter", () => link({ row: cellOf(each.query), column: cellOf(each.key) }));
@@ -28,7 +34,10 @@ export function linkTable({ summary, tokens, pool }, link) {
   return element;
 }
 
-/** What is to be known about a head, in sentences. chosen: the head that was chosen to be shown first, or null. */
+/**
+ * What is to be known about a head, in sentences. chosen: the head that was chosen to be shown first, or null.
+ * @type {(summary: Summary, more: {tokens: number, pool: number, chosen: [number, number] | null}) => string[]}
+ */
 export function headNotes(summary, { tokens, pool, chosen }) {
   const said = [];
   if (summary.others !== null && tokens > 2) {
@@ -61,7 +70,8 @@ export function headNotes(summary, { tokens, pool, chosen }) {
   return said;
 }
 
-/** What is to be said of a file, which knows less than a kernel. */
+/** What is to be said of a file, which knows less than a kernel.
+ * @type {(file: {leftOut: string, pool: number, aside: boolean}) => string[]} */
 export function fileNotes({ leftOut, pool, aside }) {
   const said = leftOut ? [`Not in this file: ${leftOut}. They can be seen where the notebook runs.`] : [];
   said.push("Without the notebook, weights are known to about two digits.");

@@ -3,7 +3,8 @@
 /** @type {(data: DataView) => Uint8Array<ArrayBuffer>} */
 export const bytesOf = (data) => new Uint8Array(/** @type {ArrayBuffer} */ (data.buffer), data.byteOffset, data.byteLength);
 
-/** count float32 from a byte on, which need not be aligned. @type {(data: DataView, count?: number, from?: number) => Float32Array} */
+/** count float32 from a byte on, which need not be aligned.
+ * @type {(data: DataView, count?: number, from?: number) => Float32Array} */
 export function floatsOf(data, count = data.byteLength / 4, from = 0) {
   return Float32Array.from({ length: count }, (_, i) => data.getFloat32(from + 4 * i, true));
 }

@@ -38,7 +38,8 @@ export function colour(t, dark) {
   );
 }
 
-/** Whether white letters are read better on a colour, sRGB bytes, than black: the higher contrast of WCAG 2. @param {number[]} rgb */
+/** Whether white letters are read better on a colour, sRGB bytes, than black: the higher contrast of WCAG 2.
+ * @param {number[]} rgb */
 export function needsLight(rgb) {
   const [red, green, blue] = rgb.map((byte) => (byte / 255 <= 0.04045 ? byte / 255 / 12.92 : ((byte / 255 + 0.055) / 1.055) ** 2.4));
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179; // √(1.05 · 0.05) − 0.05

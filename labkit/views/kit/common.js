@@ -175,7 +175,8 @@ export function percent(probability) {
   return `${value.toFixed(value >= 0.995 ? 1 : value >= 0.0995 ? 2 : 3)} %`;
 }
 
-/** A number with a true minus sign; infinities as ∞, what isn't a number as "unknown". @type {(value: number, digits?: number) => string} */
+/** A number with a true minus sign; infinities as ∞, what isn't a number as "unknown".
+ * @type {(value: number, digits?: number) => string} */
 export function decimal(value, digits = 2) {
   if (Number.isNaN(value)) return "unknown";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";

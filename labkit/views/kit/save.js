@@ -12,7 +12,8 @@ export function xmlText(text) {
     .replace(/"/g, "&quot;");
 }
 
-/** Offer an SVG as a file, as it is or drawn as a PNG of twice its size. @type {(name: string, kind: "svg" | "png", svg: string) => Promise<void>} */
+/** Offer an SVG as a file, as it is or drawn as a PNG of twice its size.
+ * @type {(name: string, kind: "svg" | "png", svg: string) => Promise<void>} */
 export async function savePicture(name, kind, svg) {
   const blob = kind === "svg" ? new Blob([svg], { type: "image/svg+xml" }) : await pngOf(svg);
   const link = document.createElement("a");

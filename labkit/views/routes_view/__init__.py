@@ -11,7 +11,7 @@ import numpy as np
 import traitlets
 
 from labkit.errors import BadInput
-from labkit.markup import html_table
+from labkit.markup import html_table, ranges
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.kit.codes import LEVELS
 from labkit.views.kit.errors import Refused
@@ -256,8 +256,7 @@ class RoutesView(View):
             layer = -1
         if isinstance(value, bool) or layer not in layers:
             raise Refused(
-                f"There is no router in layer {value!r} of {self._traces[0].model}; these layers have one: "
-                f"{_ranges(layers)}."
+                f"There is no router in layer {value!r} of {self._traces[0].model}; these layers have one: {ranges(layers)}."
             )
         return layer
 
@@ -380,11 +379,6 @@ def _ids(special: Iterable[SupportsIndex]) -> frozenset[int]:
 
 def _layers(layers: Sequence[int]) -> str:
     return f"{len(layers)} routed layer{'' if len(layers) == 1 else 's'}"
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    whole = list(numbers) == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 2
-    return f"{numbers[0]} to {numbers[-1]}" if whole else ", ".join(map(str, numbers))
 
 
 __all__ = ["RoutesView", "routes"]

@@ -14,7 +14,8 @@ export function setColours(root, palette, others) {
   });
 }
 
-/** slot: of the palette, -1 for others, "chosen" for others that a token has chosen. @type {(element: HTMLElement, slot: number | string) => void} */
+/** slot: of the palette, -1 for others, "chosen" for others that a token has chosen.
+ * @type {(element: HTMLElement, slot: number | string) => void} */
 export function tint(element, slot) {
   element.style.setProperty("--lk-c", `var(--lk-rt${slot})`);
 }

@@ -5,7 +5,8 @@ import { passageOf } from "../kit/token_list.js";
 
 export const NO_COLOUR = -1;
 
-/** A router of a layer (its place among the routed ones) and a token of the text. @typedef {{layer: number, token: number}} Place */
+/** A router of a layer (its place among the routed ones) and a token of the text.
+ * @typedef {{layer: number, token: number}} Place */
 
 /**
  * What routes_view/__init__.py says of the traces on show; lists of one for each trace, but layers, changed and changed_first.
@@ -15,7 +16,8 @@ export const NO_COLOUR = -1;
  *   changed_first: number[], can_take: boolean, with_probabilities: number[]}} Facts
  */
 
-/** One trace of n drawn tokens, k experts chosen for each; the rest as in `Facts`. @typedef {ReturnType<typeof decodeRoutes>[number]} Route */
+/** One trace of n drawn tokens, k experts chosen for each; the rest as in `Facts`.
+ * @typedef {ReturnType<typeof decodeRoutes>[number]} Route */
 
 /**
  * The view's traits as a Route for each trace. Throws RangeError when the bytes are not as many as the facts ask for.
@@ -68,7 +70,8 @@ export function decodeRoutes(codes, facts, texts, experts, weights, load) {
   return found;
 }
 
-/** Expert numbers as the loads stand: by "number", or the "most" chosen first. @type {(load: ArrayLike<number>, order: string) => number[]} */
+/** Expert numbers as the loads stand: by "number", or the "most" chosen first.
+ * @type {(load: ArrayLike<number>, order: string) => number[]} */
 export function inOrder(load, order) {
   const all = Array.from(load, (_, expert) => expert);
   return order === "most" ? all.sort((a, b) => load[b] - load[a] || a - b) : all;
@@ -123,7 +126,8 @@ export function changedTokens(one, other, layer) {
   });
 }
 
-/** Tokens of a layer that have an expert among their choices: 2 where it is the first. @type {(route: Route, layer: number, expert: number) => Uint8Array} */
+/** Tokens of a layer that have an expert among their choices: 2 where it is the first.
+ * @type {(route: Route, layer: number, expert: number) => Uint8Array} */
 export function tokensOf(route, layer, expert) {
   return Uint8Array.from({ length: route.n }, (_, i) => {
     const place = chosenBy(route, layer, i).indexOf(expert);
@@ -131,7 +135,8 @@ export function tokensOf(route, layer, expert) {
   });
 }
 
-/** A token worth showing while none is pointed at: the first word in sight that goes to a much chosen expert. @type {(route: Route, layer: number) => number} */
+/** A token worth showing while none is pointed at: the first word in sight that goes to a much chosen expert.
+ * @type {(route: Route, layer: number) => number} */
 export function exampleToken(route, layer) {
   const most = inOrder(route.load(layer), "most")[0];
   const word = (/** @type {number} */ i) => /\p{L}{3}/u.test(route.texts[i]) && !route.special.has(i);
@@ -139,7 +144,8 @@ export function exampleToken(route, layer) {
   return sight.find((i) => word(i) && route.expert(layer, i) === most) ?? sight.find(word) ?? 0;
 }
 
-/** The experts of a token and their parts of its weight, the largest first. @type {(route: Route, layer: number, token: number) => {expert: number, weight: number, part: number}[]} */
+/** The experts of a token and their parts of its weight, the largest first.
+ * @type {(route: Route, layer: number, token: number) => {expert: number, weight: number, part: number}[]} */
 export function choices(route, layer, token) {
   const all = chosenBy(route, layer, token).map((expert, j) => ({ expert, weight: route.weight(layer, token, j) }));
   const sum = all.reduce((total, { weight }) => total + (weight > 0 ? weight : 0), 0);
@@ -175,7 +181,8 @@ export function number(value, exact) {
 /** The same, and that it is not exact where it isn't. @type {(value: number, exact: boolean) => string} */
 export const about = (value, exact) => `${exact ? "" : "about "}${number(value, exact)}`;
 
-/** Where a load lies against chance; "" where there is none. @type {(share: number, band: [number, number] | null) => "above" | "below" | "within" | ""} */
+/** Where a load lies against chance; "" where there is none.
+ * @type {(share: number, band: [number, number] | null) => "above" | "below" | "within" | ""} */
 export function against(share, band) {
   if (band === null) return "";
   if (share > band[1] + 1e-9) return "above";
@@ -188,7 +195,8 @@ export function byChance(experts) {
   return outside < 1 ? "hardly any" : `about ${Math.round(outside)}`;
 }
 
-/** Every how many labels of a width can be written, so that they don't touch. @type {(count: number, room: number, width: number) => number} */
+/** Every how many labels of a width can be written, so that they don't touch.
+ * @type {(count: number, room: number, width: number) => number} */
 export function everyNth(count, room, width) {
   const fit = Math.max(1, Math.floor(room / width));
   const least = Math.ceil(count / fit);
@@ -219,7 +227,8 @@ export function stripPlace(layout, x, y) {
   return { layer: Math.floor(y / layout.row), token: Math.floor(x / layout.cell) };
 }
 
-/** Where a key moves to: by token and by layer; null when it means nothing here. @type {(key: string, at: Place, layers: number, n: number) => Place | null} */
+/** Where a key moves to: by token and by layer; null when it means nothing here.
+ * @type {(key: string, at: Place, layers: number, n: number) => Place | null} */
 export function afterKey(key, { layer, token }, layers, n) {
   const target = cellTarget(key, { row: layer, column: token }, { rows: layers, columns: n, page: [0, 20] });
   return target && { layer: target.row, token: target.column };

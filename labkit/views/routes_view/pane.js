@@ -114,7 +114,8 @@ export function routesPane(shared, which) {
     panel.draw(); // at once: a printed page, too, has it
   }
 
-  /** Many experts' bars, and the panel of a short text's token, have the whole width. @type {(many: boolean, low: boolean) => void} */
+  /** Many experts' bars, and the panel of a short text's token, have the whole width.
+   * @type {(many: boolean, low: boolean) => void} */
   function arrange(many, low) {
     element.classList.toggle("lk-rt-many", many);
     element.classList.toggle("lk-rt-low", low);

@@ -4,7 +4,8 @@ import { answerStore } from "../kit/ask.js";
 import { bytesOf, floatsOf } from "../kit/codes.js";
 
 /** @typedef {{version: number, trace: number, layer: number, token: number}} Question */
-/** weights: the largest first, where they are known exactly. @typedef {{probabilities: Float32Array, weights: Float32Array | null, exact: boolean}} Numbers */
+/** weights: the largest first, where they are known exactly.
+ * @typedef {{probabilities: Float32Array, weights: Float32Array | null, exact: boolean}} Numbers */
 /**
  * get(question, then): a token's numbers, null until they have come, undefined where they can't be had; peek asks for nothing.
  * @typedef {{get: (question: Question, then: () => void) => Numbers | null | undefined, peek: (question: Question) => Numbers | null | undefined}} Source

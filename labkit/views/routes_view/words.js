@@ -19,7 +19,8 @@ export function loadWords(focus, expert) {
   return `expert ${expert}: ${sharePercent(share)} of the choices, ${counted(count, "token")}${AGAINST[against(share, focus.route.band)]}`;
 }
 
-/** The same of the expert whose tokens are lit, with how many of them choose it first. @type {(focus: Focus, expert: number, lit: Uint8Array) => (string | Node)[]} */
+/** The same of the expert whose tokens are lit, with how many of them choose it first.
+ * @type {(focus: Focus, expert: number, lit: Uint8Array) => (string | Node)[]} */
 export function expertSentence(focus, expert, lit) {
   const { route, shared } = focus;
   const share = focus.share(expert);

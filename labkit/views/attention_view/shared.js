@@ -1,0 +1,77 @@
+// What all panes of the attention view look up: its facts, where numbers come from, which heads there are, its colours.
+
+import { Codes } from "../kit/codes.js";
+import { palette } from "./logic.js";
+import { fileSource, kernelSource } from "./source.js";
+
+/** @typedef {{name: string, title: string, unit: string, text: string, uniform: number | null}} Measure */
+/**
+ * What attention_view/__init__.py says; names, tokens, pools: one for each trace.
+ * @typedef {{model: string, names: string[], tokens: number[], pools: number[], layers: number[], heads: number, kv_heads: number,
+ *   chosen: [number, number] | null, measures: Measure[], can_ablate: boolean, same_text: boolean}} Facts
+ */
+
+export class Shared {
+  /** In which colours what is on show was drawn. */
+  #key = "";
+
+  /** @param {import("../kit/mount.js").Mounted} view */
+  constructor(view) {
+    const { levels, tile, parts, orders } = view.get("constants");
+    this.view = view;
+    this.codes = new Codes(levels);
+    /** Cells along the side of a tile. @type {number} */
+    this.tile = tile;
+    /** The traits that hold the map. */
+    this.parts = Array.from({ length: parts }, (_, i) => `map_${i}`);
+    /** What the map can be sorted by, and what that is called. @type {Record<string, string>} */
+    this.orders = orders;
+    /** @type {Facts} */
+    this.facts = view.get("facts");
+    /** Of each trace, its tokens. @type {string[][]} */
+    this.texts = view.get("texts");
+    this.source = view.exported ? fileSource(view.model, this.facts, this.codes) : kernelSource(view.wire);
+    /** RGBA of each code. */
+    this.palette = palette(this.codes, false);
+  }
+
+  get scale() {
+    return this.view.get("scale");
+  }
+
+  get dark() {
+    return this.view.theme.dark();
+  }
+
+  /** @param {string} name */
+  colour(name) {
+    return this.view.theme.colour(name);
+  }
+
+  /** Read the colours of now; whether they are others than before. */
+  recolour() {
+    this.view.theme.read();
+    const key = `${this.dark} ${this.scale}`;
+    if (!this.view.root.isConnected || key === this.#key) return false;
+    this.#key = key;
+    this.palette = palette(this.codes, this.dark, this.scale);
+    return true;
+  }
+
+  /** The layers of a trace in which a head can be shown: all, or those that a file holds. @param {number} trace */
+  layers(trace) {
+    if (this.source.live) return this.facts.layers;
+    return [...new Set(this.source.held.flatMap((each) => (each.trace === trace ? [each.layer] : [])))];
+  }
+
+  /** The heads of a layer that can be shown. @type {(trace: number, layer: number) => number[]} */
+  heads(trace, layer) {
+    if (this.source.live) return Array.from({ length: this.facts.heads }, (_, i) => i);
+    return this.source.held.flatMap((each) => (each.trace === trace && each.layer === layer ? [each.head] : []));
+  }
+
+  /** @type {(layer: number, head: number) => boolean} */
+  marked(layer, head) {
+    return this.view.get("marked").some((/** @type {number[]} */ each) => each[0] === layer && each[1] === head);
+  }
+}
