@@ -173,7 +173,6 @@ function render(widget) {
   }
 
   function asideChanged() {
-    bar.draw();
     if (exported) {
       receive();
       receiveBeside();
@@ -213,10 +212,7 @@ function render(widget) {
   view.on("beside_version", receiveBeside);
   view.on("marked", markedChanged);
   view.on([...shared.parts, "measure", "order", "map_status"], map.update);
-  view.on("scale", () => {
-    bar.draw();
-    recolour();
-  });
+  view.on("scale", recolour);
   view.on("aside", asideChanged);
   view.on(["effect", "effect_status"], ablation.update);
   view.themed(recolour);

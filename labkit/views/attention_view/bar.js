@@ -3,7 +3,7 @@
 import { brushOf } from "../kit/canvas.js";
 import { colour } from "../kit/colour.js";
 import { box, make } from "../kit/common.js";
-import { button, checkbox, picker, setOptions } from "../kit/controls.js";
+import { button, picker, setOptions, traitBox, traitPicker } from "../kit/controls.js";
 import { SCALES, onScale } from "./logic.js";
 
 /** @typedef {import("./shared.js").Shared} Shared */
@@ -20,9 +20,9 @@ export function controlBar(shared, actions) {
   const compare = picker("Beside it", view.id("compare"));
   const besideLayer = picker("Layer beside", view.id("beside-layer"));
   const besideHead = picker("Head beside", view.id("beside-head"));
-  const scale = picker("Colours", view.id("scale"), Object.entries(SCALES).map(([value, { title }]) => ({ value, title })));
-  const aside = checkbox("Set the first token aside", view.id("aside"), (on) => view.set("aside", on));
-  aside.pair.title = "Leave out what goes to the first token, and scale the rest of each row to 100 %";
+  const scale = traitPicker(view, "Colours", "scale", Object.fromEntries(Object.entries(SCALES).map(([name, { title }]) => [name, title])));
+  const aside = traitBox(view, "Set the first token aside", "aside");
+  aside.title = "Leave out what goes to the first token, and scale the rest of each row to 100 %";
   const status = make("span", "lk-att-status lk-muted");
   status.setAttribute("role", "status");
   const save = make("span", "lk-pair");
@@ -31,16 +31,14 @@ export function controlBar(shared, actions) {
     button("SVG", "Save this head as an SVG picture", () => actions.keep("svg")),
     button("PNG", "Save this head as a PNG picture", () => actions.keep("png")),
   );
-  const pairs = [layer, head, compare, besideLayer, besideHead, scale, aside].map(({ pair }) => pair);
+  const pairs = [layer, head, compare, besideLayer, besideHead].map(({ pair }) => pair);
   const legend = colourLegend(shared);
-  const element = box("lk-att-top", box("lk-controls lk-att-bar", ...pairs, save, status), legend.element);
+  const element = box("lk-att-top", box("lk-controls lk-att-bar", ...pairs, scale, aside, save, status), legend.element);
   const showBeside = (/** @type {number[]} */ place) => view.set("beside", place);
 
   function draw() {
     setOptions(layer.select, shared.layers(0), view.get("layer"));
     setOptions(head.select, shared.heads(0, view.get("layer")), view.get("head"));
-    scale.select.value = view.get("scale");
-    aside.box.checked = view.get("aside");
     const names = facts.tokens.length > 1 ? facts.names : ["another head"];
     const [trace, layerBeside, headBeside] = view.get("beside");
     const options = [{ value: "", title: "nothing" }, ...names.map((title, value) => ({ value, title }))];
@@ -81,7 +79,6 @@ export function controlBar(shared, actions) {
       showBeside([trace, at, nearest(trace, at, Number(besideHead.select.value))]);
     });
   }
-  scale.select.addEventListener("change", () => view.set("scale", scale.select.value));
 
   return { element, status, draw, drawLegend: legend.draw };
 }

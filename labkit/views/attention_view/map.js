@@ -3,7 +3,7 @@
 import { aloud } from "../kit/aloud.js";
 import { sized } from "../kit/canvas.js";
 import { box, make, unread } from "../kit/common.js";
-import { picker, setOptions } from "../kit/controls.js";
+import { picker, setOptions, traitPicker } from "../kit/controls.js";
 import { pictureGrid } from "../kit/grid.js";
 import { slotAfterKey, slotAt } from "./logic.js";
 import { mapPainter } from "./map_paint.js";
@@ -24,9 +24,8 @@ export function headMap(shared, actions) {
   const painter = mapPainter(map);
   let width = 0;
 
-  const orders = Object.entries(shared.orders).map(([value, title]) => ({ value, title }));
   const measure = picker("Bars", view.id("measure"));
-  const order = picker("Order", view.id("order"), orders);
+  const order = traitPicker(view, "Order", "order", shared.orders);
   const legend = make("p", "lk-att-maplegend lk-muted lk-small");
   legend.id = view.id("legend");
   const grid = pictureGrid("lk-att-mapgrid", {
@@ -61,7 +60,7 @@ export function headMap(shared, actions) {
   const progress = make("p", "lk-att-progress lk-muted lk-small");
   progress.setAttribute("role", "status");
   const said = aloud();
-  const controls = box("lk-controls", measure.pair, order.pair);
+  const controls = box("lk-controls", measure.pair, order);
   const element = box("lk-att-map", controls, legend, scrolled, notes, progress, said.element, peek);
 
   const headAt = (/** @type {number} */ slot) => map.headOf(map.order[slot]);
@@ -71,7 +70,6 @@ export function headMap(shared, actions) {
     painter.forget();
     map.read(width - NAMES);
     setOptions(measure.select, map.offered.map(({ name, title }) => ({ value: name, title })), view.get("measure"));
-    order.select.value = view.get("order");
     legend.textContent = map.legend();
     notes.textContent = map.notes();
     progress.textContent = map.progress();
@@ -157,9 +155,8 @@ export function headMap(shared, actions) {
 
   grid.addEventListener("blur", showPeek);
   measure.select.addEventListener("change", () => view.set("measure", measure.select.value));
-  order.select.addEventListener("change", () => {
+  view.on("order", () => {
     map.cursor = null;
-    view.set("order", order.select.value);
   });
   view.atEnd(said.close);
   return {

@@ -50,6 +50,34 @@ export function checkbox(name, id, changed) {
   return { pair, box };
 }
 
+/** @typedef {import("./mount.js").Mounted} Mounted */
+
+/**
+ * A list that sets a trait, and follows it. options: what stands for each value.
+ * @type {(view: Mounted, name: string, trait: string, options: Record<string, string>) => HTMLElement}
+ */
+export function traitPicker(view, name, trait, options) {
+  const { pair, select } = picker(name, view.id(trait), Object.entries(options).map(([value, title]) => ({ value, title })));
+  const follow = () => {
+    select.value = view.get(trait);
+  };
+  select.addEventListener("change", () => view.set(trait, select.value));
+  view.on(trait, follow);
+  follow();
+  return pair;
+}
+
+/** A box that sets a trait, and follows it. @type {(view: Mounted, name: string, trait: string) => HTMLElement} */
+export function traitBox(view, name, trait) {
+  const { pair, box } = checkbox(name, view.id(trait), (on) => view.set(trait, on));
+  const follow = () => {
+    box.checked = view.get(trait);
+  };
+  view.on(trait, follow);
+  follow();
+  return pair;
+}
+
 /**
  * What a list offers. A list that offers just that already is left alone, so that an open one stays open. value: what is
  * chosen; without it, what was chosen stays where it is still offered.

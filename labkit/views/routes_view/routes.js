@@ -1,7 +1,7 @@
 // The routes view as a widget: the box to type in, the bar, one trace or two.
 
 import { box, make } from "../kit/common.js";
-import { button, checkbox, picker, setOptions } from "../kit/controls.js";
+import { button, picker, setOptions, traitBox, traitPicker } from "../kit/controls.js";
 import { entryField } from "../kit/field.js";
 import { mount } from "../kit/mount.js";
 import { traceHead } from "../kit/trace_head.js";
@@ -73,7 +73,6 @@ function render(widget) {
   }
 
   function numbersChanged() {
-    controls.draw();
     root.classList.toggle("lk-rt-numbers", get("numbers"));
     resize();
   }
@@ -87,10 +86,7 @@ function render(widget) {
     drawLayer();
     paint();
   });
-  view.on("order", () => {
-    controls.draw();
-    paint();
-  });
+  view.on("order", paint);
   view.on("numbers", numbersChanged);
   view.on("picked", () => {
     shared.readColours();
@@ -110,22 +106,18 @@ function render(widget) {
 function controlBar(shared) {
   const { view } = shared;
   const { id, get, set } = view;
-  const orders = Object.entries(get("constants").orders).map(([value, title]) => ({ value, title }));
   const layer = picker("Layer", id("layer"));
-  const order = picker("Loads", id("order"), orders);
-  const numbers = checkbox("Expert numbers under the tokens", id("numbers"), (on) => set("numbers", on));
+  const order = traitPicker(view, "Loads", "order", get("constants").orders);
+  const numbers = traitBox(view, "Expert numbers under the tokens", "numbers");
   const back = button("Colour the most chosen again", "", () => {
     const { [String(get("layer"))]: _gone, ...rest } = get("picked");
     set("picked", rest);
   });
   layer.select.addEventListener("change", () => set("layer", Number(layer.select.value)));
-  order.select.addEventListener("change", () => set("order", order.select.value));
   return {
-    element: box("lk-controls", layer.pair, order.pair, numbers.pair, back),
+    element: box("lk-controls", layer.pair, order, numbers, back),
     draw() {
       setOptions(layer.select, shared.facts.layers, get("layer"));
-      order.select.value = get("order");
-      numbers.box.checked = get("numbers");
       back.hidden = !(get("picked")[String(get("layer"))]?.length > 0);
     },
   };
