@@ -198,7 +198,7 @@ def test_cells_that_are_no_numbers_are_told(desk: Desk) -> None:
 
 
 def test_one_token_looks_at_itself(desk: Desk) -> None:
-    assert "1 token" in desk.view("one").locator(".lk-att-head").inner_text()
+    assert "1 token" in desk.view("one").locator(".lk-trace-head").inner_text()
 
 
 def test_two_traces_stand_side_by_side(desk: Desk) -> None:
