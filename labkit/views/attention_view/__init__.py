@@ -611,7 +611,9 @@ class AttentionView(View):
         return picture(unpack(self.cells), self._traces[0].tokens, self._head_line(), self._links())
 
     def _links(self) -> list[tuple[str, str, str]]:
-        named = lambda link, end: f"{shorten(link[f'{end}_text'], 40)!r} ({link[end]})"  # noqa: E731
+        def named(link: Content, end: str) -> str:
+            return f"{shorten(link[f'{end}_text'], 40)!r} ({link[end]})"
+
         return [(named(link, "query"), named(link, "key"), f"{link['weight']:.4f}") for link in self.summary["links"]]
 
 
