@@ -18,7 +18,6 @@ from generations import HOSTILE, LONE_SURROGATES
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from labkit.views.codes import LEVELS, NOT_A_NUMBER, quantize
 from traces import patterned, previous_token, random_patterns, random_trace
 
 import labkit.views
@@ -27,7 +26,7 @@ from labkit.markup import ranges
 from labkit.trace.record import LayerAttention, Trace
 from labkit.views.attention_view import AttentionView, attention
 from labkit.views.attention_view.codes import MOST_CELLS, pack, pool_size
-from labkit.views.attention_view.reading import clearest_head, ranges, read_cell, read_head
+from labkit.views.attention_view.reading import clearest_head, read_cell, read_head
 from labkit.views.kit.codes import LEVELS, NOT_A_NUMBER, quantize
 
 
