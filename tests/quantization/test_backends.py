@@ -187,7 +187,7 @@ def test_a_quantization_on_loading_that_did_little_is_said_aloud(
 # torchao ---------------------------------------------------------------------------------------------------------------
 
 
-def test_torchao_int8_has_the_values_of_our_own() -> None:
+def test_torchao_int8_has_values_within_half_a_step() -> None:
     if not TORCHAO.is_dir():
         pytest.skip("torchao stands beside the environment, since it writes lines at every import: make test brings it")
     code = """
@@ -195,9 +195,13 @@ import torch
 from test_gguf_export import lab_of, logits
 from labkit.quantization import contents, quantize
 lab = lab_of("qwen2")
-theirs, ours = (quantize(lab, "int8", backend=b, progress=False) for b in ("torchao", "labkit"))
-apart = (logits(theirs) - logits(ours)).abs().max() / logits(ours).abs().max()
-assert apart < 2e-3, apart
+theirs = quantize(lab, "int8", backend="torchao", progress=False)
+weight = lab.model.model.layers[0].self_attn.q_proj.weight
+packed = theirs.model.model.layers[0].self_attn.q_proj.weight
+step = (weight.amax(1) - weight.amin(1)).maximum(2 * weight.abs().amax(1)) / 255
+assert ((packed.dequantize() - weight).abs() <= 0.51 * step[:, None]).all()
+apart = (logits(theirs) - logits(lab)).abs().max() / logits(lab).abs().max()
+assert 0 < apart < 0.1, apart
 found = contents(theirs).table.set_index("module").loc["model.layers.0.self_attn.q_proj.weight"]
 assert found["quantized"] and found["weights"] == 64 * 64 and found["bytes"] < 1.2 * 64 * 64, found
 print("equal")
