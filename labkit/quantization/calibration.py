@@ -108,12 +108,15 @@ def windows(lab: LabLike, calibration: object, *, seed: int = 0, most: int = MOS
 
 
 def check_memory(lab: LabLike, rows: Sequence[Sequence[int]], there: Mapping[str, Matrix]) -> None:
-    """Raise NotEnoughMemory where the activations of a layer would not fit."""
+    """Raise NotEnoughMemory where the activations of a layer, and the second moments of what enters it, would not fit."""
     widest = max(max(each.shape[-2:]) for each in there.values() if each.part == "layer")
-    needed = sum(map(len, rows)) * widest * 4 * AT_ONCE
-    check_room(
-        lab, needed, f"{human_bytes(needed)} of activations to calibrate {lab.name} on", "give less calibration text"
-    )
+    moments: dict[int | None, int] = {}
+    for each in there.values():
+        experts = each.shape[0] if len(each.shape) == 3 else 1
+        moments[each.layer] = moments.get(each.layer, 0) + 4 * experts * each.shape[-1] ** 2
+    needed = sum(map(len, rows)) * widest * 4 * AT_ONCE + max(moments.values())
+    what = f"Calibrating {lab.name}, with {human_bytes(needed)} of activations and their moments,"
+    check_room(lab, needed, what, "give less calibration text, or use method='rtn'")
 
 
 # the inputs -----------------------------------------------------------------------------------------------------------

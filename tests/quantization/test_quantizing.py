@@ -202,6 +202,12 @@ def test_models_that_cant_be_quantized_are_refused() -> None:
         lk.quantization.quantize(small, "int4")
     assert building.is_quantized(small.model)
     assert not building.is_quantized(lab.model)
+    away = families.build(ALL["llama3"])
+    meta = lk.Lab(away, lab.tokenizer, name="away")
+    _ = meta.anatomy  # known before a part was taken away
+    away.model.layers[1].mlp.up_proj.to("meta")
+    with pytest.raises(Unavailable, match=r"spread over several devices|meta device"):
+        lk.quantization.quantize(meta, "int8")
     with torch.no_grad():
         lab.model.model.layers[1].mlp.up_proj.weight[3, 4] = float("inf")
     with pytest.raises(BadInput, match=r"layers\.1\.mlp\.up_proj holds NaN or infinite"):
@@ -234,6 +240,25 @@ def test_every_format_is_counted_as_it_is_stored(name: str) -> None:
     assert rows["type"].str.startswith(f"{name}, ").all()
     original, trace = lab.trace(IDS, keep="logits").logits, small.trace(IDS, keep="logits").logits
     assert 0 < float((trace - original).norm() / original.norm()) < 1.5
+
+
+def test_an_adapter_is_trained_on_packed_weights() -> None:
+    peft = pytest.importorskip("peft")
+    small = lk.quantization.quantize(lab_of("llama3"), "int4", progress=False)
+    packed = small.model.model.layers[0].self_attn.q_proj.packed["weight"].stored["codes"].clone()
+    model = peft.get_peft_model(small.model, peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
+    ids = torch.tensor([IDS])
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    losses = []
+    for _ in range(5):
+        loss = model(input_ids=ids, labels=ids).loss
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    inner = model.get_base_model().model.layers[0].self_attn.q_proj.base_layer
+    assert torch.equal(inner.packed["weight"].stored["codes"], packed)
 
 
 def test_a_compiled_wrapper_is_seen_through() -> None:
