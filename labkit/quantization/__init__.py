@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from labkit.models.texts import texts as texts
     from labkit.quantization import formats as formats
+    from labkit.quantization.advice import Advice as Advice
+    from labkit.quantization.advice import advise as advise
     from labkit.quantization.cached import CacheDamage as CacheDamage
     from labkit.quantization.cached import cache_damage as cache_damage
     from labkit.quantization.cached import quantized_cache as quantized_cache
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
+    "advice": ("Advice", "advise"),
     "multiple_choice": ("Accuracy", "accuracy"),
     "cached": ("CacheDamage", "cache_damage", "quantized_cache"),
     "fingerprints": ("OnGrid", "on_grid"),

@@ -1,0 +1,318 @@
+"""Which format for my model on my machine: exact bytes, what the bits cost as far as it was measured, and what to expect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from labkit import checks
+from labkit.errors import BadInput
+from labkit.models.memory import Countable, Memory, human_bytes, memory, model_memory, named_config, part, skeleton
+from labkit.quantization import formats
+from labkit.quantization.fingerprints import on_grid
+from labkit.quantization.grids import Format
+from labkit.quantization.quantizing import quantize
+from labkit.quantization.text_damage import damage
+from labkit.quantization.weights import matrices, parameters_of, shape_of
+from labkit.results import Result
+from labkit.trace.building import refuse_odd_weights
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedModel
+
+    from labkit.trace.lab_like import BuiltLab
+
+FORMATS = ("int8", "q6_k", "int6", "q5_0", "int4", "nf4", "q4_0", "q4_k", "int3", "int2")
+CONTEXT, TOKENS = 4_096, 4_000
+SAMPLED_ROWS = 256  # of a matrix, from which the bytes of all are counted
+MEASURED = Path(__file__).with_name("measured.json")
+RECORD = "labkit-dense"  # whose record stands in for a model that is not at hand
+QUANTIZED_PARTS = ("attention", "mlp", "experts", "shared experts", "state space", "other")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Advice(Result):
+    """Which format fits, and what it costs; `advise` tells the columns of the table.
+
+    best: the format that fits and loses least, as the name that `quantize` takes; None where none fits, and "" where the
+        model fits as it is.  sentences: the advice in words, with its numbers.
+    budget_bytes, tokens, batch: as asked.  on_grid: whether the model's weights lie on a grid of 4 bits already; None where
+        they are not at hand.  model: its name.
+    """
+
+    best: str | None
+    sentences: tuple[str, ...]
+    budget_bytes: int
+    tokens: int
+    batch: int
+    on_grid: bool | None
+    model: str
+
+    def _title(self) -> str:
+        return f"{self.model} in {human_bytes(self.budget_bytes)} with {self.tokens:,} tokens"
+
+    def _remarks(self) -> Sequence[str]:
+        return self.sentences
+
+
+def advise(
+    lab_or_name: BuiltLab | Countable,
+    *,
+    budget_bytes: int,
+    tokens: int = CONTEXT,
+    batch: int = 1,
+    formats: Sequence[str | Format] = FORMATS,
+    texts: object = None,
+    measured_tokens: int = TOKENS,
+    seed: int = 0,
+    progress: bool = True,
+) -> Advice:
+    """Which format for a model within so many bytes, with the evidence.
+
+    lab_or_name: a Lab, whose damage in each format is then measured here; or what `lk.memory` takes (a published name, a
+        configuration), whose bytes are counted exactly and whose damage is read off the record of a model measured by
+        labkit, and said to be.
+    budget_bytes: for weights and KV cache together; activations and the program itself come on top.
+    tokens, batch: the KV cache is that of `batch` sequences of so many tokens, in the model's precision.
+    formats: to choose from.  texts, measured_tokens, seed: what a lab's damage is measured on, as in `damage`.
+    Returns a row for each format, and one for the model as it is: format, bits_per_weight (of what it quantizes: the
+    matrices of the layers; embedding, head and norms stay as they are), weight_bytes, cache_bytes, total_bytes, fits, kl,
+    kl_low, kl_high, top1 (NaN where nothing was measured), evidence.
+    Raises ModelNotFound and BadInput as `lk.memory`, Unavailable for a lab that is quantized already.
+    """
+    budget, tokens = checks.whole("budget_bytes", budget_bytes, 1), checks.whole("tokens", tokens, 1)
+    batch, seed = checks.whole("batch", batch, 1), checks.seed(seed)
+    wanted = _wanted(formats)
+    lab: BuiltLab | None = None
+    if hasattr(lab_or_name, "anatomy"):
+        lab = lab_or_name  # type: ignore[assignment]
+    if lab is not None:
+        refuse_odd_weights(lab, "advised on")
+        counted = model_memory(lab.model, tokens=tokens, batch=batch)
+        shapes = [each.shape for each in matrices(lab).values() if each.part == "layer"]
+        name, dtype, itemsize = lab.name, str(lab.dtype).removeprefix("torch."), lab.dtype.itemsize
+        evidence = _evidence(lab, wanted, texts, measured_tokens, seed, progress)
+        grid: bool | None = on_grid(lab).on_grid if any(s[-1] >= 32 for s in shapes) else None
+    else:
+        counted = memory(lab_or_name, tokens=tokens, batch=batch)  # type: ignore[arg-type]
+        model = skeleton(named_config(lab_or_name)[1])  # type: ignore[arg-type]
+        shapes = _shapes(model)
+        name, dtype, itemsize = counted.name, counted.dtype, 2
+        evidence, grid = _record(), None
+    table = _table(counted, shapes, wanted, evidence, dtype, itemsize, budget)
+    best = _best(table, dtype)
+    return Advice(
+        table,
+        best=best,
+        sentences=tuple(_sentences(table, counted, best, budget, dtype, lab is not None, grid)),
+        budget_bytes=budget,
+        tokens=tokens,
+        batch=batch,
+        on_grid=grid,
+        model=name,
+    )
+
+
+def _wanted(given: Sequence[str | Format]) -> list[Format]:
+    found = [
+        formats.of(each) for each in checks.series("formats", given, "a list of formats, such as ('int8', 'int4')")
+    ]  # type: ignore[arg-type]
+    if not found:
+        checks.refuse("formats", given, "at least one format")
+    return found
+
+
+# bytes ----------------------------------------------------------------------------------------------------------------
+
+
+def _shapes(model: PreTrainedModel) -> list[torch.Size]:
+    """The shapes of the matrices that `quantize` would take, of a model without storage."""
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    found = []
+    for path, module in model.named_modules():
+        if id(module) in ends or part(path, type(module).__name__) not in QUANTIZED_PARTS:
+            continue
+        if not any(name.isdigit() for name in path.split(".")):  # in no layer
+            continue
+        for parameter, transposed in parameters_of(module):
+            shape = shape_of(module, parameter)
+            found.append(torch.Size((*shape[:-2], shape[-1], shape[-2])) if transposed else shape)
+    return found
+
+
+@cache
+def packed_bytes(format: Format, shape: torch.Size) -> int:
+    """The bytes of a matrix of this shape in a format, counted on some of its rows where it has many."""
+    rows = shape.numel() // shape[-1]
+    if rows <= 2 * SAMPLED_ROWS:
+        return format.pack(torch.zeros(rows, shape[-1])).size_bytes
+    some, more = (format.pack(torch.zeros(n * SAMPLED_ROWS, shape[-1])).size_bytes for n in (1, 2))
+    return some + -(-(more - some) * (rows - SAMPLED_ROWS) // SAMPLED_ROWS)
+
+
+# evidence -------------------------------------------------------------------------------------------------------------
+
+
+class Evidence(NamedTuple):
+    """What a format was measured to cost. kl, low, high: nats a token.  on: which model it was measured on."""
+
+    kl: float
+    low: float
+    high: float
+    top1: float
+    on: str
+
+
+def _evidence(
+    lab: BuiltLab, wanted: Sequence[Format], texts: object, tokens: int, seed: int, progress: bool
+) -> dict[str, Evidence]:
+    smalls = {}
+    for format in wanted:
+        given = format.name if format.name in formats.NAMES and formats.of(format.name) == format else format
+        try:
+            smalls[format.name] = quantize(lab, given, progress=False)
+        except BadInput:  # rows that it does not divide: it has no row in the table either
+            continue
+    found = damage(lab, list(smalls.values()), texts, tokens=tokens, seed=seed, progress=progress) if smalls else []
+    return {
+        name: Evidence(one.kl, *one.kl_interval, one.top1, f"measured on this model, {one.tokens:,} tokens")
+        for name, one in zip(smalls, found, strict=True)
+    }
+
+
+@cache
+def _record() -> dict[str, Evidence]:
+    """What was measured on the model that labkit comes with."""
+    return {
+        row["format"]: Evidence(row["kl"], row["kl_low"], row["kl_high"], row["top1"], f"record of {row['model']}")
+        for row in json.loads(MEASURED.read_text("utf-8"))
+        if row["model"] == RECORD
+    }
+
+
+# the table and the words ----------------------------------------------------------------------------------------------
+
+
+def _table(
+    counted: Memory,
+    shapes: Sequence[torch.Size],
+    wanted: Sequence[Format],
+    evidence: dict[str, Evidence],
+    dtype: str,
+    itemsize: int,
+    budget: int,
+) -> pd.DataFrame:
+    import pandas as pd
+
+    weights = sum(shape.numel() for shape in shapes)
+    rest = counted.weight_bytes - weights * itemsize
+    cache_bytes = counted.kv_cache_bytes or 0
+    sizes: dict[str, tuple[float, int]] = {dtype: (8.0 * itemsize, counted.weight_bytes)}
+    for format in wanted:
+        given = format.name if format.name in formats.NAMES and formats.of(format.name) == format else format
+        fitted = [formats.fitted(given, shape) for shape in shapes]
+        if not any(isinstance(each, Format) for each in fitted):
+            continue
+        packed = [
+            packed_bytes(each, shape) if isinstance(each, Format) else shape.numel() * itemsize
+            for each, shape in zip(fitted, shapes, strict=True)
+        ]
+        sizes[format.name] = 8 * sum(packed) / weights, rest + sum(packed)
+    rows = []
+    unknown = Evidence(float("nan"), float("nan"), float("nan"), float("nan"), "not measured")
+    for name, (bits, size) in sizes.items():
+        found = Evidence(0.0, 0.0, 0.0, 1.0, "the model as it is") if name == dtype else evidence.get(name, unknown)
+        rows.append(
+            {
+                "format": name,
+                "bits_per_weight": bits,
+                "weight_bytes": size,
+                "cache_bytes": cache_bytes,
+                "total_bytes": size + cache_bytes,
+                "fits": size + cache_bytes <= budget,
+                "kl": found.kl,
+                "kl_low": found.low,
+                "kl_high": found.high,
+                "top1": found.top1,
+                "evidence": found.on,
+            }
+        )
+    return pd.DataFrame(rows).sort_values("total_bytes", ascending=False, ignore_index=True)
+
+
+def _best(table: pd.DataFrame, dtype: str) -> str | None:
+    fits = table[table["fits"]]
+    if not len(fits):
+        return None
+    if (fits["format"] == dtype).any():
+        return ""
+    # the least damage; of those that nothing is known of, the most bits
+    order = fits.sort_values(["kl", "bits_per_weight"], ascending=[True, False], na_position="last")
+    return str(order["format"].iloc[0])
+
+
+def _sentences(
+    table: pd.DataFrame,
+    counted: Memory,
+    best: str | None,
+    budget: int,
+    dtype: str,
+    measured: bool,
+    grid: bool | None,
+) -> list[str]:
+    by_name = table.set_index("format")
+    cache_bytes = human_bytes(counted.kv_cache_bytes or 0)
+    room = f"{counted.tokens:,} tokens of KV cache in {counted.cache_dtype} ({cache_bytes})"
+    said = []
+    if best is None:
+        least = table.iloc[-1]
+        said.append(
+            f"Nothing fits {human_bytes(budget)}: the smallest, {least['format']}, takes {human_bytes(least['weight_bytes'])}, "
+            f"with {room} {human_bytes(least['total_bytes'])}; take fewer tokens, a smaller model, or a budget of "
+            f"{int(least['total_bytes']):,} bytes."
+        )
+    else:
+        row = by_name.loc[best or dtype]
+        left = human_bytes(budget - int(row["total_bytes"]))
+        what = f"It fits as it is, in {dtype}" if best == "" else f"Take {best}"
+        said.append(
+            f"{what}: {human_bytes(row['weight_bytes'])} of weights and {room} leave {left} of {human_bytes(budget)}."
+        )
+        if best and row["kl"] == row["kl"]:
+            said.append(
+                f"{best} at {row['bits_per_weight']:.2f} bits a weight costs a KL of {row['kl']:.3g} nats a token and changes "
+                f"the first choice for {1 - row['top1']:.1%} of the tokens ({row['evidence']})."
+            )
+        elif best:
+            said.append(f"What {best} costs was not measured on any model here.")
+    if not measured:
+        said.append(
+            f"The costs are those of {RECORD}, a model of 3 million parameters, and not of {counted.name}: larger models lose "
+            "less at the same bits, and those trained on more tokens lose more (2411.04330, 2411.17691). Load it and ask again "
+            "with the lab for its own."
+        )
+    if grid:
+        said.append(
+            "Its weights lie on a grid of 4 bits already (on_grid), so these costs tell of that grid and not of the formats: "
+            "one that fits the grid costs nothing, others more than they usually do."
+        )
+    if counted.kv_cache_bytes and counted.kv_cache_bytes > 0.2 * table["total_bytes"].min():
+        said.append(
+            f"The KV cache is {counted.kv_cache_bytes / table['total_bytes'].min():.0%} of the smallest total; in 8 bits it "
+            f"takes about half of its {cache_bytes} in 16 (lk.quantization.cache_damage measures what that costs)."
+        )
+    said.append(
+        "Fewer bytes are faster only where the engine computes from them: each token reads all weights once, so the memory's "
+        "bandwidth over weight_bytes bounds the tokens a second; labkit's own packed layers unpack at each use and are slower "
+        "than the original."
+    )
+    if counted.kv_cache_bytes is None:
+        said.append("The size of the KV cache is not known for this model and is counted as nothing.")
+    return said
