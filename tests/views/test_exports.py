@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import fuzz
 import nbformat
 import numpy as np
 import pandas as pd
@@ -194,19 +195,50 @@ def a_curve() -> Any:
     return asked.show([1.0, 3.0, 9.0])
 
 
+def formats_table() -> pd.DataFrame:
+    rows = [("int8", 8e6, 0.0, 1.0), (HOSTILE, 7e6, 0.015625, 0.95), ("int2", 6e6, 1.25, 0.4)]
+    frame = pd.DataFrame(rows, columns=["format", "size_bytes", "kl", "top1"])
+    return frame.assign(method="rtn", bits_per_weight=4.0, kl_low=frame.kl * 0.8, kl_high=frame.kl * 1.2)
+
+
+def sensitivity_table() -> pd.DataFrame:
+    rows = [
+        {"layer": layer, "matrix": name, "kl": 0.125 * layer + i} for layer in range(3) for i, name in enumerate("qkv")
+    ]
+    return pd.DataFrame(rows).replace("v", HOSTILE)
+
+
+def squeeze_table() -> pd.DataFrame:
+    rows = [
+        {"tokens": tokens, "format": name, "loss_change": x, "low": 0.9 * x, "high": 1.1 * x}
+        for name, base in (("int4", 0.125), (HOSTILE, 0.5))
+        for tokens, x in ((1e5, base), (1e6, 2 * base))
+    ]
+    return pd.DataFrame(rows)
+
+
+def a_matrix() -> lk.quantization.Reconstruction:
+    lab = lk.Lab(fuzz.tiny_model().eval(), fuzz.tiny_tokenizer(), name="tiny")
+    return lk.quantization.matrix(lab, "model.layers.0.self_attn.q_proj", "int4", group_size=16)
+
+
 MAKERS: dict[str, Callable[[], Any]] = {
     "attention": lambda: lk.views.attention(patterned(TOKENS, random_patterns(len(TOKENS)))),
     "attribution": lambda: lk.views.attribution(attribution_table()),
     "damage": lambda: lk.views.damage(damage_table()),
     "doses": lambda: lk.views.doses(doses_table(), concept="whales"),
+    "formats": lambda: lk.views.formats(formats_table()),
     "features": lambda: lk.views.features(random_featured(8)),
+    "grid": lambda: lk.views.grid(a_matrix()),
     "lens": lambda: lk.views.lens(lens_table()),
     "live": a_panel,
     "live, bars": lambda: a_panel("bars"),
     "memory": a_memory,
     "patching": lambda: lk.views.patching(patching_table()),
     "routes": lambda: lk.views.routes(random_routed(12)),
+    "sensitivity": lambda: lk.views.sensitivity(sensitivity_table()),
     "specialisation": lambda: lk.views.specialisation(specialisation_table()),
+    "squeeze": lambda: lk.views.squeeze(squeeze_table()),
     "steering": a_steering,
     "temperature": a_temperature,
     "tokens": lambda: lk.views.tokens(story()),
@@ -218,10 +250,13 @@ NUMBERS = {  # a number that each of them shows, as its table has it: (column, v
     "attribution": ("contribution", 2.125),
     "damage": ("loss_change", 3.0),
     "doses": ("share", 0.125),
+    "formats": ("kl", 0.015625),
     "lens": ("top_probability", 0.47),
     "live": ("b", 19 / 7),
     "patching": ("effect", 0.5),
+    "sensitivity": ("kl", 1.25),
     "specialisation": ("share", 0.98),
+    "squeeze": ("loss_change", 0.25),
     "steering": ("mean_loss", 3.25),
     "teaching: prediction": ("guess", 40),
     "teaching: result": ("result", 9.0),
