@@ -48,7 +48,8 @@ def _codes_of_bytes(bits: int) -> torch.Tensor:
     """(256,) the codes in each byte, side by side in one number, so that a look-up copies them at once."""
     places = torch.arange(8 // bits) * bits
     codes = ((torch.arange(256)[:, None] >> places) & (2**bits - 1)).to(torch.uint8)
-    return codes.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[8 // bits]).view(-1)
+    joined: torch.Tensor = codes.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[8 // bits])
+    return joined.view(-1)
 
 
 def look_up(values: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:

@@ -148,7 +148,7 @@ def _ends(lab: LabLike, names: dict[int, str]) -> list[Matrix]:
 
 def _has_matrix(module: nn.Module) -> bool:
     weight: object = module._parameters.get("weight")
-    return isinstance(weight, torch.Tensor) and weight.dim() == 2 and bool(weight.is_floating_point())
+    return isinstance(weight, torch.Tensor) and weight.dim() == 2 and weight.is_floating_point()
 
 
 def _is_tied(embedding: nn.Module, head: nn.Module) -> bool:
@@ -156,5 +156,5 @@ def _is_tied(embedding: nn.Module, head: nn.Module) -> bool:
     for held in ("_parameters", "_modules"):
         for name, value in vars(embedding)[held].items():
             if value is not None and any(value is other for other in vars(head)[held].values()):
-                return name.endswith("weight")
+                return str(name).endswith("weight")
     return False
