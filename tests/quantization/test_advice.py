@@ -41,6 +41,9 @@ def test_what_fits_as_it_is_and_what_fits_not_at_all_are_told(tiny_lab: lk.Lab) 
     plenty = advise(tiny_lab, budget_bytes=10**9, tokens=64, formats=("int4",), texts=TEXTS, progress=False)
     assert plenty.best == ""
     assert "fits as it is" in plenty.sentences[0]
+    tight = advise("Qwen/Qwen3-8B", budget_bytes=6 * 2**30, tokens=8192)
+    assert tight.best == "int2"
+    assert any("smaller one in more bits" in sentence for sentence in tight.sentences)
     nothing = advise(tiny_lab, budget_bytes=1000, tokens=64, formats=("int4",), texts=TEXTS, progress=False)
     assert nothing.best is None
     assert f"{nothing['total_bytes'].min():,}" in nothing.sentences[0]
@@ -71,6 +74,8 @@ def test_a_name_is_counted_exactly_and_its_costs_are_said_to_be_another_models()
     assert found.best not in (None, "")
     record = {row["format"]: row for row in json.loads(module.MEASURED.read_text("utf-8"))}
     assert four["kl"] == record["q4_0"]["kl"]
+    assert {"q4_k", "q6_k"}.isdisjoint(record)  # of rows of 192 they leave most as they are
+    assert found[found["format"] == "q4_k"]["evidence"].iloc[0] == "not measured"
     assert any("are those of labkit-dense" in sentence for sentence in found.sentences)
 
 
