@@ -714,7 +714,7 @@ def own_state(module: torch.nn.Module) -> dict[str, object]:
     packed = {name: value for name, value in module._parameters.items() if hasattr(value, "quant_state")}
     if not packed:
         saved: dict[str, object] = {}
-        module._save_to_state_dict(saved, "", keep_vars=True)  # type: ignore[arg-type]
+        module._save_to_state_dict(saved, "", keep_vars=True)
         return saved
     found: dict[str, object] = {name: value for name, value in module._parameters.items() if value is not None}
     for name, value in packed.items():

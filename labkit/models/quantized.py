@@ -26,7 +26,7 @@ def left_alone(model: torch.nn.Module) -> str | None:
     for path, module in model.named_modules():
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         if any(not value.is_floating_point() for _, value in own) and hasattr(module, "in_features"):
-            packed += int(module.in_features) * int(module.out_features)  # type: ignore[call-overload]
+            packed += int(module.in_features) * int(module.out_features)
             continue
         for name, value in module.named_parameters(recurse=False):
             if id(value) in expected or value.dim() < 2:

@@ -7,6 +7,7 @@ and what was really quantized is read off the tensors afterwards (`inventory.py`
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import logging
 import os
@@ -75,7 +76,7 @@ def asked(backend: str, format: object, group_size: object) -> Asked:
         size = _DEFAULT_GROUP if group_size is None else group_size
         if size not in GROUPS:
             raise BadInput(f"group_size={size!r} is none of torch's int4; give {checks.listed(GROUPS, 'or')}.")
-        return Asked(backend, format, int(size))  # type: ignore[call-overload]
+        return Asked(backend, format, int(size))
     if group_size is not None:
         checks.refuse("group_size", group_size, f"none with {backend}'s {format}, which has its own")
     return Asked(backend, format, None)
@@ -213,13 +214,13 @@ def _torch_int8(module: nn.Linear) -> nn.Module | str:
 
 
 def _bitsandbytes_nf4(double: bool) -> Replacing:
-    import bitsandbytes
+    library: Any = importlib.import_module("bitsandbytes.nn")
 
     def replace(module: nn.Linear) -> nn.Module | str:
         weight = module.weight.detach()
         if weight.numel() % _BNB_BLOCK:
             return f"bitsandbytes cuts a matrix into blocks of {_BNB_BLOCK}, and this has {weight.numel()} weights"
-        made = bitsandbytes.nn.Linear4bit(
+        made = library.Linear4bit(
             module.in_features,
             module.out_features,
             bias=False,
@@ -228,28 +229,27 @@ def _bitsandbytes_nf4(double: bool) -> Replacing:
             quant_type="nf4",
             device="meta",
         )
-        made.weight = bitsandbytes.nn.Params4bit(
+        made.weight = library.Params4bit(
             weight.clone(), requires_grad=False, quant_type="nf4", compress_statistics=double
         )
         # its fast product rounds scales and activations to bfloat16; and on saving it turns the weights back, which
         # without double quantization comes out wrong (0.50)
         if weight.dtype != torch.bfloat16 or not double:
             made.support_avx512bf16_for_cpu = False
-        made = _with_bias(made, module).to(weight.device)
-        takes_odd_shapes(made)
-        return made
+        whole = _with_bias(made, module).to(weight.device)
+        takes_odd_shapes(whole)
+        return whole
 
     return replace
 
 
 def _bitsandbytes_int8(module: nn.Linear) -> nn.Module | str:
-    import bitsandbytes
-
+    library: Any = importlib.import_module("bitsandbytes.nn")
     weight = module.weight.detach()
-    made = bitsandbytes.nn.Linear8bitLt(
+    made = library.Linear8bitLt(
         module.in_features, module.out_features, bias=False, has_fp16_weights=False, threshold=6.0, device="meta"
     )
-    made.weight = bitsandbytes.nn.Int8Params(weight.clone(), requires_grad=False, has_fp16_weights=False)
+    made.weight = library.Int8Params(weight.clone(), requires_grad=False, has_fp16_weights=False)
     return _with_bias(made, module).to(weight.device)
 
 
