@@ -122,12 +122,10 @@ def advise(
 
 
 def _wanted(given: Sequence[str | Format]) -> list[Format]:
-    found = [
-        formats.of(each) for each in checks.series("formats", given, "a list of formats, such as ('int8', 'int4')")
-    ]  # type: ignore[arg-type]
-    if not found:
+    checks.series("formats", given, "a list of formats, such as ('int8', 'int4')")
+    if not given:
         checks.refuse("formats", given, "at least one format")
-    return found
+    return [formats.of(each) for each in given]
 
 
 # bytes ----------------------------------------------------------------------------------------------------------------
