@@ -237,12 +237,12 @@ def _tokenizer(place: ModelPlace, has_tokenizer: bool, options: Options) -> PreT
     given = options.tokenizer
     if given is not None and not isinstance(given, str | os.PathLike):
         return given
-    if given is None and not has_tokenizer:
+    if given is None and place.tokenizer is None and not has_tokenizer:
         raise BadModelFile(
             f"{place.name} has no tokenizer (tokenizer.json or tokenizer.model); pass tokenizer= a tokenizer, or the "
             "folder that holds it."
         )
-    folder = Path(given) if given is not None else place.path
+    folder = Path(given) if given is not None else place.tokenizer or place.path
     if not folder.is_dir():
         raise BadInput(
             f"tokenizer={os.fspath(folder)!r} is no folder; pass a tokenizer object or the folder that holds one."

@@ -22,13 +22,17 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 @dataclass(frozen=True)
 class ModelPlace:
-    """Where a model's files are. kind: "prepared", "folder", "gguf" or "hub" (fetched, in the hub's own cache)."""
+    """Where a model's files are. kind: "prepared", "folder", "gguf" or "hub" (fetched, in the hub's own cache).
+
+    tokenizer: the folder that holds its tokenizer, where another.
+    """
 
     name: str
     kind: str
     path: Path
     licence: str | None = None
     notes: tuple[str, ...] = field(default=())
+    tokenizer: Path | None = None
 
 
 def say(text: str) -> None:
@@ -86,7 +90,7 @@ def resolve(
     if known := catalog.find(text):
         return prepare(known)
     if ours := shipped.find(text):
-        return ModelPlace(ours.name, "folder", shipped.checked(ours), ours.licence)
+        return ModelPlace(ours.name, "folder", shipped.checked(ours), ours.licence, tokenizer=ours.tokenizer_path)
     if path.is_dir():
         return _resolve_path(path)
     if entry := published.get(text):

@@ -13,17 +13,26 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 @dataclass(frozen=True)
 class ShippedModel:
-    """Its folder under labkit/assets has its name; SHA256.json there holds the checksum of every file that is read."""
+    """Its folder under labkit/assets has its name; SHA256.json there holds the checksum of every file that is read.
+
+    tokenizer_of: another shipped model whose tokenizer it was trained with and has; "" where its own folder holds one.
+    """
 
     name: str
     title: str
     aliases: tuple[str, ...]
     licence: str
     parameters: int
+    tokenizer_of: str = ""
 
     @property
     def path(self) -> Path:
         return ASSETS / self.name
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The folder that holds its tokenizer."""
+        return ASSETS / (self.tokenizer_of or self.name)
 
     @property
     def bytes_on_disk(self) -> int:
@@ -45,6 +54,30 @@ MODELS = {
         licence="Apache-2.0",
         parameters=3_124_032,
     ),
+    "labkit-squeeze": ShippedModel(
+        name="labkit-squeeze",
+        title="labkit's small model to quantize",
+        aliases=(),
+        licence="Apache-2.0",
+        parameters=1_836_416,
+        tokenizer_of="labkit-dense",
+    ),
+    "labkit-squeeze-early": ShippedModel(
+        name="labkit-squeeze-early",
+        title="the same early in its training",
+        aliases=(),
+        licence="Apache-2.0",
+        parameters=1_836_416,
+        tokenizer_of="labkit-dense",
+    ),
+    "labkit-ternary": ShippedModel(
+        name="labkit-ternary",
+        title="the same trained with ternary weights",
+        aliases=(),
+        licence="Apache-2.0",
+        parameters=1_836_416,
+        tokenizer_of="labkit-dense",
+    ),
 }
 
 
@@ -58,6 +91,9 @@ def problems(model: ShippedModel) -> list[str]:
     """What is missing or changed among the files of a shipped model; empty when all is as it was shipped."""
     from labkit.models.files import sha256
 
+    lent = problems(MODELS[model.tokenizer_of]) if model.tokenizer_of else []
+    if lent:
+        return [f"{model.tokenizer_of}, whose tokenizer it has: {lent[0]}"]
     try:
         sums = json.loads((model.path / "SHA256.json").read_text("utf-8"))
     except (OSError, ValueError):

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from labkit.quantization.quantizing import quantize as quantize
     from labkit.quantization.reconstruction import Reconstruction as Reconstruction
     from labkit.quantization.reconstruction import matrix as matrix
+    from labkit.quantization.recorded import recorded_squeeze as recorded_squeeze
+    from labkit.quantization.recorded import recorded_ternary as recorded_ternary
     from labkit.quantization.sensitivities import Sensitivity as Sensitivity
     from labkit.quantization.sensitivities import sensitivity as sensitivity
     from labkit.quantization.speeds import Speed as Speed
@@ -92,6 +94,7 @@ _NAMES = {
     "quantizing": ("quantize",),
     "mixing": ("Mix", "mix"),
     "sensitivities": ("Sensitivity", "sensitivity"),
+    "recorded": ("recorded_squeeze", "recorded_ternary"),
     "ternary_counts": ("Multiplications", "multiplications"),
     "speeds": ("Speed", "speed"),
     "text_damage": ("Damage", "damage"),

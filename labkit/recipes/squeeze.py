@@ -45,7 +45,7 @@ LENGTH, EACH = 256, 2  # tokens a piece, pieces of each kind a step
 OPTIMIZING = pretraining.Optimizing(learning_rate=2e-3, weight_decay=0.1, betas=(0.9, 0.95), clip=1.0)
 CHECKPOINTS = (100, 400, 800, 1_200, 1_600, 2_000, 2_400, 3_000)  # the last is STEPS
 WIDTHS = {"wide": 128, "narrow": 64, "tiny": 32, "ternary": 128}
-LAST = {"wide": 2_400, "narrow": 3_000, "tiny": 2_000, "ternary": 2_400}  # so far went the runs that are shipped
+LAST = {"wide": 2_400, "narrow": 3_000, "tiny": 1_200, "ternary": 2_400}  # so far went the runs that are shipped
 TOKENIZER = ASSETS / "labkit-dense"
 SHIPPED = ASSETS / "labkit-squeeze"
 
@@ -312,9 +312,9 @@ def ternary(losses: dict[str, np.ndarray], rows: list[list[int]]) -> pd.DataFram
 
 RECORDS = Path(__file__).parent / "records"
 PACKED = {
-    "labkit-squeeze": ("wide", STEPS),
+    "labkit-squeeze": ("wide", LAST["wide"]),
     "labkit-squeeze-early": ("wide", EARLY),
-    "labkit-ternary": ("ternary", STEPS),
+    "labkit-ternary": ("ternary", LAST["ternary"]),
 }
 CARDS = {
     "labkit-squeeze-early": """# labkit-squeeze-early: labkit-squeeze when it had read little
@@ -445,6 +445,7 @@ def _figure(table: pd.DataFrame, row: object, column: str) -> str:
     """ "0.123 (0.100 to 0.150)"."""
     ends = ("low", "high") if column == "loss_change" else (f"{column}_low", f"{column}_high")
     value, low, high = (float(table.loc[row, c]) for c in (column, *ends))
+    value, low, high = (round(number, 3) + 0.0 for number in (value, low, high))  # no −0.000
     return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 

@@ -47,7 +47,7 @@ def test_every_shipped_model_is_intact_and_named_in_the_inventory() -> None:
 def test_what_is_shipped_is_small_and_holds_no_more_than_it_should() -> None:
     sizes = {name: model.bytes_on_disk for name, model in shipped.MODELS.items()}
     assert sizes["labkit-moe"] <= 25e6
-    assert sum(sizes.values()) <= 35e6
+    assert sum(sizes.values()) <= 40e6
     sums = json.loads((shipped.MODELS["labkit-moe"].path / "SHA256.json").read_text("utf-8"))
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(sums)
 
