@@ -5,7 +5,7 @@ for GGUF's blocks, torchao for int8 (where it is installed). KL: `lk.quantizatio
 come with labkit, with intervals and all else it tells, against a plain loop that runs both models and takes the mean KL.
 Speed: `lk.quantization.speed` of labs and GGUF files in one run; llama.cpp where xllamacpp is installed.
 
---quick: one tenth of the matrices, 2,000 tokens, few tokens generated. --json: the results as JSON.
+--quick: one tenth of the matrices, 1,000 tokens, few tokens generated. --json: the results as JSON.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import argparse
 import functools
 import importlib.util
 import json
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def print_nothing(_: object) -> None:
     """What returns a number would be taken for seconds."""
 
 
-def speeds(tokens: int, rounds: int) -> lk.quantization.Speed:
+def speeds(tokens: int, rounds: int, files: Sequence[str]) -> lk.quantization.Speed:
     lab, quantize = default_lab(), lk.quantization.quantize
     models: dict[str, Any] = {"float32": lab, "bfloat16": lk.load(device="cpu", dtype="bfloat16", fresh=True)}
     models["labkit int4"] = quantize(lab, "int4", progress=False)
@@ -135,7 +136,7 @@ def speeds(tokens: int, rounds: int) -> lk.quantization.Speed:
             models[f"{backend} {format}"] = quantize(source, format, backend=backend, progress=False)
     with tempfile.TemporaryDirectory() as folder:
         if importlib.util.find_spec("xllamacpp"):
-            for name in ("f16", *GGUF):
+            for name in files:
                 path = Path(folder) / f"{name}.gguf"
                 lk.quantization.write_gguf(lab, path, name, head="f16" if name == "f16" else "q8_0")
                 models[f"llama.cpp {name}"] = path
@@ -147,14 +148,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    results = packing(0.1 if asked.quick else 1.0, 3)
-    results.append(kl(2_000 if asked.quick else 20_000, 1 if asked.quick else 3))
-    found = speeds(8 if asked.quick else 64, 2 if asked.quick else 5)
+    results: list[Result] = []
+
+    def told(more: list[Result]) -> None:
+        results.extend(more)
+        if not asked.json:
+            report(more)
+            sys.stdout.flush()
+
+    told(packing(0.1 if asked.quick else 1.0, 3))
+    told([kl(1_000 if asked.quick else 20_000, 1 if asked.quick else 3)])
+    found = speeds(8 if asked.quick else 64, 1 if asked.quick else 5, GGUF[:1] if asked.quick else ("f16", *GGUF))
     if asked.json:
         every = {"ratios": [asdict(each) for each in results], "speeds": found.table.to_dict("records")}
         print(json.dumps({**every, "bandwidth": found.bandwidth}, indent=1, default=float))
         return
-    report(results)
     print(found._title())
     print(found.table.round(3).to_string(index=False))
     print(*found._remarks(), sep="\n")
