@@ -25,6 +25,10 @@ def recorded_squeeze(model: str | None = "wide") -> pd.DataFrame:
     held-out passages, each of the five kinds counting the same.  loss_change: the second less the first, low and high: 95 %
     by resampling documents.  growth: how much more that is than at step 400 for the same model and format; beyond_wide: than
     for `wide` at the same step and format; each with _low and _high.
+    One point again, of labkit-squeeze (step 2,400; labkit-squeeze-early is step 400), stored in half precision:
+    `small = quantize(lab, "int3", group_size=32, symmetric=False)`, ("ternary" without settings), and
+    `damage(lab, small, {k: [t[: 180 if k == "chinese" else 350] for t in v] for k, v in texts(20).items()}, tokens=None)`,
+    whose rows of the five kinds have a mean loss_change as here.
     The learning rate is constant up to step 2,400; in `narrow`, which went on, it falls to nothing at 3,000.
     Raises BadInput for another model, BadModelFile where the table can't be read.
     """
