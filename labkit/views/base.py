@@ -22,7 +22,7 @@ from IPython.display import display
 from labkit.markup import clean, shorten, visible
 from labkit.views.drawing.page import Page
 from labkit.views.drawing.svg import inline, svg_image
-from labkit.views.exports import Exports, html_page
+from labkit.views.exports import Exports, html_page, in_colab
 from labkit.views.kit import reload
 from labkit.views.kit.job import Job
 from labkit.views.kit.modules import KIT, module, style
@@ -121,7 +121,7 @@ class View(Exports, anywidget.AnyWidget):
             bundle = super()._repr_mimebundle_(**kwargs)
             data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
         data = {**data, "text/plain": shorten(visible(self._static_text()), _PLAIN_CHARACTERS)}
-        if not _in_colab():
+        if not in_colab():
             # A live JupyterLab prefers the widget to the HTML. Colab's choice between the two is not documented.
             data["text/html"] = self._static_html()
         return data, metadata
@@ -140,7 +140,7 @@ class View(Exports, anywidget.AnyWidget):
     def _write_again(self) -> None:
         """Put into the notebook what is to be seen now, where it was shown something else."""
         with self._lock:
-            if self._display_id is None or self.comm is None or _in_colab():  # which was given no picture
+            if self._display_id is None or self.comm is None or in_colab():  # which was given no picture
                 return
             data, metadata = self._repr_mimebundle_()
             if data["text/html"] == self._displayed:
@@ -183,9 +183,3 @@ class View(Exports, anywidget.AnyWidget):
             f'<script type="application/json" id="labkit-state">{state}</script>',
             script=script + "\n" + (KIT / "page.js").read_text("utf-8"),
         )
-
-
-def _in_colab() -> bool:
-    import sys
-
-    return "google.colab.output" in sys.modules

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from labkit.errors import Unavailable
@@ -10,7 +9,7 @@ from labkit.markup import html_table, shorten, visible
 from labkit.views.drawing import figures
 from labkit.views.drawing.figure_texts import plain
 from labkit.views.drawing.svg import svg
-from labkit.views.exports import Exports, html_page
+from labkit.views.exports import Exports, html_page, in_colab
 from labkit.views.kit.modules import KIT
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class Chart(Exports):
 
     def _repr_mimebundle_(self, **_keywords: object) -> tuple[Bundle, Bundle]:
         bundle: Bundle = {"text/plain": repr(self)}
-        if _in_colab():
+        if in_colab():
             bundle |= self.figure._repr_mimebundle_()  # its own way to draw there
         else:
             bundle[PLOTLY] = _as_json(self.figure)
@@ -119,10 +118,6 @@ def _as_json(figure: go.Figure) -> object:
 
 def _written(cell: object) -> str:
     return f"{cell:.6g}" if isinstance(cell, float) else str(cell)
-
-
-def _in_colab() -> bool:
-    return "google.colab.output" in sys.modules
 
 
 _STYLE = """\

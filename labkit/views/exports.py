@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 LARGEST_SCALE = 8.0
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a cell that spreadsheets compute begins with
+
+
+def in_colab() -> bool:
+    """Whether this runs in Colab, which shows widgets and plotly's figures in ways of its own."""
+    return "google.colab.output" in sys.modules
 
 
 class Exports:

@@ -540,7 +540,7 @@ def test_charts_refuse_what_they_can_not_draw(tiny_lab: lk.Lab) -> None:
         lens_chart.attribution(frame)
     with pytest.raises(lk.BadInput, match="nothing to draw"):
         lens_chart.lens(frame[:0])
-    with pytest.raises(lk.BadInput, match="'top' or 'next'"):
+    with pytest.raises(lk.BadInput, match='give "top" or "next"'):
         lens_chart.lens(frame, colour="rank")  # type: ignore[arg-type]
     with pytest.raises(lk.BadInput, match="several rows"):
         lens_chart.lens(frame.loc[[0, 0]])

@@ -324,7 +324,7 @@ def test_no_trait_hides_one_of_the_widgets() -> None:
     assert own == {
         "layer", "head", "cells", "summary", "version", "beside", "beside_cells", "beside_summary", "beside_version",
         "texts", "facts", "extra", "marked", "measure", "order", "scale", "aside", "effect",
-        "effect_status", "map_status",
+        "effect_status", "map_status", "constants",
         *(f"map_{i}" for i in range(8)),
     }  # fmt: skip
     assert not [name for name in own if hasattr(anywidget.AnyWidget, name)]

@@ -193,7 +193,7 @@ def test_closed_view_still_has_its_text() -> None:
 
 def test_colab_gets_no_html_beside_the_widget(monkeypatch: pytest.MonkeyPatch) -> None:
     toy = Toy(words=["a"])
-    monkeypatch.setattr("labkit.views.base._in_colab", lambda: True)
+    monkeypatch.setattr("labkit.views.base.in_colab", lambda: True)
     data, _ = toy._repr_mimebundle_()
     assert set(data) == {"text/plain", WIDGET_MIME}
 

@@ -532,7 +532,7 @@ def test_a_figure_with_another_trace_keeps_its_numbers(tmp_path: Path) -> None:
 def test_colab_draws_a_chart_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     import plotly.io as pio
 
-    monkeypatch.setattr("labkit.views.chart._in_colab", lambda: True)
+    monkeypatch.setattr("labkit.views.chart.in_colab", lambda: True)
     monkeypatch.setattr(pio.renderers, "default", "colab")
     data, _ = MAKERS["attribution"]()._repr_mimebundle_()
     assert "Plotly" in data["text/html"]

@@ -294,7 +294,7 @@ def test_interrupting_wait_stops_the_sample(view: TemperatureView, sampler: Samp
 @pytest.mark.parametrize("wrong", [-0.1, 2.1, float("nan"), float("inf")])
 def test_temperature_out_of_range_is_refused_and_nothing_changes(view: TemperatureView, wrong: float) -> None:
     assert view.wait(SECONDS)
-    with pytest.raises(BadInput, match="can't be shown; give one from 0"):
+    with pytest.raises(BadInput, match="can't be used; give one from 0"):
         view.temperature = wrong
     assert view.temperature == 0.7
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import html
 import inspect
-import operator
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, SupportsIndex, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import traitlets
 
+from labkit import checks
 from labkit.attention import uniform
 from labkit.errors import BadInput
 from labkit.markup import html_table, ranges
@@ -278,10 +278,9 @@ class AttentionView(View):
         Raises BadInput for a head that is not there, for fewer bytes than the map and the shown head take, or a path that
         can't be written.
         """
-        if isinstance(most_bytes, bool) or not isinstance(most_bytes, int) or most_bytes < 1:
-            raise BadInput(
-                f"most_bytes={most_bytes!r} can't be used; give a whole number of bytes, such as {FILE_BYTES:,}."
-            )
+        most_bytes = checks.whole(
+            "most_bytes", most_bytes, 1, wanted=f"a whole number of bytes, such as {FILE_BYTES:,}"
+        )
         self._finish_map()
         self._file_map = self._map_of_file()
         self._embedded = self._that_fit(most_bytes) if heads is None else self._asked_for(heads)
@@ -479,27 +478,20 @@ class AttentionView(View):
         trace = self._traces[0]
         there = self._layers if what == "layer" else range(trace.heads)
         count = trace.layers if what == "layer" else trace.heads
-        try:
-            index = operator.index(cast(SupportsIndex, value))
-        except TypeError:
-            index = count
-        index = index + count if -count <= index < 0 else index
-        if isinstance(value, bool) or index not in there:
+        index = checks.as_whole(value)
+        index = index + count if index is not None and -count <= index < 0 else index
+        if index is None or index not in there:
             raise Refused(f"There is no attention of {what} {value!r}: {trace.model} has {what} {ranges(there)}.")
         return index
 
     def _pairs(self, heads: object) -> list[tuple[int, int]]:
         """(layer, head) pairs, each there. Raises BadInput."""
-        if isinstance(heads, str) or not isinstance(heads, Iterable):
-            raise Refused(
-                f"heads={heads!r} can't be used; give a list of (layer, head) pairs, such as [(3, 0), (3, 1)]."
-            )
-        pairs = []
-        for pair in heads:
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise Refused(f"{pair!r} is no (layer, head) pair; give a list such as [(3, 0), (3, 1)].")
-            pairs.append((self._checked("layer", pair[0]), self._checked("head", pair[1])))
-        return pairs
+        try:
+            given = checks.series("heads", heads, "a list of (layer, head) pairs, such as [(3, 0), (3, 1)]")
+            pairs = [checks.pair("head", each) for each in given]
+        except BadInput as error:
+            raise Refused(str(error)) from None
+        return [(self._checked("layer", layer), self._checked("head", head)) for layer, head in pairs]
 
     # files and fallbacks ------------------------------------------------------------------------------------------
 

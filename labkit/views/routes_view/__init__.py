@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-import operator
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, SupportsIndex
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import traitlets
 
+from labkit import checks
 from labkit.errors import BadInput
 from labkit.markup import html_table, ranges
 from labkit.views.base import View, clean, module, shorten, style, visible
@@ -248,13 +248,10 @@ class RoutesView(View):
             numbers = read_token(self._traces[trace], layer, token, self._router)
         return Answer(buffers=[np.ascontiguousarray(each, "<f4").tobytes() for each in numbers])
 
-    def _checked(self, value: SupportsIndex) -> int:
+    def _checked(self, value: object) -> int:
         layers = self._shape[0]
-        try:
-            layer = operator.index(value)
-        except TypeError:
-            layer = -1
-        if isinstance(value, bool) or layer not in layers:
+        layer = checks.as_whole(value)
+        if layer is None or layer not in layers:
             raise Refused(
                 f"There is no router in layer {value!r} of {self._traces[0].model}; these layers have one: {ranges(layers)}."
             )
@@ -368,13 +365,12 @@ class RoutesView(View):
         )
 
 
-def _ids(special: Iterable[SupportsIndex]) -> frozenset[int]:
-    try:
-        return frozenset(operator.index(each) for each in special)
-    except TypeError:
-        raise BadInput(
-            f"special={special!r} can't be used; give token ids, such as lab.tokenizer.all_special_ids."
-        ) from None
+def _ids(special: object) -> frozenset[int]:
+    wanted = "token ids, such as lab.tokenizer.all_special_ids"
+    ids = [checks.as_whole(each) for each in checks.series("special", special, wanted)]
+    if None in ids:
+        checks.refuse("special", special, wanted)
+    return frozenset(each for each in ids if each is not None)
 
 
 def _layers(layers: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import traitlets
 
-from labkit.checks import as_number, whole
+from labkit.checks import number, whole
 from labkit.errors import BadInput
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.drawing.page import Page
@@ -253,7 +253,4 @@ class TemperatureView(View, TokenTraits):
 
 
 def _checked(value: object) -> float:
-    found = as_number(value)
-    if found is None or not LOWEST <= found <= HIGHEST:
-        raise BadInput(f"A temperature of {value!r} can't be shown; give one from {LOWEST:g} (greedy) to {HIGHEST:g}.")
-    return found
+    return number("temperature", value, LOWEST, HIGHEST, wanted=f"one from {LOWEST:g} (greedy) to {HIGHEST:g}")
