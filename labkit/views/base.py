@@ -178,8 +178,7 @@ class View(Exports, anywidget.AnyWidget):
             title=self._title,
             style=str(self._css),
             # the picture is there until the script has drawn, and where none runs
-            body=f"<h1>{html.escape(self._title)}</h1>\n"
-            f'<div id="labkit-view">{inline(self._image())}</div>\n'
-            f'<script type="application/json" id="labkit-state">{state}</script>',
+            body=f'<h1>{html.escape(self._title)}</h1>\n<div id="labkit-view">{inline(self._image())}</div>',
+            data=f'<script type="application/json" id="labkit-state">{state}</script>\n',
             script=script + "\n" + (KIT / "page.js").read_text("utf-8"),
         )

@@ -90,11 +90,11 @@ def _without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     return shown.rename(columns=plain)
 
 
-def html_page(*, title: str, style: str, body: str, script: str) -> str:
-    """One HTML file. body: what stands in <main>, as HTML; the policy forbids every request, so that even a mistake in what is
-    given could not make one."""
+def html_page(*, title: str, style: str, body: str, script: str, data: str = "") -> str:
+    """One HTML file. body: what stands in <main>, as HTML; data: what the script reads, an element that is not shown. The
+    policy forbids every request, so that even a mistake in what is given could not make one."""
     style, script = style.replace("</", "<\\/"), re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE)
-    return _PAGE.format(title=html.escape(title), style=style, body=body, script=script)
+    return _PAGE.format(title=html.escape(title), style=style, body=body, data=data, script=script)
 
 
 def write(path: str | Path, content: Callable[[], str | bytes]) -> Path:
@@ -128,7 +128,7 @@ style-src 'unsafe-inline'; img-src data: blob:; font-src data:">
 <main>
 {body}
 </main>
-<script type="module">
+{data}<script type="module">
 {script}
 </script>
 </body>

@@ -216,7 +216,7 @@ def test_a_head_that_is_not_there() -> None:
     assert view.head == 0
     with pytest.raises(BadInput):
         view.to_html("x.html", heads=[(0, 9)])
-    with pytest.raises(BadInput, match="pair"):
+    with pytest.raises(BadInput, match="given as \\(layer, head\\)"):
         view.to_html("x.html", heads=[3])  # type: ignore[list-item]
 
 
