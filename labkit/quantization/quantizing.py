@@ -44,7 +44,7 @@ def quantize(
     modules: str | Iterable[str] | None = None,
     backend: str = "labkit",
     seed: int = 0,
-    progress: bool = True,
+    progress: bool | Callable[[int, int], None] = True,
 ) -> Made:
     """A new Lab whose matrices are stored in few bits. It generates and is traced like any other; the original is untouched.
 
@@ -67,6 +67,7 @@ def quantize(
     backend: "labkit" packs with this room's own grids. "bitsandbytes" (format "nf4", "nf4_single" or "int8"), "torchao" ("int8")
         and "torch" ("int4" with group_size, "int8": CPU alone, bfloat16) have linear maps packed by that library and leave all
         else, fused experts above all, as it is, which is said aloud. Those compute without unpacking to memory first.
+    progress: a bar; or a function that is told how many matrices are done, and of how many. What it raises ends the work.
     Returns a lab of the same class: the model computes in the original's dtype, its weights unpacked while they are used.
         Routers, norms and biases stay as they are. `contents(lab)` tells each tensor's true type and bytes.
     Raises BadInput for settings that don't go together, and for damaged weights; Unavailable for a model that is quantized
@@ -100,7 +101,7 @@ def quantize(
             group_size=group_size,
             names=None if modules is None else _named(there, modules, "modules"),
             copy=copied,
-            progress=progress,
+            progress=progress is True,
         )
     symmetric = False if symmetric is None and how.asymmetric else symmetric
     plan = planned(lab, format, group_size=group_size, symmetric=symmetric, head=head, modules=modules)
@@ -203,8 +204,12 @@ def _weight_id(matrix: Matrix) -> int:
     return id(matrix.module._parameters[matrix.parameter])
 
 
-def _built(lab: Made, plan: Plan, method: str, rows: list[list[int]], progress: bool) -> Made:
+def _built(
+    lab: Made, plan: Plan, method: str, rows: list[list[int]], progress: bool | Callable[[int, int], None]
+) -> Made:
     """The new lab. rows: calibration text, for methods that need it."""
+    from itertools import count
+
     from tqdm.auto import tqdm
 
     model = copied(lab.model, [plan.matrices[name] for name in plan.formats])
@@ -225,8 +230,11 @@ def _built(lab: Made, plan: Plan, method: str, rows: list[list[int]], progress: 
                 remarks[name] = chosen.remark
         put(model.get_submodule(module_name(matrix)), matrix.parameter, packed[key])
         bar.update()
+        if callable(progress):
+            progress(next(done), len(plan.formats))
 
-    with tqdm(total=len(plan.formats), desc="quantizing", unit="matrix", disable=not progress) as bar:
+    done = count(1)
+    with tqdm(total=len(plan.formats), desc="quantizing", unit="matrix", disable=progress is not True) as bar:
         for name in plan.formats:
             if not how.calibrated:
                 pack(name, how.choose)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from labkit.views.quantization_charts import formats as formats
     from labkit.views.quantization_charts import sensitivity as sensitivity
     from labkit.views.quantization_charts import squeeze as squeeze
+    from labkit.views.quantization_view import quantization as quantization
     from labkit.views.routes_view import routes as routes
     from labkit.views.sampling_view import temperature as temperature
     from labkit.views.specialisation_chart import damage as damage
@@ -41,6 +42,7 @@ _HOMES = {
     "live": "labkit.views.live_panel",
     "memory": "labkit.views.charts",
     "patching": "labkit.views.patching_chart",
+    "quantization": "labkit.views.quantization_view",
     "routes": "labkit.views.routes_view",
     "specialisation": "labkit.views.specialisation_chart",
     "damage": "labkit.views.specialisation_chart",

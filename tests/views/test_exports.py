@@ -222,6 +222,13 @@ def a_matrix() -> lk.quantization.Reconstruction:
     return lk.quantization.matrix(lab, "model.layers.0.self_attn.q_proj", "int4", group_size=16)
 
 
+def a_quantization() -> Any:
+    lab = lk.Lab(fuzz.tiny_model().eval(), fuzz.tiny_tokenizer(), name="tiny")
+    view = lk.views.quantization(lab, prompt=HOSTILE, tokens=6)
+    assert view.wait(SECONDS)
+    return view
+
+
 MAKERS: dict[str, Callable[[], Any]] = {
     "attention": lambda: lk.views.attention(patterned(TOKENS, random_patterns(len(TOKENS)))),
     "attribution": lambda: lk.views.attribution(attribution_table()),
@@ -235,6 +242,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "live, bars": lambda: a_panel("bars"),
     "memory": a_memory,
     "patching": lambda: lk.views.patching(patching_table()),
+    "quantization": a_quantization,
     "routes": lambda: lk.views.routes(random_routed(12)),
     "sensitivity": lambda: lk.views.sensitivity(sensitivity_table()),
     "specialisation": lambda: lk.views.specialisation(specialisation_table()),
@@ -254,6 +262,7 @@ NUMBERS = {  # a number that each of them shows, as its table has it: (column, v
     "lens": ("top_probability", 0.47),
     "live": ("b", 19 / 7),
     "patching": ("effect", 0.5),
+    "quantization": ("bits_per_weight", 4.5),
     "sensitivity": ("kl", 1.25),
     "specialisation": ("share", 0.98),
     "squeeze": ("loss_change", 0.25),
