@@ -180,7 +180,7 @@ class AttentionView(View):
         _check_trace(trace)
         other, pair = _compared(trace, compare)
         if not isinstance(names, tuple | list) or len(names) != 2:
-            raise BadInput(f"names={names!r} can't be used; give a name for each of the two traces.")
+            checks.refuse("names", names, "a name for each of the two traces")
         if ablate is not None and not callable(ablate):
             raise BadInput(f"ablate={ablate!r} can't be called; give lk.attention.ablation(lab, trace).")
         self._traces = [trace] if other is None else [trace, other]

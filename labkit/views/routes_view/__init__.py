@@ -127,7 +127,7 @@ class RoutesView(View):
         if take is not None and not callable(take):
             raise BadInput(f'take={take!r} can\'t be called; give lambda text: lab.trace(text, keep="routes").')
         if names is not None and (isinstance(names, str) or not isinstance(names, Sequence) or len(names) != 2):
-            raise BadInput(f"names={names!r} can't be used; give a name for each of the two traces.")
+            checks.refuse("names", names, "a name for each of the two traces")
         check(trace)
         if other is not None:
             check(other)
