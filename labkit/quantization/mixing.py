@@ -168,6 +168,18 @@ class Mix(Result, Generic[Made]):
         asked = {(row.place.name, row.asked.name): row.given for options in self._choices.rows for row in options}
         return [asked[key] for key in zip(self.table["name"], self.table["format"], strict=True)]
 
+    @property
+    def options(self) -> pd.DataFrame:
+        """All that there was to choose from: the columns of the table, a row for each matrix and each format it may have."""
+        import pandas as pd
+
+        rows = [
+            _told(row, float(kl[option]))
+            for options, kl in zip(self._choices.rows, self._choices.kl, strict=True)
+            for option, row in enumerate(options)
+        ]
+        return pd.DataFrame(rows).astype({"layer": "Int64"})
+
     def lab(self) -> Made:
         """The model in this mix of formats, by rounding to nearest."""
         return quantize(self._lab, self.config(), progress=False)
@@ -306,23 +318,24 @@ def _uniform(choices: Choices, name: str) -> list[int]:
 def _table(choices: Choices, chosen: Sequence[int]) -> pd.DataFrame:
     import pandas as pd
 
-    rows = []
-    for options, kl, option in zip(choices.rows, choices.kl, chosen, strict=True):
-        row = options[option]
-        weights = row.place.weight.numel()
-        rows.append(
-            {
-                "name": row.place.name,
-                "layer": row.place.layer,
-                "matrix": row.place.matrix,
-                "format": row.asked.name,
-                "bits_per_weight": 8 * row.size_bytes / weights,
-                "bytes": row.size_bytes,
-                "weights": weights,
-                "kl": float(kl[option]),
-            }
-        )
+    picked = zip(choices.rows, choices.kl, chosen, strict=True)
+    rows = [_told(options[option], float(kl[option])) for options, kl, option in picked]
     return pd.DataFrame(rows).astype({"layer": "Int64"})
+
+
+def _told(row: Row, kl: float) -> dict[str, object]:
+    """One matrix in one format, as a row of a table."""
+    weights = row.place.weight.numel()
+    return {
+        "name": row.place.name,
+        "layer": row.place.layer,
+        "matrix": row.place.matrix,
+        "format": row.asked.name,
+        "bits_per_weight": 8 * row.size_bytes / weights,
+        "bytes": row.size_bytes,
+        "weights": weights,
+        "kl": kl,
+    }
 
 
 def _curve(choices: Choices) -> pd.DataFrame:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from labkit.views.lens_chart import attribution as attribution
     from labkit.views.lens_chart import lens as lens
     from labkit.views.live_panel import live as live
+    from labkit.views.mix_view import mix as mix
     from labkit.views.patching_chart import patching as patching
     from labkit.views.quantization_charts import formats as formats
     from labkit.views.quantization_charts import sensitivity as sensitivity
@@ -41,6 +42,7 @@ _HOMES = {
     "lens": "labkit.views.lens_chart",
     "live": "labkit.views.live_panel",
     "memory": "labkit.views.charts",
+    "mix": "labkit.views.mix_view",
     "patching": "labkit.views.patching_chart",
     "quantization": "labkit.views.quantization_view",
     "routes": "labkit.views.routes_view",

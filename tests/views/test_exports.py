@@ -229,6 +229,17 @@ def a_quantization() -> Any:
     return view
 
 
+def a_mix() -> Any:
+    lab = lk.Lab(fuzz.tiny_model().eval(), fuzz.tiny_tokenizer(), name=f"tiny {HOSTILE}")
+    rows = {kind: [[3 + (a + 7 * i * i) % 90 for i in range(20)]] for kind, a in (("one", 0), ("two", 9))}
+    others = {kind: [[i + 1 for i in row] for row in some] for kind, some in rows.items()}
+    size = lk.quantization.contents(lab).size_bytes
+    found = lk.quantization.mix(
+        lab, budget_bytes=size, texts=rows, measured_on=others, formats=("int8", "int2"), draws=20, progress=False
+    )
+    return lk.views.mix(found)
+
+
 MAKERS: dict[str, Callable[[], Any]] = {
     "attention": lambda: lk.views.attention(patterned(TOKENS, random_patterns(len(TOKENS)))),
     "attribution": lambda: lk.views.attribution(attribution_table()),
@@ -241,6 +252,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "live": a_panel,
     "live, bars": lambda: a_panel("bars"),
     "memory": a_memory,
+    "mix": a_mix,
     "patching": lambda: lk.views.patching(patching_table()),
     "quantization": a_quantization,
     "routes": lambda: lk.views.routes(random_routed(12)),
