@@ -107,6 +107,11 @@ def test_each_control_changes_the_numbers_and_the_pictures(
     page.locator(".lk-quant-map").focus()
     page.keyboard.press("Home")
     assert page.locator(".lk-quant-foot").inner_text() != said
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    pump(page, view)
+    assert view.pane["group"] == view.drawn_group >= 0
+    assert f"the grid of group {view.drawn_group}" in page.locator(".lk-quant-said").inner_text()
     page.get_by_label("Going on, greedily, from").fill("b a")
     page.get_by_label("Going on, greedily, from").blur()
     pump(page, view)

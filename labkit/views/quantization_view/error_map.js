@@ -43,7 +43,7 @@ export function errorMap(view) {
   /** @type {Place | null} */
   let here = null;
   let [cellWidth, cellHeight] = [1, 1];
-  const grid = pictureGrid("lk-quant-map", { at, point: show, choose: (cell) => cell && show(cell), key });
+  const grid = pictureGrid("lk-quant-map", { at, point: show, choose: (cell) => cell && pick(cell), key });
   grid.setAttribute("aria-label", "Error of each weight: arrow keys move from cell to cell");
   grid.append(canvas, frame);
   element.append(title, grid, scale, foot, shape, spoken.element);
@@ -56,12 +56,25 @@ export function errorMap(view) {
     return place.row >= 0 && place.column >= 0 && place.row < down && place.column < across ? place : null;
   }
 
+  /** Lay the grid of this weight's group over the histogram. @param {Place} place */
+  function pick(place) {
+    show(place);
+    if (view.exported) return;
+    const { across, columns, size } = view.get("pane");
+    const { row, column } = cellAt(view.get("cells"), place.row * across + place.column, columns);
+    view.set("drawn_group", Math.floor((row * columns + column) / size));
+  }
+
   /** @param {KeyboardEvent} event */
   function key(event) {
     const { down, across } = view.get("pane");
     if (down === undefined) return false;
     if (event.key === "Escape" && here !== null) {
       show(null);
+      return true;
+    }
+    if ((event.key === "Enter" || event.key === " ") && here !== null) {
+      pick(here);
       return true;
     }
     const next = here === null && event.key.startsWith("Arrow") ? { row: 0, column: 0 } : cellTarget(event.key, here ?? { row: 0, column: 0 }, { rows: down, columns: across, page: [10, 0] });
@@ -77,7 +90,7 @@ export function errorMap(view) {
     here = place;
     frame.hidden = place === null;
     if (place === null || pane.down === undefined) {
-      setText(foot, pane.down === undefined ? "" : "Point at the map for a weight, what it became, and its error.");
+      setText(foot, pane.down === undefined ? "" : `Point at the map for a weight, what it became, and its error${view.exported ? "" : "; click, and its group's grid is drawn"}.`);
       return;
     }
     Object.assign(frame.style, { left: `${place.column * cellWidth - 2}px`, top: `${place.row * cellHeight - 2}px`, width: `${cellWidth + 4}px`, height: `${cellHeight + 4}px` });
