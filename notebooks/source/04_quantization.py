@@ -74,14 +74,14 @@ def moved(weight, other):
 largest = 2**3 - 1
 scale = weight.abs().max() / largest
 by_hand = (weight / scale).round() * scale
-library = lk.quantization.format("int4", group_size="tensor", scale_dtype=torch.float32).pack(
+library = lk.quantization.formats.of("int4", group_size="tensor", scale_dtype=torch.float32).pack(
     weight
 )
 
 # %% tags=["nbval-check-output"]
 print("the same as labkit's:", torch.equal(by_hand, library.unpack()))
 for bits in (8, 4, 3, 2):
-    packed = lk.quantization.format(f"int{bits}", group_size="tensor").pack(weight)
+    packed = lk.quantization.formats.of(f"int{bits}", group_size="tensor").pack(weight)
     print(f"{bits} bits: {moved(weight, packed.unpack()):6.1%} off")
 
 # %% [markdown]
@@ -114,7 +114,7 @@ def error(format):
     return 100 * moved(outlier[others], back[others])
 
 
-spoilt.show(error(lk.quantization.format("int4", group_size="tensor")))
+spoilt.show(error(lk.quantization.formats.of("int4", group_size="tensor")))
 
 # %% [markdown]
 # Nothing of them is left: all other weights are rounded to zero. Real models have such weights, the large ones above all
@@ -127,7 +127,7 @@ spoilt.show(error(lk.quantization.format("int4", group_size="tensor")))
 
 # %% tags=["nbval-check-output"]
 for size in ("tensor", "channel", 64, 32, 16):
-    by_size = lk.quantization.format("int4", group_size=size, symmetric=False)
+    by_size = lk.quantization.formats.of("int4", group_size=size, symmetric=False)
     plain, bits = (
         moved(weight, by_size.pack(weight).unpack()),
         by_size.pack(weight).bits_per_weight,
@@ -201,7 +201,7 @@ for name_of_format in (
     "fp8_e4m3",
     "ternary",
 ):
-    packed = lk.quantization.format(name_of_format).pack(weight)
+    packed = lk.quantization.formats.of(name_of_format).pack(weight)
     print(
         f"{name_of_format:9} {packed.bits_per_weight:5.2f} bits: {moved(weight, packed.unpack()):5.1%} off"
     )
@@ -275,7 +275,7 @@ for name_of_format, each in by_format.items():
 print(f"original{'':28} perplexity {harms[0].original_perplexity:7.1f}")
 
 # %%
-lk.views.size_damage(harms)
+lk.views.formats(table)
 
 # %% [markdown]
 # From 8 to 4 bits hardly anything happens, from 4 to 3 something, and below it falls apart. That is the shape of this curve in
