@@ -40,7 +40,7 @@
 import torch
 
 lab = lk.load("labkit-dense", dtype="float32", device="cpu")
-texts = lk.quantization.texts(4)  # four held-out passages of each kind
+texts = lk.quantization.texts(2)  # two held-out passages of each of the five kinds
 lab
 
 # %% [markdown]
@@ -74,9 +74,9 @@ def moved(weight, other):
 largest = 2**3 - 1
 scale = weight.abs().max() / largest
 by_hand = (weight / scale).round() * scale
-library = lk.quantization.formats.of("int4", group_size="tensor", scale_dtype=torch.float32).pack(
-    weight
-)
+library = lk.quantization.formats.of(
+    "int4", group_size="tensor", scale_dtype=torch.float32
+).pack(weight)
 
 # %% tags=["nbval-check-output"]
 print("the same as labkit's:", torch.equal(by_hand, library.unpack()))
@@ -154,20 +154,26 @@ smaller = lk.predict("quantization.smaller", question, unit="%", low=0, high=100
 smaller
 
 # %%
-sizes = lk.quantization.sizes("llama-2-7b", ("int8", "int4", "nf4", "int3", "int2"))
-smaller.show(100 * sizes.saved["int4"])
+gptqs = lk.quantization.Format("4 bits, GPTQ's", lk.quantization.ZeroPoint(4), 128)
+sizes = lk.quantization.sizes("llama-2-7b", ("int8", gptqs, "nf4", "int3", "int2"))
+saved = sizes.set_index("format")["saved"]
+smaller.show(100 * saved[gptqs.name])
 
 # %% tags=["nbval-check-output"]
-columns = ["format", "bits_per_weight", "size_bytes", "saved"]
-print(sizes.table[columns].round(2).to_string(index=False))
+print(f"before: {sizes.original_bytes / 1e9:.2f} GB")
+for _, row in sizes.iterrows():
+    print(
+        f"{row['format']:16}{row['bits_per_weight']:5.2f} bits a weight,"
+        f"{row['size_bytes'] / 1e9:5.2f} GB: {row['saved']:.1%} less"
+    )
 
 # %% [markdown]
 # Not 75 %, if not far from it: scales and zero points take a part, and the embedding and the head stay. For small models,
 # which are mostly embedding, much less remains of the promise; see what it is for the default model:
 
 # %% tags=["nbval-check-output"]
-small = lk.quantization.sizes("smollm2-135m", ("int4",))
-print(f"LLaMA 2 7B {sizes.saved['int4']:.1%} smaller, SmolLM2 135M {small.saved['int4']:.1%}")
+tiny = lk.quantization.sizes("smollm2-135m", "int4", group_size=32)
+print(f"SmolLM2 135M at 4 bits in groups of 32: {tiny['saved'].iloc[0]:.1%} less")
 
 # %% [markdown]
 # Half of the claim is about speed; section 8 comes to it.
@@ -233,13 +239,13 @@ harm = lk.quantization.damage(lab, four, texts, progress=False)
 harm
 
 # %% tags=["nbval-check-output"]
-before = torch.cat([lab.trace(texts["prose"][0], keep="logits").logits])
-after = four.trace(texts["prose"][0], keep="logits").logits
-log_p, log_q = before.log_softmax(-1), after.log_softmax(-1)
+passage = texts["prose"][0]
+# the last token of a text predicts one that is not there
+log_p = lab.trace(passage, keep="logits").logits[:-1].log_softmax(-1)
+log_q = four.trace(passage, keep="logits").logits[:-1].log_softmax(-1)
 by_hand = (log_p.exp() * (log_p - log_q)).sum(-1).mean().item()
-once = lk.quantization.damage(lab, four, [texts["prose"][0]], progress=False)
+once, same = lk.quantization.damage(lab, [four, lab], [passage], progress=False)
 print("KL by hand as labkit has it, to 1e-5:", abs(by_hand - once.kl) < 1e-5)
-same = lk.quantization.damage(lab, lab, texts, progress=False)
 print("KL of the model with itself:", same.kl)
 
 # %% [markdown]
@@ -251,28 +257,18 @@ two = lk.predict("quantization.two_bits", question, unit="nats", low=0, high=5)
 two
 
 # %%
-smaller_labs = {
-    name: lk.quantization.quantize(lab, name, group_size=size, progress=False)
-    for name, size in (
-        ("int8", 64),
-        ("int4", 64),
-        ("int3", 64),
-        ("int2", 64),
-        ("nf4", None),
-        ("q4_0", None),
-        ("ternary", None),
-    )
-}
-harms = lk.quantization.damage(lab, list(smaller_labs.values()), texts, progress=False)
-by_format = dict(zip(smaller_labs, harms, strict=True))
-two.show(by_format["int2"].kl)
+compared = ("int8", "int4", "int3", "int2", "nf4", "q4_0", "q5_0", "ternary")
+table = lk.quantization.by_format(lab, texts, compared, progress=False)
+rows = table.set_index("format")
+two.show(rows["kl"]["int2"])
 
 # %% tags=["nbval-check-output"]
-for name_of_format, each in by_format.items():
+for name_of_format, row in rows.sort_values("kl").iterrows():
     print(
-        f"{name_of_format:8} KL {each.kl:6.3f} nats, top-1 {each.top1:4.0%}, perplexity {each.perplexity:7.1f}"
+        f"{name_of_format:8} KL {row['kl']:7.4f} nats, top-1 {row['top1']:4.0%}, "
+        f"perplexity {row['perplexity']:6.1f}"
     )
-print(f"original{'':28} perplexity {harms[0].original_perplexity:7.1f}")
+print(f"original {'':28} perplexity {table.original_perplexity:6.1f}")
 
 # %%
 lk.views.formats(table)
@@ -336,23 +332,22 @@ found = lk.quantization.on_grid(default)
 ours = lk.quantization.on_grid(lab)
 
 # %% tags=["nbval-check-output"]
-print(f"default model: at most {found.most_values} values in a group of 32")
-print(f"labkit-dense: {ours.most_values}; random numbers: {found.random_values}")
+print(f"default model: at most {found.largest} different values in a group of 32")
+print(f"labkit-dense: up to {ours.largest}")
+print(f"random numbers: {found.null_fewest} to {found.null_most}")
 
 # %% [markdown]
 # What would a comparison of formats on it show?
 
 # %%
-default_texts = {kind: texts[kind][:1] for kind in ("prose", "encyclopaedia")}
-on_default = [
-    lk.quantization.quantize(default, format, progress=False)
-    for format in ("q4_1", "q5_0", "q4_0")
-]
-misleading = lk.quantization.damage(default, on_default, default_texts, progress=False)
+few = [text[:500] for text in (texts["prose"][0], texts["encyclopaedia"][0])]
+misleading = lk.quantization.by_format(default, few, ("q4_1", "q5_0", "q4_0"), progress=False)
 
 # %% tags=["nbval-check-output"]
-for format, each in zip(("q4_1", "q5_0", "q4_0"), misleading, strict=True):
-    print(f"{format}: KL {each.kl:.4f} nats")
+for _, row in misleading.iterrows():
+    print(
+        f"{row['format']}: {row['bits_per_weight']:.1f} bits a weight, KL {row['kl']:.4f} nats"
+    )
 
 # %% [markdown]
 # Q4_1 "costs nothing": of course, it is the grid the weights lie on. And Q5_0, which has twice as many lines, is worse than Q4_1.
@@ -382,8 +377,10 @@ print(f"median of all {len(hurts)}: {hurts['kl'].median():.4f}")
 # since the best mix *for a text* need not be the best for the next.
 
 # %%
+budget = int(rows["size_bytes"]["int3"])  # what 3 bits for all take
+others = lk.quantization.texts(2, skip=30)
 mix = lk.quantization.mix(
-    lab, budget_bytes=None, texts=lk.quantization.texts(3, skip=30), progress=False
+    lab, budget_bytes=budget, texts=others, measured_on=texts, progress=False
 )
 lk.views.mix(mix)
 
@@ -416,8 +413,8 @@ print(cache.table.round(4).to_string(index=False))
 # some 51 GB a second from memory (LPDDR5 at 6,400 million transfers a second, 64 bits each).
 
 # %% tags=["nbval-check-output"]
-phi = lk.quantization.sizes("phi-3-mini", ("int4",))
-per_token = phi.bytes_per_token["int4"]
+phi = lk.quantization.sizes("phi-3-mini", "int4", group_size=128)
+per_token = phi["bytes_per_token"].iloc[0]
 bound = 51.2e9 / per_token
 print(f"{per_token / 1e9:.2f} GB read for a token: at most {bound:.0f} tokens a second")
 lk.claim(
