@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from labkit.attention import peak_bytes
-from labkit.teaching.claims import autoencoders, mixtures
+from labkit.teaching.claims import autoencoders, mixtures, quantized
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,10 @@ COMPUTE: dict[str, Callable[[], Computed]] = {
     "gqa-40": gqa_40,
     "llama-40-faster": llama_40_faster,
     "flash-memory": flash_memory,
+    "gptq-75-2x": lambda: Computed(*quantized.gptq_75_2x(), machine()),
+    "int4-phone": lambda: Computed(*quantized.int4_phone()),
+    "harder-to-squeeze": lambda: Computed(*quantized.harder_to_squeeze()),
+    "ternary": lambda: Computed(*quantized.ternary()),
     "mixtral-20": lambda: Computed(*mixtures.mixtral_20()),
     "moe-roles": lambda: Computed(*mixtures.moe_roles()),
     "prune-blind": lambda: Computed(*mixtures.prune_blind()),
