@@ -13,29 +13,27 @@ import torch
 
 from labkit import checks
 from labkit.errors import BadInput
-from labkit.models.memory import Countable, Memory, human_bytes, memory, model_memory, named_config, part, skeleton
+from labkit.models.memory import Countable, Memory, human_bytes, memory, model_memory, named_config, skeleton
 from labkit.quantization import formats
+from labkit.quantization.counting import packed_bytes, shapes_of
 from labkit.quantization.fingerprints import on_grid
 from labkit.quantization.grids import Format
 from labkit.quantization.quantizing import quantize
 from labkit.quantization.text_damage import damage
-from labkit.quantization.weights import matrices, parameters_of, shape_of
+from labkit.quantization.weights import matrices
 from labkit.results import Result
 from labkit.trace.building import refuse_odd_weights
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformers import PreTrainedModel
 
     from labkit.trace.lab_like import BuiltLab
 
 FORMATS = ("int8", "q6_k", "int6", "q5_0", "int4", "nf4", "q4_0", "q4_k", "int3", "int2")
 CONTEXT, TOKENS = 4_096, 4_000
-SAMPLED_ROWS = 256  # of a matrix, from which the bytes of all are counted
 MEASURED = Path(__file__).with_name("measured.json")
 RECORD = "labkit-dense"  # whose record stands in for a model that is not at hand
 MUCH = 0.05  # nats a token; int3 costs labkit-dense 0.076 and another first choice for every fourth token
-QUANTIZED_PARTS = ("attention", "mlp", "experts", "shared experts", "state space", "other")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -104,7 +102,7 @@ def advise(
     else:
         counted = memory(lab_or_name, tokens=tokens, batch=batch)  # type: ignore[arg-type]
         model = skeleton(named_config(lab_or_name)[1])  # type: ignore[arg-type]
-        shapes = _shapes(model)
+        shapes = [shape for shape, which in shapes_of(model) if which in ("layer", "experts")]
         name, dtype, itemsize = counted.name, counted.dtype, 2
         evidence, grid = _record(), None
     table = _table(counted, shapes, wanted, evidence, dtype, itemsize, budget)
@@ -126,34 +124,6 @@ def _wanted(given: Sequence[str | Format]) -> list[Format]:
     if not given:
         checks.refuse("formats", given, "at least one format")
     return [formats.of(each) for each in given]
-
-
-# bytes ----------------------------------------------------------------------------------------------------------------
-
-
-def _shapes(model: PreTrainedModel) -> list[torch.Size]:
-    """The shapes of the matrices that `quantize` would take, of a model without storage."""
-    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-    found = []
-    for path, module in model.named_modules():
-        if id(module) in ends or part(path, type(module).__name__) not in QUANTIZED_PARTS:
-            continue
-        if not any(name.isdigit() for name in path.split(".")):  # in no layer
-            continue
-        for parameter, transposed in parameters_of(module):
-            shape = shape_of(module, parameter)
-            found.append(torch.Size((*shape[:-2], shape[-1], shape[-2])) if transposed else shape)
-    return found
-
-
-@cache
-def packed_bytes(format: Format, shape: torch.Size) -> int:
-    """The bytes of a matrix of this shape in a format, counted on some of its rows where it has many."""
-    rows = shape.numel() // shape[-1]
-    if rows <= 2 * SAMPLED_ROWS:
-        return format.pack(torch.zeros(rows, shape[-1])).size_bytes
-    some, more = (format.pack(torch.zeros(n * SAMPLED_ROWS, shape[-1])).size_bytes for n in (1, 2))
-    return some + -(-(more - some) * (rows - SAMPLED_ROWS) // SAMPLED_ROWS)
 
 
 # evidence -------------------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def sizes(
     name, config = named_config(what)
     model = skeleton(config)
     share = _chosen_share(model)
-    shapes = list(_shapes(model))
+    shapes = list(shapes_of(model))
     parameters = sum(p.numel() for p in model.parameters())
     rows, notes = [], []
     for one in wanted:
@@ -135,7 +135,7 @@ def _bytes_of_zeros(format: Format, rows: int, columns: int) -> int:
     return format.pack(torch.zeros(rows, columns)).size_bytes
 
 
-def _shapes(model: PreTrainedModel) -> Iterator[tuple[torch.Size, str]]:
+def shapes_of(model: PreTrainedModel) -> Iterator[tuple[torch.Size, str]]:
     """Each parameter's shape (..., outputs, inputs), tied ones once, and what it is: layer, experts, head, tied, embedding or
     other."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()

@@ -7,7 +7,7 @@ STATED_TOKENS = 3
 GROUP = 32  # of labkit-squeeze's record
 FEW_BITS = "int2"
 EARLY = 1 / 6  # of its training, where labkit-squeeze-early stands
-PASSAGES = 8  # of each kind of text
+PASSAGES = 2  # of each kind of text
 SPEED_TOKENS, SPEED_ROUNDS = 16, 3
 
 
