@@ -8,7 +8,7 @@ GROUP = 32  # of labkit-squeeze's record
 FEW_BITS = "int2"
 EARLY = 1 / 6  # of its training, where labkit-squeeze-early stands
 PASSAGES = 2  # of each kind of text
-SPEED_TOKENS, SPEED_ROUNDS = 16, 3
+SPEED_TOKENS, SPEED_ROUNDS = 8, 3
 
 
 def gptq_75_2x() -> tuple[float, str]:
