@@ -25,6 +25,7 @@ README = IMAGES / "tokens.png"
 NOTEBOOKS = ROOT / "notebooks" / "source"  # these go into the notebooks themselves, so they have to be small
 NOTEBOOK = NOTEBOOKS / "01_first_look.png"
 COPYING = NOTEBOOKS / "02_attention.png"
+FORMATS = NOTEBOOKS / "04_quantization.png"
 ROUTES = NOTEBOOKS / "06_moe_routing.png"
 FEATURES = NOTEBOOKS / "07_sparse_autoencoders.png"
 
@@ -37,8 +38,8 @@ WIDTH = 1240
 
 def main() -> None:
     """`python docs/pictures.py attention` takes those of the attention view alone; likewise `tokens`, `copying`, `routes`,
-    `features`."""
-    wanted = sys.argv[1:] or ["tokens", "attention", "copying", "routes", "features"]
+    `features`, `formats`."""
+    wanted = sys.argv[1:] or ["tokens", "attention", "copying", "routes", "features", "formats"]
     browser_path = next(p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n)))
     lab = lk.load()
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
@@ -54,6 +55,27 @@ def main() -> None:
         if "features" in wanted:
             features(browser, Path(scratch))
         browser.close()
+    if "formats" in wanted:
+        formats()
+
+
+def formats() -> None:
+    """Bytes against damage, rounded to nearest and by GPTQ; a chart, which needs no browser."""
+    lab = lk.load("labkit-dense", dtype="float32", device="cpu")
+    calibration = [text for of_kind in lk.quantization.texts(4, skip=20).values() for text in of_kind]
+    compared = ("int8", "int6", "int4", "int3", "int2", "nf4", "q4_0", "q5_0", "ternary")
+    table = lk.quantization.by_format(
+        lab, lk.quantization.texts(2), compared, method=("rtn", "gptq"), calibration=calibration, progress=False
+    )
+    save(lk.views.formats(table), FORMATS)
+
+
+def save(chart: Any, path: Path) -> None:
+    """A chart's PNG in half its pixels and few colours, so that it fits into a notebook."""
+    chart.to_png(path)
+    with Image.open(path) as image:
+        half = image.convert("RGB").resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
+    half.quantize(64).save(path, optimize=True)
 
 
 def tokens(lab: lk.Lab, browser: Any, scratch: Path) -> None:
