@@ -74,7 +74,8 @@ def formats(frame: ByFormat | pd.DataFrame, *, title: str | None = None) -> Char
         )
     largest = max(row["size_bytes"] for row in rows) / MB
     original = getattr(frame, "original_bytes", None)
-    right = max(largest, (original or 0) / MB)
+    left, right = min(row["size_bytes"] for row in rows) / MB, max(largest, (original or 0) / MB)
+    aside = 0.15 * ((right - left) or right)  # room for the names
     if original:
         figure.add_vline(x=original / MB, line={"color": INK, "dash": "dash"})
         figure.add_annotation(
@@ -92,7 +93,7 @@ def formats(frame: ByFormat | pd.DataFrame, *, title: str | None = None) -> Char
         template=template(),
         title=escaped(title) if title else _format_sentence(rows),
         height=430,
-        xaxis={"title": titled("MB, everything counted"), "range": [0, 1.08 * right]},
+        xaxis={"title": titled("MB, everything counted"), "range": [left - aside, right + aside]},
         yaxis={
             "title": titled("KL divergence, nats a token (logarithmic)"),
             "type": "log",

@@ -76,6 +76,17 @@ def test_outcomes_follow_from_the_numbers() -> None:
     assert rows["prune-blind"].value == measured
     assert rows["prune-blind"].outcome == ("refuted" if measured < 0.8 * any_ else "held")
     assert usage > measured, "counting is blind, measuring is not"
+    assert rows["int4-phone"].outcome == ("held" if (rows["int4-phone"].value or 0) > 3 else "refuted")
+    early, low_early, high_early, late, low_late, high_late = (
+        float(n) for n in re.findall(r"\d\.\d{3}", rows["harder-to-squeeze"].comparison)
+    )
+    assert rows["harder-to-squeeze"].outcome == ("held" if low_late > high_early else "refuted")
+    assert low_early < early < high_early
+    assert low_late < late < high_late
+    saved = float(re.findall(r"(\d+\.\d) % smaller", rows["gptq-75-2x"].comparison)[0])
+    assert rows["gptq-75-2x"].outcome == ("held" if saved >= 75 and (rows["gptq-75-2x"].value or 0) >= 2 else "refuted")
+    through, *_, after, tiny, narrow, wide = (float(n) for n in re.findall(r"\d\.\d\d\b", rows["ternary"].comparison))
+    assert rows["ternary"].outcome == ("held" if wide < narrow < tiny and through < after else "refuted")
     texts = rows["golden-gate"].value
     assert texts is not None
     assert rows["golden-gate"].outcome == ("held" if texts > 50 else "refuted")  # of a hundred, at the best strength
