@@ -239,7 +239,7 @@ for name_of_format in (
 # %%
 four = lk.quantization.quantize(lab, "int4", group_size=64, progress=False)
 harm = lk.quantization.damage(lab, four, texts, progress=False)
-harm
+print(harm)
 
 # %% tags=["nbval-check-output"]
 passage = texts["prose"][0]
@@ -465,7 +465,11 @@ if (
         default, "int4", group_size=32, backend="torch", progress=False
     )
 speeds = lk.quantization.speed(ways, tokens=8, rounds=2)
-speeds
+for _, row in speeds.iterrows():
+    print(
+        f"{row['model']:9} {row['weight_bytes'] / 1e6:4.0f} MB, {row['tokens_per_second']:5.1f} tokens a second, "
+        f"{row['share_of_limit']:.0%} of what the memory allows"
+    )
 
 # %% [markdown]
 # *unpacked* is labkit's own: for every token it makes whole matrices of the codes and multiplies as before. All the reading
@@ -604,13 +608,22 @@ lk.claim(
 # on what.
 
 # %%
-lk.quantization.advise("llama-2-7b", budget_bytes=8 * 2**30, tokens=4_096)
+advice = lk.quantization.advise("llama-2-7b", budget_bytes=8 * 2**30, tokens=4_096)
+print(*advice.sentences, sep="\n\n")
 
 # %% [markdown]
 # For a lab on your bench, `advise` measures:
 
 # %%
-lk.quantization.advise(lab, budget_bytes=9_000_000, tokens=512, texts=texts, progress=False)
+here = lk.quantization.advise(
+    lab,
+    budget_bytes=9_000_000,
+    tokens=512,
+    formats=("int8", "int4", "nf4"),
+    texts=texts,
+    progress=False,
+)
+print(*here.sentences, sep="\n\n")
 
 # %% [markdown]
 # ## What you have seen
