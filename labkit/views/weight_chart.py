@@ -16,7 +16,7 @@ from labkit.views.kit.plots import GREY, INK, OKABE_ITO, below_title, escaped, t
 if TYPE_CHECKING:
     from labkit.quantization import Reconstruction
 
-BINS = 121
+BINS = 61
 OUTLIER = 6.0  # standard deviations
 MOST_LINES = 64  # of a grid; beyond that they are a grey surface
 MOST_POINTS = 512  # of a group's weights, drawn one by one

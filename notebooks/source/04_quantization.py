@@ -277,8 +277,10 @@ print(f"original {'':28} perplexity {table.original_perplexity:6.1f}")
 lk.views.formats(table)
 
 # %% [markdown]
-# From 8 to 4 bits hardly anything happens, from 4 to 3 something, and below it falls apart. That is the shape of this curve in
-# nearly every model; where it bends depends on the model (section 9).
+# From 8 to 4 bits hardly anything happens, from 4 to 3 something, and below it falls apart. That is the shape of this curve
+# in nearly every model; where it bends depends on the model (section 9). Fewer bits need not be worse: *int2* has three
+# values around zero, one of them the largest weight of a group; *ternary* has three as well, places them where the weights
+# are, takes less room and does less harm.
 #
 # Turn it yourself. Choose a matrix, bits, group and method; the histogram and the error follow at once. Below it the
 # whole model is quantized in the background and writes beside the original.
@@ -379,7 +381,7 @@ print(f"median of all {len(hurts)}: {hurts['kl'].median():.4f}")
 # What each matrix costs alone, in each format, is added up, and the best mix within the budget is found exactly. Move the
 # budget:
 
-# %%
+# %% tags=["answer"]
 three = lk.quantization.quantize(lab, "int3", progress=False)
 budget = lk.quantization.contents(three).size_bytes  # what 3 bits for all take
 mix = lk.quantization.mix(
@@ -474,7 +476,8 @@ for _, row in speeds.iterrows():
 # %% [markdown]
 # *unpacked* is labkit's own: for every token it makes whole matrices of the codes and multiplies as before. All the reading
 # is still there, and more besides: it is smaller and **slower**. *packed* is torch's product, which unpacks in the
-# processor's registers while it multiplies; there the promise is kept. "Are 4 bits faster?" is a question about code.
+# processor's registers while it multiplies, and it is faster than the original. By how much depends on the machine; the
+# ledger has what it was on one. "Are 4 bits faster?" is a question about code.
 
 # %%
 rate = speeds.set_index("model")["tokens_per_second"]
@@ -617,7 +620,7 @@ print(*advice.sentences, sep="\n\n")
 # %%
 here = lk.quantization.advise(
     lab,
-    budget_bytes=9_000_000,
+    budget_bytes=10_000_000,
     tokens=512,
     formats=("int8", "int4", "nf4"),
     texts=texts,
