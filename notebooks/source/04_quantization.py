@@ -136,7 +136,8 @@ for size in ("tensor", "channel", 64, 32, 16):
         by_size.pack(weight).bits_per_weight,
     )
     print(
-        f"group {size!s:8} {bits:5.2f} bits a weight: {plain:6.1%} off, with the outlier {error(by_size):6.1f} %"
+        f"group {size!s:8} {bits:5.2f} bits a weight: {plain:6.1%} off, "
+        f"with the outlier {error(by_size):6.1f} %"
     )
 
 # %% [markdown]
