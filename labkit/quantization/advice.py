@@ -278,8 +278,8 @@ def _sentences(
         )
     if counted.kv_cache_bytes and counted.kv_cache_bytes > 0.2 * table["total_bytes"].min():
         said.append(
-            f"The KV cache is {counted.kv_cache_bytes / table['total_bytes'].min():.0%} of the smallest total; in 8 bits it "
-            f"takes about half of its {cache_bytes} in 16 (lk.quantization.cache_damage measures what that costs)."
+            f"The KV cache is {counted.kv_cache_bytes / table['total_bytes'].min():.0%} of the smallest total; it can be "
+            f"kept in fewer bits than {counted.cache_dtype} (lk.quantization.cache_damage measures what that costs)."
         )
     said.append(
         "Fewer bytes are faster only where the engine computes from them: each token reads all weights once, so the memory's "

@@ -91,7 +91,7 @@ def windows(lab: LabLike, calibration: object, *, seed: int = 0, most: int = MOS
     if len(stream) < LEAST_TOKENS:
         raise BadInput(
             f"The calibration text has {len(stream):,} tokens, too few to tell which inputs matter; give at least "
-            f"{LEAST_TOKENS} (lk.quantization.texts() has some)."
+            f"{LEAST_TOKENS} (such as lk.quantization.texts(10, skip=30), and measure on others)."
         )
     room = running.room(lab.model)
     length = WINDOW if room is None else min(WINDOW, room)

@@ -23,7 +23,7 @@ from labkit.quantization.gguf_contents import contents_of_file
 from labkit.quantization.grids import Format, Packed
 from labkit.quantization.integers import Absmax
 from labkit.quantization.inventory import Contents
-from labkit.quantization.layers import PackedModule, PackedWeight
+from labkit.quantization.layers import PackedModule, PackedWeight, effective
 from labkit.quantization.quantizing import Plan, module_name, planned
 from labkit.quantization.weights import Matrix, matrices
 from labkit.trace.building import is_quantized, refuse_adapters, refuse_odd_weights
@@ -155,10 +155,10 @@ class _Source:
     def rows(self, which: torch.Tensor | None) -> np.ndarray:
         """What is written: float32, float16, or bytes."""
         if self.packed is not None:
-            found = _in_blocks(self.packed.packed)
+            found = _in_blocks(self.packed)
             if found is not None:
                 return _picked(found[1], which).cpu().contiguous().numpy()
-            values = self.packed.packed.unpack()
+            values = effective(self.packed.packed, self.packed.column_factors)
         else:
             assert self.values is not None
             values = self.values.detach()
@@ -194,7 +194,7 @@ def _sources(lab: BuiltLab, kinds: Mapping[str, Format]) -> dict[str, _Source]:
             for parameter in module.packed_parameters:
                 weight = module.packed_weight(parameter)
                 if id(weight) not in seen:
-                    blocks = _in_blocks(weight.packed)
+                    blocks = _in_blocks(weight)
                     kind = blocks[0] if blocks is not None else "F32"
                     found[f"{path}.{parameter}"] = _Source(kind, weight.packed.shape, packed=weight)
                     seen.add(id(weight))
@@ -210,8 +210,11 @@ def _from_float(value: torch.Tensor, kind: Format | None) -> _Source:
     return _Source(own.upper(), value.shape, value)
 
 
-def _in_blocks(packed: Packed) -> tuple[str, torch.Tensor] | None:
+def _in_blocks(weight: PackedWeight) -> tuple[str, torch.Tensor] | None:
     """(GGUF's type, the bytes of each row) where blocks of GGUF hold exactly these values; else None."""
+    if weight.column_factors is not None:  # blocks have no place for it
+        return None
+    packed = weight.packed
     if packed.format.name in BLOCK_FORMATS and "blocks" in packed.stored:
         return packed.format.name.upper(), gguf_bytes(packed)
     grid, columns = packed.format.grid, packed.shape[-1]

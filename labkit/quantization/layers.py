@@ -48,6 +48,11 @@ class PackedWeight(nn.Module):
         *experts, outputs, inputs = self.stored_shape
         return torch.Size((*experts, inputs, outputs)) if self.transposed else self.stored_shape
 
+    @property
+    def column_factors(self) -> torch.Tensor | None:
+        """(inputs,), what the unpacked columns are multiplied by; None for nothing."""
+        return self._buffers[COLUMNS]
+
     def unpacked(self) -> torch.Tensor:
         """The values, of the shape and dtype the module computes with."""
         weight = effective(self.packed, self._buffers[COLUMNS], self.dtype)

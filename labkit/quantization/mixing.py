@@ -1,8 +1,10 @@
 """A mix of bits: which matrix gets which format, so that the whole fits a number of bytes and costs as little as can be.
 
 What each matrix costs alone in each format is measured on some texts; the costs are taken to add up; and the best choice
-within the bytes is found exactly, by dynamic programming (the multiple-choice knapsack, Kellerer, Pferschy and Pisinger
-2004, ch. 11). What came of it is measured on other texts, beside uniform bits and beside mixes chosen by chance.
+within the bytes is found by dynamic programming (the multiple-choice knapsack, Kellerer, Pferschy and Pisinger 2004, ch. 11):
+exactly where the bytes fit into 20,000 steps, as in small models, and else with bytes rounded up to a step, which leaves
+less than a step a matrix unused; it is never worse than one format for all. What came of it is measured on other texts,
+beside uniform bits and beside mixes chosen at random.
 """
 
 from __future__ import annotations
@@ -103,11 +105,18 @@ class Choices:
         """Which option each place gets, so that all fits into the budget at the least sum of KL."""
         _, costs, choices, _ = self._solved
         left = self._steps(budget)
-        found = []
+        found: list[int] = []
         for cost, choice in zip(reversed(costs), reversed(choices), strict=True):
             found.append(int(choice[left]))
             left -= int(cost[found[-1]])
-        return found[::-1]
+        # In large models a step is more than a byte and what is chosen is rounded up, so that what fits only just is passed
+        # over: one format for all is looked at besides.
+        alike = [each for each in self.alike() if self.size(each) <= budget]
+        return min([found[::-1], *alike], key=self.predicted)
+
+    def alike(self) -> list[list[int]]:
+        """The mixes that give every place the same format, or the largest that it has."""
+        return [_one_format(self, name) for name in dict.fromkeys(row.asked.name for o in self.rows for row in o)]
 
     def by_chance(self, budget: int, rng: np.random.Generator) -> list[int]:
         """Options raised at random, one step at a time, as long as they fit."""
@@ -265,7 +274,7 @@ def mix(
     choices = _choices(lab, measured, int(found_on.tokens.sum()))
     budget = _checked(choices, budget_bytes)
     chosen = choices.solve(budget)
-    uniform = {each.name: _uniform(choices, each.name) for each in wanted}
+    uniform = {each.name: _one_format(choices, each.name) for each in wanted}
     return Mix(
         _table(choices, chosen),
         budget_bytes=budget,
@@ -307,7 +316,7 @@ def _checked(choices: Choices, budget_bytes: object) -> int:
     return budget
 
 
-def _uniform(choices: Choices, name: str) -> list[int]:
+def _one_format(choices: Choices, name: str) -> list[int]:
     """Everything in one format; where a matrix does not have it, in the largest that it has."""
     return [
         next((i for i, row in enumerate(options) if row.asked.name == name), len(options) - 1)

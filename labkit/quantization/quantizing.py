@@ -80,7 +80,7 @@ def quantize(
         checks.refuse("calibration", calibration, f"none with method={method!r}, which uses no text")
     if calibration is None and how.calibrated:
         raise BadInput(
-            f"method={method!r} needs text to go by; give calibration=lk.quantization.texts(10), or your own."
+            f"method={method!r} needs text to go by; give calibration=lk.quantization.texts(10, skip=30), or your own."
         )
     if is_quantized(lab.model):
         raise Unavailable(

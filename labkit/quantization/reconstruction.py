@@ -88,7 +88,7 @@ def matrix(
         )
     if how.calibrated and calibration is None:
         raise BadInput(
-            f"method={method!r} needs text to go by; give calibration=lk.quantization.texts(10), or your own."
+            f"method={method!r} needs text to go by; give calibration=lk.quantization.texts(10, skip=30), or your own."
         )
     symmetric = False if symmetric is None and how.asymmetric else symmetric
     found = formats.fitted(format, there[name].shape, group_size, symmetric)

@@ -147,6 +147,15 @@ def test_values_that_no_block_holds_are_written_in_full_and_it_is_said(
     assert torch.equal(logits(lk.load(tmp_path / "m.gguf", fresh=True)), logits(small))
 
 
+def test_scaled_columns_are_written_in_full(tmp_path: Path) -> None:
+    """Blocks have no place for what activation-aware scaling multiplies the columns by."""
+    lab = lab_of("llama")
+    text = ["".join(TEXT for _ in range(40))]
+    small = quantize(lab, "q4_0", method="awq", calibration=text, progress=False)
+    write_gguf(small, tmp_path / "m.gguf")
+    assert torch.allclose(logits(lk.load(tmp_path / "m.gguf", fresh=True)), logits(small), atol=1e-4)
+
+
 def test_a_mix_with_a_head_of_its_own(tmp_path: Path) -> None:
     lab = lab_of("qwen2", intermediate_size=80)  # 80 is no multiple of 32
     mix = {"model.layers.0.*": "q8_0", "model.layers.1.*": "q4_0", "model.layers.1.self_attn.q_proj": "f16"}

@@ -48,6 +48,18 @@ def test_the_choice_is_the_best_of_all(found: Mix[lk.Lab]) -> None:
         assert choices.predicted(chosen) == pytest.approx(min(kl for size, kl in every if size <= budget), rel=1e-9)
 
 
+def test_where_bytes_are_rounded_to_steps_it_is_still_no_worse_than_one_format(
+    found: Mix[lk.Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in large models, whose bytes don't fit into the table of the search one by one."""
+    monkeypatch.setattr(module, "MOST_STEPS", 40)
+    choices = module.Choices(found._choices.rows, found._choices.tokens, found._choices.rest_bytes)
+    for one in choices.alike():
+        chosen = choices.solve(choices.size(one))
+        assert choices.size(chosen) <= choices.size(one)
+        assert choices.predicted(chosen) <= choices.predicted(one)
+
+
 def test_its_bytes_are_those_of_the_model_it_makes_and_its_config_is_json(lab: lk.Lab, found: Mix[lk.Lab]) -> None:
     middle = found.solve((found.smallest_bytes + found.largest_bytes) // 2)
     assert set(middle["format"]) > {"int4"} or len(set(middle["format"])) > 1

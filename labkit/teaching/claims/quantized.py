@@ -39,7 +39,8 @@ def int4_phone() -> tuple[float, str]:
     bound = PHONE_BANDWIDTH / read
     return round(bound, 1), (
         f"a token reads {read / 1e9:.2f} GB; memory that gives {PHONE_BANDWIDTH / 1e9:.1f} GB a second allows at most "
-        f"{bound:.1f} tokens a second, and {STATED_TOKENS} is {100 * STATED_TOKENS / bound:.0f} % of that"
+        f"{bound:.1f} tokens a second, and {STATED_TOKENS} is {100 * STATED_TOKENS / bound:.0f} % of that: possible; no "
+        "phone was at hand"
     )
 
 
@@ -61,7 +62,7 @@ def harder_to_squeeze() -> tuple[float, str]:
     seen = recorded_squeeze("wide")["tokens"] / 1e6
     return round(added["labkit-squeeze"][0], 3), (
         f"rounding to 2 bits adds {early} after {EARLY * seen.max():.1f} million tokens, and {late} after {seen.max():.1f} "
-        "million"
+        "million: one model, one training, intervals over a few documents; tuning was not tried"
     )
 
 
@@ -83,5 +84,6 @@ def ternary() -> tuple[float, str]:
         f"trained here ternary matrices cost {through['cost']:.2f} nats ({through['cost_low']:.2f} to "
         f"{through['cost_high']:.2f}) when it is trained through them and {after['cost']:.2f} when it is rounded after; "
         f"rounded after, it costs widths of 32, 64 and 128 {by_size['tiny']:.2f}, {by_size['narrow']:.2f} and "
-        f"{by_size['wide']:.2f} nats at the same step"
+        f"{by_size['wide']:.2f} nats at the same step; training through was tried at one size, so that its gap closes is "
+        "not shown"
     )

@@ -63,8 +63,8 @@ def quantization(
 
     lab: with unquantized weights; it stays as it is.
     prompt: what both models go on from, greedily; it can be typed over.
-    calibration: texts, or texts by kind, such as lk.quantization.texts(10): for "gptq" and "awq", which are offered only with
-        some, and for the error of the matrix's outputs.
+    calibration: texts, or texts by kind, such as lk.quantization.texts(10, skip=30): for "gptq" and "awq", which are offered
+        only with some, and for the error of the matrix's outputs.
     layer, matrix: which matrix is drawn first, such as 3 and "q_proj"; by default the first of the middle layer.
     format, group_size, symmetric, method: as of `lk.quantization.quantize`; where to begin.
     tokens: of the texts at most, up to 400.  chat: False goes on from the prompt as it is, True answers it.
@@ -83,7 +83,7 @@ def quantization(
     checks.one_of("method", method, METHODS)
     if method not in trials.methods:
         raise BadInput(
-            f"method={method!r} needs text to go by; give calibration=lk.quantization.texts(10), or your own."
+            f"method={method!r} needs text to go by; give calibration=lk.quantization.texts(10, skip=30), or your own."
         )
     layers = list(trials.layers)
     chosen = layers[len(layers) // 2] if layer is None else checks.index("layer", layer, max(layers) + 1)
