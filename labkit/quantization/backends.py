@@ -24,7 +24,8 @@ from labkit.errors import BadInput, Unavailable
 from labkit.models.quantized import takes_odd_shapes
 from labkit.models.quiet import quiet_libraries
 from labkit.models.resolve import say
-from labkit.quantization.inventory import Record, contents
+from labkit.quantization.grids import refuse_damaged
+from labkit.quantization.inventory import Record, contents, put_record
 from labkit.quantization.torch_products import GROUPS, Int4Product, Int8Product
 from labkit.quantization.weights import Matrix, matrices
 
@@ -135,6 +136,7 @@ def through(
         kept: dict[str, str] = {}
         for name in _shown(chosen, progress):
             module = there[name].module
+            refuse_damaged(there[name].weight, name)
             if type(module) is not nn.Linear:
                 kept[name] = f"{backend} replaces linear maps (nn.Linear) alone, and this is a {type(module).__name__}"
                 continue
@@ -169,7 +171,7 @@ def _finished(
     lab: Made, model: PreTrainedModel, wanted: Asked, made: Mapping[str, nn.Module], kept: Mapping[str, str]
 ) -> Made:
     record = Record(wanted.backend, dict.fromkeys(made, wanted.described()), dict(kept))
-    model.labkit_quantization = record  # type: ignore[assignment]
+    put_record(model, record)
     notes = [f"quantized by {wanted.described()}: {len(made)} linear maps"]
     if wanted.needs_bfloat16 and lab.dtype != torch.bfloat16:
         notes.append("all else of the model is in bfloat16 now, which torch's packed products compute in")

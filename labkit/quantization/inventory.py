@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from labkit import checks
+from labkit.errors import Unavailable
 from labkit.models.convert import opened_from
 from labkit.models.memory import human_bytes, own_state, plain_tensors, tensor_identity
 from labkit.quantization.layers import PackedModule, PackedWeight
@@ -25,6 +26,7 @@ from labkit.trace import running
 
 if TYPE_CHECKING:
     import pandas as pd
+    from transformers import PreTrainedModel
 
     from labkit.trace.lab_like import LabLike
 
@@ -44,6 +46,20 @@ class Record:
     formats: Mapping[str, str]
     kept: Mapping[str, str] = field(default_factory=dict)
     remarks: Mapping[str, str] = field(default_factory=dict)
+
+
+def put_record(model: PreTrainedModel, record: Record) -> None:
+    """Keep with a model what `quantize` did to it. It can't be saved as a transformers folder any more."""
+    model.labkit_quantization = record  # type: ignore[assignment]
+    model.save_pretrained = refuse_saving  # type: ignore[method-assign]
+
+
+def refuse_saving(*_args: object, **_named: object) -> None:
+    """In place of `save_pretrained`: transformers would write files that it can't read back."""
+    raise Unavailable(
+        "A model that labkit quantized can't be saved with save_pretrained, since transformers knows no such format; write "
+        "it as a GGUF file, or save the original and quantize it again."
+    )
 
 
 def record_of(lab: LabLike) -> Record | None:

@@ -16,7 +16,7 @@ from labkit.errors import BadInput, Unavailable
 from labkit.quantization import backends, formats
 from labkit.quantization.calibration import Activations, check_memory, collecting, layer_by_layer, windows
 from labkit.quantization.grids import Format, GroupSize, refuse_damaged
-from labkit.quantization.inventory import Record
+from labkit.quantization.inventory import Record, put_record
 from labkit.quantization.layers import PackedWeight, put
 from labkit.quantization.methods import METHODS, Choose, check_goes_with, round_to_nearest
 from labkit.quantization.weights import Matrix, matrices
@@ -326,8 +326,7 @@ def finished(
 ) -> Made:
     """The lab around a model whose matrices have been packed."""
     record = Record(method, {name: each.name for name, each in plan.formats.items()}, dict(plan.kept), dict(remarks))
-    model.labkit_quantization = record  # type: ignore[assignment]
-    model.save_pretrained = refuse_saving  # type: ignore[method-assign]
+    put_record(model, record)
     names = list(dict.fromkeys(each.name for each in plan.formats.values()))
     return type(lab)(
         model,
@@ -365,11 +364,3 @@ def _told(plan: Plan, names: list[str]) -> str:
     """Matrices by their short names, with how many there are."""
     kinds = checks.listed(dict.fromkeys(plan.matrices[name].matrix for name in names))
     return f"{kinds} ({len(names)} matri{'x' if len(names) == 1 else 'ces'})"
-
-
-def refuse_saving(*_args: object, **_named: object) -> None:
-    """In place of `save_pretrained`: transformers would write files that it can't read back."""
-    raise Unavailable(
-        "A model that labkit quantized can't be saved with save_pretrained, since transformers knows no such format; write "
-        "it as a GGUF file, or save the original and quantize it again."
-    )

@@ -274,3 +274,15 @@ def test_counting_bytes_changes_nothing_of_a_bitsandbytes_model(tmp_path: Path) 
         before = logits(lab)
         assert contents(lab).size_bytes == lab.memory().weight_bytes
         assert torch.equal(logits(lab), before)
+
+
+def test_damaged_weights_are_refused_and_what_was_made_is_not_saved_as_it_is(tiny_lab: lk.Lab, tmp_path: Path) -> None:
+    """Other libraries take NaN without a word, and a folder of their codes would be read as weights."""
+    small = quantize(tiny_lab, "int8", backend="torch", progress=False)
+    with pytest.raises(lk.Unavailable, match="can't be saved with save_pretrained"):
+        small.model.save_pretrained(tmp_path / "folder")
+    name = "model.layers.0.self_attn.q_proj"
+    with torch.no_grad():
+        tiny_lab.model.get_submodule(name).weight[0, 0] = float("nan")
+    with pytest.raises(lk.BadInput, match=f"{name} holds NaN"):
+        quantize(tiny_lab, "int8", backend="torch", progress=False)
