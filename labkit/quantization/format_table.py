@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from labkit.errors import BadInput
+from labkit.models.texts import texts as shipped_texts
 from labkit.quantization.inventory import contents
 from labkit.quantization.quantizing import quantize
 from labkit.quantization.text_damage import TOKENS, damage
 from labkit.results import Result
+from labkit.trace.documents import Documents
 
 if TYPE_CHECKING:
     from labkit.trace.lab_like import BuiltLab
@@ -74,6 +76,14 @@ def by_format(
     from tqdm.auto import tqdm
 
     methods = [method] if isinstance(method, str) else list(method)
+    if calibration is not None:
+        ours = shipped_texts() if texts is None else texts
+        if both := Documents(lab, ours).also_in(lab, calibration):
+            raise BadInput(
+                f"{both} of the texts to measure on are also those to calibrate on, which would flatter the methods that "
+                "calibrate; give others, such as texts=lk.quantization.texts(8) and "
+                "calibration=lk.quantization.texts(8, skip=30)."
+            )
     made: list[tuple[str, str, Made]] = []
     refused: BadInput | None = None
     wanted = [(one, way) for way in methods for one in formats if isinstance(one, str) or way == methods[0]]

@@ -30,3 +30,15 @@ def test_a_setting_that_is_refused_is_refused_here(lab: lk.Lab) -> None:
         lk.quantization.by_format(lab, formats=("int44",), progress=False)
     with pytest.raises(lk.BadInput, match="no format to compare"):
         lk.quantization.by_format(lab, formats=(), progress=False)
+
+
+def test_texts_that_were_calibrated_on_are_refused(lab: lk.Lab) -> None:
+    with pytest.raises(lk.BadInput, match="5 of the texts to measure on are also those to calibrate on"):
+        lk.quantization.by_format(
+            lab,
+            lk.quantization.texts(1),
+            ("int4",),
+            method="gptq",
+            calibration=lk.quantization.texts(2),
+            progress=False,
+        )
