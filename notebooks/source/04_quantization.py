@@ -213,7 +213,8 @@ for name_of_format in (
 ):
     packed = lk.quantization.formats.of(name_of_format).pack(weight)
     print(
-        f"{name_of_format:9} {packed.bits_per_weight:5.2f} bits: {moved(weight, packed.unpack()):5.1%} off"
+        f"{name_of_format:9} {packed.bits_per_weight:5.2f} bits: "
+        f"{moved(weight, packed.unpack()):5.1%} off"
     )
 
 # %% [markdown]
@@ -416,7 +417,8 @@ whole = cache.table[(cache.table["length_from"] == 1) & (cache.table["length_to"
 for _, row in whole.iterrows():
     print(
         f"{row['bits']} bits, {row['way']}: KL {row['kl']:.4f} "
-        f"({row['kl_low']:.4f} to {row['kl_high']:.4f}), {row['bytes_per_token']:.0f} bytes a token"
+        f"({row['kl_low']:.4f} to {row['kl_high']:.4f}), "
+        f"{row['bytes_per_token']:.0f} bytes a token"
     )
 
 # %% [markdown]
@@ -470,7 +472,8 @@ if (
 speeds = lk.quantization.speed(ways, tokens=8, rounds=2)
 for _, row in speeds.iterrows():
     print(
-        f"{row['model']:9} {row['weight_bytes'] / 1e6:4.0f} MB, {row['tokens_per_second']:5.1f} tokens a second, "
+        f"{row['model']:9} {row['weight_bytes'] / 1e6:4.0f} MB, "
+        f"{row['tokens_per_second']:5.1f} tokens a second, "
         f"{row['share_of_limit']:.0%} of what the memory allows"
     )
 
@@ -552,7 +555,8 @@ at = every[(every["format"] == "int2") & (every["step"] == 1200)].set_index("mod
 for model, width in (("tiny", 32), ("narrow", 64), ("wide", 128)):
     row = at.loc[model]
     print(
-        f"width {width:3}: {row['loss_change']:.3f} nats ({row['low']:.3f} to {row['high']:.3f})"
+        f"width {width:3}: {row['loss_change']:.3f} nats "
+        f"({row['low']:.3f} to {row['high']:.3f})"
     )
 
 # %% [markdown]
@@ -575,7 +579,8 @@ for model, width in (("tiny", 32), ("narrow", 64), ("wide", 128)):
 counts = lk.quantization.multiplications("llama-2-7b", tokens=(1_024, 65_536))
 for _, row in counts.iterrows():
     print(
-        f"{row['block']:12} {row['tokens']:6,} tokens: {row['become_additions']:.1%} become additions"
+        f"{row['block']:12} {row['tokens']:6,} tokens: "
+        f"{row['become_additions']:.1%} become additions"
     )
 
 # %% [markdown]
