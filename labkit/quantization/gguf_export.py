@@ -167,7 +167,13 @@ class _Source:
             return gguf_bytes(self.format.pack(values.float())).contiguous().numpy()
         if self.ggml_type == "BF16":
             return values.bfloat16().contiguous().view(torch.uint8).numpy()
-        return values.to(FLOATS[self.ggml_type.lower()]).contiguous().numpy()
+        written = values.to(FLOATS[self.ggml_type.lower()]).contiguous()
+        if not written.isfinite().all():
+            raise BadInput(
+                f"A weight of shape {tuple(self.shape)} has values that {self.ggml_type} can't hold; write an undamaged model, "
+                'or give format="f32".'
+            )
+        return written.numpy()
 
 
 def _picked(values: torch.Tensor, which: torch.Tensor | None) -> torch.Tensor:

@@ -181,6 +181,8 @@ def sensitivity(
     documents = Documents(lab, shipped_texts() if texts is None else texts, most=most, longest=cut)
     found = alone(lab, documents, wanted, head=head, progress=progress)
     if not found.rows:
+        if not found.complete:
+            raise KeyboardInterrupt  # nothing was done that could be kept
         raise BadInput(f"No matrix of {lab.name} was measured: {found.why}.")
     table = _table(found, documents, draws, seed)
     names = tuple(dict.fromkeys(each.name for each in wanted))

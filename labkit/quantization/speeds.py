@@ -92,9 +92,10 @@ def speed(
 
     Why 4 bits can be several times faster, or slower: a generated token multiplies every matrix with one vector, two
     operations a weight, so the time goes into fetching weights from memory. A product that unpacks 4 bits in registers
-    fetches an eighth of float32's bytes, and share_of_limit stays what it was: torch's int4, bitsandbytes' NF4 in bfloat16,
-    llama.cpp. Where a library unpacks the whole matrix into memory first and then multiplies it as before, the bytes of
-    float32 are written and read besides the packed ones: labkit's own grids, torchao's int8 and bitsandbytes' int8 on a CPU
+    fetches about a seventh of float32's bytes, scales included: torch's int4, bitsandbytes' NF4 in bfloat16, llama.cpp. It is
+    faster by less than that, since unpacking, the head in 16 bits and all that is no product take their time as before, and
+    share_of_limit falls. Where a library unpacks the whole matrix into memory first and then multiplies it as before, the
+    bytes of float32 are written and read besides the packed ones: labkit's own grids, torchao's int8 and bitsandbytes' int8 on a CPU
     do so, and are slower than the unquantized model, with share_of_limit near nothing. They save memory, not time. A
     prompt is another matter: each weight is used for all of its tokens, so arithmetic counts and not memory. And a model
     that is small enough spends its time outside products, in Python and in starting operations.

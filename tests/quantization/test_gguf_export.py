@@ -252,3 +252,12 @@ def test_a_file_that_is_not_finished_leaves_the_old_one(
         write_gguf(tiny_lab, path, overwrite=True)
     assert path.read_bytes() == b"precious"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_values_that_a_type_cannot_hold_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    lab = lab_of("llama")
+    with torch.no_grad():
+        lab.model.get_submodule("model.layers.0.self_attn.q_proj").weight[0, 0] = 1e6
+    with pytest.raises(lk.BadInput, match="values that F16 can't hold"):
+        write_gguf(lab, tmp_path / "m.gguf", "f16")
+    assert not list(tmp_path.glob("*.gguf"))
