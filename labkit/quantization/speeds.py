@@ -95,8 +95,8 @@ def speed(
     fetches about a seventh of float32's bytes, scales included: torch's int4, bitsandbytes' NF4 in bfloat16, llama.cpp. It is
     faster by less than that, since unpacking, the head in 16 bits and all that is no product take their time as before, and
     share_of_limit falls. Where a library unpacks the whole matrix into memory first and then multiplies it as before, the
-    bytes of float32 are written and read besides the packed ones: labkit's own grids, torchao's int8 and bitsandbytes' int8 on a CPU
-    do so, and are slower than the unquantized model, with share_of_limit near nothing. They save memory, not time. A
+    bytes of float32 are written and read besides the packed ones: labkit's own grids, torchao's int8 and bitsandbytes' int8 on a
+    CPU do so, and are slower than the unquantized model, with share_of_limit near nothing. They save memory, not time. A
     prompt is another matter: each weight is used for all of its tokens, so arithmetic counts and not memory. And a model
     that is small enough spends its time outside products, in Python and in starting operations.
     """
