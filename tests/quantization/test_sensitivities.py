@@ -95,6 +95,15 @@ def test_a_layer_that_is_special_is_found() -> None:
     assert (layers["z"].drop(top.name) < 3).all()
 
 
+def test_an_interrupt_before_anything_is_done_is_one(tiny_lab: lk.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_sums", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sensitivity(tiny_lab, TEXTS, progress=False)
+
+
 def test_an_interrupt_keeps_what_is_done_and_leaves_the_model_as_it_was(
     tiny_lab: lk.Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
