@@ -97,6 +97,7 @@ def formats(frame: ByFormat | pd.DataFrame, *, title: str | None = None) -> Char
         yaxis={
             "title": titled("KL divergence, nats a token (logarithmic)"),
             "type": "log",
+            "exponentformat": "none",
             "range": [math.log10(least) - 0.15, math.log10(top) + 0.25],
         },
         showlegend=len(methods) > 1,
@@ -230,7 +231,11 @@ def squeeze(frame: pd.DataFrame, *, title: str | None = None) -> Chart:
         title=escaped(title) if title else _squeeze_sentence(table),
         height=430,
         xaxis={"title": titled("million tokens seen in training (logarithmic)"), "type": "log"},
-        yaxis={"title": titled("loss added by quantizing, nats a token (logarithmic)"), "type": "log"},
+        yaxis={
+            "title": titled("loss added by quantizing, nats a token (logarithmic)"),
+            "type": "log",
+            "exponentformat": "none",
+        },
     )
     return Chart(figure, as_table(frame))
 

@@ -63,7 +63,7 @@ lk.views.grid(lk.quantization.matrix(lab, name, "int4", group_size="tensor"))
 
 # %% [markdown]
 # To **quantize** is to allow a weight only a few values, the **grid**, drawn here as lines. A weight is stored as the number
-# of its line: its **code**. Four bits can count 16 lines. What is needed besides is the **scale**, the distance between
+# of its line: its **code**. Four bits can count 16 lines (15 are used where the grid lies around zero). What is needed besides is the **scale**, the distance between
 # two lines, and every weight is replaced by the line nearest to it.
 
 # %%
