@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from labkit import attention as attention
+    from labkit import lora as lora
     from labkit import moe as moe
     from labkit import quantization as quantization
     from labkit import sae as sae
@@ -69,6 +70,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "logit_lens": ("labkit.trace.lens", "logit_lens"),
     "logit_attribution": ("labkit.trace.lens", "logit_attribution"),
     "attention": ("labkit.attention", None),
+    "lora": ("labkit.lora", None),
     "moe": ("labkit.moe", None),
     "quantization": ("labkit.quantization", None),
     "sae": ("labkit.sae", None),
