@@ -48,6 +48,9 @@ def test_the_exercises_that_are_asked_for_are_there() -> None:
             "ternary",
         )
     }  # fmt: skip
+    assert {id for id in IDS if id.startswith("lora.")} >= {
+        f"lora.{name}" for name in ("labels", "adapted", "merged", "trainable", "largest_rank", "blended")
+    }
     assert {id for id in IDS if id.startswith("sae.")} >= {
         f"sae.{name}"
         for name in (
@@ -55,7 +58,7 @@ def test_the_exercises_that_are_asked_for_are_there() -> None:
         )
     }  # fmt: skip
     topics = [id.partition(".")[0] for id in IDS]
-    assert list(dict.fromkeys(topics)) == ["first_look", "attention", "quantization", "moe", "sae"], (
+    assert list(dict.fromkeys(topics)) == ["first_look", "attention", "quantization", "lora", "moe", "sae"], (
         "in the order of the notebooks"
     )
 
