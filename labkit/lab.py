@@ -15,7 +15,7 @@ from labkit.models.config import context_length, input_device
 from labkit.models.kinds import check_has_numbers
 from labkit.models.reuse import Bench
 from labkit.trace.input import as_ids, each_of, encode, is_many
-from labkit.trace.turns import Turns
+from labkit.trace.turns import Turns, end_changes
 
 if TYPE_CHECKING:
     import torch
@@ -402,21 +402,8 @@ class Lab:
         for each in edits:
             if (check := getattr(each, "check", None)) is not None:
                 check(self)
-        block = contextlib.ExitStack()
-        owner = threading.get_ident()  # a generator that holds this block may be closed by another thread
-        with self._turns.stretch(owner):
-            try:
-                with self._turns.run(owner):  # not while a run is under way
-                    block.enter_context(edited(self.model, self.anatomy, edits))
-                _EDITS[block] = (self._turns, owner)
-                yield self
-            finally:
-                _EDITS.pop(block, None)
-                try:
-                    with self._turns.run(owner):
-                        block.close()
-                finally:
-                    block.close()  # also when an interrupt cuts the wait for a run short; closing again does nothing
+        with self._turns.change(lambda: edited(self.model, self.anatomy, edits)):
+            yield self
 
     def next_logits(
         self, prompt: object, *, chat: bool | None = None, template: Mapping[str, object] | None = None
@@ -472,18 +459,11 @@ class Lab:
 
 _OPEN: Bench[Lab] = Bench()
 _LABS: weakref.WeakSet[Lab] = weakref.WeakSet()
-_EDITS: dict[contextlib.ExitStack, tuple[Turns, int]] = {}  # blocks that are on, the latest last, and who put them on
 
 
 def close_all() -> tuple[int, int]:
-    """End every edit that is on, in whatever thread, and close every open lab; how many of each."""
-    owners: dict[Turns, int] = {}
-    edits = 0
-    for block, (turns, owner) in reversed(list(_EDITS.items())):
-        with turns.run(owner):
-            block.close()
-        owners[turns] = owner
-        edits += _EDITS.pop(block, None) is not None
+    """End every edit and adapter that is on, in whatever thread, and close every open lab; how many of each."""
+    edits, owners = end_changes()
     labs = [lab for lab in list(_LABS) if not lab.closed]
     for lab in labs:
         lab.close(_owner=owners.get(lab._turns))

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from labkit.lora.adapters import Adapter as Adapter
+    from labkit.lora.adapters import load as load
+    from labkit.lora.adapters import taken as taken
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
-_NAMES: dict[str, tuple[str, ...]] = {}
+_NAMES: dict[str, tuple[str, ...]] = {
+    "adapters": ("Adapter", "load", "taken"),
+}
 _HOMES = {name: f"labkit.lora.{module}" for module, names in _NAMES.items() for name in names}
 
 __all__ = sorted(_HOMES)

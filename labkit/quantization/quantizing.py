@@ -289,10 +289,15 @@ def module_name(matrix: Matrix) -> str:
     return matrix.name if matrix.parameter == "weight" else matrix.name.removesuffix(f".{matrix.parameter}")
 
 
-def copied(model: PreTrainedModel, without: Iterable[Matrix]) -> PreTrainedModel:
-    """A model like this one with tensors of its own, and without those of some matrices, which stay on the meta device."""
+def copied(
+    model: PreTrainedModel, without: Iterable[Matrix] = (), instead: Mapping[nn.Module, nn.Module] | None = None
+) -> PreTrainedModel:
+    """A model like this one with tensors of its own, and without those of some matrices, which stay on the meta device.
+
+    instead: modules that the copy gets in the places of some.
+    """
     inner = running.language_model(model)
-    memo: dict[int, object] = {}
+    memo: dict[int, object] = {id(module): other for module, other in (instead or {}).items()}
     for matrix in without:
         parameter = matrix.module._parameters[matrix.parameter]
         assert parameter is not None

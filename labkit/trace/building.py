@@ -10,6 +10,8 @@ from torch import nn
 from labkit.errors import NotEnoughMemory, Unavailable
 from labkit.models.hardware import free_bytes
 from labkit.models.memory import human_bytes
+from labkit.trace.adding import is_added_to
+from labkit.trace.running import language_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -35,6 +37,7 @@ def empty_model(config: PreTrainedConfig, like: PreTrainedModel) -> PreTrainedMo
 def refuse_odd_weights(lab: LabLike, what: str) -> None:
     """Raise Unavailable where a model's weights are not plain tensors on one device. what: such as "upcycled"."""
     tensors = list(lab.model.parameters())
+    refuse_added(lab, what)
     if is_quantized(lab.model):
         raise Unavailable(f"{lab.name} is quantized and can't be {what}; load it without a quantization.")
     if len({t.device for t in tensors}) > 1 or any(t.device.type == "meta" for t in tensors):
@@ -48,8 +51,17 @@ def is_quantized(model: nn.Module) -> bool:
     return any(not t.is_floating_point() or hasattr(t, "__tensor_flatten__") for t in model.parameters())
 
 
+def refuse_added(lab: LabLike, what: str) -> None:
+    """Raise Unavailable where an adapter is on, which a model made of the weights would lack. what: such as "quantized"."""
+    if is_added_to(language_model(lab.model)):
+        raise Unavailable(
+            f"{lab.name} has an adapter on and can't be {what} with it; leave the `with` block, or use adapter.merge()."
+        )
+
+
 def refuse_adapters(lab: LabLike, what: str) -> None:
-    """Raise Unavailable where a peft adapter is in a model. what: such as "quantized"."""
+    """Raise Unavailable where an adapter is on, or one of peft's is in a model. what: such as "quantized"."""
+    refuse_added(lab, what)
     if any(type(module).__module__.startswith("peft.") for module in lab.model.modules()):
         raise Unavailable(
             f"{lab.name} has an adapter and can't be {what} with it; merge it (merge_and_unload) or take it off (unload)."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,6 +56,45 @@ class Turns:
                 if self._depth == 0:
                     self._owner = None
                     self._gate.notify_all()
+
+    @contextlib.contextmanager
+    def change(self, put_on: Callable[[], contextlib.AbstractContextManager[object]]) -> Iterator[None]:
+        """Change the model for the length of a `with`: an edit, an adapter.
+
+        put_on: makes the change and hands over what undoes it; called once no run is under way. Other threads wait until
+        the block is left, and `end_changes` may end it before.
+        """
+        block = contextlib.ExitStack()
+        owner = threading.get_ident()  # a generator that holds this block may be closed by another thread
+        with self.stretch(owner):
+            try:
+                with self.run(owner):  # not while a run is under way
+                    block.enter_context(put_on())
+                _CHANGES[block] = (self, owner)
+                yield
+            finally:
+                _CHANGES.pop(block, None)
+                try:
+                    with self.run(owner):
+                        block.close()
+                finally:
+                    block.close()  # also when an interrupt cuts the wait for a run short; closing again does nothing
+
+
+# blocks that are on, the latest last, and who put them on
+_CHANGES: dict[contextlib.ExitStack, tuple[Turns, int]] = {}
+
+
+def end_changes() -> tuple[int, dict[Turns, int]]:
+    """End every change that is on, in whatever thread: how many, and whose turn it still is on their models."""
+    owners: dict[Turns, int] = {}
+    ended = 0
+    for block, (turns, owner) in reversed(list(_CHANGES.items())):
+        with turns.run(owner):
+            block.close()
+        owners[turns] = owner
+        ended += _CHANGES.pop(block, None) is not None
+    return ended, owners
 
 
 _TURNS: weakref.WeakKeyDictionary[object, Turns] = weakref.WeakKeyDictionary()

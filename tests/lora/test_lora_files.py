@@ -1,0 +1,199 @@
+"""Adapters as files: peft's own format both ways, nothing of this machine in them, and what can't be trusted refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adapted import FAMILY, IDS, METHODS, adapter_of, lab_of, logits, peft_of
+from safetensors.torch import load_file, save_file
+
+import labkit as lk
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_there_and_back(method: str, tmp_path: Path) -> None:
+    import peft
+
+    lab = lab_of(FAMILY.get(method, "llama3"))
+    adapter = adapter_of(lab, **METHODS[method])
+    with adapter.on():
+        expected = logits(lab.model)
+    folder = adapter.save(tmp_path / "mine")
+    again = lk.lora.load(lab, folder)
+    assert again.name == "mine"
+    assert not again.notes
+    with again.on():
+        assert torch.equal(logits(lab.model), expected)
+    theirs = peft.PeftModel.from_pretrained(lab_of(FAMILY.get(method, "llama3")).model, folder).eval()
+    torch.testing.assert_close(logits(theirs), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "all linear", "saved modules", "embedding"])
+def test_what_peft_wrote(method: str, tmp_path: Path) -> None:
+    lab = lab_of()
+    tuned = peft_of(lab, **METHODS[method])
+    tuned.save_pretrained(tmp_path, save_embedding_layers=False)
+    adapter = lk.lora.load(lab, str(tmp_path), name="theirs")
+    assert "can't be verified" in repr(adapter)
+    with adapter.on():
+        torch.testing.assert_close(logits(lab.model), logits(tuned), rtol=1e-5, atol=1e-5)
+
+
+def test_no_path_of_this_machine(tmp_path: Path) -> None:
+    lab = lab_of()
+    lab.model.config._name_or_path = str(tmp_path / "secret" / "model")
+    folder = adapter_of(lab).save(tmp_path / "mine")
+    for file in folder.iterdir():
+        assert b"secret" not in file.read_bytes(), file.name
+        assert str(tmp_path).encode() not in file.read_bytes(), file.name
+    assert json.loads((folder / CONFIG).read_text())["base_model_name_or_path"] is None
+    lab.model.config._name_or_path = "somebody/a-model"
+    folder = adapter_of(lab).save(tmp_path / "other")
+    assert json.loads((folder / CONFIG).read_text())["base_model_name_or_path"] == "somebody/a-model"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_saving_again_replaces(tmp_path: Path) -> None:
+    lab = lab_of()
+    adapter_of(lab, seed=1).save(tmp_path / "mine")
+    newer = adapter_of(lab, seed=2)
+    newer.save(tmp_path / "mine")
+    again = lk.lora.load(lab, tmp_path / "mine")
+    assert all(torch.equal(value, newer.tensors[name]) for name, value in again.tensors.items())
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(lk.BadInput, match="is a file"):
+        newer.save(tmp_path / "file")
+
+
+def test_another_base_is_refused(tmp_path: Path) -> None:
+    lab, other = lab_of(), lab_of(seed=3)
+    folder = adapter_of(lab).save(tmp_path / "mine")
+    with pytest.raises(lk.BadInput, match="other_base=True"):
+        lk.lora.load(other, folder)
+    forced = lk.lora.load(other, folder, other_base=True)
+    assert "another model" in repr(forced)
+    with forced.on():
+        assert logits(other.model).isfinite().all()
+    half = lab_of()
+    half.model.to(torch.bfloat16)
+    assert not lk.lora.load(half, folder).notes
+    trained = lab_of()
+    with torch.no_grad():
+        trained.model.model.layers[1].mlp.down_proj.weight.mul_(1.1)
+    with pytest.raises(lk.BadInput, match="other weights in its layers"):
+        lk.lora.load(trained, folder)
+
+
+def _changed(folder: Path, change: Any) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+def test_shapes_and_names_that_do_not_fit(tmp_path: Path) -> None:
+    lab = lab_of()
+    wide = lab_of(hidden_size=64)
+    with pytest.raises(lk.BadInput, match="wide, not"):
+        lk.lora.load(lab, _foreign(wide, tmp_path / "wide"))
+    with pytest.raises(lk.BadInput, match=r"it has no model\.layers\.2"):
+        lk.lora.load(lab, _foreign(lab_of(num_hidden_layers=3), tmp_path / "deep"))
+    folder = _foreign(lab, tmp_path / "half")
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    _changed(folder, lambda tensors: tensors.pop(name))
+    with pytest.raises(lk.BadModelFile, match="no pair"):
+        lk.lora.load(lab, folder)
+
+
+def _foreign(lab: lk.Lab, folder: Path) -> Path:
+    peft_of(lab).save_pretrained(folder)
+    return folder
+
+
+def test_what_cannot_be_trusted_is_refused(tmp_path: Path) -> None:
+    lab = lab_of()
+    with pytest.raises(lk.ModelNotFound):
+        lk.lora.load(lab, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(lk.BadModelFile, match="no adapter_config"):
+        lk.lora.load(lab, tmp_path / "empty")
+    pickled = adapter_of(lab).save(tmp_path / "pickled")
+    (pickled / WEIGHTS).rename(pickled / "adapter_model.bin")
+    with pytest.raises(lk.BadModelFile, match="pickle"):
+        lk.lora.load(lab, pickled)
+    cut = adapter_of(lab).save(tmp_path / "cut")
+    (cut / WEIGHTS).write_bytes((cut / WEIGHTS).read_bytes()[:-10])
+    with pytest.raises(lk.BadModelFile):
+        lk.lora.load(lab, cut)
+    broken = adapter_of(lab).save(tmp_path / "nan")
+    _changed(broken, lambda tensors: next(iter(tensors.values())).fill_(float("nan")))
+    with pytest.raises(lk.BadModelFile, match="NaN"):
+        lk.lora.load(lab, broken)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"init_lora_weights": "pissa"}, "changed before training"),
+        ({"alora_invocation_tokens": [1, 2]}, "activated LoRA"),
+        ({"target_parameters": ["mlp.experts.down_proj"]}, "fused"),
+        ({"r": "many", "lora_alpha": None}, "save"),
+    ],
+)
+def test_configurations_that_labkit_does_not_compute(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
+    lab = lab_of()
+    folder = adapter_of(lab).save(tmp_path / "mine")
+    config = json.loads((folder / CONFIG).read_text()) | fields
+    (folder / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(lk.BadModelFile, match=said):
+        lk.lora.load(lab, folder)
+
+
+def test_the_hub_is_asked_for_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    lab = lab_of()
+    folder = adapter_of(lab).save(tmp_path / "mine")
+    asked: list[str] = []
+
+    def fetch(name: str, file: str, **_: Any) -> str:
+        asked.append(f"{name}/{file}")
+        return str(folder / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    adapter = lk.lora.load(lab, "somebody/an-adapter")
+    assert asked == [f"somebody/an-adapter/{CONFIG}", f"somebody/an-adapter/{WEIGHTS}"]
+    assert adapter.name == "somebody/an-adapter"
+
+
+def test_push_to_hub_hands_over_what_save_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    sent: dict[str, Any] = {}
+
+    class Where(str):
+        repo_id = "somebody/mine"
+
+    class Api:
+        def __init__(self, **settings: Any) -> None:
+            sent["settings"] = settings
+
+        def create_repo(self, repo_id: str, **settings: Any) -> Where:
+            sent["made"] = (repo_id, settings)
+            return Where("https://hub.example/somebody/mine")
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, **_: Any) -> None:
+            sent["files"] = {file.name for file in Path(folder_path).iterdir()}
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    lab = lab_of()
+    assert adapter_of(lab).push_to_hub("mine", private=True) == "https://hub.example/somebody/mine"
+    assert sent["made"] == ("mine", {"private": True, "exist_ok": True})
+    assert sent["files"] == {CONFIG, WEIGHTS, "README.md"}
+    assert logits(lab.model, IDS).isfinite().all()
