@@ -28,6 +28,7 @@ __all__ = [
     "normal_interval",
     "null",
     "p_value",
+    "paired_difference",
     "permuted_within",
     "ranks",
     "resampled",
@@ -82,6 +83,30 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
     found = binomtest(int(hits), int(n)).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
+
+
+def paired_difference(both: int, first: int, second: int, neither: int) -> tuple[float, float, float]:
+    """(p, low, high): how much more often the first of two is right than the second, on the same things, with 95 %.
+
+    both, first, second, neither: how many of the things both got right, only the first, only the second, neither. The interval
+    is made of the two shares' own, less what the pairs have in common (Newcombe 1998, Statistics in Medicine 17:2635, method
+    10), so it has a width where all or none were right. NaN of none.
+    """
+    n = both + first + second + neither
+    if not n:
+        return float("nan"), float("nan"), float("nan")
+    p, q = (both + first) / n, (both + second) / n
+    (p_low, p_high), (q_low, q_high) = wilson(both + first, n), wilson(both + second, n)
+    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
+    product = both * neither - first * second
+    phi = 0.0
+    if margins and product:
+        phi = (max(product - n / 2, 0) if product > 0 else product) / margins**0.5
+
+    def reach(a: float, b: float) -> float:
+        return float(max(a * a - 2 * phi * a * b + b * b, 0.0) ** 0.5)
+
+    return p - q, p - q - reach(p - p_low, q_high - q), p - q + reach(p_high - p, q - q_low)
 
 
 # documents drawn again, dealt, split ----------------------------------------------------------------------------------

@@ -45,6 +45,29 @@ def test_wilson_covers():
     assert 0.92 < (chance * covered).sum() < 0.98
 
 
+def test_the_paired_difference_is_newcombe_s_example():
+    """Statistics in Medicine 17:2635: both right 36, one alone 12 and 2, neither 0."""
+    found, low, high = statistics.paired_difference(36, 12, 2, 0)
+    assert (round(found, 4), round(low, 4), round(high, 4)) == (0.2, 0.0569, 0.3404)
+    assert statistics.paired_difference(36, 2, 12, 0) == pytest.approx((-0.2, -high, -low))
+
+
+def test_a_paired_difference_has_a_width_at_the_ends():
+    none, all_won = statistics.paired_difference(0, 0, 0, 50), statistics.paired_difference(0, 50, 0, 0)
+    assert none[1] < 0 < none[2]
+    assert all_won[0] == 1
+    assert all_won[1] < 0.95
+    assert all(map(math.isnan, statistics.paired_difference(0, 0, 0, 0)))
+
+
+def test_the_paired_difference_covers():
+    """Of pairs drawn with known chances, about 95 % of the intervals hold the difference."""
+    chances, n = np.array([0.4, 0.25, 0.1, 0.25]), 40  # both, first, second, neither
+    drawn = np.random.default_rng(0).multinomial(n, chances, size=400)
+    intervals = [statistics.paired_difference(*map(int, counts)) for counts in drawn]
+    assert 0.92 < np.mean([low <= 0.15 <= high for _, low, high in intervals]) < 0.99
+
+
 def test_the_percentile_interval_is_scipys_bootstrap():
     values = rng().lognormal(size=(12,))
     weights = statistics.resampled(np.zeros(12, int), 20_000, rng(1))

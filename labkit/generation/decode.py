@@ -274,7 +274,7 @@ class _Recorder(StoppingCriteria):
     ) -> None:
         self.tokenizer, self.prompts, self.how, self.rooms, self.name = tokenizer, prompts, how, rooms, name
         self.on_piece, self.on_token, self.stop_event = on_piece, on_token, stop_event
-        self.end_ids = _end_ids(model)
+        self.end_ids = end_ids(model)
         self.own: torch.Tensor | None = None
         self.drawn_from: torch.Tensor | None = None
         self.steps: list[tuple[torch.Tensor, ...]] = []
@@ -410,7 +410,7 @@ class _Recorder(StoppingCriteria):
         return token_strings(self.tokenizer, ids, memo=self.memo)
 
 
-def _end_ids(model: PreTrainedModel) -> list[int]:
+def end_ids(model: PreTrainedModel) -> list[int]:
     end = model.generation_config.eos_token_id if model.generation_config is not None else None
     end = end if end is not None else getattr(model.config, "eos_token_id", None)
     return [] if end is None else [int(e) for e in (end if isinstance(end, list | tuple) else [end])]
@@ -429,7 +429,7 @@ def _neutral_config(model: PreTrainedModel, how: Decoding, room: int) -> Generat
         no_repeat_ngram_size=0,
         num_beams=1,
         num_return_sequences=1,
-        eos_token_id=_end_ids(model) or None,
+        eos_token_id=end_ids(model) or None,
         use_cache=True,
     )
     if how.speed == "fast":

@@ -6,20 +6,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from labkit.lora import tasks as tasks
     from labkit.lora.adapters import Adapter as Adapter
     from labkit.lora.adapters import load as load
     from labkit.lora.adapters import taken as taken
+    from labkit.lora.answers import ExactMatch as ExactMatch
+    from labkit.lora.answers import Gain as Gain
+    from labkit.lora.answers import exact_match as exact_match
+    from labkit.lora.answers import gain as gain
+    from labkit.lora.masks import Mask as Mask
+    from labkit.lora.masks import Masked as Masked
+    from labkit.lora.masks import Prepared as Prepared
+    from labkit.lora.masks import mask as mask
+    from labkit.lora.masks import prepared as prepared
+    from labkit.lora.samples import Sample as Sample
+    from labkit.lora.samples import read as read
+    from labkit.lora.tasks import Task as Task
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES: dict[str, tuple[str, ...]] = {
     "adapters": ("Adapter", "load", "taken"),
+    "masks": ("Mask", "Masked", "Prepared", "mask", "prepared"),
+    "samples": ("Sample", "read"),
+    "tasks": ("Task",),
+    "answers": ("ExactMatch", "Gain", "exact_match", "gain"),
 }
 _HOMES = {name: f"labkit.lora.{module}" for module, names in _NAMES.items() for name in names}
 
-__all__ = sorted(_HOMES)
+__all__ = sorted([*_HOMES, "tasks"])
 
 
 def __getattr__(name: str) -> object:
+    if name == "tasks":
+        return import_module("labkit.lora.tasks")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(_HOMES[name]), name)

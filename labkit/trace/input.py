@@ -162,6 +162,50 @@ def as_ids(
     return ids
 
 
+def rendered(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    answer: bool,
+    template: Mapping[str, object] | None = None,
+) -> str:
+    """The text that the chat template makes of messages, of which `encode` (answer=True) and `as_ids` take the ids.
+
+    answer: whether the invitation to answer stands behind them.  Raises as `encode` does.
+    """
+    checked = _checked_messages(messages, _EMPTY_TEXT)
+    options = _template_options(tokenizer, dict(template or {}), answer=answer)
+    try:
+        return str(tokenizer.apply_chat_template(checked, tokenize=False, **options))  # type: ignore[arg-type]
+    except Exception as error:  # a template may raise whatever it likes
+        raise _refused(error) from error
+
+
+def marked(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, template: Mapping[str, object] | None = None
+) -> list[bool] | None:
+    """Which of the ids of messages (`as_ids`) the chat template itself marks as the assistant's, by {% generation %}.
+
+    None where it marks none.
+    """
+    checked = _checked_messages(messages, _EMPTY_TEXT)
+    options = _template_options(tokenizer, dict(template or {}), answer=False)
+    tools, other = options.get("tools"), options.get("chat_template")
+    if not re.search(r"{%-?\s*generation\b", str(tokenizer.get_chat_template(other, tools))):  # type: ignore[arg-type]
+        return None
+    try:
+        encoded = tokenizer.apply_chat_template(
+            checked,  # type: ignore[arg-type]
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            **options,  # type: ignore[arg-type]
+        )
+    except Exception as error:
+        raise _refused(error) from error
+    return [bool(mark) for mark in encoded["assistant_masks"]]  # type: ignore[call-overload, index]
+
+
 def check_length(encoded: Encoded, context: int | None) -> None:
     """Raise BadInput when a prompt leaves no room for a single new token in the model's context."""
     if context is not None and len(encoded.ids) >= context:
@@ -189,12 +233,12 @@ def _encode(
             '{"enable_thinking": False}.'
         )
     empty = _EMPTY_PROMPT if answer else _EMPTY_TEXT
-    _check_characters(what)
+    check_characters(what)
     given: Given
     messages: list[dict[str, object]] | None
     if isinstance(what, str):
         given = what
-        messages = [{"role": "user", "content": what}] if _wants_template(tokenizer, what, chat) else None
+        messages = [{"role": "user", "content": what}] if wants_template(tokenizer, what, chat) else None
         if messages is not None and not what:
             raise BadInput(empty)
         ids = [] if messages is not None else _tokenized(tokenizer, what)
@@ -277,7 +321,7 @@ def _as_lists(value: object) -> object:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _check_characters(what: object) -> None:
+def check_characters(what: object) -> None:
     """Raise BadInput for a text, or a message's, with half a character, which no tokenizer takes.
 
     Files read with errors="surrogateescape" and cut JSON have them.
@@ -290,16 +334,16 @@ def _check_characters(what: object) -> None:
             )
     elif isinstance(what, Mapping):
         for value in what.values():
-            _check_characters(value)
+            check_characters(value)
     elif isinstance(what, list | tuple) and what and isinstance(what[0], str | Mapping):
         for part in what:
-            _check_characters(part)
+            check_characters(part)
 
 
 # texts and messages ---------------------------------------------------------------------------------------------------
 
 
-def _wants_template(tokenizer: PreTrainedTokenizerBase, text: str, chat: bool | None) -> bool:
+def wants_template(tokenizer: PreTrainedTokenizerBase, text: str, chat: bool | None) -> bool:
     """Whether a text is to be put into the chat template."""
     if chat is False or (chat is None and not getattr(tokenizer, "chat_template", None)):
         return False
@@ -330,6 +374,28 @@ def _tokenized(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def _templated(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, object]], arguments: dict[str, object], *, answer: bool
 ) -> list[int]:
+    options = _template_options(tokenizer, arguments, answer=answer)
+    in_parts = [str(message["content"]) for message in messages if isinstance(message.get("content"), list | tuple)]
+    written = ""
+    try:
+        if in_parts:
+            written = str(tokenizer.apply_chat_template(messages, tokenize=False, **options))  # type: ignore[arg-type]
+        encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)  # type: ignore[arg-type]
+    except Exception as error:  # a template may raise whatever it likes, mostly on roles it does not know
+        raise _refused(error) from error
+    if any(part in written for part in in_parts):
+        raise BadInput(
+            "This model's chat template does not read a message's content in parts: it would write the list itself into the "
+            "prompt; give the content as one text."
+        )
+    ids = encoded["input_ids"]  # type: ignore[call-overload, index]
+    return [int(i) for i in ids]
+
+
+def _template_options(
+    tokenizer: PreTrainedTokenizerBase, arguments: dict[str, object], *, answer: bool
+) -> dict[str, object]:
+    """What the chat template is called with. Raises where there is none, or it would not read an argument."""
     if bad := sorted(_OURS & set(arguments)):
         raise BadInput(
             f"template={{{bad[0]!r}: ...}} says how ids are handed back, which is settled here; leave it out."
@@ -341,24 +407,11 @@ def _templated(
         )
     _check_read(tokenizer, arguments)
     continues = bool(arguments.get("continue_final_message"))
-    options = {"add_generation_prompt": answer and not continues} | arguments
-    in_parts = [str(message["content"]) for message in messages if isinstance(message.get("content"), list | tuple)]
-    written = ""
-    try:
-        if in_parts:
-            written = str(tokenizer.apply_chat_template(messages, tokenize=False, **options))  # type: ignore[arg-type]
-        encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)  # type: ignore[arg-type]
-    except Exception as error:  # a template may raise whatever it likes, mostly on roles it does not know
-        raise BadInput(
-            f"The model's chat template refused these messages ({error}); check their roles and order."
-        ) from error
-    if any(part in written for part in in_parts):
-        raise BadInput(
-            "This model's chat template does not read a message's content in parts: it would write the list itself into the "
-            "prompt; give the content as one text."
-        )
-    ids = encoded["input_ids"]  # type: ignore[call-overload, index]
-    return [int(i) for i in ids]
+    return {"add_generation_prompt": answer and not continues} | arguments
+
+
+def _refused(error: Exception) -> BadInput:
+    return BadInput(f"The model's chat template refused these messages ({error}); check their roles and order.")
 
 
 def _check_read(tokenizer: PreTrainedTokenizerBase, arguments: dict[str, object]) -> None:
