@@ -53,7 +53,10 @@ CHECKED = re.compile(r"lk\.(exercise|check)\(")  # in the learner's version thes
 SET_UP = re.compile(r"^# set-up$")
 EXERCISE = re.compile(r"^# exercise: (?P<id>\w+\.\w+)(?: as (?P<result>\w+))?$")
 WORD = re.compile(r"\{\{(\w+)\}\}")
-MINUTES = re.compile(r"^\*(\d+) minutes?\b(?:, with the extra exercise (\d+))?", re.MULTILINE)
+MINUTES = re.compile(
+    r"^\*(?P<extra>Extra, )?(?P<minutes>\d+) minutes?\b(?:, with the extra exercise (?P<with_exercise>\d+))?",
+    re.MULTILINE,
+)
 SPELLED = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 LEAST_GIB = 2  # JupyterLab and a browser's page need some as well
 SPOILER = "answer"  # tag of a learner's cell whose output would give away what is to be guessed just above it
@@ -171,30 +174,46 @@ def address(path: Path, *, solved: bool) -> dict[str, str]:
 def counted(notebook: Any, path: Path) -> dict[str, str]:
     """What a head promises, counted in the notebook.
 
-    MINUTES: of all sections, to the nearest five.  EXTRA_MINUTES: what extra exercises take besides.
-    EXERCISE_MINUTES: of these, what the exercises take.  SECTIONS: how many, spelled out.
+    MINUTES: of all sections that are not extra, to the nearest five.  EXERCISE_MINUTES: of these, what the exercises take.
+    SECTIONS: how many these are, spelled out.  EXTRA_MINUTES: what extra sections and extra exercises take besides.
     EXERCISES, PREDICTIONS, CLAIMS: such as "8 exercises".  MEMORY: such as "2 GiB", measured while it was built.
     """
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    exercises = re.findall(r'^lk\.exercise\(\s*"([\w.]+)"', code, re.MULTILINE)
-    found = sections(notebook)
-    times = [MINUTES.search(section.cells[0].source) for section in found]
-    minutes = [int(time[1]) for time in times if time]
-    extra = [int(time[2]) - int(time[1]) for time in times if time and time[2]]
+    main_exercises, minutes, extra, count = 0, 0, 0, 0
+    for section in sections(notebook):
+        time = MINUTES.search(section.cells[0].source)
+        taken = int(time["minutes"]) if time else 0
+        if time and time["extra"]:
+            extra += taken
+            continue
+        besides = int(time["with_exercise"]) - taken if time and time["with_exercise"] else 0
+        count, minutes, extra = count + 1, minutes + taken, extra + besides
+        main_exercises += _exercise_minutes(section.code) - besides
     words = {
-        "MINUTES": f"{5 * round(sum(minutes) / 5)}",
-        "EXTRA_MINUTES": f"{sum(extra)}",
-        "SECTIONS": SPELLED[len(found)] if len(found) < len(SPELLED) else str(len(found)),
-        "EXERCISES": _many(len(exercises), "exercise"),
+        "MINUTES": f"{5 * round(minutes / 5)}",
+        "EXTRA_MINUTES": f"{extra}",
+        "EXERCISE_MINUTES": f"{main_exercises}",
+        "SECTIONS": SPELLED[count] if count < len(SPELLED) else str(count),
+        "EXERCISES": _many(len(_exercises(notebook.cells)), "exercise"),
         "PREDICTIONS": _many(len(re.findall(r"^\w+ = lk\.predict\(", code, re.MULTILINE)), "prediction"),
         "CLAIMS": _many(len(re.findall(r"\blk\.claim\(", code)), "claim"),
     }
-    if exercises:
-        from labkit.teaching.exercises import find
-
-        words["EXERCISE_MINUTES"] = f"{sum(find(id).minutes for id in exercises) - sum(extra)}"
     words["MEMORY"] = f"{measured().get(path.stem, '?')} GiB"  # not known before the first run
     return words
+
+
+def _exercises(cells: list[Any]) -> list[str]:
+    """The ids of the exercises in some cells."""
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    return re.findall(r'^lk\.exercise\(\s*"([\w.]+)"', code, re.MULTILINE)
+
+
+def _exercise_minutes(cells: list[Any]) -> int:
+    if not (ids := _exercises(cells)):
+        return 0
+    from labkit.teaching.exercises import find  # imports torch, as above
+
+    return sum(find(id).minutes for id in ids)
 
 
 def _many(count: int, noun: str) -> str:

@@ -63,8 +63,8 @@ lab
 # out, labkit would use half the bits on a GPU, which is faster.)
 #
 # The *note* deserves a sentence. Most weights of this copy were rounded to 4 bits before it was published, to make the
-# download small. labkit stores them so that nothing more is lost, but they are not the original's. (A notebook on
-# rounding weights, *quantization*, is planned.)
+# download small. labkit stores them so that nothing more is lost, but they are not the original's. (What rounding costs is the
+# subject of notebook [04_quantization](04_quantization.ipynb).)
 #
 # **To take away:** a model is a file of numbers and a recipe for using them. `lab.model` and `lab.tokenizer` are plain
 # Hugging Face objects, so whatever you know about those still works.
@@ -441,7 +441,8 @@ print(f"{mixtral.active_parameters / 1e9:.1f} billion of them active on a token"
 # exercise: first_look.weights_bytes as checked
 
 # %% [markdown]
-# The same models with their weights at 4 bits, the cache as before. What that costs in quality is another matter.
+# The same models with their weights at 4 bits, the cache as before. What that costs in quality is another matter
+# (notebook [04_quantization](04_quantization.ipynb)).
 
 # %%
 for name in names:

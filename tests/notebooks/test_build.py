@@ -151,6 +151,16 @@ _ = lk.claim("gqa-40", 1); lk.claim("flash-memory", 2)
 """
 
 
+EXTRA = """
+# %% [markdown]
+# ## 5 · For those who want more
+# *Extra, 7 minutes · easy*
+
+# %%
+# exercise: attention.cache_bytes
+"""
+
+
 def test_an_exercise_is_written_out_from_its_definition(source: Path) -> None:
     from labkit.teaching.exercises.first_look import top_p
 
@@ -201,6 +211,13 @@ def test_what_the_head_promises_is_counted(source: Path) -> None:
     for solved in (False, True):
         head = build.from_source(source, solved=solved).cells[0].source
         assert "10 3 8 four | 2 exercises | 1 prediction | 2 claims" in head
+
+
+def test_an_extra_section_is_counted_apart(source: Path) -> None:
+    line = "# {{MINUTES}} {{EXTRA_MINUTES}} {{EXERCISE_MINUTES}} {{SECTIONS}} | {{EXERCISES}}"
+    text = SOURCE.replace("# # 9 · A title\n", f"# # 9 · A title\n{line}\n")
+    source.write_text(text + EXERCISE + EXTRA, encoding="utf-8")
+    assert "10 10 8 four | 3 exercises" in build.from_source(source).cells[0].source
 
 
 def test_a_word_nobody_knows_is_refused(source: Path) -> None:

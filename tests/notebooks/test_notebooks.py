@@ -211,11 +211,18 @@ def test_the_head_keeps_its_promises(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     head = notebook.cells[0].source
     sections = builder().sections(notebook)
-    minutes = [re.search(r"^\*(\d+) minutes", section.cells[0].source, re.MULTILINE) for section in sections]
-    assert all(minutes), "each section says how long it takes"
+    times = [builder().MINUTES.search(section.cells[0].source) for section in sections]
+    assert all(times), "each section says how long it takes"
+    minutes = [int(time["minutes"]) for time in times if time and not time["extra"]]
+    extra = sum(
+        int(time["minutes"]) if time["extra"] else int(time["with_exercise"] or time["minutes"]) - int(time["minutes"])
+        for time in times
+        if time
+    )
+    assert not extra or re.search(rf"\*\*Time\*\* .* {extra} more", head), "and the head says what extra parts take"
     total = re.search(r"\*\*Time\*\* \| (\d+)", head)
     assert total is not None
-    assert abs(int(total[1]) - sum(int(each[1]) for each in minutes if each)) < 3, "rounded to five minutes at most"
+    assert abs(int(total[1]) - sum(minutes)) < 3, "rounded to five minutes at most"
 
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     cards = re.findall(r'lk\.exercise\(\s*"([\w.]+)"', code)

@@ -1,0 +1,56 @@
+"""The README's code, as somebody runs it who pastes one block after the other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import labkit as lk
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+
+WHALES = ["A whale swam by.", "The white whale sank.", "We saw whales.", "Whaling was hard.", "A whale breathes."]
+OTHERS = ["A train came by.", "The white house fell.", "We saw houses.", "Farming was hard.", "A horse breathes."]
+GIVEN: dict[str, Any] = {  # names of the reader's own, by heading
+    "What a token is made of": {
+        "five_that_have_it": WHALES,
+        "five_that_lack_it": OTHERS,
+        "about_whales": WHALES,
+        "about_other_things": OTHERS,
+        "fresh_texts": [f"{whales} {other}" for whales, other in zip(WHALES, OTHERS, strict=True)],
+        "prompts": ["My favourite animal is"],
+    },
+}
+OF_YOUR_OWN = "Your own model"  # its files and its addresses are the reader's
+
+
+def runs() -> dict[str, list[str]]:
+    """Blocks of Python that follow on one another, by the heading they begin under: one that loads a lab begins anew."""
+    found: dict[str, list[str]] = {}
+    heading = ""
+    for part in re.split(r"^##+ ", README, flags=re.MULTILINE)[1:]:
+        for block in re.findall(r"^```python\n(.*?)^```", part, re.MULTILINE | re.DOTALL):
+            if re.search(r"^(lab.* = )?lk\.load\(", block, re.MULTILINE):
+                heading = part.partition("\n")[0]
+            found.setdefault(heading, []).append(block)
+    return found
+
+
+def test_the_blocks_are_found() -> None:
+    assert {"A first example", "Who takes which token", "What bits cost", OF_YOUR_OWN, *GIVEN} == runs().keys()
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("heading", [heading for heading in runs() if heading != OF_YOUR_OWN])
+def test_the_blocks_run_one_after_the_other(heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, Any] = {"lk": lk, **GIVEN.get(heading, {})}
+    for number, block in enumerate(runs()[heading]):
+        exec(compile(block, f"README, {heading}, block {number}", "exec"), space)
+        if "panel" in space:  # the next block is run "once it has finished"
+            space["panel"].wait()
+    for lab in [value for value in space.values() if isinstance(value, lk.Lab)]:
+        lab.close()
