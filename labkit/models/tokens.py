@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,15 +20,29 @@ def token_strings(
 ) -> list[str]:
     """The text of each token id, leading spaces kept, special tokens by name.
 
-    memo: filled with what was looked up, for callers who ask again and again.
+    memo: filled with what was looked up; None for one that is kept with the tokenizer, until tokens are added to it.
 
     A token that is only part of a character (byte-level vocabularies split some) is shown by its bytes, as <0xE4>.
     """
-    memo = {} if memo is None else memo
+    memo = _memo_of(tokenizer) if memo is None else memo
     for id_ in ids:
         if id_ not in memo:
             memo[id_] = _token_string(tokenizer, int(id_))
     return [memo[id_] for id_ in ids]
+
+
+_MEMOS: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, dict[int, str]]] = WeakKeyDictionary()
+
+
+def _memo_of(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """What has been looked up of a tokenizer: asking it for one token after the other takes longer than a small model's pass."""
+    try:
+        size, memo = _MEMOS.get(tokenizer, (-1, {}))
+        if size != len(tokenizer):
+            _MEMOS[tokenizer] = len(tokenizer), (memo := {})
+    except TypeError:  # one that can't be a key, or has no length
+        return {}
+    return memo
 
 
 def token_bytes(text: str) -> bytes:

@@ -19,6 +19,7 @@ import torch
 from transformers.modeling_utils import AttentionInterface
 
 from labkit.trace.patterns import SEEN
+from labkit.trace.probing import modules_of
 
 Attention = Callable[..., "tuple[torch.Tensor, torch.Tensor | None]"]
 
@@ -121,7 +122,7 @@ def tapped(model: torch.nn.Module, listener: Listener) -> Iterator[None]:
 
     Taps nest, and may be taken off in any order: what an earlier listener changes, a later one sees changed.
     """
-    modules = [id(module) for module in model.modules()]
+    modules = [id(module) for module in modules_of(model)]
     try:
         with _lock:
             _put_on()

@@ -27,7 +27,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from labkit.errors import BadInput, Unavailable
 from labkit.models.config import context_length, first_number, input_device
-from labkit.trace.probing import COARSEST, TOLERANCE, evaluating
+from labkit.trace.probing import COARSEST, TOLERANCE, evaluating, modules_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -180,7 +180,7 @@ def prepared(model: PreTrainedModel, *, compiled: bool = False) -> Iterator[None
         raise Unavailable(
             "This model is on torch's meta device, which holds no numbers; load its weights with lk.load or from_pretrained."
         )
-    checkpointing = [m for m in model.modules() if vars(m).get("gradient_checkpointing") is True]
+    checkpointing = [m for m in modules_of(model) if vars(m).get("gradient_checkpointing") is True]
     with evaluating(model), contextlib.nullcontext() if compiled else uncompiled(model):
         for module in checkpointing:
             vars(module)["gradient_checkpointing"] = False
@@ -232,7 +232,7 @@ def is_compiled(model: nn.Module) -> bool:
         getattr(part, "_compiled_call_impl", None) is not None
         or "_orig_mod" in vars(part).get("_modules", {})
         or hasattr(part.forward, "_torchdynamo_orig_callable")
-        for part in model.modules()
+        for part in modules_of(model)
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import fuzz
 import pytest
 
@@ -42,3 +44,12 @@ def test_special_tokens_and_ids_past_the_vocabulary_have_names() -> None:
         tokenizer.convert_ids_to_tokens(special),
         f"<id {len(tokenizer) + 7}>",
     ]
+
+
+@pytest.mark.real_model
+def test_what_was_looked_up_is_forgotten_when_tokens_are_added(default_lab: lk.Lab) -> None:
+    tokenizer = copy.deepcopy(default_lab.tokenizer)
+    new = len(tokenizer)
+    assert token_strings(tokenizer, [5, new]) == [token_strings(default_lab.tokenizer, [5])[0], f"<id {new}>"]
+    tokenizer.add_tokens(["<added>"])
+    assert token_strings(tokenizer, [new]) == ["<added>"]
