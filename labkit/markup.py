@@ -34,6 +34,16 @@ def shorten(text: str, characters: int) -> str:
     return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
+def one_line(text: object, characters: int) -> str:
+    """Any text on one line, its invisible characters written out, cut to at most so many."""
+    return shorten(visible(" ".join(str(text).split())), characters)
+
+
+def counted(n: int, noun: str) -> str:
+    """ "1 token", "1,024 tokens"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def escaped(text: object) -> str:
     """Any text as HTML that shows just this text, its invisible characters written out."""
     return html.escape(visible(str(text)))

@@ -269,40 +269,28 @@ def _looks(names: list[str]) -> dict[str, tuple[str, str, str]]:
 def _points(
     rows: list[Row], column: str, beside: float, colour: str, symbol: str, *, name: str, group: str
 ) -> go.Scatter:
-    import plotly.graph_objects as go
-
-    low_and_high = ("low", "high") if column == "share" else ("loss_low", "loss_high")
-    ends = [[_scaled(row[end], column) for row in rows] for end in low_and_high]
-    at = [_scaled(row[column], column) for row in rows]
-    return go.Scatter(
-        x=[row["strength"] + beside for row in rows],
-        y=at,
-        error_y={**intervals(ends[0], at, ends[1]), "color": colour, "thickness": 1.5, "width": 0},
-        mode="markers",
-        name=name,
-        legendgroup=group,
-        showlegend=False,
-        cliponaxis=False,
-        marker={"size": SIZE, "symbol": symbol, "color": colour},
-        **hovers([_hover(row, name) for row in rows]),
+    """Points with their intervals, and what is said of each."""
+    at, low, high = (
+        [_scaled(row[each], column) for row in rows]
+        for each in ((column, "low", "high") if column == "share" else (column, "loss_low", "loss_high"))
     )
+    marker = {"size": SIZE, "symbol": symbol, "color": colour}
+    bars = {**intervals(low, at, high), "color": colour, "thickness": 1.5, "width": 0}
+    said = hovers([_hover(row, name) for row in rows])
+    return _marks(rows, column, beside, group, name=name, marker=marker, error_y=bars, **said)
 
 
 def _rings(rows: list[Row], column: str, beside: float, group: str) -> go.Scatter:
     """Around the points of strengths at which continuations broke."""
+    marker = {"size": RING, "symbol": "circle-open", "color": INK, "line": {"width": 2}}
+    return _marks(rows, column, beside, group, name="broken", marker=marker, hoverinfo="skip")
+
+
+def _marks(rows: list[Row], column: str, beside: float, group: str, **looks: object) -> go.Scatter:
     import plotly.graph_objects as go
 
-    return go.Scatter(
-        x=[row["strength"] + beside for row in rows],
-        y=[_scaled(row[column], column) for row in rows],
-        mode="markers",
-        marker={"size": RING, "symbol": "circle-open", "color": INK, "line": {"width": 2}},
-        name="broken",
-        legendgroup=group,
-        showlegend=False,
-        cliponaxis=False,
-        hoverinfo="skip",
-    )
+    x, y = [row["strength"] + beside for row in rows], [_scaled(row[column], column) for row in rows]
+    return go.Scatter(x=x, y=y, mode="markers", legendgroup=group, showlegend=False, cliponaxis=False, **looks)
 
 
 def _hover(row: Row, name: str) -> str:

@@ -11,6 +11,7 @@ from labkit.views.kit.plots import (
     INK,
     OKABE_ITO,
     Row,
+    band,
     below_title,
     check_columns,
     escaped,
@@ -247,20 +248,8 @@ def _along(own: pd.DataFrame, label: str, number: int, place: int, least: float)
         return [max(float(value), least) for value in values]
 
     colour = OKABE_ITO[number % len(OKABE_ITO)]
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     x = [tokens / MILLION for tokens in own["tokens"]]
     name = escaped(label)
-    band = go.Scatter(
-        x=x + x[::-1],
-        y=[*shown(own["high"]), *shown(own["low"])[::-1]],
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.15)",
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        legendgroup=name,
-        showlegend=False,
-    )
     line = go.Scatter(
         x=x,
         y=shown(own["loss_change"]),
@@ -276,7 +265,7 @@ def _along(own: pd.DataFrame, label: str, number: int, place: int, least: float)
         ],
         hovertemplate="%{customdata}<extra></extra>",
     )
-    return [band, line]
+    return [band(x, shown(own["low"]), shown(own["high"]), colour, name), line]
 
 
 def _squeeze_sentence(table: pd.DataFrame) -> str:

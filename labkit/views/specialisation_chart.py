@@ -16,6 +16,7 @@ from labkit.views.kit.plots import (
     OKABE_ITO,
     Row,
     at_the_left,
+    band,
     below_title,
     check_columns,
     escaped,
@@ -243,17 +244,8 @@ def _line(
     name = escaped(str(way))
     known = [i for i in range(len(keep)) if math.isfinite(low[i]) and math.isfinite(high[i])]
     if len(known) > 1:
-        yield go.Scatter(
-            x=[keep[i] for i in known] + [keep[i] for i in reversed(known)],
-            y=[low[i] for i in known] + [high[i] for i in reversed(known)],
-            fill="toself",
-            fillcolor=_clear(colour),
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            legendgroup=name,
-            showlegend=False,
-        )
+        x, bottom, top = ([column[i] for i in known] for column in (keep, low, high))
+        yield band(x, bottom, top, colour, name)
     yield go.Scatter(
         x=keep,
         y=change,
@@ -410,11 +402,6 @@ def _bands_told(frame: pd.DataFrame) -> str:
 def _colours(ways: list[str]) -> dict[str, str]:
     free = iter(OKABE_ITO * (1 + len(ways) // len(OKABE_ITO)))
     return {way: GREY if way in BESIDE else next(free) for way in ways}
-
-
-def _clear(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.18)"
 
 
 def _times(doublings: int) -> str:

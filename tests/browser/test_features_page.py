@@ -95,7 +95,7 @@ def listed(page: Any) -> list[str]:
 
 
 def foot(page: Any) -> str:
-    return page.locator(".lk-fv-foot").inner_text()
+    return page.locator(".lk-foot").inner_text()
 
 
 def headline(page: Any) -> str:
@@ -361,7 +361,7 @@ def test_typing_another_text(open_page: Open, tmp_path: Path) -> None:
     box.fill("four words are here")
     pump(page, view)
     assert page.locator(".lk-fv-text").evaluate("l => l.textContent") == "<s> four words are here"
-    assert "5 tokens" in page.locator(".lk-fv-head").inner_text()
+    assert "5 tokens" in page.locator(".lk-features > p.lk-muted >> nth=0").inner_text()
     assert "It is active on no token of this text." in page.locator(".lk-fv-legend").inner_text()
     assert listed(page)[0] == "feature 24 5.000 here"
     box.fill("bad")

@@ -97,7 +97,7 @@ def test_each_control_changes_the_numbers_and_the_pictures(
         page.get_by_label(name, exact=True).select_option(value)
         pump(page, view)
         assert numbers.inner_text() != said, name
-        marked.append(page.locator(".lk-quant-quantized .lk-quant-other").count())
+        marked.append(page.locator(".lk-quant-quantized mark").count())
         assert all(now != before for now, before in zip(pictures(page), seen, strict=True)), name
     assert "by half-quadratic" in page.locator(".lk-quant").inner_text()
     assert max(marked) > 0, "tokens that the original's text does not have"

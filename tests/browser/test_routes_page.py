@@ -66,7 +66,7 @@ def pump(page: Any, view: RoutesView) -> list[dict[str, Any]]:
 
 
 def foot(page: Any, which: int = 0) -> str:
-    return page.locator(".lk-rt-foot").nth(which).inner_text()
+    return page.locator(".lk-foot").nth(which).inner_text()
 
 
 def numbers(page: Any, which: int = 0) -> list[str]:
@@ -204,7 +204,7 @@ def test_the_loads_are_drawn_to_scale_with_chance_behind(open_page: Open, tmp_pa
     assert band["height"] == pytest.approx((high - low) * top, abs=2)
     key = page.locator(".lk-rt-key").inner_text()
     assert "uniform 8.3 %" in key
-    assert f"{100 * low:.1f} % to {100 * high:.1f} % in 95 % of cases" in key
+    assert f"{100 * low:g} % to {100 * high:.1f} % in 95 % of cases" in key
     page.get_by_label("Loads").select_option("most")
     names = page.locator(".lk-rt-loads .lk-rt-names span").all_inner_texts()
     assert names[:2] == ["7", "8"]

@@ -64,11 +64,11 @@ def pump(page: Any, view: SteeringView, *, wait: bool = True) -> None:
 
 
 def text(page: Any, which: str) -> str:
-    return page.locator(f".lk-steer-{which} .lk-steer-text").text_content()
+    return page.locator(f".lk-steer-{which} .lk-prose").text_content()
 
 
 def underlined(page: Any, which: str) -> str:
-    return "".join(page.locator(f".lk-steer-{which} .lk-steer-other").all_text_contents())
+    return "".join(page.locator(f".lk-steer-{which} mark").all_text_contents())
 
 
 def words(page: Any, selector: str) -> str:
@@ -95,7 +95,7 @@ def test_a_slider_moved_by_keys_writes_the_steered_text(
 ) -> None:
     page = as_widget(open_page, view, tmp_path)
     assert text(page, "unsteered") == "".join(PLAIN)
-    assert not page.locator(".lk-steer-steered .lk-steer-text").is_visible()
+    assert not page.locator(".lk-steer-steered .lk-prose").is_visible()
     assert "All strengths are 0: move a slider" in words(page, ".lk-steer-steered .lk-steer-empty")
     assert slider(page).get_attribute("aria-valuetext") == "0, off"
     slider(page).focus()
@@ -181,7 +181,7 @@ def test_back_to_0_for_one_and_for_all(open_page: Open, tmp_path: Path, view: St
     pump(page, view)
     assert view.strengths == {1234: 0.0, "calm": 0.0}
     assert len(writer.calls) == calls, "nothing is written anew"
-    assert not page.locator(".lk-steer-steered .lk-steer-text").is_visible()
+    assert not page.locator(".lk-steer-steered .lk-prose").is_visible()
     assert page.get_by_role("button", name="All back to 0").is_disabled()
 
 
@@ -226,7 +226,7 @@ def test_what_is_selected_stays_while_the_other_text_grows(
     open_page: Open, tmp_path: Path, view: SteeringView, writer: Writer
 ) -> None:
     page = as_widget(open_page, view, tmp_path)
-    page.locator(".lk-steer-unsteered .lk-steer-token").nth(1).evaluate("e => getSelection().selectAllChildren(e)")
+    page.locator(".lk-steer-unsteered .lk-paired-token").nth(1).evaluate("e => getSelection().selectAllChildren(e)")
     assert page.evaluate("getSelection().toString()") == " cat"
     writer.stormy = PLAIN[:3]
     slider(page).evaluate("s => { s.value = '8'; s.dispatchEvent(new Event('input')); }")
@@ -238,7 +238,7 @@ def test_what_is_selected_stays_while_the_other_text_grows(
     writer.stormy = PLAIN
     slider(page).evaluate("s => { s.value = '9'; s.dispatchEvent(new Event('input')); }")
     pump(page, view)
-    assert words(page, ".lk-steer-parted") == "The two texts are the same."
+    assert words(page, ".lk-steer-parted") == "Both texts are the same: 7 tokens."
 
 
 def test_the_prompt_can_be_typed_over(open_page: Open, tmp_path: Path, view: SteeringView, writer: Writer) -> None:
@@ -445,8 +445,8 @@ def test_hostile_texts_stay_text(open_page: Open, tmp_path: Path, width: int, li
     page = (as_widget if live else page_of)(open_page, view, tmp_path, width=width)
     settle(page)
     assert page.evaluate("window.broken") is None
-    assert page.locator("main img, main svg, main script, main i, main .lk-steer-text b").count() == 0
-    assert page.locator(".lk-steer-steered .lk-steer-token").count() == len(HOSTILE) + len(LONE_SURROGATES)
+    assert page.locator("main img, main svg, main script, main i, main .lk-prose b").count() == 0
+    assert page.locator(".lk-steer-steered .lk-paired-token").count() == len(HOSTILE) + len(LONE_SURROGATES)
     assert "Mean loss infinite" in words(page, ".lk-steer-steered .lk-steer-said")
     assert "Mean loss not known" in words(page, ".lk-steer-unsteered .lk-steer-said")
     no_sideways(page)

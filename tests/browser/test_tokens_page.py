@@ -293,11 +293,11 @@ def test_temperature_page_slides_through_exact_distributions(open_page: Open, tm
             slider.press("ArrowRight")
         exact = probabilities(france().astype(float), expected)
         assert bars.nth(0).locator(".lk-bar-number").inner_text() == f"{exact[0] * 100:.1f} %"
-        assert page.locator(".lk-sampling-value").inner_text() == f"{expected:.2f}"
+        assert page.locator(".lk-sampling output").inner_text() == f"{expected:.2f}"
     slider.press("Home")
     assert bars.nth(0).locator(".lk-bar-number").inner_text() == "100 %"
     assert bars.nth(12).inner_text().split("\n")[0].startswith("4,988 others")
-    assert "(greedy)" in page.locator(".lk-sampling-value").inner_text()
+    assert "(greedy)" in page.locator(".lk-sampling output").inner_text()
     assert bars.nth(1).locator(".lk-label").inner_text() == "</script>"
     mark = page.evaluate("document.querySelector('.lk-sampling-bars .lk-track-mark').style.insetInlineStart")
     assert float(mark[:-1]) == pytest.approx(probabilities(france().astype(float), 1)[0] * 100, rel=1e-4)

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { fromCurve, klText, megabytes, placeOf, powers } from "../../labkit/views/mix_view/logic.js";
-import { cellAt, cellWords, errorsOf, heights, partedText, shareText, significant } from "../../labkit/views/quantization_view/logic.js";
+import { significant } from "../../labkit/views/kit/common.js";
+import { partedText } from "../../labkit/views/kit/paired_texts.js";
+import { fromCurve, megabytes, placeOf, powers } from "../../labkit/views/mix_view/logic.js";
+import { cellAt, cellWords, errorsOf, heights, shareText } from "../../labkit/views/quantization_view/logic.js";
 
 function cells() {
   const data = new DataView(new ArrayBuffer(24));
@@ -22,10 +24,9 @@ test("a cell says its row, column, weight, value and error", () => {
 });
 
 test("numbers are written with the digits that matter", () => {
-  assert.deepEqual([0, 0.012345, -1e-9].map((value) => significant(value)), ["0", "0.0123", "−1.00e−9"]);
+  assert.deepEqual([0, 0.012345, 0.00012345, -1e-9].map((value) => significant(value)), ["0", "0.0123", "0.000123", "−1.00e−9"]);
   assert.deepEqual([0.101, 0.0123].map(shareText), ["10.1 %", "1.2 %"]);
   assert.deepEqual(heights([0, 1, 4]), [0, 0.5, 1]);
-  assert.deepEqual([0, 0.00012345].map(klText), ["0", "0.000123"]);
   assert.deepEqual([3_420_000, 13_420_000].map(megabytes), ["3.420 MB", "13.4 MB"]);
   assert.deepEqual(powers(0.005, 2), [0.01, 0.1, 1]);
 });

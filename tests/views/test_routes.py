@@ -17,6 +17,7 @@ import pytest
 import torch
 from families import FAMILIES, Tokens, build
 from generations import HOSTILE, LONE_SURROGATES
+from pictured import words as words_of
 from routed import WORDS, random_routed, routed
 from traces import random_trace
 
@@ -25,9 +26,11 @@ from labkit.errors import BadInput, Unavailable
 from labkit.moe.measures import specialisation as measured
 from labkit.moe.routing import collect
 from labkit.trace.record import Routes, Trace
+from labkit.views.drawing.scene import Raster, Words
+from labkit.views.drawing.svg import svg
 from labkit.views.routes_view import FILE_BYTES, RoutesView, routes
 from labkit.views.routes_view.choices import MOST_BYTES, MOST_TOKENS, by_weight, chance, router
-from labkit.views.routes_view.picture import COLOURS
+from labkit.views.routes_view.exported import COLOURS, OTHERS
 from labkit.views.specialisation_chart import MOST_LAYERS, damage, specialisation
 
 
@@ -439,16 +442,19 @@ def test_the_picture_where_no_script_runs() -> None:
     load = np.frombuffer(view.load, "<u4").reshape(6, 32)[3].astype(int)
     best = int(load.argmax())
     assert f"expert {best}: {load[best] / 48:.1%} ({load[best]} tokens)" in data["text/plain"]
-    page = data["text/html"]
-    assert page.count("<sub>") == 12
-    png = base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", page)[1])  # type: ignore[index]
-    assert png.startswith(b"\x89PNG")
-    assert (int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")) == (12, 6)
-    rows = zlib.decompress(png[png.index(b"IDAT") + 4 : -16])  # a byte of filter, then a pixel a token
+    kept = base64.b64decode(re.search(r"data:image/svg\+xml;base64,([^\"]+)", data["text/html"])[1])  # type: ignore[index]
+    picture = view._image()
+    assert kept.decode() == svg(picture)
     first = trace.routes.experts[:, 3, 0].tolist()
+    notes = [shape.text for shape in picture.shapes if isinstance(shape, Words) and shape.size == 9]
+    assert notes == [str(e) for e in first], "after each token the number of its first expert"
+    (strip,) = (shape.pixels for shape in picture.shapes if isinstance(shape, Raster))
+    assert strip.shape == (6, 12, 4)
     firsts = np.bincount(first, minlength=32) + load / 100  # those chosen first have the colours
     most = np.argsort(-firsts, kind="stable")[:8].tolist()
-    assert list(rows[3 * 13 + 1 : 4 * 13]) == [most.index(e) if e in most else 8 for e in first]
+    colours = [COLOURS[most.index(e)] if e in most else OTHERS for e in first]
+    assert [f"#{bytes(cell[:3]).hex()}" for cell in strip[3]] == colours
+    assert f"{load[best] / 48:.1%}" in words_of(picture)
 
 
 def test_a_layout_and_the_colours_are_the_widget_s() -> None:

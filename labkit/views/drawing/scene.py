@@ -10,6 +10,7 @@ import numpy as np
 
 PAPER, INK, MUTED, LINE = "#ffffff", "#1b1f24", "#59636e", "#dfe3e8"
 ACCENT = "#0072b2"
+PALE, DEEP = "#e1ecf6", "#103a80"  # of a scale from little to much
 SIZE = 13.0  # of a text, in pixels
 LINE_HEIGHT = 1.4  # of a line, in sizes
 

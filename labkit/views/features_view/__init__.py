@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import traitlets
 
 from labkit.errors import BadInput, Unavailable
+from labkit.markup import counted, one_line
 from labkit.sae.dashboards import Dashboard
 from labkit.sae.dictionary import SAE, Feature
 from labkit.sae.reading import Features
@@ -20,6 +21,7 @@ from labkit.views.kit.errors import Refused, error_sentence
 from labkit.views.kit.job import Job
 from labkit.views.kit.running_text import is_markup, joined
 from labkit.views.kit.traits import Change, Proposal
+from labkit.views.kit.typed import TYPING_SECONDS, TypedText
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +32,6 @@ NONE = -1  # no feature is open, or no token held
 IN_A_FILE = 24  # dashboards
 MOST_HITS = 50  # of a search
 _KEPT = 64  # dashboards, so that going back to one asks for nothing
-_TYPING_SECONDS = 0.3  # somebody who types on does not mean what stands there yet
 _PICTURE_ROWS = 8
 
 LookUp = Callable[[int], Dashboard]
@@ -61,7 +62,7 @@ def features(
     return FeaturesView(found, look_up=look_up, take=take, search=search, feature=feature)
 
 
-class FeaturesView(View):
+class FeaturesView(View, TypedText):
     """The features of a text, with `feature` open; set it for another. With `take`, set `typed` for another text, with
     `search` set `asked` for other words, and `wait()` until what that leads to is shown."""
 
@@ -84,21 +85,16 @@ class FeaturesView(View):
     shade = traitlets.Bytes(b"").tag(sync=True)
     """(drawn,) float32: the open feature's activations, where `indices` leaves out the weaker ones; else nothing."""
     facts = traitlets.Dict().tag(sync=True)
-    version = traitlets.Int(0).tag(sync=True)
-    """Counts the texts shown. A front end redraws when it changes, once the traits above agree again."""
     dashboard = traitlets.Dict().tag(sync=True)
     """What is known of the feature looked up last, or nothing."""
     opened = traitlets.Dict().tag(sync=True)
     """feature: which `shade` is of; and how its dashboard stands, as kit/job.py says it."""
-    typed = traitlets.Unicode("").tag(sync=True)
-    status = traitlets.Dict().tag(sync=True)
-    """Of `typed`, likewise."""
     asked = traitlets.Unicode("").tag(sync=True)
     """The words searched for."""
     hits: traitlets.List[Hit] = traitlets.List().tag(sync=True)
     """[feature, sentence] of each one found, the best first."""
     searching = traitlets.Dict().tag(sync=True)
-    """Of `asked`, likewise."""
+    """How the search for `asked` stands, likewise."""
 
     def __init__(
         self,
@@ -110,14 +106,7 @@ class FeaturesView(View):
         feature: int | Feature | None = None,
         **kwargs: object,
     ) -> None:
-        self._taker: Job[str, Features] = Job(
-            self,
-            lambda text, _run: self._taken(text),
-            self._show_text,
-            status="status",
-            failed="The text can't be read:",
-            delay_seconds=_TYPING_SECONDS,
-        )
+        self._follow_typed(self._taken, self._shown, failed="The text can't be read:")
         self._looker: Job[int, Plain] = Job(
             self,
             lambda feature, _run: self._dashboard_of(feature),
@@ -133,7 +122,7 @@ class FeaturesView(View):
             status="searching",
             failed="The search failed:",
             give_up=lambda words: self._no_hits(),
-            delay_seconds=_TYPING_SECONDS,
+            delay_seconds=TYPING_SECONDS,
         )
         check(found)
         for name, function, example in (
@@ -158,7 +147,6 @@ class FeaturesView(View):
             first = found.feature.index if feature is None else first
         typed = "" if take is None else self._first_text()
         super().__init__(**self._text_state(), feature=first, typed=typed, **kwargs)
-        self.observe(self._on_typed, names="typed")
         self.observe(self._on_asked, names="asked")
         self.observe(lambda _change: self._open(), names="feature")
         self._open()
@@ -219,17 +207,13 @@ class FeaturesView(View):
             raise BadInput(f"take returned features of {found.sae.name}, and the view shows those of {self._sae.name}.")
         return found
 
-    def _show_text(self, _text: str, found: Features) -> str:
+    def _shown(self, found: Features) -> dict[str, object]:
         self._found, self._drawn = found, drawn(found)
-        for name, value in self._text_state().items():
-            self.set_trait(name, value)
         if self.held >= len(self._drawn.pieces.texts):
             self.held = NONE
         if self.feature == NONE:
             self.feature = self._strongest()
-        self.shade = self._shade()
-        self.version += 1
-        return ""
+        return {**self._text_state(), "shade": self._shade()}
 
     def _shade(self) -> bytes:
         if self.feature == NONE or self._found is None or self._drawn is None or not self._drawn.cut:
@@ -279,11 +263,11 @@ class FeaturesView(View):
     def _found_by(self, words: str) -> list[Hit]:
         assert self._search is not None
         hits = islice(self._search(words), MOST_HITS)
-        return [[self._checked(index), shorten(visible(" ".join(str(why).split())), 200)] for index, why in hits]
+        return [[self._checked(index), one_line(why, 200)] for index, why in hits]
 
     def _show_hits(self, words: str, hits: list[Hit]) -> str:
         self.hits = hits
-        return "" if hits else f"No feature was found for “{shorten(visible(' '.join(words.split())), 80)}”."
+        return "" if hits else f"No feature was found for “{one_line(words, 80)}”."
 
     def _no_hits(self) -> None:
         self.hits = []
@@ -302,10 +286,6 @@ class FeaturesView(View):
         if not NONE <= value < n:
             raise Refused(f"There is no token {value}; give 0 to {n - 1}, or -1 for none.")
         return value
-
-    def _on_typed(self, change: Change) -> None:
-        if self._take is not None:
-            self._taker.ask(change["new"])
 
     def _on_asked(self, change: Change) -> None:
         if self._search is None:
@@ -355,11 +335,11 @@ class FeaturesView(View):
         if self._found is None:
             return f"{self._sae.name!r}, {feature}"
         text = shorten(visible("".join(self._found.tokens[:60])), 60)
-        return f"{text!r}, {_counted(len(self._found), 'token')}, {feature}"
+        return f"{text!r}, {counted(len(self._found), 'token')}, {feature}"
 
     def _head_line(self) -> str:
         of = f" of {self._sae.model}" if self._sae.model else ""
-        text = "" if self._found is None else f" · {_counted(len(self._found), 'token')}"
+        text = "" if self._found is None else f" · {counted(len(self._found), 'token')}"
         return f"{self._sae.name} · {len(self._sae):,} features of what enters layer {self._sae.layer}{of}{text}"
 
     def _static_text(self) -> str:
@@ -424,13 +404,9 @@ def _told(known: Plain) -> list[str]:
                 f"It {verb} " + ", ".join(f"“{visible(shorten(token, 30))}”" for token, _ in known[name][:8]) + "."
             )
     for example in known["examples"][:3]:
-        text = shorten(visible(" ".join("".join(example["texts"]).split())), 200)
+        text = one_line("".join(example["texts"]), 200)
         lines.append(f"{example['kind']}, {(example['values'][example['peak']] or 0):.4g}: {text}")
     return lines
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 __all__ = ["FeaturesView", "features"]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, SupportsFloat, TypeAlias
+from typing import Any, SupportsFloat, TypeAlias
 
 import numpy as np
 
 from labkit.errors import BadInput
+from labkit.markup import one_line
 from labkit.sae.dashboards import Dashboard, Example
 from labkit.sae.dictionary import SAE
 from labkit.sae.reading import Features
-from labkit.views.base import shorten, visible
+from labkit.views.kit.arrays import numbers
 from labkit.views.kit.running_text import Pieces, label, split
-
-if TYPE_CHECKING:
-    import torch
 
 Plain: TypeAlias = dict[str, Any]  # what JSON takes
 
@@ -56,7 +54,7 @@ def drawn(found: Features) -> Drawn:
     n_drawn = min(len(found), MOST_TOKENS)
     kind = np.dtype("<u2") if len(found.sae) < 1 << 16 else np.dtype("<u4")
     room = max(1, MOST_BYTES // (n_drawn * (kind.itemsize + 4)))
-    indices, values = _numpy(found.indices), _numpy(found.values).astype("<f4")
+    indices, values = numbers(found.indices), numbers(found.values, "<f4")
     most = int((indices >= 0).sum(-1).max(initial=0))
     n = max(1, min(most, room))
     there = indices[:n_drawn, :n]
@@ -65,8 +63,8 @@ def drawn(found: Features) -> Drawn:
         pieces=split(found.tokens[:n_drawn]),
         indices=np.ascontiguousarray(np.where(there >= 0, there, np.iinfo(kind).max), kind),
         values=np.ascontiguousarray(np.where(there >= 0, values[:n_drawn, :n], 0), "<f4"),
-        unexplained=np.ascontiguousarray(_numpy(found.unexplained)[:n_drawn], "<f4"),
-        undefined={i: why_undefined(found.sae, i) for i in np.flatnonzero(~_numpy(found.defined)[:n_drawn]).tolist()},
+        unexplained=numbers(found.unexplained, "<f4")[:n_drawn],
+        undefined={i: why_undefined(found.sae, i) for i in np.flatnonzero(~numbers(found.defined)[:n_drawn]).tolist()},
         most=most,
         strongest=[(feature.index, value, token) for feature, value, token in found.strongest(STRONGEST)],
     )
@@ -74,7 +72,7 @@ def drawn(found: Features) -> Drawn:
 
 def activations(found: Features, feature: int) -> np.ndarray:
     """(n,) float32: one feature's activation on each drawn token; NaN where features are not defined."""
-    return np.ascontiguousarray(_numpy(found.of(feature))[:MOST_TOKENS], "<f4")
+    return numbers(found.of(feature), "<f4")[:MOST_TOKENS]
 
 
 def why_undefined(sae: SAE, token: int) -> str:
@@ -111,7 +109,7 @@ def plain(dashboard: Dashboard) -> Plain:
         "edges": [_number(edge) for edge in dashboard.edges[: _MOST_BINS + 1]],
         "counts": [int(count) for count in dashboard.counts[:_MOST_BINS]],
         "kinds": [
-            [_prose(kind), _number(share), _number(corpus)]
+            [one_line(kind, 60), _number(share), _number(corpus)]
             for kind, (share, corpus) in list(dashboard.kinds.items())[:_MOST_ROWS]
         ],
         "promoted": [[label(token), _number(change)] for token, change in dashboard.promoted[:_MOST_ROWS]],
@@ -127,7 +125,7 @@ def _example(example: Example) -> dict[str, object]:
         **split(example.tokens).sent(),
         "values": [_number(value) for value in example.activations.tolist()],
         "peak": int(example.peak),
-        "kind": _prose(example.kind),
+        "kind": one_line(example.kind, 60),
         "top": bool(example.top),
     }
 
@@ -153,15 +151,6 @@ def check(found: object) -> None:
         )
 
 
-def _prose(text: object) -> str:
-    return shorten(visible(" ".join(str(text).split())), 60)
-
-
 def _number(value: SupportsFloat) -> float | None:
     number = float(value)
     return float(f"{number:.6g}") if math.isfinite(number) else None
-
-
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().cpu().numpy()
-    return array

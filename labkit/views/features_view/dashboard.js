@@ -2,7 +2,7 @@
 
 import { barRow } from "../kit/bars.js";
 import { columns } from "../kit/columns.js";
-import { decimal, make, percent, spokenLabel, thousands, counted } from "../kit/common.js";
+import { box, counted, decimal, make, percent, spokenLabel, thousands, unread } from "../kit/common.js";
 import { legend } from "../kit/legend.js";
 import { nameOf, passageOf, quoted } from "../kit/token_list.js";
 import { activation, axisNumber, logHeight, occupied } from "./logic.js";
@@ -36,38 +36,30 @@ import { shadedText } from "./shaded.js";
 
 const numberOr = (/** @type {number | null} */ value) => (value === null ? "no number" : decimal(value, 3));
 
-/** @type {(title: string, unit?: string) => HTMLElement} */
-function section(title, unit = "") {
-  const element = make("section", "lk-fv-section");
+/** @type {(title: string, unit: string, ...parts: Node[]) => HTMLElement} */
+function section(title, unit, ...parts) {
+  const element = make("section");
   const head = make("h3", "", title);
   if (unit) head.append(" ", make("span", "lk-muted", unit));
-  element.append(head);
+  element.append(head, ...parts);
   return element;
 }
 
-/** @type {(element: HTMLElement, items: Node[], none: string) => HTMLElement} */
-function listOr(element, items, none) {
-  if (items.length === 0) element.append(make("p", "lk-muted", none));
-  else {
-    const list = make("ul", "lk-bars");
-    list.append(...items);
-    element.append(list);
-  }
-  return element;
+/** Rows with bars; mark: what the line across them stands for, or nothing. @type {(title: string, unit: string, items: Node[], mark: string) => HTMLElement} */
+function barList(title, unit, items, mark) {
+  if (items.length === 0) return section(title, unit, make("p", "lk-muted", "None are listed."));
+  const list = make("ul", "lk-bars");
+  list.append(...items);
+  return section(title, unit, list, ...(mark ? [legend([{ sample: "lk-track-mark", text: mark }], { quiet: true })] : []));
 }
 
-/** What the line across the bars stands for. @param {string} text */
-function marked(text) {
-  const key = legend([{ sample: "lk-track-mark", text }]);
-  key.classList.add("lk-muted", "lk-small");
-  return key;
-}
+/** What is said of the part that is pointed at. */
+const readingLine = () => make("p", "lk-fv-reading lk-muted lk-small");
 
 /** @type {(bins: ReturnType<typeof occupied>, id: string) => HTMLElement} */
 function histogram(bins, id) {
-  const element = section("How strong it is where it is active");
   const most = Math.max(...bins.map(({ count }) => count));
-  const reading = make("p", "lk-fv-reading");
+  const reading = readingLine();
   const rest = "Heights: the number of tokens, on a logarithmic scale.";
   const say = (/** @type {number} */ i) => `${axisNumber(bins[i].low)} to ${axisNumber(bins[i].high)}: ${counted(bins[i].count, "token")}`;
   const show = (/** @type {number | null} */ i) => {
@@ -82,34 +74,23 @@ function histogram(bins, id) {
   });
   chart.draw({ count: bins.length, height: (i) => logHeight(bins[i].count, most), say });
   show(null);
-  const scale = make("div", "lk-fv-scale");
-  scale.append(make("span", "", thousands(most)), make("span", "", "0"));
-  const axis = make("div", "lk-fv-axis");
-  const ends = [bins[0].low, bins[bins.length - 1].high].map(axisNumber);
-  axis.append(make("span", "", ends[0]), make("span", "", "activation"), make("span", "", ends[1]));
-  for (const part of [scale, axis]) part.setAttribute("aria-hidden", "true");
-  const plot = make("div", "lk-fv-plot");
-  plot.append(scale, chart.list, make("div"), axis);
-  element.append(plot, reading);
-  return element;
+  const words = (/** @type {string} */ name, /** @type {string[]} */ ...texts) =>
+    box(`lk-fv-${name} lk-muted lk-tiny`, ...texts.map((text) => make("span", "", text)));
+  const scale = words("scale", thousands(most), "0");
+  const axis = words("axis", axisNumber(bins[0].low), "activation", axisNumber(bins[bins.length - 1].high));
+  unread(scale, axis);
+  return section("How strong it is where it is active", "", box("lk-fv-plot", scale, chart.list, make("div"), axis), reading);
 }
 
 /** @param {Dashboard["kinds"]} rows */
 function kinds(rows) {
   const most = Math.max(...rows.flatMap(([, share, corpus]) => [share ?? 0, corpus ?? 0]), 1e-9);
-  const items = rows.map(([kind, share, corpus]) =>
-    barRow({
-      name: make("bdi", "", kind),
-      share: (share ?? 0) / most,
-      mark: (corpus ?? 0) / most,
-      number: percent(share ?? NaN),
-      note: `of the corpus ${percent(corpus ?? NaN)}`,
-      className: "lk-fv-kind",
-    }),
-  );
-  const element = listOr(section("In which kinds of text", "share of its activity"), items.map((row) => row.element), "");
-  element.append(marked("the share that this kind of text has of the corpus"));
-  return element;
+  const items = rows.map(([kind, share, corpus]) => {
+    const note = `of the corpus ${percent(corpus ?? NaN)}`;
+    const [filled, mark] = [share, corpus].map((each) => (each ?? 0) / most);
+    return barRow({ name: make("bdi", "", kind), share: filled, mark, number: percent(share ?? NaN), note, className: "lk-fv-kind" }).element;
+  });
+  return barList("In which kinds of text", "share of its activity", items, "the share that this kind of text has of the corpus");
 }
 
 /** @type {(title: string, rows: [string, number | null][], most: number, chance: number | null) => HTMLElement} */
@@ -119,11 +100,8 @@ function changes(title, rows, most, chance) {
     const down = (change ?? 0) < 0 ? " lk-fv-down" : "";
     return barRow({ name: quoted(token), share, mark, number: numberOr(change), className: `lk-fv-change${down}` }).element;
   });
-  const element = listOr(section(title, "change of the logit, standard deviations over the vocabulary"), items, "None are listed.");
-  if (rows.length > 0 && chance !== null) {
-    element.append(marked(`chance: the strongest token of a random direction reaches ${decimal(chance, 3)}`));
-  }
-  return element;
+  const line = chance === null ? "" : `chance: the strongest token of a random direction reaches ${decimal(chance, 3)}`;
+  return barList(title, "change of the logit, standard deviations over the vocabulary", items, line);
 }
 
 /** @type {(found: Dashboard, opener: Opener) => HTMLElement} */
@@ -135,28 +113,21 @@ function neighbours({ nearest, chance }, opener) {
     row.classList.toggle("lk-fv-below", below);
     return row;
   });
-  const element = listOr(section("Features of nearly the same direction", "cosine"), items, "None are listed.");
   const reach = chance === null ? "an unknown cosine" : decimal(chance, 3);
-  if (items.length > 0) element.append(marked(`chance: the closest of as many random directions reaches ${reach}`));
-  return element;
+  return barList("Features of nearly the same direction", "cosine", items, `chance: the closest of as many random directions reaches ${reach}`);
 }
 
 /** @type {(title: string, rows: Example[], largest: number, id: string) => HTMLElement} */
 function examples(title, rows, largest, id) {
-  const box = section(title);
-  if (rows.length === 0) {
-    box.append(make("p", "lk-muted", "No example is listed."));
-    return box;
-  }
+  if (rows.length === 0) return section(title, "", make("p", "lk-muted", "No example is listed."));
   const passages = rows.map((row) => {
     const value = activation(row.values[row.peak]);
-    const head = make("p", "lk-tl-passage-head");
-    head.append(make("strong", "", value), " ", make("bdi", "", row.kind));
+    const head = box("lk-tl-passage-head lk-muted lk-small", make("strong", "", value), " ", make("bdi", "", row.kind));
     return { ...passageOf(row), peak: row.peak, head, title: `${spokenLabel(row.kind)}, ${value} at its peak` };
   });
   const places = passages.flatMap((passage) => passage.texts.map((_, token) => nameOf(passage, token)));
   const values = rows.flatMap((row) => row.values);
-  const reading = make("p", "lk-fv-reading");
+  const reading = readingLine();
   const rest = "Point at a token, or move to it with the arrow keys, for its activation.";
   reading.textContent = rest;
   const share = (/** @type {number} */ at) =>
@@ -183,8 +154,7 @@ function examples(title, rows, largest, id) {
   });
   text.fill(passages);
   text.shade(values, largest);
-  box.append(text.element, reading);
-  return box;
+  return section(title, "", text.element, reading);
 }
 
 /**
@@ -203,27 +173,25 @@ export function drawDashboard(found, id, opener) {
       make("strong", "", activation(found.largest)),
     );
   }
-  const side = make("div", "lk-fv-side");
+  const side = box("lk-fv-side");
   const bins = occupied(found.edges, found.counts);
   if (bins.length > 0) side.append(histogram(bins, id));
   if (found.kinds.length > 0 && !dead) side.append(kinds(found.kinds));
   const chance = found.chance_promotion;
   const most = Math.max(...[...found.promoted, ...found.suppressed].map(([, change]) => Math.abs(change ?? 0)), chance ?? 0, 1e-9);
-  const both = make("div", "lk-fv-both");
-  both.append(
+  const both = box(
+    "lk-fv-both",
     changes("Tokens it promotes", found.promoted, most, chance),
     changes("Tokens it suppresses", found.suppressed, most, chance),
   );
   side.append(both, neighbours(found, opener));
-  const body = make("div", "lk-fv-body");
-  if (dead && found.examples.length === 0) body.classList.add("lk-fv-alone");
-  else {
-    const column = make("div", "lk-fv-examples");
+  const body = box("lk-fv-body", side);
+  if (!dead || found.examples.length > 0) {
     const [top, rest] = [true, false].map((which) => found.examples.filter((each) => each.top === which));
-    column.append(examples("Where it is strongest in the corpus", top, found.largest, `${id}-0`));
+    const column = box("lk-fv-examples", examples("Where it is strongest in the corpus", top, found.largest, `${id}-0`));
     if (rest.length > 0) column.append(examples("Drawn over the rest of its range", rest, found.largest, `${id}-1`));
-    body.append(column);
+    body.prepend(column);
+    body.classList.add("lk-split");
   }
-  body.append(side);
   return [make("h2", "lk-fv-headline", `feature ${found.feature}`), facts, body];
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from labkit.views.drawing.page import Page, Token
 from labkit.views.drawing.scene import ACCENT, PAPER, mixed
+from labkit.views.kit.arrays import numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,16 +22,14 @@ def numbers_of(found: Features) -> pd.DataFrame:
     that its features leave unexplained."""
     import pandas as pd
 
-    there = (found.indices >= 0) & (found.values > 0)
-    position, place = (each.cpu().numpy() for each in there.nonzero(as_tuple=True))
-    unexplained = found.unexplained.float().cpu().numpy()
+    position, place = numbers((found.indices >= 0) & (found.values > 0)).nonzero()
     return pd.DataFrame(
         {
             "position": position,
             "token": [found.tokens[i] for i in position],
-            "feature": found.indices.cpu().numpy()[position, place],
-            "activation": found.values.float().cpu().numpy()[position, place],
-            "unexplained": unexplained[position],
+            "feature": numbers(found.indices)[position, place],
+            "activation": numbers(found.values, "<f4")[position, place],
+            "unexplained": numbers(found.unexplained, "<f4")[position],
         }
     )
 

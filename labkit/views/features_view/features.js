@@ -1,7 +1,7 @@
 // The features view as a widget: what can be typed and searched for, the text with its features, the open one's dashboard.
 
 import { button } from "../kit/controls.js";
-import { make, thousands, counted, visibleLabel } from "../kit/common.js";
+import { box, counted, make, sayOrHide, thousands, visibleLabel } from "../kit/common.js";
 import { entryField, statusLine } from "../kit/field.js";
 import { mount } from "../kit/mount.js";
 import { drawDashboard } from "./dashboard.js";
@@ -41,7 +41,7 @@ function byNumber(view, open) {
 
 /** @param {{model: import("../kit/ask.js").Model, el: HTMLElement}} widget */
 function render(widget) {
-  const view = mount(widget, "lk-features");
+  const view = mount(widget, "lk-features lk-panes");
   const { exported, root } = view;
   /** @type {Record<string, Dashboard & {failed?: string}>} */
   const stored = exported ? view.get("dashboards") : {};
@@ -62,7 +62,7 @@ function render(widget) {
     },
   };
 
-  const head = make("p", "lk-fv-head lk-muted");
+  const head = make("p", "lk-muted");
   const typed = entryField(view, {
     trait: "typed",
     status: "status",
@@ -80,8 +80,7 @@ function render(widget) {
   });
   const hits = make("ol", "lk-bars lk-fv-hits");
   search.element.append(hits);
-  const entries = make("div", "lk-fv-entries");
-  entries.append(typed.element, search.element);
+  const entries = box("lk-fv-entries lk-split", typed.element, search.element);
   const number = byNumber(view, opener.open);
   const text = textPane(view, opener);
   const looking = statusLine();
@@ -110,10 +109,9 @@ function render(widget) {
     }
     if (exported && facts.can_look_up) {
       const count = Object.values(stored).filter((each) => !each.failed).length;
-      said.push(`This file holds the dashboards of ${count} feature${count === 1 ? "" : "s"}; those of the others need the notebook's kernel.`);
+      said.push(`This file holds the dashboards of ${counted(count, "feature")}; those of the others need the notebook's kernel.`);
     }
-    notes.textContent = said.join(" ");
-    notes.hidden = said.length === 0;
+    sayOrHide(notes, said.join(" "));
   }
 
   function drawOpened() {

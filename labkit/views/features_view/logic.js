@@ -1,5 +1,7 @@
 // The features view's arithmetic, apart from any drawing.
 
+import { floatsOf } from "../kit/codes.js";
+
 export const NO_FEATURE = -1;
 
 /** Of the tone behind a word, at most this much: the word has to stay readable on it. */
@@ -28,12 +30,12 @@ export function decodeFeatures(facts, indices, values, unexplained) {
     const found = bytes === 2 ? indices.getUint16(2 * i, true) : indices.getUint32(4 * i, true);
     return found === none ? NO_FEATURE : found;
   });
-  const heights = floats(values);
+  const heights = floatsOf(values);
   const missing = new Map(facts.undefined);
   return {
     n: drawn,
     missing,
-    left: floats(unexplained),
+    left: floatsOf(unexplained),
     full: (/** @type {number} */ token) => facts.most > n && numbers[(token + 1) * n - 1] !== NO_FEATURE,
     top(/** @type {number} */ token) {
       /** @type {Active[]} */
@@ -50,11 +52,6 @@ export function decodeFeatures(facts, indices, values, unexplained) {
       return found;
     },
   };
-}
-
-/** Little-endian float32 numbers of a DataView. @param {DataView} data */
-export function floats(data) {
-  return Float32Array.from({ length: data.byteLength / 4 }, (_, i) => data.getFloat32(4 * i, true));
 }
 
 /** An activation for a list: four digits that matter. @param {number | null} value */

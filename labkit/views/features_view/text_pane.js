@@ -1,10 +1,11 @@
 // The text, shaded by the open feature, and beside it the features of the token in focus or of the whole text.
 
 import { button } from "../kit/controls.js";
-import { decimal, make, percent, spokenLabel, thousands, counted, visibleLabel } from "../kit/common.js";
+import { floatsOf } from "../kit/codes.js";
+import { box, counted, decimal, make, percent, spokenLabel, thousands, unread, visibleLabel } from "../kit/common.js";
 import { legend } from "../kit/legend.js";
 import { nameOf, passageOf, quoted } from "../kit/token_list.js";
-import { NO_FEATURE, activation, decodeFeatures, depth, floats } from "./logic.js";
+import { NO_FEATURE, activation, decodeFeatures, depth } from "./logic.js";
 import { featureRow } from "./rows.js";
 import { shadedText } from "./shaded.js";
 
@@ -38,7 +39,7 @@ export function textPane(view, opener) {
   const list = shadedText({
     label: "The text: arrow keys move by token and line, Enter holds, Escape lets go",
     id: view.id("t"),
-    className: "lk-fv-text",
+    className: "lk-fv-text lk-tl-scrolled",
     actions: {
       point(token, byKey) {
         if (token === null || token === state.here || (!byKey && held() >= 0)) return;
@@ -58,9 +59,7 @@ export function textPane(view, opener) {
       say,
     },
   });
-  const foot = make("p", "lk-fv-foot");
-  const left = make("div", "lk-fv-left");
-  left.append(list.element, foot);
+  const foot = make("p", "lk-foot");
   const title = make("h2", "lk-fv-list-title");
   const note = make("p", "lk-muted lk-small");
   const rows = make("ol", "lk-bars lk-fv-of-token");
@@ -69,12 +68,9 @@ export function textPane(view, opener) {
     drawRows();
   });
   const back = button("The whole text again", "", letGo);
-  const buttons = make("div", "lk-actions lk-fv-buttons");
-  buttons.append(more, back);
   const right = make("section", "lk-fv-right");
-  right.append(title, note, rows, buttons);
-  const element = make("div", "lk-fv-top");
-  element.append(left, right);
+  right.append(title, note, rows, box("lk-actions lk-fv-buttons", more, back));
+  const element = box("lk-fv-top lk-split", box("lk-fv-left", list.element, foot), right);
 
   function letGo() {
     view.set("held", -1);
@@ -84,7 +80,7 @@ export function textPane(view, opener) {
   /** Whether the kernel sent the open feature's own activations: it does where the lists leave the weaker ones out. */
   function sent() {
     const given = view.get("shade");
-    return given?.byteLength === 4 * (state.text?.n ?? NaN) && view.get("opened").feature === open() ? floats(given) : null;
+    return given?.byteLength === 4 * (state.text?.n ?? NaN) && view.get("opened").feature === open() ? floatsOf(given) : null;
   }
 
   /** The open feature's activation on every token. */
@@ -111,7 +107,7 @@ export function textPane(view, opener) {
       if (scale > 0) {
         const ramp = make("span", "lk-fv-ramp");
         ramp.style.setProperty("--lk-fv-deep", `${depth(1, 1)}%`);
-        ramp.setAttribute("aria-hidden", "true");
+        unread(ramp);
         words.push(", from 0 ", ramp, ` to ${activation(scale)}, ${where}`);
       }
       words.push(on > 0 ? `. Underlined: active there, on ${counted(on, "token")}.` : ". It is active on no token of this text.");

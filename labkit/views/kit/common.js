@@ -67,12 +67,12 @@ export function visibleRuns(text, { limit = MARKS_PER_TEXT, spaces = true } = {}
 }
 
 /**
- * Text on one line with every mark written in, for labels.
- * @type {(text: string, limit?: number) => string}
+ * Text on one line with every mark written in, for labels. how: as `visibleRuns` takes it.
+ * @type {(text: string, limit?: number, how?: {spaces?: boolean}) => string}
  */
-export function visibleLabel(text, limit = 60) {
+export function visibleLabel(text, limit = 60, how = {}) {
   let label = "";
-  for (const run of visibleRuns(text)) {
+  for (const run of visibleRuns(text, how)) {
     label += run.kind === "text" ? run.text : run.kind === "rest" ? "…" : run.mark;
     if (label.length > limit) break;
   }
@@ -133,6 +133,25 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Say something in a line of its own, which is away while there is nothing to say. @type {(line: HTMLElement, text: string) => void} */
+export function sayOrHide(line, text) {
+  setText(line, text);
+  line.hidden = text === "";
+}
+
+/**
+ * A part of a view that its heading names. id: of the heading.
+ * @type {(id: string, heading: string, className?: string) => {element: HTMLElement, title: HTMLElement}}
+ */
+export function section(id, heading, className = "") {
+  const element = make("section", className);
+  const title = make("h2", "", heading);
+  title.id = id;
+  element.setAttribute("aria-labelledby", id);
+  element.append(title);
+  return { element, title };
+}
+
 /**
  * Whether text within an element is selected: the end of a drag that selected it is no click on what is there.
  * @param {Element} element
@@ -162,6 +181,29 @@ export function appendRuns(parent, runs) {
 }
 
 /**
+ * Outside text in place of what an element holds, with marks for what can't be seen. how: as `visibleRuns` takes it.
+ * @type {(element: Element, text: string, how?: {limit?: number, spaces?: boolean}) => void}
+ */
+export function showText(element, text, how = { spaces: false }) {
+  element.replaceChildren();
+  appendRuns(element, visibleRuns(text, how));
+}
+
+/**
+ * An element for outside text, which runs in its own direction.
+ * @template {string} Tag
+ * @param {Tag} tag
+ * @param {string} className
+ * @param {string} text
+ */
+export function outsideText(tag, className = "", text = "") {
+  const element = make(tag, className);
+  element.dir = "auto";
+  showText(element, text);
+  return element;
+}
+
+/**
  * A probability as a percentage with about three digits that matter, also close to 0 and to 1.
  * @param {number} probability
  */
@@ -182,6 +224,11 @@ export function decimal(value, digits = 2) {
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   const text = Math.abs(value).toFixed(digits);
   return value < 0 && Number(text) !== 0 ? `−${text}` : text;
+}
+
+/** A number with so many digits that matter, and a true minus. @type {(value: number, digits?: number) => string} */
+export function significant(value, digits = 3) {
+  return value === 0 ? "0" : value.toPrecision(digits).replace("e+", "e").replaceAll("-", "−");
 }
 
 /** A whole number with thousands separated by a comma, whatever the browser's language. @param {number} value */

@@ -1,6 +1,6 @@
 // Buttons and lists to choose from.
 
-import { make } from "./common.js";
+import { make, setText } from "./common.js";
 
 /**
  * A button with a word, or with a sign and a name for those who hear it.
@@ -48,6 +48,31 @@ export function checkbox(name, id, changed) {
   const pair = make("span", "lk-pair");
   pair.append(box, label);
   return { pair, box };
+}
+
+/**
+ * A slider with its label and what it stands at; moved(value): it was moved. Returns {label, slider, output, say(text, spoken)}:
+ * spoken is what is read out of it.
+ * @type {(name: string, id: string, range: {min: number, max: number, step: number}, moved: (value: number) => void) =>
+ *   {label: HTMLLabelElement, slider: HTMLInputElement, output: HTMLOutputElement, say: (text: string, spoken?: string) => void}}
+ */
+export function sliderFor(name, id, range, moved) {
+  const label = make("label", "", name);
+  const slider = make("input", "lk-slider");
+  Object.assign(slider, { type: "range", ...range, id });
+  slider.addEventListener("input", () => moved(Number(slider.value)));
+  const output = make("output");
+  label.htmlFor = id;
+  output.htmlFor.add(id);
+  return {
+    label,
+    slider,
+    output,
+    say(text, spoken = text) {
+      setText(output, text);
+      slider.setAttribute("aria-valuetext", spoken);
+    },
+  };
 }
 
 /** @typedef {import("./mount.js").Mounted} Mounted */

@@ -4,12 +4,12 @@ import { make } from "./common.js";
 
 /**
  * A line of samples, each with what it means. sample: a class, or an element that is drawn as the view draws it; none, and
- * the words stand alone.
+ * the words stand alone. quiet: small and grey.
  * @param {{sample?: string | Element, text: string | (string | Node)[]}[]} items
- * @param {string} title
+ * @param {{title?: string, quiet?: boolean}} [how]
  */
-export function legend(items, title = "") {
-  const element = make("p", "lk-key");
+export function legend(items, { title = "", quiet = false } = {}) {
+  const element = make("p", quiet ? "lk-key lk-muted lk-small" : "lk-key");
   if (title) element.append(make("span", "lk-key-title", title), " ");
   for (const { sample, text } of items) {
     const item = make("span", "lk-key-item");

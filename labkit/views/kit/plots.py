@@ -132,6 +132,26 @@ def intervals(low: Sequence[float], at: Sequence[float], high: Sequence[float]) 
     }
 
 
+def band(
+    x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str, group: str, opacity: float = 0.18
+) -> go.Scatter:
+    """The intervals along a line as a surface of its colour (#rrggbb). group: of the legend, that of the line."""
+    import plotly.graph_objects as go
+
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return go.Scatter(
+        x=[*x, *reversed(x)],
+        y=[*low, *reversed(high)],
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},{opacity})",
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        legendgroup=group,
+        showlegend=False,
+    )
+
+
 def at_the_left(figure: go.Figure, count: int | None = None, **font: object) -> None:
     """What a part of the picture shows stands above it at the left, as labels do."""
     for annotation in (figure.layout.annotations or ())[:count]:

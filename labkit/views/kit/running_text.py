@@ -63,6 +63,15 @@ def joined(tokens: Sequence[str]) -> str:
     return b"".join(map(token_bytes, tokens)).decode("utf-8", "replace")
 
 
+def parted(one: Sequence[str], other: Sequence[str], ended: tuple[bool, bool]) -> int | None:
+    """The first token in which two continuations of one prompt differ; None while they don't. ended: whether each has."""
+    for i, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return i
+    shorter = int(len(other) < len(one))  # one that has ended parts where the other goes on
+    return min(len(one), len(other)) if len(one) != len(other) and ended[shorter] else None
+
+
 class Piece(NamedTuple):
     """What one token adds to the running text.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import traitlets
 
 from labkit.errors import BadInput
+from labkit.markup import counted
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.drawing.figures import drawn
 from labkit.views.drawing.page import Page
@@ -418,8 +419,7 @@ def _close(events: object) -> None:
 def _far(record: Record) -> str:
     if record.done is not None:
         return f"{record.done:,} of {record.total:,}" if record.total is not None else f"{record.done:,}"
-    count = len(record.events)
-    return f"{count:,} event{'' if count == 1 else 's'}" if count else ""
+    return counted(len(record.events), "event") if record.events else ""
 
 
 def number(value: float) -> str:

@@ -1,6 +1,6 @@
 // The live panel's picture of its values: lines, or bars.
 
-import { make, spokenLabel, visibleRuns } from "../kit/common.js";
+import { make, spokenLabel, visibleLabel } from "../kit/common.js";
 import { axis, extent, isThere, linePath, shape as svg, share, spread, tickText } from "../kit/plot.js";
 import { chartWords, readLines } from "./logic.js";
 
@@ -13,13 +13,8 @@ const MARGIN = { top: 10, bottom: 34, left: 58 };
 const LABEL_GAP = 14;
 const COLOURS = 6; // lines beyond these are dashed, in the same colours again
 
-/** Text on one line, with what can't be seen written out and spaces left as they are. @type {(text: string, limit: number) => string} */
-export function plain(text, limit) {
-  let label = "";
-  for (const run of visibleRuns(text, { spaces: false })) label += run.kind === "text" ? run.text : run.mark || "…";
-  const characters = [...label];
-  return characters.length > limit ? `${characters.slice(0, limit - 1).join("")}…` : label;
-}
+/** Text on one line, its spaces left as they are. @type {(text: string, limit: number) => string} */
+export const plain = (text, limit) => visibleLabel(text, limit, { spaces: false });
 
 /** How the shapes of one line look; again: with the same colour as an earlier one. @type {(kind: string, i: number, again?: string) => Record<string, string>} */
 const look = (kind, i, again = "") => ({

@@ -2,7 +2,7 @@
 
 import { unlessDropped } from "../kit/ask.js";
 import { button } from "../kit/controls.js";
-import { appendRuns, make, setText, spokenLabel, visibleRuns } from "../kit/common.js";
+import { box, make, outsideText, sayOrHide, setText, showText, spokenLabel } from "../kit/common.js";
 import { isBusy } from "../kit/field.js";
 import { mount } from "../kit/mount.js";
 import { chartPane, plain, sample } from "./chart.js";
@@ -43,14 +43,12 @@ function progressBar(title) {
 
 /** A name and its latest value. @type {(name: string, value: string, unit: string, colour: number | null) => HTMLElement} */
 function valueItem(name, value, unit, colour) {
-  const item = make("div", "lk-live-value");
   const term = make("dt");
-  if (colour !== null) term.append(sample(colour));
-  appendRuns(term, visibleRuns(name, { spaces: false }));
+  showText(term, name);
+  if (colour !== null) term.prepend(sample(colour));
   const number = make("dd", "", value);
   if (unit && /\d/.test(value)) number.append(" ", make("span", "lk-live-unit", unit));
-  item.append(term, number);
-  return item;
+  return box("lk-live-value", term, number);
 }
 
 /** What is left out of the picture and of the list. @type {(status: Status, drawn: number, bars: boolean) => string} */
@@ -74,23 +72,20 @@ function render(widget) {
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", labels.title ? spokenLabel(labels.title, 120) : "Live panel");
 
-  const head = make("div", "lk-live-head");
-  const title = make("div", "lk-live-title");
-  title.dir = "auto";
+  const title = outsideText("div", "lk-live-title", labels.title);
   title.hidden = !labels.title;
-  appendRuns(title, visibleRuns(labels.title, { spaces: false }));
   const stop = button("Stop", "", press);
   stop.classList.add("lk-live-button");
   stop.hidden = exported;
-  head.append(title, stop);
+  const head = box("lk-live-head", title, stop);
   const bar = progressBar(labels.title);
   const progress = make("p", "lk-live-progress lk-muted");
-  const say = make("p", "lk-live-say");
-  say.dir = "auto";
+  const say = outsideText("p", "lk-live-say");
   const values = make("dl", "lk-live-values");
   const chart = chartPane(view);
   const notes = make("p", "lk-live-notes lk-muted lk-small");
   const warning = make("p", "lk-live-warning lk-failed lk-small");
+  const warn = (/** @type {string} */ text) => sayOrHide(warning, text);
   warning.setAttribute("role", "alert");
   const spoken = make("div", "lk-spoken");
   spoken.setAttribute("role", "status");
@@ -103,12 +98,6 @@ function render(widget) {
   let ticking;
   /** @type {string | null} */
   let heard = null;
-
-  /** @param {string} text */
-  function warn(text) {
-    warning.hidden = !text;
-    setText(warning, text);
-  }
 
   function press() {
     warn("");
@@ -149,14 +138,12 @@ function render(widget) {
     if (busy && !exported) ticking = setInterval(drawProgress, 500);
 
     say.hidden = !status.say;
-    say.replaceChildren();
-    appendRuns(say, visibleRuns(status.say, { spaces: false }));
+    showText(say, status.say);
     values.hidden = status.values.length === 0;
     values.replaceChildren(
       ...status.values.map(([name, value], i) => valueItem(name, value, labels.unit, labels.chart && i < drawn ? i : null)),
     );
-    setText(notes, notesOf(status, drawn, labels.chart === "bars"));
-    notes.hidden = notes.textContent === "";
+    sayOrHide(notes, notesOf(status, drawn, labels.chart === "bars"));
     chart.draw();
     if (exported) return;
     const next = announcement(status, heard);

@@ -11,7 +11,7 @@ from labkit.errors import BadInput
 from labkit.models.memory import human_bytes
 from labkit.views.base import View, module, style
 from labkit.views.drawing.page import MARGIN, Page
-from labkit.views.drawing.scene import MUTED, Box, Picture, Words, mixed, readable_on
+from labkit.views.drawing.scene import DEEP, MUTED, PALE, Box, Picture, Words, mixed, readable_on
 from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job
 from labkit.views.kit.plots import missing
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from labkit.quantization import Mix
     from labkit.trace.lab_like import BuiltLab
 
-LOW, HIGH = "#e1ecf6", "#103a80"
 ENDS = -1  # the row of embedding and head
 
 
@@ -218,7 +217,7 @@ class MixView(View):
             picture.add(Words(left - 8, 22 + high * i + 13, name, 11.0, MUTED, "end"))
         for row in table.to_dict("records"):
             value = row["bits_per_weight"]
-            colour = mixed(LOW, HIGH, (value - low) / max(high_bits - low, 1e-9))
+            colour = mixed(PALE, DEEP, (value - low) / max(high_bits - low, 1e-9))
             x, y = left + wide * columns.index(row["matrix"]), 22 + high * rows.index(_layer(row["layer"]))
             hover = f"{row['name']}: {row['format']}, {row['bytes']:,} bytes, {row['kl']:.3g} nats alone"
             picture.add(Box(x, y, wide - 1, high - 1, colour, hover=hover))

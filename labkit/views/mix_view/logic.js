@@ -26,9 +26,6 @@ export function fromCurve(curve, chosen, budget) {
   };
 }
 
-/** A KL divergence with three digits that matter. @param {number} value */
-export const klText = (value) => (value === 0 ? "0" : value.toPrecision(3).replace("e+", "e").replaceAll("-", "−"));
-
 /** "3.42 MB", a million bytes each. @param {number} bytes */
 export const megabytes = (bytes) => `${decimal(bytes / 1e6, bytes < 1e7 ? 3 : 1)} MB`;
 

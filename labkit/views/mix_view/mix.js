@@ -2,13 +2,14 @@
 
 import { bytesOf } from "../kit/codes.js";
 import { colour, hexOf, needsLight } from "../kit/colour.js";
-import { box, make, setText, thousands } from "../kit/common.js";
+import { box, make, section, setText, significant, thousands } from "../kit/common.js";
+import { sliderFor } from "../kit/controls.js";
 import { statusLine } from "../kit/field.js";
 import { legend } from "../kit/legend.js";
 import { mount } from "../kit/mount.js";
 import { axis, linePath, shape, share, tickText } from "../kit/plot.js";
 import { table } from "../kit/table.js";
-import { fromCurve, klText, megabytes, powers } from "./logic.js";
+import { fromCurve, megabytes, powers } from "./logic.js";
 
 /** @typedef {import("../kit/mount.js").Mounted} Mounted */
 /** @typedef {import("./logic.js").Shown} Shown */
@@ -20,7 +21,7 @@ const STEPS = 1000; // of the slider
 const [PALE, DEEP] = [0.08, 0.85]; // of the colour map: the number has to be read on it
 
 /** A measured KL with its interval, where it has one. @param {{kl: number, kl_low: number | null, kl_high: number | null}} row */
-const between = ({ kl, kl_low, kl_high }) => klText(kl) + (kl_low === null || kl_high === null ? "" : ` (${klText(kl_low)} to ${klText(kl_high)})`);
+const between = ({ kl, kl_low, kl_high }) => significant(kl) + (kl_low === null || kl_high === null ? "" : ` (${significant(kl_low)} to ${significant(kl_high)})`);
 
 /**
  * The bits of each matrix as a table. Returns {element, draw(shown)}.
@@ -28,10 +29,7 @@ const between = ({ kl, kl_low, kl_high }) => klText(kl) + (kl_low === null || kl
  */
 function heatMap(view) {
   const { rows, columns, formats, cells } = view.get("options");
-  const element = make("section", "lk-mix-pane");
-  const title = make("h2", "", "Bits per weight of each matrix");
-  title.id = view.id("bits");
-  element.setAttribute("aria-labelledby", title.id);
+  const { element, title } = section(view.id("bits"), "Bits per weight of each matrix", "lk-mix-pane");
   const grid = make("table", "lk-mix-cells");
   grid.setAttribute("aria-labelledby", title.id);
   const head = make("tr");
@@ -58,7 +56,7 @@ function heatMap(view) {
   scroller.tabIndex = 0;
   scroller.setAttribute("role", "region");
   scroller.setAttribute("aria-label", "Bits of each matrix");
-  element.append(title, scroller, foot, key);
+  element.append(scroller, foot, key);
   const every = cells.flatMap((/** @type {MatrixCell} */ cell) => cell.in.flatMap((each) => (each === null ? [] : [each[0]])));
   const [low, high] = [Math.min(...every), Math.max(...every)];
   const paint = (/** @type {HTMLElement} */ node, /** @type {number} */ bits) => {
@@ -86,7 +84,7 @@ function heatMap(view) {
         setText(node, bits.toFixed(1));
         paint(node, bits);
         const where = rows[cell.row] === "ends" ? columns[cell.column] : `layer ${rows[cell.row]}, ${columns[cell.column]}`;
-        node.dataset.said = `${where}: ${formats[shown.chosen[i]]}, ${bits.toFixed(2)} bits per weight, ${thousands(bytes)} bytes; alone it costs ${klText(kl)} nats.`;
+        node.dataset.said = `${where}: ${formats[shown.chosen[i]]}, ${bits.toFixed(2)} bits per weight, ${thousands(bytes)} bytes; alone it costs ${significant(kl)} nats.`;
       });
       const counts = formats.map((/** @type {string} */ _name, /** @type {number} */ k) => shown.chosen.filter((each) => each === k).length);
       const items = formats.map((/** @type {string} */ name, /** @type {number} */ k) => {
@@ -106,10 +104,7 @@ function heatMap(view) {
  * @param {Mounted} view
  */
 function chart(view) {
-  const element = make("section", "lk-mix-pane");
-  const title = make("h2", "", "Damage by size");
-  title.id = view.id("damage");
-  element.setAttribute("aria-labelledby", title.id);
+  const { element } = section(view.id("damage"), "Damage by size", "lk-mix-pane");
   const picture = shape("svg", { role: "img", class: "lk-mix-svg" });
   const measured = view.get("measured");
   const key = legend([
@@ -117,9 +112,8 @@ function chart(view) {
     { sample: "lk-mix-now", text: "this budget" },
     { sample: "lk-mix-uniform", text: "uniform bits, predicted" },
     ...(measured.length > 0 ? [{ sample: "lk-mix-measured", text: "measured on other texts, 95 %" }] : []),
-  ]);
-  key.classList.add("lk-small", "lk-muted");
-  element.append(title, picture, key);
+  ], { quiet: true });
+  element.append(picture, key);
   return {
     element,
     /** @type {(shown: Shown, width: number) => void} */
@@ -147,7 +141,7 @@ function chart(view) {
       picture.append(shape("path", { d: linePath(sizes.map((/** @type {number} */ size, /** @type {number} */ i) => [x(size), y(predicted[i])])), class: "lk-mix-curve" }));
       for (const row of uniform) {
         const mark = shape("rect", { x: x(row.size_bytes) - 4, y: y(row.predicted_kl) - 4, width: 8, height: 8, class: "lk-mix-uniform" });
-        mark.append(shape("title", {}, `all in ${row.format}, ${megabytes(row.size_bytes)}: ${klText(row.predicted_kl)} predicted`));
+        mark.append(shape("title", {}, `all in ${row.format}, ${megabytes(row.size_bytes)}: ${significant(row.predicted_kl)} predicted`));
         const end = x(row.size_bytes) > width - 70;
         picture.append(mark, shape("text", { x: x(row.size_bytes) + (end ? -8 : 8), y: y(row.predicted_kl) - 6, class: `lk-mix-label ${end ? "lk-mix-up" : ""}` }, row.format));
       }
@@ -159,14 +153,14 @@ function chart(view) {
       }
       const [cx, cy] = [x(shown.size), y(shown.predicted)];
       picture.append(shape("path", { d: `M${cx} ${TOP}V${HEIGHT - BOTTOM}`, class: "lk-mix-here" }), shape("circle", { cx, cy, r: 6, class: "lk-mix-now" }));
-      picture.setAttribute("aria-label", `KL divergence by size. This budget: ${megabytes(shown.size)}, ${klText(shown.predicted)} nats predicted.`);
+      picture.setAttribute("aria-label", `KL divergence by size. This budget: ${megabytes(shown.size)}, ${significant(shown.predicted)} nats predicted.`);
     },
   };
 }
 
 /** Uniform bits beside the mix of as many bytes, and what was measured. @param {Mounted} view */
 function tables(view) {
-  const rows = view.get("uniform").map((/** @type {any} */ row) => [row.format, megabytes(row.size_bytes), klText(row.predicted_kl), klText(row.mix_kl)]);
+  const rows = view.get("uniform").map((/** @type {any} */ row) => [row.format, megabytes(row.size_bytes), significant(row.predicted_kl), significant(row.mix_kl)]);
   const element = box("lk-mix-tables", table({ caption: "At equal bytes: KL predicted", columns: ["all in", "size", "uniform", "mix"], rows, numbers: ["size", "uniform", "mix"] }));
   const measured = view.get("measured");
   if (measured.length > 0) {
@@ -183,16 +177,16 @@ function render(widget) {
   root.classList.add("lk-panes");
   const [low, high] = /** @type {number[]} */ (view.get("ends"));
   const line = statusLine();
-  const label = make("label", "", "Budget");
-  const slider = make("input", "lk-mix-slider");
-  Object.assign(slider, { type: "range", min: 0, max: STEPS, step: 1, id: view.id("budget") });
-  label.htmlFor = slider.id;
-  const number = make("strong", "lk-mix-budget");
+  const { label, slider, output, say } = sliderFor("Budget", view.id("budget"), { min: 0, max: STEPS, step: 1 }, (step) => {
+    budget = budgetAt(step);
+    if (!exported) line.hear(view.wire.tell({ budget }));
+    draw();
+  });
   const facts = make("p", "lk-mix-facts");
   const [map, damage] = [heatMap(view), chart(view)];
   const panes = box("lk-mix-panes", map.element, box("lk-mix-side", damage.element, tables(view)));
   line.element.hidden = exported;
-  root.append(box("lk-mix-bar", label, slider, number), facts, line.element, panes);
+  root.append(box("lk-mix-bar", label, slider, output), facts, line.element, panes);
   let budget = view.get("budget");
   let width = 0;
   const budgetAt = (/** @type {number} */ step) => Math.round(low + ((high - low) * step) / STEPS);
@@ -202,18 +196,12 @@ function render(widget) {
 
   function draw() {
     const now = shown();
-    setText(number, `${megabytes(budget)} (${thousands(budget)} bytes)`);
-    slider.setAttribute("aria-valuetext", megabytes(budget));
+    say(`${megabytes(budget)} (${thousands(budget)} bytes)`, megabytes(budget));
     const strong = (/** @type {string} */ text) => make("strong", "", text);
-    facts.replaceChildren(strong(`${thousands(now.size)} bytes`), " used · ", strong(now.bits.toFixed(2)), " bits per weight where it is quantized · ", strong(`KL ${klText(now.predicted)}`), " nats a token predicted");
+    facts.replaceChildren(strong(`${thousands(now.size)} bytes`), " used · ", strong(now.bits.toFixed(2)), " bits per weight where it is quantized · ", strong(`KL ${significant(now.predicted)}`), " nats a token predicted");
     map.draw(now);
     if (width > 0) damage.draw(now, damage.element.clientWidth);
   }
-  slider.addEventListener("input", () => {
-    budget = budgetAt(Number(slider.value));
-    if (!exported) line.hear(view.wire.tell({ budget }));
-    draw();
-  });
   const follow = () => {
     budget = view.get("budget");
     const step = high > low ? Math.round((STEPS * (budget - low)) / (high - low)) : 0;

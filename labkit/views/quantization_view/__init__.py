@@ -19,7 +19,7 @@ from labkit.quantization.trials import Setting, Text, Trials
 from labkit.views.base import View, clean, module, shorten, style
 from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job, Run
-from labkit.views.kit.running_text import split
+from labkit.views.kit.running_text import parted, split
 from labkit.views.kit.traits import Change, OneOf, Proposal
 from labkit.views.kit.wire import answers
 from labkit.views.quantization_view.error_map import ErrorMap, error_map
@@ -563,13 +563,7 @@ def _different(one: tuple[str, ...] | None, other: tuple[str, ...] | None) -> tu
 
 def _parted(one: Text | None, other: Text | None) -> int | None:
     """The first token in which two texts differ; None while they don't."""
-    if one is None or other is None:
-        return None
-    for i, (a, b) in enumerate(zip(one.tokens, other.tokens, strict=False)):
-        if a != b:
-            return i
-    same = len(one.tokens) == len(other.tokens)
-    return None if same or not other.done else min(len(one.tokens), len(other.tokens))
+    return parted(one.tokens, other.tokens, (one.done, other.done)) if one is not None and other is not None else None
 
 
 def _side(text: Text | None, differ: list[int]) -> dict[str, object] | None:

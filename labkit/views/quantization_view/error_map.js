@@ -3,10 +3,10 @@
 import { aloud } from "../kit/aloud.js";
 import { brushOf, stamp } from "../kit/canvas.js";
 import { colour } from "../kit/colour.js";
-import { make, setText, thousands } from "../kit/common.js";
+import { make, section, setText, significant, thousands } from "../kit/common.js";
 import { pictureGrid } from "../kit/grid.js";
 import { cellTarget } from "../kit/keys.js";
-import { cellAt, cellWords, errorsOf, significant } from "./logic.js";
+import { cellAt, cellWords, errorsOf } from "./logic.js";
 
 /** @typedef {import("../kit/mount.js").Mounted} Mounted */
 /** @typedef {import("../kit/keys.js").Cell} Place */
@@ -27,10 +27,7 @@ function palette(dark) {
  * @param {Mounted} view
  */
 export function errorMap(view) {
-  const element = make("section", "lk-quant-pane");
-  const title = make("h2", "", "Error of each weight");
-  title.id = view.id("map");
-  element.setAttribute("aria-labelledby", title.id);
+  const { element } = section(view.id("map"), "Error of each weight", "lk-quant-pane");
   const canvas = make("canvas", "lk-quant-canvas");
   const frame = make("div", "lk-quant-frame");
   const foot = make("p", "lk-quant-foot");
@@ -46,7 +43,7 @@ export function errorMap(view) {
   const grid = pictureGrid("lk-quant-map", { at, point: show, choose: (cell) => cell && pick(cell), key });
   grid.setAttribute("aria-label", "Error of each weight: arrow keys move from cell to cell");
   grid.append(canvas, frame);
-  element.append(title, grid, scale, foot, shape, spoken.element);
+  element.append(grid, scale, foot, shape, spoken.element);
   view.atEnd(spoken.close);
 
   /** @type {(x: number, y: number) => Place | null} */

@@ -1,10 +1,10 @@
 // The weights of a matrix, how many lie where, and the values that the grid of one group allows.
 
-import { make, setText, thousands } from "../kit/common.js";
+import { make, section, setText, significant, thousands } from "../kit/common.js";
 import { floatsOf } from "../kit/codes.js";
 import { legend } from "../kit/legend.js";
 import { axis, shape, share, tickText } from "../kit/plot.js";
-import { heights, significant } from "./logic.js";
+import { heights } from "./logic.js";
 
 /** @typedef {import("../kit/mount.js").Mounted} Mounted */
 
@@ -18,10 +18,7 @@ const MOST_LINES = 64;
  * @param {Mounted} view
  */
 export function histogram(view) {
-  const element = make("section", "lk-quant-pane");
-  const title = make("h2", "", "Weights and grid");
-  title.id = view.id("histogram");
-  element.setAttribute("aria-labelledby", title.id);
+  const { element } = section(view.id("histogram"), "Weights and grid", "lk-quant-pane");
   const picture = shape("svg", { role: "img", class: "lk-quant-svg" });
   const said = make("p", "lk-muted lk-quant-said");
   const words = make("p", "lk-quant-outliers");
@@ -30,9 +27,8 @@ export function histogram(view) {
     { sample: "lk-quant-line", text: "the values that one group may take" },
     { sample: "lk-quant-dot", text: "the weights of that group" },
     { sample: "lk-quant-far", text: "outliers" },
-  ]);
-  key.classList.add("lk-muted", "lk-small");
-  element.append(title, picture, said, words, key);
+  ], { quiet: true });
+  element.append(picture, said, words, key);
 
   /** @param {number} width */
   function draw(width) {

@@ -1,6 +1,6 @@
 // Arithmetic of the quantization view, apart from all drawing.
 
-import { decimal, thousands } from "../kit/common.js";
+import { decimal, significant, thousands } from "../kit/common.js";
 
 /** One cell of the error map: the weight in it that is furthest off. @typedef {{row: number, column: number, weight: number, value: number}} Cell */
 
@@ -23,12 +23,6 @@ export function errorsOf(cells) {
   return Float64Array.from({ length: count }, (_, i) => Math.abs(cells.getFloat32(CELL_BYTES * i + 8, true) - cells.getFloat32(CELL_BYTES * i + 4, true)));
 }
 
-/** A small number with so many digits that matter, and a true minus. @type {(value: number, digits?: number) => string} */
-export function significant(value, digits = 3) {
-  if (value === 0) return "0";
-  return value.toPrecision(digits).replace("e+", "e").replaceAll("-", "−");
-}
-
 /** A share in per cent: "10.1 %". @param {number} share */
 export const shareText = (share) => `${share >= 0.0995 ? decimal(100 * share, 1) : significant(100 * share, 2)} %`;
 
@@ -46,16 +40,3 @@ export function heights(counts) {
 
 /** "18,432 bytes". @param {number} bytes */
 export const byteText = (bytes) => `${thousands(bytes)} byte${bytes === 1 ? "" : "s"}`;
-
-/**
- * What the two texts have in common, in a sentence.
- * @type {(parted: number | null, counts: [number, number], done: boolean) => string}
- */
-export function partedText(parted, [one, other], done) {
-  if (parted === null) {
-    const n = Math.min(one, other);
-    if (done && one === other) return `Both texts are the same: ${n} tokens.`;
-    return n > 0 ? `The same so far: ${n} token${n === 1 ? "" : "s"}.` : "";
-  }
-  return parted === 0 ? "They part at the first token." : `They part after ${parted} token${parted === 1 ? "" : "s"}.`;
-}

@@ -8,7 +8,7 @@ import numpy as np
 
 from labkit.views.drawing.page import MARGIN, WIDTH, Page, Token
 from labkit.views.drawing.pixels import Indexed
-from labkit.views.drawing.scene import ACCENT, MUTED, Box, Path, Picture, Words, mixed
+from labkit.views.drawing.scene import ACCENT, DEEP, MUTED, PALE, Box, Path, Picture, Words, mixed
 from labkit.views.kit.plots import OKABE_ITO
 from labkit.views.quantization_view.error_map import MOST_CELLS, ErrorMap
 from labkit.views.weight_chart import MOST_LINES, Histogram
@@ -16,7 +16,6 @@ from labkit.views.weight_chart import MOST_LINES, Histogram
 HEIGHT = 170.0
 SIDE = 48  # cells of the map along a side: a saved notebook carries the picture
 SHADES = 12
-LOW, HIGH = "#e1ecf6", "#103a80"
 MARKED = OKABE_ITO[5]
 
 
@@ -85,7 +84,7 @@ def _map(page: Page, errors: ErrorMap) -> None:
     room[: errors.down, : errors.across] = errors.errors
     cells = room.reshape(down, step, across, step).max((1, 3))
     top = float(cells.max()) or 1.0
-    shades = [mixed(LOW, HIGH, i / (SHADES - 1)) for i in range(SHADES)]
+    shades = [mixed(PALE, DEEP, i / (SHADES - 1)) for i in range(SHADES)]
     places = np.rint(cells / top * (SHADES - 1)).astype(np.uint8)
     page.paragraph(f"Error of each weight, the largest of each cell: 0 to {top:.3g}", bold=True, gap=4.0)
     scale = min(360 / across, 240 / down)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,12 @@ import traitlets
 
 from labkit import checks
 from labkit.errors import BadInput
-from labkit.markup import html_table, ranges
+from labkit.markup import counted, ranges
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.kit.codes import LEVELS
 from labkit.views.kit.errors import Refused
-from labkit.views.kit.job import Job
-from labkit.views.kit.traits import Change, OneOf, Proposal, sent
+from labkit.views.kit.traits import OneOf, Proposal, sent
+from labkit.views.kit.typed import TypedText
 from labkit.views.kit.wire import Answer, answers
 from labkit.views.routes_view.choices import (
     Drawn,
@@ -29,8 +28,7 @@ from labkit.views.routes_view.choices import (
     shape,
     text_of,
 )
-from labkit.views.routes_view.exported import numbers_of, picture
-from labkit.views.routes_view.picture import COLOURS, OTHER, PALETTE, strip
+from labkit.views.routes_view.exported import COLOURS, OTHER, PALETTE, numbers_of, picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +38,7 @@ if TYPE_CHECKING:
 
 FILE_BYTES = 1_500_000  # of router probabilities in an exported file; the tokens beyond them are without
 ORDERS = {"number": "by number", "most": "most chosen first"}
-_DELAY_SECONDS = 0.3  # somebody who types on does not mean what stands there yet
-_STATIC_TOKENS, _STATIC_EXPERTS = 400, 8
+_LISTED = 8  # experts, where no script runs
 
 Take = Callable[[str], "Trace | Sequence[Trace]"]
 
@@ -71,7 +68,7 @@ def routes(
     return RoutesView(trace, other, take=take, layer=layer, names=names, special=special)
 
 
-class RoutesView(View):
+class RoutesView(View, TypedText):
     """The routes of a text in the layer `layer`; set it for another. With `take`, set `typed` for another text, and
     `wait()` until it is shown."""
 
@@ -98,11 +95,6 @@ class RoutesView(View):
     load = traitlets.Bytes(b"").tag(sync=True)
     """For each trace (layers, experts) uint32: choices over all counted tokens."""
     facts = traitlets.Dict().tag(sync=True)
-    version = traitlets.Int(0).tag(sync=True)
-    """Counts the traces shown. A front end redraws when it changes, once the traits above agree again."""
-    typed = traitlets.Unicode("").tag(sync=True)
-    status = traitlets.Dict().tag(sync=True)
-    """state: "" or "waiting", "running", "done", "failed"; message: a sentence."""
 
     def __init__(
         self,
@@ -116,14 +108,7 @@ class RoutesView(View):
         **traits: object,
     ) -> None:
         """traits: the widget's own, such as layout={"width": "60%"}."""
-        self._worker: Job[str, list[Trace]] = Job(
-            self,
-            lambda text, _run: self._taken(text),
-            self._show_text,
-            status="status",
-            failed="The text can't be traced:",
-            delay_seconds=_DELAY_SECONDS,
-        )
+        self._follow_typed(self._taken, self._shown, failed="The text can't be traced:")
         if take is not None and not callable(take):
             raise BadInput(f'take={take!r} can\'t be called; give lambda text: lab.trace(text, keep="routes").')
         if names is not None and (isinstance(names, str) or not isinstance(names, Sequence) or len(names) != 2):
@@ -145,7 +130,6 @@ class RoutesView(View):
             typed="" if take is None else text_of(trace, self._special),
             **traits,
         )
-        self.observe(self._on_typed, names="typed")
 
     # reading ------------------------------------------------------------------------------------------------------
 
@@ -204,15 +188,11 @@ class RoutesView(View):
             check(each)
         return given
 
-    def _show_text(self, _text: str, given: list[Trace]) -> str:
+    def _shown(self, given: list[Trace]) -> dict[str, object]:
         state = self._read(given)
         self._traces = given
-        for name, value in state.items():
-            self.set_trait(name, value)
-        if self.held and self.held[1] >= self._tokens_drawn(self.held[0]):
-            self.held = []
-        self.version += 1
-        return ""
+        there = self.held and self.held[1] < self._tokens_drawn(self.held[0])
+        return {**state, "held": self.held if there else []}
 
     # traits and messages ------------------------------------------------------------------------------------------
 
@@ -231,10 +211,6 @@ class RoutesView(View):
 
     def _tokens_drawn(self, trace: int) -> int:
         return len(self._drawn[trace].pieces.texts)
-
-    def _on_typed(self, change: Change) -> None:
-        if self._take is not None:
-            self._worker.ask(change["new"])
 
     @answers
     def _answer_token(self, version: int, trace: int, layer: int, token: int) -> Answer:
@@ -283,8 +259,8 @@ class RoutesView(View):
     def _head_line(self) -> str:
         layers, experts = self._shape
         trace, k = self._traces[0], self._drawn[0].k
-        tokens = f"{len(trace)} token{'' if len(trace) == 1 else 's'}"
-        return f"{trace.model} · {tokens} · layer {self.layer} of {_layers(layers)}, {k} of {experts} experts"
+        of = f"layer {self.layer} of {_layers(layers)}"
+        return f"{trace.model} · {counted(len(trace), 'token')} · {of}, {k} of {experts} experts"
 
     def _place(self) -> int:
         return self._shape[0].index(self.layer)
@@ -302,7 +278,7 @@ class RoutesView(View):
         """The most chosen experts of the layer on show in the first trace: number, tokens, share of the choices."""
         first = self._drawn[0]
         load, choices = first.load[self._place()], max(1, first.counted * first.k)
-        most = [int(e) for e in np.argsort(-load, kind="stable")[:_STATIC_EXPERTS] if load[e] > 0]
+        most = [int(e) for e in np.argsort(-load, kind="stable")[:_LISTED] if load[e] > 0]
         return [(e, int(load[e]), float(load[e] / choices)) for e in most]
 
     def _chance_line(self) -> str:
@@ -339,31 +315,6 @@ class RoutesView(View):
             loads=self._loads(),
         )
 
-    def _static_html(self) -> str:
-        slots, experts = self._slots(), self._drawn[0].experts[self._place(), :, 0].astype(int)
-        text = "".join(
-            f"{html.escape(visible(shorten(piece, 60)))}<sub>{expert}</sub>"
-            for piece, expert in zip(self._drawn[0].pieces.texts[:_STATIC_TOKENS], experts, strict=False)
-        )
-        left = self._tokens_drawn(0) - _STATIC_TOKENS
-        cut = f"<p>({left} more tokens)</p>" if left > 0 else ""
-        rows = html_table(
-            [(e, tokens, f"{share:.1%}") for e, tokens, share in self._loads()],
-            head=("expert", "tokens", "share of the choices"),
-            caption=f"The most chosen experts of layer {self.layer} ({self._chance_line()})",
-            right=(0, 1, 2),
-        )
-        picture_of_layers = strip(slots).image(
-            min(860, 20 * slots.shape[1]),
-            min(600, 16 * slots.shape[0]),
-            "A row for each routed layer, a cell for each token, coloured by the expert that it goes to first",
-        )
-        return (
-            f"<div><p>{html.escape(visible(self._head_line()))}</p>"
-            "<p>After each token the number of the expert it goes to first:</p>"
-            f'<div style="white-space: pre-wrap">{text}</div>{cut}{picture_of_layers}{rows}</div>'
-        )
-
 
 def _ids(special: object) -> frozenset[int]:
     wanted = "token ids, such as lab.tokenizer.all_special_ids"
@@ -374,7 +325,7 @@ def _ids(special: object) -> frozenset[int]:
 
 
 def _layers(layers: Sequence[int]) -> str:
-    return f"{len(layers)} routed layer{'' if len(layers) == 1 else 's'}"
+    return counted(len(layers), "routed layer")
 
 
 __all__ = ["RoutesView", "routes"]

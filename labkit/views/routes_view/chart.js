@@ -24,8 +24,8 @@ export function barChart({ label, id, actions = null }) {
   const [head, unit] = [make("span"), make("span", "lk-muted lk-small")];
   const title = make("h2");
   title.append(head, " ", unit);
-  const [scale, grey, line, names] = ["scale", "band", "line", "names"].map((name) => make("div", `lk-rt-${name} lk-muted`));
-  const below = make("p", "lk-rt-axis lk-muted", "expert");
+  const [scale, grey, line, names] = ["scale", "band", "line", "names"].map((name) => make("div", `lk-rt-${name} lk-muted lk-tiny`));
+  const below = make("p", "lk-rt-axis lk-muted lk-tiny", "expert");
   /** @type {Bars | null} */
   let given = null;
   const expertOf = (/** @type {number | null} */ i) => (i === null || given === null ? null : given.order[i]);
@@ -84,7 +84,7 @@ export function barChart({ label, id, actions = null }) {
     const { order, marked } = given;
     const every = everyNth(order.length, field.clientWidth || 300, 8 + 6.5 * String(order.length - 1).length);
     names.replaceChildren(
-      ...order.map((expert, i) => make("span", marked(expert) ? "lk-rt-marked" : "", i % every === 0 ? String(expert) : "")),
+      ...order.map((expert, i) => make("span", marked(expert) ? "lk-rt-on" : "", i % every === 0 ? String(expert) : "")),
     );
   }
 

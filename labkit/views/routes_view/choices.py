@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labkit.errors import BadInput
+from labkit.views.kit.arrays import numbers
 from labkit.views.kit.codes import quantize
 from labkit.views.kit.running_text import Pieces, is_markup, joined, split
 
 if TYPE_CHECKING:
-    import torch
-
     from labkit.trace.record import Trace
 
 MOST_TOKENS = 2_048  # drawn; a browser's canvas has a widest side, and nobody reads further in a picture
@@ -81,7 +80,7 @@ def by_weight(experts: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.
 
 def choices_of(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
     """(T, L, k) experts and weights of a trace, each token's largest weight first."""
-    return by_weight(_numpy(trace.routes.experts), _numpy(trace.routes.weights.float()))
+    return by_weight(numbers(trace.routes.experts), numbers(trace.routes.weights.float()))
 
 
 def chance(tokens: int, k: int, experts: int) -> tuple[float, float] | None:
@@ -92,16 +91,12 @@ def chance(tokens: int, k: int, experts: int) -> tuple[float, float] | None:
     """
     if tokens < 1:
         return None
-    p = k / experts
-    if p >= 1:
-        return 1 / k, 1 / k
-    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, tokens + 1)))])
-    counts = np.arange(tokens + 1)
-    log = factorials[-1] - factorials - factorials[::-1] + counts * np.log(p) + (tokens - counts) * np.log1p(-p)
-    below = np.cumsum(np.exp(log))
+    from scipy.special import bdtr
+
+    below = bdtr(np.arange(tokens + 1.0), tokens, k / experts)
     tail = (1 - COVERED) / 2
     low, high = np.searchsorted(below, [tail, 1 - tail])
-    return float(low / (tokens * k)), float(min(high, tokens) / (tokens * k))
+    return float(low / (tokens * k)), float(high / (tokens * k))
 
 
 def router(trace: Trace) -> tuple[str, bool]:
@@ -112,9 +107,9 @@ def router(trace: Trace) -> tuple[str, bool]:
     a balancing bias or groups of experts have a say (DeepSeek-AI 2024).
     """
     routes = trace.routes
-    logits = _numpy(routes.logits[:_LOOKED_AT]).astype(np.float64)
-    experts = _numpy(routes.experts[:_LOOKED_AT])
-    weights = _numpy(routes.weights[:_LOOKED_AT]).astype(np.float64)
+    logits = numbers(routes.logits[:_LOOKED_AT]).astype(np.float64)
+    experts = numbers(routes.experts[:_LOOKED_AT])
+    weights = numbers(routes.weights[:_LOOKED_AT]).astype(np.float64)
     off = {}
     candidates = ["softmax", "sigmoid"]
     if np.nanmin(logits, initial=0) >= 0 and np.allclose(np.nansum(logits, -1), 1, atol=_SAME):
@@ -135,26 +130,25 @@ def router(trace: Trace) -> tuple[str, bool]:
 
 def as_probabilities(logits: np.ndarray, router: str) -> np.ndarray:
     """Router probabilities of logits (..., E), in their own precision."""
+    from scipy.special import expit, softmax
+
     if router == "given":
         return logits
     with np.errstate(over="ignore", invalid="ignore"):
-        if router == "sigmoid":
-            return np.asarray(1 / (1 + np.exp(-logits)))
-        raised = np.exp(logits - logits.max(-1, keepdims=True))
-        return np.asarray(raised / raised.sum(-1, keepdims=True))
+        return np.asarray(expit(logits) if router == "sigmoid" else softmax(logits, axis=-1))
 
 
 def read_token(trace: Trace, layer: int, token: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """(E,) router probabilities and (k,) weights, largest first, float32. layer: its place among the routed ones."""
     routes = trace.routes
-    probabilities = as_probabilities(_numpy(routes.logits[token, layer]).astype(np.float64), kind)
-    weights = _numpy(routes.weights[token, layer]).astype(np.float32)
+    probabilities = as_probabilities(numbers(routes.logits[token, layer]).astype(np.float64), kind)
+    weights = numbers(routes.weights[token, layer]).astype(np.float32)
     return probabilities.astype(np.float32), -np.sort(-weights, kind="stable")
 
 
 def probability_codes(trace: Trace, tokens: int, kind: str) -> np.ndarray:
     """(tokens, L, E) codes of the first tokens' router probabilities, for a file: (code / 254)², to two digits."""
-    return quantize(as_probabilities(_numpy(trace.routes.logits[:tokens]), kind))
+    return quantize(as_probabilities(numbers(trace.routes.logits[:tokens]), kind))
 
 
 def changed(one: Trace, other: Trace) -> tuple[list[int], list[int]]:
@@ -199,8 +193,3 @@ def text_of(trace: Trace, special: Collection[int] | None = None) -> str:
     # a start token that nobody said is special would be typed as text, and come twice
     start = trace.ids[0] not in left_out and is_markup(trace.tokens[0])
     return joined(kept[1:] if start else kept)
-
-
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().cpu().numpy()
-    return array

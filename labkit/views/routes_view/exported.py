@@ -1,4 +1,4 @@
-"""Routes as a picture and as numbers."""
+"""Routes as a picture and as numbers, and the view's colours."""
 
 from __future__ import annotations
 
@@ -8,16 +8,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labkit.views.drawing.page import Page, Token
+from labkit.views.drawing.pixels import Indexed
 from labkit.views.drawing.scene import Picture
 from labkit.views.routes_view.choices import Drawn, choices_of
-from labkit.views.routes_view.picture import COLOURS, OTHERS, strip
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.trace.record import Trace
 
-TOKENS = 400  # in a picture
+PALETTE = (
+    ("#0072b2", "#3f9bd8"),
+    ("#e69f00", "#f0b030"),
+    ("#009e73", "#1fbd8d"),
+    ("#cc79a7", "#dd92bb"),
+    ("#56b4e9", "#a5dcfb"),
+    ("#d55e00", "#f0803c"),
+    ("#d8c700", "#f5ea5a"),
+    ("#4d4d4d", "#dcdcdc"),
+)
+"""On light paper and on dark: Okabe and Ito's colours, the yellow darker where white would swallow it. As many experts of
+each layer have a colour of their own."""
+OTHER = ("#dde2e7", "#323941")
+COLOURS, OTHERS = tuple(light for light, _ in PALETTE), OTHER[0]
+TOKENS, COLUMNS = 400, 1_024  # in a picture: of the text and of the strip
 
 
 def numbers_of(traces: Sequence[Trace]) -> pd.DataFrame:
@@ -65,11 +79,18 @@ def picture(
     for piece, slot, expert in list(zip(first.pieces.texts, slots[layer].tolist(), experts, strict=False))[:TOKENS]:
         tokens.append(Token(piece or "∅", fill=COLOURS[slot] if slot >= 0 else OTHERS, note=str(expert)))
     page.tokens(tokens)
+    if (left := len(first.pieces.texts) - TOKENS) > 0:
+        page.note(f"({left} more tokens)")
     page.key([*((COLOURS[i], f"expert {e}") for i, e in enumerate(chosen)), (OTHERS, "others")])
     rows, columns = slots.shape
     if columns:
         page.note("All layers, from above to below, a cell for each token:")
-        page.pixels(strip(slots).rgba(), width=min(680.0, 20.0 * columns), height=min(480.0, 16.0 * rows))
+        cells = np.where(slots < 0, len(COLOURS), slots)[:, :COLUMNS]
+        page.pixels(
+            Indexed.of(cells, (*COLOURS, OTHERS)).rgba(),
+            width=min(680.0, 20.0 * columns),
+            height=min(480.0, 16.0 * rows),
+        )
     return page.table(
         [(e, tokens_, f"{share:.1%}") for e, tokens_, share in loads],
         ("expert", "tokens", "share of the choices"),

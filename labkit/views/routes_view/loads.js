@@ -1,9 +1,9 @@
 // The loads of the layer on show: a bar for each expert, beside what chance gives.
 
-import { box, make, thousands } from "../kit/common.js";
+import { box, make, percent, thousands } from "../kit/common.js";
 import { legend } from "../kit/legend.js";
 import { barChart } from "./chart.js";
-import { byChance, inOrder, sharePercent } from "./logic.js";
+import { byChance, inOrder } from "./logic.js";
 import { loadWords } from "./words.js";
 
 /**
@@ -33,7 +33,7 @@ export function loadChart(focus, id, say) {
       },
     },
   });
-  const key = make("div", "lk-rt-key");
+  const key = make("div", "lk-rt-key lk-small");
 
   function draw() {
     const { route } = focus;
@@ -63,7 +63,7 @@ export function loadChart(focus, id, say) {
 function chanceKey(experts, uniform, [low, high]) {
   const outside = make("span", "lk-muted", `(of ${experts} bars ${byChance(experts)} would stand outside)`);
   return legend([
-    { sample: "lk-rt-keyline", text: `uniform ${sharePercent(uniform)}` },
-    { sample: "lk-rt-keyband", text: [`choosing at random gives ${sharePercent(low)} to ${sharePercent(high)} in 95 % of cases `, outside] },
+    { sample: "lk-rt-keyline", text: `uniform ${percent(uniform)}` },
+    { sample: "lk-rt-keyband", text: [`choosing at random gives ${percent(low)} to ${percent(high)} in 95 % of cases `, outside] },
   ]);
 }

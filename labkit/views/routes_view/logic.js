@@ -165,11 +165,6 @@ export function axisPercent(share) {
   return `${Number((100 * share).toPrecision(2))} %`;
 }
 
-/** A share for a sentence: one digit after the point, two below 1 %. @param {number} share */
-export function sharePercent(share) {
-  return `${(100 * share).toFixed(share > 0 && share < 0.00995 ? 2 : 1)} %`;
-}
-
 /** A weight or probability: four digits where it is exact, else about two. @type {(value: number, exact: boolean) => string} */
 export function number(value, exact) {
   if (Number.isNaN(value)) return "no number";

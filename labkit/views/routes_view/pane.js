@@ -1,7 +1,7 @@
 // One trace: its text, all its layers, the loads of the layer on show, and the token in focus.
 
 import { aloud } from "../kit/aloud.js";
-import { box, counted, make } from "../kit/common.js";
+import { box, counted, make, sayOrHide } from "../kit/common.js";
 import { loadChart } from "./loads.js";
 import { Focus } from "./state.js";
 import { layerStrip } from "./strip.js";
@@ -87,14 +87,14 @@ export function routesPane(shared, which) {
 
   const name = make("h2", "lk-rt-name");
   const head = box("lk-rt-panehead", name);
-  const foot = make("p", "lk-rt-foot");
+  const foot = make("p", "lk-foot");
   const note = make("p", "lk-muted lk-small lk-rt-cut");
   const stripTitle = make("h2", "", "All layers ");
   const stripNote = make("span", "lk-muted lk-small");
   stripTitle.append(stripNote);
   const left = box("lk-rt-left", text.element, foot, note, stripTitle, strip.element);
   const right = box("lk-rt-right", loads.element, panel.element);
-  const element = make("section", "lk-rt-pane");
+  const element = make("section", "lk-rt-pane lk-split");
   element.append(head, left, right, said.element);
 
   function fill() {
@@ -107,8 +107,7 @@ export function routesPane(shared, which) {
     arrange(route.experts > FEW_EXPERTS, route.n <= FEW_TOKENS || tokens.length > 1);
     text.fill();
     strip.fill();
-    note.textContent = cutNote(route);
-    note.hidden = note.textContent === "";
+    sayOrHide(note, cutNote(route));
     focus.example = shared.example(which);
     paint();
     panel.draw(); // at once: a printed page, too, has it

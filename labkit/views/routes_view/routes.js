@@ -31,7 +31,7 @@ function render(widget) {
   const legend = make("p", "lk-rt-legend");
   const difference = make("p", "lk-rt-difference");
   const panes = shared.facts.tokens.map((_, which) => routesPane(shared, which));
-  const body = box("lk-rt-body", ...panes.map(({ element }) => element));
+  const body = box(panes.length > 1 ? "lk-rt-body lk-split" : "", ...panes.map(({ element }) => element));
   const below = make("p", "lk-muted lk-small lk-rt-notes");
   root.append(head, typed.element, controls.element, legend, difference, body, below);
   root.classList.toggle("lk-rt-two", panes.length > 1);

@@ -45,7 +45,7 @@ export function layerStrip(focus, actions) {
   const canvas = make("canvas");
   // Frames are elements: a canvas as large as the strip would be painted whole for every move of the pointer.
   const [rowFrame, columnFrame, cellFrame] = ["row", "column", "cell"].map((name) => make("div", `lk-rt-frame lk-rt-frame-${name}`));
-  const [names, counts] = [make("div", "lk-rt-rows lk-muted"), make("div", "lk-rt-counts lk-muted")];
+  const [names, counts] = ["rows", "counts"].map((name) => make("div", `lk-rt-${name} lk-muted lk-tiny`));
   unread(canvas, rowFrame, columnFrame, cellFrame, names, counts);
   grid.append(canvas, rowFrame, columnFrame, cellFrame);
   const scrolled = box("lk-rt-box", grid);

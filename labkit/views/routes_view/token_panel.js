@@ -104,7 +104,7 @@ export function tokenPanel(focus, id, known) {
   }
 
   const probability = box("lk-rt-probability", chart.element, note, chosen);
-  const element = box("lk-rt-token-panel", title, box("lk-rt-panelbody", path.element, probability));
+  const element = box("lk-rt-token-panel lk-focus-panel", title, box("lk-rt-panelbody lk-split", path.element, probability));
   return { element, draw, drawPath, resize: chart.resize };
 }
 

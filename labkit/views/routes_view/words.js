@@ -1,8 +1,8 @@
 // What is said of tokens, experts and traces, in sentences.
 
-import { counted, make, spokenLabel, thousands } from "../kit/common.js";
+import { counted, make, percent, spokenLabel, thousands } from "../kit/common.js";
 import { nameOf, quoted } from "../kit/token_list.js";
-import { about, against, choices, number, sharePercent } from "./logic.js";
+import { about, against, choices, number } from "./logic.js";
 
 /** @typedef {import("./state.js").Focus} Focus */
 /** @typedef {import("./logic.js").Facts} Facts */
@@ -16,7 +16,7 @@ const listed = (numbers) => (numbers.length < 2 ? numbers.join("") : `${numbers.
 export function loadWords(focus, expert) {
   const share = focus.share(expert);
   const count = focus.route.load(focus.shared.layer)[expert];
-  return `expert ${expert}: ${sharePercent(share)} of the choices, ${counted(count, "token")}${AGAINST[against(share, focus.route.band)]}`;
+  return `expert ${expert}: ${percent(share)} of the choices, ${counted(count, "token")}${AGAINST[against(share, focus.route.band)]}`;
 }
 
 /** The same of the expert whose tokens are lit, with how many of them choose it first.
@@ -28,7 +28,7 @@ export function expertSentence(focus, expert, lit) {
   return [
     make("strong", "", `Expert ${expert}`),
     ` takes ${thousands(route.load(shared.layer)[expert])} of ${thousands(route.counted)} tokens in layer ${shared.name}, ${thousands(firsts)} of them ` +
-      `first: ${sharePercent(share)} of the choices${AGAINST[against(share, route.band)]}.`,
+      `first: ${percent(share)} of the choices${AGAINST[against(share, route.band)]}.`,
   ];
 }
 

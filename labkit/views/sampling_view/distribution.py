@@ -38,20 +38,18 @@ def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
 
     logits: (vocab,) float64. temperature: at least 0.
     """
-    shifted: np.ndarray = logits - logits.max()
+    from scipy.special import softmax
+
     if temperature <= 0:
-        chosen: np.ndarray = np.zeros_like(shifted)
-        chosen[int(np.argmax(shifted))] = 1.0
-        return chosen
-    weights: np.ndarray = np.exp(shifted / temperature)
-    weights /= weights.sum()
-    return weights
+        return np.asarray(np.arange(len(logits)) == np.argmax(logits), dtype=np.float64)
+    return np.asarray(softmax((logits - logits.max()) / temperature))
 
 
 def entropy(distribution: np.ndarray) -> float:
     """Shannon entropy of a distribution, in nats."""
-    held = distribution[distribution > 0]
-    return float(max(0.0, -(held * np.log(held)).sum()))
+    from scipy.special import entr
+
+    return float(entr(distribution).sum())
 
 
 def most_probable(logits: np.ndarray, count: int) -> np.ndarray:

@@ -1,8 +1,8 @@
 // The temperature view as a widget: slider, bars, and the sampled text drawn by the token view's reader.
 
 import { barRow } from "../kit/bars.js";
-import { button } from "../kit/controls.js";
-import { appendRuns, decimal, equalChoices, make, percent, setText, thousands, visibleLabel, visibleRuns } from "../kit/common.js";
+import { button, sliderFor } from "../kit/controls.js";
+import { box, decimal, equalChoices, make, outsideText, percent, setText, thousands, visibleLabel } from "../kit/common.js";
 import { isBusy, statusLine, stopwatch } from "../kit/field.js";
 import { legend } from "../kit/legend.js";
 import { mount } from "../kit/mount.js";
@@ -23,16 +23,10 @@ function distributionPane(view, changed) {
   const grid = view.get("slider");
   const names = /** @type {string[]} */ (view.get("names"));
   const others = view.get("others_count");
-  const control = make("div", "lk-sampling-control");
-  const label = make("label", "", "Temperature");
-  const slider = make("input", "lk-slider");
-  Object.assign(slider, { type: "range", min: grid.lowest, max: grid.highest, step: grid.step, id: view.id("t") });
-  label.htmlFor = slider.id;
-  const value = make("output", "lk-sampling-value");
-  value.htmlFor.add(slider.id);
+  const range = { min: grid.lowest, max: grid.highest, step: grid.step };
+  const { label, slider, output, say } = sliderFor("Temperature", view.id("t"), range, changed);
   const spread = make("span", "lk-muted");
-  control.append(label, value, slider, spread);
-  slider.addEventListener("input", () => changed(Number(slider.value)));
+  const control = box("lk-controls", label, output, slider, spread);
 
   const chart = make("ul", "lk-bars lk-sampling-bars");
   const rows = names.map((name) => barRow({ name: tokenLabel(name, 40), share: 0 }));
@@ -40,15 +34,14 @@ function distributionPane(view, changed) {
   rest.element.hidden = others === 0;
   rows.push(rest);
   chart.append(...rows.map(({ element }) => element));
-  const key = legend([{ sample: "lk-track-mark", text: "temperature 1, the model's own distribution" }]);
-  key.classList.add("lk-sampling-key", "lk-muted", "lk-small");
+  const key = legend([{ sample: "lk-track-mark", text: "temperature 1, the model's own distribution" }], { quiet: true });
+  key.classList.add("lk-sampling-key");
   const at = (/** @type {number} */ temperature) => rowAt(temperature, view.get("settings"), view.get("current"), names.length, grid);
 
   function draw() {
     const temperature = view.get("temperature");
     slider.value = temperature;
-    setText(value, sayTemperature(temperature));
-    slider.setAttribute("aria-valuetext", sayTemperature(temperature));
+    say(sayTemperature(temperature));
     const row = at(temperature);
     if (row === null) return; // it comes with the next message
     const base = at(BASE);
@@ -64,16 +57,14 @@ function distributionPane(view, changed) {
 function samplePane(view) {
   const { exported, get } = view;
   const written = get("temperature");
-  const element = make("div", "lk-sampling-sample");
   const line = statusLine();
   const again = button("Another sample", "", () => line.hear(view.wire.ask("resample")));
   const stop = button("Stop", "", () => line.hear(view.wire.ask("stop", {}, { repeat: true })));
   const clock = stopwatch(view);
   const draft = make("span", "lk-sampling-draft");
-  const bar = make("div", "lk-actions");
-  bar.append(again, stop, line.element, clock.element, draft);
   const reader = createReader(view, { label: "Sampled tokens" });
-  element.append(bar, reader.element);
+  const bar = box("lk-actions", again, stop, line.element, clock.element, draft);
+  const element = box("lk-sampling-sample", bar, reader.element);
   if (exported) {
     again.hidden = stop.hidden = draft.hidden = true;
     line.say(`The text below was sampled at temperature ${sayTemperature(written)}`);
@@ -108,11 +99,7 @@ function samplePane(view) {
 function render(widget) {
   const view = mount(widget, "lk-tokens lk-sampling");
   const { exported, get } = view;
-  const prompt = make("p", "lk-sampling-prompt");
-  const quote = make("span", "lk-sampling-text");
-  quote.dir = "auto";
-  appendRuns(quote, visibleRuns(get("prompt"), { spaces: false }));
-  prompt.append(make("span", "lk-muted", "What comes after "), quote);
+  const prompt = box("", make("span", "lk-muted", "What comes after "), outsideText("span", "lk-prose", get("prompt")));
   const sample = samplePane(view);
   const distribution = distributionPane(view, (temperature) => {
     if (exported) view.set("temperature", temperature);

@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from numbers import Real
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +16,7 @@ import traitlets
 
 from labkit.checks import as_number, as_whole
 from labkit.errors import BadInput
+from labkit.markup import counted, one_line
 from labkit.sae.steering import Steered
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.drawing.page import Page, Token
@@ -23,7 +24,8 @@ from labkit.views.drawing.scene import ACCENT
 from labkit.views.kit.cells import GRACE_SECONDS, place, same_cell
 from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job, Run
-from labkit.views.kit.traits import Proposal
+from labkit.views.kit.running_text import parted
+from labkit.views.kit.traits import Content, Proposal
 from labkit.views.kit.wire import answers
 
 __all__ = ["Steered", "SteeringView", "steering"]
@@ -150,13 +152,7 @@ class SteeringView(View):
             prompt=clean(prompt),
             values=[0.0] * len(self._directions),
             features=[
-                {
-                    "key": shorten(visible(str(each.key)), 40),
-                    "label": each.label,
-                    "typical": each.typical,
-                    "high": each.high,
-                    "steps": STEPS,
-                }
+                {**asdict(each), "key": shorten(visible(str(each.key)), 40), "steps": STEPS}
                 for each in self._directions
             ],
             unit=shorten(visible(str(unit)), 40),
@@ -272,7 +268,8 @@ class SteeringView(View):
         """Take the events one by one and show them; the last of them."""
         while self._older:  # two at once would only get in each other's way
             self._older.pop().wait(GRACE_SECONDS)
-        run.say(f"writing the {side.name} text …")
+        far = f"writing the {side.name} text …"
+        run.say(far)
         given = self._run(request.prompt, self._by_key(request.values), run.stop)
         if not isinstance(given, Iterable):
             kind = type(given).__name__
@@ -287,7 +284,7 @@ class SteeringView(View):
                 with self._lock:
                     if run.wanted:
                         side.now = _Text(request, event, "writing")
-                run.say(f"writing the {side.name} text … {_tokens(event)}", draw=self._publish)
+                run.say(f"{far} {counted(len(event.tokens), 'token')}", draw=self._publish)
         finally:
             # before anything is said of the end: what the generator changed in the model is put back by then
             if callable(close := getattr(events, "close", None)):
@@ -314,7 +311,8 @@ class SteeringView(View):
         text = side.now
         if text is None or self._old(text):
             return "done" if complete else "stopped"
-        return f"{side.name} text: {_tokens(text.event)}" if complete else f"stopped after {_tokens(text.event)}"
+        count = counted(len(text.event.tokens), "token")
+        return f"{side.name} text: {count}" if complete else f"stopped after {count}"
 
     def _give_up(self, side: _Side) -> None:
         if side.now is not None and side.now.state == "writing":
@@ -336,7 +334,7 @@ class SteeringView(View):
         prompt, values = text.request.prompt, text.request.values
         return prompt != self.prompt or (any(values) and values != tuple(self.values))
 
-    def _shown(self) -> dict[str, object]:
+    def _shown(self) -> Content:
         """Both texts in words and shares, all of it fit for JSON.
 
         prompt: the one they go on from.  parted: the first token in which they differ, or None.  scale: nats at the
@@ -362,7 +360,7 @@ class SteeringView(View):
             "scale": scale,
         }
 
-    def _side_of(self, text: _Text | None, scale: float, base: float | None) -> dict[str, object] | None:
+    def _side_of(self, text: _Text | None, scale: float, base: float | None) -> Content | None:
         if text is None:
             return None
         loss = _loss(text)
@@ -397,27 +395,18 @@ class SteeringView(View):
         said = ", ".join(f"{shorten(visible(str(key)), 40)}={value:g}" for key, value in pushed.items())
         return f"{shorten(visible(self.prompt), 60)!r}, {said or 'unsteered'}"
 
-    def _said(self) -> list[tuple[str, str, tuple[str, ...]]]:
-        """For each text its heading, its loss in words, and its tokens."""
+    def _now(self) -> tuple[Content, list[tuple[str, str, list[str]]]]:
+        """What is shown, and for each text its heading, its loss in words, and its tokens."""
+        with self._lock:
+            shown = self._shown()
         said = []
-        for name, text in ((side.name, side.now) for side in (self._unsteered, self._steered)):
-            if text is None:
-                continue
-            of = ", ".join(
-                f"{each.label} {strength_words(value)}"
-                for each, value in zip(self._directions, text.request.values, strict=True)
-                if value
-            )
-            far = {"writing": "not finished", "stopped": "stopped", "done": ""}[text.state]
-            loss = f"mean loss {words} nats per token" if (words := _loss_words(_loss(text))) else ""
-            said.append(
-                (
-                    f"{name}{': ' + of if of else ''}",
-                    "; ".join(filter(None, (loss, far, _note(text.event)))),
-                    text.event.tokens,
-                )
-            )
-        return said
+        for name, side in ((name, shown[name]) for name in ("unsteered", "steered") if shown[name]):
+            of = ", ".join(f"{label} {strength_words(value)}" for label, value, _ in side["of"])
+            loss = f"mean loss {side['loss']} nats per token" if side["loss"] else ""
+            far = {"writing": "not finished", "stopped": "stopped", "done": ""}[side["state"]]
+            words = "; ".join(filter(None, (loss, far, side["note"])))
+            said.append((f"{name}{': ' + of if of else ''}", words, side["tokens"]))
+        return shown, said
 
     def _table(self) -> pd.DataFrame:
         """A row for each token of both texts: the text it belongs to, its place in it, the text's mean loss in nats per
@@ -437,32 +426,25 @@ class SteeringView(View):
         return pd.DataFrame(rows, columns=list(dict.fromkeys(head)))
 
     def _image(self) -> Picture:
-        with self._lock:
-            said, prompt, parted = (
-                self._said(),
-                self._shown()["prompt"],
-                _parted(self._unsteered.now, self._steered.now),
-            )
-        page = Page(description=self._title).heading(self._title).note(f"After {shorten(str(prompt), 400)!r}")
+        shown, said = self._now()
+        at = math.inf if shown["parted"] is None else shown["parted"]
+        page = Page(description=self._title).heading(self._title).note(f"After {shorten(shown['prompt'], 400)!r}")
         for name, words, tokens in said:
             page.paragraph(name, bold=True, gap=2.0)
-            at = len(tokens) if parted is None else parted
-            lines = [1.4 if i >= at else 0.0 for i in range(len(tokens))]
             page.tokens(
-                [Token(token, line=line, line_colour=ACCENT) for token, line in zip(tokens, lines, strict=True)]
+                Token(token, line=1.4 if i >= at else 0.0, line_colour=ACCENT) for i, token in enumerate(tokens)
             )
             if words:
                 page.note(words)
         if not said:
             page.paragraph("nothing written yet")
-        elif parted is not None:
+        elif at < math.inf:
             page.note("Underlined: from where on the two differ.")
         return page.picture()
 
     def _static_text(self) -> str:
-        with self._lock:
-            said, prompt = self._said(), str(self._shown()["prompt"])
-        lines = [f"After {shorten(prompt, 200)!r}:"]
+        shown, said = self._now()
+        lines = [f"After {shorten(shown['prompt'], 200)!r}:"]
         for name, words, tokens in said:
             lines += [f"{name}{' (' + words + ')' if words else ''}", f"  {shorten(''.join(tokens), 600)!r}"]
         return "\n".join(lines if said else [*lines, "nothing written yet"])
@@ -543,11 +525,6 @@ def _checked(event: Steered) -> Steered:
     )
 
 
-def _tokens(event: Steered) -> str:
-    n = len(event.tokens)
-    return f"{n:,} token{'' if n == 1 else 's'}"
-
-
 def _loss(text: _Text | None) -> float | None:
     return None if text is None else text.event.mean_loss
 
@@ -561,7 +538,7 @@ def _loss_words(loss: float | None) -> str:
 
 
 def _note(event: Steered) -> str:
-    said = shorten(visible(" ".join(event.note.split())), 300)
+    said = one_line(event.note, 300)
     return said[:1].upper() + said[1:]
 
 
@@ -574,14 +551,6 @@ def _scale(most: float) -> float:
 
 
 def _parted(plain: _Text | None, pushed: _Text | None) -> int | None:
-    """The first token in which two continuations of one prompt differ; None while they don't."""
     if plain is None or pushed is None or plain.request.prompt != pushed.request.prompt:
         return None
-    a, b = plain.event.tokens, pushed.event.tokens
-    for i, (one, other) in enumerate(zip(a, b, strict=False)):
-        if one != other:
-            return i
-    if len(a) == len(b):
-        return None
-    shorter = plain if len(a) < len(b) else pushed
-    return len(shorter.event.tokens) if shorter.state == "done" else None  # it ended where the other goes on
+    return parted(plain.event.tokens, pushed.event.tokens, (plain.state == "done", pushed.state == "done"))

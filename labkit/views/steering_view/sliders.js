@@ -1,7 +1,7 @@
 // A slider for each feature, its exact number beside it.
 
 import { button } from "../kit/controls.js";
-import { appendRuns, make, setText, spokenLabel, visibleRuns } from "../kit/common.js";
+import { box, make, outsideText, sayOrHide, setText, spokenLabel, unread } from "../kit/common.js";
 import { strengthAt, strengthWords, timesWords } from "./logic.js";
 
 /** @typedef {import("../kit/mount.js").Mounted} Mounted */
@@ -16,30 +16,21 @@ const MIDDLE = 50; // per cent of the track
  */
 function sliderRow(view, feature, i, set) {
   const unit = /** @type {string} */ (view.get("unit"));
-  const element = make("div", "lk-steer-row");
   const spoken = spokenLabel(feature.label, 120);
-  const name = make("label", "lk-steer-name");
-  name.dir = "auto";
-  appendRuns(name, visibleRuns(feature.label, { spaces: false }));
-  const heading = make("div", "lk-steer-heading");
-  heading.append(name, " ", make("span", "lk-muted lk-small", feature.key === feature.label ? "" : feature.key));
+  const name = outsideText("label", "", feature.label);
+  const heading = box("lk-steer-heading", name, " ", make("span", "lk-muted lk-small", feature.key === feature.label ? "" : feature.key));
 
-  const track = make("div", "lk-steer-track");
   const slider = make("input", "lk-steer-slider");
   Object.assign(slider, { type: "range", min: -feature.steps, max: feature.steps, step: 1, id: view.id(`s${i}`) });
   name.htmlFor = slider.id;
   slider.setAttribute("aria-label", spoken); // what can't be seen in the label has a name too
-  const ends = make("div", "lk-steer-ends");
-  ends.setAttribute("aria-hidden", "true");
-  ends.append(...[-feature.high, 0, feature.high].map((value) => make("span", "", strengthWords(value))));
-  track.append(slider, ends);
+  const ends = box("lk-steer-ends", ...[-feature.high, 0, feature.high].map((value) => make("span", "", strengthWords(value))));
+  unread(ends);
 
   const exact = make("input", "lk-steer-exact");
   Object.assign(exact, { type: "number", step: "any", min: -feature.high, max: feature.high, autocomplete: "off" });
   exact.setAttribute("aria-label", `${spoken}: exact strength`);
   const times = make("span", "lk-muted lk-steer-times");
-  const numbers = make("div", "lk-steer-numbers");
-  numbers.append(exact, times);
   const back = button("Back to 0", `Back to 0: ${spoken}`, () => {
     put(0);
     slider.focus({ preventScroll: true }); // the button has nothing left to do
@@ -48,13 +39,13 @@ function sliderRow(view, feature, i, set) {
   const hint = make("p", "lk-steer-hint");
   hint.id = view.id(`h${i}`);
   hint.setAttribute("role", "alert");
-  element.append(heading, track, numbers, back, hint);
+  const numbers = box("lk-actions", exact, times);
+  const element = box("lk-steer-row", heading, box("lk-steer-track", slider, ends), numbers, back, hint);
   warn("");
 
   /** @param {string} text */
   function warn(text) {
-    setText(hint, text);
-    hint.hidden = text === "";
+    sayOrHide(hint, text);
     exact.setAttribute("aria-invalid", String(text !== ""));
     if (text === "") exact.removeAttribute("aria-describedby");
     else exact.setAttribute("aria-describedby", hint.id);

@@ -2,7 +2,7 @@
 
 import { unlessDropped } from "../kit/ask.js";
 import { button } from "../kit/controls.js";
-import { appendRuns, make, setText, spokenLabel, visibleRuns } from "../kit/common.js";
+import { box, make, outsideText, setText, spokenLabel } from "../kit/common.js";
 import { isBusy, statusLine, stopwatch, textField } from "../kit/field.js";
 import { mount } from "../kit/mount.js";
 import { sliders } from "./sliders.js";
@@ -18,11 +18,8 @@ const TYPING_MS = 700; // somebody who types on does not mean what stands there 
  */
 function promptField(view, hear) {
   if (view.exported) {
-    const quote = make("p", "lk-steer-prompt");
-    const quoted = make("bdi", "lk-quoted");
-    appendRuns(quoted, visibleRuns(view.get("shown").prompt, { spaces: false }));
-    quote.append(make("span", "lk-muted", "Going on from "), quoted);
-    return quote;
+    const prompt = outsideText("span", "lk-prose lk-quoted", view.get("shown").prompt);
+    return box("lk-steer-prompt", make("span", "lk-muted", "Going on from "), prompt);
   }
   return textField(view, { trait: "prompt", title: "Prompt", lines: 2, delay: TYPING_MS, hear }).element;
 }
@@ -33,12 +30,11 @@ function promptField(view, hear) {
  *   hear: (asked: Promise<unknown>) => void}}
  */
 function statusBar(view, allBack) {
-  const element = make("div", "lk-steer-bar lk-actions");
   const stop = button("Stop", "", () => hear(view.wire.ask(isBusy(view.get("status")) ? "stop" : "again")));
   const line = statusLine();
   line.element.removeAttribute("role"); // a screen reader hears what begins and how it ends, not each token
   const clock = stopwatch(view);
-  element.append(allBack, stop, line.element, clock.element);
+  const element = box("lk-steer-bar lk-actions", allBack, stop, line.element, clock.element);
   const spoken = make("div", "lk-spoken");
   spoken.setAttribute("role", "status");
   let heard = "";

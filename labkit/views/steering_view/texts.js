@@ -1,8 +1,9 @@
 // The two texts side by side, and where they part.
 
-import { appendRuns, make, setText, thousands, counted, visibleLabel, visibleRuns } from "../kit/common.js";
+import { box, make, outsideText, sayOrHide, setText, thousands, unread, visibleLabel } from "../kit/common.js";
 import { isBusy } from "../kit/field.js";
 import { fillTrack, legend, track } from "../kit/legend.js";
+import { partedText, textPane } from "../kit/paired_texts.js";
 import { strengthWords, timesWords } from "./logic.js";
 
 /** @typedef {import("../kit/mount.js").Mounted} Mounted */
@@ -19,43 +20,22 @@ import { strengthWords, timesWords } from "./logic.js";
  * @param {Mounted} view
  * @param {"unsteered" | "steered"} name
  */
-function textPane(view, name) {
+function pane(view, name) {
   const { exported } = view;
   const strengths = () => /** @type {number[]} */ (view.get("values"));
   const unit = view.get("unit") ? ` ${view.get("unit")}` : "";
-  const element = make("section", `lk-steer-pane lk-steer-${name}`);
-  const title = make("h2", "", name === "steered" ? "Steered" : "Unsteered");
-  title.id = view.id(name);
-  element.setAttribute("aria-labelledby", title.id);
+  const { element, text, fill } = textPane(view.id(name), name === "steered" ? "Steered" : "Unsteered", `lk-steer-${name}`);
   const of = make("p", "lk-steer-of");
-  const text = make("div", "lk-steer-text");
-  text.dir = "auto";
   const empty = make("p", "lk-muted lk-steer-empty");
   const note = make("p", "lk-steer-note");
-  const loss = make("div", "lk-steer-loss");
   const said = make("p", "lk-steer-said");
   const meter = track(0);
-  const ends = make("div", "lk-steer-ends");
-  ends.setAttribute("aria-hidden", "true");
   const end = make("span");
-  ends.append(make("span", "", "0"), end);
-  loss.append(said, meter, ends);
-  element.append(title, of, text, empty, note, loss);
-  let drawn = "";
-
-  /** @type {(pieces: string[], from: number | null) => void} */
-  function drawTokens(pieces, from) {
-    const now = JSON.stringify([pieces, from]);
-    if (now === drawn) return; // what is selected stays so
-    drawn = now;
-    text.replaceChildren(
-      ...pieces.map((token, i) => {
-        const piece = make("span", from !== null && i >= from ? "lk-steer-token lk-steer-other" : "lk-steer-token");
-        appendRuns(piece, visibleRuns(token, { limit: 40 }));
-        return piece;
-      }),
-    );
-  }
+  const ends = box("lk-steer-ends", make("span", "", "0"), end);
+  unread(ends);
+  const loss = box("lk-steer-loss", said, meter, ends);
+  text.before(of);
+  element.append(empty, note, loss);
 
   /** @param {Side | null} side */
   function drawOf(side) {
@@ -64,9 +44,7 @@ function textPane(view, name) {
     if (name === "unsteered") of.append(make("span", "lk-muted", strengths().length > 1 ? "all strengths 0" : "strength 0"));
     (side?.of ?? []).forEach(([label, value, typical], i) => {
       const part = make("span", "lk-steer-part");
-      const bdi = make("bdi");
-      appendRuns(bdi, visibleRuns(label, { spaces: false }));
-      part.append(bdi, " ", make("strong", "", strengthWords(value) + unit));
+      part.append(outsideText("bdi", "", label), " ", make("strong", "", strengthWords(value) + unit));
       if (exported) part.append(make("span", "lk-muted", ` (${timesWords(value, typical)})`));
       of.append(i > 0 ? ", " : "", part);
     });
@@ -108,13 +86,11 @@ function textPane(view, name) {
     draw(shown) {
       const side = shown[name];
       element.classList.toggle("lk-steer-old", side?.old ?? false);
-      drawTokens(side?.tokens ?? [], shown.parted);
+      fill(side?.tokens ?? [], (i) => shown.parted !== null && i >= shown.parted);
       text.hidden = !side || side.tokens.length === 0;
       drawOf(side);
-      setText(empty, emptyWords(side));
-      empty.hidden = empty.textContent === "";
-      setText(note, side?.note ?? "");
-      note.hidden = !side?.note;
+      sayOrHide(empty, emptyWords(side));
+      sayOrHide(note, side?.note ?? "");
       loss.hidden = !side;
       if (side) drawLoss(side, shown.scale, shown.unsteered?.share ?? null);
     },
@@ -123,24 +99,17 @@ function textPane(view, name) {
 
 /** @param {string | undefined} token */
 function named(token) {
-  const element = make("bdi", "lk-quoted");
-  element.textContent = token === undefined ? "the end" : `“${visibleLabel(token, 40)}”`;
-  return element;
+  return make("bdi", "lk-quoted", token === undefined ? "the end" : `“${visibleLabel(token, 40)}”`);
 }
 
 /** Where the two part, in a sentence. @param {Shown} shown @returns {(string | Node)[]} */
 function partedWords({ unsteered, steered, parted: from }) {
   if (!unsteered || !steered) return [];
-  if (from === null) {
-    const n = Math.min(unsteered.count, steered.count);
-    const ended = unsteered.state !== "writing" && steered.state !== "writing";
-    if (n === 0) return [];
-    return [ended && unsteered.count === steered.count ? "The two texts are the same." : `The same so far: ${counted(n, "token")}.`];
-  }
-  const where = from === 0 ? "They part at the first token" : `They part after ${counted(from, "token")}`;
-  if (from >= unsteered.tokens.length && from >= steered.tokens.length) return [`${where}.`];
-  const [one, other] = [unsteered, steered].map((side) => named(side.tokens[from]));
-  return [make("strong", "", where), " (underlined from there): ", one, " unsteered, ", other, " steered."];
+  const sides = [unsteered, steered];
+  const where = partedText(from, [unsteered.count, steered.count], sides.every(({ state }) => state !== "writing"));
+  if (from === null || sides.every(({ tokens }) => from >= tokens.length)) return [where];
+  const [one, other] = sides.map(({ tokens }) => named(tokens[from]));
+  return [make("strong", "", where.slice(0, -1)), " (underlined from there): ", one, " unsteered, ", other, " steered."];
 }
 
 /**
@@ -149,14 +118,12 @@ function partedWords({ unsteered, steered, parted: from }) {
  */
 export function texts(view) {
   const parted = make("p", "lk-steer-parted"); // its line is always there, so that nothing below moves
-  const panes = make("div", "lk-steer-panes");
-  const sides = /** @type {const} */ (["unsteered", "steered"]).map((name) => textPane(view, name));
-  panes.append(...sides.map(({ element }) => element));
+  const sides = /** @type {const} */ (["unsteered", "steered"]).map((name) => pane(view, name));
+  const panes = box("lk-steer-panes lk-split", ...sides.map(({ element }) => element));
   const key = legend([
     { text: "Mean loss: nats per token that the unsteered model gives to each text; more is less plausible to it." },
     { sample: "lk-track-mark", text: "the unsteered text's." },
-  ]);
-  key.classList.add("lk-muted", "lk-small");
+  ], { quiet: true });
   return {
     elements: [parted, panes, key],
     panes,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import traitlets
 
 from labkit.errors import BadInput
+from labkit.markup import counted
 from labkit.views.base import View, module, shorten, style, visible
 from labkit.views.drawing.page import Page
 from labkit.views.kit.running_text import CONTINUED, OUTSIDE
@@ -81,8 +82,7 @@ class TokensView(View, TokenTraits):
 
     def _describe(self) -> str:
         text = shorten(visible(self._generation.text), 60)
-        n = len(self._generation.ids)
-        return f"{text!r}, {n} token{'' if n == 1 else 's'}"
+        return f"{text!r}, {counted(len(self._generation.ids), 'token')}"
 
     def _static_text(self) -> str:
         return static_text(self._generation)

@@ -9,8 +9,9 @@ import numpy as np
 from labkit.markup import shorten
 from labkit.views.drawing.page import Page, Token
 from labkit.views.drawing.scene import mixed
+from labkit.views.kit.arrays import numbers
 from labkit.views.kit.running_text import OUTSIDE, pieces
-from labkit.views.tokens_view.payload import STROKES, numbers, stroke_of, why_empty
+from labkit.views.tokens_view.payload import STROKES, stroke_of, why_empty
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,7 +1,7 @@
 // What is known of one token: what else the model considered, and its numbers.
 
 import { barRow } from "../kit/bars.js";
-import { decimal, equalChoices, make, percent, visibleLabel } from "../kit/common.js";
+import { box, decimal, equalChoices, make, percent, visibleLabel } from "../kit/common.js";
 import { bars, ordinal } from "./logic.js";
 
 /** A token's text on one line, its leading spaces in muted ink, kept apart from the text around it. @type {(text: string, limit: number) => HTMLElement} */
@@ -29,7 +29,7 @@ function bar(row, strings) {
 
 /** Returns {element, draw(token, caption, data, strings, drawn)}; drawn: how the tokens were chosen, in words. */
 export function tokenPanel() {
-  const element = make("section", "lk-panel");
+  const element = make("section", "lk-panel lk-focus-panel");
   element.setAttribute("aria-label", "Alternatives of one token");
   return {
     element,
@@ -54,13 +54,9 @@ export function tokenPanel() {
         ["As open as", equalChoices(data.entropy[i])],
         ["When drawn", drawn.startsWith("greedy") ? "certain: greedy" : percent(Math.exp(data.sampledLogprob[i]))],
       ]) {
-        const group = make("div", "lk-fact");
-        group.append(make("dt", "lk-muted", name), make("dd", "", value));
-        facts.append(group);
+        facts.append(box("lk-fact", make("dt", "lk-muted", name), make("dd", "", value)));
       }
-      const body = make("div", "lk-panel-body");
-      body.append(chart, facts);
-      element.replaceChildren(title, body);
+      element.replaceChildren(title, box("lk-panel-body lk-split", chart, facts));
     },
   };
 }

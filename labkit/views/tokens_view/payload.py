@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from labkit.checks import whole
+from labkit.markup import clean, counted
 from labkit.models.tokens import REPLACEMENT
-from labkit.views.base import clean
+from labkit.views.kit.arrays import numbers
 from labkit.views.kit.running_text import joined, pieces
 
 if TYPE_CHECKING:
-    import torch
-
     from labkit.generation.record import Generation, Sampling
 
 HESITATION = 3  # nats; from this entropy on the model hesitated: as open as 20 equal choices
@@ -137,7 +136,7 @@ def payload(generation: Generation, *, alternatives: int, prompt: bool, running:
 def headline(generation: Generation, *, running: bool = False) -> list[str]:
     """The facts of the head line after the model's name, each a few words."""
     n = len(generation.ids)
-    parts = [f"{n:,} token{'' if n == 1 else 's'}"]
+    parts = [counted(n, "token")]
     if n and generation.tokens_per_second > 0:
         parts.append(f"{generation.tokens_per_second:,.1f} tokens/s")
     parts.append("generating …" if running else _FINISH.get(generation.finish_reason, generation.finish_reason))
@@ -209,10 +208,3 @@ def _mended(joined: str, prompt: str | Sequence[Mapping[str, object] | int]) -> 
             if match:
                 joined = joined[: match.start()] + text + joined[match.end() :]
     return joined
-
-
-def numbers(values: Sequence[float] | torch.Tensor | np.ndarray, dtype: str) -> np.ndarray:
-    """A tensor or array as a contiguous numpy array of the given little-endian type."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-    return np.ascontiguousarray(np.asarray(values), dtype=dtype)

@@ -1,7 +1,7 @@
 // The running text with its underlines, and the panel that explains one token. Used by every view that shows a generation:
 // it reads the traits of TokenTraits.
 
-import { appendRuns, decimal, make, percent, setText, spokenLabel, visibleLabel, visibleRuns } from "../kit/common.js";
+import { box, decimal, make, percent, sayOrHide, setText, showText, spokenLabel, visibleLabel } from "../kit/common.js";
 import { button } from "../kit/controls.js";
 import { legend } from "../kit/legend.js";
 import { table } from "../kit/table.js";
@@ -31,7 +31,7 @@ function strokesKey(strokes, hesitation) {
       ...strokes.map((each) => ({ sample: sample(each), text: each.label })),
       { sample: sample(strokes[2], true), text: `many options (entropy over ${hesitation} nats)` },
     ],
-    "How probable each token was",
+    { title: "How probable each token was", quiet: true },
   );
 }
 
@@ -53,14 +53,12 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
   let shown = -1; // what the panel explains
   let walking = false; // whether the keyboard is at it
 
-  const element = make("div");
   const head = make("p", "lk-muted");
   const key = strokesKey(strokes, hesitation);
-  key.classList.add("lk-muted", "lk-small");
   const note = make("p", "lk-note");
-  const scroll = make("div", "lk-scroll");
-  const text = make("div", "lk-text");
+  const text = make("div", "lk-prose");
   text.dir = "auto";
+  const scroll = box("lk-scroll lk-tl-scrolled", text);
   const fold = button("", "", () => {
     unfolded = !unfolded;
     drawPrompt();
@@ -101,8 +99,7 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
   const panel = tokenPanel();
   const spoken = make("div", "lk-spoken");
   text.append(fold, prompt, list.element);
-  scroll.append(text);
-  element.append(head, key, note, scroll, panel.element, spoken);
+  const element = box("", head, key, note, scroll, panel.element, spoken);
 
   /** @type {(token: number, caption: string, follow?: boolean) => void} */
   function show(token, caption, follow = false) {
@@ -146,8 +143,7 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
     const parts = (facts.headline ?? []).map((/** @type {string} */ part) => make("span", "lk-head-part", part));
     if (facts.model) parts.unshift(make("strong", "", visibleLabel(facts.model, 80)));
     head.replaceChildren(...parts.flatMap((/** @type {Node} */ part, /** @type {number} */ i) => (i > 0 ? [" · ", part] : [part])));
-    setText(note, facts.empty ?? "");
-    note.hidden = !facts.empty;
+    sayOrHide(note, facts.empty ?? "");
   }
 
   function drawPrompt() {
@@ -159,8 +155,7 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
     prompt.hidden = whole === "";
     if (whole === drawnPrompt) return;
     drawnPrompt = whole;
-    prompt.replaceChildren();
-    appendRuns(prompt, visibleRuns(whole, { limit: PROMPT_MARKS, spaces: false }));
+    showText(prompt, whole, { limit: PROMPT_MARKS, spaces: false });
   }
 
   function drawText() {
