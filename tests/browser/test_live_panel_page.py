@@ -57,9 +57,9 @@ def words(page: Any, selector: str) -> str:
 @pytest.mark.parametrize("width", [1100, 420])
 def test_a_file_shows_how_it_went(open_page: Open, tmp_path: Path, dark: bool, width: int) -> None:
     page = open_page(curves().to_html(tmp_path / "page.html"), width=width, dark=dark)
-    assert words(page, ".lk-live-title") == "Learning"
-    assert words(page, ".lk-live-progress").startswith("finished: 40 of 40 · 0.")
-    assert words(page, ".lk-live-values").split() == ["train", "0.075", "nats", "held", "out", "0.6325", "nats"]
+    assert words(page, ".lk-work-title") == "Learning"
+    assert words(page, ".lk-work-progress").startswith("finished: 40 of 40 · 0.")
+    assert words(page, ".lk-work-values").split() == ["train", "0.075", "nats", "held", "out", "0.6325", "nats"]
     bar = page.get_by_role("progressbar", name="Progress of Learning")
     assert [bar.get_attribute(f"aria-value{name}") for name in ("min", "now", "max", "text")] == [
         "0",
@@ -73,10 +73,10 @@ def test_a_file_shows_how_it_went(open_page: Open, tmp_path: Path, dark: bool, w
         chart.get_attribute("aria-label")
         == "Line chart of loss in nats against step: latest train 0.075, held out 0.6325"
     )
-    assert page.locator("path.lk-live-line").count() == 4, "two lines, and their keys"
-    assert page.locator(".lk-live-label").all_text_contents() == ["train", "held out"]
+    assert page.locator("path.lk-plot-line").count() == 4, "two lines, and their keys"
+    assert page.locator(".lk-plot-label").all_text_contents() == ["train", "held out"]
     colours = {
-        page.locator(".lk-live-chart path.lk-live-line").nth(i).evaluate("e => getComputedStyle(e).stroke")
+        page.locator(".lk-live-chart path.lk-plot-line").nth(i).evaluate("e => getComputedStyle(e).stroke")
         for i in (0, 1)
     }
     assert colours == ({"rgb(86, 180, 233)", "rgb(240, 149, 63)"} if dark else {"rgb(0, 114, 178)", "rgb(213, 94, 0)"})
@@ -94,9 +94,9 @@ def test_a_file_shows_how_it_went(open_page: Open, tmp_path: Path, dark: bool, w
 def test_bars_stand_on_zero(open_page: Open, tmp_path: Path) -> None:
     panel = finished(*({"at": i, "values": {"change": (i - 3) / 10}} for i in range(7)), chart="bars", y="change")
     page = open_page(panel.to_html(tmp_path / "page.html"))
-    drawn = page.locator(".lk-live-bars").get_attribute("d")
+    drawn = page.locator(".lk-plot-bars").get_attribute("d")
     assert drawn.count("z") == 7
-    zero = float(page.locator(".lk-live-zero").get_attribute("y1"))
+    zero = float(page.locator(".lk-plot-zero").get_attribute("y1"))
     assert {float(bar.split()[1].split("V")[0]) for bar in drawn.split("M")[1:]} == {zero}
     tips = [float(bar.split("V")[1].split("h")[0]) for bar in drawn.split("M")[1:]]
     assert tips == sorted(tips, reverse=True)
@@ -106,7 +106,7 @@ def test_bars_stand_on_zero(open_page: Open, tmp_path: Path) -> None:
 def test_gaps_are_gaps_and_said(open_page: Open, tmp_path: Path) -> None:
     values = [1.0, 2.0, math.nan, 2.0, 1.0, math.inf, 1.5]
     page = open_page(finished(*({"values": {"loss": v}} for v in values)).to_html(tmp_path / "page.html"))
-    drawn = page.locator(".lk-live-chart path.lk-live-line").get_attribute("d")
+    drawn = page.locator(".lk-live-chart path.lk-plot-line").get_attribute("d")
     assert drawn.count("M") == 3
     assert drawn.endswith("h0"), "a value alone is a dot"
     assert "NaN" not in drawn
@@ -116,14 +116,14 @@ def test_gaps_are_gaps_and_said(open_page: Open, tmp_path: Path) -> None:
 def test_nothing_to_draw_is_said(open_page: Open, tmp_path: Path) -> None:
     page = open_page(finished({"values": {"loss": math.nan}}).to_html(tmp_path / "page.html"))
     assert words(page, ".lk-live-chart") == "No values to draw"
-    assert words(page, ".lk-live-values").split() == ["loss", "not", "a", "number"]
+    assert words(page, ".lk-work-values").split() == ["loss", "not", "a", "number"]
 
 
 def test_one_value_and_very_large_ones(open_page: Open, tmp_path: Path) -> None:
     for values in ([0.0], [5.0], [1e300, -1e300], [1e-300, 2e-300]):
         page = open_page(finished(*({"values": {"v": v}} for v in values)).to_html(tmp_path / "page.html"))
         assert "NaN" not in page.locator(".lk-live-chart").inner_html()
-        assert page.locator(".lk-live-tick").count() >= 2
+        assert page.locator(".lk-plot-tick").count() >= 2
 
 
 def test_hostile_text_stays_text(open_page: Open, tmp_path: Path) -> None:
@@ -199,10 +199,10 @@ def test_it_grows_and_stops_by_keyboard(open_page: Open, tmp_path: Path, steps: 
     assert words(page, ".lk-live-chart") == "No values yet"
     steps.go(34)
     receive(page, steps.panel)
-    until(page, "document.querySelector('.lk-live-progress').textContent.startsWith('34 of 270 · ')")
-    assert words(page, ".lk-live-say") == "head 33"
+    until(page, "document.querySelector('.lk-work-progress').textContent.startsWith('34 of 270 · ')")
+    assert words(page, ".lk-work-say") == "head 33"
     assert page.get_by_role("progressbar").get_attribute("aria-valuenow") == "34"
-    assert page.locator(".lk-live-chart path.lk-live-line").get_attribute("d").count("L") == 33
+    assert page.locator(".lk-live-chart path.lk-plot-line").get_attribute("d").count("L") == 33
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Stop"
     page.keyboard.press("Enter")
@@ -210,8 +210,8 @@ def test_it_grows_and_stops_by_keyboard(open_page: Open, tmp_path: Path, steps: 
     stand_in.pump(page, steps.panel)
     assert steps.panel.wait(SECONDS)
     receive(page, steps.panel)
-    until(page, "document.querySelector('.lk-live-button').disabled")
-    assert words(page, ".lk-live-progress").startswith("stopped after 34 of 270; what was done is kept · ")
+    until(page, "document.querySelector('.lk-work-button').disabled")
+    assert words(page, ".lk-work-progress").startswith("stopped after 34 of 270; what was done is kept · ")
     assert page.locator("[aria-live=polite]").text_content() == "stopped after 34 of 270; what was done is kept"
     assert page.evaluate("document.activeElement.className").startswith("lk-view lk-live"), "the focus is not lost"
 
@@ -219,47 +219,47 @@ def test_it_grows_and_stops_by_keyboard(open_page: Open, tmp_path: Path, steps: 
 def test_the_clock_goes_on_between_messages_and_ends(open_page: Open, tmp_path: Path, steps: Stepwise) -> None:
     steps.go(1)
     page = as_widget(open_page, steps.panel, tmp_path / "live.html")
-    before = words(page, ".lk-live-progress")
+    before = words(page, ".lk-work-progress")
     page.wait_for_timeout(1300)
-    assert words(page, ".lk-live-progress") != before
+    assert words(page, ".lk-work-progress") != before
     page.evaluate("window.done()")
     assert page.evaluate("window.held.length") == 0
-    still = words(page, ".lk-live-progress")
+    still = words(page, ".lk-work-progress")
     page.wait_for_timeout(1300)
-    assert words(page, ".lk-live-progress") == still, "a view that is gone ticks no more"
+    assert words(page, ".lk-work-progress") == still, "a view that is gone ticks no more"
 
 
 def test_a_start_button_where_nothing_was_started(open_page: Open, tmp_path: Path) -> None:
     steps = Stepwise(start=False)
     page = as_widget(open_page, steps.panel, tmp_path / "live.html")
-    assert words(page, ".lk-live-progress") == "not started"
+    assert words(page, ".lk-work-progress") == "not started"
     page.get_by_role("button", name="Start").click()
     assert asked(page) == ["hello", "start"]
     stand_in.pump(page, steps.panel)
     steps.go(1)
     receive(page, steps.panel)
-    until(page, "document.querySelector('.lk-live-button').textContent === 'Stop'")
+    until(page, "document.querySelector('.lk-work-button').textContent === 'Stop'")
     steps.panel.close()
 
 
 def test_no_answer_is_said(open_page: Open, tmp_path: Path, steps: Stepwise) -> None:
     page = as_widget(open_page, steps.panel, tmp_path / "live.html")
     page.get_by_role("button", name="Stop").click()
-    assert not page.locator(".lk-live-warning").is_visible()
+    assert not page.locator(".lk-work-warning").is_visible()
     page.wait_for_timeout(4200)
-    assert "No answer from the kernel" in words(page, ".lk-live-warning")
+    assert "No answer from the kernel" in words(page, ".lk-work-warning")
     assert asked(page)[:3] == ["hello", "stop", "stop"], "it may have been lost on the way, and is asked again"
     steps.go(1)
     receive(page, steps.panel)
     page.wait_for_timeout(300)
-    assert "No answer" in words(page, ".lk-live-warning"), "work that goes on is no answer to Stop"
+    assert "No answer" in words(page, ".lk-work-warning"), "work that goes on is no answer to Stop"
     steps.panel.stop()
     for _ in range(100):  # until the worker has said so
         if steps.panel.status["stopping"] or steps.panel.state != "running":
             break
         time.sleep(0.05)
     receive(page, steps.panel)
-    until(page, "document.querySelector('.lk-live-warning').hidden")
+    until(page, "document.querySelector('.lk-work-warning').hidden")
     many = len(asked(page))
     page.wait_for_timeout(1500)
     assert len(asked(page)) == many
@@ -342,7 +342,7 @@ def stop_and_reload(chromium: Any, tmp_path: Path) -> None:
         jupyterlab.open_notebook(page, address, "live.ipynb")
         jupyterlab.run_all(page)
         view = page.locator(".lk-live")
-        line = ".lk-live-progress"
+        line = ".lk-work-progress"
         page.wait_for_function(f"() => /^\\d+ of 2,000/.test(document.querySelector('{line}')?.textContent ?? '')")
         page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
         page.wait_for_timeout(500)
@@ -355,7 +355,7 @@ def stop_and_reload(chromium: Any, tmp_path: Path) -> None:
             "([s, t]) => document.querySelector(s).textContent.split(' ')[0] !== t.split(' ')[0]", arg=[line, before]
         )
         # JupyterLab has its own looks for dt and dd
-        lines = view.locator(".lk-live-value dt, .lk-live-value dd").evaluate_all(
+        lines = view.locator(".lk-work-value dt, .lk-work-value dd").evaluate_all(
             "all => all.map(e => e.getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight))"
         )
         assert len(lines) == 6

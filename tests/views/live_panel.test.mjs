@@ -1,16 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { axis, extent, linePath, share, spread, tickText } from "../../labkit/views/kit/plot.js";
-import {
-  announcement,
-  chartWords,
-  doneShare,
-  duration,
-  farWords,
-  progressWords,
-  readLines,
-  restWords,
-} from "../../labkit/views/live_panel/logic.js";
+import { axis, extent, linePath, readLines, share, spread, tickText } from "../../labkit/views/kit/plot.js";
+import { announcement, doneShare, duration, farWords, progressWords, restWords } from "../../labkit/views/kit/progress.js";
+import { chartWords } from "../../labkit/views/live_panel/logic.js";
 
 function doubles(...values) {
   const view = new DataView(new ArrayBuffer(8 * values.length));

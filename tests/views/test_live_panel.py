@@ -20,8 +20,9 @@ from labkit.errors import BadInput, Unavailable
 from labkit.views import live
 from labkit.views import live_panel as room
 from labkit.views.drawing.svg import svg
-from labkit.views.live_panel import Event, LivePanel, number
-from labkit.views.live_panel.record import as_event, bar_points, line_points
+from labkit.views.kit.curves import line_points, number
+from labkit.views.live_panel import Event, LivePanel
+from labkit.views.live_panel.record import as_event, bar_points
 
 SECONDS = 10.0  # for what takes milliseconds; a test that waits so long has failed
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 import weakref
@@ -17,19 +16,18 @@ from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.drawing.figures import drawn
 from labkit.views.drawing.page import Page
 from labkit.views.kit.cells import GRACE_SECONDS, place, same_cell
+from labkit.views.kit.curves import PICTURE_POINTS, line_points, number
 from labkit.views.kit.errors import error_sentence
 from labkit.views.kit.latest import Latest
 from labkit.views.kit.plots import curves
 from labkit.views.kit.wire import answers
 from labkit.views.live_panel.record import (
     LISTED_NAMES,
-    PICTURE_POINTS,
     Event,
     Record,
     Summary,
     as_event,
     bar_points,
-    line_points,
 )
 
 if TYPE_CHECKING:
@@ -420,16 +418,6 @@ def _far(record: Record) -> str:
     if record.done is not None:
         return f"{record.done:,} of {record.total:,}" if record.total is not None else f"{record.done:,}"
     return counted(len(record.events), "event") if record.events else ""
-
-
-def number(value: float) -> str:
-    """A number with four digits that matter and a true minus sign; what isn't one in words."""
-    if math.isnan(value):
-        return "not a number"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    text = f"{value:,.0f}" if value == int(value) and abs(value) < 1e9 else f"{value:.4g}"
-    return text.replace("-", "−")
 
 
 def _short(name: str) -> str:

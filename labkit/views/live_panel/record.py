@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from labkit.errors import BadInput
+from labkit.views.kit.curves import line_points
 
 DRAWN_NAMES = 8  # as many lines as can be told apart
 LISTED_NAMES = 12  # values written out
-LINE_POINTS = 500
 BARS = 500  # every head of a middling model has its own
-PICTURE_POINTS = 240  # of a picture, which a saved notebook carries: three pixels each
 
 
 @dataclass(frozen=True)
@@ -138,27 +137,6 @@ class Record:
     def copy_of_lines(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """(at, value) of each name that is drawn, float64."""
         return {name: (np.array(xs), np.array(ys)) for name, (xs, ys) in self._lines.items()}
-
-
-def line_points(xs: np.ndarray, ys: np.ndarray, limit: int = LINE_POINTS) -> np.ndarray:
-    """What to draw of a line, (n, 2) float64 with n <= limit: all points, or the lowest and highest of each stretch.
-
-    xs, ys: (count,). What is not finite becomes NaN: a gap. A stretch that holds one keeps a gap.
-    """
-    points = np.stack([xs, ys], axis=1) if len(xs) else np.empty((0, 2))
-    points[~np.isfinite(points).all(axis=1)] = np.nan
-    if len(points) <= limit:
-        return points
-    chosen: list[np.ndarray] = []
-    gap = np.full((1, 2), np.nan)
-    for stretch in np.array_split(points, limit // 3):
-        there = stretch[~np.isnan(stretch[:, 1])]
-        if len(there):
-            low, high = int(there[:, 1].argmin()), int(there[:, 1].argmax())
-            chosen.append(there[sorted({low, high})])
-        if len(there) < len(stretch):
-            chosen.append(gap)
-    return np.concatenate(chosen)
 
 
 def bar_points(xs: np.ndarray, ys: np.ndarray, limit: int = BARS) -> np.ndarray:
