@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labkit.views.adapter_view import adapter as adapter
     from labkit.views.attention_view import attention as attention
     from labkit.views.charts import memory as memory
     from labkit.views.dose_chart import doses as doses
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from labkit.views.lens_chart import attribution as attribution
     from labkit.views.lens_chart import lens as lens
     from labkit.views.live_panel import live as live
+    from labkit.views.mask_view import mask as mask
     from labkit.views.mix_view import mix as mix
     from labkit.views.patching_chart import patching as patching
     from labkit.views.quantization_charts import formats as formats
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
     from labkit.views.specialisation_chart import specialisation as specialisation
     from labkit.views.steering_view import steering as steering
     from labkit.views.tokens_view import tokens as tokens
+    from labkit.views.training_view import training as training
     from labkit.views.weight_chart import grid as grid
 
 _HOMES = {
+    "adapter": "labkit.views.adapter_view",
     "attention": "labkit.views.attention_view",
     "attribution": "labkit.views.lens_chart",
     "doses": "labkit.views.dose_chart",
@@ -42,6 +46,7 @@ _HOMES = {
     "lens": "labkit.views.lens_chart",
     "live": "labkit.views.live_panel",
     "memory": "labkit.views.charts",
+    "mask": "labkit.views.mask_view",
     "mix": "labkit.views.mix_view",
     "patching": "labkit.views.patching_chart",
     "quantization": "labkit.views.quantization_view",
@@ -51,6 +56,7 @@ _HOMES = {
     "steering": "labkit.views.steering_view",
     "tokens": "labkit.views.tokens_view",
     "temperature": "labkit.views.sampling_view",
+    "training": "labkit.views.training_view",
 }
 
 __all__ = sorted(_HOMES)

@@ -127,10 +127,10 @@ def test_every_position_of_a_slider_is_a_strength_that_python_takes(
     view = steering(writer, features, prompt=PROMPT, limit=2.5)
     page = as_widget(open_page, view, tmp_path)
     moved = page.evaluate(
-        """() => [...document.querySelectorAll('.lk-steer-slider')].map((s) => Array.from({ length: 81 }, (_, i) => {
+        """() => [...document.querySelectorAll('.lk-rail')].map((s) => Array.from({ length: 81 }, (_, i) => {
             s.value = String(i - 40);
             s.dispatchEvent(new Event('input'));
-            const typed = s.closest('.lk-steer-row').querySelector('input[type=number]');
+            const typed = s.closest('.lk-rail-row').querySelector('input[type=number]');
             return Number(s.value) === i - 40 ? Number(typed.value) : null;
         }))"""
     )
@@ -150,17 +150,17 @@ def test_the_exact_number_can_be_typed(open_page: Open, tmp_path: Path, view: St
     assert view.strengths[1234] == -3.14159
     assert slider(page).input_value() == "-5"
     assert exact(page).input_value() == "-3.14159"
-    assert words(page, ".lk-steer-times >> nth=0") == "−0.251 × its highest"
+    assert words(page, ".lk-rail-beside >> nth=0") == "−0.251 × its highest"
     exact(page).fill("26")
     page.keyboard.press("Enter")
-    assert words(page, ".lk-steer-hint >> nth=0") == "Give a number from −25 to +25."
+    assert words(page, ".lk-rail-hint >> nth=0") == "Give a number from −25 to +25."
     assert exact(page).get_attribute("aria-invalid") == "true"
     assert page.evaluate("window.saved.length") == 0
     exact(page).fill("")
     page.keyboard.press("Enter")
     assert page.evaluate("window.saved.length") == 0
     slider(page).press("ArrowLeft")
-    assert not page.locator(".lk-steer-hint").first.is_visible()
+    assert not page.locator(".lk-rail-hint").first.is_visible()
     assert exact(page).get_attribute("aria-invalid") == "false"
     pump(page, view)
     assert view.strengths[1234] == -3.75
@@ -379,7 +379,7 @@ def test_the_widget_fits(open_page: Open, tmp_path: Path, writer: Writer, dark: 
     page = as_widget(open_page, view, tmp_path, width=width, dark=dark)
     no_sideways(page)
     assert page.evaluate(
-        """() => [...document.querySelectorAll('.lk-steer-row')].every((row) => {
+        """() => [...document.querySelectorAll('.lk-rail-row')].every((row) => {
             const box = row.getBoundingClientRect();
             return [...row.querySelectorAll('*')].every((e) => e.hidden || e.getBoundingClientRect().right <= box.right + 1);
         })"""

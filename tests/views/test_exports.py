@@ -26,10 +26,12 @@ from PIL import Image
 from routed import random_routed
 from steered import FEATURES, PROMPT, SECONDS, Writer
 from traces import patterned, random_patterns
+from tuned import AdapterWriter, HandRun, hand_mask
 
 import labkit as lk
 from labkit.attention import MEASURES  # noqa: F401 - the room is there before the views are
 from labkit.results import as_table
+from labkit.views.adapter_view import AdapterView
 from labkit.views.chart import Chart
 from labkit.views.exports import Exports
 from labkit.views.sampling_view import TemperatureView
@@ -240,7 +242,21 @@ def a_mix() -> Any:
     return lk.views.mix(found)
 
 
+def an_adapter() -> AdapterView:
+    writer = AdapterWriter(tuned=("2025", HOSTILE, "-05"))
+    view = AdapterView(writer, ["dates", HOSTILE], HOSTILE, values=[1.0, 0.5], limits=(-1.0, 2.0))
+    assert view.wait(SECONDS)
+    return view
+
+
+def a_training() -> Any:
+    run = HandRun(20, title=f"LoRA {HOSTILE}", prompt=HOSTILE)
+    run.step(20)
+    return lk.views.training(run)
+
+
 MAKERS: dict[str, Callable[[], Any]] = {
+    "adapter": an_adapter,
     "attention": lambda: lk.views.attention(patterned(TOKENS, random_patterns(len(TOKENS)))),
     "attribution": lambda: lk.views.attribution(attribution_table()),
     "damage": lambda: lk.views.damage(damage_table()),
@@ -251,6 +267,8 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "lens": lambda: lk.views.lens(lens_table()),
     "live": a_panel,
     "live, bars": lambda: a_panel("bars"),
+    "mask": lambda: lk.views.mask(hand_mask(hostile=HOSTILE)),
+    "mask, packed": lambda: lk.views.mask(hand_mask(packing=True)),
     "memory": a_memory,
     "mix": a_mix,
     "patching": lambda: lk.views.patching(patching_table()),
@@ -262,10 +280,12 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "steering": a_steering,
     "temperature": a_temperature,
     "tokens": lambda: lk.views.tokens(story()),
+    "training": a_training,
     "teaching: prediction": a_prediction,
     "teaching: result": a_curve,
 }
 NUMBERS = {  # a number that each of them shows, as its table has it: (column, value)
+    "adapter": ("kl", 1.5),
     "attention": ("weight", 1.0),
     "attribution": ("contribution", 2.125),
     "damage": ("loss_change", 3.0),
@@ -279,6 +299,7 @@ NUMBERS = {  # a number that each of them shows, as its table has it: (column, v
     "specialisation": ("share", 0.98),
     "squeeze": ("loss_change", 0.25),
     "steering": ("mean_loss", 3.25),
+    "training": ("kl", 0.15),
     "teaching: prediction": ("guess", 40),
     "teaching: result": ("result", 9.0),
 }

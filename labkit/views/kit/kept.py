@@ -23,3 +23,7 @@ class Kept(Generic[Value]):
             if len(self._values) > self._most:
                 self._values.popitem(last=False)
         return self._values[key]
+
+    def drop(self, key: Hashable) -> None:
+        """Make it anew when it is asked for again."""
+        self._values.pop(key, None)

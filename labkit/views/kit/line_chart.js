@@ -12,8 +12,8 @@ const COLOURS = 6; // lines beyond these are dashed, in the same colours again
 
 /**
  * What a chart is drawn from. x, y: what the axes show; slot: the room of one bar, on the horizontal axis; zero: a marked line
- * at 0, which the vertical axis then holds; first: the colour of the first line; named: whether names stand at the lines' ends.
- * @typedef {{lines: Line[], width: number, height: number, x: string, y: string, slot?: number, zero?: boolean, first?: number,
+ * at 0, which the vertical axis then holds; named: whether names stand at the lines' ends.
+ * @typedef {{lines: Line[], width: number, height: number, x: string, y: string, slot?: number, zero?: boolean,
  *   named?: boolean}} Given
  */
 
@@ -82,10 +82,10 @@ function frame({ plot, across, up, x, y }, { height, zero = false, x: below, y: 
 }
 
 /** The names at the ends of the lines. @type {(at: Scales, given: Given) => SVGElement[]} */
-function names({ plot, x, y }, { lines, first = 0 }) {
-  const ends = lines.flatMap(({ name, points }, i) => {
+function names({ plot, x, y }, { lines }) {
+  const ends = lines.flatMap(({ name, points, colour: own }, i) => {
     const end = points.findLast(isThere);
-    return end ? [{ name, i: first + i, left: x(end[0]), top: y(end[1]) }] : [];
+    return end ? [{ name, i: own ?? i, left: x(end[0]), top: y(end[1]) }] : [];
   });
   const heights = spread(ends.map(({ top }) => top), LABEL_GAP, plot.top, plot.bottom);
   return ends.flatMap(({ name, i, left, top }, k) => [
@@ -95,8 +95,8 @@ function names({ plot, x, y }, { lines, first = 0 }) {
 }
 
 /** The lines themselves. @type {(at: Scales, given: Given) => SVGElement[]} */
-const linesOf = ({ x, y }, { lines, first = 0 }) =>
-  lines.map(({ points }, i) => shape("path", { d: linePath(points.map(([at, value]) => [x(at), y(value)])), ...look("line", first + i, "dashed") }));
+const linesOf = ({ x, y }, { lines }) =>
+  lines.map(({ points, colour }, i) => shape("path", { d: linePath(points.map(([at, value]) => [x(at), y(value)])), ...look("line", colour ?? i, "dashed") }));
 
 /**
  * The picture, hidden from who hears it: the words for it stand beside. empty: what it says where there is no value. marks(at,

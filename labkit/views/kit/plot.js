@@ -4,7 +4,7 @@ const SVG = "http://www.w3.org/2000/svg";
 
 /** @typedef {[number, number]} Point x and y; NaN is a gap */
 
-/** @typedef {{name: string, points: Point[]}} Line */
+/** @typedef {{name: string, points: Point[], colour?: number}} Line colour: the number of its own, where it is not its place */
 
 /**
  * A shape of an SVG picture.
@@ -108,16 +108,16 @@ export function spread(wanted, gap, low, high) {
 
 /**
  * The lines in `bytes`: float64 pairs of x and y, one line after the other.
- * @type {(series: {name: string, n: number}[], bytes: DataView) => Line[]}
+ * @type {(series: {name: string, n: number, colour?: number}[], bytes: DataView) => Line[]}
  */
 export function readLines(series, bytes) {
   let at = 0;
-  return series.map(({ name, n }) => {
+  return series.map(({ n, ...line }) => {
     /** @type {Point[]} */
     const points = [];
     for (let i = 0; i < n && at + 16 <= bytes.byteLength; i += 1, at += 16) {
       points.push([bytes.getFloat64(at, true), bytes.getFloat64(at + 8, true)]);
     }
-    return { name, points };
+    return { ...line, points };
   });
 }

@@ -4,9 +4,9 @@ import { thousands } from "./common.js";
 
 /**
  * What Python says of work. begun: whether it was ever started; elapsed, heard: seconds, until now and until the latest news;
- * message: a sentence; values: names and their latest values, as text.
+ * left: the seconds that the work itself expects from then on, where it does; message: a sentence; values: names and their latest values, as text.
  * @typedef {{state: "waiting" | "running" | "stopped" | "finished" | "failed", begun: boolean, stopping: boolean,
- *   done: number | null, total: number | null, elapsed: number, heard: number, say: string, values: [string, string][],
+ *   done: number | null, total: number | null, elapsed: number, heard: number, left?: number, say: string, values: [string, string][],
  *   message: string}} Status
  */
 
@@ -22,12 +22,12 @@ export function duration(seconds) {
 
 /**
  * What is left, in words; "" when it can't be known. The pace is that of everything so far: done of total in the
- * `heard` seconds until the latest event.
- * @type {(status: Pick<Status, "done" | "total" | "heard">, elapsed: number) => string}
+ * `heard` seconds until the latest event, unless the work knows better.
+ * @type {(status: Pick<Status, "done" | "total" | "heard" | "left">, elapsed: number) => string}
  */
-export function restWords({ done, total, heard }, elapsed) {
+export function restWords({ done, total, heard, left: told }, elapsed) {
   if (!done || !total || done >= total || !(heard > 0)) return "";
-  const left = (heard / done) * total - elapsed;
+  const left = (told === undefined ? (heard / done) * total : told + heard) - elapsed;
   if (left <= 0) return "longer than expected";
   if (left < 3) return "a moment left";
   if (left < 10) return "a few seconds left";

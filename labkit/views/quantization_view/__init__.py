@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from labkit.quantization import formats
 from labkit.quantization.methods import METHODS
 from labkit.quantization.trials import Setting, Text, Trials
 from labkit.views.base import View, clean, module, shorten, style
+from labkit.views.kit.differing import different
 from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job, Run
 from labkit.views.kit.running_text import parted, split
@@ -459,7 +459,7 @@ class QuantizationView(View):
     def _texts_shown(self, now: _Texts) -> dict[str, object]:
         """Both texts in pieces, and which of their tokens the other does not have."""
         sides = [now.original, now.quantized]
-        differ = _different(*(side.tokens if side else None for side in sides))
+        differ = different(*(side.tokens if side else None for side in sides))
         return {
             "prompt": now.prompt,
             "described": self._setting_words(now.setting),
@@ -540,25 +540,13 @@ class QuantizationView(View):
         texts = []
         if now is not None:
             sides = (now.original, now.quantized)
-            differ = _different(*(side.tokens if side else None for side in sides))
+            differ = different(*(side.tokens if side else None for side in sides))
             texts = [
                 (f"{name}, {human_bytes(side.size_bytes)}", side.tokens, set(other))
                 for name, side, other in zip(("The original", "Quantized"), sides, differ, strict=True)
                 if side is not None
             ]
         return drawn(self._title, self._sentences(), shown, grid_map, None if now is None else now.prompt, texts)
-
-
-def _different(one: tuple[str, ...] | None, other: tuple[str, ...] | None) -> tuple[list[int], list[int]]:
-    """In each of two texts the tokens that don't stand in the other when both are laid side by side."""
-    if one is None or other is None:
-        return [], []
-    alone: tuple[list[int], list[int]] = ([], [])
-    for kind, a, b, c, d in SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
-        if kind != "equal":
-            alone[0].extend(range(a, b))
-            alone[1].extend(range(c, d))
-    return alone
 
 
 def _parted(one: Text | None, other: Text | None) -> int | None:
