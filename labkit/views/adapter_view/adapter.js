@@ -25,7 +25,7 @@ const EMPTY = passageOf({ texts: [], continued: [], called: [] });
  */
 function pane(view, name, words, point, say) {
   const element = make("section", `lk-adapt-pane lk-adapt-${name}`);
-  const title = make("h3", "", words);
+  const title = make("h2", "", words);
   title.id = view.id(name);
   element.setAttribute("aria-labelledby", title.id);
   const head = make("p", "lk-muted lk-adapt-of");

@@ -52,7 +52,7 @@ function scales({ lines, width, height, slot = 0, zero = false, named = false })
   const plot = { left: MARGIN.left, right: width - right, top: MARGIN.top, bottom: height - MARGIN.bottom };
   const whole = lines.every(({ points }) => points.every(([x]) => Number.isNaN(x) || Number.isInteger(x)));
   const across = axis([xs[0] - slot / 2, xs[1] + slot / 2], Math.max(2, Math.floor((plot.right - plot.left) / 90)), { whole });
-  const up = axis(ys, height < 150 ? 2 : 4, { zero });
+  const up = axis(ys, height < 150 ? 3 : 4, { zero });
   return {
     plot,
     across,

@@ -120,7 +120,7 @@ export function sliderRows(view, { trait, name, scales, set }) {
   element.setAttribute("aria-label", name);
   // room for the longest that is ever said, so that no slider moves under the pointer
   const longest = Math.max(...scales.flatMap(({ beside, at, positions }) => [0, 1, 2, 3, 4].map((k) => beside(at(positions[0] + k)).length)));
-  element.style.setProperty("--lk-beside", `${longest * 0.9}ch`);
+  element.style.setProperty("--lk-beside", `${longest}ch`);
   /** @param {number[]} next */
   const change = (next) => {
     if (String(next) !== String(values())) set(next);

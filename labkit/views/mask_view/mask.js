@@ -2,7 +2,7 @@
 
 import { floatsOf } from "../kit/codes.js";
 import { columns } from "../kit/columns.js";
-import { appendRuns, box, counted, make, setText, spokenLabel, thousands, visibleRuns } from "../kit/common.js";
+import { box, counted, make, setText, spokenLabel, thousands, visibleLabel } from "../kit/common.js";
 import { button } from "../kit/controls.js";
 import { statusLine } from "../kit/field.js";
 import { legend } from "../kit/legend.js";
@@ -13,12 +13,8 @@ import { ENDING, LEARNT, NO_LOSS, barOf, lookWords, lossWords, placeOf, readBars
 /** @typedef {import("../kit/mount.js").Mounted} Mounted */
 /** @typedef {import("./logic.js").Row} Row */
 
-/** Text in quotes with what can't be seen written out. @param {string} text */
-function inQuotes(text) {
-  const element = make("bdi", "lk-mask-quoted");
-  appendRuns(element, visibleRuns(text));
-  return element;
-}
+/** Text in a frame, on one line, with what can't be seen written out. @param {string} text */
+const inQuotes = (text) => make("bdi", "lk-mask-quoted", visibleLabel(text, 400));
 
 /** What is true of all the data. @param {any} facts */
 function summary(facts) {

@@ -95,8 +95,12 @@ CHARTS = (
         (_Curve("forgetting", "forgetting"), _Curve("kl", "KL")),
         zero=True,
     ),
-    _Chart("Learning rate", "", "", (_Curve("learning_rate", "learning rate", "", everywhere=True),), small=True),
-    _Chart("Gradient norm", "", "", (_Curve("gradient_norm", "gradient norm", "", everywhere=True),), small=True),
+    _Chart(
+        "Learning rate", "", "", (_Curve("learning_rate", "learning rate", "", everywhere=True),), zero=True, small=True
+    ),
+    _Chart(
+        "Gradient norm", "", "", (_Curve("gradient_norm", "gradient norm", "", everywhere=True),), zero=True, small=True
+    ),
 )
 _CURVES = tuple(curve for chart in CHARTS for curve in chart.curves)
 

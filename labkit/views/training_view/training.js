@@ -20,7 +20,7 @@ const HEIGHT = { small: 120, large: 190 };
  */
 function chartPane(view, { title: words, note, small }, k) {
   const element = make("section", `lk-train-chart ${small ? "lk-train-small" : ""}`.trim());
-  const title = make("h3", "", words);
+  const title = make("h2", "", words);
   title.id = view.id(`chart${k}`);
   const picture = make("div", "lk-train-picture");
   picture.setAttribute("role", "img");
@@ -46,7 +46,7 @@ function chartPane(view, { title: words, note, small }, k) {
  */
 function samplesPane(view) {
   const element = make("section", "lk-train-samples");
-  const title = make("h3", "", "The same prompt along the way");
+  const title = make("h2", "", "The same prompt along the way");
   title.id = view.id("samples");
   element.setAttribute("aria-labelledby", title.id);
   const prompt = make("p", "lk-train-prompt");
