@@ -17,12 +17,11 @@ from labkit.lora.blending import Blended, Switched, Writer, blended
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.drawing.page import Page, Token
 from labkit.views.drawing.scene import ACCENT, mixed
-from labkit.views.kit.differing import different
 from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job
 from labkit.views.kit.job import Run as Writing
 from labkit.views.kit.kept import Kept
-from labkit.views.kit.running_text import split
+from labkit.views.kit.running_text import different, split
 from labkit.views.kit.traits import Proposal
 from labkit.views.kit.wire import answers
 

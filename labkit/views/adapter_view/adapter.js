@@ -1,7 +1,7 @@
 // The adapter view: the prompt, a slider for each adapter, and the text with and without them.
 
 import { floatsOf } from "../kit/codes.js";
-import { appendRuns, box, make, setText, spokenLabel, visibleRuns } from "../kit/common.js";
+import { box, make, outsideText, sayOrHide, section, setText, spokenLabel } from "../kit/common.js";
 import { button } from "../kit/controls.js";
 import { isBusy, statusLine, stopwatch, textField } from "../kit/field.js";
 import { legend } from "../kit/legend.js";
@@ -24,10 +24,7 @@ const EMPTY = passageOf({ texts: [], continued: [], called: [] });
  *   draw: (side: Side | null, words: string) => void, passage: () => import("../kit/token_list.js").Passage}}
  */
 function pane(view, name, words, point, say) {
-  const element = make("section", `lk-adapt-pane lk-adapt-${name}`);
-  const title = make("h2", "", words);
-  title.id = view.id(name);
-  element.setAttribute("aria-labelledby", title.id);
+  const { element } = section(view.id(name), words, `lk-adapt-${name}`);
   const head = make("p", "lk-muted lk-adapt-of");
   const empty = make("p", "lk-muted");
   const list = tokenList({
@@ -44,7 +41,7 @@ function pane(view, name, words, point, say) {
       say,
     },
   });
-  element.append(title, head, list.element, empty);
+  element.append(head, list.element, empty);
   let passage = EMPTY;
   return {
     element,
@@ -57,8 +54,7 @@ function pane(view, name, words, point, say) {
       const differ = new Set(side?.differ ?? []);
       list.mark("lk-adapt-other", (i) => differ.has(i));
       list.element.hidden = passage.texts.length === 0;
-      setText(empty, said);
-      empty.hidden = said === "";
+      sayOrHide(empty, said);
     },
   };
 }
@@ -75,7 +71,7 @@ function texts(view) {
     return sent.byteLength > 0 ? floatsOf(sent) : null;
   };
   const differ = make("p", "lk-adapt-differ"); // its line is always there, so that nothing below moves
-  const foot = make("p", "lk-adapt-foot");
+  const foot = make("p", "lk-foot lk-muted");
   foot.setAttribute("aria-live", "polite");
   const klOf = (/** @type {number} */ token) => {
     const found = kl();
@@ -104,9 +100,8 @@ function texts(view) {
   const key = legend([
     { sample: word, text: "the other text does not have it" },
     { sample: ramp, text: ["KL(base || with the adapters) at the token, 0 to ", top, " nats"] },
-  ]);
-  key.classList.add("lk-muted", "lk-small");
-  const panes = box("lk-adapt-panes", base.element, tuned.element);
+  ], { quiet: true });
+  const panes = box("lk-adapt-panes lk-split", base.element, tuned.element);
 
   return {
     element: box("", differ, panes, foot, key),
@@ -120,9 +115,7 @@ function texts(view) {
       tuned.head.replaceChildren();
       if (now.tuned !== null) {
         names.forEach((name, i) => {
-          const bdi = make("bdi");
-          appendRuns(bdi, visibleRuns(name, { spaces: false }));
-          tuned.head.append(i > 0 ? ", " : "", bdi, " ", make("strong", "", scaleWords(now.of[i])));
+          tuned.head.append(i > 0 ? ", " : "", outsideText("bdi", "", name), " ", make("strong", "", scaleWords(now.of[i])));
         });
         if (now.mean !== undefined && now.mean !== null) tuned.head.append(" · KL ", make("strong", "", klWords(now.mean)), " nats a token on average");
         if (now.old) tuned.head.append(" · from before");
@@ -192,9 +185,7 @@ function render(widget) {
   let prompt;
   if (exported) {
     prompt = make("p", "lk-adapt-prompt");
-    const bdi = make("bdi", "lk-adapt-text");
-    appendRuns(bdi, visibleRuns(view.get("shown").prompt, { spaces: false }));
-    prompt.append(make("span", "lk-muted", "Prompt "), bdi);
+    prompt.append(make("span", "lk-muted", "Prompt "), outsideText("bdi", "lk-prose", view.get("shown").prompt));
   } else prompt = textField(view, { trait: "prompt", title: "Prompt", lines: 2, delay: TYPING_MS, hear: line.hear }).element;
   const both = texts(view);
   root.append(prompt, rows, absent, bar, both.element);

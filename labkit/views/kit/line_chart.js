@@ -1,6 +1,6 @@
 // A chart of named lines, as a view draws it live: axes with round ticks, names at the lines' ends, gaps as gaps.
 
-import { visibleRuns } from "./common.js";
+import { visibleLabel } from "./common.js";
 import { axis, extent, isThere, linePath, shape, share, spread, tickText } from "./plot.js";
 
 /** @typedef {import("./plot.js").Point} Point */
@@ -23,13 +23,8 @@ const COLOURS = 6; // lines beyond these are dashed, in the same colours again
  *   up: ReturnType<typeof axis>, x: (value: number) => number, y: (value: number) => number}} Scales
  */
 
-/** Text on one line, with what can't be seen written out and spaces left as they are. @type {(text: string, limit: number) => string} */
-export function plain(text, limit) {
-  let label = "";
-  for (const run of visibleRuns(text, { spaces: false })) label += run.kind === "text" ? run.text : run.mark || "…";
-  const characters = [...label];
-  return characters.length > limit ? `${characters.slice(0, limit - 1).join("")}…` : label;
-}
+/** Text on one line, its spaces left as they are. @type {(text: string, limit: number) => string} */
+export const plain = (text, limit) => visibleLabel(text, limit, { spaces: false });
 
 /** How the shapes of one line look; again: with the same colour as an earlier one. @type {(kind: string, i: number, again?: string) => Record<string, string>} */
 export const look = (kind, i, again = "") => ({

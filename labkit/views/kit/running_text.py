@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import NamedTuple
 
 from labkit.markup import clean, shorten
@@ -70,6 +71,18 @@ def parted(one: Sequence[str], other: Sequence[str], ended: tuple[bool, bool]) -
             return i
     shorter = int(len(other) < len(one))  # one that has ended parts where the other goes on
     return min(len(one), len(other)) if len(one) != len(other) and ended[shorter] else None
+
+
+def different(one: Sequence[str] | None, other: Sequence[str] | None) -> tuple[list[int], list[int]]:
+    """In each of two texts the tokens that don't stand in the other when both are laid side by side; none without both."""
+    if one is None or other is None:
+        return [], []
+    alone: tuple[list[int], list[int]] = ([], [])
+    for kind, a, b, c, d in SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
+        if kind != "equal":
+            alone[0].extend(range(a, b))
+            alone[1].extend(range(c, d))
+    return alone
 
 
 class Piece(NamedTuple):

@@ -1,6 +1,6 @@
 // A slider with a row of its own: what it is called, its numbers, and buttons for values that are often wanted.
 
-import { appendRuns, make, setText, spokenLabel, visibleRuns } from "./common.js";
+import { box, make, outsideText, sayOrHide, setText, spokenLabel, unread } from "./common.js";
 import { button } from "./controls.js";
 
 /** @typedef {import("./mount.js").Mounted} Mounted */
@@ -24,34 +24,26 @@ export function sliderRow(view, scale, i, set) {
   const { low, high, origin, what } = scale;
   const [first, last] = scale.positions;
   const share = (/** @type {number} */ value) => (value - low) / (high - low);
-  const element = make("div", "lk-rail-row");
   const spoken = spokenLabel(scale.label, 120);
-  const name = make("label", "lk-rail-name");
-  name.dir = "auto";
-  appendRuns(name, visibleRuns(scale.label, { spaces: false }));
-  const heading = make("div", "lk-rail-heading");
-  heading.append(name, " ", make("span", "lk-muted lk-small", scale.note ?? ""));
+  const name = outsideText("label", "", scale.label);
+  const heading = box("lk-rail-heading", name, " ", make("span", "lk-muted lk-small", scale.note ?? ""));
 
-  const track = make("div", "lk-rail-track");
   const slider = make("input", "lk-rail");
   Object.assign(slider, { type: "range", min: first, max: last, step: 1, id: view.id(`s${i}`) });
   name.htmlFor = slider.id;
   slider.setAttribute("aria-label", spoken); // what can't be seen in the label has a name too
   const ends = make("div", "lk-rail-marks");
-  ends.setAttribute("aria-hidden", "true");
+  unread(ends);
   for (const value of scale.marks) {
     const mark = make("span", "", scale.text(value));
     mark.style.setProperty("--lk-at", String(share(value)));
     ends.append(mark);
   }
-  track.append(slider, ends);
 
   const exact = make("input", "lk-rail-exact");
   Object.assign(exact, { type: "number", step: "any", min: low, max: high, autocomplete: "off" });
   exact.setAttribute("aria-label", `${spoken}: exact ${what}`);
   const beside = make("span", "lk-muted lk-rail-beside");
-  const numbers = make("div", "lk-rail-numbers");
-  numbers.append(exact, beside);
   const buttons = scale.buttons.map(({ text, value }) => {
     const made = button(text, `${text}: ${spoken}`, () => {
       put(value);
@@ -59,18 +51,16 @@ export function sliderRow(view, scale, i, set) {
     });
     return { made, value };
   });
-  const wanted = make("div", "lk-rail-buttons");
-  wanted.append(...buttons.map(({ made }) => made));
+  const wanted = box("lk-rail-buttons", ...buttons.map(({ made }) => made));
   const hint = make("p", "lk-rail-hint");
   hint.id = view.id(`h${i}`);
   hint.setAttribute("role", "alert");
-  element.append(heading, track, numbers, wanted, hint);
+  const element = box("lk-rail-row", heading, box("lk-rail-track", slider, ends), box("lk-actions", exact, beside), wanted, hint);
   warn("");
 
   /** @param {string} text */
   function warn(text) {
-    setText(hint, text);
-    hint.hidden = text === "";
+    sayOrHide(hint, text);
     exact.setAttribute("aria-invalid", String(text !== ""));
     if (text === "") exact.removeAttribute("aria-describedby");
     else exact.setAttribute("aria-describedby", hint.id);

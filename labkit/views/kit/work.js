@@ -1,7 +1,7 @@
 // Work in progress, drawn: its title, how far it is, what it says, its latest values, and the button that stops it.
 
 import { unlessDropped } from "./ask.js";
-import { appendRuns, make, setText, spokenLabel, visibleRuns } from "./common.js";
+import { box, make, outsideText, sayOrHide, setText, showText, spokenLabel } from "./common.js";
 import { button } from "./controls.js";
 import { isBusy } from "./field.js";
 import { sample } from "./line_chart.js";
@@ -42,14 +42,12 @@ function progressBar(title) {
 
 /** A name and its latest value. @type {(name: string, value: string, unit: string, colour: number | null) => HTMLElement} */
 function valueItem(name, value, unit, colour) {
-  const item = make("div", "lk-work-value");
   const term = make("dt");
-  if (colour !== null) term.append(sample(colour));
-  appendRuns(term, visibleRuns(name, { spaces: false }));
+  showText(term, name);
+  if (colour !== null) term.prepend(sample(colour));
   const number = make("dd", "", value);
   if (unit && /\d/.test(value)) number.append(" ", make("span", "lk-work-unit", unit));
-  item.append(term, number);
-  return item;
+  return box("lk-work-value", term, number);
 }
 
 /**
@@ -67,21 +65,18 @@ export function workHead(view, { title: words, name, unit = "", colour }) {
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", words ? spokenLabel(words, 120) : name);
 
-  const head = make("div", "lk-work-head");
-  const title = make("div", "lk-work-title");
-  title.dir = "auto";
+  const title = outsideText("div", "lk-work-title", words);
   title.hidden = !words;
-  appendRuns(title, visibleRuns(words, { spaces: false }));
   const stop = button("Stop", "", press);
   stop.classList.add("lk-work-button");
   stop.hidden = exported;
-  head.append(title, stop);
+  const head = box("lk-work-head", title, stop);
   const bar = progressBar(words);
   const progress = make("p", "lk-work-progress lk-muted");
-  const say = make("p", "lk-work-say");
-  say.dir = "auto";
+  const say = outsideText("p", "lk-work-say");
   const values = make("dl", "lk-work-values");
   const warning = make("p", "lk-work-warning lk-failed lk-small");
+  const warn = (/** @type {string} */ text) => sayOrHide(warning, text);
   warning.setAttribute("role", "alert");
   const spoken = make("div", "lk-spoken");
   spoken.setAttribute("role", "status");
@@ -93,12 +88,6 @@ export function workHead(view, { title: words, name, unit = "", colour }) {
   let ticking;
   /** @type {string | null} */
   let heard = null;
-
-  /** @param {string} text */
-  function warn(text) {
-    warning.hidden = !text;
-    setText(warning, text);
-  }
 
   function press() {
     warn("");
@@ -137,8 +126,7 @@ export function workHead(view, { title: words, name, unit = "", colour }) {
     if (busy && !exported) ticking = setInterval(drawProgress, 500);
 
     say.hidden = !now.say;
-    say.replaceChildren();
-    appendRuns(say, visibleRuns(now.say, { spaces: false }));
+    showText(say, now.say);
     values.hidden = now.values.length === 0;
     values.replaceChildren(...now.values.map(([name, value], i) => valueItem(name, value, unit, colour(i))));
     if (exported) return;

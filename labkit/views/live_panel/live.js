@@ -1,6 +1,6 @@
 // The live panel as a widget: how far the work is, what it says, its numbers, and the button that stops it.
 
-import { make, setText } from "../kit/common.js";
+import { make, sayOrHide } from "../kit/common.js";
 import { plain } from "../kit/line_chart.js";
 import { mount } from "../kit/mount.js";
 import { workHead } from "../kit/work.js";
@@ -34,8 +34,7 @@ function render(widget) {
   // One message carries all of it; `points` is drawn with the status it came with.
   function draw() {
     head.draw();
-    setText(notes, notesOf(view.get("status"), drawn(), labels.chart === "bars"));
-    notes.hidden = notes.textContent === "";
+    sayOrHide(notes, notesOf(view.get("status"), drawn(), labels.chart === "bars"));
     chart.draw();
   }
   draw();

@@ -88,7 +88,7 @@ function render(widget) {
       },
     },
   });
-  const foot = make("p", "lk-mask-foot");
+  const foot = make("p", "lk-foot");
   const word = (/** @type {string} */ name) => {
     const sample = make("span", `lk-tl-token ${name}`);
     sample.append(make("span", "lk-tl-word", "token"));

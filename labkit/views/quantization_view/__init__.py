@@ -16,10 +16,9 @@ from labkit.quantization import formats
 from labkit.quantization.methods import METHODS
 from labkit.quantization.trials import Setting, Text, Trials
 from labkit.views.base import View, clean, module, shorten, style
-from labkit.views.kit.differing import different
 from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job, Run
-from labkit.views.kit.running_text import parted, split
+from labkit.views.kit.running_text import different, parted, split
 from labkit.views.kit.traits import Change, OneOf, Proposal
 from labkit.views.kit.wire import answers
 from labkit.views.quantization_view.error_map import ErrorMap, error_map

@@ -1,6 +1,6 @@
 // The training view: how far it is and the Stop button, curves, and what the model makes of one prompt along the way.
 
-import { appendRuns, box, make, setText, spokenLabel, visibleRuns } from "../kit/common.js";
+import { box, make, outsideText, sayOrHide, section, spokenLabel } from "../kit/common.js";
 import { lineChart, plain } from "../kit/line_chart.js";
 import { mount } from "../kit/mount.js";
 import { readLines } from "../kit/plot.js";
@@ -19,12 +19,10 @@ const HEIGHT = { small: 120, large: 190 };
  * @param {number} k
  */
 function chartPane(view, { title: words, note, small }, k) {
-  const element = make("section", `lk-train-chart ${small ? "lk-train-small" : ""}`.trim());
-  const title = make("h2", "", words);
-  title.id = view.id(`chart${k}`);
+  const { element } = section(view.id(`chart${k}`), words, small ? "lk-train-small" : "");
   const picture = make("div", "lk-train-picture");
   picture.setAttribute("role", "img");
-  element.append(title, picture);
+  element.append(picture);
   if (note) element.append(make("p", "lk-muted lk-small", note));
   return {
     element,
@@ -45,15 +43,12 @@ function chartPane(view, { title: words, note, small }, k) {
  * @param {Mounted} view
  */
 function samplesPane(view) {
-  const element = make("section", "lk-train-samples");
-  const title = make("h2", "", "The same prompt along the way");
-  title.id = view.id("samples");
-  element.setAttribute("aria-labelledby", title.id);
+  const { element, title } = section(view.id("samples"), "The same prompt along the way", "lk-train-samples");
   const prompt = make("p", "lk-train-prompt");
   const list = make("ol", "lk-train-list");
   list.tabIndex = 0;
   list.setAttribute("aria-labelledby", title.id);
-  element.append(title, prompt, list);
+  element.append(prompt, list);
   let drawn = "";
   return {
     element,
@@ -65,16 +60,12 @@ function samplesPane(view) {
       const now = JSON.stringify([asked, samples]);
       if (now === drawn) return; // what is selected stays so
       drawn = now;
-      const bdi = make("bdi", "lk-train-text");
-      appendRuns(bdi, visibleRuns(asked, { spaces: false }));
-      prompt.replaceChildren(make("span", "lk-muted", "Prompt "), bdi);
+      prompt.replaceChildren(make("span", "lk-muted", "Prompt "), outsideText("bdi", "lk-prose", asked));
       list.replaceChildren(
         ...[...samples].reverse().map(([step, text]) => {
           const row = make("li", "lk-train-sample");
-          const words = make("div", "lk-train-text");
-          words.dir = "auto";
+          const words = outsideText("div", "lk-prose", text);
           if (text === "") words.append(make("span", "lk-muted", "The model ended its text at once."));
-          appendRuns(words, visibleRuns(text, { spaces: false }));
           row.append(make("span", "lk-train-step", step === 0 ? "before" : `step ${step}`), words);
           return row;
         }),
@@ -109,8 +100,7 @@ function render(widget) {
     head.draw();
     drawCharts();
     samples.draw();
-    setText(notes, view.get("notes").map((/** @type {string} */ each) => plain(each, 400)).join(" "));
-    notes.hidden = notes.textContent === "";
+    sayOrHide(notes, view.get("notes").map((/** @type {string} */ each) => plain(each, 400)).join(" "));
   }
   draw();
   view.on(["status", "charts", "points", "samples", "notes"], draw);
