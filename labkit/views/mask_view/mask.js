@@ -169,7 +169,7 @@ function render(widget) {
       const passage = passageOf(sample.pieces);
       if (row.samples.length === 1) return passage;
       const words = `sample ${thousands(sample.sample)}: ${lossWords(sample.trained, sample.tokens)}`;
-      return { ...passage, head: make("p", "lk-tl-passage-head", words), title: words };
+      return { ...passage, head: make("p", "lk-tl-passage-head lk-muted lk-small", words), title: words };
     });
     list.fill(passages);
     const looks = row.samples.flatMap((sample) => sample.looks);

@@ -304,7 +304,7 @@ class TrainingView(View):
             if chart.small or not points:
                 continue
             page.paragraph(chart.title, bold=True, gap=0.0)
-            figure = curves(points, x="step", y=chart.y)
+            figure = curves(points, x="step", y=chart.y).update_layout(height=250)
             if chart.zero:
                 figure.update_yaxes(zeroline=True, rangemode="tozero")
             page.drawing(drawn(figure))
