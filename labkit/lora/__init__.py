@@ -6,7 +6,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from labkit.lora import tasks as tasks
     from labkit.lora.adapters import Adapter as Adapter
     from labkit.lora.adapters import load as load
     from labkit.lora.adapters import taken as taken
@@ -14,11 +13,15 @@ if TYPE_CHECKING:
     from labkit.lora.answers import Gain as Gain
     from labkit.lora.answers import exact_match as exact_match
     from labkit.lora.answers import gain as gain
+    from labkit.lora.finetuning import finetune as finetune
     from labkit.lora.masks import Mask as Mask
     from labkit.lora.masks import Masked as Masked
     from labkit.lora.masks import Prepared as Prepared
     from labkit.lora.masks import mask as mask
     from labkit.lora.masks import prepared as prepared
+    from labkit.lora.runs import Run as Run
+    from labkit.lora.runs import Step as Step
+    from labkit.lora.runs import current_run as current_run
     from labkit.lora.samples import Sample as Sample
     from labkit.lora.samples import read as read
     from labkit.lora.tasks import Task as Task
@@ -26,10 +29,12 @@ if TYPE_CHECKING:
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES: dict[str, tuple[str, ...]] = {
     "adapters": ("Adapter", "load", "taken"),
+    "answers": ("ExactMatch", "Gain", "exact_match", "gain"),
+    "finetuning": ("finetune",),
     "masks": ("Mask", "Masked", "Prepared", "mask", "prepared"),
+    "runs": ("Run", "Step", "current_run"),
     "samples": ("Sample", "read"),
     "tasks": ("Task",),
-    "answers": ("ExactMatch", "Gain", "exact_match", "gain"),
 }
 _HOMES = {name: f"labkit.lora.{module}" for module, names in _NAMES.items() for name in names}
 

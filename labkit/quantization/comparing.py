@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,15 @@ CHUNK = 2**17  # elements of logits that are compared at once: what stays in a p
 LARGEST = 30.0  # nats; where logits differ by more, exponentials of float32 may overflow
 
 Run = Callable[[int], torch.Tensor]  # the number of a batch -> its logits, (batch, width, vocabulary)
+
+
+class Batched(Protocol):
+    """Texts in batches: their ids, and for each batch which texts it has and (batch, width) bool what of them is counted."""
+
+    @property
+    def ids(self) -> Sequence[np.ndarray]: ...
+    @property
+    def batches(self) -> Sequence[tuple[list[int], torch.Tensor]]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +51,7 @@ class TokenDamage:
 
 
 def compare(
-    documents: Documents, original: Run, others: Sequence[Run], advance: Callable[[], object] = lambda: None
+    documents: Batched, original: Run, others: Sequence[Run], advance: Callable[[], object] = lambda: None
 ) -> list[TokenDamage]:
     """Each of the others beside the original, which runs once for all of them. advance: called after each pass."""
     parts: list[list[np.ndarray]] = [[] for _ in others]
@@ -88,7 +98,7 @@ def check_same_tokens(original: LabLike, other: LabLike) -> None:
         )
 
 
-def _padded(documents: Documents, group: Sequence[int], width: int) -> torch.Tensor:
+def _padded(documents: Batched, group: Sequence[int], width: int) -> torch.Tensor:
     ids = torch.zeros((len(group), width), dtype=torch.long)
     for row, d in enumerate(group):
         ids[row, : len(documents.ids[d])] = torch.from_numpy(documents.ids[d])

@@ -290,14 +290,16 @@ def module_name(matrix: Matrix) -> str:
 
 
 def copied(
-    model: PreTrainedModel, without: Iterable[Matrix] = (), instead: Mapping[nn.Module, nn.Module] | None = None
+    model: PreTrainedModel,
+    without: Iterable[Matrix] = (),
+    instead: Mapping[nn.Module, nn.Module] | Mapping[torch.Tensor, torch.Tensor] | None = None,
 ) -> PreTrainedModel:
     """A model like this one with tensors of its own, and without those of some matrices, which stay on the meta device.
 
-    instead: modules that the copy gets in the places of some.
+    instead: modules and tensors that the copy gets in the places of some.
     """
     inner = running.language_model(model)
-    memo: dict[int, object] = {id(module): other for module, other in (instead or {}).items()}
+    memo: dict[int, object] = {id(part): other for part, other in (instead or {}).items()}
     for matrix in without:
         parameter = matrix.module._parameters[matrix.parameter]
         assert parameter is not None

@@ -1,0 +1,244 @@
+"""What a tuning takes: weights that are trained, and bytes of weights, gradients, optimiser state and activations.
+
+Counted, not estimated: the model is built from its configuration on torch's meta device (shapes without storage), peft puts
+its own matrices in, and what autograd keeps for the backward pass is seen by running the layers there.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+
+from labkit import checks
+from labkit.errors import BadInput, LabError, NotEnoughMemory
+from labkit.lora import methods
+from labkit.lora.methods import METHODS, Targets
+from labkit.lora.settings import OPTIMIZERS, SCHEDULES, Settings
+from labkit.lora.trainers import seed_dropout
+from labkit.models.hardware import free_bytes
+from labkit.models.memory import Countable, human_bytes, named_config, skeleton
+from labkit.results import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from labkit.trace.lab_like import LabLike
+
+__all__ = ["Cost", "check_memory", "cost"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_BLOCK, _NESTED = 64, 256  # of bitsandbytes: weights that share a scale, and scales that share a scale of their own
+_CODES = 4 * (16 + 256 + 1)  # its two tables of values and an offset, float32, kept for each matrix
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Cost(Result):
+    """What a tuning takes; `cost` tells the rows of the table.
+
+    parameters: of the model; trainable: weights that are trained; share: the second over both together (of full tuning 1).
+    total_bytes: of all rows that are known.  extra_bytes: without the weights that are there already.
+    batch, tokens: of the step that was run.  notes: what could not be told, and why.
+    """
+
+    parameters: int
+    trainable: int
+    share: float
+    total_bytes: int
+    extra_bytes: int
+    method: str
+    model: str
+    batch: int
+    tokens: int
+    notes: tuple[str, ...]
+
+    def _title(self) -> str:
+        return (
+            f"{self.model}, {METHODS[self.method].title}: {self.trainable:,} of {self.parameters:,} weights trained "
+            f"({self.share:.3%}), {human_bytes(self.total_bytes)} in all"
+        )
+
+    def _remarks(self) -> Sequence[str]:
+        return self.notes
+
+
+def cost(
+    model: Countable | LabLike,
+    *,
+    rank: int = 16,
+    targets: Targets = ("q_proj", "v_proj"),
+    method: str = "lora",
+    batch: int = 8,
+    tokens: int = 64,
+    dtype: str | None = None,
+    schedule: str = "linear",
+    optimizer: str = "adamw",
+    dropout: float = 0.1,
+) -> Cost:
+    """What tuning a model takes, before any of it is there. Nothing is downloaded, and no weight is allocated.
+
+    model: a published name or hub id ("llama-2-7b"), a transformers configuration or its fields, a folder with a config.json,
+        a model, or a Lab.
+    rank, targets, method, schedule, optimizer, dropout: as of `finetune`.
+    batch, tokens: samples in a step, and tokens in each, padding included: what activations depend on.
+    dtype: of the weights; None for that of a Lab or model, else float32. An adapter is trained in float32, as peft does.
+    Rows: weights (frozen and trained; with "qlora" as bitsandbytes packs them), adapter, residual (with "pissa", frozen
+        weights of its own), gradients, optimizer (AdamW's two moments and step count, or what schedulefree keeps) and
+        activations: all that autograd keeps of the layers for the backward pass. The logits are not among them: TRL's loss
+        makes a few rows of them at a time. Columns: part, elements, bytes.
+    Raises BadInput for what can't be counted, targets that are not there and a rank over a matrix's width; ModelNotFound.
+    """
+    rank, batch, tokens = (checks.whole(n, v, 1) for n, v in (("rank", rank), ("batch", batch), ("tokens", tokens)))
+    method = checks.one_of("method", method, METHODS)
+    schedule = checks.one_of("schedule", schedule, SCHEDULES)
+    optimizer = checks.one_of("optimizer", optimizer, OPTIMIZERS)
+    dropout = checks.fraction("dropout", dropout, one=False)
+    loaded = getattr(model, "model", model) if hasattr(model, "tokenizer") else model
+    name, config = named_config(cast("Countable", loaded))
+    name = str(getattr(model, "name", name)) if hasattr(model, "tokenizer") else name
+    if dtype is None:
+        own = loaded.dtype if isinstance(loaded, nn.Module) else torch.float32
+        dtype = str(own).removeprefix("torch.")
+    kind = DTYPES[checks.one_of("dtype", dtype, DTYPES)]
+    return _counted(name, config, kind, rank, targets, method, batch, tokens, schedule, optimizer, dropout)
+
+
+def _counted(
+    name: str,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    rank: int,
+    targets: Targets,
+    method: str,
+    batch: int,
+    tokens: int,
+    schedule: str,
+    optimizer: str,
+    dropout: float,
+) -> Cost:
+    import pandas as pd
+
+    body = _skeleton(config, dtype)
+    parameters = sum(p.numel() for p in body.parameters())
+    maps = methods.linear_maps(body)
+    plain = sum(p.numel() * p.element_size() for p in body.parameters())
+    kinds = METHODS[method]
+    packed = _packed_change(maps, dtype) if kinds.quantized else 0
+    model: nn.Module = body
+    if kinds.is_full:
+        trained = list(body.parameters())
+        adapter = residual = 0
+    else:
+        names = methods.found(targets, rank, maps)
+        model = _adapted(body, "lora" if kinds.residual else method, rank, names, dropout)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        adapter = sum(p.numel() for p in trained)
+        chosen = [shape for path, shape in maps.items() if _is_target(path, names)]
+        residual = sum(outputs * inputs for outputs, inputs in chosen) if kinds.residual else 0
+    notes: list[str] = []
+    activations = None
+    try:
+        activations = saved_bytes(model, batch, tokens)
+    except Exception as error:  # any family's forward may need real numbers
+        notes.append(f"Activations are not known: {type(error).__name__} while the layers were run without numbers.")
+    count = sum(p.numel() for p in trained)
+    gradients = sum(p.numel() * p.element_size() for p in trained)
+    state = 2 * count if optimizer == "adamw" else 0
+    steps = len(trained) if optimizer == "adamw" and schedule != "schedule_free" else 0
+    rows = [
+        ("weights", parameters, plain + packed),
+        ("adapter", adapter, sum(p.numel() * p.element_size() for p in trained) if adapter else 0),
+        ("residual", residual, residual * dtype.itemsize),
+        ("gradients", count, gradients),
+        ("optimizer", state + steps, 2 * gradients * (optimizer == "adamw") + 4 * steps),
+        *([] if activations is None else [("activations", activations[0], activations[1])]),
+    ]
+    table = pd.DataFrame(rows, columns=["part", "elements", "bytes"])
+    table = table[(table["bytes"] > 0) | (table["part"] == "weights")].reset_index(drop=True)
+    total = int(table["bytes"].sum())
+    there = plain if not kinds.is_full and not kinds.quantized else 0
+    return Cost(
+        table,
+        parameters=parameters,
+        trainable=count,
+        share=count / (parameters + adapter),
+        total_bytes=total,
+        extra_bytes=total - there,
+        method=method,
+        model=name,
+        batch=batch,
+        tokens=tokens,
+        notes=tuple(notes),
+    )
+
+
+def _skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """On the meta device, with the attention that training uses."""
+    model = skeleton(config).to(dtype)
+    if getattr(model, "_supports_sdpa", False):
+        model.set_attn_implementation("sdpa")
+    return model
+
+
+def _adapted(body: PreTrainedModel, method: str, rank: int, targets: Sequence[str], dropout: float) -> nn.Module:
+    from peft import get_peft_model
+
+    config = methods.lora_config("lora" if method == "qlora" else method, rank, rank, targets, dropout)
+    return cast("nn.Module", get_peft_model(body, config))
+
+
+def _is_target(path: str, names: Sequence[str]) -> bool:
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def _packed_change(maps: Mapping[str, tuple[int, int]], dtype: torch.dtype) -> int:
+    """Bytes that packing the matrices of the layers to nf4 adds to the weights: below 0."""
+    change = 0
+    for outputs, inputs in maps.values():
+        count = outputs * inputs
+        if count % _BLOCK == 0:
+            blocks = count // _BLOCK
+            change += count // 2 + blocks + 4 * -(-blocks // _NESTED) + _CODES - count * dtype.itemsize
+    return change
+
+
+def saved_bytes(model: nn.Module, batch: int, tokens: int) -> tuple[int, int]:
+    """(elements, bytes) that autograd keeps of a model's layers for the backward pass of batch rows of tokens.
+
+    Each storage once, and no weight. Works on the meta device, and on any other gives the same.
+    """
+    body = cast("PreTrainedModel", getattr(model, "get_base_model", lambda: model)())
+    seed_dropout(model, None)
+    own = {_storage(value) for value in (*model.parameters(), *model.buffers())}
+    seen: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        key = _storage(tensor)
+        if key not in own:
+            seen.setdefault(key, tensor)  # held on to, so that its place is not used again
+        return tensor
+
+    device = next(iter(model.parameters())).device
+    ids = torch.zeros((batch, tokens), dtype=torch.long, device=device)
+    was = model.training
+    model.train()
+    try:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = body.base_model(ids, use_cache=False)
+    finally:
+        model.train(was)
+    storages = [tensor.untyped_storage().nbytes() for tensor in seen.values()]
+    elements = sum(
+        tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in seen.values()
+    )
+    del output
+    return elements, sum(storages)
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)

@@ -1,0 +1,240 @@
+"""Tune a model on a task, in the background, with TRL's SFTTrainer: what can't go well is refused before it begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from labkit import checks
+from labkit.errors import BadInput, Unavailable
+from labkit.lora import checkpoints, methods
+from labkit.lora.bases import base_of
+from labkit.lora.forgetting import Measuring, TextRows
+from labkit.lora.masks import Mask, Prepared, prepared
+from labkit.lora.methods import METHODS, Targets
+from labkit.lora.runs import Run, check_free
+from labkit.lora.settings import Settings, checked
+from labkit.lora.tuning import Plan, TunableLab, Tuning
+from labkit.lora.twins import twin
+from labkit.quantization.quantizing import quantize
+from labkit.quantization.torch_products import PackedProduct
+from labkit.trace import running
+from labkit.trace.building import is_quantized, refuse_adapters, refuse_odd_weights
+from labkit.trace.lab_like import check_lab
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+__all__ = ["finetune"]
+
+Made = TypeVar("Made", bound=TunableLab)
+MEASURES = 6  # of a run, unless told otherwise
+WATCHED = 16  # held-out samples that are measured while it runs
+
+
+def finetune(
+    lab: Made,
+    data: object,
+    *,
+    rank: int = 16,
+    alpha: float = 32,
+    targets: Targets = ("q_proj", "v_proj"),
+    dropout: float = 0.1,
+    neftune: float | None = None,
+    steps: int = 60,
+    method: str = "lora",
+    learning_rate: float = 2e-3,
+    schedule: str = "linear",
+    optimizer: str = "adamw",
+    warmup: int = 0,
+    batch: int = 8,
+    held_out: object = None,
+    general: object = None,
+    prompt: object = None,
+    measure_every: int | None = None,
+    new_tokens: int = 24,
+    folder: str | os.PathLike[str] | None = None,
+    save_every: int = 5,
+    resume: bool = False,
+    packing: bool | str = False,
+    max_tokens: int | None = None,
+    columns: Mapping[str, str] | None = None,
+    template: Mapping[str, object] | None = None,
+    compute: str = "float32",
+    seed: int = 0,
+) -> Run[Made]:
+    """Teach a model a task in the background; returns the Run at once. The lab can be used meanwhile, and is never changed.
+
+    data: prompts with completions, conversations, or plain texts (which is continued pre-training), as `read` takes them.
+        `mask(lab, data)` shows what of it carries loss; what can't be trained on rightly is refused.
+    rank, alpha, targets, dropout: of the adapter: ΔW = alpha / rank · B A beside each matrix whose name is given, or beside all
+        with targets="all-linear".
+    method: "lora" (Hu et al. 2021), "rslora" (Kalajdzievski 2023), "dora" (Liu et al. 2024), "pissa" (Meng et al. 2024), "qlora"
+        (Dettmers et al. 2023: the frozen weights in nf4 with double quantization), or "full" for all weights, which want about a
+        tenth of the learning rate; then rank, alpha, targets and dropout are not used, and `run.lab` is what comes of it.
+    neftune: size of the noise on embeddings (Jain et al. 2023: 5 to 15), or None.
+    steps, batch: updates, and samples in each. learning_rate, warmup: warmup steps from nothing up to it; schedule: from there
+        "linear" or "cosine" to nothing, "constant", or "schedule_free" (Defazio et al. 2024, by the package schedulefree).
+        optimizer: "adamw" or "sgd". Gradients are clipped to a norm of 1.
+    held_out: samples of the same form that are not trained on, or the share of `data` that is kept out for that.
+    general: texts on which forgetting is measured; None for the shipped ones, False for none.
+    prompt: what the model is asked each time it is measured, answered in `new_tokens` tokens at most; by default the first
+        held-out prompt, else the first of the data; False for nothing.
+    measure_every: steps between two measurements; by default six to a run. Each also takes time.
+    folder: for checkpoints, every `save_every` steps; with resume=True the run goes on from the last one there, as it would
+        have, whatever ended it.
+    packing, max_tokens, columns, template: as `mask` takes them.
+    compute: the dtype of the products, "float32" or "bfloat16" (autocast: faster on many processors, less exact).
+    The same seed gives the same result on a CPU, whatever else is drawn meanwhile.
+    Raises BadInput for what can't be trained on or with, Unavailable while another run is under way or for a model that can't
+    be tuned, NotEnoughMemory.
+    """
+    check_lab(lab)
+    check_free()
+    settings = checked(
+        method=method,
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        neftune=neftune,
+        steps=steps,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        optimizer=optimizer,
+        warmup=warmup,
+        batch=batch,
+        packing=packing is not False,
+        compute=compute,
+        seed=seed,
+    )
+    every = max(1, round(steps / MEASURES)) if measure_every is None else checks.whole("measure_every", measure_every, 1)
+    new_tokens, save_every = checks.whole("new_tokens", new_tokens, 1), checks.whole("save_every", save_every, 1)
+    place = _folder(folder, resume)
+    _check_model(lab, settings)
+    if not METHODS[settings.method].is_full:
+        there = methods.linear_maps(running.language_model(lab.model))
+        settings = replace(settings, targets=methods.found(targets, settings.rank, there))
+    ready = prepared(
+        lab,
+        data,
+        held_out,
+        general=general,
+        max_tokens=max_tokens,
+        packing=packing,
+        columns=columns,
+        template=template,
+        seed=settings.seed,
+    )
+    identity: dict[str, object] = {
+        "base": base_of(lab).as_text(),
+        "data": _fingerprint(ready),
+        **settings.as_dict(),
+    }
+    start = _checkpoint(place, identity) if resume and place is not None else None
+    trained = _packed(lab) if METHODS[settings.method].quantized else lab
+    base = twin(trained)
+    plan = Plan(
+        data=ready,
+        measuring=Measuring.of(base, _watched(base, ready.held_out, WATCHED), _watched(base, ready.general, None)),
+        every=every,
+        prompt=_prompt(prompt, ready),
+        new_tokens=new_tokens,
+        folder=place,
+        save_every=save_every,
+        identity=identity,
+    )
+    run = Run(lab, settings, Tuning(trained, settings, plan, start), title=f"{lab.name}, {settings.method}").start()
+    count = settings.steps - run.step
+    print(
+        f"Training {count} step{'s' * (count != 1)} in the background: lk.views.training(run) shows how it goes, run.wait() waits, "
+        "run.stop() ends it with what it has learnt."
+    )
+    return run
+
+
+def _check_model(lab: TunableLab, settings: Settings) -> None:
+    """Raise where a model can't be tuned."""
+    from transformers import PreTrainedTokenizerBase
+
+    refuse_adapters(lab, "tuned")
+    if not isinstance(lab.tokenizer, PreTrainedTokenizerBase):
+        raise Unavailable(f"TRL needs a transformers tokenizer, and that of {lab.name} is none; load the model's own.")
+    if not is_quantized(lab.model):
+        refuse_odd_weights(lab, "tuned")
+    elif METHODS[settings.method].is_full or METHODS[settings.method].residual:
+        raise Unavailable(
+            f"{lab.name} is quantized, and method={settings.method!r} changes the weights themselves; use method='qlora', or load "
+            "the model without a quantization."
+        )
+    elif why := _no_gradient(lab.model):
+        raise Unavailable(f"{lab.name} can't be tuned: {why}; quantize it with backend='labkit' or 'bitsandbytes'.")
+
+
+def _no_gradient(model: nn.Module) -> str | None:
+    """Why no gradient gets through a quantized model; None where it does."""
+    products = {type(module).__name__ for module in model.modules() if isinstance(module, PackedProduct)}
+    return f"torch has no gradient for its packed products ({', '.join(sorted(products))})" if products else None
+
+
+def _packed(lab: Made) -> Made:
+    """The lab with its linear maps in nf4 with double quantization; as it is where it is quantized already."""
+    if is_quantized(lab.model):
+        return lab
+    return quantize(lab, "nf4", backend="bitsandbytes", progress=False)
+
+
+def _folder(folder: str | os.PathLike[str] | None, resume: bool) -> Path | None:
+    if folder is None:
+        if resume:
+            raise BadInput("resume=True goes on from the checkpoints of a folder; give folder=.")
+        return None
+    place = Path(folder).expanduser()
+    if place.exists() and not place.is_dir():
+        raise BadInput(f"folder={os.fspath(folder)!r} is a file; give a folder.")
+    if not resume and checkpoints.there(place):
+        raise BadInput(
+            f"There are checkpoints of a run in {os.fspath(folder)!r}; go on from them with resume=True, or give another folder."
+        )
+    return place
+
+
+def _checkpoint(place: Path, identity: Mapping[str, object]) -> checkpoints.Checkpoint | None:
+    found = checkpoints.latest(place)
+    if found is not None:
+        checkpoints.check_same(place, found.identity, identity)
+    return found
+
+
+def _fingerprint(ready: Prepared) -> str:
+    import hashlib
+    import json
+
+    return hashlib.sha256(json.dumps(ready.rows()).encode()).hexdigest()
+
+
+def _watched(model: PreTrainedModel, mask: Mask | None, most: int | None) -> TextRows | None:
+    """The rows of a mask that are measured on."""
+    if mask is None:
+        return None
+    some = mask.samples[:most]
+    return TextRows(model, [each.ids for each in some], [each.learns for each in some])
+
+
+def _prompt(prompt: object, ready: Prepared) -> object:
+    """What the model is asked while it learns: None for nothing."""
+    if prompt is False:
+        return None
+    if prompt is not None:
+        return prompt
+    sample = (ready.held_out or ready.train).samples[0].sample
+    if sample.kind == "text":
+        return None
+    if sample.kind == "prompt":
+        return sample.prompt
+    messages = sample.messages
+    last = max(i for i, message in enumerate(messages) if message.get("role") == "assistant")
+    return cast("object", [dict(message) for message in messages[:last]] or None)

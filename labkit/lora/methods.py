@@ -1,0 +1,115 @@
+"""The ways to tune a model that `finetune` knows: which weights are trained, and how they begin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+
+from labkit import checks
+from labkit.errors import BadInput
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+Targets = str | Sequence[str]
+ALL_LINEAR = "all-linear"
+_ITERATIONS = 4  # of PiSSA's singular vectors: an exact decomposition takes many times as long
+
+
+@dataclass(frozen=True)
+class Method:
+    """title: with its paper.  fields: of peft's LoraConfig beside rank, alpha, targets and dropout; None trains all weights.
+
+    quantized: the base is packed to 4 bits.  residual: the frozen weights give up what the adapter begins with.
+    """
+
+    title: str
+    fields: Mapping[str, str | bool] | None = field(default_factory=dict)
+    quantized: bool = False
+    residual: bool = False
+
+    @property
+    def is_full(self) -> bool:
+        return self.fields is None
+
+
+METHODS: Mapping[str, Method] = {
+    "lora": Method("LoRA (Hu et al. 2021)"),
+    "rslora": Method("rank-stabilized LoRA (Kalajdzievski 2023)", {"use_rslora": True}),
+    "dora": Method("DoRA (Liu et al. 2024)", {"use_dora": True}),
+    "pissa": Method(
+        "PiSSA (Meng et al. 2024)", {"init_lora_weights": f"pissa_niter_{_ITERATIONS}"}, residual=True
+    ),
+    "qlora": Method("QLoRA (Dettmers et al. 2023)", quantized=True),
+    "full": Method("all weights", None),
+}
+Name = Literal["lora", "rslora", "dora", "pissa", "qlora", "full"]
+
+
+def lora_config(method: str, rank: int, alpha: float, targets: Sequence[str], dropout: float) -> LoraConfig:
+    """peft's configuration of a method that trains an adapter. targets: as `found` gives them."""
+    from peft import LoraConfig
+
+    fields = METHODS[method].fields
+    assert fields is not None
+    options: dict[str, object] = dict(fields)
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=list(targets),
+        lora_dropout=dropout,
+        task_type="CAUSAL_LM",
+        **options,
+    )
+
+
+def linear_maps(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of each matrix of the layers that an adapter can be put beside, by the path of its module.
+
+    The output head is left out: TRL multiplies with its weight directly, so that an adapter on it would never be trained.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    found: dict[str, tuple[int, int]] = {}
+    for name, module in model.named_modules():
+        if module is head:
+            continue
+        if isinstance(module, nn.Linear):
+            found[name] = (module.out_features, module.in_features)
+        elif type(module).__name__ == "Conv1D":  # GPT-2's: (inputs, outputs)
+            inputs, outputs = module.weight.shape  # type: ignore[misc] # a parameter of two dimensions
+            found[name] = (int(outputs), int(inputs))
+    return found
+
+
+def found(targets: Targets, rank: int, there: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+    """The names of matrices to be tuned, such as ("q_proj", "v_proj"), once they are known to be there.
+
+    targets: names of modules, or ends of their paths ("self_attn.q_proj"); "all-linear" for all of the layers.
+    there: from `linear_maps`. Raises BadInput for names that are not there and for a rank over a matrix's width.
+    """
+    if targets == ALL_LINEAR:
+        names = list(dict.fromkeys(name.rpartition(".")[2] for name in there))
+    else:
+        wanted = "names of matrices such as ('q_proj', 'v_proj'), or 'all-linear'"
+        given = [targets] if isinstance(targets, str) else checks.series("targets", targets, wanted)
+        names = [str(name) for name in dict.fromkeys(given)]
+    if not names:
+        checks.refuse("targets", targets, "at least one matrix, such as ('q_proj', 'v_proj')")
+    kinds = list(dict.fromkeys(name.rpartition(".")[2] for name in there))
+    for name in names:
+        matched = [shape for path, shape in there.items() if path == name or path.endswith(f".{name}")]
+        if not matched:
+            raise BadInput(
+                f"targets names {checks.shown(name)}, and there is no such linear map in the layers"
+                f"{checks.near(name, [*kinds, *there])}; there are {checks.listed(kinds)}."
+            )
+        narrow = min(min(shape) for shape in matched)
+        if rank > narrow:
+            raise BadInput(
+                f"rank={rank} is more than the width of {name} ({narrow}), and such an adapter could be any matrix; give at "
+                f"most {narrow}, or method='full'."
+            )
+    return tuple(names)

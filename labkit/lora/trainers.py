@@ -1,0 +1,171 @@
+"""TRL's SFTTrainer as `finetune` runs it: in a thread of its own, without the process's random state, files or network."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainerCallback
+    from trl import SFTTrainer
+
+__all__ = ["SeededDropout", "neftune", "seed_dropout", "trainer_class"]
+
+
+class SeededDropout(nn.Module):
+    """Dropout that draws from a generator of its own, so that a run and its user's own draws leave each other alone.
+
+    From the same state it drops what torch's dropout drops.
+    """
+
+    def __init__(self, p: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.p, self.generator = p, generator
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or not self.p:
+            return x
+        keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        return x * keep.div_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def seed_dropout(model: nn.Module, generator: torch.Generator) -> bool:
+    """Put `SeededDropout` in the place of every dropout of a model; whether some of it is no module and still draws elsewhere.
+
+    Attention implementations take dropout as a number.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if type(child) is nn.Dropout:
+                parent._modules[name] = SeededDropout(child.p, generator).train(child.training)
+    return any(
+        isinstance(value, float) and value > 0
+        for module in model.modules()
+        if not isinstance(module, SeededDropout)
+        for name, value in vars(module).items()
+        if "drop" in name
+    )
+
+
+@contextlib.contextmanager
+def neftune(model: PreTrainedModel, alpha: float | None, generator: torch.Generator) -> Iterator[None]:
+    """Noise on the embeddings in training, uniform and of size alpha / sqrt(tokens * width) (NEFTune, Jain et al. 2023).
+
+    transformers' own hook draws from the process's random state.
+    """
+    if not alpha:
+        yield
+        return
+
+    def noisy(module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        if not module.training:
+            return output
+        size = alpha / (output.shape[1] * output.shape[2]) ** 0.5
+        return output + torch.empty_like(output).uniform_(-size, size, generator=generator)
+
+    handle = model.get_input_embeddings().register_forward_hook(noisy)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def epoch_batches(rows: int, batch: int, steps: int, seed: int) -> list[list[int]]:
+    """Which rows are in each step, in the order that transformers' Trainer takes them with `data_seed`: each pass over the
+    rows has an order of its own, and its last batch what is left.
+    """
+    found: list[list[int]] = []
+    epoch = 0
+    while len(found) < steps:
+        order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+        found += [order[start : start + batch] for start in range(0, rows, batch)]
+        epoch += 1
+    return found[:steps]
+
+
+@cache
+def trainer_class() -> type[SFTTrainer]:
+    """The trainer's class. Made when first used: TRL takes seconds to import."""
+    from trl import SFTTrainer
+
+    class Trainer(SFTTrainer):
+        """SFTTrainer with batches chosen beforehand, whose optimiser may have steps behind it.
+
+        batches: which rows are in each step to come.  total_steps: with those behind it.
+        """
+
+        batches: Sequence[Sequence[int]] = ()
+        total_steps: int = 0
+        autocast: torch.dtype | None = None
+        random_draws: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        restore: Callable[[SFTTrainer], None] | None = None  # called once optimiser and schedule are there
+
+        def _send_telemetry(self) -> None:
+            """Nothing is sent anywhere."""
+
+        def get_train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+            rows = self._remove_unused_columns(self.train_dataset, description="training")
+            return DataLoader(
+                cast("Dataset[dict[str, torch.Tensor]]", rows),
+                batch_sampler=self.batches,
+                collate_fn=self.data_collator,
+                generator=torch.Generator(),  # else it draws from the process's own
+            )
+
+        def create_scheduler(
+            self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+        ) -> torch.optim.lr_scheduler.LRScheduler:
+            made = super().create_scheduler(self.total_steps, optimizer)
+            if self.restore is not None:
+                self.restore(self)
+            return made
+
+        def autocast_smart_context_manager(
+            self, cache_enabled: bool | None = True
+        ) -> contextlib.AbstractContextManager[None]:
+            if self.autocast is None:
+                return contextlib.nullcontext()
+            return torch.autocast(self.args.device.type, dtype=self.autocast)
+
+        def training_step(self, *args: object, **keywords: object) -> torch.Tensor:
+            with self.random_draws():
+                return super().training_step(*args, **keywords)
+
+    return Trainer
+
+
+@cache
+def callback_class() -> type[TrainerCallback]:
+    """Calls plain functions. Made when first used, as the trainer is."""
+    from transformers import TrainerCallback
+
+    class Calls(TrainerCallback):
+        def __init__(
+            self,
+            begin: Callable[[], object],
+            step_begins: Callable[[], object],
+            logged: Callable[[int, Mapping[str, float]], bool],
+        ) -> None:
+            """logged: given the step and what the trainer tells of it; returns whether to stop."""
+            self.begin, self.step_begins, self.logged = begin, step_begins, logged
+
+        def on_train_begin(self, args: object, state: object, control: object, **_more: object) -> None:
+            self.begin()
+
+        def on_step_begin(self, args: object, state: object, control: object, **_more: object) -> None:
+            self.step_begins()
+
+        def on_log(self, args: object, state: object, control: object, logs: object = None, **_more: object) -> None:
+            if isinstance(logs, dict) and "loss" in logs and self.logged(state.global_step, logs):  # type: ignore[attr-defined]
+                control.should_training_stop = True  # type: ignore[attr-defined]
+
+    return Calls

@@ -1,0 +1,330 @@
+"""A model in training: its twin with what is trained put in, the trainer, and what is measured between steps."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+import torch
+from torch import nn
+
+from labkit.errors import BadInput
+from labkit.lora import checkpoints
+from labkit.lora.checkpoints import Checkpoint
+from labkit.lora.forgetting import Measured, Measuring
+from labkit.lora.methods import METHODS, lora_config
+from labkit.lora.settings import Settings
+from labkit.lora.trainers import callback_class, epoch_batches, neftune, seed_dropout, trainer_class
+from labkit.lora.twins import kept_random_state, twin, whole_copy
+from labkit.models.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+    from trl import SFTTrainer
+
+    from labkit.generation.record import Generation
+    from labkit.lora.masks import Prepared
+    from labkit.trace.lab_like import BuiltLab
+
+    class TunableLab(BuiltLab, Protocol):
+        """A model on the bench of which another can be made that writes."""
+
+        def generate(
+            self, prompt: object, /, *, max_new_tokens: int, chat: bool | None, alternatives: int
+        ) -> Generation | list[Generation]: ...
+
+_INITIAL = "initial/"  # in a checkpoint, what a PiSSA adapter began with
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a run, and what was measured after it (NaN where nothing was). Losses in nats a token.
+
+    step: from 1; 0 is the model before it learnt anything.  loss: of the step's batch, before it was learnt from.
+    held_out, kl, forgetting: as `Measured`.  learning_rate: of the step.  gradient_norm: before it was clipped to 1.
+    tokens_per_second: of the step, padding left out.  seconds_left: of the run, with what will be measured.
+    """
+
+    step: int
+    loss: float = math.nan
+    held_out: float = math.nan
+    forgetting: float = math.nan
+    kl: float = math.nan
+    learning_rate: float = math.nan
+    gradient_norm: float = math.nan
+    tokens_per_second: float = math.nan
+    seconds_left: float = math.nan
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, beside the settings.
+
+    data: what is trained on.  measuring: what is measured; every: after how many steps.
+    prompt: what is answered each time, in `new_tokens` tokens; None for nothing.
+    folder: where checkpoints go, every `save_every` steps; identity: what they are of.
+    """
+
+    data: Prepared
+    measuring: Measuring
+    every: int
+    prompt: object
+    new_tokens: int
+    folder: Path | None
+    save_every: int
+    identity: Mapping[str, object]
+
+
+class Tuning:
+    """A run's model, from before its first step (or where a checkpoint left it) to its last.
+
+    base: the lab whose weights the twin shares.  lab: around the model in training.  model: as peft wraps it, or the whole
+    copy with method "full".
+    """
+
+    def __init__(self, base: TunableLab, settings: Settings, plan: Plan, start: Checkpoint | None = None) -> None:
+        self.settings, self.plan, self.done = settings, plan, 0 if start is None else start.step
+        self.history = [Step(**row) for row in start.history] if start is not None else []  # type: ignore[arg-type]
+        self.samples = list(start.samples) if start is not None else []
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._initial: dict[str, torch.Tensor] = {}
+        self._start = start
+        with kept_random_state():
+            self._generator.manual_seed(settings.seed)
+            self.model = self._made(base)
+            self._trained = tuple(name for name, weight in self.model.named_parameters() if weight.requires_grad)
+            self.lab = type(base)(
+                cast("PreTrainedModel", self.model), base.tokenizer, name=f"{base.name}, tuned", licence=base.licence
+            )
+            self._files = tempfile.TemporaryDirectory(prefix="labkit-")
+            self._trainer = self._trainer_of(base)
+        if start is not None:
+            self._take_up(start)
+
+    # before the first step -----------------------------------------------------------------------------------------
+
+    def _made(self, base: TunableLab) -> PeftModel | PreTrainedModel:
+        """The model with what is trained. The random state is the caller's to keep."""
+        from transformers import set_seed
+
+        it = self.settings
+        set_seed(it.seed)
+        model: PeftModel | PreTrainedModel
+        if METHODS[it.method].is_full:
+            model = whole_copy(base)
+        else:
+            from peft import get_peft_model
+
+            body = twin(base)
+            if any(hasattr(weight, "quant_state") for weight in body.parameters()):
+                vars(body)["is_loaded_in_4bit"] = True  # peft's layers for bitsandbytes go by this
+            model = get_peft_model(body, lora_config(it.method, it.rank, it.alpha, it.targets, it.dropout))  # type: ignore[assignment]
+            vars(body).pop("is_loaded_in_4bit", None)  # TRL would train the adapter in bfloat16, whatever is computed in
+            if METHODS[it.method].residual:
+                weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+                self._initial = {name: weight.detach().clone() for name, weight in weights.items()}
+        self._draws_elsewhere = seed_dropout(model, self._generator)
+        return model
+
+    def _trainer_of(self, base: TunableLab) -> SFTTrainer:
+        from transformers import PrinterCallback
+        from trl import SFTConfig
+
+        quiet_libraries()
+        it = self.settings
+        options = it.trainer_options(base.device.type)
+        options["max_steps"] = max(1, it.steps - self.done)
+        options |= self.plan.data.settings
+        config = SFTConfig(
+            output_dir=self._files.name,
+            disable_tqdm=True,
+            dataset_kwargs={"skip_prepare_dataset": not it.packing},  # the rows are tokenized, and packed there
+            **options,
+        )
+        trainer = trainer_class()(
+            model=self.model,
+            args=config,
+            train_dataset=self.plan.data.dataset(),
+            processing_class=copy.deepcopy(base.tokenizer),  # it is given a padding token
+            callbacks=[callback_class()(self._begin, self._step_begins, self._logged)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        rows = len(trainer.train_dataset)
+        self._steps_a_pass = math.ceil(rows / it.batch)
+        trainer.batches = epoch_batches(rows, it.batch, it.steps, it.seed)[self.done :]
+        trainer.total_steps = it.steps
+        trainer.restore = self._restore
+        trainer.autocast = torch.bfloat16 if it.compute == "bfloat16" else None
+        trainer.random_draws = self._random_draws
+        return trainer
+
+    def _take_up(self, start: Checkpoint) -> None:
+        """The weights of a checkpoint."""
+        weights = dict(start.weights)
+        self._initial = {
+            name.removeprefix(_INITIAL): weights.pop(name) for name in list(weights) if name.startswith(_INITIAL)
+        }
+        with torch.no_grad():
+            for name, weight in self._weights().items():
+                weight.copy_(weights[name])
+        self._generator.set_state(start.generator)
+
+    def _restore(self, trainer: SFTTrainer) -> None:
+        """Optimiser and schedule of the checkpoint that the run goes on from."""
+        if self._start is not None:
+            trainer.optimizer.load_state_dict(copy.deepcopy(dict(self._start.optimizer)))
+            trainer.lr_scheduler.load_state_dict(dict(self._start.schedule))
+
+    # the steps -----------------------------------------------------------------------------------------------------
+
+    def run(self, publish: Callable[[Step], None], between: Callable[[], bool]) -> None:
+        """Train to the end. publish: given each step; between: called after each, returns whether to stop there."""
+        self._publish, self._between = publish, between
+        try:
+            if self.done < self.settings.steps:
+                with neftune(self.lab.model, self.settings.neftune, self._generator):
+                    self._trainer.train()
+        finally:
+            self._ended()
+
+    def _ended(self) -> None:
+        if self._evaluating_optimizer is not None:
+            self._evaluating_optimizer("eval")
+        self.model.eval()
+        self.model.zero_grad(set_to_none=True)
+        self._files.cleanup()
+
+    @property
+    def _evaluating_optimizer(self) -> Callable[[str], None] | None:
+        """Sends a schedule-free optimiser to the weights that are measured ("eval") or those it trains ("train")."""
+        optimizer = getattr(self._trainer.optimizer, "optimizer", self._trainer.optimizer)
+        if not hasattr(optimizer, "eval"):
+            return None
+        return lambda mode: getattr(optimizer, mode)()
+
+    @contextlib.contextmanager
+    def as_measured(self) -> Iterator[None]:
+        """The weights as they are to be used: those of a schedule-free optimiser are not the ones it takes steps with."""
+        switch = self._evaluating_optimizer
+        if switch is None:
+            yield
+            return
+        switch("eval")
+        try:
+            yield
+        finally:
+            switch("train")
+
+    def _begin(self) -> None:
+        self._step_seconds: list[float] = []
+        self._measure_seconds: list[float] = []
+        self._tokens = 0.0
+        if not self.history:
+            self._tell(Step(0), measure=True)
+
+    def _step_begins(self) -> None:
+        self._began = time.perf_counter()
+        if self.done % self._steps_a_pass == 0:  # a loader draws once for each pass over the rows, so that dropout is as in a plain script
+            torch.empty((), dtype=torch.int64).random_(generator=self._generator)
+
+    def _logged(self, _step: int, logs: Mapping[str, float]) -> bool:
+        """After a step: what is measured, kept and told of it. Whether to stop."""
+        seconds = time.perf_counter() - self._began
+        self._step_seconds.append(seconds)
+        self.done += 1
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            raise BadInput(
+                f"The loss is {loss} at step {self.done}: the weights have left the numbers; give a lower learning_rate than "
+                f"{self.settings.learning_rate:g}."
+            )
+        tokens = float(logs.get("num_tokens", math.nan))
+        step = Step(
+            self.done,
+            loss=loss,
+            learning_rate=float(logs.get("learning_rate", math.nan)),
+            gradient_norm=float(logs.get("grad_norm", math.nan)),
+            tokens_per_second=(tokens - self._tokens) / seconds,
+        )
+        self._tokens = tokens
+        last = self.done >= self.settings.steps
+        self._tell(step, measure=last or self.done % self.plan.every == 0)
+        if self.plan.folder is not None and (last or self.done % self.plan.save_every == 0):
+            self.save()
+        return self._between() or last
+
+    def _tell(self, step: Step, *, measure: bool) -> None:
+        if measure:
+            began = time.perf_counter()
+            found, text = self.measured()
+            self._measure_seconds.append(time.perf_counter() - began)
+            step = replace(step, **found._asdict())
+            if text is not None:
+                self.samples.append((step.step, text))
+        step = replace(step, seconds_left=self._seconds_left(step.step))
+        self.history.append(step)
+        self._publish(step)
+
+    def measured(self) -> tuple[Measured, str | None]:
+        """What is measured of the model as it is now, and its answer to the fixed prompt."""
+        with self.as_measured():
+            found = self.plan.measuring(self.lab.model)
+            if self.plan.prompt is None:
+                return found, None
+            made = self.lab.generate(self.plan.prompt, max_new_tokens=self.plan.new_tokens, chat=None, alternatives=1)
+            assert not isinstance(made, list)
+            return found, made.text
+
+    def _seconds_left(self, step: int) -> float:
+        if not self._step_seconds:
+            return math.nan
+        steps = self.settings.steps - step
+        measures = sum(
+            n == self.settings.steps or n % self.plan.every == 0 for n in range(step + 1, self.settings.steps + 1)
+        )
+        recent = self._step_seconds[-10:]
+        each = sum(self._measure_seconds) / len(self._measure_seconds) if self._measure_seconds else 0.0
+        return steps * sum(recent) / len(recent) + measures * each
+
+    def save(self) -> None:
+        """Write a checkpoint into the run's folder."""
+        assert self.plan.folder is not None
+        trainer = self._trainer
+        weights = {name: weight.detach() for name, weight in self._weights().items()}
+        checkpoints.write(
+            self.plan.folder,
+            Checkpoint(
+                step=self.done,
+                weights=weights | {f"{_INITIAL}{name}": weight for name, weight in self._initial.items()},
+                optimizer=trainer.optimizer.state_dict(),
+                schedule=trainer.lr_scheduler.state_dict(),
+                generator=self._generator.get_state(),
+                history=[vars(step) for step in self.history],
+                samples=self.samples,
+                identity=self.plan.identity,
+            ),
+        )
+
+    def _weights(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name."""
+        there = dict(self.model.named_parameters())
+        return {name: there[name] for name in self._trained}
+
+    @contextlib.contextmanager
+    def _random_draws(self) -> Iterator[None]:
+        """For a model with dropout inside its attention function: the process's random state is the run's for a step."""
+        if not self._draws_elsewhere:
+            yield
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._generator.get_state())
+            yield
+            self._generator.set_state(torch.get_rng_state())
