@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -65,7 +64,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
     (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
     place = folder / name
     shutil.rmtree(place, ignore_errors=True)
-    os.replace(partial, place)
+    partial.replace(place)
     for each in folder.iterdir():
         if each != place and (_NAME.fullmatch(each.name) or each.name.startswith(_PARTIAL)):
             shutil.rmtree(each, ignore_errors=True)
@@ -94,7 +93,9 @@ def latest(folder: Path) -> Checkpoint | None:
             optimizer=_together(tensors, state["optimizer"]),
             schedule=state["schedule"],
             generator=generator,
-            history=[{key: math.nan if value is None else value for key, value in row.items()} for row in state["history"]],
+            history=[
+                {key: math.nan if value is None else value for key, value in row.items()} for row in state["history"]
+            ],
             samples=[(int(step), str(text)) for step, text in state["samples"]],
             identity=state["identity"],
         )

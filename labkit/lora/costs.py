@@ -6,31 +6,27 @@ its own matrices in, and what autograd keeps for the backward pass is seen by ru
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
 from labkit import checks
-from labkit.errors import BadInput, LabError, NotEnoughMemory
 from labkit.lora import methods
 from labkit.lora.methods import METHODS, Targets
-from labkit.lora.settings import OPTIMIZERS, SCHEDULES, Settings
+from labkit.lora.settings import OPTIMIZERS, SCHEDULES
 from labkit.lora.trainers import seed_dropout
-from labkit.models.hardware import free_bytes
 from labkit.models.memory import Countable, human_bytes, named_config, skeleton
 from labkit.results import Result
 
 if TYPE_CHECKING:
-    import pandas as pd
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from labkit.trace.lab_like import LabLike
 
-__all__ = ["Cost", "check_memory", "cost"]
+__all__ = ["Cost", "cost"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BLOCK, _NESTED = 64, 256  # of bitsandbytes: weights that share a scale, and scales that share a scale of their own
@@ -143,7 +139,7 @@ def _counted(
     notes: list[str] = []
     activations = None
     try:
-        activations = saved_bytes(model, batch, tokens)
+        activations = fake_saved_bytes(model, batch, tokens)
     except Exception as error:  # any family's forward may need real numbers
         notes.append(f"Activations are not known: {type(error).__name__} while the layers were run without numbers.")
     count = sum(p.numel() for p in trained)
@@ -207,10 +203,27 @@ def _packed_change(maps: Mapping[str, tuple[int, int]], dtype: torch.dtype) -> i
     return change
 
 
+def fake_saved_bytes(model: nn.Module, batch: int, tokens: int) -> tuple[int, int]:
+    """`saved_bytes` of a model on the meta device, as it would be on a CPU: torch's fake tensors choose its operations."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        made: dict[int, torch.Tensor] = {}  # what is tied stays so
+        for module in model.modules():
+            for name, weight in module._parameters.items():
+                if weight is not None:
+                    fake = nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype), weight.requires_grad)
+                    module._parameters[name] = cast("nn.Parameter", made.setdefault(id(weight), fake))
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = made.setdefault(id(buffer), torch.empty(buffer.shape, dtype=buffer.dtype))
+        return saved_bytes(model, batch, tokens)
+
+
 def saved_bytes(model: nn.Module, batch: int, tokens: int) -> tuple[int, int]:
     """(elements, bytes) that autograd keeps of a model's layers for the backward pass of batch rows of tokens.
 
-    Each storage once, and no weight. Works on the meta device, and on any other gives the same.
+    Each storage once, and no weight.
     """
     body = cast("PreTrainedModel", getattr(model, "get_base_model", lambda: model)())
     seed_dropout(model, None)
@@ -225,17 +238,17 @@ def saved_bytes(model: nn.Module, batch: int, tokens: int) -> tuple[int, int]:
 
     device = next(iter(model.parameters())).device
     ids = torch.zeros((batch, tokens), dtype=torch.long, device=device)
+    mask = torch.ones_like(ids)
+    mask[-1, -1] = 0  # as samples of unlike lengths are padded
     was = model.training
     model.train()
     try:
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            output = body.base_model(ids, use_cache=False)
+            output = body.base_model(ids, attention_mask=mask, use_cache=False)
     finally:
         model.train(was)
     storages = [tensor.untyped_storage().nbytes() for tensor in seen.values()]
-    elements = sum(
-        tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in seen.values()
-    )
+    elements = sum(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in seen.values())
     del output
     return elements, sum(storages)
 

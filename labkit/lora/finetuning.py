@@ -111,7 +111,9 @@ def finetune(
         compute=compute,
         seed=seed,
     )
-    every = max(1, round(steps / MEASURES)) if measure_every is None else checks.whole("measure_every", measure_every, 1)
+    every = (
+        max(1, round(steps / MEASURES)) if measure_every is None else checks.whole("measure_every", measure_every, 1)
+    )
     new_tokens, save_every = checks.whole("new_tokens", new_tokens, 1), checks.whole("save_every", save_every, 1)
     place = _folder(folder, resume)
     _check_model(lab, settings)
@@ -146,12 +148,13 @@ def finetune(
         folder=place,
         save_every=save_every,
         identity=identity,
+        template=template,
     )
     run = Run(lab, settings, Tuning(trained, settings, plan, start), title=f"{lab.name}, {settings.method}").start()
     count = settings.steps - run.step
     print(
-        f"Training {count} step{'s' * (count != 1)} in the background: lk.views.training(run) shows how it goes, run.wait() waits, "
-        "run.stop() ends it with what it has learnt."
+        f"Training {count} step{'s' * (count != 1)} in the background: lk.views.training(run) shows how it goes, run.wait() "
+        "waits, run.stop() ends it with what it has learnt."
     )
     return run
 
@@ -167,8 +170,8 @@ def _check_model(lab: TunableLab, settings: Settings) -> None:
         refuse_odd_weights(lab, "tuned")
     elif METHODS[settings.method].is_full or METHODS[settings.method].residual:
         raise Unavailable(
-            f"{lab.name} is quantized, and method={settings.method!r} changes the weights themselves; use method='qlora', or load "
-            "the model without a quantization."
+            f"{lab.name} is quantized, and method={settings.method!r} changes the weights themselves; use method='qlora', "
+            "or load the model without a quantization."
         )
     elif why := _no_gradient(lab.model):
         raise Unavailable(f"{lab.name} can't be tuned: {why}; quantize it with backend='labkit' or 'bitsandbytes'.")
@@ -230,7 +233,8 @@ def _prompt(prompt: object, ready: Prepared) -> object:
         return None
     if prompt is not None:
         return prompt
-    sample = (ready.held_out or ready.train).samples[0].sample
+    shown = ready.train if ready.held_out is None else ready.held_out
+    sample = shown.samples[0].sample
     if sample.kind == "text":
         return None
     if sample.kind == "prompt":

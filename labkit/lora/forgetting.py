@@ -21,6 +21,7 @@ from labkit.trace import running
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+
 class TextRows:
     """Token rows of which some tokens are counted, batched once.
 

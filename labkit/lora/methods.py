@@ -40,9 +40,7 @@ METHODS: Mapping[str, Method] = {
     "lora": Method("LoRA (Hu et al. 2021)"),
     "rslora": Method("rank-stabilized LoRA (Kalajdzievski 2023)", {"use_rslora": True}),
     "dora": Method("DoRA (Liu et al. 2024)", {"use_dora": True}),
-    "pissa": Method(
-        "PiSSA (Meng et al. 2024)", {"init_lora_weights": f"pissa_niter_{_ITERATIONS}"}, residual=True
-    ),
+    "pissa": Method("PiSSA (Meng et al. 2024)", {"init_lora_weights": f"pissa_niter_{_ITERATIONS}"}, residual=True),
     "qlora": Method("QLoRA (Dettmers et al. 2023)", quantized=True),
     "full": Method("all weights", None),
 }

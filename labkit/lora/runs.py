@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
-from labkit.errors import LabError, Unavailable
+from labkit.errors import BadInput, LabError, Unavailable
+from labkit.lora import scripts
 from labkit.lora.adapters import Adapter, taken
+from labkit.lora.bases import hub_name
 from labkit.lora.methods import METHODS
 from labkit.lora.settings import Settings
 from labkit.lora.tuning import Step, TunableLab, Tuning
@@ -184,6 +187,40 @@ class Run(Generic[Made]):
             if self.done:
                 asked.answer()
         return asked.result()
+
+    # as others run it -----------------------------------------------------------------------------------------------
+
+    def script(self, model: str | None = None) -> str:
+        """The same run as a plain TRL script, to be put beside the data that `export` writes.
+
+        model: what the script loads: a hub name or a folder; None for the hub's name of this model, where it is known.
+        With neftune or dropout it draws what this run draws; on a CPU its losses are this run's.
+        Raises BadInput where nobody but the user knows what to load.
+        """
+        return self._written(model).script()
+
+    def export(self, folder: str | os.PathLike[str], model: str | None = None) -> Path:
+        """Write the run for others: train.py (`script`), sft.yaml (`trl sft --config sft.yaml`; none with PiSSA), and the data
+        as train.jsonl and test.jsonl: readable where TRL makes the same tokens and labels of it, else tokenized.
+
+        Returns the folder.  model: as of `script`.
+        """
+        place = Path(folder).expanduser()
+        plan = self._tuning.plan
+        tokenizer = self.original.tokenizer
+        scripts.write(place, self._written(model), tokenizer, plan.data.train, plan.data.held_out, plan.template)
+        return place
+
+    def _written(self, model: str | None) -> scripts.Written:
+        name = model or hub_name(self.original)
+        if name is None:
+            raise BadInput(
+                f"A script needs a hub name or a folder to load {self.original.name} from; give it: model='owner/name'."
+            )
+        attention = getattr(self.original.model.config, "_attn_implementation", None)
+        return scripts.Written(
+            self.settings, name, attention, self.original.device.type, dict(self._tuning.plan.data.settings)
+        )
 
     # the thread -----------------------------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ class Written:
         method = METHODS[it.method]
         imports = ["from datasets import load_dataset"]
         names = ["AutoModelForCausalLM", "AutoTokenizer"]
-        load = ['MODEL', 'dtype="float32"']
+        load = ["MODEL", 'dtype="float32"']
         if self.attention:
             load.append(f"attn_implementation={self.attention!r}")
         if method.quantized:
@@ -72,7 +72,8 @@ class Written:
         if method.quantized:
             lines += [
                 "packed = BitsAndBytesConfig(",
-                '    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="float32"',
+                '    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,',
+                '    bnb_4bit_compute_dtype="float32",',
                 ")",
             ]
         lines += [

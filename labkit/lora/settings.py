@@ -51,7 +51,7 @@ class Settings:
             "optim": "schedule_free_adamw" if free else names[self.optimizer],
             "warmup_steps": self.warmup,
             "bf16": False,
-            "gradient_checkpointing": False,
+            "activation_checkpointing": False,
             "max_length": None,
             "seed": self.seed,
             "data_seed": self.seed,

@@ -7,6 +7,7 @@ import copy
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from labkit.lora.settings import Settings
 from labkit.lora.trainers import callback_class, epoch_batches, neftune, seed_dropout, trainer_class
 from labkit.lora.twins import kept_random_state, twin, whole_copy
 from labkit.models.quiet import quiet_libraries
+from labkit.trace.lab_like import BuiltLab
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -32,16 +34,16 @@ if TYPE_CHECKING:
 
     from labkit.generation.record import Generation
     from labkit.lora.masks import Prepared
-    from labkit.trace.lab_like import BuiltLab
-
-    class TunableLab(BuiltLab, Protocol):
-        """A model on the bench of which another can be made that writes."""
-
-        def generate(
-            self, prompt: object, /, *, max_new_tokens: int, chat: bool | None, alternatives: int
-        ) -> Generation | list[Generation]: ...
 
 _INITIAL = "initial/"  # in a checkpoint, what a PiSSA adapter began with
+
+
+class TunableLab(BuiltLab, Protocol):
+    """A model on the bench of which another can be made that writes."""
+
+    def generate(
+        self, prompt: object, /, *, max_new_tokens: int, chat: bool | None, alternatives: int
+    ) -> Generation | list[Generation]: ...
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Plan:
 
     data: what is trained on.  measuring: what is measured; every: after how many steps.
     prompt: what is answered each time, in `new_tokens` tokens; None for nothing.
-    folder: where checkpoints go, every `save_every` steps; identity: what they are of.
+    folder: where checkpoints go, every `save_every` steps; identity: what they are of.  template: the chat template's arguments.
     """
 
     data: Prepared
@@ -81,6 +83,7 @@ class Plan:
     folder: Path | None
     save_every: int
     identity: Mapping[str, object]
+    template: Mapping[str, object] | None = None
 
 
 class Tuning:
@@ -97,8 +100,9 @@ class Tuning:
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._initial: dict[str, torch.Tensor] = {}
         self._start = start
-        with kept_random_state():
-            self._generator.manual_seed(settings.seed)
+        quiet_libraries()
+        with kept_random_state(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of names that peft and TRL use and transformers renamed
             self.model = self._made(base)
             self._trained = tuple(name for name, weight in self.model.named_parameters() if weight.requires_grad)
             self.lab = type(base)(
@@ -127,7 +131,9 @@ class Tuning:
             if any(hasattr(weight, "quant_state") for weight in body.parameters()):
                 vars(body)["is_loaded_in_4bit"] = True  # peft's layers for bitsandbytes go by this
             model = get_peft_model(body, lora_config(it.method, it.rank, it.alpha, it.targets, it.dropout))  # type: ignore[assignment]
-            vars(body).pop("is_loaded_in_4bit", None)  # TRL would train the adapter in bfloat16, whatever is computed in
+            vars(body).pop(
+                "is_loaded_in_4bit", None
+            )  # TRL would train the adapter in bfloat16, whatever is computed in
             if METHODS[it.method].residual:
                 weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
                 self._initial = {name: weight.detach().clone() for name, weight in weights.items()}
@@ -138,7 +144,6 @@ class Tuning:
         from transformers import PrinterCallback
         from trl import SFTConfig
 
-        quiet_libraries()
         it = self.settings
         options = it.trainer_options(base.device.type)
         options["max_steps"] = max(1, it.steps - self.done)
@@ -232,7 +237,8 @@ class Tuning:
 
     def _step_begins(self) -> None:
         self._began = time.perf_counter()
-        if self.done % self._steps_a_pass == 0:  # a loader draws once for each pass over the rows, so that dropout is as in a plain script
+        if self.done % self._steps_a_pass == 0:
+            # a loader draws once for each pass over the rows: so dropout is as in a plain script
             torch.empty((), dtype=torch.int64).random_(generator=self._generator)
 
     def _logged(self, _step: int, logs: Mapping[str, float]) -> bool:

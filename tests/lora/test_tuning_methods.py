@@ -1,0 +1,157 @@
+"""The methods of labkit.lora.finetune: each learns, and its adapter on the lab is the model that was trained."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import fuzz
+import pytest
+import torch
+
+import labkit as lk
+from labkit.lora.finetuning import finetune
+from labkit.lora.runs import Run
+
+DATA = [{"prompt": f"the cat {w}", "completion": f"{w} ran"} for w in ("sat", "tree", "dog", "mat", "tired", "other")]
+IDS = list(range(40, 60))
+
+
+def tuned(method: str, lab: lk.Lab | None = None, **options: Any) -> Run[lk.Lab]:
+    lab = lab or lk.Lab(fuzz.tiny_model().eval(), fuzz.tiny_tokenizer(), name="tiny")
+    given: dict[str, Any] = {
+        **{"targets": "all-linear", "rank": 4, "learning_rate": 1e-2, "batch": 4, "prompt": False, "steps": 6},
+        **{"general": ["where was the dog"], "held_out": [{"prompt": "the mat", "completion": "the mat ran"}]},
+        **options,
+    }
+    return finetune(lab, given.pop("data", DATA), method=method, **given).wait()
+
+
+def logits_in_training(run: Run[lk.Lab]) -> torch.Tensor:
+    return run._tuning.lab.trace(IDS, keep="logits").logits  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "pissa"])
+def test_an_adapter_on_the_lab_is_the_model_that_was_trained(method: str) -> None:
+    run = tuned(method)
+    lab, steps = run.original, run.steps
+    assert steps[0].kl == pytest.approx(0, abs=1e-6)  # the base of PiSSA's twin is rounded
+    assert steps[0].forgetting == pytest.approx(0, abs=1e-5)
+    assert steps[-1].loss < steps[1].loss
+    before = lab.trace(IDS, keep="logits").logits
+    with run.adapter.on():
+        found = lab.trace(IDS, keep="logits").logits
+    torch.testing.assert_close(found, logits_in_training(run), atol=1e-5, rtol=0)
+    assert not torch.allclose(found, before, atol=1e-3)
+    assert torch.equal(lab.trace(IDS, keep="logits").logits, before)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+def test_qlora_trains_beside_packed_weights() -> None:
+    run = tuned("qlora")
+    packed = [m for m in run._tuning.model.modules() if type(m).__name__ == "Linear4bit"]
+    assert len(packed) == 14
+    assert all(m.weight.quant_state.nested for m in packed)  # type: ignore[union-attr]
+    trained = [weight for weight in run._tuning.model.parameters() if weight.requires_grad]
+    assert all(weight.dtype == torch.float32 for weight in trained)
+    assert (run.steps[0].kl, run.steps[0].forgetting) == (0.0, 0.0)
+    assert run.steps[-1].loss < run.steps[1].loss
+    with run.adapter.on():
+        assert not torch.allclose(
+            run.original.trace(IDS, keep="logits").logits,
+            lk.Lab(fuzz.tiny_model(), fuzz.tiny_tokenizer()).trace(IDS).logits,
+        )
+
+
+def test_a_quantized_lab_is_tuned_as_it_is() -> None:
+    lab = lk.Lab(fuzz.tiny_model().eval(), fuzz.tiny_tokenizer(), name="tiny")
+    small = lk.quantization.quantize(lab, "int8", progress=False)
+    run = tuned("qlora", small)
+    assert run.steps[-1].loss < run.steps[1].loss
+    with run.adapter.on():
+        found = small.trace(IDS, keep="logits").logits
+    torch.testing.assert_close(found, logits_in_training(run), atol=1e-5, rtol=0)
+    for method in ("full", "pissa"):
+        with pytest.raises(lk.Unavailable, match="quantized"):
+            tuned(method, small)
+
+
+def test_what_has_no_gradient_is_refused() -> None:
+    lab = lk.Lab(fuzz.tiny_model().eval(), fuzz.tiny_tokenizer(), name="tiny")
+    small = lk.quantization.quantize(lab, "int8", backend="torch", progress=False)
+    with pytest.raises(lk.Unavailable, match="no gradient"):
+        tuned("lora", small)
+
+
+def test_full_tuning_gives_a_lab_of_its_own() -> None:
+    run = tuned("full", learning_rate=1e-3, steps=8)
+    assert run.steps[-1].loss < run.steps[1].loss - 0.1
+    assert (run.steps[0].kl, run.steps[0].forgetting) == (0.0, 0.0)
+    with pytest.raises(lk.Unavailable, match=r"run\.lab"):
+        _ = run.adapter
+    mine = {weight.data_ptr() for weight in run.original.model.parameters()}
+    assert not mine & {weight.data_ptr() for weight in run.lab.model.parameters()}
+    assert run.lab.generate("the cat", max_new_tokens=2).ids
+    assert all(weight.grad is None for weight in run.lab.model.parameters())
+
+
+def test_schedule_free_is_measured_and_taken_where_it_is_to_be_used() -> None:
+    pytest.importorskip("schedulefree")
+    run = tuned("lora", schedule="schedule_free")
+    lab = run.original
+    assert run.steps[-1].loss < run.steps[1].loss
+    with run.adapter.on():
+        found = lab.trace(IDS, keep="logits").logits
+    torch.testing.assert_close(found, logits_in_training(run), atol=1e-5, rtol=0)
+    trainer = run._tuning._trainer
+    assert trainer.optimizer.optimizer.param_groups[0]["train_mode"] is False
+    rates = {step.learning_rate for step in run.steps[1:]}
+    assert rates == {1e-2}
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("linear", 1e-2 / 6), ("constant", 1e-2), ("cosine", 6.7e-4)])
+def test_schedules(schedule: str, last: float) -> None:
+    run = tuned("lora", schedule=schedule, general=False, held_out=None)
+    assert run.steps[-1].learning_rate == pytest.approx(last, rel=0.01)
+
+
+def test_warmup_begins_with_nothing() -> None:
+    run = tuned("lora", schedule="constant", warmup=2, general=False, held_out=None)
+    assert [step.learning_rate for step in run.steps[1:4]] == pytest.approx([0, 5e-3, 1e-2])
+
+
+def test_plain_text_is_continued_pre_training() -> None:
+    run = tuned("lora", data=["the dog ran up the tree", "the cat was tired"], held_out=["the other dog"], prompt="the")
+    assert run.steps[-1].loss < run.steps[1].loss
+    assert len(run.samples) == 7
+
+
+def test_packed_rows_and_autocast_train_too() -> None:
+    assert tuned("lora", packing=True, batch=1).steps[-1].loss > 0
+    run = tuned("lora", compute="bfloat16")
+    plain = tuned("lora")
+    assert run.steps[1].loss != plain.steps[1].loss
+    assert run.steps[1].loss == pytest.approx(plain.steps[1].loss, abs=0.05)
+
+
+def test_a_model_with_dropout_in_its_attention_keeps_the_random_state() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = fuzz.tiny_tokenizer()
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer), n_positions=128, n_embd=16, n_layer=2, n_head=2, eos_token_id=2, bos_token_id=1
+        )
+    ).eval()
+
+    def run() -> Run[lk.Lab]:
+        lab = lk.Lab(model, tokenizer, name="tiny-gpt2")
+        return tuned("lora", lab, targets=("c_attn", "c_fc"), general=False, held_out=None)
+
+    state = torch.get_rng_state()
+    one = run()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(3)
+    other = run()
+    assert [step.loss for step in one.steps[1:]] == [step.loss for step in other.steps[1:]]

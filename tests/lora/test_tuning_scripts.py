@@ -1,0 +1,93 @@
+"""A run written out: the plain script runs by itself and gives the same losses, on the same tokens."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from labkit.lora.masks import mask
+
+import labkit as lk
+from labkit.lora import scripts
+from labkit.lora.finetuning import finetune
+from labkit.lora.runs import Run
+
+DATA = [{"prompt": f"the cat {w}", "completion": f"{w} ran"} for w in ("sat", "tree", "dog", "mat", "tired", "other")]
+LOSSES = "\nprint('LOSSES', [e['loss'] for e in trainer.state.log_history if 'loss' in e])\n"
+
+
+def tuned(lab: lk.Lab, **options: Any) -> Run[lk.Lab]:
+    given: dict[str, Any] = {
+        **{"targets": "all-linear", "rank": 4, "learning_rate": 1e-2, "batch": 4, "prompt": False, "steps": 5},
+        **{"general": False, "dropout": 0.2, "held_out": [{"prompt": "the mat", "completion": "the mat ran"}]},
+        **options,
+    }
+    return finetune(lab, given.pop("data", DATA), **given).wait()
+
+
+def test_the_script_runs_and_gives_the_same_losses(tmp_path: Path, tiny_folder: Path) -> None:
+    run = tuned(lk.load(tiny_folder, fresh=True), neftune=5.0)
+    folder = run.export(tmp_path, model=str(tiny_folder))
+    assert sorted(path.name for path in folder.iterdir()) == ["sft.yaml", "test.jsonl", "train.jsonl", "train.py"]
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text("utf-8").splitlines()]
+    assert rows[0]["prompt"] == [{"role": "user", "content": "the cat sat"}]
+    assert run.script(str(tiny_folder)) == (folder / "train.py").read_text("utf-8")
+    with (folder / "train.py").open("a", encoding="utf-8") as script:
+        script.write(LOSSES)
+    done = subprocess.run(
+        [sys.executable, folder / "train.py"], capture_output=True, text=True, check=False, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("LOSSES")]
+    assert json.loads(line.removeprefix("LOSSES")) == pytest.approx([step.loss for step in run.steps[1:]], abs=1e-6)
+    adapter = lk.lora.load(run.original, folder / "out")
+    ours = run.adapter.tensors
+    assert all(adapter.tensors[name].allclose(ours[name], atol=1e-5) for name in ours)
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "pissa", "qlora", "full"])
+def test_every_method_makes_a_script_and_yaml_that_can_be_read(method: str, tiny_lab: lk.Lab) -> None:
+    run = tuned(tiny_lab, steps=1, method=method) if method in ("lora", "full") else None
+    settings = (run or tuned(tiny_lab, steps=1)).settings
+    settings = type(settings)(**{**vars(settings), "method": method})
+    written = scripts.Written(settings, "someone/model", "sdpa", "cpu", {"packing": False, "max_length": None})
+    compile(written.script(), "train.py", "exec")
+    assert ("LoraConfig" in written.script()) == (method != "full")
+    if method == "pissa":
+        with pytest.raises(lk.Unavailable, match=r"train\.py"):
+            written.yaml()
+        return
+    fields = yaml.safe_load(written.yaml())
+    assert fields["max_steps"] == 1
+    assert fields.get("lora_r") == (None if method == "full" else 4)
+    assert fields.get("use_dora", False) == (method == "dora")
+    assert fields.get("load_in_4bit", False) == (method == "qlora")
+    from transformers import HfArgumentParser
+    from trl import ModelConfig, ScriptArguments, SFTConfig
+
+    fields |= {"output_dir": "unused"}
+    HfArgumentParser([ScriptArguments, SFTConfig, ModelConfig]).parse_dict(fields)  # what `trl sft` reads it with
+
+
+def test_what_to_load_has_to_be_known(tiny_lab: lk.Lab) -> None:
+    with pytest.raises(lk.BadInput, match="model='owner/name'"):
+        tuned(tiny_lab, steps=1).script()
+
+
+def test_data_that_trl_would_read_otherwise_is_written_as_tokens(tiny_lab: lk.Lab) -> None:
+    talk = [
+        [{"role": "user", "content": "the cat?"}, {"role": "assistant", "content": "sat"}],
+        [{"role": "user", "content": "the dog?"}, {"role": "assistant", "content": "ran"}],
+    ]
+    masked = mask(tiny_lab, talk)
+    assert scripts.rows_of(masked, tiny_lab.tokenizer, None) == masked.labelled()
+    texts = mask(tiny_lab, ["the cat sat", "the dog ran"])
+    assert scripts.rows_of(texts, tiny_lab.tokenizer, None) == [{"text": "the cat sat"}, {"text": "the dog ran"}]
+    tiny_lab.tokenizer.chat_template = None
+    pairs = mask(tiny_lab, [{"prompt": "the cat", "completion": " sat"}])
+    assert set(scripts.rows_of(pairs, tiny_lab.tokenizer, None)[0]) <= {"prompt", "completion", "input_ids", "labels"}
