@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from labkit.lora.masks import mask
 
 import labkit as lk
 from labkit.lora import scripts
 from labkit.lora.finetuning import finetune
+from labkit.lora.masks import mask
 from labkit.lora.runs import Run
 
 DATA = [{"prompt": f"the cat {w}", "completion": f"{w} ran"} for w in ("sat", "tree", "dog", "mat", "tired", "other")]
