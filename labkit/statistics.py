@@ -109,6 +109,24 @@ def paired_difference(both: int, first: int, second: int, neither: int) -> tuple
     return p - q, p - q - reach(p - p_low, q_high - q), p - q + reach(p_high - p, q - q_low)
 
 
+def median_interval(values: np.ndarray) -> tuple[float, float, float, float]:
+    """(median, low, high, coverage) of (n,) finite values: between two of them, by their ranks alone (Thompson 1936).
+
+    The narrowest pair of ranks, equally far from both ends, between which the median of what they are drawn from lies with 95 %
+    or more; below six values no pair does, and they are the lowest and the highest. coverage: the probability of those there
+    are. NaN of a single value for all but the median, which is that value.
+    """
+    from scipy.stats import binom
+
+    ordered = np.sort(np.asarray(values, np.float64))
+    n = len(ordered)
+    if n < 2:
+        return float(ordered[0]) if n else float("nan"), float("nan"), float("nan"), float("nan")
+    covered = [1 - 2 * float(binom.cdf(k, n, 0.5)) for k in range(n // 2)]
+    k = max((k for k, share in enumerate(covered) if share >= CONFIDENCE), default=0)
+    return float(np.median(ordered)), float(ordered[k]), float(ordered[n - 1 - k]), covered[k]
+
+
 # documents drawn again, dealt, split ----------------------------------------------------------------------------------
 
 

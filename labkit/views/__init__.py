@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from labkit.views.lens_chart import attribution as attribution
     from labkit.views.lens_chart import lens as lens
     from labkit.views.live_panel import live as live
+    from labkit.views.lora_charts import runs as runs
+    from labkit.views.lora_charts import updates as updates
     from labkit.views.mask_view import mask as mask
     from labkit.views.mix_view import mix as mix
     from labkit.views.patching_chart import patching as patching
@@ -51,12 +53,14 @@ _HOMES = {
     "patching": "labkit.views.patching_chart",
     "quantization": "labkit.views.quantization_view",
     "routes": "labkit.views.routes_view",
+    "runs": "labkit.views.lora_charts",
     "specialisation": "labkit.views.specialisation_chart",
     "damage": "labkit.views.specialisation_chart",
     "steering": "labkit.views.steering_view",
     "tokens": "labkit.views.tokens_view",
     "temperature": "labkit.views.sampling_view",
     "training": "labkit.views.training_view",
+    "updates": "labkit.views.lora_charts",
 }
 
 __all__ = sorted(_HOMES)

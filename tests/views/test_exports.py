@@ -242,6 +242,32 @@ def a_mix() -> Any:
     return lk.views.mix(found)
 
 
+def updates_table() -> pd.DataFrame:
+    rows = [
+        {
+            "layer": layer,
+            "matrix": name,
+            "rank": 16,
+            "norm": 0.5 + layer,
+            "relative": 0.0625 * (layer + 1),
+            "effective_rank": 9.5,
+        }
+        for name in ("q_proj", HOSTILE)
+        for layer in range(3)
+    ]
+    return pd.DataFrame([*rows, rows[0] | {"layer": None}]).assign(null_effective_rank=14.5)
+
+
+def runs_table() -> pd.DataFrame:
+    rows = [
+        {"rank": rank, "method": method, "seed": seed, "accuracy": 0.1 * i + 0.03125 * seed, "forgetting": 0.25 / rank}
+        for method in ("lora", HOSTILE)
+        for i, rank in enumerate((1, 4, 16, 64))
+        for seed in range(3)
+    ]
+    return pd.DataFrame(rows)
+
+
 def an_adapter() -> AdapterView:
     writer = AdapterWriter(tuned=("2025", HOSTILE, "-05"))
     view = AdapterView(writer, ["dates", HOSTILE], HOSTILE, values=[1.0, 0.5], limits=(-1.0, 2.0))
@@ -274,6 +300,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "patching": lambda: lk.views.patching(patching_table()),
     "quantization": a_quantization,
     "routes": lambda: lk.views.routes(random_routed(12)),
+    "runs": lambda: lk.views.runs(runs_table(), x="rank", y=("accuracy", "forgetting"), by="method"),
     "sensitivity": lambda: lk.views.sensitivity(sensitivity_table()),
     "specialisation": lambda: lk.views.specialisation(specialisation_table()),
     "squeeze": lambda: lk.views.squeeze(squeeze_table()),
@@ -281,6 +308,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "temperature": a_temperature,
     "tokens": lambda: lk.views.tokens(story()),
     "training": a_training,
+    "updates": lambda: lk.views.updates(updates_table()),
     "teaching: prediction": a_prediction,
     "teaching: result": a_curve,
 }
@@ -295,11 +323,13 @@ NUMBERS = {  # a number that each of them shows, as its table has it: (column, v
     "live": ("b", 19 / 7),
     "patching": ("effect", 0.5),
     "quantization": ("bits_per_weight", 4.5),
+    "runs": ("median", 0.13125),
     "sensitivity": ("kl", 1.25),
     "specialisation": ("share", 0.98),
     "squeeze": ("loss_change", 0.25),
     "steering": ("mean_loss", 3.25),
     "training": ("kl", 0.15),
+    "updates": ("relative", 0.1875),
     "teaching: prediction": ("guess", 40),
     "teaching: result": ("result", 9.0),
 }
