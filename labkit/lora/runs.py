@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict
@@ -43,6 +44,7 @@ class Run(Generic[Made]):
         self._tuning, self._title = tuning, title
         self._state: State = "waiting"
         self._error: BaseException | None = None
+        self._began = self._ended = 0.0
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._watchers: list[tuple[Watcher, Callable[[], object] | None]] = []
@@ -65,6 +67,23 @@ class Run(Generic[Made]):
     def step(self) -> int:
         """How many steps it has behind it."""
         return self._tuning.done
+
+    @property
+    def title(self) -> str:
+        """What is tuned, and how."""
+        return self._title
+
+    @property
+    def prompt(self) -> object:
+        """What `samples` answer; None where nothing is asked."""
+        return self._tuning.plan.prompt
+
+    @property
+    def seconds(self) -> float:
+        """From its beginning until now, or to its end."""
+        if self._state == "waiting":
+            return 0.0
+        return (self._ended or time.monotonic()) - self._began
 
     @property
     def error(self) -> BaseException | None:
@@ -119,8 +138,6 @@ class Run(Generic[Made]):
 
         Raises what made the run fail.
         """
-        import time
-
         end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         try:
             with self._changed:
@@ -236,7 +253,7 @@ class Run(Generic[Made]):
     def _work(self) -> None:
         state: State = "finished"
         try:
-            self._state = "running"
+            self._began, self._state = time.monotonic(), "running"
             self._tuning.run(self._publish, self._between)
             if self._tuning.done < self.settings.steps:
                 state = "stopped"
@@ -245,7 +262,7 @@ class Run(Generic[Made]):
             if not isinstance(error, LabError):
                 logging.getLogger("labkit").error("A tuning failed.", exc_info=error)
         with self._changed:
-            self._state = state
+            self._ended, self._state = time.monotonic(), state
             watchers, self._watchers = self._watchers, []
             self._changed.notify_all()
         for _, ended in watchers:

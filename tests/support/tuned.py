@@ -12,6 +12,9 @@ import pandas as pd
 
 from labkit.lora.blending import Blended
 
+WORDS = ("sat", "tree", "dog", "mat", "tired", "other", "because", "was", "where", "after")
+DATA = [{"prompt": f"the cat {word}", "completion": f"{word} ran"} for word in WORDS[:8]]
+HELD_OUT = [{"prompt": f"the cat {word}", "completion": f"{word} ran"} for word in WORDS[8:]]
 SECONDS = 10.0  # for what takes milliseconds; a test that waits so long has failed
 COLUMNS = (
     "step", "loss", "held_out", "forgetting", "kl", "learning_rate", "gradient_norm", "tokens_per_second", "seconds_left",
@@ -20,9 +23,9 @@ BASE = (" The", " date", " is", " 3", " May", ".")
 TUNED = ("2", "0", "2", "5", "-05-03")
 
 
-def until(condition: Callable[[], object]) -> None:
+def until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
     """Wait for it to hold."""
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "never came"
         time.sleep(0.01)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import fuzz
 import numpy as np
 import pytest
-from tuned import BASE, SECONDS, TUNED, AdapterWriter, until
+from tuned import BASE, DATA, SECONDS, TUNED, AdapterWriter, until
 
 import labkit as lk
 from labkit.views.adapter_view import AdapterView
@@ -130,3 +132,62 @@ def test_scales_out_of_range_are_refused(view: AdapterView, values: list[float])
 def test_names_that_are_not_there_are_refused(view: AdapterView) -> None:
     with pytest.raises(lk.BadInput, match='"dates" or "style"'):
         view.scales = {"date": 1.0}
+
+
+# with a model -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lab() -> lk.Lab:
+    return lk.Lab(fuzz.tiny_model().eval(), fuzz.tiny_tokenizer(), name="tiny")
+
+
+@pytest.fixture(scope="module")
+def adapters(lab: lk.Lab) -> list[Any]:
+    settings: dict[str, Any] = {"batch": 4, "steps": 4, "learning_rate": 0.05, "prompt": False, "general": False}
+    return [lk.lora.finetune(lab, DATA, rank=rank, **settings).wait().adapter for rank in (2, 4)]
+
+
+def test_texts_and_kl_are_the_model_s(lab: lk.Lab, adapters: list[Any]) -> None:
+    one, two = adapters
+    view = lk.views.adapter(lab, {"one": one, "two": two}, "the cat", scales=[2.0, -0.5], tokens=6)
+    assert view.wait(60)
+    assert view.base is not None
+    assert view.tuned is not None
+    plain = lab.generate("the cat", max_new_tokens=6)
+    assert view.base.tokens == tuple(plain.tokens)
+    with one.on(2.0), two.on(-0.5):
+        made = lab.generate("the cat", max_new_tokens=6)
+        after = lab.trace([*made.prompt_ids, *made.ids], keep="logits").logits
+    before = lab.trace([*made.prompt_ids, *made.ids], keep="logits").logits
+    assert view.tuned.tokens == tuple(made.tokens)
+    p, q = (logits[len(made.prompt_ids) - 1 : -1].double().log_softmax(-1) for logits in (before, after))
+    assert view.tuned.kl == pytest.approx((p.exp() * (p - q)).sum(-1).tolist(), abs=1e-9)
+    assert max(view.tuned.kl) > 1e-4
+    view.scales = {"one": 1.0}
+    assert view.wait(60)
+    with one.on():
+        assert view.tuned.tokens == tuple(lab.generate("the cat", max_new_tokens=6).tokens)
+    view.close()
+    assert lab.generate("the cat", max_new_tokens=6).ids == plain.ids, "nothing is left on"
+
+
+def test_what_is_no_adapter_of_the_lab_is_refused(lab: lk.Lab, adapters: list[Any]) -> None:
+    other = lk.Lab(fuzz.tiny_model().eval(), fuzz.tiny_tokenizer(), name="other")
+    one, two = adapters
+    for given, told in (
+        ([], "1 to 6"),
+        ([one] * 7, "1 to 6"),
+        ([one, two], "called"),
+        ("file", "no adapter"),
+        (3, "no adapter"),
+    ):
+        with pytest.raises(lk.BadInput, match=told):
+            lk.views.adapter(lab, given, "the cat")
+    with pytest.raises(lk.BadInput, match="another lab"):
+        lk.views.adapter(other, one, "the cat")
+    for settings in ({"limits": (0.5, 2)}, {"limits": 3}, {"scales": 3.0}, {"scales": [1.0, 1.0]}, {"tokens": 0}):
+        with pytest.raises(lk.BadInput, match=next(iter(settings))):
+            lk.views.adapter(lab, one, "the cat", **settings)
+    with pytest.raises(lk.BadInput, match="prompt"):
+        lk.views.adapter(lab, one, " ")

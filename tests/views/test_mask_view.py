@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tuned import hand_mask
+from tuned import DATA, hand_mask
 
 import labkit as lk
 from labkit.views.mask_view import DRAWN_TOKENS, HELD_ROWS
@@ -28,6 +28,21 @@ def test_loss_and_ends_are_those_of_the_mask() -> None:
     assert view.shown["samples"][0]["trained"] == found.samples[5].trained
     assert view.table["loss"].tolist() == list(found.samples[5].learns)
     assert view.table["ends"].sum() == 1
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_real_mask_is_shown_as_it_is(tiny_lab: lk.Lab, packing: bool) -> None:
+    found = lk.lora.mask(tiny_lab, DATA, packing=packing)
+    view = lk.views.mask(found, sample=5)
+    table = view.table
+    for i, rows in table.groupby("sample"):
+        each = found.samples[int(str(i))]
+        assert rows["loss"].tolist() == list(each.learns)
+        assert rows["id"].tolist() == list(each.ids)
+        assert tiny_lab.tokenizer.convert_ids_to_tokens(rows.loc[rows["ends"], "id"].tolist()) == ["<|im_end|>"]
+    assert 5 in set(table["sample"])
+    assert set(table["sample"]) == ({5} if not packing else set(found.rows[view.row]))
+    assert view.facts["trained"] == found.trained
 
 
 def test_an_end_token_without_loss_is_no_end() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tuned import SECONDS, HandRun, until
+from tuned import DATA, HELD_OUT, SECONDS, HandRun, until
 
 import labkit as lk
 from labkit.views.training_view import TrainingView
@@ -127,6 +127,28 @@ def test_the_saved_notebook_gets_the_final_curves(monkeypatch: pytest.MonkeyPatc
     assert len(told) == 2
     assert "finished: 10 of 10 steps" in told[-1]
     assert "finished" not in told[0]
+
+
+def test_a_real_run_is_followed_stopped_and_its_adapter_used(tiny_lab: lk.Lab) -> None:
+    run = lk.lora.finetune(
+        tiny_lab, DATA, rank=2, batch=4, steps=5_000, held_out=HELD_OUT, new_tokens=4, measure_every=2
+    )
+    view = lk.views.training(run)
+    try:
+        until(lambda: view.status["done"] >= 3, 60)
+        view.stop()
+        assert view.wait(60)
+    finally:
+        run.stop()
+    assert run.state == "stopped"
+    history, found = run.history, lines(view)
+    assert found["training"][:, 1].tolist() == history["loss"].tolist()[1:]
+    assert found["forgetting"][0].tolist() == [0, 0], "an untouched model has forgotten nothing"
+    assert (view.title, view.prompt) == ("tiny, lora", "the cat where")
+    assert [step for step, _ in view.samples][:2] == [0, 2]
+    before = tiny_lab.trace("the cat sat", keep="logits").logits
+    with run.adapter.on():
+        assert (tiny_lab.trace("the cat sat", keep="logits").logits != before).any()
 
 
 def test_what_is_no_run_is_refused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -53,6 +53,12 @@ class TrainingRun(Protocol):
     def samples(self) -> Sequence[tuple[int, str]]: ...
     @property
     def settings(self) -> _Steps: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def prompt(self) -> object: ...
+    @property
+    def seconds(self) -> float: ...
     @property
     def error(self) -> BaseException | None: ...
     def stop(self) -> object: ...
@@ -115,7 +121,7 @@ def training(run: TrainingRun, *, title: str = "") -> TrainingView:
     through; interrupting the kernel does the same. A view of a run that has ended shows it as it was. Closing the view leaves
     the run alone. Raises BadInput for what is no run.
     """
-    wanted = ("history", "state", "samples", "settings", "stop", "subscribe")
+    wanted = ("history", "state", "samples", "settings", "stop", "subscribe", "seconds")
     if not all(hasattr(run, name) for name in wanted):
         raise BadInput(f"There is no training in a {type(run).__name__}; give what lk.lora.finetune returned.")
     return TrainingView(run, title)
@@ -147,7 +153,6 @@ class TrainingView(View):
         self._run = run
         self._leaving = self._stopping = False
         self._news = threading.Event()
-        self._began = time.monotonic()
         self._job: Job[None, None] = Job(
             self,
             lambda _none, following: self._follow(following),
@@ -156,8 +161,8 @@ class TrainingView(View):
             keep_stopped=True,
         )
         super().__init__()
-        self.title = shorten(clean(title or str(getattr(run, "title", "") or self._title)), 160)
-        self.prompt = shorten(clean(str(getattr(run, "prompt", "") or "")), 400)
+        self.title = shorten(clean(title or run.title), 160)
+        self.prompt = shorten(clean(_asked(run.prompt)), 400)
         self._draw()
         if self.status["state"] not in ENDED:
             self._job.ask(None)
@@ -236,7 +241,7 @@ class TrainingView(View):
     def _facts(self, history: pd.DataFrame) -> dict[str, object]:
         state = self._run.state
         self._stopping = self._stopping and state not in ENDED
-        elapsed = float(getattr(self._run, "seconds", time.monotonic() - self._began))
+        elapsed = self._run.seconds
         left = _latest(history, "seconds_left") if state == "running" else None
         return {
             "state": state,
@@ -317,6 +322,15 @@ class TrainingView(View):
         for note in _gaps(history):
             page.note(note)
         return page.picture()
+
+
+def _asked(prompt: object) -> str:
+    """What the samples answer, in words: a text, or what messages say; "" where it is neither."""
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, Sequence) and all(isinstance(message, Mapping) for message in prompt):
+        return "\n".join(str(message.get("content", "")) for message in prompt)
+    return ""
 
 
 def _line(history: pd.DataFrame, curve: _Curve) -> tuple[np.ndarray, np.ndarray]:
