@@ -83,6 +83,7 @@ class HandRun:
             row |= {"held_out": 2.5 / (i + 1) ** 0.4, "forgetting": 0.002 * i - 0.01 * (i > 0), "kl": 0.03 * i}
             self.samples.append((i, f"answer {i}: 2025-05-0{i % 10}"))
         self.rows.append(row)
+        self.seconds = float(i)
 
 
 class AdapterWriter:

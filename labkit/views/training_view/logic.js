@@ -1,6 +1,6 @@
 // What the training view says of its charts, apart from any drawing.
 
-import { decimal } from "../kit/common.js";
+import { significant } from "../kit/common.js";
 import { isThere } from "../kit/plot.js";
 
 /**
@@ -18,14 +18,7 @@ export function chartWords({ title, y }, lines) {
     const there = points.filter(isThere);
     const [first, last] = [there[0], there[there.length - 1]];
     if (first === undefined) return [];
-    return [`${name} from ${short(first[1])} at step ${first[0]} to ${short(last[1])} at step ${last[0]}`];
+    return [`${name} from ${significant(first[1])} at step ${first[0]} to ${significant(last[1])} at step ${last[0]}`];
   });
   return `Line chart. ${title}${y ? ` in ${y}` : ""}: ${said.length > 0 ? said.join("; ") : "nothing yet"}`;
-}
-
-/** A number with about three digits that matter. @param {number} value */
-export function short(value) {
-  const size = Math.abs(value);
-  if (size === 0 || (size >= 0.01 && size < 1000)) return decimal(value, size >= 100 ? 0 : size >= 1 ? 2 : 3);
-  return value.toExponential(1).replace("e+", "e").replaceAll("-", "−");
 }
