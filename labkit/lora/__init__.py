@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from labkit.lora.samples import Sample as Sample
     from labkit.lora.samples import read as read
     from labkit.lora.tasks import Task as Task
+    from labkit.lora.weight_changes import Intruders as Intruders
+    from labkit.lora.weight_changes import Updates as Updates
+    from labkit.lora.weight_changes import intruders as intruders
+    from labkit.lora.weight_changes import updates as updates
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -35,6 +39,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "runs": ("Run", "Step", "current_run"),
     "samples": ("Sample", "read"),
     "tasks": ("Task",),
+    "weight_changes": ("Intruders", "Updates", "intruders", "updates"),
 }
 _HOMES = {name: f"labkit.lora.{module}" for module, names in _NAMES.items() for name in names}
 

@@ -210,20 +210,41 @@ class Adapter(Generic[Made]):
         adapter_files.write(path, self.config, self.tensors, base=base, base_name=hub_name(self.lab))
         return path
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | bool | None = None) -> str:
-        """Upload what `save` writes, by huggingface_hub: the repository is made where it isn't there. Returns its address."""
-        import tempfile
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str | Mapping[str, str] | None = None,
+        scale: float = 1.0,
+        dtype: str | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the merged model, for others to open: as a transformers folder, or where the path ends in .gguf as one file.
 
-        from huggingface_hub import HfApi
+        format: of the matrices in a GGUF file, as `lk.quantization.write_gguf` takes it; None keeps them as they are.
+        scale, dtype: of the merge, which is tested as `merge` says.  overwrite: replace what is there.
+        What was written is read back and compared before it gets its name. Returns the path.
+        Raises as `merge` and `write_gguf` do; BadInput where something is there already.
+        """
+        from labkit.lora.exporting import exported
 
-        from labkit.models.sources import hub_endpoint
+        return exported(self, Path(path).expanduser(), format=format, scale=scale, dtype=dtype, overwrite=overwrite)
 
-        api = HfApi(endpoint=hub_endpoint(), token=token)
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = self.save(Path(scratch) / "adapter")
-            where = api.create_repo(repo_id, private=private, exist_ok=True)
-            api.upload_folder(repo_id=where.repo_id, folder_path=folder, commit_message=f"Upload {self.name}")
-        return str(where)
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        merged: bool = False,
+        private: bool | None = None,
+        token: str | bool | None = None,
+    ) -> str:
+        """Upload what `save` writes, or with merged=True what `export` writes, by huggingface_hub; returns the address.
+
+        The repository is made where it isn't there. token: a user's own, else the one that `hf auth login` keeps.
+        """
+        from labkit.lora.exporting import pushed
+
+        return pushed(self, repo_id, merged=merged, private=private, token=token)
 
 
 # where adapters come from -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapted import FAMILY, IDS, METHODS, adapter_of, lab_of, logits, peft_of
+from adapted import FAMILY, METHODS, adapter_of, lab_of, logits, peft_of
 from safetensors.torch import load_file, save_file
 
 import labkit as lk
@@ -170,30 +170,3 @@ def test_the_hub_is_asked_for_two_files(tmp_path: Path, monkeypatch: pytest.Monk
     adapter = lk.lora.load(lab, "somebody/an-adapter")
     assert asked == [f"somebody/an-adapter/{CONFIG}", f"somebody/an-adapter/{WEIGHTS}"]
     assert adapter.name == "somebody/an-adapter"
-
-
-def test_push_to_hub_hands_over_what_save_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    sent: dict[str, Any] = {}
-
-    class Where(str):
-        repo_id = "somebody/mine"
-
-    class Api:
-        def __init__(self, **settings: Any) -> None:
-            sent["settings"] = settings
-
-        def create_repo(self, repo_id: str, **settings: Any) -> Where:
-            sent["made"] = (repo_id, settings)
-            return Where("https://hub.example/somebody/mine")
-
-        def upload_folder(self, *, repo_id: str, folder_path: Path, **_: Any) -> None:
-            sent["files"] = {file.name for file in Path(folder_path).iterdir()}
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    lab = lab_of()
-    assert adapter_of(lab).push_to_hub("mine", private=True) == "https://hub.example/somebody/mine"
-    assert sent["made"] == ("mine", {"private": True, "exist_ok": True})
-    assert sent["files"] == {CONFIG, WEIGHTS, "README.md"}
-    assert logits(lab.model, IDS).isfinite().all()
