@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from labkit.lora.answers import exact_match as exact_match
     from labkit.lora.answers import gain as gain
     from labkit.lora.finetuning import finetune as finetune
+    from labkit.lora.interfering import Interference as Interference
+    from labkit.lora.interfering import interference as interference
     from labkit.lora.masks import Mask as Mask
     from labkit.lora.masks import Masked as Masked
     from labkit.lora.masks import Prepared as Prepared
     from labkit.lora.masks import mask as mask
     from labkit.lora.masks import prepared as prepared
+    from labkit.lora.mixtures import Mixture as Mixture
+    from labkit.lora.mixtures import mixture as mixture
     from labkit.lora.runs import Run as Run
     from labkit.lora.runs import Step as Step
     from labkit.lora.runs import current_run as current_run
@@ -36,9 +40,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "answers": ("ExactMatch", "Gain", "exact_match", "gain"),
     "finetuning": ("finetune",),
     "masks": ("Mask", "Masked", "Prepared", "mask", "prepared"),
+    "mixtures": ("Mixture", "mixture"),
     "runs": ("Run", "Step", "current_run"),
     "samples": ("Sample", "read"),
     "tasks": ("Task",),
+    "interfering": ("Interference", "interference"),
     "weight_changes": ("Intruders", "Updates", "intruders", "updates"),
 }
 _HOMES = {name: f"labkit.lora.{module}" for module, names in _NAMES.items() for name in names}

@@ -86,14 +86,21 @@ class Measuring:
         return Measured(loss, kl, forgotten)
 
 
-def _loss(rows: TextRows, model: PreTrainedModel) -> float:
-    """Nats a counted token."""
-    total, tokens = 0.0, 0
-    for number, (_, wanted) in enumerate(rows.batches):
+def row_losses(rows: TextRows, model: PreTrainedModel) -> tuple[np.ndarray, np.ndarray]:
+    """(rows,) nats of the counted tokens of each row together, and (rows,) how many they are."""
+    nats, tokens = np.zeros(len(rows.ids)), np.zeros(len(rows.ids))
+    for number, (group, wanted) in enumerate(rows.batches):
         logits = rows.logits(model, number)
         row, column = wanted[:, 1:].nonzero(as_tuple=True)
         right = rows.padded(number)[row.cpu(), column.cpu() + 1].to(logits.device)
-        nats = torch.nn.functional.cross_entropy(logits[row, column].float(), right, reduction="none")
-        total += float(nats.double().sum())
-        tokens += len(right)
-    return total / tokens
+        lost = torch.nn.functional.cross_entropy(logits[row, column].float(), right, reduction="none")
+        of = np.asarray(group)[row.cpu().numpy()]
+        np.add.at(nats, of, lost.double().cpu().numpy())
+        np.add.at(tokens, of, 1)
+    return nats, tokens
+
+
+def _loss(rows: TextRows, model: PreTrainedModel) -> float:
+    """Nats a counted token."""
+    nats, tokens = row_losses(rows, model)
+    return float(nats.sum() / tokens.sum())

@@ -102,40 +102,82 @@ def upcycle(lab: Made, experts: int = 8, top_k: int = 2, seed: int = 0, noise: f
     Komatsuzaki et al. 2022.
     """
     experts, top_k = checks.whole("experts", experts, 1), checks.whole("top_k", top_k, 1)
+    noise = checks.number("noise", noise, 0, wanted="a fraction of the weights' standard deviation, 0 or more")
+    generator = torch.Generator().manual_seed(checks.seed(seed))
+
+    def fill(parts: LayerParts) -> None:
+        _copy_into(parts.gate_up, parts.dense_gate_up, noise, generator)
+        _copy_into(parts.down, parts.dense_down, noise, generator)
+        parts.router.copy_(torch.randn(parts.router.shape, generator=generator) * ROUTER_STD)
+
+    return assembled(
+        lab,
+        experts,
+        top_k,
+        fill,
+        name=f"{lab.name}, {experts} experts",
+        note=f"upcycled: every expert began as a copy of the MLP of {lab.name}",
+    )
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """Weights of one layer of a mixture under construction, to be filled in place, and the dense model's own.
+
+    gate_up: (experts, 2 · d_mlp, d_model), the rows of the gate first.  down: (experts, d_model, d_mlp).
+    router: (experts, d_model).  dense_gate_up, dense_down: of the dense MLP, without the experts.
+    """
+
+    layer: int
+    gate_up: torch.Tensor
+    down: torch.Tensor
+    router: torch.Tensor
+    dense_gate_up: torch.Tensor
+    dense_down: torch.Tensor
+
+
+def assembled(lab: Made, experts: int, top_k: int, fill: Callable[[LayerParts], None], *, name: str, note: str) -> Made:
+    """A new lab with a mixture in place of each MLP of a dense model, all else copied. `upcycle` tells of the families.
+
+    fill: called for each layer, fills its experts and its router.  name, note: of the new lab.
+    Raises as `upcycle`, before `fill` is called.
+    """
     if top_k > experts:
         raise BadInput(f"top_k={top_k} of {experts} experts can't be chosen; give at most {experts}.")
-    noise = checks.number("noise", noise, 0, wanted="a fraction of the weights' standard deviation, 0 or more")
-    seed = checks.seed(seed)
     target = _target(lab)
     dense, config = lab.model, _config(lab, target, experts, top_k)
     _check_memory(lab, config)
-    generator = torch.Generator().manual_seed(seed)
     with lab.turn(), torch.no_grad():
         model = empty_model(config, dense)
         held = dict(model.named_parameters(remove_duplicate=False))
         state = dense.state_dict()
         _check_names(lab, held, state)
-        for name, tensor in state.items():
-            if name in held:
-                held[name].copy_(tensor)
+        for parameter, tensor in state.items():
+            if parameter in held:
+                held[parameter].copy_(tensor)
         for layer in range(config.num_hidden_layers):
             part = f"model.layers.{layer}.mlp."
-            gate, up, down = (state[f"{part}{name}.weight"] for name in MLP)
-            _copy_into(held[f"{part}experts.gate_up_proj"], torch.cat([gate, up]), noise, generator)
-            _copy_into(held[f"{part}experts.down_proj"], down, noise, generator)
-            router = held[f"{part}gate.weight"]
-            router.copy_(torch.randn(router.shape, generator=generator) * ROUTER_STD)
-            for name, weight in held.items():
-                if name.startswith((f"{part}shared_expert.", f"{part}shared_expert_gate.")):
+            gate, up, down = (state[f"{part}{matrix}.weight"] for matrix in MLP)
+            fill(
+                LayerParts(
+                    layer,
+                    held[f"{part}experts.gate_up_proj"],
+                    held[f"{part}experts.down_proj"],
+                    held[f"{part}gate.weight"],
+                    torch.cat([gate, up]),
+                    down,
+                )
+            )
+            for parameter, weight in held.items():
+                if parameter.startswith((f"{part}shared_expert.", f"{part}shared_expert_gate.")):
                     weight.zero_()
     model.generation_config = copy.deepcopy(dense.generation_config)
-    return type(lab)(
-        model.eval(),
-        lab.tokenizer,
-        name=f"{lab.name}, {experts} experts",
-        licence=lab.licence,
-        notes=(*lab.notes, f"upcycled: every expert began as a copy of the MLP of {lab.name}"),
-    )
+    return type(lab)(model.eval(), lab.tokenizer, name=name, licence=lab.licence, notes=(*lab.notes, note))
+
+
+def check_upcyclable(lab: LabLike) -> None:
+    """Raise Unavailable for a model that no mixture can be made from, as `upcycle` says."""
+    _target(lab)
 
 
 def _target(lab: LabLike) -> _Target:
