@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from labkit.lora.masks import Prepared as Prepared
     from labkit.lora.masks import mask as mask
     from labkit.lora.masks import prepared as prepared
+    from labkit.lora.merges import merged as merged
     from labkit.lora.mixtures import Mixture as Mixture
     from labkit.lora.mixtures import mixture as mixture
     from labkit.lora.runs import Run as Run
@@ -40,6 +41,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "answers": ("ExactMatch", "Gain", "exact_match", "gain"),
     "finetuning": ("finetune",),
     "masks": ("Mask", "Masked", "Prepared", "mask", "prepared"),
+    "merges": ("merged",),
     "mixtures": ("Mixture", "mixture"),
     "runs": ("Run", "Step", "current_run"),
     "samples": ("Sample", "read"),

@@ -143,8 +143,9 @@ def interference(
     names = list(named)
     lengths = norms[:, None] * norms[None]
     cosines = pd.DataFrame(products / lengths, index=names, columns=names)
-    null = pd.DataFrame(SPREAD * np.sqrt(spread) / lengths, index=names, columns=names)
-    np.fill_diagonal(null.values, np.nan)
+    by_chance = SPREAD * np.sqrt(spread) / lengths
+    np.fill_diagonal(by_chance, np.nan)
+    null = pd.DataFrame(by_chance, index=names, columns=names)
     return Interference(pd.DataFrame(rows), cosines, null, lab.name, draws, seed)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,19 +19,21 @@ from torch import nn
 from labkit import checks
 from labkit.errors import BadInput
 from labkit.lora.adapters import Adapter
+from labkit.lora.tuned_weights import TunedWeights, tuned_weights
 from labkit.models.resolve import say
 from labkit.moe.routing import Routing, collect
 from labkit.moe.upcycling import MLP, ROUTER_STD, LayerParts, assembled, check_upcyclable
-from labkit.quantization.comparing import check_same_tokens
 from labkit.results import Result
 from labkit.statistics import ENDS, interval, resampled, split
 from labkit.trace import running
-from labkit.trace.building import refuse_adapters, refuse_odd_weights
+from labkit.trace.building import refuse_adapters
 from labkit.trace.input import as_ids
 from labkit.trace.lab_like import BuiltLab, check_lab
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from labkit.trace.lab_like import TracingLab
 
 __all__ = ["Mixture", "mixture"]
 
@@ -122,10 +124,10 @@ def mixture(
     purposes = _purposes(sources, prompts)
     check_upcyclable(lab)
     refuse_adapters(lab, "joined with others")
-    parts = {purpose: _source(lab, purpose, sources[purpose]) for purpose in purposes}
+    parts = {purpose: tuned_weights(lab, purpose, sources[purpose]) for purpose in purposes}
     layers = lab.config.num_hidden_layers
     for one, other in combinations(purposes, 2):
-        if all(_same(parts[one].mlp(layer), parts[other].mlp(layer)) for layer in range(layers)):
+        if all(_same(_mlp(parts[one], layer), _mlp(parts[other], layer)) for layer in range(layers)):
             raise BadInput(
                 f"{one} and {other} have the same MLPs, so their experts would be one; give models or adapters that change the "
                 "MLP (targets gate_proj, up_proj and down_proj) in different ways."
@@ -138,7 +140,7 @@ def mixture(
 
     def fill(layer: LayerParts) -> None:
         for expert, part in enumerate(parts.values()):
-            gate_up, down = part.mlp(layer.layer)
+            gate_up, down = _mlp(part, layer.layer)
             layer.gate_up[expert].copy_(gate_up)
             layer.down[expert].copy_(down)
         layer.router.copy_(rows[layer.layer])
@@ -149,12 +151,13 @@ def mixture(
     )
     if rest == "mean":
         _average(made, list(parts.values()), lab)
-    lost = {} if rest == "mean" else {purpose: part.outside() for purpose, part in parts.items() if part.outside()}
+    outside = {purpose: sum(".mlp." not in name for name in part.changed()) for purpose, part in parts.items()}
+    lost = {purpose: count for purpose, count in outside.items() if count and rest == "base"}
     notes = tuple(
         f"of {purpose}, {count} changed tensors outside of the MLPs are left out; rest='mean' takes their mean"
         for purpose, count in lost.items()
     )
-    routing = collect(made, kept, untrained=untrained, seed=seed, progress=False)
+    routing = collect(cast("TracingLab", made), kept, untrained=untrained, seed=seed, progress=False)
     table = _own_shares(routing, draws, rng)
     warnings = tuple(_warnings(table))
     made.notes = (*made.notes, *notes)
@@ -176,65 +179,17 @@ def mixture(
     )
 
 
-# what is joined ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Source:
-    """The weights of a tuned model, by the names that the base has for them."""
-
-    base: Mapping[str, torch.Tensor]
-    adapter: Adapter[Any] | None = None
-    tuned: Mapping[str, torch.Tensor] | None = None
-
-    def weight(self, name: str) -> torch.Tensor:
-        if self.tuned is not None:
-            return self.tuned[name]
-        own = self.base[name]
-        if self.adapter is None:
-            return own
-        own = self.adapter.replaced.get(name, own).to(own)
-        low_rank = self.adapter.low_ranks.get(name.removesuffix(".weight"))
-        if low_rank is None or low_rank.embedding:
-            return own
-        return (own.double() + low_rank.delta(own).to(own.device)).to(own.dtype)
-
-    def mlp(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(2 · d_mlp, d_model), the gate's rows first, and (d_model, d_mlp)."""
-        gate, up, down = (self.weight(f"model.layers.{layer}.mlp.{matrix}.weight") for matrix in MLP)
-        return torch.cat([gate, up]), down
-
-    def outside(self) -> int:
-        """How many tensors outside of the MLPs are changed."""
-        if self.adapter is not None:
-            names = {f"{name}.weight" for name in self.adapter.low_ranks} | set(self.adapter.replaced)
-            return sum(".mlp." not in name for name in names)
-        if self.tuned is None:
-            return 0
-        return sum(".mlp." not in n and not torch.equal(value, self.base[n]) for n, value in self.tuned.items())
-
-
-def _source(lab: BuiltLab, purpose: str, given: Adapter[Any] | BuiltLab | None) -> _Source:
-    base = {name: value.detach() for name, value in running.language_model(lab.model).state_dict().items()}
-    if given is None:
-        return _Source(base)
-    if isinstance(given, Adapter):
-        return _Source(base, given if given.lab.model is lab.model else given.for_lab(lab))
-    check_lab(given)
-    check_same_tokens(lab, given)
-    refuse_adapters(given, "joined with others")
-    refuse_odd_weights(given, "joined with others")
-    tuned = {name: value.detach() for name, value in running.language_model(given.model).state_dict().items()}
-    if {name: value.shape for name, value in tuned.items()} != {name: value.shape for name, value in base.items()}:
-        raise BadInput(f"{purpose}: {given.name} is no tuning of {lab.name}, it has weights of other names or shapes.")
-    return _Source(base, None, tuned)
+def _mlp(part: TunedWeights, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(2 · d_mlp, d_model), the gate's rows first, and (d_model, d_mlp)."""
+    gate, up, down = (part.weight(f"model.layers.{layer}.mlp.{matrix}.weight") for matrix in MLP)
+    return torch.cat([gate, up]), down
 
 
 def _same(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
 
 
-def _average(made: BuiltLab, parts: list[_Source], lab: BuiltLab) -> None:
+def _average(made: BuiltLab, parts: list[TunedWeights], lab: BuiltLab) -> None:
     """Give all that is no expert and no router the mean of the sources' values."""
     held = dict(made.model.named_parameters())
     names = dict(running.language_model(lab.model).named_parameters())
@@ -355,11 +310,11 @@ def _trained(rows: torch.Tensor, states: list[torch.Tensor], steps: int) -> torc
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
         value = nn.functional.cross_entropy(together @ found.T, right, weights) + PENALTY * found.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        optimizer.step(loss)
     return found.detach() / size
 
 

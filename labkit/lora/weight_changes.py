@@ -276,8 +276,9 @@ def _random_alignments(weight: torch.Tensor, count: int, draws: int, generator: 
 
 
 def _directions(size: int, count: int, generator: torch.Generator) -> torch.Tensor:
-    """(size, count), random and orthonormal."""
-    basis: torch.Tensor = torch.linalg.qr(torch.randn(size, count, generator=generator, dtype=torch.float64)).Q
+    """(size, count), random and orthonormal, uniform (Mezzadri 2007: QR alone prefers some signs)."""
+    q, r = torch.linalg.qr(torch.randn(size, count, generator=generator, dtype=torch.float64))
+    basis: torch.Tensor = q * r.diagonal().sign()
     return basis
 
 

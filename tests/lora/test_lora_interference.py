@@ -43,7 +43,8 @@ def test_the_null_is_what_random_directions_give(lab: lk.Lab) -> None:
         generator = torch.Generator().manual_seed(seed)
         for key, value in b.tensors.items():  # the same singular values, rotated
             size = value.shape[1] if "lora_A" in key else value.shape[0]
-            turn = torch.linalg.qr(torch.randn(size, size, generator=generator)).Q
+            q, r = torch.linalg.qr(torch.randn(size, size, generator=generator))
+            turn = q * r.diagonal().sign()  # uniform; QR alone prefers some signs
             value.copy_(value @ turn if "lora_A" in key else turn @ value)
         products, spread = gram([a, b])
         found.append(products[0, 1] / np.sqrt(spread[0, 1]))
