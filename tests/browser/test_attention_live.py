@@ -312,7 +312,7 @@ def test_a_long_text_is_read_in_tiles(desk: Desk) -> None:
     assert len(frames) >= 3, "drawn from the pooled whole first, from the tiles when they came"
     grid.hover(position={"x": box["width"] * 0.4, "y": box["height"] * 0.6})
     shown = wait_for_foot(desk.page, view, r"looks at .*: (\d\.\d{4}|exactly 0|.*10)")
-    found = re.search(r'"w(\d+)" \(([\d,]+)\) looks at (?:"w(\d+)" \(([\d,]+)\)|itself): (\S+)', shown)
+    found = re.search(r"“w(\d+)” \(([\d,]+)\) looks at (?:“w(\d+)” \(([\d,]+)\)|itself): (\S+)", shown)
     assert found, shown
     query = int(found[1])
     key = query if found[3] is None else int(found[3])

@@ -133,15 +133,15 @@ def test_first_head_is_named_with_those_that_share_its_keys(open_page: Open, tmp
 def test_pointing_reads_the_weight(open_page: Open, tmp_path: Path) -> None:
     page = open_page(attention(chosen()).to_html(tmp_path / "page.html"))
     point(page, 7, 6, 10)
-    assert foot(page) == '"it" (7) looks at "because" (6): about 0.90'
+    assert foot(page) == "“it” (7) looks at “because” (6): about 0.90"
     assert page.locator(".lk-att-row-chip").first.inner_text().split() == ["7", "·it"]
     assert page.locator(".lk-att-column-chip").first.inner_text().split() == ["6", "·because"]
     point(page, 0, 0, 10)
-    assert foot(page) == '"The" (0) looks at itself: about 1.00'
+    assert foot(page) == "“The” (0) looks at itself: about 1.00"
     point(page, 7, 3, 10)
-    assert foot(page) == '"it" (7) looks at "on" (3): exactly 0'
+    assert foot(page) == "“it” (7) looks at “on” (3): exactly 0"
     point(page, 3, 7, 10)
-    assert foot(page) == '"on" (3) can\'t look at "it" (7), which comes later.'
+    assert foot(page) == "“on” (3) can't look at “it” (7), which comes later."
     page.mouse.move(2, 2)
     assert foot(page).startswith("Point at a cell")
     assert not page.locator(".lk-att-row-chip").first.is_visible()
@@ -174,16 +174,16 @@ def test_walk_with_the_keyboard_alone(open_page: Open, tmp_path: Path) -> None:
         "lk-att-grid",
     ], "map and pattern are one stop each"  # fmt: skip
     page.keyboard.press("ArrowDown")
-    assert foot(page) == '"sat" (2) looks at "cat" (1): about 0.90', "it begins at the strongest link"
+    assert foot(page) == "“sat” (2) looks at “cat” (1): about 0.90", "it begins at the strongest link"
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
-    assert foot(page) == '"on" (3) looks at "sat" (2): about 0.90'
+    assert foot(page) == "“on” (3) looks at “sat” (2): about 0.90"
     page.keyboard.press("End")
-    assert foot(page) == '"on" (3) looks at itself: exactly 0'
+    assert foot(page) == "“on” (3) looks at itself: exactly 0"
     page.keyboard.press("ArrowRight")
-    assert foot(page) == '"on" (3) looks at itself: exactly 0'
+    assert foot(page) == "“on” (3) looks at itself: exactly 0"
     page.keyboard.press("Home")
-    assert foot(page) == '"on" (3) looks at "The" (0): about 0.099'
+    assert foot(page) == "“on” (3) looks at “The” (0): about 0.099"
     assert spoken(page, ".lk-att-figure") == "on, token 3, looks at The, token 0: about 0.099"
     page.keyboard.press("Escape")
     assert foot(page).startswith("Point at a cell")
@@ -200,9 +200,9 @@ def test_a_click_stays(open_page: Open, tmp_path: Path) -> None:
     page.mouse.down()
     page.mouse.up()
     page.mouse.move(2, 2)
-    assert foot(page) == '"mat" (5) looks at "the" (4): about 0.90'
+    assert foot(page) == "“mat” (5) looks at “the” (4): about 0.90"
     page.keyboard.press("ArrowUp")
-    assert foot(page) == '"the" (4) looks at itself: exactly 0'
+    assert foot(page) == "“the” (4) looks at itself: exactly 0"
 
 
 def test_another_head_in_a_file(open_page: Open, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_another_head_in_a_file(open_page: Open, tmp_path: Path) -> None:
     page.get_by_label("Head", exact=True).select_option("2")
     point(page, 7, 5, 10)
     said = foot(page)
-    assert said.startswith('"it" (7) looks at "mat" (5): ')
+    assert said.startswith("“it” (7) looks at “mat” (5): ")
     weight = float(trace.attention(0, 2)[7, 5])
     assert float(said.split()[-1]) == pytest.approx(weight, abs=0.006)
     first = page.locator(".lk-att-links td.lk-number").first.inner_text()
@@ -254,7 +254,7 @@ def test_hostile_tokens_stay_text(open_page: Open, tmp_path: Path, width: int) -
     assert page.locator(".lk-att-tokens .lk-tl-token").count() == n
     i = tokens.index("\u202eesrever\u202c")
     point(page, i, i, n)
-    assert foot(page) == f'"U+202EesreverU+202C" ({i}) looks at itself: exactly 0'
+    assert foot(page) == f"“U+202EesreverU+202C” ({i}) looks at itself: exactly 0"
     left = page.evaluate("document.querySelector('.lk-att-grid').getBoundingClientRect().left")
     for box in [row.bounding_box() for row in page.locator(".lk-att-row").all()]:
         assert box["x"] >= 0
@@ -268,7 +268,7 @@ def test_what_is_no_number_is_marked(open_page: Open, tmp_path: Path) -> None:
     assert colour(page, 7, 3, 10)[:3] == [213, 94, 0]
     assert colour(page, 6, 3, 10)[:3] != [213, 94, 0]
     point(page, 7, 3, 10)
-    assert foot(page) == '"t" (7) looks at "t" (3): not a number'
+    assert foot(page) == "“t” (7) looks at “t” (3): not a number"
     assert "1 of 10 tokens have weights that are not numbers (NaN)" in page.locator(".lk-att-notes").inner_text()
 
 
@@ -282,7 +282,7 @@ def test_one_token(open_page: Open, tmp_path: Path) -> None:
     page = open_page(attention(random_trace(1)).to_html(tmp_path / "one.html"))
     assert foot(page) == "One token can only look at itself."
     point(page, 0, 0, 1)
-    assert foot(page) == '"The" (0) looks at itself: about 1.00'
+    assert foot(page) == "“The” (0) looks at itself: about 1.00"
     assert pane(page).bounding_box()["width"] == 30
 
 
@@ -304,7 +304,7 @@ def test_many_tokens(open_page: Open, tmp_path: Path, width: int) -> None:
     assert "look at themselves: highest about 0.90" in foot(page)
     point(page, 100, 30, 750)
     found = re.fullmatch(
-        r'"w(\d+)·w(\d+)" \((\d+) to (\d+)\) look at "w(\d+)·w(\d+)" \((\d+) to (\d+)\): highest exactly 0', foot(page)
+        r"“w(\d+)·w(\d+)” \((\d+) to (\d+)\) look at “w(\d+)·w(\d+)” \((\d+) to (\d+)\): highest exactly 0", foot(page)
     )
     assert found is not None, foot(page)
     row, *_ = numbers = [int(number) for number in found.groups()]
@@ -399,7 +399,7 @@ def test_the_kernel_is_asked_for_exact_weights_once(open_page: Open, tmp_path: P
     assert asked[-1] == {"trace": 0, "layer": 1, "head": 3, "row": 7, "column": 6, "pool": 1, "aside": False}
     assert len(asked) <= 3, "a pointer on its way asks for nothing"
     pump(page, view)
-    assert foot(page) == '"it" (7) looks at "because" (6): 0.9000'
+    assert foot(page) == "“it” (7) looks at “because” (6): 0.9000"
     point(page, 7, 5, 10)
     point(page, 7, 6, 10)
     page.wait_for_timeout(150)
@@ -414,11 +414,11 @@ def test_a_head_is_asked_for_and_drawn_when_it_comes(open_page: Open, tmp_path: 
     page.get_by_label("Layer", exact=True).select_option("0")
     assert page.evaluate("window.saved") == [{"layer": 0}]
     before = colour(page, 7, 6, 10)
-    until(page, "document.querySelector('.lk-att-bar .lk-att-status').textContent === 'computing layer 0 · head 3 …'")
+    until(page, "document.querySelector('.lk-att-bar .lk-status').textContent === 'computing layer 0 · head 3 …'")
     assert colour(page, 7, 6, 10) == before, "what is shown stays until the other is here"
     view.layer = 0
     stand_in.receive(page, stand_in.state(view))
-    assert page.locator(".lk-att-bar .lk-att-status").inner_text() == ""
+    assert page.locator(".lk-att-bar .lk-status").inner_text() == ""
     assert colour(page, 7, 6, 10) != before
     view.show(1, 0)  # from Python
     stand_in.receive(page, stand_in.state(view))
@@ -438,7 +438,7 @@ def test_pooled_cells_name_the_pair_behind_them(open_page: Open, tmp_path: Path)
     page.keyboard.press("ArrowDown")
     until(page, "window.asked.some((each) => each.ask === 'exact')")
     pump(page, view)
-    assert foot(page) == 'Highest in this cell: "w2" (2) looks at "w1" (1): 0.9000'
+    assert foot(page) == "Highest in this cell: “w2” (2) looks at “w1” (1): 0.9000"
 
 
 # the map --------------------------------------------------------------------------------------------------------------
@@ -588,7 +588,7 @@ def test_heads_that_a_file_does_not_hold_stand_back(open_page: Open, tmp_path: P
     page.mouse.move(*on_map(page, 0, 1))
     assert page.locator(".lk-att-peek p").inner_text().endswith("not in this file")
     page.mouse.click(*on_map(page, 0, 1))
-    assert page.locator(".lk-att-bar .lk-att-status").inner_text() == "Layer 0 · head 1 is not in this file."
+    assert page.locator(".lk-att-bar .lk-status").inner_text() == "Layer 0 · head 1 is not in this file."
     assert "layer 1, head 3" in pane(page).get_attribute("aria-label")
 
 
@@ -653,12 +653,12 @@ def test_zooming_and_panning(open_page: Open, tmp_path: Path) -> None:
     assert last - first < 40
     assert 0.6 < (192 - first) / (last - first) < 0.9, "what is under the pointer stays there"
     page.mouse.move(at[0] + 1, at[1])
-    assert re.match(r'"word19[0-3]"', foot(page))
+    assert re.match(r"“word19[0-3]”", foot(page))
     page.mouse.down()
     page.mouse.move(at[0], at[1] - 150, steps=5)
     page.mouse.up()
     assert span(page)[0] > first, "the picture follows the pointer"
-    assert foot(page).startswith('"word19') or foot(page).startswith('"word20') or foot(page).startswith("Point")
+    assert foot(page).startswith("“word19") or foot(page).startswith("“word20") or foot(page).startswith("Point")
     page.mouse.move(2, 2)
     pane(page).focus()
     page.keyboard.press("Escape")
@@ -715,7 +715,7 @@ def test_a_held_cell_is_still_one_after_zooming(open_page: Open, tmp_path: Path)
     page.keyboard.press("ArrowDown")
     page.wait_for_timeout(150)
     pump(page, view)
-    found = re.fullmatch(r'"word(\d+)" \((\d+)\) looks at "word(\d+)" \(\d+\): (.*)', foot(page))
+    found = re.fullmatch(r"“word(\d+)” \((\d+)\) looks at “word(\d+)” \(\d+\): (.*)", foot(page))
     assert found is not None, foot(page)
     if int(found[2]) % 2 == 0:
         page.keyboard.press("ArrowDown")
@@ -743,7 +743,7 @@ def test_what_a_window_forbids_is_hatched(open_page: Open, tmp_path: Path) -> No
     assert page.evaluate(hatched, [0.7, 0.05, 0.25, 0.2]) == 0, "what comes later is the paper"
     assert "This layer looks back at most 16 tokens" in page.locator(".lk-att-notes").inner_text()
     point(page, 60, 10, 64)
-    assert foot(page) == '"word60" (60) can\'t look at "word10" (10): this layer looks back at most 16 tokens.'
+    assert foot(page) == "“word60” (60) can't look at “word10” (10): this layer looks back at most 16 tokens."
     point(page, 60, 45, 64)
     assert ": about " in foot(page) or "under" in foot(page)
     free = open_page(attention(worded(64)).to_html(tmp_path / "free.html"))
@@ -764,7 +764,7 @@ def test_scales(open_page: Open, tmp_path: Path) -> None:
     for scale in ("sqrt", "linear", "log"):
         page.get_by_label("Colours").select_option(scale)
         shades[scale] = lightness(colour(page, 7, 0, 10)), lightness(colour(page, 7, 6, 10))
-        assert scale != "log" or "≤ 0.0001" in page.locator(".lk-att-marks").inner_text()
+        assert scale != "log" or "≤ 0.0001" in page.locator(".lk-scale-marks").inner_text()
     assert shades["linear"][0] > shades["sqrt"][0] > shades["log"][0], "a faint weight"
     point(page, 7, 0, 10)
     assert foot(page).endswith("about 0.099"), "the weight is the same on every scale"
@@ -861,30 +861,30 @@ def test_the_text_shows_where_a_token_looks_and_who_looks_at_it(open_page: Open,
     page = open_page(attention(trace).to_html(tmp_path / "page.html"))
     token = page.locator(".lk-att-tokens .lk-tl-token")
     token.nth(7).hover()
-    assert textfoot(page) == '"it" (7) looks most at "because" (6): 0.90, "The" (0): 0.099'
+    assert textfoot(page) == "“it” (7) looks most at “because” (6): 0.90, “The” (0): 0.099"
     shades = shades_of_text(page)
     assert [i for i, shade in enumerate(shades) if shade] == [0, 6]
     red, green, blue, _ = colour(page, 7, 6, 10)
     assert shades[6] == f"rgb({red}, {green}, {blue})"
     page.get_by_label("Shade").select_option("into")
     token.nth(7).hover()
-    assert textfoot(page) == '"it" (7) is looked at most by "was" (8): 0.90'
+    assert textfoot(page) == "“it” (7) is looked at most by “was” (8): 0.90"
     page.get_by_label("Shade").select_option("from")
     token.nth(4).click()
     page.mouse.move(2, 2)
-    assert textfoot(page).startswith('"the" (4) looks most at "on" (3): 0.90'), "a click holds"
+    assert textfoot(page).startswith("“the” (4) looks most at “on” (3): 0.90"), "a click holds"
     scope = page.get_by_label("Heads", exact=True)
     scope.select_option("layer")
     mean = trace.attention(1)[:, 4].mean(0)
     best = int(mean.argmax())
-    said = re.fullmatch(r'"the" \(4\) looks most at ("\w+" \((\d)\)|itself): ([\d.]+).*', textfoot(page))
+    said = re.fullmatch(r"“the” \(4\) looks most at (“\w+” \((\d)\)|itself): ([\d.]+).*", textfoot(page))
     assert said is not None
     assert int(said[2] or 4) == best
     assert float(said[3]) == pytest.approx(float(mean[best]), abs=0.008)
     assert "marked" not in scope.evaluate("s => [...s.options].map(o => o.value)")
     page.get_by_role("button", name="Mark", exact=True).click()
     scope.select_option("marked")
-    assert textfoot(page).startswith('"the" (4) looks most at "on" (3): 0.90')
+    assert textfoot(page).startswith("“the” (4) looks most at “on” (3): 0.90")
     assert scope.evaluate("s => s.selectedOptions[0].textContent") == "the marked heads, mean of 1"
 
 
@@ -892,7 +892,7 @@ def test_the_text_with_the_keyboard_and_linked_with_the_head(open_page: Open, tm
     page = open_page(attention(chosen()).to_html(tmp_path / "page.html"))
     page.locator(".lk-att-tokens").focus()
     page.keyboard.press("End")
-    assert textfoot(page).startswith('"tired" (9) looks most at "was" (8): 0.90')
+    assert textfoot(page).startswith("“tired” (9) looks most at “was” (8): 0.90")
     assert page.locator(".lk-att-tokens").get_attribute("aria-activedescendant") == page.locator(
         ".lk-att-tokens .lk-tl-token"
     ).nth(9).get_attribute("id")
@@ -904,7 +904,7 @@ def test_the_text_with_the_keyboard_and_linked_with_the_head(open_page: Open, tm
     page.keyboard.press("Escape")
     assert textfoot(page) == "Point at a token, or move with the arrow keys."
     point(page, 5, 4, 10)
-    assert textfoot(page).startswith('"mat" (5) looks most at "the" (4)'), "and the text follows the head"
+    assert textfoot(page).startswith("“mat” (5) looks most at “the” (4)"), "and the text follows the head"
 
 
 def test_a_file_says_which_lines_it_does_not_hold(open_page: Open, tmp_path: Path) -> None:
@@ -942,7 +942,7 @@ def test_two_traces_side_by_side_or_one_under_the_other(open_page: Open, tmp_pat
     assert foot(page, 0).endswith("about 0.90")
     weight = float(view._traces[1].attention(1, 3)[7, 6])
     said = foot(page, 1)
-    assert said.startswith('"it" (7) looks at "because" (6): ')
+    assert said.startswith("“it” (7) looks at “because” (6): ")
     assert "under" in said or float(said.split()[-1]) == pytest.approx(weight, abs=0.006), "the same cell on both sides"
     assert page.locator("main b").count() == 0
     assert page.get_by_label("Bars").input_value() == "change"
@@ -1007,7 +1007,7 @@ def test_a_long_text_is_drawn_in_tiles_when_zoomed(open_page: Open, tmp_path: Pa
     page.wait_for_timeout(150)
     pump(page, view)
     said = foot(page).replace(",", "")
-    assert re.fullmatch(r'"word(\d+)" \(\1\) looks at (?:"word(\d+)" \(\2\)|itself): (0.9000|exactly 0)', said), said
+    assert re.fullmatch(r"“word(\d+)” \(\1\) looks at (?:“word(\d+)” \(\2\)|itself): (0.9000|exactly 0)", said), said
     no_sideways(page)
 
 
@@ -1059,7 +1059,7 @@ def test_taking_heads_away(open_page: Open, tmp_path: Path) -> None:
     assert asked == [{"heads": [[1, 3]]}]
     stand_in.receive(page, [{"effect_status": {"state": "running", "heads": [[1, 3]]}}, {}])
     settle(page)
-    assert page.locator(".lk-att-ablation .lk-att-status").inner_text() == "computing without layer 1 · head 3 …"
+    assert page.locator(".lk-att-ablation .lk-status").inner_text() == "computing without layer 1 · head 3 …"
     asked_now = len(page.evaluate("window.asked"))
     page.get_by_role("button", name="Ablate this head").click(force=True)
     assert len(page.evaluate("window.asked")) == asked_now, "one at a time"
@@ -1081,7 +1081,7 @@ def test_taking_heads_away(open_page: Open, tmp_path: Path) -> None:
     assert asked[-1]["args"] == {"heads": [[1, 3], [1, 2]]}
     stand_in.answer(page, {"answer": asked[-1]["id"], "refused": "There is no <head>."}, [])
     settle(page)
-    assert page.locator(".lk-att-ablation .lk-att-status").inner_text() == "There is no <head>."
+    assert page.locator(".lk-att-ablation .lk-status").inner_text() == "There is no <head>."
     failed = {"state": "failed", "heads": [], "message": "It could not be computed: <i>no"}
     stand_in.receive(page, [{"effect_status": failed}, {}])
     settle(page)

@@ -10,6 +10,7 @@ import re
 import struct
 import threading
 import time
+import xml.etree.ElementTree
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ from labkit.errors import BadInput
 from labkit.trace.record import LayerAttention, Trace
 from labkit.views.attention_view import AttentionView, attention
 from labkit.views.attention_view.codes import pool_size
-from labkit.views.attention_view.picture import pattern
+from labkit.views.attention_view.exported import pattern
 from labkit.views.attention_view.reading import TILE, mean_pattern, read_line
 from labkit.views.kit.codes import LEVELS, NOT_A_NUMBER, quantize
 
@@ -234,7 +235,7 @@ def test_map_comes_a_part_at_a_time_each_once_behind_the_head(slowly: Callable[[
 def test_setting_the_first_token_aside_begins_the_map_anew(slowly: Callable[[], None]) -> None:
     trace = queried(20, layers=16)
     view = attention(trace, layer=0, head=0)
-    view._start()
+    answer(view, "start")
     for _ in range(4):
         slowly()
     until(lambda: filled(view) == 2)
@@ -257,7 +258,7 @@ def test_stopped_within_a_part_nothing_is_computed_twice(
     begun: list[int] = []
     monkeypatch.setattr(AttentionView, "_new_overview", counted(AttentionView._new_overview, begun))
     view = attention(queried(20, layers=16), layer=0, head=0)
-    view._start()
+    answer(view, "start")
     for _ in range(3):
         slowly()
     until(lambda: filled(view) == 1)
@@ -313,7 +314,7 @@ def test_where_rows_are_sampled_the_part_says_how_many(monkeypatch: pytest.Monke
 
 def test_closing_stops_the_map(slowly: Callable[[], None]) -> None:
     view = attention(queried(20, layers=16), layer=0, head=0)
-    view._start()
+    answer(view, "start")
     slowly()
     view.close()
     slowly()
@@ -816,24 +817,35 @@ def test_a_file_holds_the_whole_map_also_of_a_view_that_was_never_shown(
 # a picture for where no script runs ---------------------------------------------------------------------------------
 
 
-def pixels(data: bytes) -> tuple[np.ndarray, np.ndarray, bytes]:
-    """(pixels, palette, transparency) of an indexed PNG, read by the format's own rules."""
+def chunks(data: bytes) -> dict[bytes, bytes]:
+    """The chunks of a PNG, read by the format's own rules."""
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    chunks: dict[bytes, bytes] = {}
+    found: dict[bytes, bytes] = {}
     at = 8
     while at < len(data):
         (length,) = struct.unpack(">I", data[at : at + 4])
         kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
         assert struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
-        chunks[kind] = chunks.get(kind, b"") + body
+        found[kind] = found.get(kind, b"") + body
         at += 12 + length
-    assert next(iter(chunks)) == b"IHDR"
-    assert list(chunks)[-1] == b"IEND"
-    width, height, depth, colour, compression, filter_, interlace = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
-    assert (depth, colour, compression, filter_, interlace) == (8, 3, 0, 0, 0)
-    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, width + 1)
+    assert next(iter(found)) == b"IHDR"
+    assert list(found)[-1] == b"IEND"
+    return found
+
+
+def lines(found: dict[bytes, bytes], *, kind: int, bytes_each: int) -> np.ndarray:
+    """The bytes of a PNG of 8 bits, a row of pixels each. kind: of its colours, 3 for a palette, 6 for RGBA."""
+    width, height, depth, colour, compression, filter_, interlace = struct.unpack(">IIBBBBB", found[b"IHDR"])
+    assert (depth, colour, compression, filter_, interlace) == (8, kind, 0, 0, 0)
+    rows = np.frombuffer(zlib.decompress(found[b"IDAT"]), np.uint8).reshape(height, bytes_each * width + 1)
     assert not rows[:, 0].any()
-    return rows[:, 1:], np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3), chunks[b"tRNS"]
+    return rows[:, 1:]
+
+
+def pixels(data: bytes) -> tuple[np.ndarray, np.ndarray, bytes]:
+    """(pixels, palette, transparency) of an indexed PNG."""
+    found = chunks(data)
+    return lines(found, kind=3, bytes_each=1), np.frombuffer(found[b"PLTE"], np.uint8).reshape(-1, 3), found[b"tRNS"]
 
 
 @pytest.mark.parametrize("n", [1, 2, 12, 320])
@@ -860,17 +872,28 @@ def test_a_saved_notebook_has_the_picture_and_nothing_that_acts() -> None:
     trace = patterned(HOSTILE, {0: previous_token(len(HOSTILE))[None]})
     view = attention(trace)
     page = view._repr_mimebundle_()[0]["text/html"]
-    images = re.findall(r"<img[^>]*>", page)
-    assert len(images) == 1
-    source = re.search(r'src="data:image/png;base64,([A-Za-z0-9+/=]+)"', images[0])
+    assert re.sub(r'"[^"]*"', '""', page) == '<img src="" alt="" style="">', "what tokens say stands within quotes"
+    source = re.search(r'src="data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)"', page)
     assert source is not None
-    found, _, _ = pixels(base64.b64decode(source[1]))
-    np.testing.assert_array_equal(found, quantize(trace.attention(0, 0).numpy()))
-    allowed = {"div", "p", "table", "caption", "thead", "tbody", "tr", "th", "td", "code", "img"}
-    assert set(re.findall(r"<\s*/?\s*(\w+)", page)) <= allowed
-    assert not re.search(r"<[^>]*\son\w+\s*=", page)
+    drawn = base64.b64decode(source[1]).decode("utf-8")
+    elements = list(xml.etree.ElementTree.fromstring(drawn).iter())
+    assert {each.tag.rpartition("}")[2] for each in elements} <= {
+        "svg",
+        "title",
+        "rect",
+        "path",
+        "text",
+        "tspan",
+        "image",
+        "g",
+    }
+    assert not [name for each in elements for name in each.attrib if name.startswith("on")]
+    raster = re.search(r'href="data:image/png;base64,([A-Za-z0-9+/=]+)"', drawn)
+    assert raster is not None
+    found = lines(chunks(base64.b64decode(raster[1])), kind=6, bytes_each=4)
+    codes = quantize(trace.attention(0, 0).numpy())
+    np.testing.assert_array_equal(found.reshape(*codes.shape, 4), pattern(codes).rgba())
     assert len(page) < 60_000
-    assert ' alt="' in images[0]
 
 
 def test_a_refused_value_leaves_the_old_one() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import inspect
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -15,12 +14,11 @@ import traitlets
 from labkit import checks
 from labkit.attention import uniform
 from labkit.errors import BadInput
-from labkit.markup import html_table, ranges
+from labkit.markup import ranges
 from labkit.views.attention_view.codes import pool_size
 from labkit.views.attention_view.exported import numbers_of, picture
-from labkit.views.attention_view.measures import handed_in, measure_facts, number_or_none
+from labkit.views.attention_view.measures import handed_in, measure_facts
 from labkit.views.attention_view.overview import PARTS, Overview, measure_names
-from labkit.views.attention_view.picture import pattern, unpack
 from labkit.views.attention_view.reading import (
     TILE,
     Head,
@@ -51,9 +49,11 @@ if TYPE_CHECKING:
 FILE_BYTES = 3_000_000  # of an exported file, unless its heads are chosen
 AT_ONCE = 3_000_000  # weights of a map that is computed before the view is shown: some hundredths of a second
 UNIFORM_WEIGHTS = 20_000_000  # from which the uniform level is taken; more change nothing that could be seen
-SCALES = ("sqrt", "linear", "log")
+SCALES = {"sqrt": "square root", "linear": "linear", "log": "logarithmic"}
 ORDERS = {"layers": "layers × heads", "highest": "highest first"}
 _MEANS_KEPT, _BANDS_KEPT = 4, 16
+Place = tuple[int, int, int]  # which trace, layer, head
+Ablate = Callable[[Sequence[tuple[int, int]]], "AblationEffect"]
 
 
 def attention(
@@ -63,7 +63,7 @@ def attention(
     head: int | None = None,
     compare: Trace | tuple[int, int] | None = None,
     names: tuple[str, str] = ("first", "second"),
-    ablate: Callable[[Sequence[tuple[int, int]]], AblationEffect] | None = None,
+    ablate: Ablate | None = None,
     measures: HeadMeasures | pd.DataFrame | None = None,
     measure: str | None = None,
     order: str = "layers",
@@ -83,19 +83,7 @@ def attention(
     scale: of the colours, "sqrt", "linear" or "log".  aside: leave the first token out and renormalise the rest.
     Raises Unavailable when the trace has no attention, BadInput for what is not there or can't be used.
     """
-    return AttentionView(
-        trace,
-        layer=layer,
-        head=head,
-        compare=compare,
-        names=names,
-        ablate=ablate,
-        measures=measures,
-        measure=measure,
-        order=order,
-        scale=scale,
-        aside=aside,
-    )
+    return AttentionView(**locals())  # its own arguments, by their names
 
 
 class AttentionView(View):
@@ -105,7 +93,7 @@ class AttentionView(View):
     _esm = module("attention_view/attention.js")
     _css = style("attention_view/attention.css")
 
-    constants = sent(levels=LEVELS, tile=TILE, parts=PARTS, orders=ORDERS)
+    constants = sent(levels=LEVELS, tile=TILE, parts=PARTS, orders=ORDERS, scales=SCALES)
     layer = traitlets.Int(0).tag(sync=True)
     head = traitlets.Int(0).tag(sync=True)
     cells = traitlets.Bytes(b"").tag(sync=True)
@@ -136,14 +124,7 @@ class AttentionView(View):
     map_status = traitlets.Dict({"state": "idle"}).tag(sync=True)
     """How the jobs stand that ablate and that compute the map."""
     # The map in eight parts, each set once: what is resent when a part comes does not grow with the model.
-    map_0 = traitlets.Bytes(b"").tag(sync=True)
-    map_1 = traitlets.Bytes(b"").tag(sync=True)
-    map_2 = traitlets.Bytes(b"").tag(sync=True)
-    map_3 = traitlets.Bytes(b"").tag(sync=True)
-    map_4 = traitlets.Bytes(b"").tag(sync=True)
-    map_5 = traitlets.Bytes(b"").tag(sync=True)
-    map_6 = traitlets.Bytes(b"").tag(sync=True)
-    map_7 = traitlets.Bytes(b"").tag(sync=True)
+    vars().update({f"map_{i}": traitlets.Bytes(b"").tag(sync=True) for i in range(PARTS)})
 
     def __init__(
         self,
@@ -153,15 +134,13 @@ class AttentionView(View):
         head: int | None = None,
         compare: Trace | tuple[int, int] | None = None,
         names: tuple[str, str] = ("first", "second"),
-        ablate: Callable[[Sequence[tuple[int, int]]], AblationEffect] | None = None,
+        ablate: Ablate | None = None,
         measures: HeadMeasures | pd.DataFrame | None = None,
         measure: str | None = None,
-        order: str = "layers",
-        scale: str = "sqrt",
         aside: bool = False,
-        **kwargs: object,
+        **traits: object,
     ) -> None:
-        self._made = False
+        """traits: `order`, `scale`, and the widget's own, such as layout={"width": "60%"}."""
         self._map_job: Job[bool, None] = Job(
             self,
             self._fill,
@@ -184,28 +163,28 @@ class AttentionView(View):
         if ablate is not None and not callable(ablate):
             raise BadInput(f"ablate={ablate!r} can't be called; give lk.attention.ablation(lab, trace).")
         self._traces = [trace] if other is None else [trace, other]
-        self._layers = layers_with_attention(trace)
+        self._layers, self._heads = layers_with_attention(trace), range(trace.heads)
         if other is not None and layers_with_attention(other) != self._layers:
             raise BadInput("The two traces don't have attention in the same layers; compare traces of the same model.")
-        layer = None if layer is None else self._checked("layer", layer)
-        head = None if head is None else self._checked("head", head)
         chosen = layer is None and head is None and len(trace.tokens) > 2  # else there was nothing to choose by
-        self._shown = self._first(layer, head)
+        self._shown = clearest_head(
+            trace,
+            self._layers if layer is None else [self._checked("layer", layer)],
+            self._heads if head is None else [self._checked("head", head)],
+        )
         self._ablate = ablate
         self._ablate_stops = ablate is not None and "stop" in inspect.signature(ablate).parameters
         self._bands: Kept[np.ndarray] = Kept(_BANDS_KEPT)
         self._means: Kept[np.ndarray] = Kept(_MEANS_KEPT)
-        self._embedded: list[tuple[int, int, int]] = []
-        self._read: dict[tuple[int, int, int], Head] = {}  # while a file is written
+        self._embedded: list[Place] = []
+        self._read: dict[Place, Head] = {}  # while a file is written
         self._file_map: dict[str, bytes] = {}
         self._against = other if other is not None and len(other) == len(trace) else None
         self._overview = self._new_overview(aside)
-        extra, extra_facts = handed_in(measures, self._layers, self._heads)
-        own = [measure_facts(name) for name in measure_names(compared=self._against is not None)]
-        self._measures = [str(facts["name"]) for facts in own + extra_facts]
+        extra, given = handed_in(measures, self._layers, trace.heads)
         even = uniform(trace, layers=self._layers, most_weights=UNIFORM_WEIGHTS)
-        for name, known in zip(self._measures, own, strict=False):
-            known["uniform"] = number_or_none(even.get(name))
+        own = [measure_facts(name, even) for name in measure_names(compared=self._against is not None)]
+        self._measures = [str(facts["name"]) for facts in own + given]
         super().__init__(
             layer=self._shown[0],
             head=self._shown[1],
@@ -219,23 +198,18 @@ class AttentionView(View):
                 "heads": trace.heads,
                 "kv_heads": _shared(trace, self._layers),
                 "chosen": list(self._shown) if chosen else None,
-                "measures": own + extra_facts,
+                "measures": own + given,
                 "can_ablate": ablate is not None,
-                "same_text": self._against is not None and list(other.tokens) == list(trace.tokens) if other else True,
+                "same_text": all(list(each.tokens) == list(trace.tokens) for each in self._traces),
             },
             extra=extra,
             measure=str(measure) if measure is not None else ("change" if self._against is not None else "previous"),
-            order=order,
-            scale=scale,
             aside=bool(aside),
-            **kwargs,
+            **traits,
         )
-        self._made = True
         self._read_shown()
-        if other is not None:
-            self.beside = [1, *self._shown]
-        elif pair is not None:
-            self.beside = [0, self._checked("layer", pair[0]), self._checked("head", pair[1])]
+        self.observe(self._on_aside, "aside")
+        self.beside = [1, *self._shown] if other is not None else [0, *pair] if pair is not None else []
         if len(self._layers) * trace.heads * len(trace) ** 2 <= AT_ONCE:
             self._finish_map()
 
@@ -264,7 +238,7 @@ class AttentionView(View):
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Until the map is complete and no ablation runs; whether that came in time. For use without a front end."""
-        self._start()
+        self._answer_start()
         return super().wait(timeout_seconds)
 
     def to_html(
@@ -323,25 +297,19 @@ class AttentionView(View):
             self._shown = (self.layer, self.head)
             self._read_shown()
 
-    @traitlets.observe("beside")
-    def _on_beside(self, _change: Change) -> None:
-        self._read_beside()
-
-    @traitlets.observe("aside")
-    def _on_aside(self, _change: Change) -> None:
-        if not self._made:
-            return
+    def _on_aside(self, change: Change) -> None:
         self._read_shown()
-        self._read_beside()
+        self._read_beside(change)
         self._map_job.ask(self.aside)
 
     def _read_shown(self) -> None:
         head = read_head(self._traces[0], *self._shown, aside=self.aside)
         with self.hold_sync():
-            self.cells, self.summary = head.cells, head.summary
+            self.cells, self.summary = head.cells, {**head.summary, "trace": 0}
             self.version += 1
 
-    def _read_beside(self) -> None:
+    @traitlets.observe("beside")
+    def _read_beside(self, _change: Change) -> None:
         if not self.beside:
             return
         which, layer, head = self.beside
@@ -358,9 +326,6 @@ class AttentionView(View):
     @answers
     def _answer_start(self) -> None:
         """A front end shows the view that did not come by `display`: inside a box, or after a reload."""
-        self._start()
-
-    def _start(self) -> None:
         if not (self._overview.finished and self._overview.aside == self.aside) and not self._map_job.busy:
             self._map_job.ask(self.aside)
 
@@ -368,10 +333,10 @@ class AttentionView(View):
         """Compute what is missing of the map."""
         if self._overview.aside != aside or self._overview.broken:  # a pass that broke can't go on
             self._overview = self._new_overview(aside)
-        self._overview.run(lambda number, part: run.show(lambda: self._put(number, part)), run.stop)
+        self._overview.run(lambda number, part: run.show(lambda: self.set_trait(f"map_{number}", part)), run.stop)
 
     def _finish_map(self) -> None:
-        self._start()
+        self._answer_start()
         self._map_job.wait()
 
     def _map_of_file(self) -> dict[str, bytes]:
@@ -381,14 +346,11 @@ class AttentionView(View):
             self._new_overview(False).run(lambda number, part: parts.update({f"map_{number}": part}))
         return parts
 
-    def _put(self, number: int, part: bytes) -> None:
-        setattr(self, f"map_{number}", part)
-
     # questions of a page --------------------------------------------------------------------------------------------
 
     def _repr_mimebundle_(self, **kwargs: object) -> tuple[Content, Content]:
         if self.comm is not None:
-            self._start()
+            self._answer_start()
         bundle: tuple[Content, Content] = super()._repr_mimebundle_(**kwargs)
         return bundle
 
@@ -406,7 +368,7 @@ class AttentionView(View):
             "key": key,
             "query_text": label(of, query),
             "key_text": label(of, key),
-            "weight": number_or_none(weight),  # JSON has no NaN
+            "weight": checks.as_number(weight),  # JSON has no NaN
         }
 
     @answers
@@ -440,7 +402,7 @@ class AttentionView(View):
         self.ablate(self._pairs(heads))
 
     def _place(self, which: int, layer: int, head: int) -> tuple[Trace, int, int]:
-        if which not in range(len(self._traces)) or layer not in self._layers or head not in range(self._heads):
+        if which not in range(len(self._traces)) or layer not in self._layers or head not in self._heads:
             raise BadInput(f"There is no head {head} of layer {layer} in trace {which}.")
         return self._traces[which], layer, head
 
@@ -451,33 +413,19 @@ class AttentionView(View):
     def _show_effect(self, heads: list[tuple[int, int]], effect: AblationEffect) -> None:
         self.effect = {
             "heads": [list(pair) for pair in heads],
-            "loss_before": number_or_none(effect.loss_before),
-            "loss_after": number_or_none(effect.loss_after),
+            "loss_before": checks.as_number(effect.loss_before),
+            "loss_after": checks.as_number(effect.loss_after),
             "next": [
-                {"text": clean(shorten(text, 80)), "before": number_or_none(before), "after": number_or_none(after)}
+                {"text": clean(shorten(text, 80)), "before": checks.as_number(before), "after": checks.as_number(after)}
                 for text, before, after in effect.next
             ],
         }
 
     # checking -----------------------------------------------------------------------------------------------------
 
-    @property
-    def _heads(self) -> int:
-        return self._traces[0].heads
-
-    def _first(self, layer: int | None, head: int | None) -> tuple[int, int]:
-        if layer is not None and head is not None:
-            return layer, head
-        return clearest_head(
-            self._traces[0],
-            self._layers if layer is None else [layer],
-            range(self._heads) if head is None else [head],
-        )
-
     def _checked(self, what: str, value: object) -> int:
         trace = self._traces[0]
-        there = self._layers if what == "layer" else range(trace.heads)
-        count = trace.layers if what == "layer" else trace.heads
+        there, count = (self._layers, trace.layers) if what == "layer" else (self._heads, trace.heads)
         index = checks.as_whole(value)
         index = index + count if index is not None and -count <= index < 0 else index
         if index is None or index not in there:
@@ -495,53 +443,46 @@ class AttentionView(View):
 
     # files and fallbacks ------------------------------------------------------------------------------------------
 
-    def _asked_for(self, heads: Iterable[tuple[int, int]]) -> list[tuple[int, int, int]]:
-        wanted = list(self._needed())
-        wanted += [(which, *pair) for pair in self._pairs(heads) for which in range(len(self._traces))]
-        return list(dict.fromkeys(wanted))
+    def _asked_for(self, heads: Iterable[tuple[int, int]]) -> list[Place]:
+        wanted = [(which, *pair) for pair in self._pairs(heads) for which in range(len(self._traces))]
+        return list(dict.fromkeys(self._needed() + wanted))
 
-    def _needed(self) -> list[tuple[int, int, int]]:
+    def _needed(self) -> list[Place]:
         """The heads on show."""
-        shown: list[tuple[int, int, int]] = [(0, *self._shown)]
-        if self.beside:
-            which, layer, head = self.beside
-            shown.append((which, layer, head))
-        return shown
+        which, layer, head = self.beside or (0, *self._shown)
+        return list(dict.fromkeys([(0, *self._shown), (which, layer, head)]))
 
-    def _that_fit(self, most_bytes: int) -> list[tuple[int, int, int]]:
-        """As many heads as the file has room for, compressed as they will be."""
-        layer, head = self._shown
-        order = [(layer, h) for h in range(self._heads) if h != head]
-        near = sorted((at for at in self._layers if at != layer), key=lambda at: (abs(at - layer), at))
-        order += [(at, h) for at in near for h in range(self._heads)]
+    def _that_fit(self, most_bytes: int) -> list[Place]:
+        """As many heads as the file has room for, compressed as they will be: those of the nearest layers first."""
         found = self._needed()
-        room = most_bytes - len(self._page().encode("utf-8"))
-        room -= sum(self._bytes_in_file(*place) for place in found)
+        room = most_bytes - len(self._page().encode("utf-8")) - sum(map(self._bytes_in_file, found))
         if room < 0:
             raise BadInput(
                 f"A file of {most_bytes:,} bytes can't hold the map and the shown head; "
                 f"give most_bytes={most_bytes - room:,} or more."
             )
-        for pair in order:
-            group = [(which, *pair) for which in range(len(self._traces)) if (which, *pair) not in found]
-            room -= sum(self._bytes_in_file(*place) for place in group)
-            if room < 0:
-                break
-            found += group
+        for layer in sorted(self._layers, key=lambda at: (abs(at - self.layer), at)):
+            for head in self._heads:
+                both = [(which, layer, head) for which in range(len(self._traces))]
+                group = [place for place in both if place not in found]
+                room -= sum(map(self._bytes_in_file, group))
+                if room < 0:
+                    return found
+                found += group
         return found
 
-    def _bytes_in_file(self, which: int, layer: int, head: int) -> int:
-        read = self._read_for_file(which, layer, head)
+    def _bytes_in_file(self, place: Place) -> int:
+        read = self._read_for_file(place)
         return len(zlib.compress(read.cells + read.rest.tobytes(), 6)) * 4 // 3 + 1_200  # and what is said about it
 
-    def _read_for_file(self, which: int, layer: int, head: int) -> Head:
-        place = (which, layer, head)
+    def _read_for_file(self, place: Place) -> Head:
         if place not in self._read:
+            which, layer, head = place
             self._read[place] = read_head(self._traces[which], layer, head)
         return self._read[place]
 
     def _export_state(self) -> Content:
-        read = {place: self._read_for_file(*place) for place in sorted(self._embedded)}
+        read = {place: self._read_for_file(place) for place in sorted(self._embedded)}
         return {
             **super()._export_state(),
             **self._file_map,
@@ -555,9 +496,8 @@ class AttentionView(View):
 
     def _left_out(self, held: set[tuple[int, int]]) -> str:
         """What the file does not hold, in words."""
-        heads = range(self._heads)
-        missing = {layer: [h for h in heads if (layer, h) not in held] for layer in self._layers}
-        whole = [layer for layer, left in missing.items() if len(left) == len(heads)]
+        missing = {layer: [h for h in self._heads if (layer, h) not in held] for layer in self._layers}
+        whole = [layer for layer, left in missing.items() if len(left) == len(self._heads)]
         parts = [f"layer{'s' * (len(whole) > 1)} {ranges(whole)}"] if whole else []
         parts += [
             f"head{'s' * (len(left) > 1)} {ranges(left)} of layer {layer}"
@@ -576,31 +516,14 @@ class AttentionView(View):
         return f"{trace.model} · {tokens} token{'' if tokens == 1 else 's'} · layer {self.layer} · head {self.head}"
 
     def _static_text(self) -> str:
-        lines = [self._head_line()]
-        for query, key, weight in self._links():
-            lines.append(f"{query} looks at {key}: {weight}")
-        return "\n".join(lines)
-
-    def _static_html(self) -> str:
-        rows = html_table(
-            self._links(),
-            head=("token", "looks at", "weight"),
-            caption="The strongest links of this head, those to the first token and to itself aside",
-            code=(0, 1),
-            right=(2,),
-        )
-        codes = unpack(self.cells)
-        side = min(320, max(96, 12 * len(codes)))
-        said = "The pattern: a row for each token, darker where it looks more at a token before it"
-        return (
-            f"<div><p>{html.escape(visible(self._head_line()))}</p>{pattern(codes).image(side, side, said)}{rows}</div>"
-        )
+        links = [f"{query} looks at {key}: {weight}" for query, key, weight in self._links()]
+        return "\n".join([self._head_line(), *links])
 
     def _table(self) -> pd.DataFrame:
         return numbers_of(self._traces[0], self.layer, self.head)
 
     def _image(self) -> Picture:
-        return picture(unpack(self.cells), self._traces[0].tokens, self._head_line(), self._links())
+        return picture(self.cells, self._traces[0].tokens, self._head_line(), self._links())
 
     def _links(self) -> list[tuple[str, str, str]]:
         def named(link: Content, end: str) -> str:

@@ -2,10 +2,10 @@
 
 import { box, decimal, make, percent } from "../kit/common.js";
 import { button } from "../kit/controls.js";
-import { isBusy } from "../kit/field.js";
+import { isBusy, statusLine } from "../kit/field.js";
 import { track } from "../kit/legend.js";
 import { table } from "../kit/table.js";
-import { axisLabel } from "./labels.js";
+import { tokenLabel } from "../kit/token_list.js";
 
 /** @typedef {import("./source.js").Head} Head */
 /** @typedef {{heads: Head[], loss_before: number | null, loss_after: number | null, next: {text: string, before: number | null, after: number | null}[]}} Effect */
@@ -33,22 +33,19 @@ export function sayLoss(before, after) {
 export function ablationStrip({ view, facts, source }) {
   const one = button("Ablate this head", "", () => ask([[view.get("layer"), view.get("head")]]));
   const many = button("", "", () => ask(view.get("marked")));
-  const status = make("span", "lk-att-status lk-muted");
-  status.setAttribute("role", "status");
+  const status = statusLine();
   const sentence = make("p", "lk-att-outcome");
   sentence.setAttribute("role", "status"); // what came of it is said aloud; the table can be read after it
   const result = make("div", "lk-att-effect");
-  const bar = box("lk-controls", make("h2", "lk-att-title", "Take heads away"), one, many, status);
+  const bar = box("lk-controls", make("h2", "lk-att-title", "Take heads away"), one, many, status.element);
   const element = box("lk-att-ablation", bar, sentence, result);
   element.hidden = !facts.can_ablate;
 
   /** @param {Head[]} heads */
   function ask(heads) {
     if (isBusy(view.get("effect_status"))) return;
-    status.textContent = "";
-    source.ablate(heads).catch((/** @type {Error} */ error) => {
-      status.textContent = error.message;
-    });
+    status.say("");
+    source.ablate(heads).catch((/** @type {Error} */ error) => status.say(error.message));
   }
 
   function update() {
@@ -62,7 +59,7 @@ export function ablationStrip({ view, facts, source }) {
     many.textContent = `Ablate the ${marked.length} marked`;
     const busy = isBusy({ state });
     for (const each of [one, many]) each.setAttribute("aria-disabled", String(busy)); // disabled, it would lose the focus
-    status.textContent = busy ? `computing without ${sayHeads(heads)} …` : "";
+    status.say(busy ? `computing without ${sayHeads(heads)} …` : "");
     if (busy) return; // what was there stays until there is something else
     sentence.classList.toggle("lk-muted", state !== "done");
     if (state === "done") drawEffect(view.get("effect"));
@@ -81,7 +78,7 @@ export function ablationStrip({ view, facts, source }) {
       cell.append(track((value ?? 0) / top), make("span", "lk-att-share", percent(value ?? NaN)));
       return cell;
     };
-    const rows = next.map(({ text, before, after }) => [axisLabel(text, 24), bar(before, "before"), bar(after, "after")]);
+    const rows = next.map(({ text, before, after }) => [tokenLabel(text, 24), bar(before, "before"), bar(after, "after")]);
     result.replaceChildren(table({ caption: "The next token", columns: ["Token", "before", "after"], rows, className: "lk-att-next" }));
   }
 

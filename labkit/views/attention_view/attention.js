@@ -13,10 +13,6 @@ import { Shared } from "./shared.js";
 import { textPane } from "./text.js";
 import { fileNotes, headNotes, linkTable } from "./words.js";
 
-const SLOW = 250; // ms; what is there sooner needs no word
-const WIDE = 720; // CSS pixels from where the map stands beside the head
-const WIDEST = 1180; // and from where the text does
-const TEXT_WIDTH = 300;
 const MANY_HEADS = 16; // from where the map needs the whole width
 
 /** @param {{model: import("../kit/ask.js").Model, el: HTMLElement}} widget */
@@ -44,6 +40,7 @@ function render(widget) {
   const middle = box("lk-att-middle", box("lk-att-heads", first.element, second.element), ablation.element);
   const side = box("lk-att-side", text.element, box("lk-att-words", links, notes));
   root.append(traceHead(facts), bar.element, box("lk-att-body", map.element, middle, side));
+  root.classList.toggle("lk-att-many", facts.heads > MANY_HEADS);
   second.element.hidden = true;
 
   const sameTrace = () => first.shown.trace === second.shown.trace;
@@ -68,9 +65,6 @@ function render(widget) {
 
   // ---------------------------------------------------------------------------------------------------- which head
 
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  let slow;
-
   /** @type {(layer: number, head: number) => void} */
   function choose(layer, head) {
     view.model.set("layer", layer);
@@ -81,7 +75,7 @@ function render(widget) {
   /** @type {(layer: number, head: number, beside: boolean, byKey: boolean) => void} */
   function open(layer, head, beside, byKey) {
     if (!shared.heads(0, layer).includes(head)) {
-      bar.status.textContent = `Layer ${layer} · head ${head} is not in this file.`;
+      bar.status.say(`Layer ${layer} · head ${head} is not in this file.`);
       return;
     }
     if (beside) set("beside", [get("beside")[0] ?? facts.tokens.length - 1, layer, head]);
@@ -95,40 +89,23 @@ function render(widget) {
     set("marked", shared.marked(layer, head) ? others : [...others, [layer, head]]);
   }
 
-  /** The chosen head is another: say so at once, draw it when its numbers are here. */
+  /** The chosen head is another: say so soon, draw it when its numbers are here. */
   function headChanged() {
     const [layer, head] = [get("layer"), get("head")];
     bar.draw();
     map.paintOver();
-    if (exported) {
-      receive();
-      return;
-    }
-    clearTimeout(slow);
+    if (exported) return receive();
     const { summary, codes } = first.shown;
-    if (codes.length > 0 && layer === summary.layer && head === summary.head) bar.status.textContent = "";
-    else {
-      slow = setTimeout(() => {
-        bar.status.textContent = `computing layer ${layer} · head ${head} …`;
-      }, SLOW);
-    }
-  }
-
-  /** A head's codes and what is said of it, as a file holds them or as the kernel last sent them; null: not here.
-   * @type {(trace: number, layer: number, head: number, prefix: string) => {codes: Uint8Array, summary: import("./source.js").Summary} | null} */
-  function numbersOf(trace, layer, head, prefix) {
-    if (exported) return source.head({ trace, layer, head, aside: get("aside") });
-    const data = get(`${prefix}cells`);
-    const codes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    return codes.length === 0 ? null : { codes, summary: get(`${prefix}summary`) };
+    const here = codes.length > 0 && layer === summary.layer && head === summary.head;
+    bar.status.say("");
+    return bar.status.draw({ state: here ? "done" : "running" }, `computing layer ${layer} · head ${head} …`);
   }
 
   function receive() {
-    const found = numbersOf(0, get("layer"), get("head"), "");
+    const found = source.head({ trace: 0, layer: get("layer"), head: get("head"), aside: get("aside") }, "");
     if (found === null) return;
-    clearTimeout(slow);
-    bar.status.textContent = "";
-    first.receive(0, found.codes, found.summary);
+    bar.status.say("");
+    first.receive(found);
     drawWords();
     text.update();
     ablation.update();
@@ -139,10 +116,11 @@ function render(widget) {
     const on = trace !== undefined;
     const changed = second.element.hidden === on;
     second.element.hidden = !on;
+    root.classList.toggle("lk-att-two", on);
     bar.draw();
     map.paintOver();
-    const found = on ? numbersOf(trace, layer, head, "beside_") : null;
-    if (found !== null) second.receive(found.summary.trace ?? trace, found.codes, found.summary);
+    const found = on ? source.head({ trace, layer, head, aside: get("aside") }, "beside_") : null;
+    if (found !== null) second.receive(found);
     if (changed) resize();
   }
 
@@ -156,10 +134,7 @@ function render(widget) {
 
   /** @param {"svg" | "png"} kind */
   function keep(kind) {
-    const { palette: colours, scale, dark, codes } = shared;
-    const isNumber = (/** @type {number} */ code) => codes.isNumber(code);
-    const svg = headSvg({ ...first.picture(), colours, scale, dark, isNumber });
-    savePicture(`attention-layer-${get("layer")}-head-${get("head")}`, kind, svg);
+    savePicture(`attention-layer-${get("layer")}-head-${get("head")}`, kind, headSvg(first.picture(), shared));
   }
 
   // ------------------------------------------------------------------------------------------------------ listening
@@ -187,23 +162,11 @@ function render(widget) {
     ablation.update();
   }
 
-  /** Give each part its room. A map of very many heads has the whole width to itself. */
+  /** The style sheet gives each part its room, and what is in it is drawn as wide. */
   function resize() {
     recolour();
-    const width = root.clientWidth - 28;
-    if (width <= 0) return;
-    const wide = width >= WIDE && facts.heads <= MANY_HEADS;
-    const two = !second.element.hidden;
-    const textBeside = wide && width >= WIDEST && !two;
-    const mapWidth = Math.min(wide ? Math.min(330, Math.round(width * 0.34)) : width, Math.max(210, 30 + facts.heads * 24 + 40));
-    map.element.style.width = wide ? `${mapWidth}px` : "";
-    map.resize(wide ? mapWidth : width);
-    const room = width - (wide ? mapWidth + 22 : 0) - (textBeside ? TEXT_WIDTH + 22 : 0);
-    const sideBySide = two && room >= 640;
-    for (const [name, on] of Object.entries({ wide, widest: textBeside, two: sideBySide })) root.classList.toggle(`lk-att-${name}`, on);
-    const each = sideBySide ? Math.floor((room - 22) / 2) : room; // a hair less: the width is a rounded one
-    for (const pane of panes) pane.element.style.width = two ? `${each}px` : "";
-    for (const pane of drawn()) pane.resize(each);
+    map.resize();
+    for (const pane of drawn()) pane.resize();
   }
 
   view.on(["layer", "head"], headChanged);
@@ -217,7 +180,6 @@ function render(widget) {
   view.on(["effect", "effect_status"], ablation.update);
   view.themed(recolour);
   view.resized(resize);
-  view.atEnd(() => clearTimeout(slow));
   shared.recolour();
   bar.drawLegend();
   headChanged();

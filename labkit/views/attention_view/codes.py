@@ -18,6 +18,14 @@ def pack(codes: np.ndarray) -> bytes:
     return bytes(codes[..., np.tri(codes.shape[-1], dtype=bool)].tobytes())
 
 
+def unpack(cells: bytes) -> np.ndarray:
+    """The packed half of a pattern as (n, n) codes."""
+    n = int((8 * len(cells) + 1) ** 0.5 - 1) // 2
+    square = np.zeros((n, n), np.uint8)
+    square[np.tri(n, dtype=bool)] = np.frombuffer(cells, np.uint8)
+    return square
+
+
 def highest(weights: np.ndarray, pool: int) -> np.ndarray:
     """Max pooling of (rows, T) by pool × pool; NaN wins. A mean would wash out the thin lines heads are known by."""
     if pool == 1:

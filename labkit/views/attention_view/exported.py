@@ -1,4 +1,4 @@
-"""A head's pattern as a picture and as numbers."""
+"""A head's pattern as a picture, for where no script runs, and as numbers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from labkit.markup import shorten, visible
-from labkit.views.attention_view.picture import pattern
+from labkit.views.attention_view.codes import highest, unpack
 from labkit.views.drawing.page import MARGIN, WIDTH, Page
+from labkit.views.drawing.pixels import Indexed
 from labkit.views.drawing.scene import INK, MUTED, Picture, Raster, Words, fitted
+from labkit.views.kit.codes import LEVELS, NOT_A_NUMBER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 LABELLED = 40  # tokens, up to which each has its label
 SIDE = 460.0
+MOST_PIXELS = 320  # along a side, where there are more tokens than that
 
 
 def numbers_of(trace: Trace, layer: int, head: int) -> pd.DataFrame:
@@ -43,11 +46,20 @@ def numbers_of(trace: Trace, layer: int, head: int) -> pd.DataFrame:
     )
 
 
-def picture(codes: np.ndarray, tokens: Sequence[str], title: str, links: Sequence[tuple[str, str, str]]) -> Picture:
+def pattern(codes: np.ndarray) -> Indexed:
+    """(n, n) codes, a pixel a cell, max-pooled where they are more than MOST_PIXELS along a side. Code 0 is clear."""
+    # a palette that holds on light and on dark paper: from a pale to a deep blue
+    t = (np.arange(256) / LEVELS).clip(0, 1)[:, None]
+    palette = np.rint((1 - t) * np.array([225, 236, 246]) + t * np.array([16, 58, 128])).astype(np.uint8)
+    palette[NOT_A_NUMBER] = (213, 94, 0)
+    return Indexed(highest(codes, -(-len(codes) // MOST_PIXELS)), palette, clear=0)
+
+
+def picture(cells: bytes, tokens: Sequence[str], title: str, links: Sequence[tuple[str, str, str]]) -> Picture:
     """The pattern, a row for each query, with the tokens beside it where they have room, and its strongest links."""
     page = Page(description=title).heading(title)
     page.note("A row for each token, darker where it looks more at the token of that column; square-root scale.")
-    page.drawing(_pattern(codes, tokens))
+    page.drawing(_pattern(unpack(cells), tokens))
     said = "The strongest links, those to the first token and to itself aside"
     return page.table(links, ("token", "looks at", "weight"), caption=said, right=(2,)).picture()
 

@@ -2,37 +2,34 @@
 
 import { aloud } from "../kit/aloud.js";
 import { make, spokenLabel, thousands } from "../kit/common.js";
+import { quoted } from "../kit/token_list.js";
+import { numbered } from "./labels.js";
 import { aboutWeight, exactWeight } from "./logic.js";
-import { quoted } from "./labels.js";
 
 const EXACT_DELAY = 60; // ms; a pointer on its way over many cells asks for none of them
-const EXACT_KEPT = 5000;
 
 /** @typedef {import("../kit/keys.js").Cell} Cell */
 
-/** Returns {element, spoken, draw(), ask(), saySoon(), close()}. @param {import("./shown.js").Shown} shown */
+/** Returns {element, spoken, draw(), ask(), saySoon()}. @param {import("./shown.js").Shown} shown */
 export function footLine(shown) {
   const element = make("p", "lk-att-foot");
-  const spoken = aloud();
-  const { source, codes } = shown.shared;
-  /** What the kernel answered, by cell. @type {Map<string, import("./source.js").Link>} */
-  const exact = new Map();
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  let timer;
+  const { source, codes, view } = shown.shared;
+  const spoken = aloud(view);
+  const soon = view.later(EXACT_DELAY);
 
-  const keyOf = (/** @type {Cell} */ at, /** @type {number} */ u) => JSON.stringify([shown.place(), u, at.row, at.column]);
-  const numbered = (/** @type {number} */ token) => [quoted(shown.labels[token]), ` (${thousands(token)})`];
+  /** The question for a cell's exact weight. @type {(at: Cell, u: number) => import("./source.js").CellPlace} */
+  const question = (at, u) => ({ ...shown.place(), row: at.row / u, column: at.column / u, pool: u });
   /** @type {(query: (string | Node)[], key: (string | Node)[], same: boolean, value: Node) => (string | Node)[]} */
   const sentence = (query, key, same, value) => [...query, " looks at ", ...(same ? ["itself"] : key), ": ", value];
 
   /** @type {(token: number, u: number) => (string | Node)[]} */
   function named(token, u) {
-    if (u === 1) return numbered(token);
+    if (u === 1) return numbered(shown.labels[token], token);
     return [quoted(shown.label(token, u)), ` (${thousands(token)} to ${thousands(shown.last(token, u))})`];
   }
 
   function draw() {
-    const { row, column } = shown.cell(shown.pointed ?? shown.held ?? shown.linked) ?? {};
+    const { row, column } = shown.cell(shown.focus) ?? {};
     element.replaceChildren(...(row === undefined || column === undefined ? [hint()] : wordsOf({ row, column }, shown.unit())));
   }
 
@@ -41,37 +38,26 @@ export function footLine(shown) {
 
   /** @type {(at: Cell, u: number) => (string | Node)[]} */
   function wordsOf(at, u) {
+    const [query, key] = [named(at.row, u), named(at.column, u)];
     const reach = shown.summary.window;
-    if (at.column > at.row) return [...named(at.row, u), " can't look at ", ...named(at.column, u), ", which comes later."];
+    if (at.column > at.row) return [...query, " can't look at ", ...key, ", which comes later."];
     if (reach && at.row - at.column >= reach + u - 1) {
-      return [...named(at.row, u), " can't look at ", ...named(at.column, u), `: this layer looks back at most ${thousands(reach)} tokens.`];
+      return [...query, " can't look at ", ...key, `: this layer looks back at most ${thousands(reach)} tokens.`];
     }
-    const found = exact.get(keyOf(at, u));
+    const found = source.exact(question(at, u), draw, false);
     const value = make("strong", "", found ? exactWeight(found.weight) : aboutWeight(codes, shown.reader(u)(at.row, at.column)));
-    if (u === 1) return sentence(numbered(at.row), numbered(at.column), at.row === at.column, value);
-    if (found) {
-      const query = [quoted(found.query_text), ` (${thousands(found.query)})`];
-      const key = [quoted(found.key_text), ` (${thousands(found.key)})`];
-      return ["Highest in this cell: ", ...sentence(query, key, found.query === found.key, value)];
-    }
-    return [...named(at.row, u), " look at ", ...(at.row === at.column ? ["themselves"] : named(at.column, u)), ": highest ", value];
+    if (u === 1) return sentence(query, key, at.row === at.column, value);
+    if (!found) return [...query, " look at ", ...(at.row === at.column ? ["themselves"] : key), ": highest ", value];
+    const pair = [numbered(found.query_text, found.query), numbered(found.key_text, found.key)];
+    return ["Highest in this cell: ", ...sentence(pair[0], pair[1], found.query === found.key, value)];
   }
 
   /** Ask for the exact weight of the cell that is pointed at, soon. */
   function ask() {
-    clearTimeout(timer);
-    if (!shown.sized) return;
-    const at = shown.cell(shown.pointed ?? shown.held);
-    const u = shown.unit();
-    if (!source.live || at === null || at.column > at.row || exact.has(keyOf(at, u))) return;
-    timer = setTimeout(() => {
-      const key = keyOf(at, u);
-      source.exact({ ...shown.place(), row: at.row / u, column: at.column / u, pool: u }, (answer) => {
-        if (exact.size > EXACT_KEPT) exact.clear();
-        exact.set(key, answer);
-        draw();
-      });
-    }, EXACT_DELAY);
+    soon(() => {
+      const at = shown.sized ? shown.cell(shown.pointed ?? shown.held) : null;
+      if (at !== null && at.column <= at.row) source.exact(question(at, shown.unit()), draw);
+    });
   }
 
   /** @param {Cell} cell */
@@ -87,9 +73,5 @@ export function footLine(shown) {
     draw,
     ask,
     saySoon: () => spoken.say(() => (shown.held === null ? "" : spell(shown.held))),
-    close() {
-      clearTimeout(timer);
-      spoken.close();
-    },
   };
 }

@@ -1,14 +1,14 @@
 // One head in full: the pattern on a canvas that zooms and pans, its labels, and what is under the pointer.
 
 import { pixelRatio } from "../kit/canvas.js";
-import { box, make, unread, visibleLabel } from "../kit/common.js";
+import { box, make, pixels, unread, visibleLabel } from "../kit/common.js";
 import { button } from "../kit/controls.js";
 import { pictureGrid } from "../kit/grid.js";
 import { footLine } from "./foot.js";
 import { LABEL_CHARACTERS, ROW_GAP, drawChips, drawLabels, labelWidths } from "./labels.js";
 import { cellAfterKey, cellCount, layout, saySharing } from "./logic.js";
 import { OVERVIEW, painter } from "./paint.js";
-import { aligned, cellUnder, crowd, revealing, wholePlane, zoomed } from "./plane.js";
+import { aligned, cellUnder, revealing, wholePlane, zoomed } from "./plane.js";
 import { Shown } from "./shown.js";
 import { ZOOM_STEP, zoomWindow } from "./zoom.js";
 
@@ -17,7 +17,7 @@ import { ZOOM_STEP, zoomWindow } from "./zoom.js";
 
 /**
  * which: 0 for the shown head, 1 for the one beside it. point(which, cell) tells which cell is under the pointer or the keyboard.
- * Returns {element, grid, shown, receive(trace, codes, summary), resize(width), recolour(), link(place), drawMark(), picture()}.
+ * Returns {element, grid, shown, receive({codes, summary}), resize(), recolour(), link(place), drawMark(), picture()}.
  * @param {import("./shared.js").Shared} shared
  * @param {number} which
  * @param {{point: (which: number, cell: Cell | null) => void, mark: (layer: number, head: number) => void, leave: () => void}} actions
@@ -51,13 +51,12 @@ export function headPane(shared, which, actions) {
 
   // ------------------------------------------------------------------------------------------------ what is shown
 
-  /** @type {(trace: number, codes: Uint8Array, summary: import("./source.js").Summary) => void} */
-  function receive(trace, codes, summary) {
+  /** @param {{codes: Uint8Array, summary: import("./source.js").Summary}} found */
+  function receive({ codes, summary }) {
+    const { trace, layer, head } = summary;
     const changed = trace !== shown.trace || !shown.sized;
     Object.assign(shown, { trace, codes, summary });
     if (cellCount(codes.length) !== shown.cells) throw new RangeError(`${codes.length} bytes for ${shown.cells} cells`);
-    paint.forget();
-    const { layer, head } = summary;
     parts.title.textContent = `${facts.tokens.length > 1 ? `${facts.names[trace]}: ` : ""}layer ${layer} · head ${head}`;
     parts.title.append(make("span", "lk-att-shares lk-muted", saySharing(head, facts.heads, facts.kv_heads)));
     grid.setAttribute(
@@ -81,11 +80,11 @@ export function headPane(shared, which, actions) {
     shown.whole = wholePlane(size, shown.pool);
     shown.seen = was === null ? shown.whole : zoomed(was, shown.whole, 1);
     for (const canvas of [base, over]) canvas.width = canvas.height = shown.devicePixels();
-    grid.style.width = grid.style.height = `${size.side}px`;
-    for (const part of [grid, columnLabels]) part.style.left = `${size.gutter}px`;
-    rowLabels.style.width = `${size.gutter - ROW_GAP}px`;
-    plot.style.width = `${Math.ceil(size.gutter + size.side + size.overhang)}px`;
-    overview.style.left = `${size.gutter + size.side - OVERVIEW - 6}px`;
+    pixels(grid, { width: size.side, height: size.side, left: size.gutter });
+    pixels(columnLabels, { left: size.gutter });
+    pixels(rowLabels, { width: size.gutter - ROW_GAP });
+    pixels(plot, { width: Math.ceil(size.gutter + size.side + size.overhang) });
+    pixels(overview, { left: size.gutter + size.side - OVERVIEW - 6 });
   }
 
   function redraw() {
@@ -115,7 +114,7 @@ export function headPane(shared, which, actions) {
 
   function drawPlace() {
     if (shown.sized) {
-      const at = shown.cell(shown.pointed ?? shown.held ?? shown.linked);
+      const at = shown.cell(shown.focus);
       paint.cross(over, at);
       drawChips(shown, parts, at);
     }
@@ -145,8 +144,7 @@ export function headPane(shared, which, actions) {
   /** The cell under a point; null outside of the half that is drawn. @type {(x: number, y: number) => Cell | null} */
   function under(x, y) {
     const u = shown.unit();
-    const q = u < shown.pool ? 1 : shown.full ? shown.size.q : crowd(shown.seen, u, shown.devicePixels());
-    return cellUnder(shown.seen, shown.size.side, shown.tokens, u, q, shown.reader(u), x, y);
+    return cellUnder(shown.seen, shown.size.side, shown.tokens, u, shown.crowd(), shown.reader(u), x, y);
   }
 
   /** @param {KeyboardEvent} event */
@@ -186,29 +184,22 @@ export function headPane(shared, which, actions) {
     markButton.setAttribute("aria-pressed", String(on));
   }
 
-  view.atEnd(() => {
-    cancelAnimationFrame(frame);
-    zoom.close();
-    foot.close();
-  });
+  view.atEnd(() => cancelAnimationFrame(frame));
   return {
     element,
     grid,
     shown,
     receive,
     drawMark,
-    /** @param {number} now */
-    resize(now) {
-      if (now === width || now <= 0) return;
+    resize() {
+      const now = Math.ceil(element.getBoundingClientRect().width);
+      if (now === width || now === 0) return;
       width = now;
       if (shown.codes.length === 0) return;
       measure();
       draw();
     },
-    recolour() {
-      paint.forget();
-      draw();
-    },
+    recolour: draw,
     /** Point at a cell from elsewhere, or at a row; null to stop. @param {Place | null} place */
     link(place) {
       shown.linked = place;
@@ -233,7 +224,7 @@ const isPlus = ({ key }) => key === "+" || key === "=";
  * @param {string} readingId @param {HTMLElement} grid @param {HTMLElement[]} tools */
 function elements(readingId, grid, tools) {
   const title = make("h2", "lk-att-title");
-  const titleBar = box("lk-att-titlebar", title, box("lk-controls lk-att-tools", ...tools));
+  const titleBar = box("lk-controls lk-att-titlebar", title, box("lk-controls lk-att-tools", ...tools));
   const reading = make("p", "lk-att-reading lk-muted");
   reading.id = readingId;
   const [rowLabels, columnLabels] = [make("div", "lk-att-rows"), make("div", "lk-att-columns")];

@@ -1,7 +1,8 @@
 // Names of tokens: along the sides of a pattern, and in sentences.
 
 import { brushOf } from "../kit/canvas.js";
-import { make, visibleLabel } from "../kit/common.js";
+import { make, pixels, thousands, visibleLabel } from "../kit/common.js";
+import { quoted, tokenLabel } from "../kit/token_list.js";
 import { labelled } from "./logic.js";
 import { ticks } from "./plane.js";
 
@@ -14,22 +15,8 @@ export const COLUMN_GAP = 5;
 const SMALLEST_LABEL = 14; // CSS pixels; where there is less room it is left out
 const STRIP = 76; // room for upright labels below a zoomed picture
 
-/** A token's text for a label: one line, a space before the word as a muted dot, apart from the text around it.
- * @type {(text: string, limit: number) => HTMLElement} */
-export function axisLabel(text, limit) {
-  const element = make("bdi", "lk-label");
-  const shown = visibleLabel(text, limit);
-  if (shown.length > 1 && shown.startsWith("·")) element.append(make("span", "lk-att-dim", "·"), shown.slice(1));
-  else element.append(shown === "" ? "(empty)" : shown);
-  return element;
-}
-
-/** A token's text in a sentence, in quotes and without the space before it. @param {string} text */
-export function quoted(text) {
-  const shown = visibleLabel(text, 40);
-  const word = shown.length > 1 && shown.startsWith("·") ? shown.slice(1) : shown;
-  return make("bdi", "lk-att-quoted", `"${word}"`);
-}
+/** A token in a sentence, with its number. @type {(text: string, token: number) => (string | Node)[]} */
+export const numbered = (text, token) => [quoted(text), ` (${thousands(token)})`];
 
 /** How wide each cell's labels are, {rows(i), columns(i)} in CSS pixels: its number, a gap, its text.
  * @type {(shown: Shown, element: HTMLElement, width: number) => Widths} */
@@ -53,56 +40,46 @@ export function labelWidths(shown, element, width) {
   };
 }
 
+/** Something written beside the picture. @type {(className: string, place: Record<string, number>, ...parts: Node[]) => HTMLElement} */
+function written(className, place, ...parts) {
+  const element = make("span", className);
+  element.append(...parts);
+  return pixels(element, place);
+}
+
 /** The labels along both sides of what is shown, for the elements `rowLabels` and `columnLabels` in `plot`.
  * @type {(shown: Shown, parts: Record<"plot" | "rowLabels" | "columnLabels", HTMLElement>) => void} */
 export function drawLabels(shown, { plot, rowLabels, columnLabels }) {
   const u = shown.unit();
   const { size, seen, tokens, full } = shown;
-  const rows = full ? labelled(size).map((i) => i * shown.pool) : ticks(seen.top, seen, size.side, tokens, u);
-  const columns = full ? rows : ticks(seen.left, seen, size.side, tokens, u);
-  rowLabels.replaceChildren(...rows.map((token) => rowLabel(shown, token, u)));
-  const onDiagonal = columns.filter((token) => shown.onDiagonal(token, u));
-  const below = columns.filter((token) => !shown.onDiagonal(token, u) && token <= seen.top + seen.span);
-  columnLabels.replaceChildren(...onDiagonal.map((token) => columnLabel(shown, token, u)), ...below.map((token) => uprightLabel(shown, token, u)));
-  plot.style.height = `${size.side + (full ? 0 : STRIP)}px`;
-}
-
-/** @type {(shown: Shown, token: number, u: number) => HTMLElement} */
-function rowLabel(shown, token, u) {
-  const label = make("span", "lk-att-row");
-  label.style.top = `${shown.middleOf(token, u, shown.seen.top)}px`;
-  label.append(...numberedLabel(shown, token, u));
-  return label;
+  const along = (/** @type {number} */ start) =>
+    full ? labelled(size).map((i) => i * shown.pool) : ticks(start, seen, size.side, tokens, u);
+  const row = (/** @type {number} */ token) =>
+    written("lk-att-row", { top: shown.middleOf(token, u, seen.top) }, ...numberedLabel(shown, token, u));
+  rowLabels.replaceChildren(...along(seen.top).map(row));
+  columnLabels.replaceChildren(...along(seen.left).flatMap((token) => columnLabel(shown, token, u)));
+  pixels(plot, { height: size.side + (full ? 0 : STRIP) });
 }
 
 /** A cell's number and its tokens' text. @type {(shown: Shown, token: number, u: number) => HTMLElement[]} */
 export function numberedLabel(shown, token, u) {
-  return [make("span", "lk-att-number lk-muted", `${token} `), axisLabel(shown.label(token, u), LABEL_CHARACTERS)];
+  return [make("span", "lk-att-number lk-muted", `${token} `), tokenLabel(shown.label(token, u), LABEL_CHARACTERS)];
 }
 
-/** A column's name stands where the column begins: on the diagonal, in the half that nothing can look into.
- * @type {(shown: Shown, token: number, u: number) => HTMLElement} */
+/** A column's name stands where the column begins: on the diagonal, in the half that nothing can look into; where that is out of
+ * sight, upright below. Nothing where it has no room.
+ * @type {(shown: Shown, token: number, u: number) => HTMLElement[]} */
 function columnLabel(shown, token, u) {
   const { size, seen } = shown;
-  const label = make("span", "lk-att-column lk-muted");
-  label.style.top = `${shown.middleOf(token, u, seen.top)}px`;
+  const name = tokenLabel(shown.label(token, u), LABEL_CHARACTERS);
+  if (!shown.onDiagonal(token, u)) {
+    const place = { top: size.side + 4, left: shown.middleOf(token, u, seen.left) };
+    return token > seen.top + seen.span ? [] : [written("lk-att-upright lk-muted", place, name)];
+  }
   const left = shown.endOf(token, u) + COLUMN_GAP;
   const room = size.side + size.overhang - left;
-  label.hidden = room < SMALLEST_LABEL;
-  label.style.left = `${left}px`;
-  label.style.maxWidth = `${Math.ceil(room)}px`;
-  label.append(axisLabel(shown.label(token, u), LABEL_CHARACTERS));
-  return label;
-}
-
-/** Where the diagonal is out of sight the name stands upright below.
- * @type {(shown: Shown, token: number, u: number) => HTMLElement} */
-function uprightLabel(shown, token, u) {
-  const label = make("span", "lk-att-upright lk-muted");
-  label.style.top = `${shown.size.side + 4}px`;
-  label.style.left = `${shown.middleOf(token, u, shown.seen.left)}px`;
-  label.append(axisLabel(shown.label(token, u), LABEL_CHARACTERS));
-  return label;
+  const place = { top: shown.middleOf(token, u, seen.top), left, maxWidth: Math.ceil(room) };
+  return room < SMALLEST_LABEL ? [] : [written("lk-att-column lk-muted", place, name)];
 }
 
 /** The names of the cell in focus, or of its row, over the labels.
@@ -115,14 +92,12 @@ export function drawChips(shown, { rowChip, columnChip }, at) {
   const y = shown.middleOf(at.row, u, seen.top);
   rowChip.hidden = y < 0 || y > size.side;
   rowChip.replaceChildren(...numberedLabel(shown, at.row, u));
-  rowChip.style.top = `${y}px`;
-  rowChip.style.maxWidth = `${size.gutter}px`;
-  rowChip.style.right = `${size.side + Math.ceil(size.overhang) + 3}px`;
+  pixels(rowChip, { top: y, maxWidth: size.gutter, right: size.side + Math.ceil(size.overhang) + 3 });
   if (at.column === undefined) return;
   const diagonal = shown.onDiagonal(at.column, u);
   const x = diagonal ? shown.endOf(at.column, u) + COLUMN_GAP - 3 : shown.middleOf(at.column, u, seen.left);
   columnChip.hidden = x < 0 || x > size.side + size.overhang;
   columnChip.replaceChildren(...numberedLabel(shown, at.column, u));
-  columnChip.style.top = `${diagonal ? shown.middleOf(at.column, u, seen.top) : size.side + 14}px`;
-  columnChip.style.left = `${size.gutter + Math.max(0, x - (diagonal ? 0 : 20))}px`;
+  const top = diagonal ? shown.middleOf(at.column, u, seen.top) : size.side + 14;
+  pixels(columnChip, { top, left: size.gutter + Math.max(0, x - (diagonal ? 0 : 20)) });
 }

@@ -10,14 +10,13 @@ import { cellTarget } from "../kit/keys.js";
 const FAINTEST = -4; // power of ten where the logarithmic scale begins
 
 /**
- * The colour scales: where a weight of 0 to 1 lies on each, 0 to 1, and the weights with a mark on the legend.
- * @type {Record<string, {title: string, marks: number[], at: (weight: number) => number}>}
+ * The colour scales: the weights with a mark on the legend, and where a weight of 0 to 1 lies, 0 to 1.
+ * @type {Record<string, {marks: number[], at: (weight: number) => number}>}
  */
 export const SCALES = {
-  sqrt: { title: "square root", marks: [0, 0.01, 0.1, 0.25, 0.5, 1], at: (weight) => Math.sqrt(weight) },
-  linear: { title: "linear", marks: [0, 0.25, 0.5, 0.75, 1], at: (weight) => weight },
+  sqrt: { marks: [0, 0.01, 0.1, 0.25, 0.5, 1], at: (weight) => Math.sqrt(weight) },
+  linear: { marks: [0, 0.25, 0.5, 0.75, 1], at: (weight) => weight },
   log: {
-    title: "logarithmic",
     marks: [0.0001, 0.001, 0.01, 0.1, 1],
     at: (weight) => (weight <= 0 ? 0 : Math.max(0, 1 - Math.log10(weight) / FAINTEST)),
   },
@@ -273,7 +272,7 @@ export function arranged(count, order, values) {
   return places.sort((a, b) => height(b) - height(a) || a - b);
 }
 
-const LARGEST_PITCH = 24; // of a thumbnail and the gap after it
+export const LARGEST_PITCH = 24; // of a thumbnail and the gap after it
 
 /** @typedef {ReturnType<typeof mapLayout>} MapLayout */
 
@@ -299,11 +298,9 @@ export function mapLayout({ layers: rows, heads, kvHeads, width, order }) {
  * @type {(map: MapLayout, x: number, y: number) => number | null} */
 export function slotAt(map, x, y) {
   const row = Math.floor(y / map.rowPitch);
-  if (y < 0 || row < 0 || row >= map.rows) return null;
-  for (let column = map.columns - 1; column >= 0; column -= 1) {
-    if (x >= map.x(column)) return x < map.x(column) + map.pitch ? row * map.columns + column : null;
-  }
-  return null;
+  const column = Array.from({ length: map.columns }, (_, i) => i).findLast((i) => x >= map.x(i));
+  if (column === undefined || row < 0 || row >= map.rows || x >= map.x(column) + map.pitch) return null;
+  return row * map.columns + column;
 }
 
 /** Where a key moves from a slot of the map; null when the key means nothing here.

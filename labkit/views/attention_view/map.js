@@ -2,19 +2,20 @@
 
 import { aloud } from "../kit/aloud.js";
 import { sized } from "../kit/canvas.js";
-import { box, make, unread } from "../kit/common.js";
+import { box, make, pixels, unread } from "../kit/common.js";
 import { picker, setOptions, traitPicker } from "../kit/controls.js";
 import { pictureGrid } from "../kit/grid.js";
-import { slotAfterKey, slotAt } from "./logic.js";
+import { LARGEST_PITCH, slotAfterKey, slotAt } from "./logic.js";
 import { mapPainter } from "./map_paint.js";
 import { HeadMap } from "./map_state.js";
 
 const PEEK = 116; // CSS pixels of the larger copy
 const NAMES = 30; // beside the thumbnails, for the layers' numbers
+const LEAST_WIDTH = 210;
 
 /**
  * open(layer, head, beside, byKey) shows a head; mark(layer, head) marks or unmarks it.
- * Returns {element, grid, update(), resize(width), recolour(), paintOver()}.
+ * Returns {element, grid, update(), resize(), recolour(), paintOver()}.
  * @param {import("./shared.js").Shared} shared
  * @param {{open: (layer: number, head: number, beside: boolean, byKey: boolean) => void, mark: (layer: number, head: number) => void}} actions
  */
@@ -24,7 +25,7 @@ export function headMap(shared, actions) {
   const painter = mapPainter(map);
   let width = 0;
 
-  const measure = picker("Bars", view.id("measure"));
+  const measure = picker("Bars", view.id("measure"), [], (value) => view.set("measure", value));
   const order = traitPicker(view, "Order", "order", shared.orders);
   const legend = make("p", "lk-att-maplegend lk-muted lk-small");
   legend.id = view.id("legend");
@@ -59,15 +60,15 @@ export function headMap(shared, actions) {
   const notes = make("p", "lk-att-mapnotes lk-muted lk-small");
   const progress = make("p", "lk-att-progress lk-muted lk-small");
   progress.setAttribute("role", "status");
-  const said = aloud();
+  const said = aloud(view);
   const controls = box("lk-controls", measure.pair, order);
+  view.root.style.setProperty("--lk-att-map", `${Math.max(LEAST_WIDTH, 40 + NAMES + LARGEST_PITCH * facts.heads)}px`);
   const element = box("lk-att-map", controls, legend, scrolled, notes, progress, said.element, peek);
 
   const headAt = (/** @type {number} */ slot) => map.headOf(map.order[slot]);
 
   /** Parts came, or the measure or the order is another. */
   function update() {
-    painter.forget();
     map.read(width - NAMES);
     setOptions(measure.select, map.offered.map(({ name, title }) => ({ value: name, title })), view.get("measure"));
     legend.textContent = map.legend();
@@ -78,20 +79,14 @@ export function headMap(shared, actions) {
 
   function draw() {
     const { pitch, rowPitch, size, x, width: wide, height } = map.layout;
-    grid.style.width = `${wide}px`;
-    grid.style.height = `${height}px`;
+    pixels(grid, { width: wide, height });
     headNames.hidden = layerNames.hidden = view.get("order") === "highest";
-    const numbers = (/** @type {number[]} */ all, /** @type {number} */ every, /** @type {(name: HTMLElement, i: number) => void} */ put) =>
-      all.flatMap((number, i) => {
-        if (i % every > 0) return [];
-        const name = make("span", "lk-muted", String(number));
-        put(name, i);
-        return [name];
-      });
+    /** @type {(numbers: number[], every: number, place: (i: number) => Record<string, number>) => HTMLElement[]} */
+    const names = (numbers, every, place) =>
+      numbers.flatMap((number, i) => (i % every > 0 ? [] : [pixels(make("span", "lk-muted", String(number)), place(i))]));
     const heads = Array.from({ length: facts.heads }, (_, i) => i);
-    headNames.replaceChildren(...numbers(heads, pitch >= 16 ? 1 : 8, (name, i) => void (name.style.left = `${x(i) + size / 2}px`)));
-    const everyLayer = Math.ceil(13 / rowPitch);
-    layerNames.replaceChildren(...numbers(facts.layers, everyLayer, (name, i) => void (name.style.top = `${i * rowPitch + size / 2}px`)));
+    headNames.replaceChildren(...names(heads, pitch >= 16 ? 1 : 8, (i) => ({ left: x(i) + size / 2 })));
+    layerNames.replaceChildren(...names(facts.layers, Math.ceil(13 / rowPitch), (i) => ({ top: i * rowPitch + size / 2 })));
     paint();
   }
 
@@ -117,8 +112,10 @@ export function headMap(shared, actions) {
     const home = element.getBoundingClientRect();
     const at = grid.getBoundingClientRect();
     const left = at.left - home.left + x + map.layout.size + 10;
-    peek.style.left = `${Math.max(0, Math.min(left, view.root.clientWidth - PEEK - 60))}px`;
-    peek.style.top = `${at.top - home.top + y + map.layout.rowPitch + 6}px`;
+    pixels(peek, {
+      left: Math.max(0, Math.min(left, view.root.clientWidth - PEEK - 60)),
+      top: at.top - home.top + y + map.layout.rowPitch + 6,
+    });
   }
 
   /** @param {number | null} slot */
@@ -154,25 +151,22 @@ export function headMap(shared, actions) {
   }
 
   grid.addEventListener("blur", showPeek);
-  measure.select.addEventListener("change", () => view.set("measure", measure.select.value));
   view.on("order", () => {
     map.cursor = null;
   });
-  view.atEnd(said.close);
   return {
     element,
     grid,
     update,
     paintOver,
-    /** @param {number} now */
-    resize(now) {
-      if (now === width) return;
+    resize() {
+      const now = Math.ceil(element.getBoundingClientRect().width);
+      if (now === width || now === 0) return;
       width = now;
       map.resize(width - NAMES);
       draw();
     },
     recolour() {
-      painter.forget();
       if (width > 0) paint();
     },
   };

@@ -1,7 +1,6 @@
 // The map on its canvases: thumbnails with a bar under each, and over them the frames of heads that are shown, marked or in focus.
 
-import { sized, stamp } from "../kit/canvas.js";
-import { dots } from "./logic.js";
+import { sized } from "../kit/canvas.js";
 
 export const EDGE = 2; // CSS pixels around the map, for the frames of its outermost heads
 const PALE = 0.55; // how much is seen of a head that can't be opened
@@ -9,24 +8,17 @@ const PALE = 0.55; // how much is seen of a head that can't be opened
 /** @param {import("./map_state.js").HeadMap} map */
 export function mapPainter(map) {
   const { shared } = map;
-  /** Thumbnails in this theme's colours, by place. @type {Map<number, HTMLCanvasElement>} */
-  const stamps = new Map();
-
-  /** A thumbnail in colour, made once; null where it has not come yet. @param {number} place */
+  /** A thumbnail in colour; null where it has not come yet. @param {number} place */
   function thumbnail(place) {
-    const { side, thumbnails } = map.decoded;
-    const codes = thumbnails.get(place);
-    if (!codes) return null;
-    const made = stamps.get(place) ?? stamp(dots(codes, side), side, side, shared.palette);
-    stamps.set(place, made);
-    return made;
+    const codes = map.decoded.thumbnails.get(place);
+    return codes ? shared.picture(codes, map.decoded.side) : null;
   }
 
   /** @param {HTMLCanvasElement} canvas */
   function heads(canvas) {
     const { size, bar, caption, width, height } = map.layout;
     const brush = sized(canvas, width, height);
-    const [wash, accent, ink, negative] = ["--lk-wash", "--lk-accent", "--lk-muted", "--lk-unsure"].map((name) => shared.colour(name));
+    const [wash, accent, ink, negative] = ["--lk-wash", "--lk-accent", "--lk-muted", "--lk-unsure"].map((name) => shared.view.theme.colour(name));
     const { even } = map;
     const values = map.values();
     const top = Math.max(1e-9, ...map.finite.map(Math.abs));
@@ -63,7 +55,7 @@ export function mapPainter(map) {
     const { view } = shared;
     const brush = sized(canvas, width + 2 * EDGE, height + 2 * EDGE);
     brush.translate(EDGE, EDGE);
-    brush.fillStyle = shared.colour("--lk-unsure");
+    brush.fillStyle = shared.view.theme.colour("--lk-unsure");
     for (const [layer, head] of view.get("marked")) {
       const { x, y } = map.corner(map.slotOf(layer, head));
       const corner = Math.max(5, size / 2.5);
@@ -83,10 +75,10 @@ export function mapPainter(map) {
       brush.strokeRect(x - 0.5, y - 0.5, size + 1, size + 1);
     };
     const [, besideLayer, besideHead] = view.get("beside");
-    frame(map.slotOf(besideLayer, besideHead), shared.colour("--lk-focus"), 2, [3, 2]);
-    frame(map.slotOf(view.get("layer"), view.get("head")), shared.colour("--lk-focus"), 2);
-    frame(map.pointed ?? map.cursor, shared.colour("--lk-ink"), 1);
+    frame(map.slotOf(besideLayer, besideHead), shared.view.theme.colour("--lk-focus"), 2, [3, 2]);
+    frame(map.slotOf(view.get("layer"), view.get("head")), shared.view.theme.colour("--lk-focus"), 2);
+    frame(map.pointed ?? map.cursor, shared.view.theme.colour("--lk-ink"), 1);
   }
 
-  return { thumbnail, heads, frames, forget: () => stamps.clear() };
+  return { thumbnail, heads, frames };
 }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
+from labkit import checks
 from labkit.attention import MEASURES
 from labkit.errors import BadInput
 from labkit.results import as_table
@@ -28,10 +28,17 @@ class MeasureFacts(TypedDict):
     uniform: float | None
 
 
-def measure_facts(name: str) -> MeasureFacts:
-    """What the page says of a measure of labkit.attention."""
-    known = MEASURES[name]
-    return {"name": name, "title": known.title, "unit": known.unit, "text": known.sentence, "uniform": None}
+def measure_facts(name: str, even: Mapping[str, float], *, given: bool = False) -> MeasureFacts:
+    """What the page says of a measure of this text, or of one that was given: of labkit.attention's where `even` has it."""
+    known = MEASURES[name] if not given or (name in MEASURES and name in even) else None
+    title = known.title if known else name
+    return {
+        "name": f"given:{name}" if given else name,
+        "title": f"{title} (given)" if given else title,
+        "unit": known.unit if known else "",
+        "text": known.sentence if known else "",
+        "uniform": checks.as_number(even.get(name)),
+    }
 
 
 def handed_in(
@@ -56,19 +63,4 @@ def handed_in(
     values[np.isinf(values)] = np.nan
     even = measures.attrs.get("uniform")
     even = even if isinstance(even, Mapping) else {}  # it says that the columns are the measures of labkit.attention
-    facts: list[MeasureFacts] = []
-    for name in names:
-        known = MEASURES[name] if name in MEASURES and name in even else None
-        facts.append({
-            "name": f"given:{name}",
-            "title": f"{known.title if known else name} (given)",
-            "unit": known.unit if known else "",
-            "text": known.sentence if known else "",
-            "uniform": number_or_none(even.get(name)),
-        })  # fmt: skip
-    return values.tobytes(), facts
-
-
-def number_or_none(value: float | None) -> float | None:
-    """A number as JSON takes it: None for what is not known, not finite or NaN."""
-    return None if value is None or not math.isfinite(value) else float(value)
+    return values.tobytes(), [measure_facts(name, even, given=True) for name in names]

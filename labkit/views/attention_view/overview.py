@@ -57,17 +57,12 @@ class Overview:
             while len(self._swept) < len(group):
                 if stop is not None and stop.is_set():
                     return
-                self._swept.append(self._next())
+                self.broken = True  # where the next layer can't be had
+                self._swept.append(next(self._sweeps))
+                self.broken = False
             put(self._done, self._encode(int(group[0]), self._swept))
             self._done += 1
             self._swept = []
-
-    def _next(self) -> LayerSweep:
-        try:
-            return next(self._sweeps)
-        except BaseException:
-            self.broken = True
-            raise
 
     def _encode(self, first: int, swept: list[LayerSweep]) -> bytes:
         """Header, measures (measures, layers, heads) float32, thumbnails (layers, heads, side (side + 1) / 2) codes."""

@@ -1,8 +1,7 @@
 // A pattern on its canvas: the codes in colour, finer tiles where it is zoomed, and what lies over them.
 
 import { brushOf, pixelRatio, sized, stamp } from "../kit/canvas.js";
-import { dots } from "./logic.js";
-import { cellBox, crowd, tilesFor } from "./plane.js";
+import { cellBox, tilesFor } from "./plane.js";
 
 /** @typedef {CanvasRenderingContext2D} Brush */
 
@@ -11,27 +10,18 @@ const CROSS_FROM = 6;
 export const OVERVIEW = 92; // CSS pixels
 
 /**
- * Returns {pattern(canvas) → {q, u}, overview(canvas), cross(canvas, at), forget(), picture(q)}.
+ * Returns {pattern(canvas) → {q, u}, overview(canvas), cross(canvas, at), picture(q)}.
  * @param {import("./shown.js").Shown} shown
  */
 export function painter(shown) {
   const { shared } = shown;
-  /** By cells to a dot. @type {Map<number, HTMLCanvasElement>} */
-  const pictures = new Map();
-
   /** The whole pattern, q × q cells to a dot, in colour. @param {number} q */
-  function picture(q) {
-    const m = Math.ceil(shown.cells / q);
-    const made = pictures.get(q) ?? stamp(dots(shown.codes, shown.cells, q), m, m, shared.palette);
-    pictures.set(q, made);
-    return made;
-  }
+  const picture = (q) => shared.picture(shown.codes, shown.cells, q);
 
   /** Draw what is seen. q: cells to a dot along a side; u: tokens to a cell. @param {HTMLCanvasElement} canvas */
   function pattern(canvas) {
     const { seen, pool } = shown;
-    const u = shown.unit();
-    const q = u < pool ? 1 : shown.full ? shown.size.q : crowd(seen, pool, shown.devicePixels());
+    const [u, q] = [shown.unit(), shown.crowd()];
     const brush = brushOf(canvas);
     const across = canvas.width;
     const pixel = across / seen.span; // device pixels to a token
@@ -78,7 +68,7 @@ export function painter(shown) {
     brush.lineTo(x(shown.tokens - reach), y(shown.tokens));
     brush.lineTo(x(0), y(shown.tokens));
     brush.clip();
-    brush.strokeStyle = shared.colour("--lk-faint");
+    brush.strokeStyle = shared.view.theme.colour("--lk-faint");
     brush.globalAlpha = 0.5;
     brush.lineWidth = 1;
     brush.beginPath();
@@ -133,7 +123,7 @@ export function painter(shown) {
     brush.drawImage(small, 0, 0, OVERVIEW, OVERVIEW);
     const scale = OVERVIEW / shown.whole.span;
     const { left, top, span } = shown.seen;
-    brush.strokeStyle = shared.colour("--lk-ink");
+    brush.strokeStyle = shared.view.theme.colour("--lk-ink");
     brush.lineWidth = 2;
     brush.strokeRect(left * scale, top * scale, Math.max(4, span * scale), Math.max(4, span * scale));
   }
@@ -149,7 +139,7 @@ export function painter(shown) {
     const u = shown.unit();
     const boxAt = (/** @type {number} */ row, /** @type {number} */ column) => cellBox(shown.seen, side, { row, column }, u);
     const { x, y, size: cell } = boxAt(at.row, at.column ?? 0);
-    brush.fillStyle = brush.strokeStyle = shared.colour("--lk-focus");
+    brush.fillStyle = brush.strokeStyle = shared.view.theme.colour("--lk-focus");
     brush.globalAlpha = 0.55;
     if (at.column === undefined) {
       const { x: end } = boxAt(at.row, at.row + u);
@@ -171,11 +161,5 @@ export function painter(shown) {
     brush.globalAlpha = 1;
   }
 
-  return {
-    pattern,
-    overview,
-    cross,
-    picture,
-    forget: () => pictures.clear(),
-  };
+  return { pattern, overview, cross, picture };
 }

@@ -9,12 +9,13 @@ const CHARACTER = 6.2; // px of an 11 px letter, on average
 const LINE = 14;
 
 /**
- * An SVG of one head. codes: packed pattern of n × n cells; labels: of each cell; title: of the picture; colours: a
- * palette (256 × 4); scale: its name; image: a data: address of the n × n pattern, used where n is large.
- * @param {{codes: Uint8Array, n: number, labels: string[], numbers: number[], title: string, colours: Uint8ClampedArray, scale: string,
- *   dark: boolean, image: string, isNumber: (code: number) => boolean}} given
+ * An SVG of one head. codes: packed pattern of n × n cells; labels, numbers: of each cell; title: of the picture; image: a data:
+ * address of the n × n pattern, used where n is large.
+ * @param {{codes: Uint8Array, n: number, labels: string[], numbers: number[], title: string, image: string}} given
+ * @param {import("./shared.js").Shared} shared
  */
-export function headSvg({ codes, n, labels, numbers, title, colours, scale, dark, image, isNumber }) {
+export function headSvg({ codes, n, labels, numbers, title, image }, shared) {
+  const { palette, scale, dark } = shared;
   const ink = dark ? "#e8ebee" : "#1b1f24";
   const muted = dark ? "#a2acb6" : "#59636e";
   const cell = n <= 60 ? Math.max(12, Math.min(26, 560 / n)) : 560 / n;
@@ -42,8 +43,8 @@ export function headSvg({ codes, n, labels, numbers, title, colours, scale, dark
         if (code === 0) continue;
         const at = `x="${(column * cell).toFixed(2)}" y="${(row * cell).toFixed(2)}"`;
         const size = `width="${cell.toFixed(2)}" height="${cell.toFixed(2)}"`;
-        parts.push(`<rect ${at} ${size} fill="${hexOf(colours.slice(4 * code, 4 * code + 3))}"/>`);
-        if (!isNumber(code)) {
+        parts.push(`<rect ${at} ${size} fill="${hexOf(palette.slice(4 * code, 4 * code + 3))}"/>`);
+        if (!shared.codes.isNumber(code)) {
           parts.push(`<text x="${((column + 0.5) * cell).toFixed(1)}" y="${((row + 0.75) * cell).toFixed(1)}" text-anchor="middle">×</text>`);
         }
       }
@@ -68,6 +69,6 @@ export function headSvg({ codes, n, labels, numbers, title, colours, scale, dark
     const x = (wide * onScale(mark, scale)).toFixed(1);
     parts.push(`<text x="${x}" y="22" text-anchor="middle" font-size="10" fill="${muted}">${mark}</text>`);
   }
-  parts.push(`<text x="${wide + 12}" y="9" fill="${muted}">weight, ${SCALES[scale].title} scale</text>`, "</g>", "</svg>");
+  parts.push(`<text x="${wide + 12}" y="9" fill="${muted}">weight, ${shared.scales[scale]} scale</text>`, "</g>", "</svg>");
   return parts.join("\n");
 }

@@ -76,14 +76,14 @@ def read_head(trace: Trace, layer: int, head: int, *, aside: bool = False) -> He
     length = len(trace.tokens)
     pool = pool_size(length)
     pooled, links, sums, rests, firsts, selves, broken, ahead = [], [], [], [], [], [], 0, False
-    for start, weights in _rows_of(trace, layer, head, pool):
+    for start, weights in _blocks(trace, layer, head, range(length), pool=pool):
         sums.append(weights.sum(-1))
         rests.append(weights[:, 1:].sum(-1))
         firsts.append(weights[:, 0].copy())
         selves.append(np.diagonal(weights, offset=start).copy())
         broken += int(np.isnan(sums[-1]).sum())
         ahead = ahead or bool((np.triu(weights[:, start:], 1) > 0).any())
-        shown = numpy(set_aside(torch.from_numpy(weights))) if aside else weights
+        shown = numpy(_aside(torch.from_numpy(weights), aside))
         pooled.append(quantize(highest(shown, pool)))
         links += _strongest(shown, start)
     codes = np.concatenate(pooled)
@@ -134,13 +134,9 @@ def read_band(trace: Trace, layer: int, head: int, pool: int, row: int, *, aside
 
     A tile is 256 columns of it.
     """
-    start, length = row * TILE * pool, len(trace.tokens)
-    parts = []
-    step = max(1, _NUMBERS_AT_ONCE // (length * pool)) * pool
-    for at in range(start, min(length, start + TILE * pool), step):
-        rows = slice(at, min(length, at + step, start + TILE * pool))
-        parts.append(highest(numpy(_aside(trace.attention(layer, head, rows=rows), aside)), pool))
-    return quantize(np.concatenate(parts))
+    rows = range(row * TILE * pool, min(len(trace.tokens), (row + 1) * TILE * pool))
+    blocks = _blocks(trace, layer, head, rows, pool=pool, aside=aside)
+    return quantize(np.concatenate([highest(weights, pool) for _, weights in blocks]))
 
 
 def mean_pattern(trace: Trace, heads: Sequence[tuple[int, int]], *, aside: bool = False) -> np.ndarray:
@@ -160,11 +156,8 @@ def read_line(
         if not into:
             total += numpy(_aside(trace.attention(layer, head, rows=[token]), aside))[0]
             continue
-        step = max(1, _NUMBERS_AT_ONCE // length)
-        for start in range(token, length, step):  # tokens before it can't see it
-            rows = slice(start, min(length, start + step))
-            weights = numpy(_aside(trace.attention(layer, head, rows=rows), aside))
-            total[rows] += weights[:, token]
+        for start, weights in _blocks(trace, layer, head, range(token, length), aside=aside):  # none before it sees it
+            total[start : start + len(weights)] += weights[:, token]
     return total / len(heads)
 
 
@@ -182,11 +175,14 @@ def _aside(weights: torch.Tensor, aside: bool) -> torch.Tensor:
     return set_aside(weights.clone()) if aside else weights
 
 
-def _rows_of(trace: Trace, layer: int, head: int, pool: int) -> Iterator[tuple[int, np.ndarray]]:
-    length = len(trace.tokens)
-    step = max(1, _NUMBERS_AT_ONCE // (length * pool)) * pool
-    for start in range(0, length, step):
-        yield start, numpy(trace.attention(layer, head, rows=slice(start, min(length, start + step)))).copy()
+def _blocks(
+    trace: Trace, layer: int, head: int, rows: range, *, pool: int = 1, aside: bool = False
+) -> Iterator[tuple[int, np.ndarray]]:
+    """A few rows at a time, whole cells of `pool` where they end within the text: the first one's number, (rows, T)."""
+    step = max(1, _NUMBERS_AT_ONCE // (len(trace.tokens) * pool)) * pool
+    for start in range(rows.start, rows.stop, step):
+        weights = trace.attention(layer, head, rows=slice(start, min(rows.stop, start + step)))
+        yield start, numpy(_aside(weights, aside))
 
 
 def _strongest(weights: np.ndarray, start: int) -> list[tuple[int, int, float]]:

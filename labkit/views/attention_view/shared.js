@@ -1,7 +1,8 @@
 // What all panes of the attention view look up: its facts, where numbers come from, which heads there are, its colours.
 
+import { stamp } from "../kit/canvas.js";
 import { Codes } from "../kit/codes.js";
-import { palette } from "./logic.js";
+import { dots, palette } from "./logic.js";
 import { fileSource, kernelSource } from "./source.js";
 
 /** @typedef {{name: string, title: string, unit: string, text: string, uniform: number | null}} Measure */
@@ -14,10 +15,12 @@ import { fileSource, kernelSource } from "./source.js";
 export class Shared {
   /** In which colours what is on show was drawn. */
   #key = "";
+  /** Patterns in these colours, by their codes and how many cells share a dot. @type {WeakMap<Uint8Array, Map<number, HTMLCanvasElement>>} */
+  #pictures = new WeakMap();
 
   /** @param {import("../kit/mount.js").Mounted} view */
   constructor(view) {
-    const { levels, tile, parts, orders } = view.get("constants");
+    const { levels, tile, parts, orders, scales } = view.get("constants");
     this.view = view;
     this.codes = new Codes(levels);
     /** Cells along the side of a tile. @type {number} */
@@ -26,11 +29,13 @@ export class Shared {
     this.parts = Array.from({ length: parts }, (_, i) => `map_${i}`);
     /** What the map can be sorted by, and what that is called. @type {Record<string, string>} */
     this.orders = orders;
+    /** The colour scales, and what they are called. @type {Record<string, string>} */
+    this.scales = scales;
     /** @type {Facts} */
     this.facts = view.get("facts");
     /** Of each trace, its tokens. @type {string[][]} */
     this.texts = view.get("texts");
-    this.source = view.exported ? fileSource(view.model, this.facts, this.codes) : kernelSource(view.wire);
+    this.source = view.exported ? fileSource(view.model, this.facts, this.codes) : kernelSource(view.wire, view.get);
     /** RGBA of each code. */
     this.palette = palette(this.codes, false);
   }
@@ -43,11 +48,6 @@ export class Shared {
     return this.view.theme.dark();
   }
 
-  /** @param {string} name */
-  colour(name) {
-    return this.view.theme.colour(name);
-  }
-
   /** Read the colours of now; whether they are others than before. */
   recolour() {
     this.view.theme.read();
@@ -55,7 +55,17 @@ export class Shared {
     if (!this.view.root.isConnected || key === this.#key) return false;
     this.#key = key;
     this.palette = palette(this.codes, this.dark, this.scale);
+    this.#pictures = new WeakMap();
     return true;
+  }
+
+  /** A pattern of n × n cells in colour, q × q of them to a dot, made once. @type {(codes: Uint8Array, n: number, q?: number) => HTMLCanvasElement} */
+  picture(codes, n, q = 1) {
+    const m = Math.ceil(n / q);
+    const kept = this.#pictures.get(codes) ?? new Map();
+    const made = kept.get(q) ?? stamp(dots(codes, n, q), m, m, this.palette);
+    this.#pictures.set(codes, kept.set(q, made));
+    return made;
   }
 
   /** The layers of a trace in which a head can be shown: all, or those that a file holds. @param {number} trace */
@@ -68,6 +78,16 @@ export class Shared {
   heads(trace, layer) {
     if (this.source.live) return Array.from({ length: this.facts.heads }, (_, i) => i);
     return this.source.held.flatMap((each) => (each.trace === trace && each.layer === layer ? [each.head] : []));
+  }
+
+  /** [layer, head] that can be shown: those that are wanted, else the first there is; null: none of the trace.
+   * @type {(trace: number, layer: number, head: number) => [number, number] | null} */
+  nearest(trace, layer, head) {
+    const layers = this.layers(trace);
+    if (layers.length === 0) return null;
+    const at = layers.includes(layer) ? layer : layers[0];
+    const heads = this.heads(trace, at);
+    return [at, heads.includes(head) ? head : heads[0]];
   }
 
   /** @type {(layer: number, head: number) => boolean} */

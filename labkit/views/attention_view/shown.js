@@ -1,7 +1,7 @@
 // What one pane shows of a head: which codes, which part of them, and which cell is pointed at. Places are in tokens.
 
 import { pixelRatio } from "../kit/canvas.js";
-import { aligned, isWhole, unitOf } from "./plane.js";
+import { aligned, crowd, isWhole, unitOf } from "./plane.js";
 import { codeReader } from "./source.js";
 
 /** @typedef {import("../kit/keys.js").Cell} Cell */
@@ -14,7 +14,7 @@ export class Shown {
   trace = 0;
   codes = new Uint8Array(0);
   /** What the kernel says of the head (`read_head`). @type {import("./source.js").Summary} */
-  summary = { layer: 0, head: 0, aside: false, links: [] };
+  summary = { trace: 0, layer: 0, head: 0, aside: false, links: [] };
   /** The picture's measures; of no size until it has a width. */
   size = NO_SIZE;
   /** The whole plane and the window of it that is seen. @type {import("./plane.js").Window} */
@@ -34,6 +34,11 @@ export class Shown {
   constructor(shared, redraw) {
     this.shared = shared;
     this.redraw = redraw;
+  }
+
+  /** The cell, or the row, that is shown as pointed at. */
+  get focus() {
+    return this.pointed ?? this.held ?? this.linked;
   }
 
   /** Whether the picture has a size yet. */
@@ -63,12 +68,18 @@ export class Shown {
   }
 
   devicePixels() {
-    return Math.round(this.size.side * (pixelRatio()));
+    return Math.round(this.size.side * pixelRatio());
   }
 
   /** Tokens along a side of the cells that are drawn and pointed at. */
   unit() {
     return this.full ? this.pool : unitOf(this.seen, this.pool, this.devicePixels());
+  }
+
+  /** Cells that share a dot, along a side. */
+  crowd() {
+    if (this.unit() < this.pool) return 1;
+    return this.full ? this.size.q : crowd(this.seen, this.pool, this.devicePixels());
   }
 
   /** The question for anything about this head. */

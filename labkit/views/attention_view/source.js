@@ -7,48 +7,56 @@ import { codeAt, lineOf, meanLine, packedBytes, setAside } from "./logic.js";
 const PATIENCE = 20000; // ms, after which what was asked for is asked again: the kernel was restarted, or is busy
 const TILES_KEPT = 192; // more than two panes on a fine screen show at a time
 const LINES_KEPT = 400;
+const EXACT_KEPT = 5000;
 
 /** @typedef {[number, number]} Head its layer and its number */
 /** @typedef {{trace: number, layer: number, head: number, aside: boolean}} HeadPlace */
+/** A cell or a tile, counted in those of pool × pool tokens. @typedef {HeadPlace & {row: number, column: number, pool: number}} CellPlace */
 /** @typedef {{query: number, key: number, query_text: string, key_text: string, weight: number}} Link */
-/** What reading.py says of a head.
- * @typedef {{layer: number, head: number, aside: boolean, links: Link[], [more: string]: any}} Summary */
-/** Codes by row; drawn, palette: in colour, and by which.
- * @typedef {{shape: number[], codes: Uint8Array, drawn?: HTMLCanvasElement, palette?: Uint8ClampedArray}} Tile */
+/** What reading.py says of a head, and of which trace it is.
+ * @typedef {{trace: number, layer: number, head: number, aside: boolean, links: Link[], [more: string]: any}} Summary */
+/** Codes by row. @typedef {{shape: number[], codes: Uint8Array, drawn?: HTMLCanvasElement, palette?: Uint8ClampedArray}} Tile drawn, palette: in
+ * colour, and by which */
 /** @typedef {{trace: number, heads: Head[], token: number, into: boolean, aside: boolean}} LineQuestion */
+/** null until it has come; then(): it has. Without `asking`, it is not asked for.
+ * @template Question, Value @typedef {(question: Question, then: () => void, asking?: boolean) => Value} Asked */
 
-/**
- * live: whether there is a kernel; held: the heads of a file; head: one of these, null where it is not there.
- * exact: the exact weight of a cell, handed to then(). tile: a tile of codes, null until it has come (asking: ask for it).
- * line: one token's line over some heads, codes; null until it has come, undefined where it can't be had.
- * ablate fails with the sentence to be shown.
- * @typedef {object} Source
- * @property {boolean} live
- * @property {(Summary & {trace: number})[]} held
- * @property {(place: HeadPlace) => {summary: Summary, codes: Uint8Array} | null} head
- * @property {(place: HeadPlace & {row: number, column: number, pool: number}, then: (found: Link) => void) => void} exact
- * @property {(place: HeadPlace & {row: number, column: number, pool: number}, then: () => void, asking?: boolean) => Tile | null} tile
- * @property {(question: LineQuestion, then: () => void) => Uint8Array | null | undefined} line
- * @property {() => void} start
- * @property {(heads: Head[]) => Promise<unknown>} ablate
- */
+/** Where numbers come from. @typedef {ReturnType<typeof kernelSource>} Source */
 
-/** Answers come from the kernel. A head on show arrives by the model's traits; the rest is asked for.
- * @type {(wire: import("../kit/ask.js").Wire) => Source} */
-export function kernelSource(wire) {
-  /** @type {{get: (place: object, then: () => void) => Tile | null, peek: (place: object) => Tile | null}} */
-  const tiles = answerStore(wire, "tile", ({ value, buffers }) => ({ shape: value, codes: bytesOf(buffers[0]) }), { most: TILES_KEPT, patience: PATIENCE });
-  const lines = answerStore(wire, "line", ({ buffers }) => bytesOf(buffers[0]), { most: LINES_KEPT, patience: PATIENCE });
+/** Answers come from the kernel. The heads on show arrive by the model's traits; the rest is asked for.
+ * @param {import("../kit/ask.js").Wire} wire @param {(name: string) => any} get */
+export function kernelSource(wire, get) {
+  /**
+   * @template Value
+   * @param {string} name
+   * @param {(answer: import("../kit/ask.js").Answer) => Value} read
+   * @param {number} most
+   * @returns {(question: object, then: () => void, asking?: boolean) => Value | null}
+   */
+  function asked(name, read, most) {
+    const store = answerStore(wire, name, read, { most, patience: PATIENCE });
+    return (question, then, asking = true) => (asking ? store.get(question, then) : store.peek(question));
+  }
+
   return {
+    /** Whether there is a kernel. */
     live: true,
+    /** The heads of a file. @type {Summary[]} */
     held: [],
-    head: () => null,
-    exact(place, then) {
-      wire.ask("exact", place, { patience: PATIENCE }).then(({ value }) => then(value), () => {});
+    /** A head on show, its codes and what is said of it; prefix: of the traits that have it. null: it is not there.
+     * @type {(place: HeadPlace, prefix: string) => {summary: Summary, codes: Uint8Array} | null} */
+    head(_place, prefix) {
+      const codes = bytesOf(get(`${prefix}cells`));
+      return codes.length === 0 ? null : { codes, summary: get(`${prefix}summary`) };
     },
-    tile: (place, then, asking = true) => (asking ? tiles.get(place, then) : tiles.peek(place)),
-    line: (question, then) => lines.get(question, then),
+    /** The exact weight of a cell. @type {Asked<CellPlace, Link | null>} */
+    exact: asked("exact", ({ value }) => value, EXACT_KEPT),
+    /** A tile of codes. @type {Asked<CellPlace, Tile | null>} */
+    tile: asked("tile", ({ value, buffers }) => ({ shape: value, codes: bytesOf(buffers[0]) }), TILES_KEPT),
+    /** One token's line over some heads, codes; undefined where it can't be had. @type {Asked<LineQuestion, Uint8Array | null | undefined>} */
+    line: asked("line", ({ buffers }) => bytesOf(buffers[0]), LINES_KEPT),
     start: () => void wire.ask("start", {}, { repeat: true }).catch(() => {}),
+    /** Fails with the sentence to be shown. @type {(heads: Head[]) => Promise<unknown>} */
     ablate: (heads) => wire.ask("ablate", { heads }),
   };
 }
@@ -65,7 +73,7 @@ export function fileSource(state, { tokens, pools }, codes) {
   const rest = state.get("embedded_rest");
   let at = 0;
   let restAt = 0;
-  /** @type {(Summary & {trace: number})[]} */
+  /** @type {Summary[]} */
   const held = state.get("embedded");
   const heads = held.map((summary) => {
     const count = tokens[summary.trace];
@@ -77,7 +85,7 @@ export function fileSource(state, { tokens, pools }, codes) {
     return { summary, plain, rests, aside };
   });
 
-  /** @type {Source["head"]} */
+  /** @type {(place: HeadPlace, prefix?: string) => {summary: Summary, codes: Uint8Array} | null} */
   function head({ trace, layer, head: number, aside }) {
     const found = heads.find(({ summary: each }) => each.trace === trace && each.layer === layer && each.head === number);
     if (found === undefined) return null;
@@ -91,7 +99,7 @@ export function fileSource(state, { tokens, pools }, codes) {
     live: false,
     held,
     head,
-    exact() {},
+    exact: () => null,
     tile: () => null,
     line({ trace, heads: wanted, token, into, aside }) {
       const pool = pools[trace];

@@ -1,12 +1,12 @@
 // The text: point at a token and see where it looks, or who looks at it, for one head, a layer, or the marked heads.
 
 import { aloud } from "../kit/aloud.js";
-import { box, make, spokenLabel, thousands } from "../kit/common.js";
+import { box, make, spokenLabel } from "../kit/common.js";
 import { picker, setOptions } from "../kit/controls.js";
 import { passageOf, tokenList } from "../kit/token_list.js";
 import { needsLight } from "../kit/colour.js";
 import { aboutWeight, strongest } from "./logic.js";
-import { quoted } from "./labels.js";
+import { numbered } from "./labels.js";
 
 const DIRECTIONS = [{ value: "from", title: "what it looks at" }, { value: "into", title: "who looks at it" }];
 const NAMED = 4;
@@ -22,23 +22,21 @@ const ASK_AFTER = 50; // ms; a pointer on its way asks for nothing
  */
 export function textPane(shared, actions) {
   const { view, texts, source, codes } = shared;
-  const [directionPicker, scopePicker] = [picker("Shade", view.id("direction"), DIRECTIONS), picker("Heads", view.id("scope"))];
-  const [direction, scope] = [directionPicker.select, scopePicker.select];
-  const controls = box("lk-controls", make("h2", "lk-att-title", "The text"));
-  for (const { label, select } of [directionPicker, scopePicker]) {
-    label.className = "lk-spoken"; // the list's own words tell what it is for
-    controls.append(label, select);
-  }
+  const [direction, scope] = [
+    picker("Shade", view.id("direction"), DIRECTIONS, () => draw()),
+    picker("Heads", view.id("scope"), [], () => draw()),
+  ];
+  for (const { label } of [direction, scope]) label.className = "lk-spoken"; // the list's own words tell what it is for
+  const controls = box("lk-controls", make("h2", "lk-att-title", "The text"), direction.label, direction.select, scope.label, scope.select);
   const foot = make("p", "lk-att-textfoot");
-  const said = aloud();
+  const said = aloud(view);
+  const soon = view.later(source.live ? ASK_AFTER : 0);
 
   /** @typedef {"pointed" | "held" | "cursor" | "linked"} How */
   /** Which tokens are pointed at, held by a click, reached by a key, pointed at elsewhere; the first that is one is shown.
    * @type {Record<How, number | null>} */
   const at = { pointed: null, held: null, cursor: null, linked: null };
   const focus = () => at.pointed ?? at.held ?? at.cursor ?? at.linked;
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  let timer;
   let trace = -1;
   /** The line that is painted. @type {Uint8Array | null} */
   let shaded = null;
@@ -52,8 +50,7 @@ export function textPane(shared, actions) {
         if (byKey) chosen({ pointed: null, held: null, cursor: token }, true);
         else if (token !== at.pointed) {
           at.pointed = token;
-          clearTimeout(timer);
-          timer = setTimeout(() => chosen(), source.live ? ASK_AFTER : 0);
+          soon(() => chosen());
         }
       },
       choose: (token) => chosen({ held: at.held === token ? null : token, cursor: token }, true),
@@ -80,7 +77,7 @@ export function textPane(shared, actions) {
       list.fill([passageOf({ texts: texts[trace], continued: [], called: [] })]);
       Object.assign(at, { pointed: null, held: null, cursor: null, linked: null });
     }
-    setOptions(scope, actions.scopes().map(({ name, title }) => ({ value: name, title })));
+    setOptions(scope.select, actions.scopes().map(({ name, title }) => ({ value: name, title })));
     draw();
   }
 
@@ -92,8 +89,8 @@ export function textPane(shared, actions) {
       foot.replaceChildren("Point at a token, or move with the arrow keys.");
       return;
     }
-    const into = direction.value === "into";
-    const heads = actions.scopes().find(({ name }) => name === scope.value)?.heads ?? [];
+    const into = direction.select.value === "into";
+    const heads = actions.scopes().find(({ name }) => name === scope.select.value)?.heads ?? [];
     const line = source.line({ trace, heads, token, into, aside: view.get("aside") }, () => {
       if (focus() === token) draw();
     });
@@ -122,15 +119,14 @@ export function textPane(shared, actions) {
   /** @type {(token: number, line: Uint8Array, into: boolean) => (string | Node)[]} */
   function words(token, line, into) {
     const best = strongest(codes, line, NAMED);
-    const name = (/** @type {number} */ i) => [quoted(texts[trace][i]), ` (${thousands(i)})`];
+    const name = (/** @type {number} */ i) => numbered(texts[trace][i], i);
     if (!codes.isNumber(line[token]) && best.length === 0) return [...name(token), ": its weights are not numbers."];
-    const parts = [...name(token), into ? " is looked at most by " : " looks most at "];
-    if (best.length === 0) parts.push(into ? "no token" : "no token of the text");
-    best.forEach(({ token: other, code }, i) => {
-      if (i > 0) parts.push(", ");
-      parts.push(...(other === token ? ["itself"] : name(other)), ": ", make("strong", "", aboutWeight(codes, code).replace("about ", "")));
-    });
-    return parts;
+    const others = best.flatMap(({ token: other, code }, i) => [
+      ...[i > 0 ? ", " : "", ...(other === token ? ["itself"] : name(other)), ": "],
+      make("strong", "", aboutWeight(codes, code).replace("about ", "")),
+    ]);
+    const none = into ? "no token" : "no token of the text";
+    return [...name(token), into ? " is looked at most by " : " looks most at ", ...(best.length > 0 ? others : [none])];
   }
 
   function sayIt() {
@@ -139,15 +135,9 @@ export function textPane(shared, actions) {
       if (token === null || !shaded) return null;
       const label = (/** @type {number} */ i) => spokenLabel(texts[trace][i], 40);
       const best = strongest(codes, shaded, NAMED).map(({ token: i, code }) => `${i === token ? "itself" : label(i)}: ${aboutWeight(codes, code)}`);
-      return `${label(token)}, token ${token}, ${direction.value === "into" ? "is looked at by" : "looks at"} ${best.join("; ")}`;
+      return `${label(token)}, token ${token}, ${direction.select.value === "into" ? "is looked at by" : "looks at"} ${best.join("; ")}`;
     });
   }
-
-  for (const select of [direction, scope]) select.addEventListener("change", () => draw());
-  view.atEnd(() => {
-    clearTimeout(timer);
-    said.close();
-  });
 
   return {
     element,

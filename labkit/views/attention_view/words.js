@@ -3,7 +3,7 @@
 import { decimal, make, thousands } from "../kit/common.js";
 import { table } from "../kit/table.js";
 import { exactWeight, roughPercent } from "./logic.js";
-import { axisLabel } from "./labels.js";
+import { tokenLabel } from "../kit/token_list.js";
 
 /** @typedef {import("./source.js").Summary} Summary */
 
@@ -15,7 +15,7 @@ import { axisLabel } from "./labels.js";
 export function linkTable({ summary, tokens, pool }, link) {
   const token = (/** @type {string} */ text, /** @type {number} */ i) => {
     const cell = make("span");
-    cell.append(axisLabel(text, 24), make("span", "lk-att-number", ` ${i}`));
+    cell.append(tokenLabel(text, 24), make("span", "lk-att-number", ` ${i}`));
     return cell;
   };
   const element = table({

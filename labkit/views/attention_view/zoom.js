@@ -8,7 +8,7 @@ const CLICK = 3; // CSS pixels that a click may move
 export const ZOOM_STEP = 1.6;
 
 /**
- * Returns {set(window), by(factor, fx, fy), listen(grid, overview), dragged(), close()}. dragged: whether the pointer has moved
+ * Returns {set(window), by(factor, fx, fy), listen(grid, overview), dragged()}. dragged: whether the pointer has moved
  * the window since it was pressed.
  * @param {import("./shown.js").Shown} shown
  * @param {() => void} redraw
@@ -16,18 +16,16 @@ export const ZOOM_STEP = 1.6;
 export function zoomWindow(shown, redraw) {
   /** Where the pointer was, and how far it came. @type {{x: number, y: number, far: number} | null} */
   let drag = null;
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  let resting;
+  const atRest = shown.shared.view.later(TILE_DELAY);
 
   /** @param {import("./plane.js").Window} next */
   function set(next) {
     shown.seen = isWhole(next, shown.whole) ? shown.whole : next;
     shown.moving = true;
-    clearTimeout(resting);
-    resting = setTimeout(() => {
+    atRest(() => {
       shown.moving = false;
       redraw();
-    }, TILE_DELAY);
+    });
     redraw();
   }
 
@@ -88,5 +86,5 @@ export function zoomWindow(shown, redraw) {
     });
   }
 
-  return { set, by, listen, dragged: () => drag !== null && drag.far > CLICK, close: () => clearTimeout(resting) };
+  return { set, by, listen, dragged: () => drag !== null && drag.far > CLICK };
 }

@@ -38,6 +38,11 @@ export function colour(t, dark) {
   );
 }
 
+/** The map in even steps, as RGBA. @type {(dark: boolean, steps?: number) => Uint8ClampedArray<ArrayBuffer>} */
+export function ramp(dark, steps = 256) {
+  return Uint8ClampedArray.from(Array.from({ length: steps }, (_, i) => [...colour(i / (steps - 1), dark), 255]).flat());
+}
+
 /** Whether white letters are read better on a colour, sRGB bytes, than black: the higher contrast of WCAG 2.
  * @param {number[]} rgb */
 export function needsLight(rgb) {

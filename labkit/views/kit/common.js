@@ -120,6 +120,17 @@ export function box(className, ...parts) {
   return element;
 }
 
+/**
+ * Put an element at a place, or give it a size: CSS pixels by the name of the property. Returns the element.
+ * @template {HTMLElement} Kind
+ * @param {Kind} element
+ * @param {Record<string, number>} sizes
+ */
+export function pixels(element, sizes) {
+  for (const [name, size] of Object.entries(sizes)) /** @type {any} */ (element.style)[name] = `${size}px`;
+  return element;
+}
+
 /** Leave parts out of what is read aloud: what they show is said elsewhere in words. @type {(...parts: Element[]) => void} */
 export function unread(...parts) {
   for (const part of parts) part.setAttribute("aria-hidden", "true");

@@ -20,14 +20,16 @@ export function button(text, name, action) {
 /** @typedef {string | number | {value: string | number, title: string | number}} Option what a list offers */
 
 /**
- * A list to choose from and its label, side by side in `pair`.
- * @type {(name: string, id: string, options?: Option[]) => {pair: HTMLElement, label: HTMLLabelElement, select: HTMLSelectElement}}
+ * A list to choose from and its label, side by side in `pair`. changed(value): another was chosen.
+ * @type {(name: string, id: string, options?: Option[], changed?: (value: string) => void) =>
+ *   {pair: HTMLElement, label: HTMLLabelElement, select: HTMLSelectElement}}
  */
-export function picker(name, id, options = []) {
+export function picker(name, id, options = [], changed = () => {}) {
   const label = make("label", "", name);
   label.htmlFor = id;
   const select = make("select");
   select.id = id;
+  select.addEventListener("change", () => changed(select.value));
   setOptions(select, options);
   const pair = make("span", "lk-pair");
   pair.append(label, select);
@@ -82,11 +84,11 @@ export function sliderFor(name, id, range, moved) {
  * @type {(view: Mounted, name: string, trait: string, options: Record<string, string>) => HTMLElement}
  */
 export function traitPicker(view, name, trait, options) {
-  const { pair, select } = picker(name, view.id(trait), Object.entries(options).map(([value, title]) => ({ value, title })));
+  const offered = Object.entries(options).map(([value, title]) => ({ value, title }));
+  const { pair, select } = picker(name, view.id(trait), offered, (value) => view.set(trait, value));
   const follow = () => {
     select.value = view.get(trait);
   };
-  select.addEventListener("change", () => view.set(trait, select.value));
   view.on(trait, follow);
   follow();
   return pair;

@@ -15,6 +15,7 @@ import { followTheme } from "./theme.js";
  *   on(names, callback): a trait changed; of several traits, once for all that came in one message
  *   theme: see `followTheme`; themed(callback): it changed
  *   resized(callback): called with the width in CSS pixels once it is known, and when it changed
+ *   later(delay): a function that does the latest of what it is given, so many milliseconds later
  *   atEnd(callback): to be called when the view is taken away
  *   unmount: what render() returns
  * @param {{model: Model, el: HTMLElement}} widget
@@ -78,6 +79,16 @@ export function mount({ model, el }, className) {
       });
       watcher.observe(root);
       ends.push(() => watcher.disconnect());
+    },
+    /** @type {(delay: number) => (action: () => void) => void} */
+    later(delay) {
+      /** @type {ReturnType<typeof setTimeout> | undefined} */
+      let timer;
+      ends.push(() => clearTimeout(timer));
+      return (action) => {
+        clearTimeout(timer);
+        timer = setTimeout(action, delay);
+      };
     },
     atEnd: (/** @type {() => void} */ callback) => void ends.push(callback),
     unmount() {

@@ -43,6 +43,16 @@ export function quoted(text) {
   return box;
 }
 
+/** A token's text on one line, its leading spaces in muted ink, kept apart from the text around it.
+ * @type {(text: string, limit: number) => HTMLElement} */
+export function tokenLabel(text, limit) {
+  const label = make("bdi", "lk-label");
+  const shown = visibleLabel(text, limit);
+  const lead = text.startsWith(" ") ? shown.length - shown.replace(/^·+/u, "").length : 0;
+  label.append(make("span", "lk-muted", shown.slice(0, lead)), shown === "" ? "(empty)" : shown.slice(lead));
+  return label;
+}
+
 /**
  * One token: {node, word}. What its word is drawn in leaves spaces around it and line breaks out.
  * @type {(passage: Passage, token: number) => {node: HTMLElement, word: HTMLElement}}

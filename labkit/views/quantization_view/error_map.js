@@ -2,7 +2,8 @@
 
 import { aloud } from "../kit/aloud.js";
 import { brushOf, stamp } from "../kit/canvas.js";
-import { colour } from "../kit/colour.js";
+import { ramp } from "../kit/colour.js";
+import { colourScale } from "../kit/colour_scale.js";
 import { make, section, setText, significant, thousands } from "../kit/common.js";
 import { pictureGrid } from "../kit/grid.js";
 import { cellTarget } from "../kit/keys.js";
@@ -15,13 +16,6 @@ const SHADES = 255;
 const [WIDEST, HIGHEST] = [420, 300]; // px
 const LARGEST_CELL = 12;
 
-/** @param {boolean} dark */
-function palette(dark) {
-  const colours = new Uint8ClampedArray(4 * (SHADES + 1));
-  for (let i = 0; i <= SHADES; i += 1) colours.set([...colour(i / SHADES, dark), 255], 4 * i);
-  return colours;
-}
-
 /**
  * Returns {element, draw(width)}.
  * @param {Mounted} view
@@ -31,20 +25,16 @@ export function errorMap(view) {
   const canvas = make("canvas", "lk-quant-canvas");
   const frame = make("div", "lk-quant-frame");
   const foot = make("p", "lk-quant-foot");
-  const spoken = aloud();
+  const spoken = aloud(view);
   const shape = make("p", "lk-muted lk-small");
-  const ramp = make("canvas", "lk-quant-ramp");
-  const [least, most] = [make("span", "", "0"), make("span")];
-  const scale = make("div", "lk-quant-scale lk-small");
-  scale.append(least, ramp, most);
+  const scale = colourScale();
   /** @type {Place | null} */
   let here = null;
   let [cellWidth, cellHeight] = [1, 1];
   const grid = pictureGrid("lk-quant-map", { at, point: show, choose: (cell) => cell && pick(cell), key });
   grid.setAttribute("aria-label", "Error of each weight: arrow keys move from cell to cell");
   grid.append(canvas, frame);
-  element.append(grid, scale, foot, shape, spoken.element);
-  view.atEnd(spoken.close);
+  element.append(grid, scale.element, foot, shape, spoken.element);
 
   /** @type {(x: number, y: number) => Place | null} */
   function at(x, y) {
@@ -98,22 +88,21 @@ export function errorMap(view) {
   /** @param {number} width */
   function draw(width) {
     const pane = view.get("pane");
-    grid.hidden = scale.hidden = pane.down === undefined;
+    grid.hidden = scale.element.hidden = pane.down === undefined;
     if (pane.down === undefined) return show(null);
     const { down, across } = pane;
     const cell = Math.min(LARGEST_CELL, Math.min(width, WIDEST) / across, HIGHEST / down);
     // a tall or a broad matrix keeps a side that can be seen
     cellWidth = Math.max(cell, Math.min(LARGEST_CELL, 60 / across));
     cellHeight = Math.max(cell, Math.min(LARGEST_CELL, 60 / down));
-    const colours = palette(view.theme.dark());
+    const colours = ramp(view.theme.dark());
     const codes = errorsOf(view.get("cells")).map((error) => Math.round((SHADES * error) / (pane.top || 1)));
     const cells = stamp(codes, across, down, colours);
     Object.assign(canvas, { width: across, height: down });
     brushOf(canvas).drawImage(cells, 0, 0);
     for (const each of [canvas, grid]) Object.assign(each.style, { width: `${across * cellWidth}px`, height: `${down * cellHeight}px` });
-    Object.assign(ramp, { width: SHADES + 1, height: 1 });
-    brushOf(ramp).drawImage(stamp(Array.from({ length: SHADES + 1 }, (_, i) => i), SHADES + 1, 1, colours), 0, 0);
-    setText(most, `${significant(pane.top)} (largest error)`);
+    const most = `${significant(pane.top)} (largest error)`;
+    scale.draw(colours, [{ at: 0, text: "0" }, { at: 1, text: most }], `Colour scale of the errors, from 0 to ${most}`);
     const pooled = pane.block[0] * pane.block[1] > 1 ? `; a cell shows the largest of ${pane.block[0]} × ${pane.block[1]} weights` : "";
     setText(shape, `${thousands(pane.rows)} rows (outputs) downward, ${thousands(pane.columns)} columns (inputs) across${pooled}.`);
     show(here !== null && here.row < down && here.column < across ? here : null);

@@ -23,9 +23,8 @@ export function routesPane(shared, which) {
   const { view } = shared;
   const focus = new Focus(shared, which);
   const id = (/** @type {string} */ name) => view.id(`${which}-${name}`);
-  const said = aloud();
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  let asking;
+  const said = aloud(view);
+  const soon = view.later(ASK_AFTER);
 
   // ------------------------------------------------------------------------------------------------ what is in focus
 
@@ -145,11 +144,10 @@ export function routesPane(shared, which) {
     text.focus(focus.chosen, { held: focus.held === focus.token, follow: reveal || byStrip });
     strip.place(reveal);
     drawFoot();
-    clearTimeout(asking);
-    asking = setTimeout(() => {
+    soon(() => {
       panel.draw();
       drawFoot();
-    }, ASK_AFTER);
+    });
     shared.link(which, focus.pointed?.token ?? focus.cursor);
   }
 
@@ -170,10 +168,6 @@ export function routesPane(shared, which) {
     });
   }
 
-  view.atEnd(() => {
-    said.close();
-    clearTimeout(asking);
-  });
   return {
     element,
     fill,

@@ -6,7 +6,7 @@ import { box, decimal, equalChoices, make, outsideText, percent, setText, thousa
 import { isBusy, statusLine, stopwatch } from "../kit/field.js";
 import { legend } from "../kit/legend.js";
 import { mount } from "../kit/mount.js";
-import { tokenLabel } from "../tokens_view/panel.js";
+import { tokenLabel } from "../kit/token_list.js";
 import { createReader } from "../tokens_view/reader.js";
 import { rowAt, sayTemperature } from "./logic.js";
 

@@ -1,17 +1,9 @@
 // What is known of one token: what else the model considered, and its numbers.
 
 import { barRow } from "../kit/bars.js";
-import { box, decimal, equalChoices, make, percent, visibleLabel } from "../kit/common.js";
+import { box, decimal, equalChoices, make, percent } from "../kit/common.js";
+import { tokenLabel } from "../kit/token_list.js";
 import { bars, ordinal } from "./logic.js";
-
-/** A token's text on one line, its leading spaces in muted ink, kept apart from the text around it. @type {(text: string, limit: number) => HTMLElement} */
-export function tokenLabel(text, limit) {
-  const label = make("bdi", "lk-label");
-  const shown = visibleLabel(text, limit);
-  const lead = text.startsWith(" ") ? shown.length - shown.replace(/^·+/u, "").length : 0;
-  label.append(make("span", "lk-muted", shown.slice(0, lead)), shown === "" ? "(empty)" : shown.slice(lead));
-  return label;
-}
 
 /** @type {(row: import("./logic.js").Bar, strings: string[]) => HTMLElement} */
 function bar(row, strings) {
