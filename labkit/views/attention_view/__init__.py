@@ -14,7 +14,7 @@ import traitlets
 from labkit import checks
 from labkit.attention import uniform
 from labkit.errors import BadInput
-from labkit.markup import ranges
+from labkit.markup import counted, ranges
 from labkit.views.attention_view.codes import pool_size
 from labkit.views.attention_view.exported import numbers_of, picture
 from labkit.views.attention_view.measures import handed_in, measure_facts
@@ -512,8 +512,7 @@ class AttentionView(View):
 
     def _head_line(self) -> str:
         trace = self._traces[0]
-        tokens = len(trace.tokens)
-        return f"{trace.model} · {tokens} token{'' if tokens == 1 else 's'} · layer {self.layer} · head {self.head}"
+        return f"{trace.model} · {counted(len(trace), 'token')} · layer {self.layer} · head {self.head}"
 
     def _static_text(self) -> str:
         links = [f"{query} looks at {key}: {weight}" for query, key, weight in self._links()]

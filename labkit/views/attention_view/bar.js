@@ -20,7 +20,7 @@ export function controlBar(shared, actions) {
   const compare = picker("Beside it", view.id("compare"), [], compareWith);
   const which = () => view.get("beside")[0];
   const beside = placePicker(shared, ["Layer beside", "Head beside"], which, (...place) => view.set("beside", [which(), ...place]));
-  const scale = traitPicker(view, "Colours", "scale", shared.scales);
+  const scale = traitPicker(view, "Colours", "scale", shared.constants.scales);
   const aside = traitBox(view, "Set the first token aside", "aside");
   aside.title = "Leave out what goes to the first token, and scale the rest of each row to 100 %";
   const status = statusLine();
@@ -44,12 +44,13 @@ export function controlBar(shared, actions) {
   }
 
   function drawLegend() {
-    const { scale, scales, dark } = shared;
+    const { scale, dark } = shared;
     const { marks } = SCALES[scale];
-    title.textContent = `Weight, ${scales[scale]} scale`;
+    const name = shared.constants.scales[scale];
+    title.textContent = `Weight, ${name} scale`;
     const text = (/** @type {number} */ weight) => (weight === marks[0] && scale === "log" ? `≤ ${weight}` : String(weight));
     const along = marks.map((weight) => ({ at: onScale(weight, scale), text: text(weight) }));
-    colours.draw(ramp(dark), along, `Colour scale of the weights, ${scales[scale]}, from ${marks[0]} to 1`);
+    colours.draw(ramp(dark), along, `Colour scale of the weights, ${name}, from ${marks[0]} to 1`);
   }
 
   /** @param {string} chosen */

@@ -12,7 +12,7 @@ const EXACT_DELAY = 60; // ms; a pointer on its way over many cells asks for non
 
 /** Returns {element, spoken, draw(), ask(), saySoon()}. @param {import("./shown.js").Shown} shown */
 export function footLine(shown) {
-  const element = make("p", "lk-att-foot");
+  const element = make("p", "lk-foot lk-att-foot");
   const { source, codes, view } = shown.shared;
   const spoken = aloud(view);
   const soon = view.later(EXACT_DELAY);

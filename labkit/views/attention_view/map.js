@@ -26,7 +26,7 @@ export function headMap(shared, actions) {
   let width = 0;
 
   const measure = picker("Bars", view.id("measure"), [], (value) => view.set("measure", value));
-  const order = traitPicker(view, "Order", "order", shared.orders);
+  const order = traitPicker(view, "Order", "order", shared.constants.orders);
   const legend = make("p", "lk-att-maplegend lk-muted lk-small");
   legend.id = view.id("legend");
   const grid = pictureGrid("lk-att-mapgrid", {

@@ -39,7 +39,7 @@ export function painter(shown) {
 
   /** @type {(brush: Brush, u: number, pixel: number) => void} */
   function drawTiles(brush, u, pixel) {
-    const side = shared.tile * u;
+    const side = shared.constants.tile * u;
     for (const { row, column } of tilesFor(shown.seen, shown.tokens, side)) {
       const found = shown.tile(u, row, column, !shown.moving);
       if (!found) continue;

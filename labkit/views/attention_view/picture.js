@@ -69,6 +69,6 @@ export function headSvg({ codes, n, labels, numbers, title, image }, shared) {
     const x = (wide * onScale(mark, scale)).toFixed(1);
     parts.push(`<text x="${x}" y="22" text-anchor="middle" font-size="10" fill="${muted}">${mark}</text>`);
   }
-  parts.push(`<text x="${wide + 12}" y="9" fill="${muted}">weight, ${shared.scales[scale]} scale</text>`, "</g>", "</svg>");
+  parts.push(`<text x="${wide + 12}" y="9" fill="${muted}">weight, ${shared.constants.scales[scale]} scale</text>`, "</g>", "</svg>");
   return parts.join("\n");
 }

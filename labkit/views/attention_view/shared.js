@@ -12,6 +12,10 @@ import { fileSource, kernelSource } from "./source.js";
  *   chosen: [number, number] | null, measures: Measure[], can_ablate: boolean, same_text: boolean}} Facts
  */
 
+/** levels: of the codes; tile: cells along the side of one; parts: how many traits hold the map; orders, scales: what the map can be sorted by, and the
+ * colour scales, with what they are called.
+ * @typedef {{levels: number, tile: number, parts: number, orders: Record<string, string>, scales: Record<string, string>}} Constants */
+
 export class Shared {
   /** In which colours what is on show was drawn. */
   #key = "";
@@ -20,17 +24,12 @@ export class Shared {
 
   /** @param {import("../kit/mount.js").Mounted} view */
   constructor(view) {
-    const { levels, tile, parts, orders, scales } = view.get("constants");
     this.view = view;
-    this.codes = new Codes(levels);
-    /** Cells along the side of a tile. @type {number} */
-    this.tile = tile;
+    /** @type {Constants} */
+    this.constants = view.get("constants");
+    this.codes = new Codes(this.constants.levels);
     /** The traits that hold the map. */
-    this.parts = Array.from({ length: parts }, (_, i) => `map_${i}`);
-    /** What the map can be sorted by, and what that is called. @type {Record<string, string>} */
-    this.orders = orders;
-    /** The colour scales, and what they are called. @type {Record<string, string>} */
-    this.scales = scales;
+    this.parts = Array.from({ length: this.constants.parts }, (_, i) => `map_${i}`);
     /** @type {Facts} */
     this.facts = view.get("facts");
     /** Of each trace, its tokens. @type {string[][]} */

@@ -95,7 +95,7 @@ export class Shown {
 
   /** The code of a cell, read at a unit. */
   reader(unit = this.unit()) {
-    return codeReader(this.codes, this.pool, unit, this.shared.tile, (row, column) => this.tile(unit, row, column));
+    return codeReader(this.codes, this.pool, unit, this.shared.constants.tile, (row, column) => this.tile(unit, row, column));
   }
 
   /** The text of a cell's tokens along one side. @type {(token: number, unit: number) => string} */

@@ -28,7 +28,7 @@ export function textPane(shared, actions) {
   ];
   for (const { label } of [direction, scope]) label.className = "lk-spoken"; // the list's own words tell what it is for
   const controls = box("lk-controls", make("h2", "lk-att-title", "The text"), direction.label, direction.select, scope.label, scope.select);
-  const foot = make("p", "lk-att-textfoot");
+  const foot = make("p", "lk-foot lk-att-textfoot");
   const said = aloud(view);
   const soon = view.later(source.live ? ASK_AFTER : 0);
 

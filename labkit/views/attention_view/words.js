@@ -24,7 +24,7 @@ export function linkTable({ summary, tokens, pool }, link) {
     numbers: ["Weight"],
     rows: summary.links.map((each) => [token(each.query_text, each.query), token(each.key_text, each.key), exactWeight(each.weight)]),
   });
-  element.caption?.append(make("span", "", tokens > 2 ? ", those to the first token and to itself aside" : ""));
+  element.caption?.append(make("span", "lk-muted", tokens > 2 ? ", those to the first token and to itself aside" : ""));
   const cellOf = (/** @type {number} */ i) => Math.floor(i / pool) * pool;
   summary.links.forEach((each, i) => {
     const row = element.rows[i + 1];
