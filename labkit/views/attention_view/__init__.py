@@ -22,6 +22,7 @@ from labkit.views.attention_view.overview import PARTS, Overview, measure_names
 from labkit.views.attention_view.reading import (
     TILE,
     Head,
+    as_link,
     clearest_head,
     label,
     layers_with_attention,
@@ -357,19 +358,12 @@ class AttentionView(View):
     @answers
     def _answer_exact(
         self, trace: int, layer: int, head: int, aside: bool, row: int, column: int, pool: int
-    ) -> dict[str, object]:
+    ) -> Content:
         """The highest weight of a cell, and of which two tokens it is."""
         of, layer, head = self._place(trace, layer, head)
         if not 1 <= pool <= pool_size(len(of)) or not 0 <= column <= row < -(-len(of) // pool):
             raise BadInput(f"There is no cell ({row}, {column}) of {pool} tokens.")
-        query, key, weight = read_cell(of, layer, head, row, column, pool=pool, aside=aside)
-        return {
-            "query": query,
-            "key": key,
-            "query_text": label(of, query),
-            "key_text": label(of, key),
-            "weight": checks.as_number(weight),  # JSON has no NaN
-        }
+        return as_link(of, *read_cell(of, layer, head, row, column, pool=pool, aside=aside))
 
     @answers
     def _answer_tile(self, trace: int, layer: int, head: int, aside: bool, row: int, column: int, pool: int) -> Answer:

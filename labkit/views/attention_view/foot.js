@@ -25,7 +25,7 @@ export function footLine(shown) {
   /** @type {(token: number, u: number) => (string | Node)[]} */
   function named(token, u) {
     if (u === 1) return numbered(shown.labels[token], token);
-    return [quoted(shown.label(token, u)), ` (${thousands(token)} to ${thousands(shown.last(token, u))})`];
+    return [quoted(shown.label(token, u)), ` (${thousands(token)} to ${thousands(Math.min(shown.tokens, token + u) - 1)})`];
   }
 
   function draw() {

@@ -58,7 +58,7 @@ export function headPane(shared, which, actions) {
     Object.assign(shown, { trace, codes, summary });
     if (cellCount(codes.length) !== shown.cells) throw new RangeError(`${codes.length} bytes for ${shown.cells} cells`);
     parts.title.textContent = `${facts.tokens.length > 1 ? `${facts.names[trace]}: ` : ""}layer ${layer} · head ${head}`;
-    parts.title.append(make("span", "lk-att-shares lk-muted", saySharing(head, facts.heads, facts.kv_heads)));
+    parts.title.append(" ", make("span", "lk-att-shares lk-muted", saySharing(head, facts.heads, facts.kv_heads)));
     grid.setAttribute(
       "aria-label",
       `Attention pattern, layer ${layer}, head ${head}: arrow keys move from cell to cell, Home and End to ` +

@@ -25,18 +25,12 @@ export function labelWidths(shown, element, width) {
   element.style.setProperty("--lk-att-label", `${cap}px`);
   const brush = brushOf(make("canvas"));
   brush.font = `11px ${getComputedStyle(element).getPropertyValue("--lk-sans") || "sans-serif"}`;
-  /** @type {Map<string, number>} */
-  const known = new Map();
-  const of = (/** @type {string} */ text) => {
-    const wide = known.get(text) ?? Math.ceil(brush.measureText(visibleLabel(text, LABEL_CHARACTERS)).width) + 2;
-    known.set(text, wide);
-    return wide;
-  };
   const number = Math.ceil(brush.measureText(String(shown.tokens - 1)).width) + 5;
-  const at = (/** @type {number} */ i) => shown.label(i * shown.pool, shown.pool);
+  const texts = Array.from({ length: shown.cells }, (_, i) => visibleLabel(shown.label(i * shown.pool, shown.pool), LABEL_CHARACTERS));
+  const wide = texts.map((text) => Math.ceil(brush.measureText(text).width) + 2);
   return {
-    rows: (i) => Math.min(cap, of(at(i)) + number) + ROW_GAP,
-    columns: (i) => Math.min(cap, of(at(i))) + COLUMN_GAP,
+    rows: (i) => Math.min(cap, wide[i] + number) + ROW_GAP,
+    columns: (i) => Math.min(cap, wide[i]) + COLUMN_GAP,
   };
 }
 

@@ -30,6 +30,7 @@ export function headMap(shared, actions) {
   const legend = make("p", "lk-att-maplegend lk-muted lk-small");
   legend.id = view.id("legend");
   const grid = pictureGrid("lk-att-mapgrid", {
+    label: `Map of ${map.count} heads: arrow keys move, Enter shows a head, Shift and Enter beside the other, Space marks it`,
     at(x, y) {
       const slot = slotAt(map.layout, x, y);
       return slot !== null && slot < map.count ? slot : null;
@@ -45,10 +46,6 @@ export function headMap(shared, actions) {
     also: (event) => event.key === "Enter" && event.shiftKey,
   });
   grid.setAttribute("aria-describedby", legend.id);
-  grid.setAttribute(
-    "aria-label",
-    `Map of ${map.count} heads: arrow keys move, Enter shows a head, Shift and Enter beside the other, Space marks it`,
-  );
   const [canvas, over] = [make("canvas", "lk-att-mapcanvas"), make("canvas", "lk-att-mapover")];
   const [layerNames, headNames] = [make("div", "lk-att-maplayers"), make("div", "lk-att-mapheads")];
   grid.append(canvas, over);

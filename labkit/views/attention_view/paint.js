@@ -44,13 +44,10 @@ export function painter(shown) {
       const found = shown.tile(u, row, column, !shown.moving);
       if (!found) continue;
       const [down, across] = found.shape;
-      if (!found.drawn || found.palette !== shared.palette) {
-        found.drawn = stamp(found.codes, across, down, shared.palette);
-        found.palette = shared.palette;
-      }
+      const drawn = shared.drawn(found.codes, 1, (palette) => stamp(found.codes, across, down, palette));
       const [x, y] = [(column * side - shown.seen.left) * pixel, (row * side - shown.seen.top) * pixel];
       brush.clearRect(x, y, across * u * pixel, down * u * pixel);
-      brush.drawImage(found.drawn, x, y, across * u * pixel, down * u * pixel);
+      brush.drawImage(drawn, x, y, across * u * pixel, down * u * pixel);
     }
   }
 

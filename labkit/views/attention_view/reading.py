@@ -13,9 +13,11 @@ import numpy as np
 import torch
 
 from labkit.attention import set_aside
+from labkit.checks import as_number
 from labkit.errors import Unavailable
 from labkit.views.attention_view.codes import MOST_CELLS, highest, pack, pool_size
 from labkit.views.base import clean, shorten
+from labkit.views.kit.arrays import numbers
 from labkit.views.kit.codes import quantize
 from labkit.views.kit.traits import Content
 
@@ -61,7 +63,7 @@ def clearest_head(trace: Trace, layers: Sequence[int], heads: Iterable[int]) -> 
     rows = np.unique(np.linspace(2, length - 1, count).astype(int)) if length > 2 else np.arange(0)
     best, chosen = -1.0, (layers[0], heads[0])
     for layer in layers if len(rows) else ():
-        weights = numpy(trace.attention(layer, rows=rows.tolist()))[heads].copy()
+        weights = numbers(trace.attention(layer, rows=rows.tolist()))[heads].copy()
         weights[:, :, 0] = 0
         weights[:, np.arange(len(rows)), rows] = 0
         means = weights.max(-1).mean(-1)
@@ -83,7 +85,7 @@ def read_head(trace: Trace, layer: int, head: int, *, aside: bool = False) -> He
         selves.append(np.diagonal(weights, offset=start).copy())
         broken += int(np.isnan(sums[-1]).sum())
         ahead = ahead or bool((np.triu(weights[:, start:], 1) > 0).any())
-        shown = numpy(_aside(torch.from_numpy(weights), aside))
+        shown = numbers(_aside(torch.from_numpy(weights), aside))
         pooled.append(quantize(highest(shown, pool)))
         links += _strongest(shown, start)
     codes = np.concatenate(pooled)
@@ -98,10 +100,7 @@ def read_head(trace: Trace, layer: int, head: int, *, aside: bool = False) -> He
             "layer": layer,
             "head": head,
             "aside": aside,
-            "links": [
-                {"query": i, "key": j, "query_text": label(trace, i), "key_text": label(trace, j), "weight": weight}
-                for i, j, weight in links[:LINKS]
-            ],
+            "links": [as_link(trace, *link) for link in links[:LINKS]],
             "first": first,
             "self": own,
             "others": None if rest is None or first is None or own is None else max(0.0, rest - first - own),
@@ -124,7 +123,7 @@ def read_cell(
     length = len(trace.tokens)
     rows = range(row * pool, min(length, (row + 1) * pool))
     whole = trace.attention(layer, head, rows=rows)
-    weights = numpy(_aside(whole, aside))[:, column * pool : (column + 1) * pool]
+    weights = numbers(_aside(whole, aside))[:, column * pool : (column + 1) * pool]
     query, key = np.unravel_index(np.argmax(weights), weights.shape)  # a NaN counts as the highest
     return row * pool + int(query), column * pool + int(key), float(weights[query, key])
 
@@ -143,7 +142,7 @@ def mean_pattern(trace: Trace, heads: Sequence[tuple[int, int]], *, aside: bool 
     """(T, T) float32: the mean of the patterns of some heads."""
     total = sum(_aside(trace.attention(layer, head), aside) for layer, head in heads)
     assert isinstance(total, torch.Tensor)
-    return numpy(total / len(heads))
+    return numbers(total / len(heads))
 
 
 def read_line(
@@ -154,21 +153,22 @@ def read_line(
     total = np.zeros(length, np.float32)
     for layer, head in heads:
         if not into:
-            total += numpy(_aside(trace.attention(layer, head, rows=[token]), aside))[0]
+            total += numbers(_aside(trace.attention(layer, head, rows=[token]), aside))[0]
             continue
         for start, weights in _blocks(trace, layer, head, range(token, length), aside=aside):  # none before it sees it
             total[start : start + len(weights)] += weights[:, token]
     return total / len(heads)
 
 
+def as_link(trace: Trace, query: int, key: int, weight: float) -> Content:
+    """A weight and its two tokens, as JSON takes them."""
+    texts = {"query_text": label(trace, query), "key_text": label(trace, key)}
+    return {"query": query, "key": key, **texts, "weight": as_number(weight)}  # JSON has no NaN
+
+
 def label(trace: Trace, token: int) -> str:
     """A token's text, bounded."""
     return shorten(clean(shorten(trace.tokens[token], LABEL_CHARACTERS)), LABEL_CHARACTERS)
-
-
-def numpy(tensor: torch.Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().cpu().numpy()
-    return array
 
 
 def _aside(weights: torch.Tensor, aside: bool) -> torch.Tensor:
@@ -182,7 +182,7 @@ def _blocks(
     step = max(1, _NUMBERS_AT_ONCE // (len(trace.tokens) * pool)) * pool
     for start in range(rows.start, rows.stop, step):
         weights = trace.attention(layer, head, rows=slice(start, min(rows.stop, start + step)))
-        yield start, numpy(_aside(weights, aside))
+        yield start, numbers(_aside(weights, aside))
 
 
 def _strongest(weights: np.ndarray, start: int) -> list[tuple[int, int, float]]:

@@ -19,7 +19,7 @@ import { fileSource, kernelSource } from "./source.js";
 export class Shared {
   /** In which colours what is on show was drawn. */
   #key = "";
-  /** Patterns in these colours, by their codes and how many cells share a dot. @type {WeakMap<Uint8Array, Map<number, HTMLCanvasElement>>} */
+  /** What was drawn in them, by its codes. @type {WeakMap<Uint8Array, Map<number, HTMLCanvasElement>>} */
   #pictures = new WeakMap();
 
   /** @param {import("../kit/mount.js").Mounted} view */
@@ -58,13 +58,19 @@ export class Shared {
     return true;
   }
 
-  /** A pattern of n × n cells in colour, q × q of them to a dot, made once. @type {(codes: Uint8Array, n: number, q?: number) => HTMLCanvasElement} */
+  /** What codes look like in these colours, made once; as: what else it hangs on.
+   * @type {(codes: Uint8Array, as: number, make: (palette: Uint8ClampedArray) => HTMLCanvasElement) => HTMLCanvasElement} */
+  drawn(codes, as, make) {
+    const kept = this.#pictures.get(codes) ?? new Map();
+    const made = kept.get(as) ?? make(this.palette);
+    this.#pictures.set(codes, kept.set(as, made));
+    return made;
+  }
+
+  /** A pattern of n × n cells in colour, q × q of them to a dot. @type {(codes: Uint8Array, n: number, q?: number) => HTMLCanvasElement} */
   picture(codes, n, q = 1) {
     const m = Math.ceil(n / q);
-    const kept = this.#pictures.get(codes) ?? new Map();
-    const made = kept.get(q) ?? stamp(dots(codes, n, q), m, m, this.palette);
-    this.#pictures.set(codes, kept.set(q, made));
-    return made;
+    return this.drawn(codes, q, (palette) => stamp(dots(codes, n, q), m, m, palette));
   }
 
   /** The layers of a trace in which a head can be shown: all, or those that a file holds. @param {number} trace */

@@ -104,11 +104,6 @@ export class Shown {
     return this.labels.slice(token, token + unit).join("").slice(0, 80);
   }
 
-  /** @type {(token: number, unit: number) => number} */
-  last(token, unit) {
-    return Math.min(this.tokens, token + unit) - 1;
-  }
-
   /** What was chosen among other cells, before a zoom or in the text, is the cell of now that it lies in.
    * @type {<At extends Place>(at: At | null) => At | null} */
   cell(at) {

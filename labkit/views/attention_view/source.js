@@ -15,8 +15,7 @@ const EXACT_KEPT = 5000;
 /** @typedef {{query: number, key: number, query_text: string, key_text: string, weight: number}} Link */
 /** What reading.py says of a head, and of which trace it is.
  * @typedef {{trace: number, layer: number, head: number, aside: boolean, links: Link[], [more: string]: any}} Summary */
-/** Codes by row. @typedef {{shape: number[], codes: Uint8Array, drawn?: HTMLCanvasElement, palette?: Uint8ClampedArray}} Tile drawn, palette: in
- * colour, and by which */
+/** Codes by row. @typedef {{shape: number[], codes: Uint8Array}} Tile */
 /** @typedef {{trace: number, heads: Head[], token: number, into: boolean, aside: boolean}} LineQuestion */
 /** null until it has come; then(): it has. Without `asking`, it is not asked for.
  * @template Question, Value @typedef {(question: Question, then: () => void, asking?: boolean) => Value} Asked */

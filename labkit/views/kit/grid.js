@@ -3,11 +3,12 @@
 import { make, ownKey } from "./common.js";
 
 /**
- * at(x, y): the cell under a point in CSS pixels, or null; point(cell): the pointer is on it, or on none; choose(cell, event): it
+ * label: what it is, and which keys it takes; at(x, y): the cell under a point in CSS pixels, or null; point(cell): the pointer is on it, or on none; choose(cell, event): it
  * was clicked; key(event): a key was pressed, returns whether it meant something; also(event): whether a key with Shift or the
  * like is the picture's own, too.
  * @template Cell
  * @typedef {object} GridActions
+ * @property {string} [label]
  * @property {(x: number, y: number) => Cell | null} at
  * @property {(cell: Cell | null) => void} point
  * @property {(cell: Cell | null, event: MouseEvent) => void} choose
@@ -20,10 +21,11 @@ import { make, ownKey } from "./common.js";
  * @param {string} className
  * @param {GridActions<Cell>} actions
  */
-export function pictureGrid(className, { at, point, choose, key, also }) {
+export function pictureGrid(className, { label, at, point, choose, key, also }) {
   const grid = make("div", className);
   grid.tabIndex = 0;
   grid.setAttribute("role", "application");
+  if (label) grid.setAttribute("aria-label", label);
   const under = (/** @type {MouseEvent} */ event) => {
     const { left, top } = grid.getBoundingClientRect();
     return at(event.clientX - left, event.clientY - top);

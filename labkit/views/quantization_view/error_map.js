@@ -31,8 +31,7 @@ export function errorMap(view) {
   /** @type {Place | null} */
   let here = null;
   let [cellWidth, cellHeight] = [1, 1];
-  const grid = pictureGrid("lk-quant-map", { at, point: show, choose: (cell) => cell && pick(cell), key });
-  grid.setAttribute("aria-label", "Error of each weight: arrow keys move from cell to cell");
+  const grid = pictureGrid("lk-quant-map", { label: "Error of each weight: arrow keys move from cell to cell", at, point: show, choose: (cell) => cell && pick(cell), key });
   grid.append(canvas, frame);
   element.append(grid, scale.element, foot, shape, spoken.element);
 

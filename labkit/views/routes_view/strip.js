@@ -23,6 +23,7 @@ export function layerStrip(focus, actions) {
   let room = 0;
 
   const grid = pictureGrid("lk-rt-grid", {
+    label: "The first expert of each token in each layer: left and right move by token, up and down by layer, Enter holds, Escape lets go",
     at: (x, y) => layout && stripPlace(layout, x, y),
     point: actions.point,
     choose(place) {
@@ -38,10 +39,6 @@ export function layerStrip(focus, actions) {
       return true;
     },
   });
-  grid.setAttribute(
-    "aria-label",
-    "The first expert of each token in each layer: left and right move by token, up and down by layer, Enter holds, Escape lets go",
-  );
   const canvas = make("canvas");
   // Frames are elements: a canvas as large as the strip would be painted whole for every move of the pointer.
   const [rowFrame, columnFrame, cellFrame] = ["row", "column", "cell"].map((name) => make("div", `lk-rt-frame lk-rt-frame-${name}`));
