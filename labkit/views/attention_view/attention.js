@@ -37,9 +37,10 @@ function render(widget) {
   });
   const ablation = ablationStrip(shared);
   const [links, notes] = [make("div", "lk-att-links"), make("div", "lk-att-notes lk-muted")];
-  const middle = box("lk-att-middle", box("lk-att-heads", first.element, second.element), ablation.element);
+  const heads = box("lk-att-heads", first.element, second.element);
+  const middle = box("lk-att-middle", heads, ablation.element);
   const side = box("lk-att-side", text.element, box("lk-att-words", links, notes));
-  root.append(traceHead(facts), bar.element, box("lk-att-body", map.element, middle, side));
+  root.append(traceHead(facts), bar.element, box("lk-att-body lk-split", map.element, middle, side));
   root.classList.toggle("lk-att-many", facts.heads > MANY_HEADS);
   second.element.hidden = true;
 
@@ -116,7 +117,7 @@ function render(widget) {
     const on = trace !== undefined;
     const changed = second.element.hidden === on;
     second.element.hidden = !on;
-    root.classList.toggle("lk-att-two", on);
+    heads.classList.toggle("lk-split", on);
     bar.draw();
     map.paintOver();
     const found = on ? source.head({ trace, layer, head, aside: get("aside") }, "beside_") : null;

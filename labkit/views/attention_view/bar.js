@@ -33,7 +33,7 @@ export function controlBar(shared, actions) {
   const title = make("span");
   const colours = colourScale();
   const legend = box("lk-att-legend lk-muted lk-small", title, colours.element);
-  const element = box("lk-att-top", box("lk-controls lk-att-bar", ...shown.pairs, compare.pair, ...beside.pairs, scale, aside, save, status.element), legend);
+  const element = box("lk-controls lk-att-top", box("lk-controls lk-att-bar", ...shown.pairs, compare.pair, ...beside.pairs, scale, aside, save, status.element), legend);
 
   function draw() {
     shown.draw([0, view.get("layer"), view.get("head")]);
