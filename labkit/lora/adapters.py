@@ -24,6 +24,7 @@ from labkit.lora.low_rank import LowRank, dense_weight, sizes
 from labkit.quantization.weights import packed_shapes
 from labkit.trace import running
 from labkit.trace.adding import Change, Term, adding
+from labkit.trace.building import is_quantized
 from labkit.trace.lab_like import BuiltLab, check_lab
 from labkit.trace.turns import Turns
 
@@ -270,6 +271,8 @@ def taken(peft_model: PeftModel, lab: Made, name: str = "adapter", *, notes: tup
     tensors = {key: value.detach().to("cpu", copy=True) for key, value in found.items()}
     if isinstance(config.init_lora_weights, str) and config.init_lora_weights not in ("gaussian", "eva", "orthogonal"):
         config, tensors = _from_changed_base(config, tensors, peft_model, lab)
+    if is_quantized(running.language_model(peft_model)) and not is_quantized(lab.model):  # type: ignore[arg-type]
+        notes = (*notes, ON_A_COPY)
     config.inference_mode, config.base_model_name_or_path = True, hub_name(lab)
     return Adapter(lab, config, tensors, name, base_of(lab), notes)
 
@@ -304,6 +307,7 @@ def load(
 
 UNKNOWN = "its base can't be verified: the file names no fingerprint, so only names and shapes were checked"
 OTHER = "it is on another model than it was trained on"
+ON_A_COPY = "it was trained beside a quantized copy of its base, whose weights are a little different"
 QUANTIZED = "its base is verified by embedding and norms alone: the layers here are quantized"
 _UNVERIFIED = (UNKNOWN, OTHER, QUANTIZED)
 
