@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from labkit.lora.answers import Gain as Gain
     from labkit.lora.answers import exact_match as exact_match
     from labkit.lora.answers import gain as gain
+    from labkit.lora.costs import Cost as Cost
+    from labkit.lora.costs import cost as cost
     from labkit.lora.finetuning import finetune as finetune
+    from labkit.lora.forgetting import Forgotten as Forgotten
+    from labkit.lora.forgetting import forgotten as forgotten
     from labkit.lora.interfering import Interference as Interference
     from labkit.lora.interfering import interference as interference
     from labkit.lora.masks import Mask as Mask
@@ -39,14 +43,16 @@ if TYPE_CHECKING:
 _NAMES: dict[str, tuple[str, ...]] = {
     "adapters": ("Adapter", "load", "taken"),
     "answers": ("ExactMatch", "Gain", "exact_match", "gain"),
+    "costs": ("Cost", "cost"),
     "finetuning": ("finetune",),
+    "forgetting": ("Forgotten", "forgotten"),
+    "interfering": ("Interference", "interference"),
     "masks": ("Mask", "Masked", "Prepared", "mask", "prepared"),
     "merges": ("merged",),
     "mixtures": ("Mixture", "mixture"),
     "runs": ("Run", "Step", "current_run"),
     "samples": ("Sample", "read"),
     "tasks": ("Task",),
-    "interfering": ("Interference", "interference"),
     "weight_changes": ("Intruders", "Updates", "intruders", "updates"),
 }
 _HOMES = {name: f"labkit.lora.{module}" for module, names in _NAMES.items() for name in names}

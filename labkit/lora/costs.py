@@ -7,26 +7,30 @@ its own matrices in, and what autograd keeps for the backward pass is seen by ru
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
 from labkit import checks
+from labkit.errors import NotEnoughMemory
 from labkit.lora import methods
 from labkit.lora.methods import METHODS, Targets
-from labkit.lora.settings import OPTIMIZERS, SCHEDULES
+from labkit.lora.process_state import kept_process_state
+from labkit.lora.settings import OPTIMIZERS, SCHEDULES, Settings
 from labkit.lora.trainers import seed_dropout
+from labkit.models.hardware import free_bytes
 from labkit.models.memory import Countable, human_bytes, named_config, skeleton
 from labkit.results import Result
+from labkit.trace.building import is_quantized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from labkit.trace.lab_like import LabLike
 
-__all__ = ["Cost", "cost"]
+__all__ = ["Cost", "check_memory", "cost"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BLOCK, _NESTED = 64, 256  # of bitsandbytes: weights that share a scale, and scales that share a scale of their own
@@ -173,6 +177,40 @@ def _counted(
     )
 
 
+def check_memory(lab: LabLike, settings: Settings, tokens: int) -> None:
+    """Raise NotEnoughMemory where a tuning takes more than is free on a lab's device, with settings that would fit.
+
+    tokens: of the longest sample.
+    """
+    free = free_bytes(str(lab.device))
+    dtype = next((name for name, kind in DTYPES.items() if kind == lab.dtype), "float32")
+
+    def needed(**changes: str | int) -> int:
+        it = replace(settings, **changes)
+        targets = it.targets or ("all-linear" if not METHODS[it.method].is_full else ())
+        packed = replace(it, method="lora") if METHODS[it.method].quantized and is_quantized(lab.model) else it
+        return _counted(
+            *named_config(lab.model), DTYPES[dtype], it.rank, targets, packed.method, it.batch, tokens, it.schedule,
+            it.optimizer, it.dropout,
+        ).extra_bytes  # fmt: skip
+
+    wanted = needed()
+    if wanted <= free:
+        return
+    smaller = [{"batch": size} for size in (settings.batch // 2, settings.batch // 4, 1) if size >= 1]
+    ways: list[dict[str, str | int]] = [*smaller]
+    if METHODS[settings.method].is_full or METHODS[settings.method].residual:
+        ways += [{"method": "lora", "rank": 8}, *({"method": "lora", "rank": 8, **way} for way in smaller)]
+    fitting = next((way for way in ways if needed(**way) <= free), None)
+    remedy = "load a smaller model, or shorten the samples"
+    if fitting is not None:
+        remedy = f"{', '.join(f'{name}={value!r}' for name, value in fitting.items())} would fit"
+    raise NotEnoughMemory(
+        f"Tuning {lab.name} so takes {human_bytes(wanted)} beside the model that is there, and {human_bytes(free)} are free on "
+        f"{lab.device}; {remedy}."
+    )
+
+
 def _skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """On the meta device, with the attention that training uses."""
     model = skeleton(config).to(dtype)
@@ -185,7 +223,8 @@ def _adapted(body: PreTrainedModel, method: str, rank: int, targets: Sequence[st
     from peft import get_peft_model
 
     config = methods.lora_config("lora" if method == "qlora" else method, rank, rank, targets, dropout)
-    return cast("nn.Module", get_peft_model(body, config))
+    with kept_process_state():
+        return cast("nn.Module", get_peft_model(body, config))
 
 
 def _is_target(path: str, names: Sequence[str]) -> bool:

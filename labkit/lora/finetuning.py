@@ -12,6 +12,7 @@ from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.lora import checkpoints, methods
 from labkit.lora.bases import base_of
+from labkit.lora.costs import check_memory
 from labkit.lora.forgetting import Measuring, TextRows
 from labkit.lora.masks import Mask, Prepared, prepared
 from labkit.lora.methods import METHODS, Targets
@@ -136,6 +137,7 @@ def finetune(
         "data": _fingerprint(ready),
         **settings.as_dict(),
     }
+    check_memory(lab, settings, max(len(each.ids) for each in ready.train.samples))
     start = _checkpoint(place, identity) if resume and place is not None else None
     trained = _packed(lab) if METHODS[settings.method].quantized else lab
     base = twin(trained)

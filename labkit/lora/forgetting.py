@@ -7,19 +7,30 @@ a second model over the same weights, so that it has no adapter in it at all. An
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
 
-from labkit.quantization.comparing import compare
+from labkit import checks
+from labkit.lora.adapters import Adapter
+from labkit.lora.masks import general_texts, mask
+from labkit.quantization.comparing import TokenDamage, check_same_tokens, compare, divergence
+from labkit.results import Result
+from labkit.statistics import interval, resampled
 from labkit.trace import running
+from labkit.trace.lab_like import BuiltLab, check_lab
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from labkit.trace.lab_like import LabLike
+
+DRAWS, NOISE_ROWS = 1_000, 4
+Made = TypeVar("Made", bound=BuiltLab)
 
 
 class TextRows:
@@ -45,6 +56,122 @@ class TextRows:
     def logits(self, model: PreTrainedModel, number: int) -> torch.Tensor:
         """(batch, width, vocabulary): a model's on one of the batches."""
         return running.forward(model, [self.ids[i].tolist() for i in self.batches[number][0]]).all_logits
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Forgotten(Result):
+    """What a tuned model has forgotten; `forgotten` tells the columns of the table.
+
+    noise: the mean KL, nats a token, of the original with itself when each text is run alone and not in a list: the null of
+    KL. The null of a change of loss is 0, which an untouched model has exactly.
+    """
+
+    noise: float
+    tuned: str
+    original: str
+    draws: int
+    seed: int
+
+    def _title(self) -> str:
+        rows = {row["texts"]: row for _, row in self.table.iterrows()}
+        general = rows["general"]
+        return (
+            f"{self.tuned} beside {self.original}: {general['change']:+.3f} nats a token on general text "
+            f"({general['change_low']:+.3f} to {general['change_high']:+.3f})"
+        )
+
+    def _remarks(self) -> Sequence[str]:
+        return (f"noise of running again: KL {self.noise:.2g} nats a token",)
+
+
+def forgotten(
+    lab: Made,
+    tuned: Adapter[Made] | LabLike,
+    task: object = None,
+    *,
+    general: object = None,
+    columns: Mapping[str, str] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Forgotten:
+    """What tuning has cost: the loss on general text, and how far the model has moved where it does its new task.
+
+    lab: the original.  tuned: an Adapter, which is measured on this lab, or the lab of a tuned model.
+    task: samples of the new task, as `read` takes them, best held out ones; None for none.
+    general: texts; None for the shipped passages.
+    A row for "general", and one for "task" where there is one: texts, documents, tokens, original_loss, loss, change (of the
+    loss, nats a token; with _low and _high), kl (KL(original || tuned), nats a token; with _low and _high). On the task these
+    are of the tokens that carry loss, on which the answers depend. Intervals are 95 %, by drawing documents again.
+    Shenfeld et al. 2025 ("RL's Razor") find forgetting to follow from the KL on the new task.
+    Raises BadInput for a lab of another vocabulary and for samples that can't be read.
+    """
+    import pandas as pd
+
+    check_lab(lab)
+    draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
+    texts = general_texts(lab, [], general)
+    if texts is None:
+        checks.refuse("general", general, "a list of texts, or leave it out for the shipped ones")
+    masks = {"general": texts}
+    if task is not None:
+        masks["task"] = mask(lab, task, columns=columns)
+        masks["task"].check()
+    run = _runner(lab, tuned)
+    rng = np.random.default_rng(seed)
+    rows, noise = [], 0.0
+    for kind, masked in masks.items():
+        there = TextRows(lab.model, [each.ids for each in masked.samples], [each.learns for each in masked.samples])
+        with lab.turn():
+            (found,) = compare(there, partial(there.logits, lab.model), [partial(run, there)])
+            noise = max(noise, _rerun_noise(lab.model, there))
+        rows.append({"texts": kind, **_told(found, draws, rng)})
+    name = getattr(tuned, "name", type(tuned).__name__)
+    return Forgotten(pd.DataFrame(rows), noise=noise, tuned=str(name), original=lab.name, draws=draws, seed=seed)
+
+
+def _runner(lab: LabLike, tuned: Adapter[BuiltLab] | LabLike) -> Callable[[TextRows, int], torch.Tensor]:
+    """The tuned model's logits on one batch of some rows."""
+    if isinstance(tuned, Adapter):
+        mine = tuned if tuned.lab is lab else tuned.for_lab(cast("BuiltLab", lab))
+
+        def on(rows: TextRows, number: int) -> torch.Tensor:
+            with mine.on():
+                return rows.logits(lab.model, number)
+
+        return on
+    check_lab(tuned)
+    check_same_tokens(lab, tuned)
+
+    def other(rows: TextRows, number: int) -> torch.Tensor:
+        with tuned.turn():
+            return rows.logits(tuned.model, number)
+
+    return other
+
+
+def _told(found: TokenDamage, draws: int, rng: np.random.Generator) -> dict[str, float]:
+    """A row of the table: means over tokens, with intervals that draw documents again."""
+    names, of = np.unique(found.document, return_inverse=True)
+    tokens = np.bincount(of)
+    weights = resampled(np.zeros(len(names), np.int64), draws, rng)
+    row: dict[str, float] = {"documents": len(names), "tokens": len(of)}
+    row |= {"original_loss": float(found.original_loss.mean()), "loss": float(found.loss.mean())}
+    for name, values in (("change", found.loss - found.original_loss), ("kl", found.kl)):
+        sums = np.bincount(of, weights=values)
+        low, high = (math.nan, math.nan) if len(names) < 2 else interval((weights @ sums) / (weights @ tokens))
+        row |= {name: float(values.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
+    return row
+
+
+def _rerun_noise(model: PreTrainedModel, rows: TextRows) -> float:
+    """The mean KL of a model with itself: the first rows alone, and in the pass they share."""
+    group, _ = rows.batches[0]
+    together = rows.logits(model, 0)
+    found = []
+    for place, i in enumerate(group[:NOISE_ROWS]):
+        alone = running.forward(model, [rows.ids[i].tolist()]).all_logits[0]
+        found.append(divergence(together[place, : len(alone)], alone))
+    return float(np.concatenate(found).mean())
 
 
 class Measured(NamedTuple):

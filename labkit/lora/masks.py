@@ -253,7 +253,7 @@ def prepared(
         _check_apart(samples, others, "held-out item")
         out = _masked(lab, others, max_tokens=max_tokens, template=template)
         out.check()
-    return Prepared(learnt, out, _general(lab, samples, general))
+    return Prepared(learnt, out, general_texts(lab, samples, general))
 
 
 # a mask ---------------------------------------------------------------------------------------------------------------
@@ -396,7 +396,8 @@ def _packed(samples: Sequence[Masked], row_tokens: int) -> tuple[tuple[int, ...]
 # general texts --------------------------------------------------------------------------------------------------------
 
 
-def _general(lab: LabLike, train: Sequence[Sample], given: object) -> Mask | None:
+def general_texts(lab: LabLike, train: Sequence[Sample], given: object) -> Mask | None:
+    """The general texts of `prepared`: those given, or shipped passages that are not in the training data; None for False."""
     if given is False:
         return None
     if given is not None:

@@ -7,7 +7,6 @@ import copy
 import math
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,14 +20,17 @@ from labkit.lora import checkpoints
 from labkit.lora.checkpoints import Checkpoint
 from labkit.lora.forgetting import Measured, Measuring
 from labkit.lora.methods import METHODS, lora_config
+from labkit.lora.process_state import kept_process_state
 from labkit.lora.settings import Settings
 from labkit.lora.trainers import callback_class, epoch_batches, neftune, seed_dropout, trainer_class
-from labkit.lora.twins import kept_random_state, twin, whole_copy
-from labkit.models.quiet import quiet_libraries
+from labkit.lora.twins import twin, whole_copy
+from labkit.quantization.weights import is_conv1d
+from labkit.trace import running
 from labkit.trace.lab_like import BuiltLab
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
     from transformers import PreTrainedModel
     from trl import SFTTrainer
 
@@ -100,9 +102,7 @@ class Tuning:
         self._generator = torch.Generator().manual_seed(settings.seed)
         self._initial: dict[str, torch.Tensor] = {}
         self._start = start
-        quiet_libraries()
-        with kept_random_state(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of names that peft and TRL use and transformers renamed
+        with kept_process_state():
             self.model = self._made(base)
             self._trained = tuple(name for name, weight in self.model.named_parameters() if weight.requires_grad)
             self.lab = type(base)(
@@ -111,7 +111,7 @@ class Tuning:
             self._files = tempfile.TemporaryDirectory(prefix="labkit-")
             self._trainer = self._trainer_of(base)
         if start is not None:
-            self._take_up(start)
+            self._take_up(start, base)
 
     # before the first step -----------------------------------------------------------------------------------------
 
@@ -154,6 +154,7 @@ class Tuning:
             dataset_kwargs={"skip_prepare_dataset": not it.packing},  # the rows are tokenized, and packed there
             **options,
         )
+        config._n_gpu = 1  # of several GPUs the one that the model is on
         trainer = trainer_class()(
             model=self.model,
             args=config,
@@ -171,8 +172,8 @@ class Tuning:
         trainer.random_draws = self._random_draws
         return trainer
 
-    def _take_up(self, start: Checkpoint) -> None:
-        """The weights of a checkpoint."""
+    def _take_up(self, start: Checkpoint, base: TunableLab) -> None:
+        """The weights of a checkpoint; of PiSSA the frozen ones too, as they follow from what the adapter began with."""
         weights = dict(start.weights)
         self._initial = {
             name.removeprefix(_INITIAL): weights.pop(name) for name in list(weights) if name.startswith(_INITIAL)
@@ -181,6 +182,15 @@ class Tuning:
             for name, weight in self._weights().items():
                 weight.copy_(weights[name])
         self._generator.set_state(start.generator)
+        original = running.language_model(base.model)
+        for name, a in self._initial.items():
+            if ".lora_A." in name:
+                path = name.partition(".lora_A.")[0]
+                layer = cast("LoraLayer", self.model.get_submodule(path))
+                b = self._initial[name.replace(".lora_A.", ".lora_B.")]
+                taken = layer.scaling["default"] * b @ a
+                own = original.get_submodule(path.removeprefix("base_model.model.")).get_parameter("weight").detach()
+                layer.get_base_layer().weight.data = own - (taken.T if is_conv1d(layer.get_base_layer()) else taken)
 
     def _restore(self, trainer: SFTTrainer) -> None:
         """Optimiser and schedule of the checkpoint that the run goes on from."""
@@ -203,6 +213,7 @@ class Tuning:
     def _ended(self) -> None:
         if self._evaluating_optimizer is not None:
             self._evaluating_optimizer("eval")
+        self._trainer.optimizer = self._trainer.lr_scheduler = None  # twice the size of what was trained
         self.model.eval()
         self.model.zero_grad(set_to_none=True)
         self._files.cleanup()

