@@ -22,6 +22,7 @@ def kept_process_state() -> Iterator[None]:
     try:
         with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of names that peft and TRL use and transformers renamed
+            warnings.filterwarnings("ignore", message="fan_in_fan_out")  # which peft sets right itself
             yield
     finally:
         random.setstate(states[0])

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
     from trl import SFTTrainer
 
-__all__ = ["SeededDropout", "neftune", "seed_dropout", "trainer_class"]
+__all__ = [
+    "SeededDropout",
+    "callback_class",
+    "draws_elsewhere",
+    "epoch_batches",
+    "neftune",
+    "seed_dropout",
+    "trainer_class",
+]
 
 
 class SeededDropout(nn.Module):
@@ -24,7 +32,7 @@ class SeededDropout(nn.Module):
     From the same state it drops what torch's dropout drops.
     """
 
-    def __init__(self, p: float, generator: torch.Generator) -> None:
+    def __init__(self, p: float, generator: torch.Generator | None) -> None:
         super().__init__()
         self.p, self.generator = p, generator
 
@@ -38,22 +46,28 @@ class SeededDropout(nn.Module):
         return f"p={self.p}"
 
 
-def seed_dropout(model: nn.Module, generator: torch.Generator) -> bool:
-    """Put `SeededDropout` in the place of every dropout of a model; whether some of it is no module and still draws elsewhere.
-
-    Attention implementations take dropout as a number.
-    """
+def seed_dropout(model: nn.Module, generator: torch.Generator | None) -> None:
+    """Put `SeededDropout` in the place of every dropout of a model."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if type(child) is nn.Dropout:
                 parent._modules[name] = SeededDropout(child.p, generator).train(child.training)
-    return any(
-        isinstance(value, float) and value > 0
-        for module in model.modules()
-        if not isinstance(module, SeededDropout)
-        for name, value in vars(module).items()
-        if "drop" in name
-    )
+
+
+def draws_elsewhere(model: nn.Module, device: torch.device) -> bool:
+    """Whether a pass in training draws from the process's random state all the same: inside attention functions, which take
+    dropout as a number, or as noise in a router. Found by trying it; the random state is the caller's to keep.
+    """
+
+    def state() -> torch.Tensor:
+        return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+    before = state()
+    ids = torch.zeros((1, 2), dtype=torch.long, device=device)
+    model.train()
+    with torch.no_grad():
+        model(input_ids=ids, use_cache=False)
+    return not torch.equal(before, state())
 
 
 @contextlib.contextmanager

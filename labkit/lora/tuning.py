@@ -22,7 +22,7 @@ from labkit.lora.forgetting import Measured, Measuring
 from labkit.lora.methods import METHODS, lora_config
 from labkit.lora.process_state import kept_process_state
 from labkit.lora.settings import Settings
-from labkit.lora.trainers import callback_class, epoch_batches, neftune, seed_dropout, trainer_class
+from labkit.lora.trainers import callback_class, draws_elsewhere, epoch_batches, neftune, seed_dropout, trainer_class
 from labkit.lora.twins import twin, whole_copy
 from labkit.quantization.weights import is_conv1d
 from labkit.trace import running
@@ -99,7 +99,8 @@ class Tuning:
         self.settings, self.plan, self.done = settings, plan, 0 if start is None else start.step
         self.history = [Step(**row) for row in start.history] if start is not None else []  # type: ignore[arg-type]
         self.samples = list(start.samples) if start is not None else []
-        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._device = base.device
+        self._generator = torch.Generator(base.device)
         self._initial: dict[str, torch.Tensor] = {}
         self._start = start
         with kept_process_state():
@@ -137,7 +138,9 @@ class Tuning:
             if METHODS[it.method].residual:
                 weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
                 self._initial = {name: weight.detach().clone() for name, weight in weights.items()}
-        self._draws_elsewhere = seed_dropout(model, self._generator)
+        seed_dropout(model, self._generator)
+        self._draws_elsewhere = draws_elsewhere(model, base.device)
+        self._generator.manual_seed(it.seed)
         return model
 
     def _trainer_of(self, base: TunableLab) -> SFTTrainer:
@@ -248,7 +251,7 @@ class Tuning:
 
     def _step_begins(self) -> None:
         self._began = time.perf_counter()
-        if self.done % self._steps_a_pass == 0:
+        if self.done % self._steps_a_pass == 0 and self._device.type == "cpu":
             # a loader draws once for each pass over the rows: so dropout is as in a plain script
             torch.empty((), dtype=torch.int64).random_(generator=self._generator)
 
@@ -341,7 +344,11 @@ class Tuning:
         if not self._draws_elsewhere:
             yield
             return
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._generator.get_state())
+        cuda = self._device.type == "cuda"
+        with torch.random.fork_rng(devices=[self._device] if cuda else []):
+            if cuda:
+                torch.cuda.set_rng_state(self._generator.get_state(), self._device)
+            else:
+                torch.set_rng_state(self._generator.get_state())
             yield
-            self._generator.set_state(torch.get_rng_state())
+            self._generator.set_state(torch.cuda.get_rng_state(self._device) if cuda else torch.get_rng_state())

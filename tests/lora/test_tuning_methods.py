@@ -49,7 +49,11 @@ def test_an_adapter_on_the_lab_is_the_model_that_was_trained(method: str) -> Non
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 def test_qlora_trains_beside_packed_weights() -> None:
     run = tuned("qlora")
-    packed = [m for m in run._tuning.model.modules() if type(m).__name__ == "Linear4bit"]
+    packed = [
+        m
+        for m in run._tuning.model.modules()
+        if type(m).__module__ == "bitsandbytes.nn.modules" and hasattr(m, "weight")
+    ]
     assert len(packed) == 14
     assert all(m.weight.quant_state.nested for m in packed)  # type: ignore[union-attr]
     trained = [weight for weight in run._tuning.model.parameters() if weight.requires_grad]

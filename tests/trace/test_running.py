@@ -25,6 +25,7 @@ ROOMS = Path(lk.__file__).parent
 # whoever else calls a model, and how often
 ELSEWHERE = {
     "lora/costs.py": 1,  # the layers in training, on tensors without numbers: what autograd keeps is counted
+    "lora/trainers.py": 1,  # two tokens in training, to see whether dropout draws from the process's random state
     "recipes/moe.py": 1,  # a training step: with dropout and gradients, as training is
     "recipes/squeeze.py": 1,  # the same
     "models/memory.py": 1,  # two tokens on the meta device, where there is nothing to prepare: what a cache takes is counted
