@@ -197,10 +197,13 @@ def check_memory(lab: LabLike, settings: Settings, tokens: int) -> None:
     wanted = needed()
     if wanted <= free:
         return
-    smaller = [{"batch": size} for size in (settings.batch // 2, settings.batch // 4, 1) if size >= 1]
-    ways: list[dict[str, str | int]] = [*smaller]
+    smaller: list[dict[str, str | int]] = [
+        {"batch": size} for size in (settings.batch // 2, settings.batch // 4, 1) if 1 <= size < settings.batch
+    ]
+    ways = list(smaller)
     if METHODS[settings.method].is_full or METHODS[settings.method].residual:
-        ways += [{"method": "lora", "rank": 8}, *({"method": "lora", "rank": 8, **way} for way in smaller)]
+        lora: dict[str, str | int] = {"method": "lora", "rank": min(8, settings.rank)}
+        ways += [lora, *({**lora, **way} for way in smaller)]
     fitting = next((way for way in ways if needed(**way) <= free), None)
     remedy = "load a smaller model, or shorten the samples"
     if fitting is not None:

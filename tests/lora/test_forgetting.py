@@ -59,7 +59,7 @@ def test_an_adapter_is_measured_as_by_hand_and_is_off_afterwards() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [({"general": False}, "general=False"), ({"draws": 0}, "draws=0"), ({"task": []}, "")],
+    [({"general": False}, "general=False"), ({"draws": 0}, "draws=0"), ({"task": []}, "data")],
 )
 def test_what_cannot_be_measured_is_refused(arguments: dict[str, Any], sentence: str) -> None:
     lab = tiny()
