@@ -302,14 +302,27 @@ def load(
     title = name or (os.fspath(source) if not Path(source).is_dir() else folder.resolve().name)
     base = Base.from_text(files.base)
     notes = _checked_base(lab, base, title, other_base, files.config.base_model_name_or_path)
-    return Adapter(lab, files.config, files.tensors, title, base, notes)
+    return Adapter(lab, files.config, _without_copies(files.tensors, lab), title, base, notes)
+
+
+def _without_copies(tensors: Mapping[str, torch.Tensor], lab: BuiltLab) -> dict[str, torch.Tensor]:
+    """Without whole tensors that are the base's own: peft writes those of an embedding that it put an update beside."""
+    own = dict(running.language_model(lab.model).named_parameters(remove_duplicate=False))
+    kept = {}
+    for name, value in tensors.items():
+        there = None if _LOW_RANK.fullmatch(name) else own.get(_in_base(name))
+        if there is None or there.shape != value.shape or not torch.equal(there.detach().cpu(), value.to(there.dtype)):
+            kept[name] = value
+    return kept
 
 
 UNKNOWN = "its base can't be verified: the file names no fingerprint, so only names and shapes were checked"
 OTHER = "it is on another model than it was trained on"
+MERGED = "merged: "  # begins a note of a lab that `merge` made
+TWICE = "the model here has an adapter merged into it already"
 ON_A_COPY = "it was trained beside a quantized copy of its base, whose weights are a little different"
 QUANTIZED = "its base is verified by embedding and norms alone: the layers here are quantized"
-_UNVERIFIED = (UNKNOWN, OTHER, QUANTIZED)
+_UNVERIFIED = (UNKNOWN, OTHER, QUANTIZED, TWICE)
 
 
 def _checked_base(
@@ -317,6 +330,8 @@ def _checked_base(
 ) -> tuple[str, ...]:
     """Notes on whether this is the model an adapter is of. Raises BadInput where it is another."""
     _refuse_wrapped(lab)
+    if base is None and any(note.startswith(MERGED) for note in lab.notes):
+        return (UNKNOWN, TWICE)
     if base is None:
         mine = hub_name(lab)
         told = f" (it says {said})" if said and mine != said and not Path(said).is_absolute() else ""

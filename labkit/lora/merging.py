@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from labkit.errors import BadInput, Unavailable
+from labkit.lora.adapters import MERGED
 from labkit.lora.low_rank import LowRank, dense_weight
 from labkit.quantization.quantizing import copied
 from labkit.quantization.unpacking import unpacked
@@ -63,7 +64,7 @@ def merged(adapter: Adapter[Made], *, scale: float, dtype: torch.dtype | None, p
         untied = add_to_weights(model, adapter.low_ranks, adapter.replaced, running.language_model(lab.model), scale)
         running.take_over_answers(model, lab.model)
     test = _tested(adapter, model, scale)
-    notes = [f"merged: {adapter.name}" + (f" at scale {scale:g}" if scale != 1 else ""), test.sentence()]
+    notes = [f"{MERGED}{adapter.name}" + (f" at scale {scale:g}" if scale != 1 else ""), test.sentence()]
     if packed:
         notes.append(f"merged into a float copy of what is packed in {lab.name}, in {str(kind).removeprefix('torch.')}")
     if untied:

@@ -11,10 +11,13 @@ import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
 
 __all__ = ["Change", "Term", "adding", "is_added_to"]
 
@@ -39,14 +42,18 @@ def adding(
     changes: by module and the name of the parameter.  model: of which they are parts.
     The sum is rounded to the output's dtype once. Terms see no edit of the output; edits of it see them.
     """
-    mark = object()
-    with contextlib.ExitStack() as stack:
-        stack.callback(_ADDED.setdefault(model, set()).discard, mark)
-        _ADDED[model].add(mark)
+    key = object()
+    with contextlib.ExitStack() as stack:  # what undoes a step stands there before it is done
+        stack.callback(_ADDED.setdefault(model, set()).discard, key)
+        _ADDED[model].add(key)
         for module, term in terms.items():
-            stack.callback(_sum_at(module).add(term))
+            total = _SUMS.setdefault(module, _Sum())
+            stack.callback(total.remove, key)
+            total.add(key, module, term)
         for (module, name), change in (changes or {}).items():
-            stack.callback(_value_at(module, name).add(change))
+            value = _value_at(module, name)
+            stack.callback(value.remove, key)
+            value.add(key, change)
         yield
 
 
@@ -58,20 +65,21 @@ def is_added_to(model: nn.Module) -> bool:
 class _Sum:
     """The hook of one module, there as long as it has terms."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self) -> None:
         self.terms: dict[object, Term] = {}
-        # first of all hooks: others, those of edits and traces, see the module's output with its terms
-        self.handle = module.register_forward_hook(self, prepend=True, with_kwargs=True)
+        self.handle: RemovableHandle | None = None
 
-    def add(self, term: Term) -> Callable[[], None]:
-        key = object()
+    def add(self, key: object, module: nn.Module, term: Term) -> None:
         self.terms[key] = term
-        return lambda: self.remove(key)
+        if self.handle is None:
+            # first of all hooks: others, those of edits and traces, see the module's output with its terms
+            self.handle = module.register_forward_hook(self, prepend=True, with_kwargs=True)
 
     def remove(self, key: object) -> None:
         self.terms.pop(key, None)
-        if not self.terms:
+        if not self.terms and self.handle is not None:
             self.handle.remove()
+            self.handle = None
 
     def __call__(
         self, _module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: torch.Tensor
@@ -92,11 +100,9 @@ class _Value:
     own: nn.Parameter
     changes: dict[object, Change] = field(default_factory=dict)
 
-    def add(self, change: Change) -> Callable[[], None]:
-        key = object()
+    def add(self, key: object, change: Change) -> None:
         self.changes[key] = change
         self._put()
-        return lambda: self.remove(key)
 
     def remove(self, key: object) -> None:
         self.changes.pop(key, None)
@@ -117,13 +123,6 @@ class _Value:
                 value = value + change.scale * (change.other.to(own.device).double() - own.double())
             value = value.to(own.dtype)
         return nn.Parameter(value, requires_grad=False)
-
-
-def _sum_at(module: nn.Module) -> _Sum:
-    there = _SUMS.get(module)
-    if there is None or not there.terms:
-        there = _SUMS[module] = _Sum(module)
-    return there
 
 
 def _value_at(module: nn.Module, name: str) -> _Value:

@@ -45,6 +45,23 @@ def test_what_peft_wrote(method: str, tmp_path: Path) -> None:
         torch.testing.assert_close(logits(lab.model), logits(tuned), rtol=1e-5, atol=1e-5)
 
 
+def test_an_embedding_that_peft_copied_is_no_change(tmp_path: Path) -> None:
+    lab = lab_of()
+    tuned = peft_of(lab, **METHODS["embedding"])
+    tuned.save_pretrained(tmp_path, save_embedding_layers=True)
+    assert any("base_layer" in name for name in load_file(tmp_path / WEIGHTS))
+    adapter = lk.lora.load(lab, tmp_path)
+    assert not adapter.replaced
+    with adapter.on():
+        torch.testing.assert_close(logits(lab.model), logits(tuned), rtol=1e-5, atol=1e-5)
+
+
+def test_a_second_merge_is_told(tmp_path: Path) -> None:
+    lab = lab_of()
+    merged = adapter_of(lab).merge(progress=False)
+    assert "merged into it already" in repr(lk.lora.load(merged, _foreign(lab, tmp_path / "theirs")))
+
+
 def test_no_path_of_this_machine(tmp_path: Path) -> None:
     lab = lab_of()
     lab.model.config._name_or_path = str(tmp_path / "secret" / "model")
