@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from labkit.lora import Updates
+    from labkit.lora.weight_changes import Updates
 
 UPDATE_COLUMNS = ("layer", "matrix", "rank", "norm", "relative", "effective_rank", "null_effective_rank")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")

@@ -149,7 +149,8 @@ class MaskView(View):
     # what is written --------------------------------------------------------------------------------------------------
 
     def _export_state(self) -> dict[str, object]:
-        held, room = [], HELD_TOKENS
+        held: list[dict[str, object]] = []
+        room = HELD_TOKENS
         for row in dict.fromkeys([self.row, *range(min(HELD_ROWS, len(self._rows)))]):
             made = self._row(row)
             room -= sum(min(len(self._mask.samples[i].ids), DRAWN_TOKENS) for i in self._rows[row])

@@ -206,7 +206,7 @@ class TrainingView(View):
 
     # what is shown ----------------------------------------------------------------------------------------------------
 
-    def _draw(self) -> str:
+    def _draw(self) -> None:
         history = self._run.history
         charts, points = [], []
         for chart in CHARTS:
@@ -231,7 +231,6 @@ class TrainingView(View):
             self.samples = [[step, text] for step, text in self._samples()]
             self.notes = _gaps(history)
             self.status = self._facts(history)
-        return ""
 
     def _samples(self) -> list[tuple[int, str]]:
         found = [(int(step), shorten(clean(str(text)), SAMPLE_CHARACTERS)) for step, text in self._run.samples]
