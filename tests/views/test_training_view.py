@@ -83,11 +83,12 @@ def test_stop_stops_the_run_and_returns_at_once() -> None:
 def test_closing_the_view_leaves_the_run_alone_and_a_reset_stops_it() -> None:
     run = HandRun(60)
     view = lk.views.training(run)
+    until(lambda: run._watchers)
     view.close()
     assert view.wait(SECONDS)
     assert (run.stops, run.state) == (0, "running")
     view = lk.views.training(run)
-    until(lambda: run._watchers)
+    until(lambda: run._watchers)  # not that of the view before, which has left
     view._job.stop()
     assert view.wait(SECONDS)
     assert run.stops == 1
