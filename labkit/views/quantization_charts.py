@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from labkit.results import as_table
@@ -32,6 +33,21 @@ SQUEEZE_COLUMNS = ("tokens", "format", "loss_change", "low", "high")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "cross", "x")
 MB, MILLION = 1e6, 1e6
 LEAST_CHANGE = 1e-4  # nats, below which loss added is none to be seen
+Box = tuple[float, float, float, float]  # left, bottom, right, top
+PLOT = (560, 270)  # px, of the drawn part in a notebook's cell: where names would cover one another is judged by it
+LETTER = 6.5  # px, of a name
+# by preference: up or down, left or right
+SIDES = {
+    "middle right": (0, 1),
+    "middle left": (0, -1),
+    "top center": (1, 0),
+    "bottom center": (-1, 0),
+    "top right": (1, 1),
+    "bottom right": (-1, 1),
+    "top left": (1, -1),
+    "bottom left": (-1, -1),
+}
+THREE_LINES = 95  # px above the plot, for a sentence of two lines and what stands beneath it
 TINY = 1e-9  # nats: a logarithmic axis has no place for what costs nothing
 
 
@@ -48,7 +64,16 @@ def formats(frame: ByFormat | pd.DataFrame, *, title: str | None = None) -> Char
     rows: list[Row] = as_table(frame).to_dict("records")
     figure = go.Figure()
     least = min((row["kl"] for row in rows if row["kl"] > TINY), default=1e-4) / 3
+    top = max(max(row["kl_high"] if math.isfinite(row["kl_high"]) else 0.0, row["kl"], least) for row in rows)
+    largest = max(row["size_bytes"] for row in rows) / MB
+    original = getattr(frame, "original_bytes", None)
+    left, right = min(row["size_bytes"] for row in rows) / MB, max(largest, (original or 0) / MB)
+    aside = 0.15 * ((right - left) or right)  # room for the names
     methods = list(dict.fromkeys(row["method"] for row in rows))
+    across, up = PLOT[0] / (right - left + 2 * aside), PLOT[1] / (math.log10(top / least) + 0.4)
+    at = [(across * row["size_bytes"] / MB, up * math.log10(max(row["kl"], least))) for row in rows]
+    sides = label_sides(at, [str(row["format"]) for row in rows])
+    places = {id(row): side for row, side in zip(rows, sides, strict=True)}
     for number, method in enumerate(methods):
         own = sorted((row for row in rows if row["method"] == method), key=lambda row: row["size_bytes"])
         heights = [max(row["kl"], least) for row in own]
@@ -66,34 +91,30 @@ def formats(frame: ByFormat | pd.DataFrame, *, title: str | None = None) -> Char
             },
             mode="markers+text",
             text=[escaped(f" {row['format']} ") for row in own],
-            textposition=["middle left" if i % 2 else "middle right" for i in range(len(own))],
+            textposition=[places[id(row)] for row in own],
             textfont={"size": 11, "color": INK},
             name=escaped(str(method)),
             marker={"size": 9, "color": OKABE_ITO[number % len(OKABE_ITO)], "symbol": SYMBOLS[number % len(SYMBOLS)]},
             customdata=[_format_hover(row) for row in own],
             hovertemplate="%{customdata}<extra></extra>",
         )
-    largest = max(row["size_bytes"] for row in rows) / MB
-    original = getattr(frame, "original_bytes", None)
-    left, right = min(row["size_bytes"] for row in rows) / MB, max(largest, (original or 0) / MB)
-    aside = 0.15 * ((right - left) or right)  # room for the names
     if original:
         figure.add_vline(x=original / MB, line={"color": INK, "dash": "dash"})
         figure.add_annotation(
             x=original / MB,
             y=1,
             yref="paper",
-            yanchor="bottom",
+            yanchor="top",
             xanchor="right",
-            text="the original",
+            text="the original ",
             showarrow=False,
             font={"color": INK},
         )
-    top = max(max(row["kl_high"] if math.isfinite(row["kl_high"]) else 0.0, row["kl"], least) for row in rows)
     figure.update_layout(
         template=template(),
         title=escaped(title) if title else _format_sentence(rows),
-        height=430,
+        height=450,
+        margin={"t": THREE_LINES},
         xaxis={"title": titled("MB, everything counted"), "range": [left - aside, right + aside]},
         yaxis={
             "title": titled("KL divergence, nats a token (logarithmic)"),
@@ -104,6 +125,33 @@ def formats(frame: ByFormat | pd.DataFrame, *, title: str | None = None) -> Char
         showlegend=len(methods) > 1,
     )
     return Chart(figure, as_table(frame))
+
+
+def label_sides(points: Sequence[tuple[float, float]], names: Sequence[str]) -> list[str]:
+    """On which side of its point each name stands (plotly's words), so that it covers no point and no other name.
+
+    points: in px, y upward. Where every side is taken, the name goes where it covers least.
+    """
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    chosen = []
+    for (x, y), name in zip(points, names, strict=True):
+        wide = LETTER * len(name)
+        boxes = {}
+        for side, (over, aside) in SIDES.items():
+            middle = x + aside * (10 + wide / 2)
+            level = y + over * 14
+            boxes[side] = (middle - wide / 2, level - 7, middle + wide / 2, level + 7)
+        best = min(boxes, key=lambda side: sum(_shared(boxes[side], other) for other in taken))
+        chosen.append(best)
+        taken.append(boxes[best])
+    return chosen
+
+
+def _shared(one: Box, other: Box) -> float:
+    """The area that two boxes have in common."""
+    across = min(one[2], other[2]) - max(one[0], other[0])
+    down = min(one[3], other[3]) - max(one[1], other[1])
+    return max(across, 0.0) * max(down, 0.0)
 
 
 def _format_hover(row: Row) -> str:
@@ -230,7 +278,8 @@ def squeeze(frame: pd.DataFrame, *, title: str | None = None) -> Chart:
     figure.update_layout(
         template=template(),
         title=escaped(title) if title else _squeeze_sentence(table),
-        height=430,
+        height=450,
+        margin={"t": THREE_LINES},
         xaxis={"title": titled("million tokens seen in training (logarithmic)"), "type": "log"},
         yaxis={
             "title": titled("loss added by quantizing, nats a token (logarithmic)"),
@@ -279,6 +328,7 @@ def _squeeze_sentence(table: pd.DataFrame) -> str:
     change = (ends[last] - ends[first]).dropna()
     name = change.abs().idxmax()
     return (
-        f"From {first / MILLION:.2g} to {last / MILLION:.2g} million tokens, what {escaped(str(name))} adds to the loss goes "
-        f"from {ends.loc[name, first]:.2f} to {ends.loc[name, last]:.2f} nats{below_title('bands: 95 %, over documents')}"
+        f"What {escaped(str(name))} adds to the loss goes from {ends.loc[name, first]:.2f} to {ends.loc[name, last]:.2f} nats,"
+        f"<br>from {first / MILLION:.2g} to {last / MILLION:.2g} million tokens of training"
+        f"{below_title('bands: 95 %, over documents')}"
     )

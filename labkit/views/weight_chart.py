@@ -144,6 +144,7 @@ def grid(reconstruction: Reconstruction, *, group: int | None = None, title: str
         template=template(),
         title=escaped(title) if title else _sentence(reconstruction, found),
         height=360,
+        legend={"y": -0.24},  # below the axis title: this chart is lower than most
         xaxis={"title": titled("weight"), "zeroline": False},
         yaxis={
             "title": titled("weights (square-root scale)"),

@@ -167,3 +167,22 @@ def test_a_file_fits_a_phone_and_runs_nothing_of_the_text(
     if AXE:
         page.add_script_tag(path=AXE)
         assert page.evaluate("axe.run().then(r => r.violations.map(v => v.id))") == []
+
+
+@pytest.mark.parametrize(("which", "picture"), [("quantization", ".lk-quant-svg"), ("mix", ".lk-mix-svg")])
+def test_it_is_drawn_anew_when_the_theme_changed_while_it_was_hidden(
+    which: str, picture: str, open_page: Open, tmp_path: Path, quantized: QuantizationView, mixed: MixView
+) -> None:
+    """A notebook hides what is scrolled out of sight; pictures drawn without room would stay empty."""
+    view = quantized if which == "quantization" else mixed
+    page = open_page(view.to_html(tmp_path / "view.html"))
+    settle(page)
+    before = page.locator(picture).bounding_box()
+    page.evaluate("document.querySelector('.lk-view').parentElement.style.display = 'none'")
+    settle(page)
+    page.emulate_media(color_scheme="dark")
+    settle(page)
+    page.evaluate("document.querySelector('.lk-view').parentElement.style.display = ''")
+    settle(page)
+    assert page.locator(picture).bounding_box() == before
+    assert page.locator(f"{picture} path").count() > 0

@@ -234,3 +234,14 @@ def test_axe_finds_nothing(open_page: Open, tmp_path: Path, which: str, dark: bo
     page.add_script_tag(path=os.environ["LABKIT_AXE"])
     found = page.evaluate("axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 200))]))")
     assert found == []
+
+
+def test_the_sheet_that_another_view_brings_changes_nothing(open_page: Open, tmp_path: Path) -> None:
+    """In a notebook each kind of view puts the kit's sheet into the page again, behind the sheets that are there."""
+    kit = (Path(lk.views.__file__).parent / "kit" / "kit.css").read_text(encoding="utf-8")
+    for widget, part in ((number(), ".lk-predict-question"), (lk.exercise("attention.rotate"), ".lk-exercise-facts")):
+        page = open_page(widget.to_html(tmp_path / f"{part}.html"))
+        margin = f"getComputedStyle(document.querySelector('{part}')).marginBottom"
+        before = page.evaluate(margin)
+        page.add_style_tag(content=kit)
+        assert page.evaluate(margin) == before != "0px"

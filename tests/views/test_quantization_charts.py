@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import labkit as lk
+from labkit.views.quantization_charts import label_sides
 
 FORMATS = pd.DataFrame(
     [
@@ -72,6 +73,16 @@ def test_formats_stand_at_their_bytes_and_damage() -> None:
     assert "int2&lt;b&gt;, keeps 40%" in chart.figure.layout.title.text
 
 
+def test_a_name_stands_where_it_covers_nothing() -> None:
+    alone, crowded = (
+        label_sides([(100, 100)], ["int8"]),
+        label_sides([(100, 100), (100, 101), (101, 99)], ["a", "b", "c"]),
+    )
+    assert alone == ["middle right"]
+    assert len(set(crowded)) == 3
+    assert label_sides([(100, 100), (120, 100)], ["int4", "nf4"]) == ["middle left", "middle right"]
+
+
 def test_the_worst_matrix_is_named() -> None:
     chart = lk.views.sensitivity(SENSITIVITY)
     assert "&#36;v of layer 2 costs most: 1 nats" in chart.figure.layout.title.text
@@ -80,7 +91,10 @@ def test_the_worst_matrix_is_named() -> None:
 
 def test_damage_along_a_training() -> None:
     chart = lk.views.squeeze(SQUEEZE)
-    assert "what int3 adds to the loss goes from 0.10 to 0.20 nats" in chart.figure.layout.title.text
+    assert (
+        "What int3 adds to the loss goes from 0.10 to 0.20 nats,<br>from 0.1 to 1 million tokens"
+        in chart.figure.layout.title.text
+    )
     assert [trace.name for trace in chart.figure.data if trace.name] == [
         "int4, narrow",
         "int4, wide",

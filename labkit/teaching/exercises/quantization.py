@@ -561,7 +561,7 @@ EXERCISES = (
             (_levels_not_back, "The codes are right. Multiply the levels by the scale again."),
             (_levels_even, "You counted even steps. The levels are not even: look for the nearest one."),
             (_levels_below, "You took the next level below. The nearest one may be above."),
-            (_levels_by_max, "The scale is the largest *absolute* weight."),
+            (_levels_by_max, "The scale is the largest absolute weight, whatever its sign."),
         ),
         outputs=("codes", "weights"),
     ),
@@ -571,7 +571,7 @@ EXERCISES = (
         task="Rounding each weight by itself adds up errors. GPTQ rounds one weight after the other and lets those still to "
         "come make up for the error.\n\n"
         "`weights` is one row, `(n,)`, the grid is all whole multiples of `scale`, and `U` is an upper triangular matrix "
-        "`(n, n)` that knows how the inputs depend on one another. For each `j` in order: round the weight as it is *now*; "
+        "`(n, n)` that knows how the inputs depend on one another. For each `j` in order: round the weight as it is by then; "
         "the error is what rounding took away, divided by `U[j, j]`; subtract error times `U[j, k]` from each weight "
         "`k >= j`. Return the rounded weights. Don't change the input.",
         minutes=9,
@@ -675,7 +675,7 @@ EXERCISES = (
             ),
             (_ternary_unclamped, "Codes beyond -1 and 1 remain. Cut them off."),
             (_ternary_signs, "Weights near zero get the code 0. Divide by the scale and round."),
-            (_ternary_mean, "Take the mean of the *absolute* weights; the plain mean is near zero."),
+            (_ternary_mean, "Take the mean of the absolute weights; the plain mean is near zero."),
             (_ternary_by_row, "One scale for the whole matrix, not one for each row."),
             (_ternary_values, "Those are the weights again. Return the codes before they are multiplied by the scale."),
         ),

@@ -14,7 +14,8 @@ import { followTheme } from "./theme.js";
  *   wire: see `openWire`
  *   on(names, callback): a trait changed; of several traits, once for all that came in one message
  *   theme: see `followTheme`; themed(callback): it changed
- *   resized(callback): called with the width in CSS pixels once it is known, and when it changed
+ *   resized(callback): called with the width in CSS pixels once it is known, when it changed, and when the theme changed
+ *     while the view was hidden or out of the page (notebooks take away what is scrolled out of sight)
  *   later(delay): a function that does the latest of what it is given, so many milliseconds later
  *   atEnd(callback): to be called when the view is taken away
  *   unmount: what render() returns
@@ -69,11 +70,16 @@ export function mount({ model, el }, className) {
       };
       for (const name of names) listen(`change:${name}`, once);
     },
-    themed: (/** @type {() => void} */ callback) => theme.watch(() => theme.read() && callback()),
+    themed: (/** @type {() => void} */ callback) =>
+      theme.watch(() => {
+        if (!theme.read()) return;
+        if (root.clientWidth === 0) width = 0; // hidden: what is drawn now is drawn anew once there is room for it
+        callback();
+      }),
     /** @type {(callback: (width: number) => void) => void} */
     resized(callback) {
       const watcher = new ResizeObserver(() => {
-        if (root.clientWidth === width || root.clientWidth === 0) return;
+        if (root.clientWidth === 0 || (root.clientWidth === width && !theme.read())) return;
         width = root.clientWidth;
         callback(width);
       });

@@ -200,7 +200,7 @@ function render(widget) {
     const strong = (/** @type {string} */ text) => make("strong", "", text);
     facts.replaceChildren(strong(`${thousands(now.size)} bytes`), " used · ", strong(now.bits.toFixed(2)), " bits per weight where it is quantized · ", strong(`KL ${significant(now.predicted)}`), " nats a token predicted");
     map.draw(now);
-    if (width > 0) damage.draw(now, damage.element.clientWidth);
+    if (width > 0 && damage.element.clientWidth > 0) damage.draw(now, damage.element.clientWidth);
   }
   const follow = () => {
     budget = view.get("budget");

@@ -111,7 +111,7 @@ function render(widget) {
   function drawPictures() {
     if (wide === 0) return;
     view.theme.read();
-    for (const pane of [weights, errors]) pane.draw(pane.element.clientWidth);
+    for (const pane of [weights, errors]) if (pane.element.clientWidth > 0) pane.draw(pane.element.clientWidth);
   }
   function drawMatrix() {
     if (!exported) bar.draw();
