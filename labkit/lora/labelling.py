@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from labkit.errors import BadInput, Unavailable
@@ -98,8 +99,7 @@ class Labeller:
                 "it begins with the assistant's turn, which answers nothing; put a user's message before it."
             )
         for i in answers:
-            content = messages[i].get("content")
-            self._check_ends(content if isinstance(content, str) else "")
+            self._check_ends(str(messages[i].get("content", "")))
         try:
             borders = self._borders(messages, answers, template)
         except BadInput as error:
@@ -190,11 +190,16 @@ class Labeller:
     def _named(self, end: int) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(end))
 
+    @cached_property
+    def _end_names(self) -> list[str]:
+        """The names of end tokens that are no plain text: of a line break, which ends for some, answers are full."""
+        special = self.tokenizer.get_added_vocab()
+        return [name for name in map(self._named, self.ends) if name in special]
+
     def _check_ends(self, answer: str) -> None:
         """Raise BadInput for an answer that holds the text of an end token: the model would learn to stop within it."""
-        special = self.tokenizer.get_added_vocab()
-        for end in self.ends:
-            if (name := self._named(end)) in special and name in answer:
+        for name in self._end_names:
+            if name in answer:
                 raise BadInput(
                     f"its answer holds {name!r}, the token that ends a turn, so it would end there; take it out."
                 )

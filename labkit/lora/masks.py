@@ -100,11 +100,11 @@ class Mask(Result):
     duplicates: int
     model: str
 
-    def check(self) -> None:
-        """Raise BadInput where this can't be trained on."""
+    def check(self, what: str = "Sample") -> None:
+        """Raise BadInput where this can't be trained on. what: the samples are called in the sentence."""
         if self.problems:
             more = len(self.problems) - SHOWN
-            told = " ".join(self.problems[:SHOWN])
+            told = " ".join(problem.replace("Sample", what, 1) for problem in self.problems[:SHOWN])
             raise BadInput(f"{told} And {more} more problems." if more > 0 else told)
 
     def labelled(self) -> list[dict[str, list[int]]]:
@@ -225,8 +225,8 @@ def prepared(
 
     train, columns, max_tokens, packing, template: as in `mask`.
     held_out: data of the same form, or the share of the training data that is held out, drawn by the seed.
-    general: texts to measure forgetting on; by default the first 96 tokens of shipped passages, four of prose and four of the
-        encyclopaedia, that are not in the training data; False for none.
+    general: texts to measure forgetting on, cut at max_tokens; by default the first 96 tokens of shipped passages, four of
+        prose and four of the encyclopaedia, that are not in the training data; False for none.
     Raises BadInput for what `Mask.problems` would say, and where held-out items or general texts are in the training data
     (compared without case and spaces).
     """
@@ -246,14 +246,18 @@ def prepared(
                 f"The training data is of kind {samples[0].kind!r} and what is held out of kind {others[0].kind!r}; give both in "
                 "the same form."
             )
-    learnt = _masked(lab, samples, max_tokens=max_tokens, packing=packed, template=template)
-    learnt.check()
     out = None
     if others is not None:
         _check_apart(samples, others, "held-out item")
         out = _masked(lab, others, max_tokens=max_tokens, template=template)
-        out.check()
-    return Prepared(learnt, out, general_texts(lab, samples, general))
+    measured = general_texts(lab, samples, general, max_tokens)
+    # rows of the trainer are as long as the longest of what it measures on too, of which it cuts what is longer
+    least = max((len(each.ids) for part in (out, measured) if part is not None for each in part.samples), default=0)
+    learnt = _masked(lab, samples, max_tokens=max_tokens, packing=packed, template=template, least=least)
+    learnt.check()
+    if out is not None:
+        out.check("Held-out sample")
+    return Prepared(learnt, out, measured)
 
 
 # a mask ---------------------------------------------------------------------------------------------------------------
@@ -266,9 +270,13 @@ def _masked(
     max_tokens: int | None = None,
     packing: str | None = None,
     template: Mapping[str, object] | None = None,
+    least: int = 0,
     cut: int | None = None,
 ) -> Mask:
-    """cut: plain texts are cut to so many tokens and get no end token: they are measured on and not trained."""
+    """least: tokens that a packed row holds at least, where max_tokens does not say.
+
+    cut: plain texts are cut to so many tokens and get no end token: they are measured on and not trained.
+    """
     import pandas as pd
 
     limit = lab.context if max_tokens is None else checks.whole("max_tokens", max_tokens, 2, lab.context)
@@ -306,7 +314,7 @@ def _masked(
     rows: tuple[tuple[int, ...], ...] = ()
     if packing is not None:
         longest = int(table["tokens"].max())
-        row_tokens = limit if max_tokens is not None else max(longest, min(PACKED, limit or PACKED))
+        row_tokens = limit if max_tokens is not None else max(longest, least, min(PACKED, limit or PACKED))
         rows = _packed(found, row_tokens or longest)
     learnt_ends = {i for each in found for i, learns in zip(each.ids, each.learns, strict=True) if learns} & set(ends)
     return Mask(
@@ -396,14 +404,14 @@ def _packed(samples: Sequence[Masked], row_tokens: int) -> tuple[tuple[int, ...]
 # general texts --------------------------------------------------------------------------------------------------------
 
 
-def general_texts(lab: LabLike, train: Sequence[Sample], given: object) -> Mask | None:
+def general_texts(lab: LabLike, train: Sequence[Sample], given: object, max_tokens: int | None = None) -> Mask | None:
     """The general texts of `prepared`: those given, or shipped passages that are not in the training data; None for False."""
     if given is False:
         return None
     if given is not None:
         texts = [_as_text(sample) for sample in read(given)]
         _check_apart(train, texts, "general text")
-        return _masked(lab, texts, cut=lab.context)
+        return _masked(lab, texts, cut=max_tokens or lab.context)
     shipped: list[Sample] = []
     for kind, count in GENERAL.items():
         there = [Sample("text", text=passage.text) for passage in passages(kind)]
@@ -415,7 +423,7 @@ def general_texts(lab: LabLike, train: Sequence[Sample], given: object) -> Mask 
             "All the shipped texts on which forgetting would be measured are in the training data; give others: general=[...], "
             "or general=False."
         )
-    return _masked(lab, shipped, cut=min(GENERAL_TOKENS, lab.context or GENERAL_TOKENS))
+    return _masked(lab, shipped, cut=min(GENERAL_TOKENS, max_tokens or lab.context or GENERAL_TOKENS))
 
 
 def _as_text(sample: Sample) -> Sample:

@@ -82,6 +82,8 @@ def read(data: object, *, columns: Mapping[str, str] | None = None) -> list[Samp
     """
     if isinstance(data, Sequence) and not isinstance(data, str) and data and all(isinstance(s, Sample) for s in data):
         return _of_one_kind([_checked(cast(Sample, sample), f"item {i}") for i, sample in enumerate(data)])
+    if hasattr(data, "train") and hasattr(data, "held_out"):
+        raise BadInput("This is a task with what is held out of it; give task.train, and held_out=task.held_out.")
     rows, source = _rows(data)
     if not rows:
         raise BadInput(f"{source} holds no samples; give {_FORMS}.")

@@ -323,6 +323,8 @@ def test_held_out_items_are_never_in_the_training_data(tiny_lab: lk.Lab) -> None
         )
     with pytest.raises(lk.BadInput, match="of kind 'prompt' and what is held out of kind 'text'"):
         lk.lora.prepared(tiny_lab, ROWS, ["a text"])
+    with pytest.raises(lk.BadInput, match=r"Held-out sample 0 has .* would be cut"):
+        lk.lora.prepared(tiny_lab, ROWS, [{"prompt": "other", "completion": "sat " * 200}])
     data = lk.lora.prepared(tiny_lab, ROWS, 0.34)
     assert len(data.train.samples) == 2
     assert len(data.held_out.samples) == 1
@@ -366,7 +368,7 @@ def test_bad_arguments(tiny_lab: lk.Lab) -> None:
 DATA = [{"prompt": f"the {'cat ' * (i % 5)}?", "completion": "sat " * (i % 3 + 1)} for i in range(11)]
 
 
-def trainer(lab: lk.Lab, dataset: Any, folder: Path, **settings: object) -> Any:
+def trainer(lab: lk.Lab, dataset: Any, folder: Path, eval_dataset: Any = None, **settings: object) -> Any:
     from trl import SFTConfig, SFTTrainer
 
     config = SFTConfig(
@@ -379,7 +381,13 @@ def trainer(lab: lk.Lab, dataset: Any, folder: Path, **settings: object) -> Any:
         disable_tqdm=True,
         **settings,
     )
-    return SFTTrainer(model=lab.model, args=config, train_dataset=dataset, processing_class=lab.tokenizer)
+    return SFTTrainer(
+        model=lab.model,
+        args=config,
+        train_dataset=dataset,
+        eval_dataset=eval_dataset,
+        processing_class=lab.tokenizer,
+    )
 
 
 def pairs(shown: Any) -> list[tuple[list[int], list[int]]]:
@@ -443,6 +451,17 @@ def test_packing_is_shown(tiny_lab: lk.Lab) -> None:
     shown = lk.lora.mask(tiny_lab, DATA, packing=True)
     assert shown.row_tokens == 128  # no more than the context
     assert "no sample sees another" in repr(shown)
+
+
+def test_packed_rows_hold_what_is_measured_on(tiny_lab: lk.Lab, tmp_path: Path) -> None:
+    held_out = [{"prompt": "the dog", "completion": "ran after the cat " * 4}]
+    tiny_lab.model.config.max_position_embeddings = 4096
+    ready = lk.lora.prepared(tiny_lab, DATA, held_out, general=["the mat was " * 200], packing=True)
+    longest = max(len(ready.general.samples[0].ids), len(ready.held_out.samples[0].ids))
+    assert longest > 256
+    assert ready.train.row_tokens == longest
+    made = trainer(tiny_lab, ready.dataset(), tmp_path, eval_dataset=ready.dataset("held_out"), **ready.settings)
+    assert made.eval_dataset[0]["input_ids"] == list(ready.held_out.samples[0].ids)
 
 
 # the default model ----------------------------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ def test_texts(tmp_path: Path) -> None:
         ({"train": datasets.Dataset.from_list(ROWS)}, r"data\['train'\]"),
         (datasets.Dataset.from_list(ROWS).to_iterable_dataset(), r"take\(1000\)"),
         (7, "can't be read"),
+        (lk.lora.tasks.dates(2, 1), "give task.train"),
         ([7], "item 0 is a int"),
         ([{"prompt": "a"}], "no 'completion'"),
         ([{"promt": "a", "completion": "b"}], r"did you mean 'prompt'\?"),
