@@ -41,6 +41,7 @@ __all__ = [
     "seed",
     "series",
     "shown",
+    "some",
     "texts",
     "whole",
 ]
@@ -166,6 +167,12 @@ def listed(names: Iterable[object], last: str = "and") -> str:
     """ "a, b and c"."""
     parts = [str(name) for name in names]
     return f"{', '.join(parts[:-1])} {last} {parts[-1]}" if len(parts) > 1 else "".join(parts)
+
+
+def some(names: Collection[object], most: int = 3) -> str:
+    """ "a, b and c", or "a, b, c and 4 more"."""
+    few = list(names)[:most]
+    return listed([*few, f"{len(names) - most} more"] if len(names) > most else few)
 
 
 # places ---------------------------------------------------------------------------------------------------------------

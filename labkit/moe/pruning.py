@@ -465,6 +465,6 @@ def _refuse_overlap(lab: LabLike, documents: Documents, rank_on: object) -> None
     both = documents.also_in(lab, rank_on)
     if both:
         raise BadInput(
-            f"{both} of the documents to rank on are also those the loss is measured on, which would flatter the ranking; "
-            "give others, such as lk.moe.texts(15) and lk.moe.texts(15, skip=15)."
+            f"{len(both)} of the documents that the loss is measured on ({checks.some(both)}) stand also in those to rank on, "
+            "which would flatter the ranking; give others, such as lk.moe.texts(15) and lk.moe.texts(15, skip=15)."
         )

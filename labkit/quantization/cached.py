@@ -23,6 +23,7 @@ from labkit.models.config import first_number
 from labkit.models.texts import texts as shipped_texts
 from labkit.quantization.comparing import TokenDamage, compare, logits_of
 from labkit.quantization.grids import Format
+from labkit.quantization.held_out import refuse_seen
 from labkit.quantization.integers import ZeroPoint
 from labkit.results import Result
 from labkit.statistics import interval
@@ -220,6 +221,7 @@ def cache_damage(
     draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
     most = None if tokens is None else checks.whole("tokens", tokens, 1)
     documents = Documents(lab, shipped_texts() if texts is None else texts, most=most)
+    refuse_seen((lab,), documents)
     longest = max(len(ids) for ids in documents.ids)
     if longest <= group + residual:
         raise BadInput(

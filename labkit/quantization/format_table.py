@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from labkit import checks
 from labkit.errors import BadInput
 from labkit.models.texts import texts as shipped_texts
 from labkit.quantization.inventory import contents
@@ -78,10 +79,10 @@ def by_format(
     methods = [method] if isinstance(method, str) else list(method)
     if calibration is not None:
         ours = shipped_texts() if texts is None else texts
-        if both := Documents(lab, ours).also_in(lab, calibration):
+        if both := Documents(lab, ours, most=tokens).also_in(lab, calibration):
             raise BadInput(
-                f"{both} of the texts to measure on are also those to calibrate on, which would flatter the methods that "
-                "calibrate; give others, such as texts=lk.quantization.texts(8) and "
+                f"{len(both)} of the texts to measure on ({checks.some(both)}) stand also in those to calibrate on, which would "
+                "flatter the methods that calibrate; give others, such as texts=lk.quantization.texts(8) and "
                 "calibration=lk.quantization.texts(8, skip=30)."
             )
     made: list[tuple[str, str, Made]] = []

@@ -23,6 +23,7 @@ from labkit.quantization.torch_products import PackedProduct
 from labkit.quantization.weights import Matrix, matrices
 from labkit.results import Result
 from labkit.trace import running
+from labkit.trace.overlaps import Seen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,12 +41,14 @@ class Record:
 
     method: such as "rtn".  formats: the name of each packed matrix's format.  kept: why a matrix that was asked for stayed
     as it is.  remarks: by matrix, what else is to be said of it, such as a method that fell back to another.
+    seen: the texts that codes or formats were chosen by, each with what was done on it, such as "was calibrated on".
     """
 
     method: str
     formats: Mapping[str, str]
     kept: Mapping[str, str] = field(default_factory=dict)
     remarks: Mapping[str, str] = field(default_factory=dict)
+    seen: tuple[tuple[str, Seen], ...] = ()
 
 
 def put_record(model: PreTrainedModel, record: Record) -> None:

@@ -24,6 +24,7 @@ from labkit.errors import BadInput
 from labkit.models.memory import human_bytes
 from labkit.models.texts import texts as shipped_texts
 from labkit.quantization.comparing import compare, logits_of
+from labkit.quantization.held_out import note_seen
 from labkit.quantization.inventory import contents
 from labkit.quantization.quantizing import quantize
 from labkit.quantization.sensitivities import (
@@ -42,6 +43,7 @@ from labkit.results import Result
 from labkit.statistics import interval
 from labkit.trace.building import refuse_odd_weights
 from labkit.trace.documents import Documents
+from labkit.trace.overlaps import Seen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,6 +168,7 @@ class Mix(Result, Generic[Made]):
     notes: tuple[str, ...]
     _choices: Choices = field(repr=False)
     _lab: Made = field(repr=False)
+    _seen: Seen = field(repr=False)
 
     def config(self) -> dict[str, Given]:
         """{matrix: format}, which `quantize(lab, mix.config())` takes; names alone, ready for JSON, where formats were
@@ -190,8 +193,11 @@ class Mix(Result, Generic[Made]):
         return pd.DataFrame(rows).astype({"layer": "Int64"})
 
     def lab(self) -> Made:
-        """The model in this mix of formats, by rounding to nearest."""
-        return quantize(self._lab, self.config(), progress=False)
+        """The model in this mix of formats, by rounding to nearest. It knows what texts the mix was found on, and `damage`
+        refuses those, which a lab of `quantize(lab, mix.config())` does not."""
+        made = quantize(self._lab, self.config(), progress=False)
+        note_seen(made, self._seen, "had its mix of formats found on")
+        return made
 
     def solve(self, budget_bytes: int) -> Mix[Made]:
         """The best mix for another budget, from the same measurements: in milliseconds."""
@@ -262,12 +268,12 @@ def mix(
         )
     ours = shipped_texts(PASSAGES) if texts is None else texts
     others = shipped_texts(PASSAGES, skip=PASSAGES) if measured_on is None else measured_on
-    if both := Documents(lab, ours).also_in(lab, others):
-        raise BadInput(
-            f"{both} of the documents to measure on are also those the mix is found on, which would flatter it; give others, "
-            "such as lk.quantization.texts(8) and lk.quantization.texts(8, skip=8)."
-        )
     found_on, judged_on = (Documents(lab, each, most=most, longest=cut) for each in (ours, others))
+    if both := judged_on.also_in(lab, ours):
+        raise BadInput(
+            f"{len(both)} of the documents to measure on ({checks.some(both)}) stand also in those the mix is found on, which "
+            "would flatter it; give others, such as lk.quantization.texts(8) and lk.quantization.texts(8, skip=8)."
+        )
     measured = alone(lab, found_on, wanted, head=head, progress=progress)
     if not measured.complete:
         raise KeyboardInterrupt  # half the costs make no mix
@@ -291,6 +297,7 @@ def mix(
         notes=(*found_on.cut, *measured.notes),
         _choices=choices,
         _lab=lab,
+        _seen=Seen.of(lab, ours),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from labkit import checks
 from labkit.errors import Unavailable
+from labkit.quantization.held_out import refuse_seen_texts
 from labkit.results import Result
 from labkit.statistics import wilson
 from labkit.trace import running
@@ -82,6 +83,13 @@ def accuracy(
     asked = read(task, seed)
     if questions is not None:
         asked = asked[: checks.whole("questions", questions, 1, len(asked))]
+    refuse_seen_texts(
+        lab,
+        [as_ids(lab.tokenizer, f"{q.context} {q.options[q.right]}", chat=False, context=None) for q in asked],
+        [q.name for q in asked],
+        "questions",
+        "measure a lab that was calibrated on other text",
+    )
     rows = []
     with lab.turn():
         for question in tqdm(asked, desc=task, unit="question", disable=not progress):

@@ -16,12 +16,14 @@ from labkit.errors import BadInput, Unavailable
 from labkit.quantization import backends, formats
 from labkit.quantization.calibration import Activations, check_memory, collecting, layer_by_layer, windows
 from labkit.quantization.grids import Format, GroupSize, refuse_damaged
+from labkit.quantization.held_out import note_seen
 from labkit.quantization.inventory import Record, put_record
 from labkit.quantization.layers import PackedWeight, put
 from labkit.quantization.methods import METHODS, Choose, check_goes_with, round_to_nearest
 from labkit.quantization.weights import Matrix, matrices
 from labkit.trace import running
 from labkit.trace.building import check_room, is_quantized, refuse_adapters, refuse_odd_weights
+from labkit.trace.overlaps import Seen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,8 +62,9 @@ def quantize(
         it does not divide the largest that does. A size that is given is kept to: matrices whose rows it does not divide
         stay as they are, and the lab's notes say which.
     symmetric: of integer formats, around zero or from the smallest to the largest weight.
-    calibration: texts, or texts by kind, for methods that need them; other texts than those the damage is measured on.
-        8,192 tokens are used, drawn with `seed` where there are more.
+    calibration: texts, or texts by kind, for methods that need them; other texts than those the damage is measured on: the
+        lab keeps hashes of them, and `damage` refuses text that overlaps. 8,192 tokens are used, drawn with `seed` where
+        there are more.
     head: a format for the embedding and the output head, which stay as they are without it. Tied they stay tied.
     modules: which matrices, by name or pattern as above; None for all of the layers.
     backend: "labkit" packs with this room's own grids. "bitsandbytes" (format "nf4", "nf4_single" or "int8"), "torchao" ("int8")
@@ -115,7 +118,10 @@ def quantize(
         rows = windows(lab, calibration, seed=seed)
         check_memory(lab, rows, plan.matrices)
     with lab.turn(), torch.no_grad():
-        return _built(lab, plan, method, rows, progress)
+        made = _built(lab, plan, method, rows, progress)
+    if how.calibrated:
+        note_seen(made, Seen.of(lab, calibration), "was calibrated on")
+    return made
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from labkit import checks
 from labkit.errors import BadInput
 from labkit.models.texts import texts as shipped_texts
 from labkit.quantization.comparing import TokenDamage, check_same_tokens, compare, divergence, logits_of
+from labkit.quantization.held_out import refuse_seen
 from labkit.results import Result
 from labkit.statistics import interval
 from labkit.trace import running
@@ -142,7 +143,8 @@ def damage(
     KL and the rest are computed in float64 from the logits as the models give them. An unquantized copy has exactly 0.
     The default model's weights lie on a 4-bit grid already (`on_grid`), so what 4 bits cost is not seen on it: measure on
     "labkit-dense", "labkit-moe", or a model in full precision.
-    Raises BadInput for labs of different vocabularies and texts that can't be used.
+    Raises BadInput for labs of different vocabularies, texts that can't be used, and texts that overlap with those a lab was
+    calibrated on or its mix of formats was found on: labs of `quantize` and `mix` keep hashes of them.
     """
     from tqdm.auto import tqdm
 
@@ -159,6 +161,7 @@ def damage(
     prompts, draws, seed = checks.whole("prompts", prompts, 0), checks.whole("draws", draws, 1), checks.seed(seed)
     new_tokens = checks.whole("new_tokens", new_tokens, 1)
     documents = Documents(original, shipped_texts() if texts is None else texts, most=most)
+    refuse_seen((original, *smalls), documents)
     starts = _prompts(documents, prompts, new_tokens, original.context)
     passes = len(documents.batches) * (1 + len(smalls))
     with tqdm(total=passes, desc="damage", unit="pass", disable=not progress) as bar:

@@ -17,6 +17,7 @@ from labkit.errors import BadInput
 from labkit.statistics import interval, resampled
 from labkit.trace import running
 from labkit.trace.input import as_ids, as_kinds
+from labkit.trace.overlaps import Seen
 from labkit.trace.record import check_predicts
 
 if TYPE_CHECKING:
@@ -134,10 +135,13 @@ class Documents:
                 found[group] = _summed(output.all_logits, output.ids, wanted)
         return found
 
-    def also_in(self, lab: LabLike, texts: object) -> int:
-        """How many of other texts are documents of these."""
-        here = {ids.tobytes() for ids in self.ids}
-        return sum(ids.tobytes() in here for ids in documents_of(lab, as_kinds(texts))[0])
+    def names(self, numbers: Sequence[int]) -> list[str]:
+        """Documents by their kind and their place in it, from 0: "prose 3"."""
+        return [f"{self.kinds[self.kind_of[d]]} {int((self.kind_of[:d] == self.kind_of[d]).sum())}" for d in numbers]
+
+    def also_in(self, lab: LabLike, texts: object) -> list[str]:
+        """The names of those of these documents whose text stands in other texts as well, whole or in large part."""
+        return self.names(Seen.of(lab, texts).among(lab, self.ids))
 
     def drawn(self, draws: int, seed: int) -> np.ndarray:
         """(draws, documents): how often each document is in a sample, drawn within its kind.
