@@ -10,6 +10,8 @@ from labkit import checks
 from labkit.errors import BadInput, BadModelFile
 from labkit.models.shipped import ASSETS
 
+LEAST_CHARACTERS = 20  # of a passage
+CHINESE = 18 / 35  # of the characters of other kinds: about as many tokens
 KINDS = ("prose", "encyclopaedia", "python", "mathematics", "chinese")
 
 
@@ -37,12 +39,15 @@ def passages(kind: str) -> tuple[Passage, ...]:
         raise BadModelFile(f"{path.name}, which comes with labkit, can't be read; install labkit again.") from error
 
 
-def texts(documents: int | None = None, *, skip: int = 0) -> dict[str, list[str]]:
+def texts(documents: int | None = None, *, skip: int = 0, characters: int | None = None) -> dict[str, list[str]]:
     """The text of the shipped passages, by kind: all, or `documents` of each kind after the first `skip`.
 
     So that what is ranked on some can be judged on others: `texts(15)` and `texts(15, skip=15)` share nothing.
+    characters: no more than so many of each passage, its first, and of Chinese about half as many, which are as many tokens:
+        the same number of tokens is then of more documents, and documents, not tokens, are what an interval rests on.
     Raises BadInput where a kind has no passage after the first `skip`, or fewer than `documents`.
     """
+    most = None if characters is None else checks.whole("characters", characters, LEAST_CHARACTERS)
     asked = f"texts({'' if documents is None else f'{documents!r}, '}skip={skip!r})"
     wanted = 1 if documents is None else documents
     if (checks.as_whole(skip) is None or checks.as_whole(wanted) is None) or skip < 0 or wanted < 1:
@@ -55,4 +60,5 @@ def texts(documents: int | None = None, *, skip: int = 0) -> dict[str, list[str]
             f"{min(there.values())}, or take the passages of one kind: lk.moe.passages('python')."
         )
     stop = None if documents is None else skip + documents
-    return {kind: [p.text for p in passages(kind)[skip:stop]] for kind in KINDS}
+    cut = {kind: most if most is None or kind != "chinese" else round(most * CHINESE) for kind in KINDS}
+    return {kind: [p.text[: cut[kind]] for p in passages(kind)[skip:stop]] for kind in KINDS}

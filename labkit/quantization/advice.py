@@ -14,6 +14,7 @@ import torch
 from labkit import checks
 from labkit.errors import BadInput
 from labkit.models.memory import Countable, Memory, human_bytes, memory, model_memory, named_config, skeleton
+from labkit.models.texts import texts as shipped_texts
 from labkit.quantization import formats
 from labkit.quantization.counting import packed_bytes, shapes_of
 from labkit.quantization.fingerprints import on_grid
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("int8", "q6_k", "int6", "q5_0", "int4", "nf4", "q4_0", "q4_k", "int3", "int2")
 CONTEXT, TOKENS = 4_096, 4_000
+CHARACTERS = 350  # of each passage, so that so few tokens are of six documents of each kind
 MEASURED = Path(__file__).with_name("measured.json")
 RECORD = "labkit-dense"  # whose record stands in for a model that is not at hand
 MUCH = 0.05  # nats a token; int3 costs labkit-dense 0.076 and another first choice for every fourth token
@@ -149,7 +151,8 @@ def _evidence(
             smalls[format.name] = quantize(lab, given, progress=False)
         except BadInput:  # rows that it does not divide: it has no row in the table either
             continue
-    found = damage(lab, list(smalls.values()), texts, tokens=tokens, seed=seed, progress=progress) if smalls else []
+    given = shipped_texts(characters=CHARACTERS) if texts is None else texts
+    found = damage(lab, list(smalls.values()), given, tokens=tokens, seed=seed, progress=progress) if smalls else []
     return {
         name: Evidence(one.kl, *one.kl_interval, one.top1, f"measured on this model, {one.tokens:,} tokens")
         for name, one in zip(smalls, found, strict=True)

@@ -25,8 +25,8 @@ from labkit.quantization.comparing import TokenDamage, compare, logits_of
 from labkit.quantization.grids import Format
 from labkit.quantization.held_out import refuse_seen
 from labkit.quantization.integers import ZeroPoint
+from labkit.quantization.intervals import few_remarks, interval_of
 from labkit.results import Result
-from labkit.statistics import interval
 from labkit.trace import running
 from labkit.trace.documents import Documents
 from labkit.trace.edits import Edit, patch
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Axis = Literal["channel", "token"]
 AXES: tuple[Axis, ...] = ("channel", "token")
 GROUP, RESIDUAL = 32, 32
-TOKENS, DRAWS = 8_000, 1_000
+TOKENS, DRAWS = 12_000, 1_000  # of the texts that come with labkit, five passages of each kind
 LENGTHS = tuple(2**power for power in range(6, 21))  # tokens before and with the predicted one: ends of the rows
 MOST_BITS = 8
 
@@ -173,7 +173,8 @@ class CacheDamage(Result):
 
     def _remarks(self) -> Sequence[str]:
         return (
-            f"noise: KL {self.noise:.2g} nats a token; unquantized, {self.original_bytes:,.0f} bytes a token",
+            f"noise of keys and values that go the same way unquantized: KL {self.noise:.2g} nats a token; unquantized, "
+            f"{self.original_bytes:,.0f} bytes a token",
             *self.notes,
         )
 
@@ -202,8 +203,9 @@ def cache_damage(
         are seen as they are, until a group of older ones is full (KIVI keeps 128 with groups of 32).
     tokens, draws, seed: as in `damage`.
     Returns a row for each way, number of bits and range of lengths, and for all lengths: way, bits, length_from, length_to
-    (tokens before the predicted one), kl (nats a token; with kl_low and kl_high, 95 %, documents drawn again), top1, tokens,
-    bytes_per_token (of all layers, where it is quantized). Texts shorter than group + residual have nothing quantized.
+    (tokens before the predicted one), kl (nats a token; with kl_low and kl_high, 95 %, documents drawn again within their
+    kinds, NaN where a kind has fewer than 5), top1, tokens, bytes_per_token (of all layers, where it is quantized). Texts
+    shorter than group + residual have nothing quantized.
     Each token sees the cache that it would see while the model decodes, as a prompt is read in full precision and what
     follows is not. Raises Unavailable where the model's keys and values can't be seen, BadInput for what can't be used.
     """
@@ -250,7 +252,7 @@ def cache_damage(
         documents=len(documents.ids),
         draws=draws,
         seed=seed,
-        notes=documents.cut,
+        notes=(*documents.cut, *few_remarks(documents)),
     )
 
 
@@ -269,13 +271,13 @@ def _row(documents: Documents, found: TokenDamage, least: int, end: int, draws: 
     weights = documents.drawn(draws, seed)
     with np.errstate(invalid="ignore", divide="ignore"):
         samples = (weights @ kl) / (weights @ of_each)
-    low, high = interval(samples[np.isfinite(samples)]) if (of_each > 0).sum() > 1 else (np.nan, np.nan)
+    low, high = interval_of(documents, of_each, samples)
     return {
         "length_from": least,
         "length_to": end,
         "kl": float(kl.sum() / of_each.sum()) if inside.any() else float("nan"),
-        "kl_low": float(low),
-        "kl_high": float(high),
+        "kl_low": low,
+        "kl_high": high,
         "top1": float(found.same[inside].mean()) if inside.any() else float("nan"),
         "tokens": int(inside.sum()),
     }

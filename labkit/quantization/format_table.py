@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from labkit import checks
 from labkit.errors import BadInput
 from labkit.models.texts import texts as shipped_texts
+from labkit.quantization.intervals import noise_remark
 from labkit.quantization.inventory import contents
 from labkit.quantization.quantizing import quantize
 from labkit.quantization.text_damage import TOKENS, damage
@@ -38,6 +39,7 @@ class ByFormat(Result):
     noise: float
     model: str
     tokens: int
+    notes: tuple[str, ...]
 
     def _title(self) -> str:
         return (
@@ -49,7 +51,7 @@ class ByFormat(Result):
         return {"the original": {"size_bytes": self.original_bytes, "perplexity": self.original_perplexity, "kl": 0.0}}
 
     def _remarks(self) -> Sequence[str]:
-        return (f"noise of running again: KL {self.noise:.2g} nats a token",)
+        return (noise_remark(self.noise), *self.notes)
 
 
 def by_format(
@@ -123,4 +125,5 @@ def by_format(
         noise=harms[0].noise,
         model=lab.name,
         tokens=harms[0].tokens,
+        notes=harms[0].notes,
     )

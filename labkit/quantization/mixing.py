@@ -25,6 +25,7 @@ from labkit.models.memory import human_bytes
 from labkit.models.texts import texts as shipped_texts
 from labkit.quantization.comparing import compare, logits_of
 from labkit.quantization.held_out import note_seen
+from labkit.quantization.intervals import few_remarks, interval_of, with_interval
 from labkit.quantization.inventory import contents
 from labkit.quantization.quantizing import quantize
 from labkit.quantization.sensitivities import (
@@ -40,7 +41,6 @@ from labkit.quantization.sensitivities import (
     formats_of,
 )
 from labkit.results import Result
-from labkit.statistics import interval
 from labkit.trace.building import refuse_odd_weights
 from labkit.trace.documents import Documents
 from labkit.trace.overlaps import Seen
@@ -149,7 +149,8 @@ class Mix(Result, Generic[Made]):
     curve: budget_bytes and predicted_kl, from the smallest to the largest mix.
     uniform: a row for each format given to all: format, size_bytes, predicted_kl, and mix_kl, the prediction for the best
         mix of as many bytes.
-    measured: on other texts than the mix was found on, in nats a token with 95 % (documents drawn again): what ("mix",
+    measured: on other texts than the mix was found on, in nats a token with 95 % (documents drawn again within their kinds,
+        NaN where a kind has fewer than 5): what ("mix",
         "uniform int4", "mix as large as uniform int4", "chance": of mixes chosen at random within the budget, the mean),
         size_bytes, predicted_kl, kl, kl_low, kl_high. None for a mix that `solve` found.
     """
@@ -223,7 +224,7 @@ class Mix(Result, Generic[Made]):
         lines: list[str] = []
         if self.measured is not None:
             lines = [
-                f"{row.what}, {human_bytes(row.size_bytes)}: KL {row.kl:.3g} ({row.kl_low:.3g} to {row.kl_high:.3g}) measured"
+                f"{row.what}, {human_bytes(row.size_bytes)}: KL {with_interval(row.kl, row.kl_low, row.kl_high)} measured"
                 for row in self.measured.itertuples()
             ]
         return (*lines, *self.notes)
@@ -294,7 +295,7 @@ def mix(
         model=lab.name,
         tokens=int(judged_on.tokens.sum()),
         documents=len(judged_on.ids),
-        notes=(*found_on.cut, *measured.notes),
+        notes=(*found_on.cut, *few_remarks(judged_on), *measured.notes),
         _choices=choices,
         _lab=lab,
         _seen=Seen.of(lab, ours),
@@ -408,15 +409,15 @@ def _measured(
     rows = []
     for what, several in tqdm(tried.items(), desc="measuring mixes", unit="mix", disable=not progress):
         sums = np.mean([_divergence(lab, documents, choices, one) for one in several], axis=0)
-        low, high = interval((weights @ sums) / drawn) if len(documents.ids) > 1 else (np.nan, np.nan)
+        low, high = interval_of(documents, documents.tokens, (weights @ sums) / drawn)
         rows.append(
             {
                 "what": what,
                 "size_bytes": int(np.mean([choices.size(one) for one in several])),
                 "predicted_kl": float(np.mean([choices.predicted(one) for one in several])),
                 "kl": float(sums.sum() / tokens),
-                "kl_low": float(low),
-                "kl_high": float(high),
+                "kl_low": low,
+                "kl_high": high,
             }
         )
     return pd.DataFrame(rows)

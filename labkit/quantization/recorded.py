@@ -27,8 +27,7 @@ def recorded_squeeze(model: str | None = "wide") -> pd.DataFrame:
     for `wide` at the same step and format; each with _low and _high.
     One point again, of labkit-squeeze (step 2,400; labkit-squeeze-early is step 400), stored in half precision:
     `small = quantize(lab, "int3", group_size=32, symmetric=False)`, ("ternary" without settings), and
-    `damage(lab, small, {k: [t[: 180 if k == "chinese" else 350] for t in v] for k, v in texts(20).items()}, tokens=None)`,
-    whose rows of the five kinds have a mean loss_change as here.
+    `damage(lab, small, texts(20, characters=350), tokens=None)`, whose rows of the five kinds have a mean loss_change as here.
     The learning rate is constant up to step 2,400; in `narrow`, which went on, it falls to nothing at 3,000.
     Raises BadInput for another model, BadModelFile where the table can't be read.
     """

@@ -24,8 +24,8 @@ from labkit.quantization.grids import Format, Packed
 from labkit.quantization.quantizing import planned
 from labkit.quantization.text_damage import rerun_noise
 from labkit.quantization.weights import Matrix, matrices
+from labkit.quantization.intervals import few_remarks, interval_of, noise_remark
 from labkit.results import Result
-from labkit.statistics import interval
 from labkit.trace.building import refuse_odd_weights
 from labkit.trace.documents import Documents
 from labkit.trace.resuming import Entering, entering
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from labkit.trace.lab_like import BuiltLab
 
 TOKENS, DRAWS = 2_000, 1_000
-LONGEST = 128  # tokens of a document, so that few tokens are still of several documents of each kind
+LONGEST = 64  # tokens of a document, so that few tokens are still of six documents of each of five kinds
 REFERENCE_BYTES = 2**30  # of the original's probabilities, held while matrix after matrix is tried
 
 Given = str | Format
@@ -103,8 +103,7 @@ class Sensitivity(Result):
         layers that are alike, the largest is about 2.
     error_correlation: Spearman's, of weight_error with kl over the rows of the first format: how well the error of a matrix
         tells what it costs; error_p: the chance of such a correlation among matrices that have nothing to do with it.
-    noise: mean KL of the model with itself when texts are run together and alone; the column `noise` is that of running
-        again from the matrix's layer on.
+    noise: mean KL of the model with itself when texts are run alone and again among others, with padding: the null.
     complete: False after an interrupt, when the table holds what was done.  formats: as they were asked for.
     """
 
@@ -137,7 +136,7 @@ class Sensitivity(Result):
 
     def _remarks(self) -> Sequence[str]:
         lines = [
-            f"noise of running again: KL {self.noise:.2g} nats a token",
+            noise_remark(self.noise),
             f"weight error tells the KL with a rank correlation of {self.error_correlation:.2f} (p = {self.error_p:.2g})",
         ]
         if len(self.layers):
@@ -167,8 +166,9 @@ def sensitivity(
     head: also the embedding and the output head, which have no layer.
     tokens: as in `damage`.  longest: take no more than so many tokens of a document, its first; None takes all.
     Returns a row for each format and matrix: name, layer, matrix, format, kl (nats a token; with kl_low and kl_high, 95 %,
-    documents drawn again within their kinds), noise (KL of the unchanged model run again from that layer on: the null),
-    weight_error (root of the mean square of the change, over that of the weights), bytes, saved_bytes, bits_per_weight.
+    documents drawn again within their kinds, NaN where a kind has fewer than 5), noise (KL of the unchanged model with
+    itself, run again otherwise: the null, as in the field), weight_error (root of the mean square of the change, over that
+    of the weights), bytes, saved_bytes, bits_per_weight.
     An interrupt returns what is done, with complete False. The default model's weights lie on a 4-bit grid (`on_grid`),
     so its figures at 4 bits say little of other models.
     Raises BadInput for formats and texts that can't be used, Unavailable for a quantized or spread model.
@@ -184,7 +184,8 @@ def sensitivity(
         if not found.complete:
             raise KeyboardInterrupt  # nothing was done that could be kept
         raise BadInput(f"No matrix of {lab.name} was measured: {found.why}.")
-    table = _table(found, documents, draws, seed)
+    noise = rerun_noise(documents, lab)
+    table = _table(found, documents, noise, draws, seed)
     names = tuple(dict.fromkeys(each.name for each in wanted))
     correlation, p = _correlation(table[table["format"] == names[0]])
     return Sensitivity(
@@ -192,7 +193,7 @@ def sensitivity(
         layers=_by_layer(table),
         error_correlation=correlation,
         error_p=p,
-        noise=rerun_noise(documents, lab),
+        noise=noise,
         complete=found.complete,
         formats=names,
         model=lab.name,
@@ -200,7 +201,7 @@ def sensitivity(
         documents=len(documents.ids),
         draws=draws,
         seed=seed,
-        notes=(*documents.cut, *found.notes),
+        notes=(*documents.cut, *few_remarks(documents), *found.notes),
     )
 
 
@@ -225,7 +226,7 @@ def formats_of(bits: int | None, format: Given | Sequence[Given]) -> list[Format
 class Row:
     """One place in one format. asked, given: as it was asked for, by name where a name says it all.
 
-    sums: (documents,) KL.  noise: (documents,), of the unchanged model run in the same way.
+    sums: (documents,) KL.
     """
 
     place: Place
@@ -235,7 +236,6 @@ class Row:
     size_bytes: int
     weight_error: float
     sums: np.ndarray
-    noise: np.ndarray
 
 
 @dataclass
@@ -284,7 +284,6 @@ def alone(lab: BuiltLab, documents: Documents, wanted: Sequence[Format], *, head
             losses = part.losses(lab)
             for layer in order:
                 stored = None if layer is None else entering(part, lab, layer, losses)
-                noise = _sums(part, lab, references, stored)
                 for place, format, asked in jobs[layer]:
                     key = (place.name, asked.name)
                     packed = format.pack(place.weight, place.name)
@@ -294,7 +293,6 @@ def alone(lab: BuiltLab, documents: Documents, wanted: Sequence[Format], *, head
                     if key not in rows:
                         rows[key] = _row(place, format, asked, packed, weight, len(documents.ids))
                     rows[key].sums += sums
-                    rows[key].noise += noise
                     if last:
                         finished.add(key)
                     bar.update()
@@ -352,7 +350,6 @@ def _row(place: Place, format: Format, asked: Format, packed: Packed, weight: to
         packed.size_bytes,
         weight_error(place.weight, weight),
         np.zeros(documents),
-        np.zeros(documents),
     )
 
 
@@ -365,14 +362,14 @@ def weight_error(weight: torch.Tensor, other: torch.Tensor) -> float:
 # tables ---------------------------------------------------------------------------------------------------------------
 
 
-def _table(found: Alone, documents: Documents, draws: int, seed: int) -> pd.DataFrame:
+def _table(found: Alone, documents: Documents, noise: float, draws: int, seed: int) -> pd.DataFrame:
     import pandas as pd
 
     weights = documents.drawn(draws, seed)
     tokens, drawn = float(documents.tokens.sum()), weights @ documents.tokens
     rows = []
     for row in found.rows:
-        low, high = interval((weights @ row.sums) / drawn) if len(documents.ids) > 1 else (np.nan, np.nan)
+        low, high = interval_of(documents, documents.tokens, (weights @ row.sums) / drawn)
         rows.append(
             {
                 "name": row.place.name,
@@ -380,9 +377,9 @@ def _table(found: Alone, documents: Documents, draws: int, seed: int) -> pd.Data
                 "matrix": row.place.matrix,
                 "format": row.asked.name,
                 "kl": row.sums.sum() / tokens,
-                "kl_low": float(low),
-                "kl_high": float(high),
-                "noise": row.noise.sum() / tokens,
+                "kl_low": low,
+                "kl_high": high,
+                "noise": noise,
                 "weight_error": row.weight_error,
                 "bytes": row.size_bytes,
                 "saved_bytes": row.place.size_bytes - row.size_bytes,

@@ -13,22 +13,20 @@ from labkit.errors import BadInput
 from labkit.models.texts import texts as shipped_texts
 from labkit.quantization.comparing import TokenDamage, check_same_tokens, compare, divergence, logits_of
 from labkit.quantization.held_out import refuse_seen
+from labkit.quantization.intervals import Interval, few_remarks, interval_of, noise_remark, with_interval
 from labkit.results import Result
-from labkit.statistics import interval
 from labkit.trace import running
 from labkit.trace.documents import Documents
 
 if TYPE_CHECKING:
-    import torch
-
     from labkit.trace.lab_like import LabLike
 
 TOKENS, DRAWS = 20_000, 1_000
 PROMPT, NEW_TOKENS = 16, 64  # of the greedy continuations that are followed until they part
 NOISE_DOCUMENTS, NOISE_TOKENS = 4, 64  # on which the noise of running again is measured
+LONGER = 7  # tokens by which each of them is longer than the one before when they are run again
 FAR = 99.9  # percent of tokens, of the KL that only one in a thousand exceeds
 ALL = "all"
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,7 +34,8 @@ class Damage(Result):
     """What a quantized model has lost beside the original, on the same tokens; `damage` tells the columns of the table.
 
     kl: KL(original || model), nats, the mean of all counted tokens; kl_interval: 95 %.  kl_999: what one token in a thousand
-        exceeds.  noise: the mean KL of the original with itself when each text is run alone and not in a list: the null.
+        exceeds.  noise: the mean KL of the original with itself, each text run alone and then longer, among others and with
+        padding, which changes nothing but the order of sums: the null.
     top1: the share of tokens for which both find the same one most probable; top1_interval.
     perplexity, original_perplexity; perplexity_error: the standard error of the first; perplexity_interval.
     loss_change: nats a token, model − original, with loss_interval: narrower than the perplexities', since both models read
@@ -44,7 +43,7 @@ class Damage(Result):
     right_change, right_rms: mean and root mean square of the change of the right token's probability.
     parted_at: for each prompt that was continued greedily, after how many tokens the two texts differ (new_tokens where
         they did not); parted: their median, None where nothing was continued.
-    All intervals draw documents again, within their kinds (as one kind where one has a single document); NaN of one document.
+    All intervals draw documents again, within their kinds; NaN where a kind has fewer than 5 documents.
     """
 
     kl: float
@@ -73,14 +72,14 @@ class Damage(Result):
     notes: tuple[str, ...]
 
     def _title(self) -> str:
+        error = f" ± {self.perplexity_error:.2f}" if np.isfinite(self.perplexity_error) else ""
         return (
-            f"{self.model} beside {self.original}: KL {self.kl:.3g} nats a token ({self.kl_interval[0]:.3g} to "
-            f"{self.kl_interval[1]:.3g}), perplexity {self.perplexity:.2f} ± {self.perplexity_error:.2f} from "
-            f"{self.original_perplexity:.2f}, same first choice {self.top1:.1%}"
+            f"{self.model} beside {self.original}: KL {with_interval(self.kl, *self.kl_interval)} nats a token, perplexity "
+            f"{self.perplexity:.2f}{error} from {self.original_perplexity:.2f}, same first choice {self.top1:.1%}"
         )
 
     def _remarks(self) -> Sequence[str]:
-        lines = [f"noise of running again: KL {self.noise:.2g} nats a token"]
+        lines = [noise_remark(self.noise)]
         if self.parted is not None:
             lines.append(
                 f"{len(self.parted_at)} greedy texts of {self.new_tokens} tokens part after {self.parted:g} (median); "
@@ -188,18 +187,25 @@ def damage(
 
 
 def rerun_noise(documents: Documents, lab: LabLike) -> float:
-    """The mean KL, nats a token, of a model with itself: the beginnings of some documents in one pass, and each alone."""
+    """The mean KL, nats a token, of a model with itself: the beginnings of some documents, each alone, and again otherwise.
+
+    The second time each has more tokens after it, of another number each, so that they are padded to one width where the
+    model takes lists, and every product has another shape. No later token changes what is predicted before it.
+    """
     rows = [ids[:NOISE_TOKENS].tolist() for ids in documents.ids[:NOISE_DOCUMENTS]]
+    room = running.room(lab.model)
+    longer = [
+        (ids * (1 + (number + 1) * LONGER))[: len(ids) + (number + 1) * LONGER][:room]
+        for number, ids in enumerate(rows)
+    ]
+    found = []
     with lab.turn():
-        groups = running.groups(lab.model, [len(ids) for ids in rows])
-        together = {i: logits for group in groups for i, logits in _rows_of(lab, [rows[i] for i in group], group)}
-        alone = {i: logits for i, ids in enumerate(rows) for _, logits in _rows_of(lab, [ids], [i])}
-    return float(np.concatenate([divergence(alone[i], together[i]) for i in alone]).mean())
-
-
-def _rows_of(lab: LabLike, rows: list[list[int]], names: list[int]) -> list[tuple[int, torch.Tensor]]:
-    logits = running.forward(lab.model, rows).all_logits
-    return [(name, logits[row, : len(ids)]) for row, (name, ids) in enumerate(zip(names, rows, strict=True))]
+        for group in running.groups(lab.model, [len(ids) for ids in longer]):
+            logits = running.forward(lab.model, [longer[i] for i in reversed(group)]).all_logits
+            for i, again in zip(reversed(group), logits, strict=True):
+                (alone,) = running.forward(lab.model, [rows[i]]).all_logits
+                found.append(divergence(alone, again[: len(rows[i])]))
+    return float(np.concatenate(found).mean())
 
 
 # texts that part ------------------------------------------------------------------------------------------------------
@@ -297,7 +303,7 @@ def _result(
         documents=len(documents.ids),
         draws=draws,
         seed=seed,
-        notes=documents.cut,
+        notes=(*documents.cut, *few_remarks(documents)),
     )
 
 
@@ -324,28 +330,28 @@ def damage_rows(documents: Documents, found: TokenDamage, draws: int, seed: int)
         members = np.arange(count) if last else np.flatnonzero(documents.kind_of == number)
         chosen = np.ones(len(kind_of_token), bool) if last else kind_of_token == number
         if chosen.any():
-            rows.append(_row(kind, found, chosen, {n: s[members] for n, s in sums.items()}, weights[:, members]))
+            of_kind = {name: np.where(np.isin(np.arange(count), members), of, 0.0) for name, of in sums.items()}
+            rows.append(_row(kind, documents, found, chosen, of_kind, weights))
     return rows
 
 
 def _row(
-    kind: str, found: TokenDamage, chosen: np.ndarray, sums: dict[str, np.ndarray], weights: np.ndarray
+    kind: str,
+    documents: Documents,
+    found: TokenDamage,
+    chosen: np.ndarray,
+    sums: dict[str, np.ndarray],
+    weights: np.ndarray,
 ) -> dict[str, float | int | str]:
-    documents = int((sums["tokens"] > 0).sum())
+    """sums: (documents,) each, 0 for those of other kinds."""
+    counted = sums["tokens"]
     with np.errstate(invalid="ignore", divide="ignore"):
-        drawn = {name: (weights @ values) / (weights @ sums["tokens"]) for name, values in sums.items()}
-
-    def ends(samples: np.ndarray) -> Interval:
-        if documents < 2:
-            return float("nan"), float("nan")
-        low, high = interval(samples[np.isfinite(samples)])
-        return float(low), float(high)
-
-    tokens = float(sums["tokens"].sum())
+        drawn = {name: (weights @ values) / (weights @ counted) for name, values in sums.items()}
+    tokens = float(counted.sum())
     mean = {name: float(values.sum()) / tokens for name, values in sums.items()}
     perplexities = np.exp(drawn["loss"])
     right = found.right[chosen]
-    row: dict[str, float | int | str] = {"kind": kind, "tokens": int(tokens), "documents": documents}
+    row: dict[str, float | int | str] = {"kind": kind, "tokens": int(tokens), "documents": int((counted > 0).sum())}
     row["original_perplexity"] = float(np.exp(mean["original"]))
     for name, value, samples in (
         ("perplexity", float(np.exp(mean["loss"])), perplexities),
@@ -354,8 +360,8 @@ def _row(
         ("top1", mean["top1"], drawn["top1"]),
     ):
         row[name] = value
-        row[f"{name}_low"], row[f"{name}_high"] = ends(samples)
+        row[f"{name}_low"], row[f"{name}_high"] = interval_of(documents, counted, samples)
     row["kl_999"] = float(np.percentile(found.kl[chosen], FAR))
     row["right_change"], row["right_rms"] = float(right.mean()), float(np.sqrt((right**2).mean()))
-    row["perplexity_error"] = float(np.nanstd(perplexities)) if documents > 1 else float("nan")
+    row["perplexity_error"] = float("nan") if np.isnan(row["perplexity_low"]) else float(np.nanstd(perplexities))
     return row

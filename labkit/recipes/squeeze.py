@@ -160,17 +160,14 @@ def _keep(model: Qwen3ForCausalLM, name: str, path: Path) -> None:
 FORMATS = ("int8", "int4", "int3", "int2", "ternary")
 GROUP = 32  # weights that share a scale and a zero point; ternary has one scale for a matrix, as in its training
 DOCUMENTS = 20  # held-out passages of each kind
-CHARACTERS = {"chinese": 180}  # of a passage, 350 of the other kinds: no more than about LENGTH tokens
+CHARACTERS = 350  # of a passage, 180 of Chinese: no more than about LENGTH tokens
 EARLY = 400  # the step beside which later ones are set
 DRAWS = 2_000
 
 
 def passages() -> dict[str, list[str]]:
     """The text that all is measured on, by kind: the beginnings of shipped passages, of documents that were held out."""
-    return {
-        kind: [text[: CHARACTERS.get(kind, 350)] for text in of_kind]
-        for kind, of_kind in held_out_texts(DOCUMENTS).items()
-    }
+    return held_out_texts(DOCUMENTS, characters=CHARACTERS)
 
 
 def quantizer(name: str) -> Format:

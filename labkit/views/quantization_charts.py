@@ -155,10 +155,11 @@ def _shared(one: Box, other: Box) -> float:
 
 
 def _format_hover(row: Row) -> str:
+    between = f" ({row['kl_low']:.4g} to {row['kl_high']:.4g})" if math.isfinite(row["kl_low"]) else ""
     return (
         f"<b>{escaped(str(row['format']))}</b>, {escaped(str(row['method']))}<br>{row['size_bytes'] / MB:.2f} MB, "
-        f"{row['bits_per_weight']:.2f} bits a quantized weight<br>KL {row['kl']:.4g} nats ({row['kl_low']:.4g} to "
-        f"{row['kl_high']:.4g})<br>the same first choice for {row['top1']:.1%} of the tokens"
+        f"{row['bits_per_weight']:.2f} bits a quantized weight<br>KL {row['kl']:.4g} nats{between}"
+        f"<br>the same first choice for {row['top1']:.1%} of the tokens"
     )
 
 

@@ -14,7 +14,7 @@ from labkit.quantization import cache_damage, quantized_cache
 from labkit.quantization.cached import Scheme, decoding_with
 from labkit.trace import running
 
-TEXTS = {"one": [[3 + (i * i + 5 * i) % 90 for i in range(n)] for n in (40, 25, 33)]}
+TEXTS = {"one": [[3 + (i * i + 5 * i) % 90 for i in range(n)] for n in (40, 25, 33, 28, 36)]}
 SMALL: dict[str, Any] = {"group": 4, "residual": 3}
 
 

@@ -33,7 +33,9 @@ def test_a_setting_that_is_refused_is_refused_here(lab: lk.Lab) -> None:
 
 
 def test_texts_that_were_calibrated_on_are_refused(lab: lk.Lab) -> None:
-    with pytest.raises(lk.BadInput, match=r"5 of the texts to measure on \(prose 0, .*\) stand also in those to calibrate on"):
+    with pytest.raises(
+        lk.BadInput, match=r"5 of the texts to measure on \(prose 0, .*\) stand also in those to calibrate on"
+    ):
         lk.quantization.by_format(
             lab,
             lk.quantization.texts(1),

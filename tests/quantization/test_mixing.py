@@ -14,14 +14,14 @@ from labkit.quantization import Mix, contents, damage, formats, matrices, mix, q
 from labkit.quantization import mixing as module
 
 
-def documents(start: int) -> dict[str, list[list[int]]]:
+def documents(start: int, lengths: tuple[int, ...] = (30, 21)) -> dict[str, list[list[int]]]:
     return {
-        kind: [[3 + (start + shift + 7 * i * i + i) % 90 for i in range(n)] for n in (30, 21)]
+        kind: [[3 + (start + shift + 7 * i * i + i) % 90 for i in range(n)] for n in lengths]
         for shift, kind in enumerate(("one", "two"))
     }
 
 
-FOUND_ON, MEASURED_ON = documents(0), documents(40)
+FOUND_ON, MEASURED_ON = documents(0), documents(40, (30, 21, 12, 25, 9))
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,8 @@ def test_each_table_has_every_checkpoint_and_intervals_that_hold_their_value() -
 )
 def test_a_point_computed_now_is_the_one_recorded(name: str, step: int) -> None:
     lab = lk.load(name, dtype="float32", device="cpu")
-    kinds = {k: [t[: 180 if k == "chinese" else 350] for t in v] for k, v in lk.quantization.texts(20).items()}
+    kinds = lk.quantization.texts(20, characters=350)
+    assert kinds == squeeze.passages()
     formats = {"int3": {"group_size": squeeze.GROUP, "symmetric": False}, "ternary": {}}
     smalls = [quantize(lab, how, progress=False, **settings) for how, settings in formats.items()]  # type: ignore[arg-type]
     found = damage(lab, smalls, kinds, tokens=None, draws=10, progress=False)

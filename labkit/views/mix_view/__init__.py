@@ -9,6 +9,7 @@ import traitlets
 
 from labkit.errors import BadInput
 from labkit.models.memory import human_bytes
+from labkit.quantization.intervals import with_interval
 from labkit.views.base import View, module, style
 from labkit.views.drawing.page import MARGIN, Page
 from labkit.views.drawing.scene import DEEP, MUTED, PALE, Box, Picture, Words, mixed, readable_on
@@ -176,7 +177,7 @@ class MixView(View):
             [
                 str(row["what"]),
                 human_bytes(int(row["size_bytes"])),
-                f"{row['kl']:.3g} ({row['kl_low']:.3g} to {row['kl_high']:.3g})",
+                with_interval(row["kl"], row["kl_low"], row["kl_high"]),
             ]
             for row in self._found.measured.to_dict("records")
         ]
