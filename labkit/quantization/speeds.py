@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,12 +37,16 @@ COLUMNS = (
     "tokens_per_second",
     "relative",
     "weight_bytes",
+    "opening_bytes",
+    "running_bytes",
     "bytes_per_token",
     "limit",
     "share_of_limit",
 )
 _PROBE_BYTES = 256 << 20  # more than a cache holds
 _PROMPT = 16  # tokens
+_SAMPLED = 0.002  # seconds between two looks at the process's memory
+MOST_TOKENS = 4_096  # of a round
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,9 +55,11 @@ class Speed(Result):
 
     bandwidth: bytes a second that this machine reads from memory in a sum over a large tensor, measured between the models.
     threads: of each engine.  tokens: generated in each round.  rounds: whose median is told.
+    process_bytes: resident memory of this whole process at the end: Python, its libraries and all these models together.
     """
 
     bandwidth: float
+    process_bytes: int
     threads: int
     tokens: int
     rounds: int
@@ -67,6 +74,8 @@ class Speed(Result):
         return (
             f"memory gave {human_bytes(int(self.bandwidth))} a second in the same run: limit is that, divided by the bytes "
             "read for a token; a model that fits into the processor's cache may pass it",
+            "weight_bytes are counted from the tensors; opening_bytes and running_bytes are how far the process's resident "
+            f"memory rose, which was {human_bytes(self.process_bytes)} at the end with all that is in it",
         )
 
 
@@ -84,7 +93,11 @@ def speed(
     tokens: to generate in each round, greedily, from the same 16 ids.  rounds: models take turns, so that a slow minute of
         the machine falls on all of them.
     Returns a row for each: engine ("transformers", "llama.cpp"); format, the type of most weights; compiled, whether
-        torch.compile made the module's step; tokens_per_second; relative, to the first model; weight_bytes, resident;
+        torch.compile made the module's step; tokens_per_second; relative, to the first model; weight_bytes, counted from
+        the tensors that hold the weights; opening_bytes, by how much this process's resident memory (psutil) grew as the
+        file was opened, NaN for a lab, which is in memory already; running_bytes, how far above what it was it rose while
+        the first tokens were generated: cache, buffers, weights unpacked for a product; NaN for a lab that is not on the
+        CPU. Memory that the process had freed and kept is used again and not seen there, so both are lower bounds;
         bytes_per_token, of all weights that a token reads: not the embedding, of which it reads one row, unless it is the
         output head too, and of the experts only the chosen share; limit, tokens a second if reading them took all the time;
         share_of_limit.
@@ -109,9 +122,13 @@ def speed(
             raise BadInput("Two of these models have one name; give a table {name: model}.")
     if not named:
         checks.refuse("models", models, "at least one lab or GGUF file")
-    checks.whole("tokens", tokens, 1)
-    checks.whole("rounds", rounds, 1)
-    checks.whole("context", context, _PROMPT + tokens)
+    tokens = checks.whole("tokens", tokens, 1, MOST_TOKENS)
+    rounds, context = checks.whole("rounds", rounds, 1), checks.whole("context", context, 1)
+    if context < _PROMPT + tokens:
+        raise BadInput(
+            f"tokens={tokens} after a prompt of {_PROMPT} are more than context={context}; give fewer tokens, or a context of "
+            f"{_PROMPT + tokens}."
+        )
     for each in named.values():
         if isinstance(each, str | os.PathLike):
             files.read_gguf_header(Path(each).expanduser())  # what is wrong with a file is said before anything runs
@@ -119,11 +136,17 @@ def speed(
     seconds: dict[str, list[float]] = {name: [] for name in named}
     bandwidths: list[float] = []
     engines: dict[str, LlamaCpp] = {}
+    grown: dict[str, tuple[float, float]] = {}
     try:
         for name, each in named.items():
+            opening = float("nan")
             if isinstance(each, str | os.PathLike):
-                engines[name] = LlamaCpp(Path(each).expanduser(), threads=threads, context=context)
-            _seconds(each, engines.get(name), min(4, tokens))  # warm
+                with _Growth() as growth:
+                    engines[name] = LlamaCpp(Path(each).expanduser(), threads=threads, context=context)
+                opening = float(growth.now)
+            with _Growth() as growth:  # the times are taken later, without it
+                _seconds(each, engines.get(name), min(4, tokens))
+            grown[name] = opening, float(growth.most) if _is_on_cpu(each) else float("nan")
         for _ in range(rounds):
             bandwidths.append(_bandwidth())
             for name, each in named.items():
@@ -131,11 +154,17 @@ def speed(
     finally:
         for engine in engines.values():
             engine.close()
-    return _result(named, {name: median(each) for name, each in seconds.items()}, median(bandwidths), tokens, rounds)
+    taken = {name: median(each) for name, each in seconds.items()}
+    return _result(named, taken, grown, median(bandwidths), tokens, rounds)
 
 
 def _result(
-    named: Mapping[str, object], seconds: Mapping[str, float], bandwidth: float, tokens: int, rounds: int
+    named: Mapping[str, object],
+    seconds: Mapping[str, float],
+    grown: Mapping[str, tuple[float, float]],
+    bandwidth: float,
+    tokens: int,
+    rounds: int,
 ) -> Speed:
     import pandas as pd
 
@@ -155,13 +184,54 @@ def _result(
                 "tokens_per_second": 1 / seconds[name],
                 "relative": first / seconds[name],
                 "weight_bytes": held.size_bytes,
+                "opening_bytes": grown[name][0],
+                "running_bytes": grown[name][1],
                 "bytes_per_token": a_token,
                 "limit": limit,
                 "share_of_limit": 1 / seconds[name] / limit,
             }
         )
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return Speed(table, bandwidth=bandwidth, threads=torch.get_num_threads(), tokens=tokens, rounds=rounds)
+    return Speed(
+        table,
+        bandwidth=bandwidth,
+        process_bytes=_resident(),
+        threads=torch.get_num_threads(),
+        tokens=tokens,
+        rounds=rounds,
+    )
+
+
+class _Growth:
+    """While inside, a thread looks at the process's resident memory. now: how far it is above the beginning.  most: at most."""
+
+    def __enter__(self) -> _Growth:
+        self._began, self.now, self.most = _resident(), 0, 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self.now = max(_resident() - self._began, 0)
+        self.most = max(self.most, self.now)
+
+    def _look(self) -> None:
+        while not self._ended.wait(_SAMPLED):
+            self.most = max(self.most, _resident() - self._began)
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def _is_on_cpu(model: object) -> bool:
+    return isinstance(model, str | os.PathLike) or cast("LabLike", model).device.type == "cpu"
 
 
 def _name(model: object) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 from test_gguf_export import lab_of
 
 from labkit.errors import BadInput, ModelNotFound
-from labkit.quantization import contents, quantize, speed, write_gguf
+from labkit.quantization import contents, quantize, speed, speeds, write_gguf
 
 
 def test_labs_in_one_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,7 +27,21 @@ def test_labs_in_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert (table["limit"] * table["bytes_per_token"]).round(-3).nunique() == 1
     assert table["share_of_limit"].equals(table["tokens_per_second"] / table["limit"])
     assert found.bandwidth > 0
+    assert table["opening_bytes"].isna().all()
+    assert (table["running_bytes"] >= 0).all()
+    assert found.process_bytes > 50e6
+    assert "resident memory" in repr(found)
     assert "cache" in repr(found)
+
+
+def test_the_growth_of_the_process_is_measured_also_where_it_is_given_back() -> None:
+    with speeds._Growth() as growth:
+        held = bytearray(96 << 20)
+        held[::4096] = b"x" * len(held[::4096])
+        time.sleep(0.05)
+        del held
+    assert growth.most > 60 << 20
+    assert growth.now < growth.most
 
 
 def test_what_a_token_reads() -> None:
@@ -49,6 +64,7 @@ def test_llama_cpp_beside_transformers(tmp_path: Path) -> None:
     embedding = written.table.loc[written.table["module"] == "token_embd.weight", "bytes"].sum()
     assert table.loc["file", "bytes_per_token"] == written.size_bytes - embedding - experts / 2
     assert (table["tokens_per_second"] > 0).all()
+    assert table["opening_bytes"].isna().tolist() == [True, False]
 
 
 def test_bad_arguments(tmp_path: Path) -> None:
@@ -59,5 +75,9 @@ def test_bad_arguments(tmp_path: Path) -> None:
         speed([])
     with pytest.raises(BadInput, match="tokens"):
         speed(lab, tokens=0)
+    with pytest.raises(BadInput, match="tokens=1000000"):
+        speed(lab, tokens=10**6)
+    with pytest.raises(BadInput, match="tokens=300 .* context=256"):
+        speed(lab, tokens=300)
     with pytest.raises(ModelNotFound):
         speed(tmp_path / "none.gguf")
