@@ -83,7 +83,7 @@ def sizes(
         odd: dict[str, int] = {}
         for shape, which in shapes:
             weights = shape.numel()
-            asked = head if which == "head" or (which == "tied") else (one if which in ("layer", "experts") else None)
+            asked = head if which in ("head", "tied", "embedding") else one if which in ("layer", "experts") else None
             found = None if asked is None else formats.fitted(asked, tuple(shape), group_size, symmetric)
             if isinstance(found, str):
                 odd[found] = odd.get(found, 0) + 1

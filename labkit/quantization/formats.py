@@ -94,6 +94,24 @@ def of(
     return Format(name, (ZeroPoint if symmetric is False else Absmax)(kind.bits, dtype), size)
 
 
+def as_given(format: Format) -> str | Format:
+    """A format by its name where that says it all, so that quantizing may fit the groups to the rows."""
+    return format.name if format.name in NAMES and of(format.name) == format else format
+
+
+def label(format: Format) -> str:
+    """What tells a format from others: its name where that says it all, else its groups, symmetry and scales as well."""
+    if isinstance(as_given(format), str):
+        return format.name
+    parts = [format.described()]
+    if isinstance(format.grid, ZeroPoint):
+        parts.append("asymmetric")
+    usual = torch.float32 if isinstance(format.group_size, str) else torch.float16
+    if isinstance(format.grid, Absmax | ZeroPoint) and format.grid.scale_dtype != usual:
+        parts.append(f"scales in {str(format.grid.scale_dtype).removeprefix('torch.')}")
+    return ", ".join(parts)
+
+
 def fitted(
     wanted: str | Format, shape: tuple[int, ...], group_size: GroupSize | None = None, symmetric: bool | None = None
 ) -> Format | str:

@@ -21,10 +21,10 @@ from labkit.models.texts import texts as shipped_texts
 from labkit.quantization import formats
 from labkit.quantization.comparing import Reference
 from labkit.quantization.grids import Format, Packed
+from labkit.quantization.intervals import few_remarks, interval_of, noise_remark
 from labkit.quantization.quantizing import planned
 from labkit.quantization.text_damage import rerun_noise
 from labkit.quantization.weights import Matrix, matrices
-from labkit.quantization.intervals import few_remarks, interval_of, noise_remark
 from labkit.results import Result
 from labkit.trace.building import refuse_odd_weights
 from labkit.trace.documents import Documents
@@ -258,7 +258,7 @@ def alone(lab: BuiltLab, documents: Documents, wanted: Sequence[Format], *, head
     why = "it has no matrix in its layers"
     for asked in wanted:
         # by name, so that rows which its groups don't divide get smaller ones, as quantize does
-        plan = planned(lab, _as_given(asked), head=_as_given(asked) if head else None)
+        plan = planned(lab, formats.as_given(asked), head=formats.as_given(asked) if head else None)
         for place in there:
             if place.name in plan.formats:
                 jobs.setdefault(_first(place), []).append((place, plan.formats[place.name], asked))
@@ -303,11 +303,6 @@ def alone(lab: BuiltLab, documents: Documents, wanted: Sequence[Format], *, head
     return Alone(ordered, complete, tuple(notes), why if complete else "it was interrupted before the first was done")
 
 
-def _as_given(format: Format) -> Given:
-    """By its name where that says it all, so that quantizing may fit the groups to the rows."""
-    return format.name if format.name in formats.NAMES and formats.of(format.name) == format else format
-
-
 def _first(place: Place) -> int | None:
     """The layer from which on a change shows: the one it is in, all of them for an embedding, none for a head."""
     if place.layer is not None or any(each.part == "embedding" for each in place.members):
@@ -346,7 +341,7 @@ def _row(place: Place, format: Format, asked: Format, packed: Packed, weight: to
         place,
         format,
         asked,
-        _as_given(asked),
+        formats.as_given(asked),
         packed.size_bytes,
         weight_error(place.weight, weight),
         np.zeros(documents),

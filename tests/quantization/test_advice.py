@@ -72,11 +72,49 @@ def test_a_name_is_counted_exactly_and_its_costs_are_said_to_be_another_models()
     assert four["weight_bytes"] == counted.weight_bytes - 2 * layers + layers // 32 * 18
     assert four["bits_per_weight"] == 4.5
     assert found.best not in (None, "")
-    record = {row["format"]: row for row in json.loads(module.MEASURED.read_text("utf-8"))}
+    record = {row["format"]: row for row in json.loads(module.MEASURED.read_text("utf-8"))[::-1]}
     assert four["kl"] == record["q4_0"]["kl"]
     assert {"q4_k", "q6_k"}.isdisjoint(record)  # of rows of 192 they leave most as they are
     assert found[found["format"] == "q4_k"]["evidence"].iloc[0] == "not measured"
     assert any("are those of labkit-dense" in sentence for sentence in found.sentences)
+    assert any(
+        sentence.startswith("Not measured, and taken last") and "q4_k" in sentence for sentence in found.sentences
+    )
+
+
+def test_evidence_is_of_the_same_groups_and_symmetry_and_not_of_the_name_alone() -> None:
+    four = formats.of("int4", group_size=32, symmetric=False)
+    odd = formats.of("int4", group_size=256)
+    found = advise("Qwen/Qwen3-0.6B", budget_bytes=6 * 10**8, tokens=2048, formats=("int4", four, odd))
+    rows = found.table.set_index("format")
+    plain, asymmetric, unknown = (rows.loc[formats.label(each)] for each in (formats.of("int4"), four, odd))
+    assert len({plain["kl"], asymmetric["kl"]}) == 2
+    assert asymmetric["kl"] < plain["kl"]  # by the record: smaller groups with a zero point
+    assert unknown["kl"] != unknown["kl"]
+    assert unknown["evidence"] == "not measured"
+    assert isinstance(advise("Qwen/Qwen3-0.6B", budget_bytes=10**9, formats=(four,)).best, formats.Format)
+
+
+def test_the_threshold_is_read_off_the_record() -> None:
+    rows = json.loads(module.MEASURED.read_text("utf-8"))
+    below = max(row["kl"] for row in rows if row["top1"] > 0.8)
+    above = min(row["kl"] for row in rows if row["top1"] < 0.8)
+    assert below < module.much() < above
+    assert all(row["kl_low"] < row["kl"] < row["kl_high"] for row in rows)
+    assert all(row["documents"] >= 100 for row in rows)
+
+
+def test_a_format_for_the_head_is_counted_and_measured(tiny_lab: lk.Lab) -> None:
+    found = advise(tiny_lab, budget_bytes=10**9, tokens=8, formats=("int4",), head="int8", texts=TEXTS, progress=False)
+    small = quantize(tiny_lab, "int4", head="int8", progress=False)
+    row = found.table.set_index("format").loc["int4"]
+    assert row["weight_bytes"] == contents(small).size_bytes
+    assert row["kl"] == pytest.approx(damage(tiny_lab, small, TEXTS, progress=False).kl)
+    named = advise("Qwen/Qwen3-0.6B", budget_bytes=10**9, formats=("int4",), head="q8_0")
+    plain = advise("Qwen/Qwen3-0.6B", budget_bytes=10**9, formats=("int4",))
+    assert named["weight_bytes"].min() < plain["weight_bytes"].min()
+    assert (named.table.set_index("format").loc["int4", "evidence"]) == "not measured"
+    assert any("Embedding and head stay in bfloat16" in sentence for sentence in plain.sentences)
 
 
 @pytest.mark.parametrize("name", ["int4", "nf4", "ternary", "q6_k", "int8"])

@@ -77,7 +77,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
         speed(lab, tokens=0)
     with pytest.raises(BadInput, match="tokens=1000000"):
         speed(lab, tokens=10**6)
-    with pytest.raises(BadInput, match="tokens=300 .* context=256"):
+    with pytest.raises(BadInput, match=r"tokens=300 .* context=256"):
         speed(lab, tokens=300)
     with pytest.raises(ModelNotFound):
         speed(tmp_path / "none.gguf")
