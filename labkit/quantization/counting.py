@@ -18,7 +18,7 @@ from labkit.quantization.weights import parameters_of, shape_of
 from labkit.results import Result
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from labkit.models.memory import Countable
 
@@ -74,7 +74,7 @@ def sizes(
         checks.refuse("format", format, "at least one")
     name, config = named_config(what)
     model = skeleton(config)
-    share = _chosen_share(model)
+    share = chosen_share(model.config.get_text_config())
     shapes = list(shapes_of(model))
     parameters = sum(p.numel() for p in model.parameters())
     rows, notes = [], []
@@ -160,8 +160,11 @@ def shapes_of(model: PreTrainedModel) -> Iterator[tuple[torch.Size, str]]:
                 yield parameter.shape, "other"
 
 
-def _chosen_share(model: PreTrainedModel) -> float:
-    """Of a mixture's experts, the share that a token goes to."""
-    config = model.config.get_text_config()
-    experts, chosen = first_number(config, *EXPERTS), first_number(config, *CHOSEN)
-    return chosen / experts if experts and chosen else 1.0
+def chosen_share(config: PreTrainedConfig) -> float:
+    """Of a mixture's experts, the share that a token goes to; 1 for a model without."""
+    return share_of(first_number(config, *CHOSEN), first_number(config, *EXPERTS))
+
+
+def share_of(chosen: object, experts: object) -> float:
+    """The same from both numbers; 1 where one is missing."""
+    return chosen / experts if isinstance(chosen, int) and isinstance(experts, int) and experts and chosen else 1.0

@@ -68,7 +68,7 @@ def by_format(
     """Quantize a lab in several formats and measure each on the same text, beside its true bytes.
 
     formats: names, or labs quantized already (of other settings or by other backends), in any mixture; those made here are
-        let go of afterwards.  method: "rtn", "gptq", ...; several give a row each, and those that don't go with a format
+        freed afterwards.  method: "rtn", "gptq", ...; several give a row each, and those that don't go with a format
         are left out.  calibration: for methods that need text; other text than is measured on.
     texts, tokens, seed: as of `damage`. The original runs once for all.
     Columns: format, method; size_bytes, of all weights, tied ones once; bits_per_weight of those that are quantized; and

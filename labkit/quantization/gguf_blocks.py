@@ -35,6 +35,7 @@ class TypeZero(Grid):
 
     @property
     def middle(self) -> int:
+        """The code of zero, 2^(bits − 1)."""
         return int(2 ** (self.bits - 1))
 
     def fit(self, blocks: Blocks) -> Parameters:
@@ -69,6 +70,7 @@ class TypeOne(Grid):
 
     @property
     def largest(self) -> int:
+        """The largest code, 2^bits − 1."""
         return int(2**self.bits) - 1
 
     def fit(self, blocks: Blocks) -> Parameters:

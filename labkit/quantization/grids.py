@@ -37,10 +37,12 @@ class Grid(ABC):
 
     @property
     def by_column(self) -> bool:
+        """Whether a code means the same at every place of its group."""
         return True
 
     @property
     def independent(self) -> bool:
+        """Whether a group's parameters depend on no other group."""
         return True
 
     @property
@@ -137,6 +139,7 @@ class Packed:
 
     @property
     def bits_per_weight(self) -> float:
+        """Bits of all that is stored, over the number of weights."""
         return 8 * self.size_bytes / self.shape.numel()
 
     def codes(self) -> tuple[Codes, Parameters]:

@@ -27,6 +27,7 @@ class Absmax(Grid):
 
     @property
     def largest(self) -> int:
+        """The largest multiple of the scale, 2^(bits − 1) − 1."""
         return int(2 ** (self.bits - 1)) - 1
 
     @property
@@ -65,6 +66,7 @@ class ZeroPoint(Grid):
 
     @property
     def largest(self) -> int:
+        """The largest code, 2^bits − 1."""
         return int(2**self.bits) - 1
 
     def fit(self, blocks: Blocks) -> Parameters:
@@ -106,6 +108,7 @@ class MinMax(Grid):
 
     @property
     def largest(self) -> int:
+        """The largest code, 2^bits − 1."""
         return int(2**self.bits) - 1
 
     def fit(self, blocks: Blocks) -> Parameters:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike
 
 COLUMNS = ("module", "layer", "matrix", "type", "weights", "bytes", "bits_per_weight", "quantized", "why")
-FEW = 0.05  # of the weights of the layers; with more of them unquantized, it is said aloud
+FEW = 0.05  # of the weights of the layers; with more of them unquantized, there is a warning
 
 
 @dataclass(frozen=True)

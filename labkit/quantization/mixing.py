@@ -3,7 +3,7 @@
 What each matrix costs alone in each format is measured on some texts; the costs are taken to add up; and the best choice
 within the bytes is found by dynamic programming (the multiple-choice knapsack, Kellerer, Pferschy and Pisinger 2004, ch. 11):
 exactly where the bytes fit into 20,000 steps, as in small models, and else with bytes rounded up to a step, which leaves
-less than a step a matrix unused; it is never worse than one format for all. What came of it is measured on other texts,
+less than a step a matrix unused; it is never worse than one format for all. The result is measured on other texts,
 beside uniform bits and beside mixes chosen at random.
 """
 
@@ -54,7 +54,7 @@ Made = TypeVar("Made", bound="BuiltLab")
 FORMATS = ("int8", "int4", "int3", "int2")
 MOST_STEPS = 20_000  # of the bytes, into which a budget is cut
 CURVE = 60  # budgets on the curve
-CHANCE = 3  # mixes chosen by chance
+RANDOM = 3  # mixes chosen at random
 PASSAGES = 8  # of each kind, of the texts that come with labkit, on each side
 
 
@@ -120,7 +120,7 @@ class Choices:
         """The mixes that give every place the same format, or the largest that it has."""
         return [_one_format(self, name) for name in dict.fromkeys(row.asked.name for o in self.rows for row in o)]
 
-    def by_chance(self, budget: int, rng: np.random.Generator) -> list[int]:
+    def at_random(self, budget: int, rng: np.random.Generator) -> list[int]:
         """Options raised at random, one step at a time, as long as they fit."""
         chosen = [0] * len(self.rows)
         room = budget - self.smallest
@@ -151,7 +151,7 @@ class Mix(Result, Generic[Made]):
         mix of as many bytes.
     measured: on other texts than the mix was found on, in nats a token with 95 % (documents drawn again within their kinds,
         NaN where a kind has fewer than 5): what ("mix",
-        "uniform int4", "mix as large as uniform int4", "chance": of mixes chosen at random within the budget, the mean),
+        "uniform int4", "mix as large as uniform int4", "random mix": the mean of three chosen at random within the budget),
         size_bytes, predicted_kl, kl, kl_low, kl_high. None for a mix that `solve` found.
     """
 
@@ -253,7 +253,7 @@ def mix(
     formats: to choose from, by name or as Formats.  head: also for the embedding and the output head, which otherwise stay
         as they are.  tokens, longest: as in `sensitivity`, for each side.
     The table has a row for each matrix: name, layer, matrix, format, bits_per_weight, bytes, weights, kl (alone).
-    Costs are taken to add up, which is nearly so while they are small; `measured` holds what came of it.
+    Costs are taken to add up, which is nearly so while they are small; `measured` holds what the mixes cost on the other texts.
     Raises BadInput for a budget below the smallest mix, and texts in both; Unavailable for a quantized model. The default
     model's weights lie on a 4-bit grid (`on_grid`): a mix found on it is an artefact of that grid.
     """
@@ -379,7 +379,7 @@ def _uniform_table(choices: Choices, uniform: dict[str, list[int]]) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-# what came of it ------------------------------------------------------------------------------------------------------
+# measured on other texts ------------------------------------------------------------------------------------------------------
 
 
 def _measured(
@@ -403,12 +403,17 @@ def _measured(
         same_bytes = choices.solve(choices.size(one))
         if same_bytes != one:
             tried[f"mix as large as uniform {name}"] = [same_bytes]
-    tried["chance"] = [choices.by_chance(budget, rng) for _ in range(CHANCE)]
+    tried["random mix"] = [choices.at_random(budget, rng) for _ in range(RANDOM)]
     weights = documents.drawn(draws, seed)
     drawn, tokens = weights @ documents.tokens, float(documents.tokens.sum())
+    different = {tuple(one) for several in tried.values() for one in several}  # one mix may stand in several rows
+    sums_of = {
+        one: _divergence(lab, documents, choices, one)
+        for one in tqdm(sorted(different), desc="measuring mixes", unit="mix", disable=not progress)
+    }
     rows = []
-    for what, several in tqdm(tried.items(), desc="measuring mixes", unit="mix", disable=not progress):
-        sums = np.mean([_divergence(lab, documents, choices, one) for one in several], axis=0)
+    for what, several in tried.items():
+        sums = np.mean([sums_of[tuple(one)] for one in several], axis=0)
         low, high = interval_of(documents, documents.tokens, (weights @ sums) / drawn)
         rows.append(
             {

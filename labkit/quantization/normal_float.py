@@ -36,6 +36,7 @@ class NF4(Grid):
 
     @property
     def independent(self) -> bool:
+        """Not with double quantization, where 256 groups share the scale of their scales."""
         return not self.double
 
     def fit(self, blocks: Blocks) -> Parameters:

@@ -69,7 +69,7 @@ def quantize(
     modules: which matrices, by name or pattern as above; None for all of the layers.
     backend: "labkit" packs with this room's own grids. "bitsandbytes" (format "nf4", "nf4_single" or "int8"), "torchao" ("int8")
         and "torch" ("int4" with group_size, "int8": CPU alone, bfloat16) have linear maps packed by that library and leave all
-        else, fused experts above all, as it is, which is said aloud. Those compute without unpacking to memory first.
+        else, fused experts above all, as it is, of which there is a warning. Those compute without unpacking to memory first.
     progress: a bar; or a function that is told how many matrices are done, and of how many. What it raises ends the work.
     Returns a lab of the same class: the model computes in the original's dtype, its weights unpacked while they are used.
         Routers, norms and biases stay as they are. `contents(lab)` tells each tensor's true type and bytes.

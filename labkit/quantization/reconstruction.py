@@ -14,7 +14,7 @@ from labkit.quantization.calibration import Activations, activations
 from labkit.quantization.grids import Format, GroupSize, Packed, refuse_damaged
 from labkit.quantization.layers import effective
 from labkit.quantization.methods import METHODS, check_goes_with
-from labkit.quantization.weights import matrices
+from labkit.quantization.weights import matrices, weight_error
 
 if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike
@@ -26,6 +26,7 @@ class Reconstruction:
 
     name: of the matrix.  format: with the group size that was used.  method: by which the codes were chosen.
     weight, unpacked: (..., outputs, inputs) float32, the original and the quantized values.  packed: what is stored.
+    scale: what the unpacked columns are multiplied by (AWQ), (inputs,) or (experts, 1, inputs); None for nothing.
     weight_error: ‖ŵ − w‖ / ‖w‖ over the whole matrix (Frobenius).
     output_error: the root mean square of the change of its outputs on calibration text, as a share of the outputs' own;
         None where no text was given.
@@ -39,6 +40,7 @@ class Reconstruction:
     weight: torch.Tensor = field(repr=False)
     unpacked: torch.Tensor = field(repr=False)
     packed: Packed = field(repr=False)
+    scale: torch.Tensor | None = field(repr=False, default=None)
 
     @property
     def error(self) -> torch.Tensor:
@@ -52,11 +54,31 @@ class Reconstruction:
 
     @property
     def size_bytes(self) -> int:
-        return self.packed.size_bytes
+        """Bytes of all that is stored, factors of the columns included."""
+        return self.packed.size_bytes + (0 if self.scale is None else self.scale.numel() * self.scale.element_size())
 
     @property
     def bits_per_weight(self) -> float:
-        return self.packed.bits_per_weight
+        """Bits of all that is stored, over the number of weights."""
+        return 8 * self.size_bytes / self.weight.numel()
+
+    def levels(self, group: int = 0) -> torch.Tensor:
+        """(values,) float32, rising: all values that weights of this group may take, in the scale of the weights.
+
+        A single weight has no more of them than the format has codes; where sub-blocks (K-quants) or columns (AWQ) of the group
+        have grids of their own, these are the values of all of them.
+        """
+        grid = self.packed.format.grid
+        codes, parameters = self.packed.codes()
+        if self.scale is None:
+            return grid.levels(parameters, group)
+        groups, size = codes.shape
+        factors = self.scale.float().expand(self.weight.shape).reshape(groups, size)[[group]].cpu()
+        every = torch.arange(grid.code_count, dtype=torch.uint8)[:, None].expand(-1, size)
+        values: torch.Tensor = (
+            grid.decode(every, {n: t[[group]].cpu() for n, t in parameters.items()}) * factors
+        ).unique()
+        return values
 
 
 def matrix(
@@ -115,5 +137,5 @@ def matrix(
             columns = weight.shape[-1]
             whole = seen.error(weight.reshape(-1, columns)).sum()
             output = float((seen.error(change.reshape(-1, columns)).sum() / whole.clamp(min=1e-300)).sqrt())
-        relative = float(change.norm() / weight.norm().clamp(min=1e-30))
-    return Reconstruction(name, found, method, relative, output, weight, unpacked, chosen.packed)
+        relative = weight_error(weight, unpacked)
+    return Reconstruction(name, found, method, relative, output, weight, unpacked, chosen.packed, chosen.scale)

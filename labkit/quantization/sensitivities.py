@@ -24,7 +24,7 @@ from labkit.quantization.grids import Format, Packed
 from labkit.quantization.intervals import few_remarks, interval_of, noise_remark
 from labkit.quantization.quantizing import planned
 from labkit.quantization.text_damage import rerun_noise
-from labkit.quantization.weights import Matrix, matrices
+from labkit.quantization.weights import Matrix, matrices, weight_error
 from labkit.results import Result
 from labkit.trace.building import refuse_odd_weights
 from labkit.trace.documents import Documents
@@ -346,12 +346,6 @@ def _row(place: Place, format: Format, asked: Format, packed: Packed, weight: to
         weight_error(place.weight, weight),
         np.zeros(documents),
     )
-
-
-def weight_error(weight: torch.Tensor, other: torch.Tensor) -> float:
-    """The root mean square of the change, over that of the weights."""
-    before = weight.double()
-    return float((other.double() - before).norm() / before.norm().clamp(min=1e-300))
 
 
 # tables ---------------------------------------------------------------------------------------------------------------

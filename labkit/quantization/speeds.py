@@ -18,6 +18,7 @@ from labkit import checks
 from labkit.errors import BadInput
 from labkit.models import files
 from labkit.models.memory import human_bytes
+from labkit.quantization.counting import chosen_share, share_of
 from labkit.quantization.inventory import contents
 from labkit.quantization.llama_cpp import LlamaCpp
 from labkit.results import Result
@@ -283,7 +284,8 @@ def _read_for_a_token(model: object, table: pd.DataFrame) -> float:
     if isinstance(model, str | os.PathLike):
         said = files.read_gguf_header(Path(model).expanduser())
         embedding = "token_embd.weight" if "output.weight" in set(table["module"]) else None
-        chosen = _share(said.metadata, f"{said.architecture}.expert_used_count", f"{said.architecture}.expert_count")
+        used, there = (said.metadata.get(f"{said.architecture}.expert_{what}") for what in ("used_count", "count"))
+        chosen = share_of(used, there)
         experts = table["module"].str.contains("_exps.")
     else:
         lab = cast("LabLike", model)
@@ -292,9 +294,7 @@ def _read_for_a_token(model: object, table: pd.DataFrame) -> float:
         first, last = inner.get_input_embeddings(), inner.get_output_embeddings()
         tied = last is not None and _same(first, last)
         embedding = None if tied else f"{names.get(id(first))}.weight"
-        settings = lab.config.to_dict()
-        kinds = [name for name in ("num_local_experts", "num_experts", "n_routed_experts") if name in settings]
-        chosen = _share(settings, "num_experts_per_tok", kinds[0]) if kinds else 1.0
+        chosen = chosen_share(lab.config)
         experts = table["module"].str.contains(r"\.experts\.")
     size[table["module"] == embedding] = 0.0
     return float((size * experts.map({True: chosen, False: 1.0})).sum())
@@ -304,11 +304,6 @@ def _same(first: torch.nn.Module, last: torch.nn.Module) -> bool:
     """Whether embedding and head hold one tensor, packed or not."""
     mine, theirs = ({id(t) for t in [*m.parameters(), *m.buffers()]} for m in (first, last))
     return bool(mine & theirs)
-
-
-def _share(said: Mapping[str, object], used: str, there: str) -> float:
-    chosen, count = said.get(used), said.get(there)
-    return chosen / count if isinstance(chosen, int) and isinstance(count, int) and count else 1.0
 
 
 def _bandwidth() -> float:

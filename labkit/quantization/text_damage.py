@@ -1,4 +1,4 @@
-"""What a quantized model has lost, on text: perplexity, KL divergence to the original, agreement, and where texts part."""
+"""What a quantized model has lost, on text: perplexity, KL divergence to the original, agreement, and where texts diverge."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike
 
 TOKENS, DRAWS = 20_000, 1_000
-PROMPT, NEW_TOKENS = 16, 64  # of the greedy continuations that are followed until they part
+PROMPT, NEW_TOKENS = 16, 64  # of the greedy continuations that are followed until they diverge
 NOISE_DOCUMENTS, NOISE_TOKENS = 4, 64  # on which the noise of running again is measured
 LONGER = 7  # tokens by which each of them is longer than the one before when they are run again
 FAR = 99.9  # percent of tokens, of the KL that only one in a thousand exceeds
@@ -41,8 +41,8 @@ class Damage(Result):
     loss_change: nats a token, model − original, with loss_interval: narrower than the perplexities', since both models read
         the same text.
     right_change, right_rms: mean and root mean square of the change of the right token's probability.
-    parted_at: for each prompt that was continued greedily, after how many tokens the two texts differ (new_tokens where
-        they did not); parted: their median, None where nothing was continued.
+    diverged_at: for each prompt that was continued greedily, after how many tokens the two texts differ (new_tokens where
+        they did not); diverged: their median, None where nothing was continued.
     All intervals draw documents again, within their kinds; NaN where a kind has fewer than 5 documents.
     """
 
@@ -60,8 +60,8 @@ class Damage(Result):
     right_change: float
     right_rms: float
     noise: float
-    parted: float | None
-    parted_at: tuple[int, ...]
+    diverged: float | None
+    diverged_at: tuple[int, ...]
     new_tokens: int
     model: str
     original: str
@@ -80,10 +80,10 @@ class Damage(Result):
 
     def _remarks(self) -> Sequence[str]:
         lines = [noise_remark(self.noise)]
-        if self.parted is not None:
+        if self.diverged is not None:
             lines.append(
-                f"{len(self.parted_at)} greedy texts of {self.new_tokens} tokens part after {self.parted:g} (median); "
-                f"{sum(at >= self.new_tokens for at in self.parted_at)} do not part"
+                f"{len(self.diverged_at)} greedy texts of {self.new_tokens} tokens diverge after {self.diverged:g} (median); "
+                f"{sum(at >= self.new_tokens for at in self.diverged_at)} do not diverge"
             )
         return (*lines, *self.notes)
 
@@ -134,7 +134,7 @@ def damage(
         which labkit's own models were not trained on.
     tokens: stop taking documents, one of each kind in turn, before more than so many tokens are counted; None takes all.
     prompts: continue the beginnings (16 tokens at most) of so many documents greedily, by `new_tokens`, and see when the
-        two texts part.
+        two texts diverge.
     The table has a row for each kind and one for all tokens together: tokens, documents, original_perplexity, perplexity
     (with _low and _high, 95 %), loss_change (nats a token; with _low and _high), kl (nats a token; with _low and _high),
     kl_999, top1 (with _low and _high), right_change, right_rms: as in the fields. Neither the first token of a document nor
@@ -176,7 +176,7 @@ def damage(
             lab,
             one,
             noise,
-            _parted(ours, _greedy(lab, starts, new_tokens)),
+            _diverged(ours, _greedy(lab, starts, new_tokens)),
             new_tokens,
             draws,
             seed,
@@ -208,7 +208,7 @@ def rerun_noise(documents: Documents, lab: LabLike) -> float:
     return float(np.concatenate(found).mean())
 
 
-# texts that part ------------------------------------------------------------------------------------------------------
+# texts that diverge ------------------------------------------------------------------------------------------------------
 
 
 def _prompts(documents: Documents, count: int, new_tokens: int, context: int | None) -> list[list[int]]:
@@ -245,7 +245,7 @@ def _greedy(lab: LabLike, prompts: Sequence[list[int]], new_tokens: int) -> list
     return found
 
 
-def _parted(ours: Sequence[list[int]], theirs: Sequence[list[int]]) -> tuple[int, ...]:
+def _diverged(ours: Sequence[list[int]], theirs: Sequence[list[int]]) -> tuple[int, ...]:
     """After how many tokens each two texts differ."""
     return tuple(
         next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one))
@@ -262,7 +262,7 @@ def _result(
     small: LabLike,
     found: TokenDamage,
     noise: float,
-    parted: tuple[int, ...],
+    diverged: tuple[int, ...],
     new_tokens: int,
     draws: int,
     seed: int,
@@ -294,8 +294,8 @@ def _result(
         right_change=float(whole["right_change"]),
         right_rms=float(whole["right_rms"]),
         noise=noise,
-        parted=float(np.median(parted)) if parted else None,
-        parted_at=parted,
+        diverged=float(np.median(diverged)) if diverged else None,
+        diverged_at=diverged,
         new_tokens=new_tokens,
         model=small.name,
         original=original.name,

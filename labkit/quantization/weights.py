@@ -77,6 +77,12 @@ def matrices(lab: LabLike) -> dict[str, Matrix]:
     return {each.name: each for each in found}
 
 
+def weight_error(weight: torch.Tensor, other: torch.Tensor) -> float:
+    """The root mean square of the change from one to the other, over that of the weights themselves."""
+    before = weight.double()
+    return float((other.double() - before).norm() / before.norm().clamp(min=1e-300))
+
+
 def shape_of(module: nn.Module, parameter: str) -> torch.Size:
     """The shape of a weight as its module has it, without unpacking it."""
     packed = packed_shapes(module).get(parameter)

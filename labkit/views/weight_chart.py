@@ -27,7 +27,8 @@ ALL, ONE, LINES = "rgba(128,128,128,0.35)", OKABE_ITO[1], OKABE_ITO[0]
 class Histogram:
     """What is drawn of a matrix in a format.
 
-    edges: (bins + 1,).  counts: (bins,), of all weights.  levels: (values,), rising, those of one group's grid.
+    edges: (bins + 1,).  counts: (bins,), of all weights.  levels: (values,), rising, those of one group's grid, in the scale
+    of the weights.  choices: how many of them a single weight may take, where sub-blocks or columns have their own.
     weights, values: (size,), that group's weights and what became of them.  group, groups: which of how many.
     outliers: (outliers,), weights more than six standard deviations from 0, the largest first.  std: of all weights.
     """
@@ -35,6 +36,7 @@ class Histogram:
     edges: np.ndarray
     counts: np.ndarray
     levels: np.ndarray
+    choices: int
     weights: np.ndarray
     values: np.ndarray
     group: int
@@ -45,8 +47,7 @@ class Histogram:
 
 def histogram(reconstruction: Reconstruction, group: int | None = None) -> Histogram:
     """The histogram of all weights, and one group's grid; by default that of the group whose range is the median one."""
-    codes, parameters = reconstruction.packed.codes()
-    groups, size = codes.shape
+    groups, size = reconstruction.packed.codes()[0].shape
     weights = reconstruction.weight.reshape(groups, size)
     if group is None:
         ranges = weights.abs().amax(1)
@@ -58,10 +59,12 @@ def histogram(reconstruction: Reconstruction, group: int | None = None) -> Histo
     counts, edges = np.histogram(flat, bins=BINS, range=(-reach, reach))
     std = float(flat.std())
     far = flat[np.abs(flat) > OUTLIER * std]
+    levels = reconstruction.levels(group).double().numpy()
     return Histogram(
         edges=edges,
         counts=counts,
-        levels=reconstruction.packed.format.grid.levels(parameters, group).double().numpy(),
+        levels=levels,
+        choices=min(len(levels), reconstruction.packed.format.grid.code_count),
         weights=weights[group].double().numpy(),
         values=reconstruction.unpacked.reshape(groups, size)[group].double().numpy(),
         group=group,
@@ -161,7 +164,10 @@ def _sentence(reconstruction: Reconstruction, found: Histogram) -> str:
     values = len(found.levels)
     used = len(np.unique(found.values))
     own = f"the weights of group {found.group:,} use" if found.groups > 1 else "the weights use"
-    said = f"{values} values to choose from, {own} {used}; the matrix moves by {reconstruction.weight_error:.1%}"
+    each = "" if values == found.choices else f" ({found.choices} for each, by its column or sub-block)"
+    said = (
+        f"{values:,} values to choose from{each}, {own} {used}; the matrix moves by {reconstruction.weight_error:.1%}"
+    )
     below = escaped(f"{reconstruction.name}, {reconstruction.packed.format.described()}, by {reconstruction.method}")
     if len(found.outliers):
         count = len(found.outliers)

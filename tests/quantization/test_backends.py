@@ -149,7 +149,7 @@ def test_bitsandbytes_int8_says_its_lines_to_nobody(caplog: pytest.LogCaptureFix
     assert contents(small).table.set_index("module").loc["model.layers.0.self_attn.q_proj.weight", "type"] == "int8"
 
 
-def test_fused_experts_that_stay_as_they_are_are_said_aloud(capsys: pytest.CaptureFixture[str]) -> None:
+def test_fused_experts_that_stay_as_they_are_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("bitsandbytes", reason="needs: pip install bitsandbytes")
     lab = lab_of("qwen3_moe")
     small = quantize(lab, "nf4", backend="bitsandbytes", progress=False)
@@ -167,7 +167,7 @@ def test_fused_experts_that_stay_as_they_are_are_said_aloud(capsys: pytest.Captu
     assert "not quantized" not in capsys.readouterr().err
 
 
-def test_a_quantization_on_loading_that_did_little_is_said_aloud(
+def test_a_quantization_on_loading_that_did_little_is_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("bitsandbytes", reason="needs: pip install bitsandbytes")

@@ -83,18 +83,33 @@ def test_more_bytes_never_cost_more_and_a_mix_is_no_worse_than_uniform_bits(foun
     assert found.solve(10**12).predicted_kl == pytest.approx(curve[-1])
 
 
-def test_what_came_of_it_is_measured_on_the_other_texts(lab: lk.Lab, found: Mix[lk.Lab]) -> None:
+def test_the_mixes_are_measured_on_the_other_texts(lab: lk.Lab, found: Mix[lk.Lab]) -> None:
     assert found.measured is not None
     rows = found.measured.set_index("what")
     small = quantize(lab, "int3", progress=False)
     assert rows.loc["uniform int3", "kl"] == pytest.approx(damage(lab, small, MEASURED_ON, progress=False).kl, rel=1e-6)
     assert rows.loc["uniform int3", "size_bytes"] == contents(small).size_bytes
     assert rows.loc["mix", "kl"] == pytest.approx(damage(lab, found.lab(), MEASURED_ON, progress=False).kl, rel=1e-6)
-    assert "chance" in rows.index
+    assert "random mix" in rows.index
     assert (rows["kl_low"] <= rows["kl"]).all()
     assert (rows["kl"] <= rows["kl_high"]).all()
     assert (rows["kl_low"] < rows["kl_high"]).all()
     assert "measured" in repr(found)
+
+
+def test_one_mix_in_several_rows_is_measured_once(
+    lab: lk.Lab, found: Mix[lk.Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[tuple[int, ...]] = []
+    real = module._divergence
+    monkeypatch.setattr(module, "_divergence", lambda *args: measured.append(tuple(args[3])) or real(*args))
+    budget = int(found.uniform.set_index("format").loc["int4", "size_bytes"])
+    again = mix(lab, budget_bytes=budget, texts=FOUND_ON, measured_on=MEASURED_ON, progress=False)
+    assert again.measured is not None
+    assert len(measured) == len(set(measured)) < len(again.measured) + module.RANDOM - 1
+    rows = again.measured.set_index("what")
+    if "mix as large as uniform int4" in rows.index:
+        assert rows.loc["mix as large as uniform int4", "kl"] == rows.loc["mix", "kl"]
 
 
 def test_the_same_text_on_both_sides_is_refused(lab: lk.Lab) -> None:
@@ -126,8 +141,8 @@ def test_head_and_formats_of_ones_own_can_be_in_the_mix(lab: lk.Lab) -> None:
     assert set(found.config().values()) == {own}
 
 
-def test_chance_stays_within_the_budget(found: Mix[lk.Lab]) -> None:
+def test_a_random_mix_stays_within_the_budget(found: Mix[lk.Lab]) -> None:
     choices, rng = found._choices, np.random.default_rng(0)
     budget = (choices.smallest + choices.largest) // 2
     for _ in range(20):
-        assert choices.smallest < choices.size(choices.by_chance(budget, rng)) <= budget
+        assert choices.smallest < choices.size(choices.at_random(budget, rng)) <= budget

@@ -118,8 +118,8 @@ def test_an_unquantized_copy_has_lost_exactly_nothing_and_more_noise_loses_more(
     exact = found[0]
     assert exact.kl == exact.kl_999 == exact.loss_change == exact.right_rms == 0.0
     assert exact.top1 == 1.0
-    assert exact.parted_at == (5, 5)
-    assert exact.parted == 5.0
+    assert exact.diverged_at == (5, 5)
+    assert exact.diverged == 5.0
     kls = [one.kl for one in found]
     assert kls == sorted(kls)
     assert len(set(kls)) == 4
@@ -139,15 +139,15 @@ def test_several_models_cost_one_run_of_the_original(tiny_lab: lk.Lab, monkeypat
     assert [one.kl for one in together] == [one.kl for one in alone]
 
 
-def test_texts_part_where_greedy_continuations_differ(tiny_lab: lk.Lab) -> None:
+def test_texts_diverge_where_greedy_continuations_differ(tiny_lab: lk.Lab) -> None:
     small = changed(tiny_lab, 0.3)
     texts = [[3 + (7 * i + j) % 90 for i in range(20)] for j in range(4)]
     found = damage(tiny_lab, small, texts, prompts=4, new_tokens=12, progress=False)
-    for ids, at in zip(texts, found.parted_at, strict=True):
+    for ids, at in zip(texts, found.diverged_at, strict=True):
         ours, theirs = (lab.generate(ids[:16], max_new_tokens=12, temperature=0).ids[:at] for lab in (tiny_lab, small))
         assert list(ours) == list(theirs)
-    assert any(at < 12 for at in found.parted_at)
-    assert found.parted == np.median(found.parted_at)
+    assert any(at < 12 for at in found.diverged_at)
+    assert found.diverged == np.median(found.diverged_at)
 
 
 def test_documents_are_taken_in_turn_until_there_are_tokens_enough(tiny_lab: lk.Lab) -> None:

@@ -33,6 +33,27 @@ def test_all_weights_are_counted_and_the_lines_are_the_groups_values(tiny: lk.La
     assert found.weights == pytest.approx(reconstruction.weight.reshape(-1, 16)[3].numpy())
 
 
+def test_the_grid_of_scaled_columns_is_in_the_scale_of_the_weights(tiny: lk.Lab) -> None:
+    texts = [f"{animal} number {n} sat on the mat" for n in range(60) for animal in ("the cat", "a dog")]
+    scaled = made(tiny, group_size=16, method="awq", calibration=texts)
+    assert scaled.scale is not None
+    assert (scaled.scale != 1).any()
+    plain = made(tiny, group_size=16)
+    assert scaled.size_bytes == plain.size_bytes + 2 * scaled.weight.shape[1]
+    assert scaled.bits_per_weight == 8 * scaled.size_bytes / scaled.weight.numel()
+    found = histogram(scaled, group=5)
+    assert set(np.round(found.values, 6)) <= set(np.round(found.levels, 6)), "what became of a weight is on the grid"
+    assert found.choices == 15 < len(found.levels) <= 15 * 16
+    assert "15 for each" in lk.views.grid(scaled, group=5).figure.layout.title.text
+
+
+def test_a_k_quant_has_as_many_values_for_a_weight_as_it_has_codes() -> None:
+    dense = lk.load("labkit-dense", dtype="float32", device="cpu")
+    found = histogram(lk.quantization.matrix(dense, "model.layers.0.mlp.down_proj", "q4_k"), group=3)
+    assert found.choices == 16 < len(found.levels) <= 8 * 16
+    assert set(np.round(found.values, 6)) <= set(np.round(found.levels, 6))
+
+
 def test_an_outlier_is_marked(tiny: lk.Lab, tmp_path: Path) -> None:
     chart = lk.views.grid(made(tiny, group_size="tensor"))
     assert "standard deviations" in chart.figure.layout.annotations[0].text

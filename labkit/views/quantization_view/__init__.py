@@ -398,6 +398,7 @@ class QuantizationView(View):
             "groups": shown.groups,
             "size": size,
             "used": len(np.unique(shown.values)),
+            "choices": shown.choices,
             "outliers": len(shown.outliers),
             "outlier_from": OUTLIER,
             "far": [float(value) for value in shown.outliers[:_SHOWN_OUTLIERS]],

@@ -69,7 +69,8 @@ export function histogram(view) {
     for (const tick of ticks) picture.append(shape("text", { x: x(tick), y: base + RUG + 15, class: "lk-quant-tick" }, tickText(tick, step)));
 
     const of = pane.groups > 1 ? `the grid of group ${thousands(pane.group)} of ${thousands(pane.groups)}` : "the grid";
-    setText(said, `${levels.length} values to choose from in ${of}; its ${thousands(pane.size)} weights use ${pane.used}.`);
+    const each = pane.choices < levels.length ? ` (${pane.choices} for each weight, by its column or sub-block)` : "";
+    setText(said, `${levels.length} values to choose from${each} in ${of}; its ${thousands(pane.size)} weights use ${pane.used}.`);
     const far = pane.far.map((/** @type {number} */ value) => `${significant(value)} (${Math.round(Math.abs(value) / pane.std)} standard deviations)`);
     const more = pane.outliers > far.length ? ` and ${thousands(pane.outliers - far.length)} more` : "";
     setText(words, far.length ? `Outliers: ${far.join(", ")}${more}.` : `No weight lies beyond ${pane.outlier_from} standard deviations.`);
