@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from labkit.quantization.multiple_choice import Accuracy as Accuracy
     from labkit.quantization.multiple_choice import accuracy as accuracy
     from labkit.quantization.normal_float import NF4 as NF4
+    from labkit.quantization.paired_accuracy import AccuracyChange as AccuracyChange
+    from labkit.quantization.paired_accuracy import accuracy_change as accuracy_change
     from labkit.quantization.quantizing import quantize as quantize
     from labkit.quantization.reconstruction import Reconstruction as Reconstruction
     from labkit.quantization.reconstruction import matrix as matrix
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "advice": ("Advice", "advise"),
     "multiple_choice": ("Accuracy", "accuracy"),
+    "paired_accuracy": ("AccuracyChange", "accuracy_change"),
     "cached": ("CacheDamage", "cache_damage", "quantized_cache"),
     "fingerprints": ("OnGrid", "on_grid"),
     "counting": ("Sizes", "sizes"),

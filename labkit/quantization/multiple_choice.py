@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from labkit.results import Result
 from labkit.statistics import wilson
 from labkit.trace import running
 from labkit.trace.input import as_ids
+from labkit.trace.lab_like import check_lab
 
 if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike
@@ -27,19 +28,21 @@ FILES = {"hellaswag": "hellaswag/cases.jsonl", "truthfulqa": "truthfulqa_mc1/cas
 
 
 class Question(NamedTuple):
-    """context: what each option continues.  right: which of the options."""
+    """context: what each option continues.  right: which of the options.  blank: the context without the question."""
 
     name: str
     context: str
     options: tuple[str, ...]
     right: int
+    blank: str = "\n"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Accuracy(Result):
     """How many questions a model gets right; `accuracy` tells the columns of the table.
 
-    accuracy: the share, with its interval of 95 % (Wilson 1927), low and high.  chance: of choosing at random.
+    accuracy: the share, with its interval of 95 % (Wilson 1927), low and high.  chance: of choosing at random.  empty: the
+        share that it gets right with the question left out, from the options alone.
     task: "hellaswag" or "truthfulqa".  model: its name.
     """
 
@@ -47,6 +50,7 @@ class Accuracy(Result):
     low: float
     high: float
     chance: float
+    empty: float
     task: str
     model: str
     seed: int
@@ -54,12 +58,17 @@ class Accuracy(Result):
     def _title(self) -> str:
         return (
             f"{self.model}: {self.accuracy:.0%} of {len(self.table)} questions of {self.task} right "
-            f"({self.low:.0%} to {self.high:.0%}), {self.chance:.0%} by chance"
+            f"({self.low:.0%} to {self.high:.0%}), {self.chance:.0%} by chance, {self.empty:.0%} without the question"
         )
 
     def _remarks(self) -> Sequence[str]:
-        within = self.low <= self.chance
-        return ("Chance is inside the interval: the model shows nothing here.",) if within else ()
+        if self.low <= self.chance:
+            return ("Chance is inside the interval: the model shows nothing here.",)
+        if self.low <= self.empty:
+            return (
+                "What it gets right without the question is inside the interval: it need not have read the question.",
+            )
+        return ()
 
 
 def accuracy(
@@ -73,16 +82,41 @@ def accuracy(
         right; only where two are equally probable does it matter.
     Returns a row for each question: question, right, chosen (of the options in their order), correct, margin (nats a byte
     between the right option and the best wrong one). A hundred questions tell differences of 15 points and hardly less, so KL
-    (`damage`) is the finer measure; this is the one that people know.
-    Raises Unavailable where the package is missing.
+    (`damage`) is the finer measure; this is the one that people know. Two labs are compared by `accuracy_change`, question
+    by question, which tells smaller differences than their two intervals do.
+    Raises Unavailable where the package is missing, BadInput for a lab that was calibrated on a question.
     """
     import pandas as pd
-    from tqdm.auto import tqdm
 
+    check_lab(lab)
     task, seed = checks.one_of("task", task, tuple(FILES)), checks.seed(seed)
+    asked = questions_of(task, questions, seed)
+    refuse_calibrated(lab, asked)
+    table = pd.DataFrame(answers(lab, asked, task, progress))
+    empty = answers(lab, [each._replace(context=each.blank) for each in asked], f"{task}, no question", progress)
+    hits = int(table["correct"].sum())
+    low, high = wilson(hits, len(table))
+    return Accuracy(
+        table,
+        accuracy=hits / len(table),
+        low=low,
+        high=high,
+        chance=chance_of(asked),
+        empty=float(np.mean([row["correct"] for row in empty])),
+        task=task,
+        model=lab.name,
+        seed=seed,
+    )
+
+
+def questions_of(task: str, count: object, seed: int) -> list[Question]:
+    """The first `count` questions of a task, or all."""
     asked = read(task, seed)
-    if questions is not None:
-        asked = asked[: checks.whole("questions", questions, 1, len(asked))]
+    return asked if count is None else asked[: checks.whole("questions", count, 1, len(asked))]
+
+
+def refuse_calibrated(lab: LabLike, asked: Sequence[Question]) -> None:
+    """Raise BadInput where a lab was calibrated on text that holds a question."""
     refuse_seen_texts(
         lab,
         [as_ids(lab.tokenizer, f"{q.context} {q.options[q.right]}", chat=False, context=None) for q in asked],
@@ -90,9 +124,20 @@ def accuracy(
         "questions",
         "measure a lab that was calibrated on other text",
     )
+
+
+def chance_of(asked: Sequence[Question]) -> float:
+    """The share right of answers at random."""
+    return float(np.mean([1 / len(question.options) for question in asked]))
+
+
+def answers(lab: LabLike, asked: Sequence[Question], doing: str, progress: bool) -> list[dict[str, Any]]:
+    """For each question a row of the table of `Accuracy`. doing: what the bar says."""
+    from tqdm.auto import tqdm
+
     rows = []
     with lab.turn():
-        for question in tqdm(asked, desc=task, unit="question", disable=not progress):
+        for question in tqdm(asked, desc=doing, unit="question", disable=not progress):
             scores = option_scores(lab, question)
             chosen = int(scores.argmax())
             wrong = np.delete(scores, question.right).max()
@@ -105,19 +150,7 @@ def accuracy(
                     "margin": float(scores[question.right] - wrong),
                 }
             )
-    table = pd.DataFrame(rows)
-    hits = int(table["correct"].sum())
-    low, high = wilson(hits, len(table))
-    return Accuracy(
-        table,
-        accuracy=hits / len(table),
-        low=low,
-        high=high,
-        chance=float(np.mean([1 / len(question.options) for question in asked])),
-        task=task,
-        model=lab.name,
-        seed=seed,
-    )
+    return rows
 
 
 def read(task: str, seed: int) -> list[Question]:
@@ -135,9 +168,9 @@ def read(task: str, seed: int) -> list[Question]:
         case = json.loads(line)
         options = case["endings"] if "endings" in case else case["choices"]
         order = rng.permutation(len(options)).tolist()
-        context = case["ctx"] if "ctx" in case else f"Q: {case['question']}\nA:"
+        context, blank = (case["ctx"], "\n") if "ctx" in case else (f"Q: {case['question']}\nA:", "Q:\nA:")
         right = order.index(int(case["expected_index"]))
-        found.append(Question(case["id"], context, tuple(options[i] for i in order), right))
+        found.append(Question(case["id"], context, tuple(options[i] for i in order), right, blank))
     return found
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import labkit as lk
-from labkit.quantization import accuracy
+from labkit.quantization import accuracy, accuracy_change, quantize
 from labkit.quantization import multiple_choice as module
+from labkit.quantization.paired_accuracy import mcnemar
 from labkit.statistics import wilson
 
 
@@ -65,6 +66,42 @@ def test_accuracy_has_its_interval_and_chance_beside_it(tiny_lab: lk.Lab) -> Non
     assert "by chance" in repr(found)
     assert "shows nothing" in repr(found)
     assert len(accuracy(tiny_lab, questions=2, progress=False)) == 2
+
+
+@pytest.mark.usefixtures("package")
+def test_what_it_gets_right_without_the_question_stands_beside_it(tiny_lab: lk.Lab) -> None:
+    for task, blank in (("hellaswag", "\n"), ("truthfulqa", "Q:\nA:")):
+        asked = module.read(task, 0)
+        scores = [module.option_scores(tiny_lab, question._replace(context=blank)).argmax() for question in asked]
+        right = [score == question.right for score, question in zip(scores, asked, strict=True)]
+        found = accuracy(tiny_lab, task, progress=False)
+        assert found.empty == np.mean(right)
+        assert "without the question" in repr(found)
+
+
+@pytest.mark.usefixtures("package")
+def test_two_labs_are_compared_answer_by_answer(tiny_lab: lk.Lab) -> None:
+    small = quantize(tiny_lab, "int2", head="int2", progress=False)
+    one, two = (accuracy(lab, "truthfulqa", progress=False) for lab in (tiny_lab, small))
+    found = accuracy_change(tiny_lab, small, "truthfulqa", progress=False)
+    before, after = one["correct"].to_numpy(), two["correct"].to_numpy()
+    assert (found.original_accuracy, found.accuracy) == (one.accuracy, two.accuracy)
+    assert found.change == pytest.approx(two.accuracy - one.accuracy)
+    assert (found.lost, found.gained) == (int((before & ~after).sum()), int((~before & after).sum()))
+    assert found.lost + found.gained > 0
+    assert found.low <= found.change <= found.high
+    assert found.empty == (one.empty, two.empty)
+    assert found["correct"].tolist() == after.tolist()
+    assert 0.05 < found.random_change < 0.4  # 40 questions of two options
+    assert "McNemar" in repr(found)
+    same = accuracy_change(tiny_lab, tiny_lab, "truthfulqa", progress=False)
+    assert (same.change, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_the_p_value_is_that_of_the_binomial_distribution() -> None:
+    assert mcnemar(0, 5) == pytest.approx(2 / 2**5)
+    assert mcnemar(3, 3) == mcnemar(0, 0) == 1.0
+    assert mcnemar(1, 7) == mcnemar(7, 1) == pytest.approx(2 * 9 / 2**8)
 
 
 @pytest.mark.usefixtures("package")

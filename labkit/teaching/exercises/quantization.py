@@ -476,7 +476,7 @@ EXERCISES = (
     Exercise(
         id="quantization.round_trip",
         title="A grid for every group",
-        task="One scale for a whole matrix is made too coarse by one outlier. So give each group of neighbours a grid of its own.\n\n"
+        task="One scale for a whole matrix is ruined by one outlier. So give each group of neighbours a grid of its own.\n\n"
         "`weights` is a float tensor of shape `(rows, columns)`; each row is cut into groups of `group_size` neighbours. "
         "With `bits` bits a group's grid has 2 ** bits evenly spaced values, the first at its smallest weight and the last "
         "at its largest. Return every weight replaced by the nearest value of its group's grid, in the old shape. A group "
