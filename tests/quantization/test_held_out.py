@@ -91,6 +91,14 @@ def test_one_passage_of_it_on_the_other_side_is_found_where_texts_are_given_twic
         by_format(lab, within, ("int4",), method="gptq", calibration=CALIBRATION, progress=False)
 
 
+def test_a_page_out_of_a_long_text_is_found_and_a_line_is_not(lab: lk.Lab) -> None:
+    page, line = " ".join(CALIBRATION["ours"])[:700], SENTENCES[0]
+    seen = Seen.of(lab, [page])
+    filler = " ".join(f"{n} times {n} is {n * n}" for n in range(300))
+    ids = [lab.tokenizer(text).input_ids for text in (f"{filler} {page} {filler}", f"{filler} {line} {filler}")]
+    assert seen.among(lab, ids) == [0]
+
+
 def test_hashes_are_kept_and_no_text(calibrated: lk.Lab) -> None:
     record = record_of(calibrated)
     assert record is not None

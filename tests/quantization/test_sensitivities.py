@@ -121,7 +121,7 @@ def test_an_interrupt_keeps_what_is_done_and_leaves_the_model_as_it_was(
     monkeypatch.setattr(module, "_sums", sums)
     found = sensitivity(tiny_lab, TEXTS, progress=False)
     assert not found.complete
-    assert len(found) == 3
+    assert len(found) == 4
     assert "interrupted" in repr(found)
     after = weights_of(tiny_lab)
     assert all(torch.equal(after[name], before[name]) for name in before)
