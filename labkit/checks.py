@@ -29,6 +29,7 @@ _Name = TypeVar("_Name", bound=str)
 __all__ = [
     "as_number",
     "as_whole",
+    "flag",
     "fraction",
     "index",
     "indices",
@@ -132,7 +133,14 @@ def fraction(name: str, value: object, *, zero: bool = True, one: bool = True, w
 
 def seed(value: object, name: str = "seed") -> int:
     """A seed: a whole number from 0 that torch and numpy both take."""
-    return whole(name, value, 0, SEEDS, wanted="a whole number from 0")
+    return whole(name, value, 0, SEEDS, wanted=f"a whole number from 0 to {SEEDS:,}")
+
+
+def flag(name: str, value: object, *, wanted: str = "True or False") -> bool:
+    """True or False themselves, and not 1, "yes" or anything else that Python takes for one of them."""
+    if not isinstance(value, bool):
+        refuse(name, value, wanted)
+    return value
 
 
 # one of several -------------------------------------------------------------------------------------------------------

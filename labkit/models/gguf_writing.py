@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labkit import checks
 from labkit.errors import BadInput, NotEnoughDisk, Unavailable
 from labkit.models import convert, files, gguf_settings
 from labkit.models.gguf_metadata import ARCHITECTURES, Value, architecture_of, settings, vocabularies
@@ -218,6 +219,8 @@ def _derived(config: PreTrainedConfig) -> tuple[int, bool]:
 
 def checked_path(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """The path of a file to be written. Raises BadInput for one that is there already, or names no GGUF file."""
+    if not isinstance(path, str | os.PathLike):
+        checks.refuse("path", path, "the path of a file that ends in .gguf")
     file = Path(path).expanduser()
     if file.suffix != ".gguf":
         raise BadInput(f"path={os.fspath(path)!r} does not end in .gguf, by which lk.load knows such a file; let it.")

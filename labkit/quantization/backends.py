@@ -147,7 +147,9 @@ def through(
                 made[name] = found
         if not made:
             reason = next(iter(kept.values()), "no matrix was asked for")
-            raise BadInput(f"Nothing of {lab.name} would be quantized: {reason}.")
+            raise BadInput(
+                f"Nothing of {lab.name} would be quantized: {reason}; use backend='labkit', which packs any matrix."
+            )
         model = copy(lab.model, [there[name] for name in made])
         if wanted.needs_bfloat16:
             model = _converted(model, torch.bfloat16)

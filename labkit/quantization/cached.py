@@ -31,6 +31,7 @@ from labkit.trace import running
 from labkit.trace.documents import Documents
 from labkit.trace.edits import Edit, patch
 from labkit.trace.interface import Call, tapped
+from labkit.trace.lab_like import check_lab
 
 if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike
@@ -85,7 +86,7 @@ class Scheme:
         size = 0
         for axis, width in ((self.keys, key_width), (self.values, value_width)):
             shape = (heads, width, self.group) if axis == "channel" else (heads, self.group, width)
-            size += self._format(axis, width).pack(torch.zeros(shape)).size_bytes
+            size += self._format(axis, width).pack(torch.zeros(shape, dtype=torch.float32)).size_bytes
         return size / self.group
 
     @property
@@ -212,12 +213,15 @@ def cache_damage(
     import pandas as pd
     from tqdm.auto import tqdm
 
+    check_lab(lab)
     for place in ("keys", "values"):
         if (reason := lab.anatomy.support.get(place)) is not None:
             raise Unavailable(f"The cache of {lab.name} can't be quantized: {reason}.")
     several = [bits] if isinstance(bits, int) else checks.series("bits", bits, "numbers of bits, such as (8, 4, 2)")
     if not several:
         checks.refuse("bits", bits, "at least one number of bits")
+    if len(set(several)) < len(several):
+        checks.refuse("bits", bits, "each number of bits once")
     ways = [(keys, values), (values, keys)] if other_way and keys != values else [(keys, values)]
     schemes = [_scheme(b, k, v, group, residual) for k, v in ways for b in several]
     draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)

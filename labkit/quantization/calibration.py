@@ -56,7 +56,7 @@ class _Sum:
     """Second moments while they are added up."""
 
     def __init__(self, columns: int, device: torch.device) -> None:
-        self.gram = torch.zeros(columns, columns, device=device)
+        self.gram = torch.zeros(columns, columns, dtype=torch.float32, device=device)
         self.absolute = torch.zeros(columns, dtype=torch.float64, device=device)
         self.tokens = 0
 
@@ -265,7 +265,8 @@ def activations(lab: LabLike, name: str, calibration: object, *, seed: int = 0) 
     if matrix is None or matrix.layer is None:
         inside = [known for known, each in there.items() if each.layer is not None]
         raise BadInput(
-            f"There is no matrix {checks.shown(name)} in the layers of {lab.name}{checks.near(name, inside)}."
+            f"There is no matrix {checks.shown(name)} in the layers of {lab.name}{checks.near(name, inside)}; "
+            "lk.quantization.matrices(lab) lists them."
         )
     rows = windows(lab, calibration, seed=seed)
     with lab.turn(), torch.no_grad(), collecting([matrix]) as collected:

@@ -72,6 +72,8 @@ def sizes(
     wanted = [format] if isinstance(format, str | Format) else list(format)
     if not wanted:
         checks.refuse("format", format, "at least one")
+    if head is not None:
+        formats.of(head, argument="head")
     name, config = named_config(what)
     model = skeleton(config)
     share = chosen_share(model.config.get_text_config())
@@ -132,7 +134,7 @@ def packed_bytes(format: Format, shape: tuple[int, ...]) -> int:
 
 @lru_cache(maxsize=1024)
 def _bytes_of_zeros(format: Format, rows: int, columns: int) -> int:
-    return format.pack(torch.zeros(rows, columns)).size_bytes
+    return format.pack(torch.zeros(rows, columns, dtype=torch.float32)).size_bytes
 
 
 def shapes_of(model: PreTrainedModel) -> Iterator[tuple[torch.Size, str]]:

@@ -12,6 +12,7 @@ from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.quantization.weights import matrices
 from labkit.results import Result
+from labkit.trace.lab_like import check_lab
 
 if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike
@@ -71,6 +72,7 @@ def on_grid(
     """
     import pandas as pd
 
+    check_lab(lab)
     group, seed = checks.whole("group", group, FOUR_BITS + 1), checks.seed(seed)
     most = None if groups is None else checks.whole("groups", groups, 1)
     rows = []
@@ -97,7 +99,9 @@ def on_grid(
         raise BadInput(f"No matrix of {lab.name} has rows of {group} weights; give a smaller group.")
     table = pd.DataFrame(rows).astype({"layer": "Int64"})
     share = float((table["share"] * table["groups"]).sum() / table["groups"].sum())
-    random = torch.randn((GROUPS, group), generator=torch.Generator().manual_seed(seed)).to(lab.dtype)
+    random = torch.randn((GROUPS, group), dtype=torch.float32, generator=torch.Generator().manual_seed(seed)).to(
+        lab.dtype
+    )
     null = distinct(random, group)
     of_layers = table[table["layer"].notna()]
     return OnGrid(

@@ -57,7 +57,7 @@ class FP8(Grid):
         return stored["codes"].view(groups, size), {"scale": stored["scale"]}
 
     def levels(self, parameters: Parameters, group: int = 0) -> torch.Tensor:
-        values = super().levels({"scale": torch.ones(1, 1)})
+        values = super().levels({"scale": torch.ones(1, 1, dtype=torch.float32)})
         finite = values[values.abs() <= self.largest]  # the codes above stand for infinity and NaN
         scaled: torch.Tensor = (finite * parameters["scale"][group].cpu()).unique()
         return scaled

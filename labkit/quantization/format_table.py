@@ -15,6 +15,7 @@ from labkit.quantization.quantizing import quantize
 from labkit.quantization.text_damage import TOKENS, damage
 from labkit.results import Result
 from labkit.trace.documents import Documents
+from labkit.trace.lab_like import check_lab
 
 if TYPE_CHECKING:
     from labkit.trace.lab_like import BuiltLab
@@ -78,7 +79,15 @@ def by_format(
     import pandas as pd
     from tqdm.auto import tqdm
 
-    methods = [method] if isinstance(method, str) else list(method)
+    check_lab(lab)
+    checks.flag("progress", progress)
+    methods = [method] if isinstance(method, str) else checks.series("method", method, "a method, or a list of them")
+    each_format = (
+        [formats] if isinstance(formats, str) else checks.series("formats", formats, "formats and quantized labs")
+    )
+    for given in each_format:
+        if not isinstance(given, str):
+            check_lab(given)
     if calibration is not None:
         ours = shipped_texts() if texts is None else texts
         if both := Documents(lab, ours, most=tokens).also_in(lab, calibration):
@@ -89,7 +98,7 @@ def by_format(
             )
     made: list[tuple[str, str, Made]] = []
     refused: BadInput | None = None
-    wanted = [(one, way) for way in methods for one in formats if isinstance(one, str) or way == methods[0]]
+    wanted = [(one, way) for way in methods for one in each_format if isinstance(one, str) or way == methods[0]]
     for one, way in tqdm(wanted, desc="quantizing", unit="format", disable=not progress):
         if not isinstance(one, str):
             made.append((one.name.removeprefix(f"{lab.name}, "), contents(one).method or "as it was", one))

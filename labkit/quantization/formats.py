@@ -63,12 +63,14 @@ def of(
     group_size: GroupSize | None = None,
     symmetric: bool | None = None,
     scale_dtype: torch.dtype | None = None,
+    argument: str = "format",
 ) -> Format:
     """A format by its name, one of `NAMES`; a Format is returned as it is.
 
     group_size: how many weights of a row share a grid, "channel" (a row) or "tensor"; without it what the format usually has.
     symmetric: of integers: around zero (True, and without it) or from the smallest to the largest weight (False).
     scale_dtype: of integers: in which precision scales are stored; without it float16, float32 for whole rows and matrices.
+    argument: what the format was given as, for the error.
     Raises BadInput for an unknown name, and for a setting that the format doesn't have.
     """
     settings = {"group_size": group_size, "symmetric": symmetric, "scale_dtype": scale_dtype}
@@ -77,12 +79,12 @@ def of(
             if value is not None:
                 checks.refuse(setting, value, f"it where the format is made, since {name.name} is a finished Format")
         return name
-    kind = _KINDS[checks.one_of("format", name, NAMES)]
+    kind = _KINDS[checks.one_of(argument, name, NAMES)]
     for setting in ("symmetric", "scale_dtype") if kind.bits is None else ():
         if settings[setting] is not None:
             checks.refuse(setting, settings[setting], f"it with int8 to int2 alone, since {name} has its own rule")
-    if symmetric not in (None, True, False):
-        checks.refuse("symmetric", symmetric, "True or False")
+    if symmetric is not None:
+        checks.flag("symmetric", symmetric)
     if scale_dtype is not None and not (isinstance(scale_dtype, torch.dtype) and scale_dtype.is_floating_point):
         checks.refuse("scale_dtype", scale_dtype, "a floating-point dtype such as torch.float16")
     if kind.fixed and group_size not in (None, kind.group_size):

@@ -27,6 +27,7 @@ from labkit.quantization.layers import PackedModule, PackedWeight, effective
 from labkit.quantization.quantizing import Plan, module_name, planned
 from labkit.quantization.weights import Matrix, matrices
 from labkit.trace.building import is_quantized, refuse_adapters, refuse_odd_weights
+from labkit.trace.lab_like import check_lab
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,13 +60,15 @@ def write_gguf(
         packed in GGUF's blocks bit for bit, and other packed formats in blocks of the same values where there are any
         (symmetric integers in groups of 32, 64, ... with 16-bit scales) and in float32 where not, which is said.
     head: a format for the embedding and the output head; None leaves them as they are.
-    name: of the model, in the file; the lab's by default.
+    name: of the model, as the file tells other programs (general.name), the lab's by default; a lab opened from the file
+        is called after the file.
     Rows that a format's blocks don't divide stay as they are: the contents say so. Norms and biases are written in float32.
     llama.cpp rounds activations to 8 bits where weights are quantized, so its probabilities are near those here, not equal.
     The file appears whole or not at all, and only once its settings and its vocabulary have been read back as they were.
     Raises Unavailable for a family, a setting or a tokenizer that a GGUF file can't hold here, and for a lab that another
         library quantized; BadInput for a format that GGUF doesn't have, or a path that is there already; NotEnoughDisk.
     """
+    check_lab(lab)
     file = gguf_writing.checked_path(path, overwrite=overwrite)
     gguf_metadata.architecture_of(lab.config)
     refuse_adapters(lab, "written as GGUF")

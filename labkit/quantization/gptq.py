@@ -83,7 +83,7 @@ def choose(
     step = max(size, BATCH // size * size) if not fixed else BATCH  # no group is cut by the end of a batch
     for start in range(0, columns, step):
         stop = min(start + step, columns)
-        errors = torch.zeros(rows, stop - start, device=weight.device)
+        errors = torch.zeros(rows, stop - start, dtype=torch.float32, device=weight.device)
         for column in range(start, stop):
             if not fixed and column % size == 0:
                 fitted.append(format.grid.fit(left[:, column : column + size]))

@@ -23,6 +23,7 @@ from labkit.quantization.torch_products import PackedProduct
 from labkit.quantization.weights import Matrix, matrices
 from labkit.results import Result
 from labkit.trace import running
+from labkit.trace.lab_like import check_lab
 from labkit.trace.overlaps import Seen
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def contents(lab: LabLike | str | os.PathLike[str]) -> Contents:
         from labkit.quantization.gguf_contents import contents_of_file
 
         return contents_of_file(lab)
+    check_lab(lab)
     record = record_of(lab)
     known = {(id(each.module), each.parameter): each for each in matrices(lab).values()}
     layer_of: dict[int, int] = {}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import cast
 
 import torch
 from torch import nn
 
+from labkit.errors import Unavailable
 from labkit.quantization.grids import Packed
 
 COLUMNS = "column_scale"
@@ -73,11 +74,56 @@ class PackedWeight(nn.Module):
         return f"{self.format.name}, {tuple(self.stored_shape)}"
 
 
+class Unpacked(torch.Tensor):
+    """The values of a packed weight, to be read: what is computed from them is a plain tensor, and writing into them is refused,
+    since it would change a copy that nothing computes with."""
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., object],
+        types: Collection[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        named = kwargs or {}
+        written = args[0] if args and _writes(func) else named.get("out")
+        if isinstance(written, cls):
+            raise Unavailable(
+                "This weight is packed in few bits: what is written into it would be lost. Merge an adapter "
+                "(merge_and_unload) before the model is quantized, or leave it beside the packed weights, where it works."
+            )
+        with torch._C.DisableTorchFunctionSubclass():
+            found = func(*args, **named)
+            of = args[0] if args else None
+            if isinstance(found, torch.Tensor) and isinstance(of, cls) and _same_memory(found, of):
+                return found.as_subclass(cls)
+            return found.as_subclass(torch.Tensor) if isinstance(found, cls) else found
+
+
+_NO_WRITING = {"requires_grad_", "retain_grad", "share_memory_", "rename_"}
+_IN_PLACE = {f"__{name}__" for name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "setitem")}
+
+
+def _writes(func: Callable[..., object]) -> bool:
+    """Whether a function of tensors changes its first argument: `add_`, `+=`, `[...] =`, `.data =`."""
+    name = getattr(func, "__name__", "")
+    if name == "__set__":
+        return getattr(getattr(func, "__self__", None), "__name__", "") == "data"
+    return name in _IN_PLACE or (name.endswith("_") and not name.startswith("_") and name not in _NO_WRITING)
+
+
+def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.device.type == "meta" or other.device.type == "meta":
+        return False
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
 class PackedModule(nn.Module):
     """What a module becomes when weights of it are packed: its own class, each such parameter a property that unpacks.
 
-    What reads `weight` works as before, and what writes to it changes nothing that stays. While the module runs, each
-    weight is unpacked once.
+    What reads `weight` works as before, and what writes into it is refused. While the module runs, each weight is unpacked
+    once.
     """
 
     packed_parameters: tuple[str, ...] = ()
@@ -114,7 +160,7 @@ class PackedModule(nn.Module):
     def _value(self, name: str) -> torch.Tensor:
         kept: dict[str, torch.Tensor] | None = vars(self).get("_unpacked")
         if kept is None:
-            return self.packed_weight(name).unpacked()
+            return self.packed_weight(name).unpacked().as_subclass(Unpacked)
         if name not in kept:
             kept[name] = self.packed_weight(name).unpacked()
         return kept[name]

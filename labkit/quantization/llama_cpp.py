@@ -41,7 +41,8 @@ class LlamaCpp:
             self._server: Any = xllamacpp.Server(settings)
         except RuntimeError as error:
             raise Unavailable(
-                f"llama.cpp does not open {Path(path).name}: {str(error).splitlines()[0][:200]}"
+                f"llama.cpp does not open {Path(path).name}: {str(error).splitlines()[0][:200]}; write the file again with "
+                "lk.quantization.write_gguf, or open it with lk.load."
             ) from error
         self.context = context
 
@@ -81,5 +82,7 @@ class LlamaCpp:
         asked = {"prompt": list(ids), "n_predict": tokens, "temperature": 0, "cache_prompt": False, **more}
         answer: dict[str, Any] = self._server.handle_completions(asked)
         if "usage" not in answer:  # what llama.cpp refuses comes back as a dict too
-            raise Unavailable(f"llama.cpp did not continue the prompt: {str(answer)[:200]}")
+            raise Unavailable(
+                f"llama.cpp did not continue the prompt: {str(answer)[:200]}; give a shorter prompt of tokens that the file has."
+            )
         return answer

@@ -16,6 +16,8 @@ from labkit.quantization.half_quadratic import half_quadratic
 from labkit.quantization.integers import MinMax, ZeroPoint
 from labkit.quantization.scaling import scaled
 
+TINY = 1e-3  # largest weight of a group below which it is looked whether it became 0
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -83,18 +85,24 @@ def _few(inputs: Sequence[Activations]) -> str:
 def _not_by_column(format: Format) -> str | None:
     if format.grid.by_column:
         return None
-    return f"it chooses codes column by column, and a code of {format.name} has no meaning by itself"
+    return f"it chooses codes column by column, and a code of {format.name} has no meaning by itself; use method='rtn'"
 
 
 def _not_scaled(format: Format) -> str | None:
     if format.group_size == "tensor":
-        return "with one grid for the whole matrix, scaled columns would coarsen all others; give groups or channels"
+        return (
+            "with one grid for the whole matrix, scaled columns would coarsen all others; give groups or channels, or use "
+            "method='rtn'"
+        )
     return None
 
 
 def _no_offsets(format: Format) -> str | None:
     if not isinstance(format.grid, ZeroPoint | MinMax):
-        return "it moves a grid's offset, which symmetric and other grids don't have; give int8 to int2 with symmetric=False"
+        return (
+            "it moves a grid's offset, which symmetric and other grids don't have; give int8 to int2 with symmetric=False, or "
+            "use method='rtn'"
+        )
     return None
 
 
@@ -106,7 +114,23 @@ METHODS = {
 }
 
 
+def lost(weight: torch.Tensor, packed: Packed) -> str:
+    """How many groups became 0, where their weights are too small for the scale's precision; "" for none."""
+    blocks = packed.format.blocks(weight)
+    small = blocks.abs().amax(1)
+    some = (small > 0) & (small < TINY)
+    if not bool(some.any()):
+        return ""
+    gone = int((some & (packed.format.blocks(packed.unpack()).abs().amax(1) == 0)).sum())
+    if not gone:
+        return ""
+    return (
+        f"{gone:,} of {len(blocks):,} groups became 0, since their weights are too small for the precision of their scales; "
+        'formats.of("int4", scale_dtype=torch.float32) and the like keep them'
+    )
+
+
 def check_goes_with(method: str, format: Format) -> None:
     """Raise BadInput where codes of a format can't be chosen by a method."""
     if reason := METHODS[method].refuses(format):
-        raise BadInput(f"method={method!r} can't be used with {format.name}: {reason}, or use method='rtn'.")
+        raise BadInput(f"method={method!r} can't be used with {format.name}, since {reason}.")

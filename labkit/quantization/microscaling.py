@@ -34,13 +34,13 @@ class MXFP4(Grid):
         return {"exponent": exponent.clamp(0, 254).to(torch.uint8)}  # 0, which the log of 0 becomes, is 2^−127
 
     def encode(self, blocks: Blocks, parameters: Parameters) -> Codes:
-        magnitudes = torch.tensor(MAGNITUDES, device=blocks.device)
+        magnitudes = torch.tensor(MAGNITUDES, dtype=torch.float32, device=blocks.device)
         middles = (magnitudes[1:] + magnitudes[:-1]) / 2
         codes = torch.bucketize(blocks.abs() / self._scale(parameters), middles).to(torch.uint8)
         return torch.where((blocks < 0) & (codes > 0), codes + 8, codes)
 
     def decode(self, codes: Codes, parameters: Parameters) -> Blocks:
-        magnitudes = torch.tensor(MAGNITUDES)
+        magnitudes = torch.tensor(MAGNITUDES, dtype=torch.float32)
         return look_up(torch.cat([magnitudes, -magnitudes]), codes) * self._scale(parameters)
 
     def _scale(self, parameters: Parameters) -> torch.Tensor:

@@ -23,7 +23,10 @@ from labkit import checks
 from labkit.errors import BadInput
 from labkit.models.memory import human_bytes
 from labkit.models.texts import texts as shipped_texts
+from labkit.quantization import formats as formats_module
 from labkit.quantization.comparing import compare, logits_of
+from labkit.quantization.counting import packed_bytes
+from labkit.quantization.grids import Format
 from labkit.quantization.held_out import note_seen
 from labkit.quantization.intervals import few_remarks, interval_of, with_interval
 from labkit.quantization.inventory import contents
@@ -39,10 +42,12 @@ from labkit.quantization.sensitivities import (
     alone,
     exchanged,
     formats_of,
+    places,
 )
 from labkit.results import Result
 from labkit.trace.building import refuse_odd_weights
 from labkit.trace.documents import Documents
+from labkit.trace.lab_like import check_lab
 from labkit.trace.overlaps import Seen
 
 if TYPE_CHECKING:
@@ -257,8 +262,11 @@ def mix(
     Raises BadInput for a budget below the smallest mix, and texts in both; Unavailable for a quantized model. The default
     model's weights lie on a 4-bit grid (`on_grid`): a mix found on it is an artefact of that grid.
     """
+    check_lab(lab)
+    checks.flag("progress", progress)
     refuse_odd_weights(lab, "given a mix of formats")
-    wanted = formats_of(None, formats)
+    wanted = formats_of(None, formats, "formats")
+    budget = checks.whole("budget_bytes", budget_bytes, 1, wanted="a whole number of bytes, such as 8 * 2**30")
     most = None if tokens is None else checks.whole("tokens", tokens, 1)
     draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
     cut = None if longest is None else checks.whole("longest", longest, 2)
@@ -275,11 +283,12 @@ def mix(
             f"{len(both)} of the documents to measure on ({checks.some(both)}) stand also in those the mix is found on, which "
             "would flatter it; give others, such as lk.quantization.texts(8) and lk.quantization.texts(8, skip=8)."
         )
+    _refuse_below(smallest_mix(lab, wanted, head), budget, None)  # before the costs are measured, which takes minutes
     measured = alone(lab, found_on, wanted, head=head, progress=progress)
     if not measured.complete:
         raise KeyboardInterrupt  # half the costs make no mix
     choices = _choices(lab, measured, int(found_on.tokens.sum()))
-    budget = _checked(choices, budget_bytes)
+    budget = _checked(choices, budget)
     chosen = choices.solve(budget)
     uniform = {each.name: _one_format(choices, each.name) for each in wanted}
     return Mix(
@@ -307,21 +316,37 @@ def _choices(lab: BuiltLab, measured: Alone, tokens: int) -> Choices:
     for row in measured.rows:
         by_place.setdefault(row.place.name, []).append(row)
     if not by_place:
-        raise BadInput(f"No matrix of {lab.name} can be quantized so: {measured.why}.")
+        raise BadInput(
+            f"No matrix of {lab.name} can be quantized so, since {measured.why}; give other formats, or head=True."
+        )
     rows = tuple(tuple(sorted(options, key=lambda row: row.size_bytes)) for options in by_place.values())
     rest = contents(lab).size_bytes - sum(options[0].place.size_bytes for options in rows)
     return Choices(rows, tokens, rest)
 
 
 def _checked(choices: Choices, budget_bytes: object) -> int:
-    budget = checks.whole("budget_bytes", budget_bytes, 1)
-    if budget < choices.smallest:
-        rest = human_bytes(choices.rest_bytes)
-        raise BadInput(
-            f"budget_bytes={budget:,} is too little: the smallest mix of these formats takes {choices.smallest:,} bytes, "
-            f"{rest} of it not quantized; give as many, or formats of fewer bits, or head=True."
-        )
+    budget = checks.whole("budget_bytes", budget_bytes, 1, wanted="a whole number of bytes, such as 8 * 2**30")
+    _refuse_below(choices.smallest, budget, choices.rest_bytes)
     return budget
+
+
+def _refuse_below(smallest: int, budget: int, rest: int | None) -> None:
+    if budget < smallest:
+        of_it = "" if rest is None else f", {human_bytes(rest)} of it not quantized"
+        raise BadInput(
+            f"budget_bytes={budget:,} is too little: the smallest mix of these formats takes {smallest:,} bytes{of_it}; give as "
+            "many, or formats of fewer bits, or head=True."
+        )
+
+
+def smallest_mix(lab: BuiltLab, wanted: Sequence[Format], head: bool) -> int:
+    """Bytes of the smallest mix, counted without measuring anything."""
+    saved = 0
+    for place in places(lab, head):
+        fitted = (formats_module.fitted(formats_module.as_given(each), place.weight.shape) for each in wanted)
+        sizes = [packed_bytes(each, tuple(place.weight.shape)) for each in fitted if isinstance(each, Format)]
+        saved += place.size_bytes - min(sizes) if sizes else 0
+    return contents(lab).size_bytes - saved
 
 
 def _one_format(choices: Choices, name: str) -> list[int]:

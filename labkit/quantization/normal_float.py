@@ -102,12 +102,12 @@ def normal_levels() -> torch.Tensor:
     from scipy.special import ndtri  # torch's own differs in the last bit
 
     def quantiles(count: int) -> list[float]:
-        shares = torch.linspace(OUTERMOST, 0.5, count + 1)[:-1]
+        shares = torch.linspace(OUTERMOST, 0.5, count + 1, dtype=torch.float32)[:-1]
         found: list[float] = ndtri(shares.double().numpy()).tolist()
         return found
 
     above, below = quantiles(8), [-each for each in quantiles(7)]
-    levels = torch.tensor(sorted([*above, 0.0, *below]))
+    levels = torch.tensor(sorted([*above, 0.0, *below]), dtype=torch.float32)
     return levels / levels.max()
 
 
@@ -119,7 +119,7 @@ def dynamic_levels() -> torch.Tensor:
     """
     decades = []
     for i in range(7):
-        edges = torch.linspace(0.1, 1, 2**i + 1)
+        edges = torch.linspace(0.1, 1, 2**i + 1, dtype=torch.float32)
         decades.append(10.0 ** (i - 6) * (edges[:-1] + edges[1:]) / 2)
     positive = torch.cat(decades)
-    return torch.cat([-positive, torch.tensor([0.0, 1.0]), positive]).sort().values
+    return torch.cat([-positive, torch.tensor([0.0, 1.0], dtype=torch.float32), positive]).sort().values

@@ -13,16 +13,18 @@ from torch import nn
 
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
+from labkit.models.resolve import say
 from labkit.quantization import backends, formats
 from labkit.quantization.calibration import Activations, check_memory, collecting, layer_by_layer, windows
 from labkit.quantization.grids import Format, GroupSize, refuse_damaged
 from labkit.quantization.held_out import note_seen
 from labkit.quantization.inventory import Record, put_record
 from labkit.quantization.layers import PackedWeight, put
-from labkit.quantization.methods import METHODS, Choose, check_goes_with, round_to_nearest
+from labkit.quantization.methods import METHODS, Choose, check_goes_with, lost, round_to_nearest
 from labkit.quantization.weights import Matrix, matrices
 from labkit.trace import running
 from labkit.trace.building import check_room, is_quantized, refuse_adapters, refuse_odd_weights
+from labkit.trace.lab_like import check_lab
 from labkit.trace.overlaps import Seen
 
 if TYPE_CHECKING:
@@ -76,8 +78,11 @@ def quantize(
     Raises BadInput for settings that don't go together, and for damaged weights; Unavailable for a model that is quantized
         already, has an adapter or is spread over devices; NotEnoughMemory.
     """
+    check_lab(lab)
     how = METHODS[checks.one_of("method", method, METHODS)]
     checks.one_of("backend", backend, ("labkit", *backends.NAMES))
+    if not callable(progress):
+        checks.flag("progress", progress, wanted="True, False or a function of two numbers")
     seed = checks.seed(seed)
     if calibration is not None and not how.calibrated:
         checks.refuse("calibration", calibration, f"none with method={method!r}, which uses no text")
@@ -157,6 +162,7 @@ def planned(
         layers = [name for name, each in there.items() if each.part == "layer"]
         asked = dict.fromkeys(layers if modules is None else _named(there, modules, "modules"), format)
     if head is not None:
+        formats.of(head, argument="head")
         asked |= {name: head for name, each in there.items() if each.part != "layer"}
     tied = [name for name, each in there.items() if each.tied]
     if any(asked.get(name) is not None for name in tied):  # one tensor has one format
@@ -174,9 +180,11 @@ def planned(
     return Plan(there, {name: chosen[name] for name in there if name in chosen}, kept)
 
 
-def _named(there: Mapping[str, Matrix], patterns: str | Iterable[object], argument: str) -> list[str]:
+def _named(there: Mapping[str, Matrix], patterns: object, argument: str) -> list[str]:
     """The matrices that patterns name. Raises BadInput for a pattern that fits none."""
-    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    wanted = (
+        [patterns] if isinstance(patterns, str) else checks.series(argument, patterns, "names of matrices, or patterns")
+    )
     if not wanted:
         checks.refuse(argument, wanted, "at least one matrix; lk.quantization.matrices(lab) lists them")
     found: dict[str, None] = {}
@@ -232,8 +240,9 @@ def _built(
             chosen = choose(matrix.weight, plan.formats[name], inputs)
             dtype = matrix.weight.dtype
             packed[key] = PackedWeight(chosen.packed, dtype, matrix.transposed, chosen.scale)
-            if chosen.remark:
-                remarks[name] = chosen.remark
+            told = [each for each in (chosen.remark, lost(matrix.weight, chosen.packed)) if each]
+            if told:
+                remarks[name] = "; ".join(told)
         put(model.get_submodule(module_name(matrix)), matrix.parameter, packed[key])
         bar.update()
         if callable(progress):
@@ -310,15 +319,32 @@ def copied(
         parameter = matrix.module._parameters[matrix.parameter]
         assert parameter is not None
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
-    for module in inner.modules():  # hooks of edits that are on stay with the original
-        for hook in _labkit_hooks(module):
+    users = 0
+    for module in inner.modules():  # hooks of edits that are on stay with the original, and so do a user's own
+        for hook in [hook for hooks in _hook_tables(module) for hook in hooks.values() if not _is_the_models(hook)]:
             memo[id(hook)] = hook
-    new: PreTrainedModel = copy.deepcopy(inner, memo)
+            users += not _made_in(hook).startswith("labkit.")
+    try:
+        new: PreTrainedModel = copy.deepcopy(inner, dict(memo))
+    except TypeError:  # a lock, a file, a socket: what can't be copied is shared
+        for module in inner.modules():
+            memo |= {id(value): value for value in vars(module).values() if not _is_copyable(value)}
+        try:
+            new = copy.deepcopy(inner, memo)
+        except TypeError as error:
+            raise Unavailable(
+                f"This model holds something that can't be copied ({error}); take it off the model before quantizing."
+            ) from error
     for module in new.modules():
         for hooks in _hook_tables(module):
-            for key in [key for key, hook in hooks.items() if _is_labkits(hook)]:
+            for key in [key for key, hook in hooks.items() if not _is_the_models(hook)]:
                 del hooks[key]
     new.eval()
+    if users:
+        say(
+            f"{users} hook{'s' if users > 1 else ''} of your own stay{'' if users > 1 else 's'} with the original; put them on "
+            "the quantized model too if it is to have them."
+        )
     return new
 
 
@@ -326,12 +352,25 @@ def _hook_tables(module: nn.Module) -> list[dict[int, object]]:
     return [vars(module)[name] for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")]
 
 
-def _is_labkits(hook: object) -> bool:
-    return str(getattr(hook, "__module__", "")).startswith("labkit.")
+def _made_in(hook: object) -> str:
+    """The module that a hook was written in."""
+    return str(getattr(getattr(hook, "func", hook), "__module__", "") or "")
 
 
-def _labkit_hooks(module: nn.Module) -> list[object]:
-    return [hook for hooks in _hook_tables(module) for hook in hooks.values() if _is_labkits(hook)]
+def _is_the_models(hook: object) -> bool:
+    """Whether a hook belongs to the model, as those by which torch keeps weights normalized."""
+    return _made_in(hook).partition(".")[0] in ("torch", "transformers", "accelerate")
+
+
+def _is_copyable(value: object) -> bool:
+    """Whether something that hangs on a module, and is no part of the model, can be copied."""
+    if isinstance(value, dict | torch.Tensor | nn.Module):
+        return True
+    try:
+        copy.deepcopy(value)
+    except TypeError:
+        return False
+    return True
 
 
 def finished(

@@ -28,7 +28,7 @@ def scaled(weight: torch.Tensor, inputs: Sequence[Activations], format: Format) 
     """
     columns = weight.shape[-1]
     experts = weight.detach().float().reshape(len(inputs), -1, columns)
-    best = torch.ones(len(inputs), columns, device=weight.device)
+    best = torch.ones(len(inputs), columns, dtype=torch.float32, device=weight.device)
     plain = format.pack(weight).unpack().view(experts.shape)
     least = [float(seen.error(plain[i] - experts[i]).sum()) for i, seen in enumerate(inputs)]
     for step in range(1, STEPS + 1):

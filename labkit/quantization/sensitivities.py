@@ -28,6 +28,7 @@ from labkit.quantization.weights import Matrix, matrices, weight_error
 from labkit.results import Result
 from labkit.trace.building import refuse_odd_weights
 from labkit.trace.documents import Documents
+from labkit.trace.lab_like import check_lab
 from labkit.trace.resuming import Entering, entering
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ LONGEST = 64  # tokens of a document, so that few tokens are still of six docume
 REFERENCE_BYTES = 2**30  # of the original's probabilities, held while matrix after matrix is tried
 
 Given = str | Format
+BITS = "a whole number from 2 to 6, or 8"
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +175,8 @@ def sensitivity(
     so its figures at 4 bits say little of other models.
     Raises BadInput for formats and texts that can't be used, Unavailable for a quantized or spread model.
     """
+    check_lab(lab)
+    checks.flag("progress", progress)
     refuse_odd_weights(lab, "tried with quantized matrices")
     wanted = formats_of(bits, format)
     most = None if tokens is None else checks.whole("tokens", tokens, 1)
@@ -183,7 +187,9 @@ def sensitivity(
     if not found.rows:
         if not found.complete:
             raise KeyboardInterrupt  # nothing was done that could be kept
-        raise BadInput(f"No matrix of {lab.name} was measured: {found.why}.")
+        raise BadInput(
+            f"No matrix of {lab.name} was measured, since {found.why}; give another format or smaller groups."
+        )
     noise = rerun_noise(documents, lab)
     table = _table(found, documents, noise, draws, seed)
     names = tuple(dict.fromkeys(each.name for each in wanted))
@@ -205,17 +211,23 @@ def sensitivity(
     )
 
 
-def formats_of(bits: int | None, format: Given | Sequence[Given]) -> list[Format]:
+def formats_of(bits: int | None, format: Given | Sequence[Given], argument: str = "format") -> list[Format]:
+    """What was asked for, as Formats. argument: under which name, for the error."""
     if bits is not None:
         if format != "int4":
             checks.refuse("bits", bits, "either bits or a format, not both")
-        format = f"int{checks.whole('bits', bits, 2, 8)}"
-    given = [format] if isinstance(format, str | Format) else list(format)
+        number = checks.whole("bits", bits, 2, 8, wanted=BITS)
+        if number == 7:
+            checks.refuse("bits", bits, BITS)
+        format = f"int{number}"
+    given = (
+        [format] if isinstance(format, str | Format) else checks.series(argument, format, "a format, or a list of them")
+    )
     if not given:
-        checks.refuse("format", format, "at least one format")
-    found = [formats.of(each) for each in given]
+        checks.refuse(argument, format, "at least one format")
+    found = [formats.of(each, argument=argument) for each in given]  # type: ignore[arg-type]
     if len({each.name for each in found}) < len(found):
-        checks.refuse("format", [each.name for each in found], "each format once, under a name of its own")
+        checks.refuse(argument, [each.name for each in found], "each format once, under a name of its own")
     return found
 
 

@@ -23,6 +23,7 @@ from labkit.quantization.inventory import contents
 from labkit.quantization.llama_cpp import LlamaCpp
 from labkit.results import Result
 from labkit.trace import running
+from labkit.trace.lab_like import check_lab
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +118,8 @@ def speed(
     if isinstance(models, Mapping):
         named = dict(models)
     else:
-        found = [models] if isinstance(models, str | os.PathLike) or hasattr(models, "model") else list(models)
+        single = isinstance(models, str | os.PathLike) or hasattr(models, "model")
+        found = [models] if single else checks.series("models", models, "labs and paths of GGUF files")
         named = {_name(each): each for each in found}
         if len(named) < len(found):
             raise BadInput("Two of these models have one name; give a table {name: model}.")
@@ -131,7 +133,9 @@ def speed(
             f"{_PROMPT + tokens}."
         )
     for each in named.values():
-        if isinstance(each, str | os.PathLike):
+        if not isinstance(each, str | os.PathLike):
+            check_lab(each)
+        else:
             files.read_gguf_header(Path(each).expanduser())  # what is wrong with a file is said before anything runs
     threads = torch.get_num_threads()
     seconds: dict[str, list[float]] = {name: [] for name in named}
@@ -308,7 +312,7 @@ def _same(first: torch.nn.Module, last: torch.nn.Module) -> bool:
 
 def _bandwidth() -> float:
     """Bytes a second, read from memory: a sum over a tensor that no cache holds."""
-    values = torch.ones(_PROBE_BYTES // 4)
+    values = torch.ones(_PROBE_BYTES // 4, dtype=torch.float32)
     values.sum()
     began = time.perf_counter()
     for _ in range(3):

@@ -147,6 +147,7 @@ def damage(
     """
     from tqdm.auto import tqdm
 
+    checks.flag("progress", progress)
     smalls = list(small) if isinstance(small, Sequence) else [small]
     if not smalls:
         raise BadInput("There is no model to compare with the original: the list is empty; give at least one lab.")

@@ -12,6 +12,7 @@ from torch import nn
 
 from labkit.models.memory import part
 from labkit.trace import running
+from labkit.trace.lab_like import check_lab
 
 if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike
@@ -57,6 +58,7 @@ def matrices(lab: LabLike) -> dict[str, Matrix]:
     inputs). Routers are none of them: they are small, and a choice that flips costs more than their bytes. Of a quantized
     lab, those that labkit packed are among them, and `weight` gives their values.
     """
+    check_lab(lab)
     found: list[Matrix] = []
     names = {id(module): name for name, module in running.language_model(lab.model).named_modules()}
     seen: set[int] = set()

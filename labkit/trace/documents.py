@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def documents_of(lab: LabLike, texts: object) -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
     """The token ids of every document, its kind, and what was cut."""
     if not isinstance(texts, Mapping) or not texts:
-        raise BadInput('collect takes kinds of text and their documents: {"prose": [text, ...], "python": [...]}.')
+        raise BadInput('Texts are given by kind, with one kind at least: {"prose": [text, ...], "python": [...]}.')
     documents, kind_of, cut = [], [], 0
     for number, (kind, of_kind) in enumerate(texts.items()):
         if isinstance(of_kind, str | bytes) or not isinstance(of_kind, Sequence) or not len(of_kind):
