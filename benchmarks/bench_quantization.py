@@ -1,11 +1,13 @@
 """Quantization on the CPU: packing the whole default model, the KL of a quantized model over long texts, tokens a second.
 
 Packing: the default model's matrices, by labkit's grids and by the library that makes the same: bitsandbytes for NF4, gguf
-for GGUF's blocks, torchao for int8 (where it is installed). KL: `lk.quantization.damage` over 20,000 tokens of the texts that
+for GGUF's blocks, torchao for int8 (where it is installed). Methods: GPTQ, activation-aware scaling and HQQ on some of its
+matrices, each against rounding the same matrices to nearest, since no library here does them on a CPU; what enters the
+matrices is drawn at random, on which the time does not depend. KL: `lk.quantization.damage` over 20,000 tokens of the texts that
 come with labkit, with intervals and all else it tells, against a plain loop that runs both models and takes the mean KL.
 Speed: `lk.quantization.speed` of labs and GGUF files in one run; llama.cpp where xllamacpp is installed.
 
---quick: one tenth of the matrices, 1,000 tokens, few tokens generated. --json: the results as JSON.
+--quick: one tenth of the matrices (of the methods one in fifty), 1,000 tokens, few tokens generated. --json: the results as JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ import torch
 from common import Result, compare, default_lab, report
 
 import labkit as lk
-from labkit.quantization import formats
+from labkit.quantization import Activations, Format, formats
+from labkit.quantization.methods import METHODS
 from labkit.trace.documents import Documents
 
 GGUF = ("q4_0", "q8_0")
@@ -85,6 +88,34 @@ def packing(share: float, rounds: int) -> list[Result]:
         )
         for name, peer in peers.items()
     ]
+
+
+@functools.cache
+def inputs(columns: int) -> Activations:
+    """Second moments of random inputs."""
+    drawn = torch.randn(2 * columns, columns, generator=torch.Generator().manual_seed(0))
+    return Activations(drawn.T @ drawn / len(drawn), drawn.abs().mean(0), len(drawn))
+
+
+def chosen_by(method: str, format: Format, share: float) -> None:
+    for weight in weights(share):
+        METHODS[method].choose(weight, format, [inputs(weight.shape[-1])])
+
+
+def choosing(share: float, rounds: int) -> list[Result]:
+    count = sum(weight.numel() for weight in weights(share))
+    found = []
+    for method, symmetric in (("gptq", True), ("awq", True), ("hqq", False)):
+        format = formats.of("int4", symmetric=symmetric)
+        found.append(
+            compare(
+                f"{count:,} weights to int4 by {METHODS[method].title}",
+                (f"method={method!r}", functools.partial(chosen_by, method, format, share)),
+                ("method='rtn'", functools.partial(chosen_by, "rtn", format, share)),
+                rounds=rounds,
+            )
+        )
+    return found
 
 
 @functools.cache
@@ -157,6 +188,7 @@ def main() -> None:
             sys.stdout.flush()
 
     told(packing(0.1 if asked.quick else 1.0, 3))
+    told(choosing(0.02 if asked.quick else 0.2, 1 if asked.quick else 3))
     told([kl(1_000 if asked.quick else 20_000, 1 if asked.quick else 3)])
     found = speeds(8 if asked.quick else 64, 1 if asked.quick else 5, GGUF[:1] if asked.quick else ("f16", *GGUF))
     if asked.json:
