@@ -151,7 +151,7 @@ def test_indices_are_those_of_a_list(start, stop, count):
         (lambda: checks.fraction("p", 0, zero=False), "p=0 can't be used; give a number above 0 and up to 1."),
         (lambda: checks.fraction("p", 1, one=False), "p=1 can't be used; give a number from 0 and below 1."),
         (lambda: checks.fraction("p", 1, zero=False, one=False), "p=1 can't be used; give a number between 0 and 1."),
-        (lambda: checks.seed(2**64), f"seed={2**64} can't be used; give a whole number from 0."),
+        (lambda: checks.seed(2**64), f"seed={2**64} can't be used; give a whole number from 0 to {checks.SEEDS:,}."),
         (
             lambda: checks.one_of("how", "dorp", ("drop", "forbid")),
             "how='dorp' can't be used (did you mean 'drop'?); give \"drop\" or \"forbid\".",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import cast
+from typing import SupportsIndex, cast
 
 import torch
 from torch import nn
@@ -99,6 +99,14 @@ class Unpacked(torch.Tensor):
             if isinstance(found, torch.Tensor) and isinstance(of, cls) and _same_memory(found, of):
                 return found.as_subclass(cls)
             return found.as_subclass(torch.Tensor) if isinstance(found, cls) else found
+
+    def __deepcopy__(self, memo: dict[int, object]) -> torch.Tensor:
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.as_subclass(torch.Tensor).clone()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[object, ...]:
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.as_subclass(torch.Tensor).__reduce_ex__(protocol)
 
 
 _NO_WRITING = {"requires_grad_", "retain_grad", "share_memory_", "rename_"}

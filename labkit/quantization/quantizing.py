@@ -81,6 +81,8 @@ def quantize(
     check_lab(lab)
     how = METHODS[checks.one_of("method", method, METHODS)]
     checks.one_of("backend", backend, ("labkit", *backends.NAMES))
+    if format is None:
+        checks.refuse("format", format, "the name of a format, a Format, or a table of them by matrix")
     if not callable(progress):
         checks.flag("progress", progress, wanted="True, False or a function of two numbers")
     seed = checks.seed(seed)

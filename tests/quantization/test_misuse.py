@@ -32,6 +32,7 @@ from labkit.quantization import (
 from labkit.quantization import mixing as mixing_module
 
 TEXTS = [f"the cat number {n} sat on the mat because it was tired of the dog and the tree" for n in range(30)]
+OTHERS = ["a dog ran after it, where the tree was up", "because the other dog and its mat were there, nobody sat"]
 PROJECTION = "model.layers.0.self_attn.q_proj"
 
 
@@ -229,7 +230,7 @@ def test_one_format_by_itself_is_a_list_of_one(lab: lk.Lab) -> None:
 def test_a_budget_that_nothing_fits_is_refused_before_anything_is_measured(
     lab: lk.Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = mix(lab, budget_bytes=10**9, texts=TEXTS[:2], measured_on=TEXTS[3:5], progress=False)
+    there = mix(lab, budget_bytes=10**9, texts=TEXTS[:2], measured_on=OTHERS, progress=False)
     assert (
         mixing_module.smallest_mix(lab, [formats.of(name) for name in mixing_module.FORMATS], False)
         == there.smallest_bytes
@@ -237,4 +238,4 @@ def test_a_budget_that_nothing_fits_is_refused_before_anything_is_measured(
     monkeypatch.setattr(mixing_module, "alone", lambda *_a, **_k: pytest.fail("it was measured"))
     for wrong in (there.smallest_bytes - 1, "8GB"):
         with pytest.raises(lk.BadInput, match="budget_bytes"):
-            mix(lab, budget_bytes=wrong, texts=TEXTS[:2], measured_on=TEXTS[3:5], progress=False)  # type: ignore[arg-type]
+            mix(lab, budget_bytes=wrong, texts=TEXTS[:2], measured_on=OTHERS, progress=False)  # type: ignore[arg-type]
