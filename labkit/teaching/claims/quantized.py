@@ -68,7 +68,7 @@ def harder_to_squeeze() -> tuple[float, str]:
     seen = recorded_squeeze("wide")["tokens"] / 1e6
     return round(added["labkit-squeeze"][0], 3), (
         f"rounding to 2 bits adds {early} after {EARLY * seen.max():.1f} million tokens, and {late} after {seen.max():.1f} "
-        "million: one model, one training, intervals over {PASSAGES} documents of each of five kinds; tuning was not tried"
+        f"million: one model, one training, intervals over {PASSAGES} documents of each of five kinds; tuning was not tried"
     )
 
 
