@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -186,7 +186,7 @@ def check_memory(lab: LabLike, settings: Settings, tokens: int) -> None:
     dtype = next((name for name, kind in DTYPES.items() if kind == lab.dtype), "float32")
 
     def needed(**changes: str | int) -> int:
-        it = replace(settings, **changes)
+        it = replace(settings, **cast("dict[str, Any]", changes))
         targets = it.targets or ("all-linear" if not METHODS[it.method].is_full else ())
         packed = replace(it, method="lora") if METHODS[it.method].quantized and is_quantized(lab.model) else it
         return _counted(
@@ -216,7 +216,8 @@ def check_memory(lab: LabLike, settings: Settings, tokens: int) -> None:
 
 def _skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """On the meta device, with the attention that training uses."""
-    model = skeleton(config).to(dtype)
+    model = skeleton(config)
+    nn.Module.to(model, dtype)
     if getattr(model, "_supports_sdpa", False):
         model.set_attn_implementation("sdpa")
     return model

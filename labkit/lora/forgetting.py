@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -129,10 +129,10 @@ def forgotten(
     return Forgotten(pd.DataFrame(rows), noise=noise, tuned=str(name), original=lab.name, draws=draws, seed=seed)
 
 
-def _runner(lab: LabLike, tuned: Adapter[BuiltLab] | LabLike) -> Callable[[TextRows, int], torch.Tensor]:
+def _runner(lab: Made, tuned: Adapter[Made] | LabLike) -> Callable[[TextRows, int], torch.Tensor]:
     """The tuned model's logits on one batch of some rows."""
     if isinstance(tuned, Adapter):
-        mine = tuned if tuned.lab is lab else tuned.for_lab(cast("BuiltLab", lab))
+        mine = tuned if tuned.lab is lab else tuned.for_lab(lab)
 
         def on(rows: TextRows, number: int) -> torch.Tensor:
             with mine.on():

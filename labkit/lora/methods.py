@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -53,10 +53,9 @@ def lora_config(method: str, rank: int, alpha: float, targets: Sequence[str], dr
 
     fields = METHODS[method].fields
     assert fields is not None
-    options: dict[str, object] = dict(fields)
+    options: dict[str, Any] = {"lora_alpha": alpha, **fields}  # which may be a fraction
     return LoraConfig(
         r=rank,
-        lora_alpha=alpha,
         target_modules=list(targets),
         lora_dropout=dropout,
         task_type="CAUSAL_LM",
@@ -77,7 +76,7 @@ def linear_maps(model: nn.Module) -> dict[str, tuple[int, int]]:
         if isinstance(module, nn.Linear):
             found[name] = (module.out_features, module.in_features)
         elif type(module).__name__ == "Conv1D":  # GPT-2's: (inputs, outputs)
-            inputs, outputs = module.weight.shape  # type: ignore[misc] # a parameter of two dimensions
+            inputs, outputs = module.weight.shape
             found[name] = (int(outputs), int(inputs))
     return found
 

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from labkit.errors import BadInput, LabError, Unavailable
 from labkit.lora import scripts
@@ -324,10 +324,10 @@ def _called(function: Callable[[], object]) -> None:
 
 
 _LOCK = threading.Lock()
-_CURRENT: weakref.ref[Run[TunableLab]] | None = None
+_CURRENT: weakref.ref[Run[Any]] | None = None
 
 
-def current_run() -> Run[TunableLab] | None:
+def current_run() -> Run[Any] | None:
     """The run that is under way, if there is one."""
     run = None if _CURRENT is None else _CURRENT()
     return None if run is None or run.done else run

@@ -137,7 +137,8 @@ class Written:
         if method.quantized:
             fields |= {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True}
         head = f"# {method.title}: trl sft --config {YAML}, in this folder\n"
-        return head + yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+        body: str = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+        return head + body
 
 
 def rows_of(mask: Mask, tokenizer: PreTrainedTokenizerBase, template: Mapping[str, object] | None) -> list[Row]:
@@ -171,7 +172,7 @@ def _readable(masked: Masked, tokenizer: PreTrainedTokenizerBase) -> Row | None:
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    found: list[int] = tokenizer(text)["input_ids"]  # type: ignore[assignment]
+    found: list[int] = tokenizer(text)["input_ids"]
     return found
 
 

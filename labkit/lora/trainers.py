@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from functools import cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, TrainerCallback
-    from trl import SFTTrainer
+    import datasets
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl
+    from trl.trainer.sft_trainer import SFTTrainer
 
 __all__ = [
     "SeededDropout",
-    "callback_class",
+    "Trainer",
     "draws_elsewhere",
     "epoch_batches",
     "neftune",
     "seed_dropout",
-    "trainer_class",
+    "trainer_of",
 ]
 
 
@@ -106,22 +108,74 @@ def epoch_batches(rows: int, batch: int, steps: int, seed: int) -> list[list[int
     return found[:steps]
 
 
+class Trainer(Protocol):
+    """What of a trainer a run uses.
+
+    batches: which rows are in each step to come.  total_steps: with those behind it.  autocast: the dtype of products, or None.
+    random_draws: entered for each step.  restore: called once optimiser and schedule are there.
+    """
+
+    batches: Sequence[Sequence[int]]
+    total_steps: int
+    autocast: torch.dtype | None
+    random_draws: Callable[[], contextlib.AbstractContextManager[None]]
+    restore: Callable[[Trainer], None] | None
+    train_dataset: Sized
+    optimizer: torch.optim.Optimizer | None
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
+
+    def train(self) -> object: ...
+
+
+def trainer_of(
+    model: nn.Module,
+    rows: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str,
+    options: Mapping[str, object],
+    calls: tuple[Callable[[], object], Callable[[], object], Callable[[Mapping[str, float]], bool]],
+) -> Trainer:
+    """A trainer of a model on rows of token ids and labels. options: of SFTConfig.  folder: for what it writes.
+
+    calls: as training begins; as a step begins; and after it, given what the trainer tells of it, which returns whether to stop.
+    """
+    from transformers import PrinterCallback
+    from trl.trainer.sft_config import SFTConfig
+
+    given = cast("dict[str, Any]", dict(options))
+    packing = bool(given.get("packing"))
+    config = SFTConfig(
+        output_dir=folder,
+        disable_tqdm=True,
+        dataset_kwargs={"skip_prepare_dataset": not packing},  # the rows are tokenized, and packed there
+        **given,
+    )
+    config._n_gpu = 1  # of several GPUs the one that the model is on
+    made: Any = _trainer_class()(
+        model=cast("PreTrainedModel", model),
+        args=config,
+        train_dataset=rows,
+        processing_class=copy.deepcopy(tokenizer),  # it is given a padding token
+        callbacks=[_callback(*calls)],
+    )
+    made.remove_callback(PrinterCallback)
+    found: Trainer = made
+    return found
+
+
 @cache
-def trainer_class() -> type[SFTTrainer]:
+def _trainer_class() -> type[SFTTrainer]:
     """The trainer's class. Made when first used: TRL takes seconds to import."""
-    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import SFTTrainer
 
-    class Trainer(SFTTrainer):
-        """SFTTrainer with batches chosen beforehand, whose optimiser may have steps behind it.
-
-        batches: which rows are in each step to come.  total_steps: with those behind it.
-        """
+    class BatchTrainer(SFTTrainer):
+        """SFTTrainer with batches chosen beforehand, whose optimiser may have steps behind it. Its fields: see `Trainer`."""
 
         batches: Sequence[Sequence[int]] = ()
         total_steps: int = 0
         autocast: torch.dtype | None = None
         random_draws: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-        restore: Callable[[SFTTrainer], None] | None = None  # called once optimiser and schedule are there
+        restore: Callable[[Trainer], None] | None = None
 
         def _send_telemetry(self) -> None:
             """Nothing is sent anywhere."""
@@ -130,7 +184,7 @@ def trainer_class() -> type[SFTTrainer]:
             rows = self._remove_unused_columns(self.train_dataset, description="training")
             return DataLoader(
                 cast("Dataset[dict[str, torch.Tensor]]", rows),
-                batch_sampler=self.batches,
+                batch_sampler=[list(batch) for batch in self.batches],
                 collate_fn=self.data_collator,
                 generator=torch.Generator(),  # else it draws from the process's own
             )
@@ -140,7 +194,7 @@ def trainer_class() -> type[SFTTrainer]:
         ) -> torch.optim.lr_scheduler.LRScheduler:
             made = super().create_scheduler(self.total_steps, optimizer)
             if self.restore is not None:
-                self.restore(self)
+                self.restore(cast("Trainer", self))
             return made
 
         def autocast_smart_context_manager(
@@ -152,34 +206,29 @@ def trainer_class() -> type[SFTTrainer]:
 
         def training_step(self, *args: object, **keywords: object) -> torch.Tensor:
             with self.random_draws():
-                return super().training_step(*args, **keywords)
+                loss: torch.Tensor = super().training_step(*args, **keywords)  # type: ignore[no-untyped-call]
+                return loss
 
-    return Trainer
+    return BatchTrainer
 
 
-@cache
-def callback_class() -> type[TrainerCallback]:
-    """Calls plain functions. Made when first used, as the trainer is."""
+def _callback(
+    begin: Callable[[], object], step_begins: Callable[[], object], logged: Callable[[Mapping[str, float]], bool]
+) -> TrainerCallback:
+    """A callback that calls plain functions."""
     from transformers import TrainerCallback
 
     class Calls(TrainerCallback):
-        def __init__(
-            self,
-            begin: Callable[[], object],
-            step_begins: Callable[[], object],
-            logged: Callable[[int, Mapping[str, float]], bool],
-        ) -> None:
-            """logged: given the step and what the trainer tells of it; returns whether to stop."""
-            self.begin, self.step_begins, self.logged = begin, step_begins, logged
-
         def on_train_begin(self, args: object, state: object, control: object, **_more: object) -> None:
-            self.begin()
+            begin()
 
         def on_step_begin(self, args: object, state: object, control: object, **_more: object) -> None:
-            self.step_begins()
+            step_begins()
 
-        def on_log(self, args: object, state: object, control: object, logs: object = None, **_more: object) -> None:
-            if isinstance(logs, dict) and "loss" in logs and self.logged(state.global_step, logs):  # type: ignore[attr-defined]
-                control.should_training_stop = True  # type: ignore[attr-defined]
+        def on_log(
+            self, args: object, state: object, control: TrainerControl, logs: object = None, **_more: object
+        ) -> None:
+            if isinstance(logs, dict) and "loss" in logs and logged(logs):
+                control.should_training_stop = True
 
-    return Calls
+    return Calls()

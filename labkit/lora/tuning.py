@@ -22,7 +22,7 @@ from labkit.lora.forgetting import Measured, Measuring
 from labkit.lora.methods import METHODS, lora_config
 from labkit.lora.process_state import kept_process_state
 from labkit.lora.settings import Settings
-from labkit.lora.trainers import callback_class, draws_elsewhere, epoch_batches, neftune, seed_dropout, trainer_class
+from labkit.lora.trainers import Trainer, draws_elsewhere, epoch_batches, neftune, seed_dropout, trainer_of
 from labkit.lora.twins import twin, whole_copy
 from labkit.quantization.weights import is_conv1d
 from labkit.trace import running
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
     from transformers import PreTrainedModel
-    from trl import SFTTrainer
 
     from labkit.generation.record import Generation
     from labkit.lora.masks import Prepared
@@ -131,10 +130,10 @@ class Tuning:
             body = twin(base)
             if any(hasattr(weight, "quant_state") for weight in body.parameters()):
                 vars(body)["is_loaded_in_4bit"] = True  # peft's layers for bitsandbytes go by this
-            model = get_peft_model(body, lora_config(it.method, it.rank, it.alpha, it.targets, it.dropout))  # type: ignore[assignment]
-            vars(body).pop(
-                "is_loaded_in_4bit", None
-            )  # TRL would train the adapter in bfloat16, whatever is computed in
+            config = lora_config(it.method, it.rank, it.alpha, it.targets, it.dropout)
+            model = cast("PeftModel", get_peft_model(body, config))
+            # TRL would train the adapter in bfloat16, whatever is computed in
+            vars(body).pop("is_loaded_in_4bit", None)
             if METHODS[it.method].residual:
                 weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
                 self._initial = {name: weight.detach().clone() for name, weight in weights.items()}
@@ -143,29 +142,18 @@ class Tuning:
         self._generator.manual_seed(it.seed)
         return model
 
-    def _trainer_of(self, base: TunableLab) -> SFTTrainer:
-        from transformers import PrinterCallback
-        from trl import SFTConfig
-
+    def _trainer_of(self, base: TunableLab) -> Trainer:
         it = self.settings
-        options = it.trainer_options(base.device.type)
+        options = {**it.trainer_options(base.device.type), **self.plan.data.settings}
         options["max_steps"] = max(1, it.steps - self.done)
-        options |= self.plan.data.settings
-        config = SFTConfig(
-            output_dir=self._files.name,
-            disable_tqdm=True,
-            dataset_kwargs={"skip_prepare_dataset": not it.packing},  # the rows are tokenized, and packed there
-            **options,
+        trainer = trainer_of(
+            self.model,
+            self.plan.data.dataset(),
+            base.tokenizer,
+            self._files.name,
+            options,
+            (self._begin, self._step_begins, self._logged),
         )
-        config._n_gpu = 1  # of several GPUs the one that the model is on
-        trainer = trainer_class()(
-            model=self.model,
-            args=config,
-            train_dataset=self.plan.data.dataset(),
-            processing_class=copy.deepcopy(base.tokenizer),  # it is given a padding token
-            callbacks=[callback_class()(self._begin, self._step_begins, self._logged)],
-        )
-        trainer.remove_callback(PrinterCallback)
         rows = len(trainer.train_dataset)
         self._steps_a_pass = math.ceil(rows / it.batch)
         trainer.batches = epoch_batches(rows, it.batch, it.steps, it.seed)[self.done :]
@@ -195,9 +183,9 @@ class Tuning:
                 own = original.get_submodule(path.removeprefix("base_model.model.")).get_parameter("weight").detach()
                 layer.get_base_layer().weight.data = own - (taken.T if is_conv1d(layer.get_base_layer()) else taken)
 
-    def _restore(self, trainer: SFTTrainer) -> None:
+    def _restore(self, trainer: Trainer) -> None:
         """Optimiser and schedule of the checkpoint that the run goes on from."""
-        if self._start is not None:
+        if self._start is not None and trainer.optimizer is not None and trainer.lr_scheduler is not None:
             trainer.optimizer.load_state_dict(copy.deepcopy(dict(self._start.optimizer)))
             trainer.lr_scheduler.load_state_dict(dict(self._start.schedule))
 
@@ -255,7 +243,7 @@ class Tuning:
             # a loader draws once for each pass over the rows: so dropout is as in a plain script
             torch.empty((), dtype=torch.int64).random_(generator=self._generator)
 
-    def _logged(self, _step: int, logs: Mapping[str, float]) -> bool:
+    def _logged(self, logs: Mapping[str, float]) -> bool:
         """After a step: what is measured, kept and told of it. Whether to stop."""
         seconds = time.perf_counter() - self._began
         self._step_seconds.append(seconds)
@@ -316,8 +304,10 @@ class Tuning:
 
     def save(self) -> None:
         """Write a checkpoint into the run's folder."""
-        assert self.plan.folder is not None
         trainer = self._trainer
+        assert self.plan.folder is not None
+        assert trainer.optimizer is not None
+        assert trainer.lr_scheduler is not None
         weights = {name: weight.detach() for name, weight in self._weights().items()}
         checkpoints.write(
             self.plan.folder,
