@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import math
 import random
@@ -157,6 +158,20 @@ def test_the_same_seed_gives_the_same_adapter_whatever_else_is_drawn() -> None:
     assert not equal(tensors_of(one), tensors_of(tune(tiny(), seed=1).wait()))
 
 
+def test_nothing_but_completions_is_learnt_and_nothing_held_out(learnt: Run[lk.Lab]) -> None:
+    wanted = {sample.ids: sample.labels for sample in masks.mask(learnt.original, DATA).samples}
+    held_out = {sample.ids for sample in masks.mask(learnt.original, HELD_OUT).samples}
+    seen = set()
+    for batch in learnt._tuning._trainer.get_train_dataloader():  # type: ignore[attr-defined]
+        for ids, labels, real in zip(batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), strict=True):
+            row = tuple(ids[real].tolist())
+            assert labels[real].tolist() == wanted[row]
+            assert (labels[~real] == -100).all()
+            seen.add(row)
+    assert seen == wanted.keys()
+    assert not seen & held_out
+
+
 # ending and going on --------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +297,16 @@ def test_the_adapter_can_be_had_while_it_runs() -> None:
     assert current_run() is None
     assert not equal(dict(first.tensors), tensors_of(run))
     assert run.stop() is run  # again
+
+
+def test_an_interrupt_of_wait_stops_the_run() -> None:
+    run = tune(tiny(), steps=300)
+    once = iter([1])
+    run.subscribe(lambda _step: _thread.interrupt_main() if next(once, 0) else None)
+    with pytest.raises(KeyboardInterrupt):
+        run.wait()
+    assert run.stop().state == "stopped"
+    assert run.adapter.tensors
 
 
 def test_reset_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
