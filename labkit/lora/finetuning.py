@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -186,10 +187,14 @@ def _no_gradient(model: nn.Module) -> str | None:
 
 
 def _packed(lab: Made) -> Made:
-    """The lab with its linear maps in nf4 with double quantization; as it is where it is quantized already."""
+    """The lab with its linear maps in nf4 with double quantization; as it is where it is quantized already.
+
+    By bitsandbytes where it is there, since its products don't unpack to memory, else by labkit itself.
+    """
     if is_quantized(lab.model):
         return lab
-    return quantize(lab, "nf4", backend="bitsandbytes", progress=False)
+    there = importlib.util.find_spec("bitsandbytes") is not None
+    return quantize(lab, "nf4", backend="bitsandbytes" if there else "labkit", progress=False)
 
 
 def _folder(folder: str | os.PathLike[str] | None, resume: bool) -> Path | None:

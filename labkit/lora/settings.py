@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from labkit import checks
-from labkit.errors import BadInput
+from labkit.errors import BadInput, Unavailable
 from labkit.lora.methods import METHODS
 
 Schedule = Literal["linear", "cosine", "constant", "schedule_free"]
@@ -107,4 +108,6 @@ def checked(
     )
     if found.schedule == "schedule_free" and found.optimizer != "adamw":
         raise BadInput(f"schedule='schedule_free' is a form of AdamW; leave optimizer={found.optimizer!r} out.")
+    if found.schedule == "schedule_free" and importlib.util.find_spec("schedulefree") is None:
+        raise Unavailable("schedule='schedule_free' needs the package schedulefree: pip install 'labkit[lora]'")
     return found

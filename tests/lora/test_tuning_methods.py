@@ -12,6 +12,7 @@ import torch
 import labkit as lk
 from labkit.lora.finetuning import finetune
 from labkit.lora.runs import Run
+from labkit.quantization.layers import PackedWeight
 
 DATA = [{"prompt": f"the cat {w}", "completion": f"{w} ran"} for w in ("sat", "tree", "dog", "mat", "tired", "other")]
 IDS = list(range(40, 60))
@@ -65,6 +66,19 @@ def test_qlora_trains_beside_packed_weights() -> None:
             run.original.trace(IDS, keep="logits").logits,
             lk.Lab(fuzz.tiny_model(), fuzz.tiny_tokenizer()).trace(IDS).logits,
         )
+
+
+def test_qlora_does_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else there(name, *a)
+    )
+    run = tuned("qlora", general=False)
+    monkeypatch.undo()
+    packed = [m for m in run._tuning.plan.measuring.base.modules() if isinstance(m, PackedWeight)]
+    assert len(packed) == 14
+    assert all(each.format.name.startswith("nf4") for each in packed)
+    assert run.steps[-1].loss < run.steps[1].loss
 
 
 def test_a_quantized_lab_is_tuned_as_it_is() -> None:
