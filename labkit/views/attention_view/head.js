@@ -55,7 +55,7 @@ export function headPane(shared, which, actions) {
   function receive({ codes, summary }) {
     const { trace, layer, head } = summary;
     const changed = trace !== shown.trace || !shown.sized;
-    Object.assign(shown, { trace, codes, summary });
+    shown.show({ codes, summary });
     if (cellCount(codes.length) !== shown.cells) throw new RangeError(`${codes.length} bytes for ${shown.cells} cells`);
     parts.title.textContent = `${facts.tokens.length > 1 ? `${facts.names[trace]}: ` : ""}layer ${layer} · head ${head}`;
     parts.title.append(" ", make("span", "lk-att-shares lk-muted", saySharing(head, facts.heads, facts.kv_heads)));

@@ -12,8 +12,8 @@ import { fileSource, kernelSource } from "./source.js";
  *   chosen: [number, number] | null, measures: Measure[], can_ablate: boolean, same_text: boolean}} Facts
  */
 
-/** levels: of the codes; tile: cells along the side of one; parts: how many traits hold the map; orders, scales: what the map can be sorted by, and the
- * colour scales, with what they are called.
+/** levels: of the codes; tile: cells along the side of one; parts: how many traits hold the map; orders, scales: what the map can
+ * be sorted by, and the colour scales, with what they are called.
  * @typedef {{levels: number, tile: number, parts: number, orders: Record<string, string>, scales: Record<string, string>}} Constants */
 
 export class Shared {

@@ -11,8 +11,15 @@ import { codeReader } from "./source.js";
 const NO_SIZE = { n: 0, cell: 0, side: 0, q: 1, m: 0, step: 1, gutter: 0, overhang: 0 };
 
 export class Shown {
+  /** Of the trace: which, its tokens as labels and how many, and how many of them a cell of the codes stands for. */
   trace = 0;
+  /** @type {string[]} */
+  labels = [];
+  tokens = 0;
+  pool = 1;
   codes = new Uint8Array(0);
+  /** Cells along a side of the codes. */
+  cells = 0;
   /** What the kernel says of the head (`read_head`). @type {import("./source.js").Summary} */
   summary = { trace: 0, layer: 0, head: 0, aside: false, links: [] };
   /** The picture's measures; of no size until it has a width. */
@@ -36,6 +43,14 @@ export class Shown {
     this.redraw = redraw;
   }
 
+  /** Another head is shown. @param {{codes: Uint8Array, summary: import("./source.js").Summary}} head */
+  show({ codes, summary }) {
+    const { facts, texts } = this.shared;
+    const { trace } = summary;
+    Object.assign(this, { trace, codes, summary, labels: texts[trace], tokens: facts.tokens[trace], pool: facts.pools[trace] });
+    this.cells = Math.ceil(this.tokens / this.pool);
+  }
+
   /** The cell, or the row, that is shown as pointed at. */
   get focus() {
     return this.pointed ?? this.held ?? this.linked;
@@ -44,23 +59,6 @@ export class Shown {
   /** Whether the picture has a size yet. */
   get sized() {
     return this.size !== NO_SIZE;
-  }
-
-  get tokens() {
-    return this.shared.facts.tokens[this.trace];
-  }
-
-  get pool() {
-    return this.shared.facts.pools[this.trace];
-  }
-
-  /** Cells along a side of the codes. */
-  get cells() {
-    return Math.ceil(this.tokens / this.pool);
-  }
-
-  get labels() {
-    return this.shared.texts[this.trace];
   }
 
   get full() {

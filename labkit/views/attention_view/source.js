@@ -4,7 +4,6 @@ import { answerStore } from "../kit/ask.js";
 import { bytesOf, floatsOf } from "../kit/codes.js";
 import { codeAt, lineOf, meanLine, packedBytes, setAside } from "./logic.js";
 
-const PATIENCE = 20000; // ms, after which what was asked for is asked again: the kernel was restarted, or is busy
 const TILES_KEPT = 192; // more than two panes on a fine screen show at a time
 const LINES_KEPT = 400;
 const EXACT_KEPT = 5000;
@@ -25,18 +24,6 @@ const EXACT_KEPT = 5000;
 /** Answers come from the kernel. The heads on show arrive by the model's traits; the rest is asked for.
  * @param {import("../kit/ask.js").Wire} wire @param {(name: string) => any} get */
 export function kernelSource(wire, get) {
-  /**
-   * @template Value
-   * @param {string} name
-   * @param {(answer: import("../kit/ask.js").Answer) => Value} read
-   * @param {number} most
-   * @returns {(question: object, then: () => void, asking?: boolean) => Value | null}
-   */
-  function asked(name, read, most) {
-    const store = answerStore(wire, name, read, { most, patience: PATIENCE });
-    return (question, then, asking = true) => (asking ? store.get(question, then) : store.peek(question));
-  }
-
   return {
     /** Whether there is a kernel. */
     live: true,
@@ -49,11 +36,12 @@ export function kernelSource(wire, get) {
       return codes.length === 0 ? null : { codes, summary: get(`${prefix}summary`) };
     },
     /** The exact weight of a cell. @type {Asked<CellPlace, Link | null>} */
-    exact: asked("exact", ({ value }) => value, EXACT_KEPT),
+    exact: answerStore(wire, "exact", ({ value }) => value, { most: EXACT_KEPT }).get,
     /** A tile of codes. @type {Asked<CellPlace, Tile | null>} */
-    tile: asked("tile", ({ value, buffers }) => ({ shape: value, codes: bytesOf(buffers[0]) }), TILES_KEPT),
-    /** One token's line over some heads, codes; undefined where it can't be had. @type {Asked<LineQuestion, Uint8Array | null | undefined>} */
-    line: asked("line", ({ buffers }) => bytesOf(buffers[0]), LINES_KEPT),
+    tile: answerStore(wire, "tile", ({ value, buffers }) => ({ shape: value, codes: bytesOf(buffers[0]) }), { most: TILES_KEPT }).get,
+    /** One token's line over some heads, codes; undefined where it can't be had.
+     * @type {Asked<LineQuestion, Uint8Array | null | undefined>} */
+    line: answerStore(wire, "line", ({ buffers }) => bytesOf(buffers[0]), { most: LINES_KEPT }).get,
     start: () => void wire.ask("start", {}, { repeat: true }).catch(() => {}),
     /** Fails with the sentence to be shown. @type {(heads: Head[]) => Promise<unknown>} */
     ablate: (heads) => wire.ask("ablate", { heads }),

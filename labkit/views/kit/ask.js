@@ -130,9 +130,9 @@ export function openWire(model) {
 /** @typedef {ReturnType<typeof openWire>} Wire */
 
 /**
- * Answers that are drawn when they are there: get(args, then) gives one that is, else null, and asks for it; then() is called
- * once it has come. Where none comes for so long, the next get() asks again. peek(args) asks for nothing. read: what is kept of an answer. most: how many
- * are kept; the oldest go.
+ * Answers that are drawn when they are there: get(args, then, asking) gives one that is, else null, and asks for it, unless asking
+ * is false; then() is called once it has come. Where none comes for so long, the next get() asks again. read: what is kept of an
+ * answer. most: how many are kept; the oldest go.
  * @template Value
  * @param {Wire} wire
  * @param {string} name
@@ -148,17 +148,15 @@ export function answerStore(wire, name, read, { most = 600, patience = 20000 } =
     if (kept.size > most) kept.delete(/** @type {string} */ (kept.keys().next().value));
   }
   return {
-    /** @type {(args: object) => Value | null} */
-    peek: (args) => kept.get(JSON.stringify(args))?.value ?? null,
     /**
      * @param {object} args
      * @param {() => void} then
      * @returns {Value | null}
      */
-    get(args, then) {
+    get(args, then, asking = true) {
       const key = JSON.stringify(args);
       const there = kept.get(key);
-      if (there !== undefined) return there === null ? null : there.value;
+      if (there !== undefined || !asking) return there?.value ?? null;
       keep(key, null);
       wire.ask(name, args, { patience }).then(
         (answer) => {

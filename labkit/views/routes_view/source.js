@@ -7,8 +7,8 @@ import { bytesOf, floatsOf } from "../kit/codes.js";
 /** weights: the largest first, where they are known exactly.
  * @typedef {{probabilities: Float32Array, weights: Float32Array | null, exact: boolean}} Numbers */
 /**
- * get(question, then): a token's numbers, null until they have come, undefined where they can't be had; peek asks for nothing.
- * @typedef {{get: (question: Question, then: () => void) => Numbers | null | undefined, peek: (question: Question) => Numbers | null | undefined}} Source
+ * get(question, then, asking): a token's numbers, null until they have come, undefined where they can't be had.
+ * @typedef {{get: (question: Question, then: () => void, asking?: boolean) => Numbers | null | undefined}} Source
  */
 
 /** @type {(wire: import("../kit/ask.js").Wire) => Source} */
@@ -25,13 +25,13 @@ export function liveRoutes(wire) {
  */
 export function heldRoutes(data, codes, { layers, experts, with_probabilities: held }) {
   const bytes = bytesOf(data);
-  /** @param {Question} question */
-  function peek({ trace, layer, token }) {
-    if (token >= held[trace]) return undefined;
-    const before = held.slice(0, trace).reduce((sum, tokens) => sum + tokens, 0);
-    const from = ((before + token) * layers.length + layer) * experts;
-    const probabilities = Float32Array.from(bytes.subarray(from, from + experts), (code) => codes.weight(code));
-    return { probabilities, weights: null, exact: false };
-  }
-  return { get: peek, peek };
+  return {
+    get({ trace, layer, token }) {
+      if (token >= held[trace]) return undefined;
+      const before = held.slice(0, trace).reduce((sum, tokens) => sum + tokens, 0);
+      const from = ((before + token) * layers.length + layer) * experts;
+      const probabilities = Float32Array.from(bytes.subarray(from, from + experts), (code) => codes.weight(code));
+      return { probabilities, weights: null, exact: false };
+    },
+  };
 }

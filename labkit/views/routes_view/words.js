@@ -36,7 +36,7 @@ export function expertSentence(focus, expert, lit) {
 export function tokenSentence({ route, shared, token, pointed, question }) {
   const layer = pointed?.layer ?? shared.layer;
   const [first, ...others] = choices(route, layer, token);
-  const exact = layer === shared.layer ? shared.source.peek(question)?.weights : null;
+  const exact = layer === shared.layer ? shared.source.get(question, () => {}, false)?.weights : null;
   const weight = exact ? number(exact[0], true) : about(first.weight, false);
   return [
     quoted(nameOf(route, token)),
