@@ -79,7 +79,7 @@ export function headPane(shared, which, actions) {
     shown.size = size;
     shown.whole = wholePlane(size, shown.pool);
     shown.seen = was === null ? shown.whole : zoomed(was, shown.whole, 1);
-    for (const canvas of [base, over]) canvas.width = canvas.height = shown.devicePixels();
+    base.width = base.height = shown.devicePixels();
     pixels(grid, { width: size.side, height: size.side, left: size.gutter });
     pixels(columnLabels, { left: size.gutter });
     pixels(rowLabels, { width: size.gutter - ROW_GAP });

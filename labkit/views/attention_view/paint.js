@@ -1,6 +1,6 @@
 // A pattern on its canvas: the codes in colour, finer tiles where it is zoomed, and what lies over them.
 
-import { brushOf, pixelRatio, sized, stamp } from "../kit/canvas.js";
+import { brushOf, sized, stamp } from "../kit/canvas.js";
 import { cellBox, tilesFor } from "./plane.js";
 
 /** @typedef {CanvasRenderingContext2D} Brush */
@@ -129,9 +129,7 @@ export function painter(shown) {
    * @type {(canvas: HTMLCanvasElement, at: import("./plane.js").Place | null) => void} */
   function cross(canvas, at) {
     const { side } = shown.size;
-    const brush = brushOf(canvas);
-    brush.setTransform(pixelRatio(), 0, 0, pixelRatio(), 0, 0);
-    brush.clearRect(0, 0, side, side);
+    const brush = sized(canvas, side, side);
     if (at === null) return;
     const u = shown.unit();
     const boxAt = (/** @type {number} */ row, /** @type {number} */ column) => cellBox(shown.seen, side, { row, column }, u);
@@ -155,7 +153,6 @@ export function painter(shown) {
       brush.lineWidth = 2;
       brush.strokeRect(x - shift, y - shift, frame, frame);
     }
-    brush.globalAlpha = 1;
   }
 
   return { pattern, overview, cross, picture };
