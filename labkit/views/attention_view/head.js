@@ -203,7 +203,7 @@ export function headPane(shared, which, actions) {
     /** Point at a cell from elsewhere, or at a row; null to stop. @param {Place | null} place */
     link(place) {
       shown.linked = place;
-      if (shown.pointed === null && shown.held === null) drawPlace();
+      if (shown.sized && shown.pointed === null && shown.held === null) drawPlace();
     },
     /** What a picture to keep is made of. */
     picture() {
