@@ -43,8 +43,8 @@ def trimmed(delta: torch.Tensor, density: float) -> torch.Tensor:
 
 def dare(delta: torch.Tensor, density: float, generator: torch.Generator | None = None) -> torch.Tensor:
     """Each number of a change kept with probability `density`, and divided by it, so that its mean stays (Yu et al. 2023)."""
-    kept = torch.bernoulli(torch.full_like(delta, density), generator=generator)
-    return delta * kept / density
+    kept = torch.bernoulli(torch.full(delta.shape, density, dtype=delta.dtype), generator=generator)
+    return delta * kept.to(delta.device) / density
 
 
 def ties(deltas: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:

@@ -356,7 +356,7 @@ def _warnings(table: pd.DataFrame) -> list[str]:
     found = []
     for row in table.itertuples():
         least = row.own if np.isnan(row.own_low) else row.own_low
-        if least <= row.even:
+        if least <= row.even < 1:
             found.append(
                 f"tokens of {row.purpose} go to its expert no more often than by an even choice ({row.own:.0%}; {row.even:.0%}): "
                 "its prompts are not told apart from the others' by their hidden states; give prompts that differ more"
