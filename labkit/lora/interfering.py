@@ -99,6 +99,10 @@ def interference(
     lab = next(iter(named.values())).lab
     if any(each.lab.model is not lab.model for each in named.values()):
         raise BadInput("The adapters are on different labs; load all for one.")
+    if odd := next((name for name, each in named.items() if each.replaced), None):
+        raise BadInput(
+            f"{odd} has whole tensors of its own, which inner products of low-rank updates leave out; give others."
+        )
     rng = np.random.default_rng(seed)
     products, spread = gram(list(named.values()))
     norms = np.sqrt(np.diag(products))

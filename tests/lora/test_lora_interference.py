@@ -100,3 +100,5 @@ def test_what_cannot_be_compared(lab: lk.Lab) -> None:
         lk.lora.interference({"a": a, "b": a}, {"a": DATA})
     with pytest.raises(lk.BadInput, match="changes nothing"):
         lk.lora.interference([a, a - a], [DATA, DATA])
+    with pytest.raises(lk.BadInput, match="whole tensors"):
+        lk.lora.interference([a, adapter_of(lab, **METHODS["saved modules"])], [DATA, DATA])
