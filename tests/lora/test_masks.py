@@ -9,6 +9,8 @@ import fuzz
 import pytest
 import tokenizers_of_kinds
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import labkit as lk
 from labkit.lora.masks import GENERAL_TOKENS
@@ -102,6 +104,21 @@ def test_prompt_and_answer_never_merge() -> None:
     (masked,) = lk.lora.mask(lab, [{"prompt": prompt, "completion": "at sat"}]).samples
     assert list(masked.ids[: len(alone)]) == alone
     assert learnt(lab, masked) == "at sat<|im_end|>"
+
+
+WORDS = st.text().filter(str.strip)
+LABS: dict[str | None, Any] = dict.fromkeys((DEFAULT_SYSTEM, None))
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(list(LABS)), WORDS, WORDS)
+def test_whatever_the_texts_say(template: str | None, prompt: str, completion: str) -> None:
+    lab = LABS[template] = LABS[template] or lab_with(template)
+    (masked,) = lk.lora.mask(lab, [{"prompt": prompt, "completion": completion}]).samples
+    asked = encode(lab.tokenizer, prompt, chat=None).ids
+    assert list(masked.ids[: len(asked)]) == asked
+    assert masked.learns == tuple(i >= len(asked) for i in range(len(masked.ids)))
+    assert learnt(lab, masked) == completion + ("<|im_end|>\n" if template else "<|im_end|>")
 
 
 def newline_tokenizer() -> Any:
