@@ -9,6 +9,7 @@ from itertools import pairwise
 from numbers import Real
 from typing import TYPE_CHECKING
 
+from labkit.checks import as_number
 from labkit.errors import BadInput
 from labkit.results import as_table
 from labkit.views.chart import Chart
@@ -226,12 +227,10 @@ def _checked(table: pd.DataFrame) -> list[Row]:
 
 
 def _number(value: object, column: str) -> float:
-    if missing(value):
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not (missing(value) or isinstance(value, Real)):
         raise BadInput(f"The column {column} holds what is no number; give what lk.sae.dose returned.")
-    number = float(value)
-    return number if math.isfinite(number) else math.nan
+    found = as_number(value)
+    return math.nan if found is None else found
 
 
 def _unsteered(rows: list[Row]) -> Row | None:

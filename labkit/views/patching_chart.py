@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from labkit.checks import as_number
 from labkit.errors import BadInput
 from labkit.results import as_table
 from labkit.views.chart import Chart
@@ -48,7 +49,7 @@ def patching(frame: Patching | pd.DataFrame, title: str | None = None) -> Chart:
     rows = frame.to_dict("records")
     layers, columns = sorted({r["layer"] for r in rows}), sorted({r[across] for r in rows})
     cells = {(r["layer"], r[across]): r for r in rows}
-    effects = [[_number(cells.get((i, j))) for j in columns] for i in layers]
+    effects = [[as_number(cells.get((i, j), {}).get("effect")) for j in columns] for i in layers]
     largest = max((abs(e) for row in effects for e in row if e is not None), default=0.0) or 1.0
     names = {r[across]: _name(r, across) for r in rows}
     figure = go.Figure(
@@ -75,10 +76,6 @@ def patching(frame: Patching | pd.DataFrame, title: str | None = None) -> Chart:
         yaxis={"title": "layer", "autorange": "reversed", **ticks(layers, most=40)},
     )
     return Chart(figure, as_table(frame))
-
-
-def _number(cell: Row | None) -> float | None:
-    return None if cell is None or not math.isfinite(cell["effect"]) else float(cell["effect"])
 
 
 def _name(row: Row, across: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple
 
+from labkit.checks import as_number
 from labkit.errors import BadInput
 from labkit.results import as_table
 from labkit.views.chart import Chart
@@ -304,10 +305,9 @@ def _specialisation_hover(row: Row) -> str:
         return "<br>".join(lines)
     lines.append(f"<b>{row['share']:.4f}</b> of its tokens (95 %: {row['low']:.4f} to {row['high']:.4f})")
     lines.append(f"uniform {row['uniform']:.4f}: {row['share'] / row['uniform']:.2f} times")
-    low, high = row.get("untrained_low"), row.get("untrained_high", row.get("untrained"))
-    if _finite(high):
-        between = f"{low:.4f} to {high:.4f}" if _finite(low) else f"to {high:.4f}"
-        lines.append(f"untrained routers: {between}")
+    low, high = as_number(row.get("untrained_low")), as_number(row.get("untrained_high", row.get("untrained")))
+    if high is not None:
+        lines.append(f"untrained routers: {'' if low is None else f'{low:.4f} '}to {high:.4f}")
     lines.append("beyond chance" if row["beyond"] else "within chance")
     return "<br>".join(lines)
 
@@ -343,10 +343,11 @@ def _specialisation_sentence(
 def _by_chance(frame: Specialisation | pd.DataFrame, level: str, layers: list[int]) -> str | None:
     """How many experts of an untrained router would stand out by the same rule, where the result says so."""
     by_layer = getattr(frame, "attrs", {}).get("stand_out_by_layer", {})
-    counts = [by_layer.get(layer, {}).get(level, {}).get("by_chance", math.nan) for layer in layers]
-    if not counts or not all(map(_finite, counts)):
+    counts = [as_number(by_layer.get(layer, {}).get(level, {}).get("by_chance")) for layer in layers]
+    known = [count for count in counts if count is not None]
+    if not counts or len(known) < len(counts):
         return None
-    return f"about {n}" if (n := round(sum(counts))) else "hardly any"
+    return f"about {n}" if (n := round(sum(known))) else "hardly any"
 
 
 def _faded_name(level: str) -> str:
@@ -408,7 +409,3 @@ def _times(doublings: int) -> str:
     if doublings == 0:
         return "1 ×"
     return f"{2**doublings} ×" if doublings > 0 else f"1/{2**-doublings} ×"
-
-
-def _finite(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and math.isfinite(value)

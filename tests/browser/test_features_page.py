@@ -204,7 +204,7 @@ def test_the_dashboards_numbers_are_reached_by_pointer_and_keys(open_page: Open,
     assert reading.inner_text().startswith("“and”")
     page.keyboard.press("Escape")
     assert "Point at a token" in reading.inner_text()
-    bins = page.locator(".lk-fv-histogram")
+    bins = page.locator(".lk-columns")
     bins.focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
@@ -216,7 +216,7 @@ def test_the_dashboards_numbers_are_reached_by_pointer_and_keys(open_page: Open,
 def test_a_dead_feature_says_so(open_page: Open, tmp_path: Path) -> None:
     page = page_of(open_page, features(dashboard(SAE, 9, dead=True)), tmp_path)
     assert page.locator(".lk-fv-density").inner_text() == "dead: active on none of 6,531,000 tokens"
-    assert page.locator(".lk-fv-examples, .lk-fv-histogram, .lk-fv-kind").count() == 0
+    assert page.locator(".lk-fv-examples, .lk-columns, .lk-fv-kind").count() == 0
     assert "word9" in page.locator(".lk-fv-side").inner_text(), "its direction still writes"
 
 

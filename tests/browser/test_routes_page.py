@@ -95,7 +95,7 @@ def lit(page: Any, which: int = 0) -> list[int]:
 
 def bar(page: Any, expert: int, which: int = 0) -> tuple[float, float]:
     """Where an expert's bar stands, when they stand by number."""
-    box = page.locator(".lk-rt-loads .lk-rt-bars").nth(which)
+    box = page.locator(".lk-rt-loads .lk-columns").nth(which)
     box.scroll_into_view_if_needed()
     at, count = box.bounding_box(), box.locator(".lk-column").count()
     return at["x"] + (expert + 0.5) * at["width"] / count, at["y"] + at["height"] / 2
@@ -191,22 +191,22 @@ def test_the_loads_are_drawn_to_scale_with_chance_behind(open_page: Open, tmp_pa
     heights = page.locator(".lk-rt-loads .lk-column-fill").evaluate_all(
         "f => f.map(x => x.getBoundingClientRect().height)"
     )
-    field = page.locator(".lk-rt-loads .lk-rt-field").bounding_box()
+    field = page.locator(".lk-rt-loads .lk-chart-field").bounding_box()
     top = heights[7] / float(load[7])
     for expert in range(12):
         assert heights[expert] == pytest.approx(float(load[expert]) * top, abs=0.6)
     base = field["y"] + field["height"] - 1
-    line = page.locator(".lk-rt-loads .lk-rt-line").bounding_box()
+    line = page.locator(".lk-rt-loads .lk-chart-field > .lk-chart-line").bounding_box()
     assert base - line["y"] == pytest.approx(top / 12, abs=2)
     low, high = view.facts["bands"][0]
-    band = page.locator(".lk-rt-loads .lk-rt-band").bounding_box()
+    band = page.locator(".lk-rt-loads .lk-chart-field > .lk-chart-band").bounding_box()
     assert base - band["y"] == pytest.approx(high * top, abs=2)
     assert band["height"] == pytest.approx((high - low) * top, abs=2)
     key = page.locator(".lk-rt-key").inner_text()
     assert "uniform 8.3 %" in key
     assert f"{100 * low:g} % to {100 * high:.1f} % in 95 % of cases" in key
     page.get_by_label("Loads").select_option("most")
-    names = page.locator(".lk-rt-loads .lk-rt-names span").all_inner_texts()
+    names = page.locator(".lk-rt-loads .lk-chart-names span").all_inner_texts()
     assert names[:2] == ["7", "8"]
 
 
@@ -260,7 +260,7 @@ def test_the_keyboard_alone(open_page: Open, tmp_path: Path) -> None:
         "INPUT",
         "lk-rt-text",
         "lk-rt-grid",
-        "lk-rt-bars",
+        "lk-columns",
         "lk-rt-path",
     ]
     text = page.locator(".lk-rt-text")
@@ -289,7 +289,7 @@ def test_the_keyboard_alone(open_page: Open, tmp_path: Path) -> None:
     page.keyboard.press("ArrowUp")
     settle(page)
     assert foot(page).startswith("“↵” (token 7) goes in layer 0 to expert 6")
-    bars = page.locator(".lk-rt-loads .lk-rt-bars")
+    bars = page.locator(".lk-rt-loads .lk-columns")
     bars.focus()
     for _ in range(4):
         page.keyboard.press("ArrowRight")
@@ -429,11 +429,11 @@ def test_a_file_has_no_box_and_says_what_it_lacks(open_page: Open, tmp_path: Pat
     page.locator(".lk-tl-token").nth(260).click()
     settle(page)
     assert "first 244 tokens only" in page.locator(".lk-rt-probability").inner_text()
-    assert not page.locator(".lk-rt-probability .lk-rt-bars").is_visible()
+    assert not page.locator(".lk-rt-probability .lk-columns").is_visible()
     assert "about" in page.locator(".lk-rt-chosen td").nth(1).inner_text()
     page.locator(".lk-tl-token").nth(10).click()
     settle(page)
-    assert page.locator(".lk-rt-probability .lk-rt-bars").is_visible()
+    assert page.locator(".lk-rt-probability .lk-columns").is_visible()
 
 
 # every size and text ------------------------------------------------------------------------------------------------

@@ -7,22 +7,20 @@ import {
   NO_COLOUR,
   afterKey,
   against,
-  axisPercent,
   byChance,
   changedTokens,
   choices,
   colouredExperts,
   decodeRoutes,
-  everyNth,
   exampleToken,
   firstChoices,
   inOrder,
-  niceTop,
   number,
   stripLayout,
   stripPlace,
   tokensOf,
 } from "../../labkit/views/routes_view/logic.js";
+import { axisPercent, everyNth, niceTop } from "../../labkit/views/kit/column_chart.js";
 import { nameOf } from "../../labkit/views/kit/token_list.js";
 
 const CODES = new Codes(254);

@@ -1,8 +1,8 @@
 // What is known of one feature: examples, how its activations are spread, what it promotes, its neighbours.
 
 import { barRow } from "../kit/bars.js";
-import { columns } from "../kit/columns.js";
-import { box, counted, decimal, make, percent, spokenLabel, thousands, unread } from "../kit/common.js";
+import { columnChart } from "../kit/column_chart.js";
+import { box, counted, decimal, make, percent, spokenLabel, thousands } from "../kit/common.js";
 import { legend } from "../kit/legend.js";
 import { nameOf, passageOf, quoted } from "../kit/token_list.js";
 import { activation, axisNumber, logHeight, occupied } from "./logic.js";
@@ -66,20 +66,17 @@ function histogram(bins, id) {
     reading.textContent = i === null ? rest : say(i);
     chart.mark((each) => each === i);
   };
-  const chart = columns({
-    label: "Tokens by activation, left and right move",
-    id: `${id}-bin`,
-    className: "lk-fv-histogram",
-    actions: { point: show, leave: () => chart.list.blur() },
+  const actions = { point: show, leave: () => chart.list.blur() };
+  const chart = columnChart({ label: "Tokens by activation, left and right move", id: `${id}-bin`, below: "activation", actions });
+  chart.draw({
+    order: bins.map((_, i) => i),
+    share: (i) => logHeight(bins[i].count, most),
+    tick: (top) => thousands(top * most),
+    ends: [axisNumber(bins[0].low), axisNumber(bins[bins.length - 1].high)],
+    say,
   });
-  chart.draw({ count: bins.length, height: (i) => logHeight(bins[i].count, most), say });
   show(null);
-  const words = (/** @type {string} */ name, /** @type {string[]} */ ...texts) =>
-    box(`lk-fv-${name} lk-muted lk-tiny`, ...texts.map((text) => make("span", "", text)));
-  const scale = words("scale", thousands(most), "0");
-  const axis = words("axis", axisNumber(bins[0].low), "activation", axisNumber(bins[bins.length - 1].high));
-  unread(scale, axis);
-  return section("How strong it is where it is active", "", box("lk-fv-plot", scale, chart.list, make("div"), axis), reading);
+  return section("How strong it is where it is active", "", chart.element, reading);
 }
 
 /** @param {Dashboard["kinds"]} rows */

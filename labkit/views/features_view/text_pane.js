@@ -98,12 +98,12 @@ export function textPane(view, opener) {
     const inCorpus = largest !== null && largest > 0;
     const scale = inCorpus ? largest : top;
     list.shade(values, scale);
-    if (facts.nothing) key.replaceChildren(legend([{ text: [make("strong", "", facts.nothing)] }]));
-    else {
+    /** @type {(string | Node)[]} */
+    const words = facts.nothing ? [make("strong", "", facts.nothing)] : [];
+    if (!facts.nothing) {
       const where = inCorpus ? `its highest activation in the corpus${top > scale ? ", and above" : ""}` : "its highest activation in this text";
       const on = values.reduce((count, value) => count + (value > 0 ? 1 : 0), 0);
-      /** @type {(string | Node)[]} */
-      const words = ["Shade: how active ", make("strong", "", `feature ${open()}`), " is on each token"];
+      words.push("Shade: how active ", make("strong", "", `feature ${open()}`), " is on each token");
       if (scale > 0) {
         const ramp = make("span", "lk-fv-ramp");
         ramp.style.setProperty("--lk-fv-deep", `${depth(1, 1)}%`);
@@ -111,12 +111,10 @@ export function textPane(view, opener) {
         words.push(", from 0 ", ramp, ` to ${activation(scale)}, ${where}`);
       }
       words.push(on > 0 ? `. Underlined: active there, on ${counted(on, "token")}.` : ". It is active on no token of this text.");
-      key.replaceChildren(legend([{ text: words }]));
     }
-    if (text.missing.size > 0) {
-      const dotted = make("span", "lk-fv-missing-sample", "dotted");
-      key.append(legend([{ text: [dotted, `: features are not defined, at ${counted(text.missing.size, "token")}.`] }]));
-    }
+    const dotted = make("span", "lk-fv-missing-sample", "dotted");
+    const missing = { text: [dotted, `: features are not defined, at ${counted(text.missing.size, "token")}.`] };
+    key.replaceChildren(legend([{ text: words }, ...(text.missing.size > 0 ? [missing] : [])]));
   }
 
   /** What is known of the open feature on a token, in a few words. @param {number} token */

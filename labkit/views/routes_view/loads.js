@@ -2,7 +2,7 @@
 
 import { box, make, percent, thousands } from "../kit/common.js";
 import { legend } from "../kit/legend.js";
-import { barChart } from "./chart.js";
+import { expertChart } from "./chart.js";
 import { byChance, inOrder } from "./logic.js";
 import { loadWords } from "./words.js";
 
@@ -14,7 +14,7 @@ import { loadWords } from "./words.js";
  */
 export function loadChart(focus, id, say) {
   const { shared } = focus;
-  const chart = barChart({
+  const chart = expertChart({
     label: "Experts by load: arrow keys move, Enter holds one and gives it a colour, Escape lets go",
     id,
     actions: {
@@ -43,7 +43,7 @@ export function loadChart(focus, id, say) {
       order: inOrder(route.load(layer), shared.view.get("order")),
       share: (expert) => focus.share(expert),
       slot: (expert) => shared.slot(layer, expert),
-      uniform,
+      level: uniform,
       band: route.band,
       marked: (expert) => expert === shared.expert,
       say: (expert) => loadWords(focus, expert),
@@ -63,7 +63,7 @@ export function loadChart(focus, id, say) {
 function chanceKey(experts, uniform, [low, high]) {
   const outside = make("span", "lk-muted", `(of ${experts} bars ${byChance(experts)} would stand outside)`);
   return legend([
-    { sample: "lk-rt-keyline", text: `uniform ${percent(uniform)}` },
-    { sample: "lk-rt-keyband", text: [`choosing at random gives ${percent(low)} to ${percent(high)} in 95 % of cases `, outside] },
+    { sample: "lk-chart-line", text: `uniform ${percent(uniform)}` },
+    { sample: "lk-chart-band", text: [`choosing at random gives ${percent(low)} to ${percent(high)} in 95 % of cases `, outside] },
   ]);
 }

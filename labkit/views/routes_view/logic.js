@@ -152,19 +152,6 @@ export function choices(route, layer, token) {
   return all.map((each) => ({ ...each, part: sum > 0 && each.weight > 0 ? each.weight / sum : 0 }));
 }
 
-/** A round number at or above a value, for the top of an axis of shares; at most 1. @param {number} value */
-export function niceTop(value) {
-  if (!(value > 0)) return 1;
-  const power = 10 ** Math.floor(Math.log10(value));
-  const steps = [1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10];
-  return Math.min(1, (steps.find((step) => step * power >= value * 0.9999) ?? 10) * power);
-}
-
-/** A share as a percentage for an axis: no more digits than it needs. @param {number} share */
-export function axisPercent(share) {
-  return `${Number((100 * share).toPrecision(2))} %`;
-}
-
 /** A weight or probability: four digits where it is exact, else about two. @type {(value: number, exact: boolean) => string} */
 export function number(value, exact) {
   if (Number.isNaN(value)) return "no number";
@@ -188,14 +175,6 @@ export function against(share, band) {
 export function byChance(experts) {
   const outside = experts * 0.05;
   return outside < 1 ? "hardly any" : `about ${Math.round(outside)}`;
-}
-
-/** Every how many labels of a width can be written, so that they don't touch.
- * @type {(count: number, room: number, width: number) => number} */
-export function everyNth(count, room, width) {
-  const fit = Math.max(1, Math.floor(room / width));
-  const least = Math.ceil(count / fit);
-  return [1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100].find((step) => step >= least) ?? least;
 }
 
 /** @typedef {ReturnType<typeof stripLayout>} StripLayout */

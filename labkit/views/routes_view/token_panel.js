@@ -3,7 +3,7 @@
 import { box, make, thousands } from "../kit/common.js";
 import { table } from "../kit/table.js";
 import { nameOf, quoted } from "../kit/token_list.js";
-import { barChart } from "./chart.js";
+import { expertChart } from "./chart.js";
 import { chip } from "./colours.js";
 import { NO_COLOUR, about, choices, inOrder, number } from "./logic.js";
 
@@ -20,7 +20,7 @@ export function tokenPanel(focus, id, known) {
   const title = make("h2");
   const path = tokenPath(focus);
   const chosen = make("div", "lk-rt-chosen");
-  const chart = barChart({ label: "Router probability of each expert", id });
+  const chart = expertChart({ label: "Router probability of each expert", id });
   const note = make("p", "lk-muted lk-small lk-rt-reading");
   /** What the chart shows. @type {import("./source.js").Numbers | null} */
   let numbers = null;
@@ -68,7 +68,7 @@ export function tokenPanel(focus, id, known) {
         const slot = shared.slot(layer, expert);
         return !all.includes(expert) ? NO_COLOUR : slot === NO_COLOUR ? "chosen" : slot;
       },
-      uniform: shared.facts.router === "sigmoid" ? null : 1 / route.experts,
+      level: shared.facts.router === "sigmoid" ? null : 1 / route.experts,
       marked: (expert) => all.includes(expert),
       summary: all.map((expert) => `expert ${expert} ${number(probabilities[expert], exact)}`).join(", "),
     });
@@ -98,7 +98,7 @@ export function tokenPanel(focus, id, known) {
 
   for (const name of /** @type {const} */ (["pointermove", "pointerleave"])) {
     chart.list.addEventListener(name, (event) => {
-      pointed = name === "pointermove" ? chart.expertAt(event) : null;
+      pointed = name === "pointermove" ? chart.itemAt(event) : null;
       drawNote();
     });
   }

@@ -31,7 +31,7 @@ function pane(view, name) {
   const said = make("p", "lk-steer-said");
   const meter = track(0);
   const end = make("span");
-  const ends = box("lk-steer-ends", make("span", "", "0"), end);
+  const ends = box("lk-steer-ends lk-muted lk-small", make("span", "", "0"), end);
   unread(ends);
   const loss = box("lk-steer-loss", said, meter, ends);
   text.before(of);
