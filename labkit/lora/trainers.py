@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -135,7 +134,8 @@ def trainer_of(
     options: Mapping[str, object],
     calls: tuple[Callable[[], object], Callable[[], object], Callable[[Mapping[str, float]], bool]],
 ) -> Trainer:
-    """A trainer of a model on rows of token ids and labels. options: of SFTConfig.  folder: for what it writes.
+    """A trainer of a model on rows of token ids and labels. options: of SFTConfig.  folder: for what it writes.  tokenizer: with
+    a padding token.
 
     calls: as training begins; as a step begins; and after it, given what the trainer tells of it, which returns whether to stop.
     """
@@ -155,7 +155,7 @@ def trainer_of(
         model=cast("PreTrainedModel", model),
         args=config,
         train_dataset=rows,
-        processing_class=copy.deepcopy(tokenizer),  # it is given a padding token
+        processing_class=tokenizer,
         callbacks=[_callback(*calls)],
     )
     made.remove_callback(PrinterCallback)

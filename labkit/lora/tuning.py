@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import torch
 from torch import nn
 
-from labkit.errors import BadInput
+from labkit.errors import BadInput, Unavailable
 from labkit.lora import checkpoints
 from labkit.lora.checkpoints import Checkpoint
 from labkit.lora.forgetting import Measured, Measuring
@@ -31,7 +31,7 @@ from labkit.trace.lab_like import BuiltLab
 if TYPE_CHECKING:
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from labkit.generation.record import Generation
     from labkit.lora.masks import Prepared
@@ -65,6 +65,24 @@ class Step:
     gradient_norm: float = math.nan
     tokens_per_second: float = math.nan
     seconds_left: float = math.nan
+
+
+def padding_tokenizer(lab: TunableLab) -> PreTrainedTokenizerBase:
+    """The lab's tokenizer, or a copy of it that pads with a token that the model has a row for: the one that ends a text.
+
+    Padding carries no loss and is not looked at, but it is embedded. Raises Unavailable where there is no such token.
+    """
+    rows = running.embedding_rows(lab.model)
+    tokenizer = copy.deepcopy(lab.tokenizer)  # the trainer may change it
+    own, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if isinstance(own, int) and own < rows:
+        return tokenizer
+    if not isinstance(end, int) or end >= rows:
+        raise Unavailable(
+            f"The tokenizer of {lab.name} has no token to fill short samples up with; give it one: lab.tokenizer.pad_token = ..."
+        )
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 @dataclass(frozen=True)
@@ -149,7 +167,7 @@ class Tuning:
         trainer = trainer_of(
             self.model,
             self.plan.data.dataset(),
-            base.tokenizer,
+            padding_tokenizer(base),
             self._files.name,
             options,
             (self._begin, self._step_begins, self._logged),

@@ -153,6 +153,21 @@ def test_packed_rows_and_autocast_train_too() -> None:
     assert run.steps[1].loss == pytest.approx(plain.steps[1].loss, abs=0.05)
 
 
+def test_padding_is_a_token_that_the_model_has() -> None:
+    lab = lk.Lab(fuzz.tiny_model().eval(), fuzz.tiny_tokenizer(), name="tiny")
+    data = [{"prompt": "the cat", "completion": "sat"}, {"prompt": "the other dog", "completion": "ran up the tree"}]
+    with_own = tuned("lora", data=data, batch=2)
+    lab.tokenizer.add_tokens(["<|pad|>"])
+    lab.tokenizer.pad_token = "<|pad|>"  # beyond the embedding
+    assert lab.tokenizer.pad_token_id == lab.model.get_input_embeddings().num_embeddings
+    beyond = tuned("lora", lab, data=data, batch=2)
+    assert [s.loss for s in beyond.steps[1:]] == pytest.approx([s.loss for s in with_own.steps[1:]], abs=1e-5)
+    assert lab.tokenizer.pad_token == "<|pad|>"
+    lab.tokenizer.eos_token = None
+    with pytest.raises(lk.Unavailable, match="pad_token"):
+        tuned("lora", lab, data=["the cat sat"], held_out=None)
+
+
 def test_a_model_with_dropout_in_its_attention_keeps_the_random_state() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
