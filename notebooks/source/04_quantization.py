@@ -385,7 +385,7 @@ if checked.passed:
     print(
         "the same by your function:", most_tokens_per_second(per_token, 0, 51.2e9, 1) == bound
     )
-lk.claim("int4-phone", round(bound, 1), note="a second at most; 3 a second are well below")
+lk.claim("int4-phone", round(bound, 1), note="3 a second are well below")
 
 # %% [markdown]
 # Three tokens a second are possible, and far below what the memory allows: that tells of the phone's program or its heat, not
@@ -420,12 +420,14 @@ for _, row in speeds.iterrows():
 
 # %%
 rate = speeds.set_index("model")["tokens_per_second"]
+claim = None
 if "packed" in rate:
-    lk.claim(
+    claim = lk.claim(
         "gptq-75-2x",
         round(rate["packed"] / rate["float32"], 1),
-        note="times as fast with a packed product; the size is in section 2",
+        note="the size is in section 2",
     )
+claim
 
 # %% [markdown]
 # **To take away:** bits always save memory. They save time where the product reads packed weights, and cost time elsewhere.
@@ -472,9 +474,7 @@ for name_of_model in ("labkit-squeeze-early", "labkit-squeeze"):
     change = lk.quantization.damage(model, rounded, texts, progress=False)
     low, high = change.loss_interval
     print(f"{name_of_model:21} {change.loss_change:.3f} nats added ({low:.3f} to {high:.3f})")
-lk.claim(
-    "harder-to-squeeze", round(change.loss_change, 3), note="nats added by 2 bits at the end"
-)
+lk.claim("harder-to-squeeze", round(change.loss_change, 3), note="on these few passages")
 
 # %% [markdown]
 # With care: this is one small model and one training, and an interval from two passages of a kind is too narrow (other pairs
@@ -492,8 +492,10 @@ lk.claim(
 # `advise` says on what. For a model that is not on this machine:
 
 # %%
+import textwrap
+
 advice = lk.quantization.advise("llama-2-7b", budget_bytes=8 * 2**30, tokens=4_096)
-print(*advice.sentences, sep="\n\n")
+print(*(textwrap.fill(sentence, 80) for sentence in advice.sentences), sep="\n\n")
 
 # %% [markdown]
 # For a model that you have loaded, it measures:
@@ -507,7 +509,7 @@ here = lk.quantization.advise(
     texts=texts,
     progress=False,
 )
-print(*here.sentences[:2], sep="\n\n")
+print(*(textwrap.fill(sentence, 80) for sentence in here.sentences[:2]), sep="\n\n")
 
 # %% [markdown]
 # That was the main line. If you stop here, go on to *What you have seen* at the end. Three sections are left for those who
@@ -587,9 +589,7 @@ for tokens, row in costs.iterrows():
         f"trained through {row['trained through']:5.2f}"
     )
 last = twins[twins["way"] == "trained through"].iloc[-1]
-lk.claim(
-    "ternary", round(last["cost"], 3), note="nats, trained through; by size see the ledger"
-)
+lk.claim("ternary", round(last["cost"], 3), note="one size; for others see below")
 
 # %% [markdown]
 # Trained through, three values cost about a tenth of a nat; rounded after, eight times as much. The gap did not close *along*
@@ -621,13 +621,12 @@ cache = lk.quantization.cache_damage(lab, texts, bits=(4, 2), progress=False)
 whole = cache.table[(cache.table["length_from"] == 1) & (cache.table["length_to"] > 64)]
 for _, row in whole.iterrows():
     print(
-        f"{row['bits']} bits, {row['way']}: KL {row['kl']:.4f} "
-        f"({row['kl_low']:.4f} to {row['kl_high']:.4f}), "
-        f"{row['bytes_per_token']:.0f} bytes a token"
+        f"{row['bits']} bits, {row['bytes_per_token']:.0f} bytes, {row['way']}: "
+        f"KL {row['kl']:.4f} ({row['kl_low']:.4f} to {row['kl_high']:.4f})"
     )
 
 # %% [markdown]
-# (The newest tokens stay as they are.) At 4 bits no difference can be seen; at 2 bits the advice holds, even in this small
+# (Bytes are those of a token; the newest tokens stay as they are.) At 4 bits no difference can be seen; at 2 bits the advice holds, even in this small
 # model.
 #
 # **To take away:** the cache can be quantized too, keys by channel, values by token.

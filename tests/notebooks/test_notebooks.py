@@ -239,6 +239,14 @@ def test_the_head_keeps_its_promises(path: Path) -> None:
     assert re.search(r"\*\*Runs on\*\* \| any computer with \d+ GiB of free memory", head)
 
 
+def test_every_claim_is_shown() -> None:
+    """A claim that is not the last line of its cell, or stands in a block, puts nothing out."""
+    for path in (each for each in NOTEBOOKS if each.parent.name == "solved"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code" and "lk.claim(" in cell.source:
+                assert "stated" in as_text(cell.outputs).get("text/plain", ""), cell.source
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_every_exercise_is_open_in_one_version_and_solved_in_the_other(path: Path) -> None:
     solved = path.parent.name == "solved"
