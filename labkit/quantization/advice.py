@@ -97,6 +97,7 @@ def advise(
     Raises ModelNotFound and BadInput as `lk.memory`, Unavailable for a lab that is quantized already.
     """
     budget, tokens = checks.whole("budget_bytes", budget_bytes, 1), checks.whole("tokens", tokens, 1)
+    checks.flag("progress", progress)
     batch, seed = checks.whole("batch", batch, 1), checks.seed(seed)
     wanted = _wanted(formats)
     lab: BuiltLab | None = None

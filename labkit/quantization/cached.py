@@ -214,6 +214,7 @@ def cache_damage(
     from tqdm.auto import tqdm
 
     check_lab(lab)
+    checks.flag("progress", progress)
     for place in ("keys", "values"):
         if (reason := lab.anatomy.support.get(place)) is not None:
             raise Unavailable(f"The cache of {lab.name} can't be quantized: {reason}.")

@@ -89,6 +89,7 @@ def accuracy(
     import pandas as pd
 
     check_lab(lab)
+    checks.flag("progress", progress)
     task, seed = checks.one_of("task", task, tuple(FILES)), checks.seed(seed)
     asked = questions_of(task, questions, seed)
     refuse_calibrated(lab, asked)

@@ -87,6 +87,7 @@ def accuracy_change(
 
     for lab in (original, small):
         check_lab(lab)
+    checks.flag("progress", progress)
     task, seed = checks.one_of("task", task, tuple(FILES)), checks.seed(seed)
     draws = checks.whole("draws", draws, 1)
     asked = questions_of(task, questions, seed)
