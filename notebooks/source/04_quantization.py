@@ -316,7 +316,8 @@ lk.views.mix(mix)
 # same bits for all and beside mixes drawn at random:
 
 # %% tags=["nbval-check-output"]
-for _, row in mix.measured.set_index("what").loc[["uniform int3", "mix", "chance"]].iterrows():
+measured = mix.measured.set_index("what")
+for _, row in measured.loc[["uniform int3", "mix", "random mix"]].iterrows():
     print(
         f"{row.name:13}{row['size_bytes']:10,.0f} bytes: KL {row['kl']:.4f} "
         f"({row['kl_low']:.4f} to {row['kl_high']:.4f})"
