@@ -19,6 +19,7 @@ from labkit.errors import BadInput, BadModelFile, DownloadFailed, ModelNotFound
 from labkit.models.files.common import Json, read_json
 from labkit.models.files.safetensors_header import read_safetensors_header
 from labkit.models.resolve import is_path_like
+from labkit.models.shipped import ADAPTERS, checked_adapter
 from labkit.models.sources import hub_endpoint
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Files:
 
 
 def where(source: str | os.PathLike[str], *, revision: str | None, token: str | bool | None) -> Path:
-    """The folder of an adapter: a path, or a hub name, of which the two files are fetched into the hub's cache.
+    """The folder of an adapter: a path, the name of one that comes with labkit, or a hub name, whose two files are fetched.
 
     Raises ModelNotFound, BadModelFile, DownloadFailed.
     """
@@ -65,10 +66,12 @@ def where(source: str | os.PathLike[str], *, revision: str | None, token: str | 
     if path.is_dir():
         return path
     text = os.fspath(source)
+    if (shipped := checked_adapter(text)) is not None:
+        return shipped
     if isinstance(source, os.PathLike) or is_path_like(text) or not _HUB_NAME.fullmatch(text):
         raise ModelNotFound(
-            f"There is no folder {checks.shown(text)}; give the folder that adapter.save() or peft wrote, or a hub name "
-            "(owner/name)."
+            f"There is no folder {checks.shown(text)}; give the folder that adapter.save() or peft wrote, a hub name "
+            f"(owner/name), or an adapter that comes with labkit: {checks.listed(ADAPTERS)}."
         )
     return _fetched(text, revision, token)
 

@@ -89,18 +89,22 @@ def find(name: str) -> ShippedModel | None:
 
 def problems(model: ShippedModel) -> list[str]:
     """What is missing or changed among the files of a shipped model; empty when all is as it was shipped."""
-    from labkit.models.files import sha256
-
     lent = problems(MODELS[model.tokenizer_of]) if model.tokenizer_of else []
     if lent:
         return [f"{model.tokenizer_of}, whose tokenizer it has: {lent[0]}"]
+    return _problems(model.path)
+
+
+def _problems(folder: Path) -> list[str]:
+    from labkit.models.files import sha256
+
     try:
-        sums = json.loads((model.path / "SHA256.json").read_text("utf-8"))
+        sums = json.loads((folder / "SHA256.json").read_text("utf-8"))
     except (OSError, ValueError):
-        return [f"{model.path / 'SHA256.json'} can't be read"]
+        return [f"{folder / 'SHA256.json'} can't be read"]
     found = []
     for name, expected in sums.items():
-        file = model.path / name
+        file = folder / name
         if not file.is_file():
             found.append(f"{name} is missing")
         elif sha256(file) != expected:
@@ -113,3 +117,15 @@ def checked(model: ShippedModel) -> Path:
     if wrong := problems(model):
         raise BadModelFile(f"{model.name}, which comes with labkit, is damaged ({wrong[0]}); install labkit again.")
     return model.path
+
+
+ADAPTERS = {f"labkit-{name}": ASSETS / "labkit-lora" / name for name in ("capitals", "dates")}
+"""Adapters of the default model, by the name under which `lk.lora.load` knows them."""
+
+
+def checked_adapter(name: str) -> Path | None:
+    """The folder of a shipped adapter, every file as it was shipped; None for another name. Raises BadModelFile."""
+    folder = ADAPTERS.get(name.lower())
+    if folder is not None and (wrong := _problems(folder)):
+        raise BadModelFile(f"{name}, which comes with labkit, is damaged ({wrong[0]}); install labkit again.")
+    return folder

@@ -200,8 +200,8 @@ def measured(setting: Setting, work: Path) -> dict[str, float] | None:
     }
 
 
-def run(work: Path, only: str | None = None) -> None:
-    """Do every run that has not been done."""
+def run(work: Path, only: str | None = None, model: str | None = None) -> None:
+    """Do every run that has not been done; of one experiment, or of one model."""
     path = work / "runs.jsonl"
     done = {json.loads(line)["key"] for line in path.read_text("utf-8").splitlines()} if path.exists() else set()
     chosen = [only] if only else list(experiments())
@@ -209,7 +209,7 @@ def run(work: Path, only: str | None = None) -> None:
         for setting in sorted(
             experiments()[name].settings, key=lambda each: each.model == Setting.model
         ):  # the quick first
-            if setting.key in done:
+            if setting.key in done or (model and setting.model.partition("@")[0] != model):
                 continue
             found = measured(setting, work)
             if found is None:
@@ -318,7 +318,7 @@ def pack(work: Path) -> None:
         folder = SHIPPED / name
         folder.mkdir(exist_ok=True)
         for file in ("adapter_config.json", "adapter_model.safetensors"):
-            shutil.copy(work / name / file, folder / file)
+            shutil.copyfile(work / name / file, folder / file)
         sign(folder)
         facts = json.loads((work / f"{name}.json").read_text("utf-8"))
         size = (folder / "adapter_model.safetensors").stat().st_size
@@ -341,10 +341,11 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "table", "adapters", "pack"))
     parser.add_argument("work", type=Path)
     parser.add_argument("experiment", nargs="?", choices=list(experiments()))
+    parser.add_argument("--model", help="only its runs, such as labkit-dense, or wide for its checkpoints")
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
     if asked.what == "run":
-        run(asked.work, asked.experiment)
+        run(asked.work, asked.experiment, asked.model)
     else:
         {"table": summary, "adapters": adapters, "pack": pack}[asked.what](asked.work)
 
