@@ -135,7 +135,7 @@ function render(widget) {
 
   /** @param {"svg" | "png"} kind */
   function keep(kind) {
-    savePicture(`attention-layer-${get("layer")}-head-${get("head")}`, kind, headSvg(first.picture(), shared));
+    savePicture(`attention-layer-${get("layer")}-head-${get("head")}`, kind, headSvg(first.shown));
   }
 
   // ------------------------------------------------------------------------------------------------------ listening

@@ -44,13 +44,13 @@ export function controlBar(shared, actions) {
   }
 
   function drawLegend() {
-    const { scale, dark } = shared;
+    const scale = view.get("scale");
     const { marks } = SCALES[scale];
     const name = shared.constants.scales[scale];
     title.textContent = `Weight, ${name} scale`;
     const text = (/** @type {number} */ weight) => (weight === marks[0] && scale === "log" ? `≤ ${weight}` : String(weight));
     const along = marks.map((weight) => ({ at: onScale(weight, scale), text: text(weight) }));
-    colours.draw(ramp(dark), along, `Colour scale of the weights, ${name}, from ${marks[0]} to 1`);
+    colours.draw(ramp(view.theme.dark()), along, `Colour scale of the weights, ${name}, from ${marks[0]} to 1`);
   }
 
   /** @param {string} chosen */

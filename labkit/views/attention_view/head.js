@@ -1,11 +1,11 @@
 // One head in full: the pattern on a canvas that zooms and pans, its labels, and what is under the pointer.
 
 import { pixelRatio } from "../kit/canvas.js";
-import { box, make, pixels, unread, visibleLabel } from "../kit/common.js";
+import { box, make, pixels, unread } from "../kit/common.js";
 import { button } from "../kit/controls.js";
 import { pictureGrid } from "../kit/grid.js";
 import { footLine } from "./foot.js";
-import { LABEL_CHARACTERS, ROW_GAP, drawChips, drawLabels, labelWidths } from "./labels.js";
+import { ROW_GAP, drawChips, drawLabels, labelWidths } from "./labels.js";
 import { cellAfterKey, cellCount, layout, saySharing } from "./logic.js";
 import { OVERVIEW, painter } from "./paint.js";
 import { aligned, cellUnder, revealing, wholePlane, zoomed } from "./plane.js";
@@ -17,7 +17,7 @@ import { ZOOM_STEP, zoomWindow } from "./zoom.js";
 
 /**
  * which: 0 for the shown head, 1 for the one beside it. point(which, cell) tells which cell is under the pointer or the keyboard.
- * Returns {element, grid, shown, receive({codes, summary}), resize(), recolour(), link(place), drawMark(), picture()}.
+ * Returns {element, grid, shown, receive({codes, summary}), resize(), recolour(), link(place), drawMark()}.
  * @param {import("./shared.js").Shared} shared
  * @param {number} which
  * @param {{point: (which: number, cell: Cell | null) => void, mark: (layer: number, head: number) => void, leave: () => void}} actions
@@ -204,15 +204,6 @@ export function headPane(shared, which, actions) {
     link(place) {
       shown.linked = place;
       if (shown.sized && shown.pointed === null && shown.held === null) drawPlace();
-    },
-    /** What a picture to keep is made of. */
-    picture() {
-      const { cells: n, pool, summary, codes } = shown;
-      const numbers = Array.from({ length: n }, (_, i) => i * pool);
-      const labels = numbers.map((token) => visibleLabel(shown.label(token, pool), LABEL_CHARACTERS));
-      const aside = summary.aside ? " · first token set aside" : "";
-      const title = `${facts.model} · layer ${summary.layer} · head ${summary.head}${aside}`;
-      return { codes, n, labels, numbers, title, image: paint.picture(1).toDataURL("image/png") };
     },
   };
 }

@@ -10,7 +10,7 @@ const CROSS_FROM = 6;
 export const OVERVIEW = 92; // CSS pixels
 
 /**
- * Returns {pattern(canvas) → {q, u}, overview(canvas), cross(canvas, at), picture(q)}.
+ * Returns {pattern(canvas) → {q, u}, overview(canvas), cross(canvas, at)}.
  * @param {import("./shown.js").Shown} shown
  */
 export function painter(shown) {
@@ -93,7 +93,7 @@ export function painter(shown) {
     const { seen, tokens } = shown;
     const read = shown.reader();
     const side = dot * pixel;
-    brush.strokeStyle = shared.dark ? "#15181b" : "#ffffff";
+    brush.strokeStyle = shared.view.theme.dark() ? "#15181b" : "#ffffff";
     brush.lineWidth = Math.max(1, side / 12);
     brush.beginPath();
     for (let row = Math.floor(seen.top / dot) * dot; row < Math.min(tokens, seen.top + seen.span); row += dot) {
@@ -155,5 +155,5 @@ export function painter(shown) {
     }
   }
 
-  return { pattern, overview, cross, picture };
+  return { pattern, overview, cross };
 }

@@ -1,30 +1,31 @@
 // A head as a picture to keep: an SVG.
 
 import { colour, hexOf } from "../kit/colour.js";
+import { visibleLabel } from "../kit/common.js";
 import { xmlText } from "../kit/save.js";
+import { LABEL_CHARACTERS } from "./labels.js";
 import { SCALES, codeAt, onScale } from "./logic.js";
 
 const RECTANGLES = 80; // up to so many cells along a side each is a rectangle, beyond them the pattern is an image
 const CHARACTER = 6.2; // px of an 11 px letter, on average
 const LINE = 14;
 
-/**
- * An SVG of one head. codes: packed pattern of n × n cells; labels, numbers: of each cell; title: of the picture; image: a data:
- * address of the n × n pattern, used where n is large.
- * @param {{codes: Uint8Array, n: number, labels: string[], numbers: number[], title: string, image: string}} given
- * @param {import("./shared.js").Shared} shared
- */
-export function headSvg({ codes, n, labels, numbers, title, image }, shared) {
-  const { palette, scale, dark } = shared;
+/** An SVG of the head that a pane shows. @param {import("./shown.js").Shown} shown */
+export function headSvg(shown) {
+  const { cells: n, pool, summary, codes, shared } = shown;
+  const { palette, view, facts } = shared;
+  const [scale, dark] = [view.get("scale"), view.theme.dark()];
+  const labels = Array.from({ length: n }, (_, i) => visibleLabel(shown.label(i * pool, pool), LABEL_CHARACTERS));
+  const title = `${facts.model} · layer ${summary.layer} · head ${summary.head}${summary.aside ? " · first token set aside" : ""}`;
   const ink = dark ? "#e8ebee" : "#1b1f24";
   const muted = dark ? "#a2acb6" : "#59636e";
   const cell = n <= 60 ? Math.max(12, Math.min(26, 560 / n)) : 560 / n;
   const side = cell * n;
   const every = Math.max(1, Math.ceil(LINE / cell));
-  const shown = Array.from({ length: Math.ceil(n / every) }, (_, i) => i * every);
+  const named = Array.from({ length: Math.ceil(n / every) }, (_, i) => i * every);
   const widthOf = (/** @type {number} */ i) => ([...labels[i]].length + 1) * CHARACTER;
-  const gutter = Math.max(0, ...shown.map((i) => widthOf(i) + String(numbers[i]).length * CHARACTER)) + 10;
-  const overhang = Math.max(0, ...shown.map((i) => (i + 1) * cell + 6 + widthOf(i) - side));
+  const gutter = Math.max(0, ...named.map((i) => widthOf(i) + String(i * pool).length * CHARACTER)) + 10;
+  const overhang = Math.max(0, ...named.map((i) => (i + 1) * cell + 6 + widthOf(i) - side));
   const top = 34;
   const width = Math.ceil(Math.max(gutter + side + overhang, 360) + 10);
   const height = Math.ceil(top + side + 54);
@@ -36,7 +37,7 @@ export function headSvg({ codes, n, labels, numbers, title, image }, shared) {
     `<text x="10" y="20" font-size="13" font-weight="600" fill="${ink}">${xmlText(title)}</text>`,
     `<g transform="translate(${gutter.toFixed(1)} ${top})">`,
   ];
-  if (n <= RECTANGLES || !image) {
+  if (n <= RECTANGLES) {
     for (let row = 0; row < n; row += 1) {
       for (let column = 0; column <= row; column += 1) {
         const code = codeAt(codes, row, column);
@@ -50,13 +51,14 @@ export function headSvg({ codes, n, labels, numbers, title, image }, shared) {
       }
     }
   } else {
+    const image = shared.picture(codes, n).toDataURL("image/png");
     parts.push(`<image width="${side}" height="${side}" style="image-rendering:pixelated" href="${xmlText(image)}"/>`);
   }
   parts.push(`<path d="M0 0V${side.toFixed(1)}H${side.toFixed(1)}Z" fill="none" stroke="${muted}" stroke-opacity="0.4"/>`);
-  for (const i of shown) {
+  for (const i of named) {
     const y = ((i + 0.5) * cell + 4).toFixed(1);
     parts.push(
-      `<text x="-6" y="${y}" text-anchor="end" fill="${ink}"><tspan fill="${muted}">${numbers[i]} </tspan>${xmlText(labels[i])}</text>`,
+      `<text x="-6" y="${y}" text-anchor="end" fill="${ink}"><tspan fill="${muted}">${i * pool} </tspan>${xmlText(labels[i])}</text>`,
       `<text x="${((i + 1) * cell + 6).toFixed(1)}" y="${y}" fill="${muted}">${xmlText(labels[i])}</text>`,
     );
   }

@@ -39,21 +39,14 @@ export class Shared {
     this.palette = palette(this.codes, false);
   }
 
-  get scale() {
-    return this.view.get("scale");
-  }
-
-  get dark() {
-    return this.view.theme.dark();
-  }
-
   /** Read the colours of now; whether they are others than before. */
   recolour() {
-    this.view.theme.read();
-    const key = `${this.dark} ${this.scale}`;
-    if (!this.view.root.isConnected || key === this.#key) return false;
+    const { theme, root, get } = this.view;
+    theme.read();
+    const key = `${theme.dark()} ${get("scale")}`;
+    if (!root.isConnected || key === this.#key) return false;
     this.#key = key;
-    this.palette = palette(this.codes, this.dark, this.scale);
+    this.palette = palette(this.codes, theme.dark(), get("scale"));
     this.#pictures = new WeakMap();
     return true;
   }
