@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from labkit import checks
 from labkit.errors import BadInput, BadModelFile, LabError, NotEnoughMemory, Unavailable
 from labkit.models import convert, files, hardware, kinds, memory, quantized, resolve
 from labkit.models.files import Json
@@ -187,7 +188,13 @@ def _open_gguf(place: ModelPlace, options: Options) -> OpenedModel:
         opened = convert.open_gguf(place.path, dtype, **keywords)
     convert.refuse_incomplete(opened.info, place.name)
     model, tokenizer = opened.model, opened.tokenizer
-    place = replace(place, notes=(*place.notes, *opened.notes))
+    called = header.metadata.get("general.name")
+    names = (
+        (f"the file calls its model {checks.shown(called)}",)
+        if isinstance(called, str) and called != place.name
+        else ()
+    )
+    place = replace(place, notes=(*place.notes, *opened.notes, *names))
     if options.tokenizer is not None:
         tokenizer = _tokenizer(place, False, options)
     licence = header.metadata.get("general.license")

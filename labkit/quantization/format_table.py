@@ -58,7 +58,7 @@ class ByFormat(Result):
 def by_format(
     lab: Made,
     texts: object = None,
-    formats: Sequence[str | Made] = FORMATS,
+    formats: str | Sequence[str | Made] = FORMATS,
     *,
     method: str | Sequence[str] = "rtn",
     calibration: object = None,

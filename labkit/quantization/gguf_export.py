@@ -61,7 +61,7 @@ def write_gguf(
         (symmetric integers in groups of 32, 64, ... with 16-bit scales) and in float32 where not, which is said.
     head: a format for the embedding and the output head; None leaves them as they are.
     name: of the model, as the file tells other programs (general.name), the lab's by default; a lab opened from the file
-        is called after the file.
+        is called after the file, and its notes tell this name.
     Rows that a format's blocks don't divide stay as they are: the contents say so. Norms and biases are written in float32.
     llama.cpp rounds activations to 8 bits where weights are quantized, so its probabilities are near those here, not equal.
     The file appears whole or not at all, and only once its settings and its vocabulary have been read back as they were.

@@ -94,6 +94,14 @@ def test_llama_cpp_says_nearly_the_same(tmp_path: Path) -> None:
         assert compared, family
 
 
+def test_the_name_in_the_file_is_told_where_the_file_has_another(tmp_path: Path) -> None:
+    lab = lab_of("llama")
+    for name, told in (("A model of my own", True), ("same", False)):
+        write_gguf(lab, tmp_path / "same.gguf", "q8_0", name=name, overwrite=True)
+        read = lk.load(tmp_path / "same.gguf", fresh=True)
+        assert any(f"calls its model {name!r}" in note for note in read.notes) == told
+
+
 def test_byte_fallback_tokenizers_are_written_too(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
