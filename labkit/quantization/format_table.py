@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from labkit import checks
 from labkit.errors import BadInput
@@ -81,9 +81,13 @@ def by_format(
 
     check_lab(lab)
     checks.flag("progress", progress)
-    methods = [method] if isinstance(method, str) else checks.series("method", method, "a method, or a list of them")
-    each_format = (
-        [formats] if isinstance(formats, str) else checks.series("formats", formats, "formats and quantized labs")
+    methods = cast(
+        "list[str]",
+        [method] if isinstance(method, str) else checks.series("method", method, "a method, or a list of them"),
+    )
+    each_format = cast(
+        "list[str | Made]",
+        [formats] if isinstance(formats, str) else checks.series("formats", formats, "formats and quantized labs"),
     )
     for given in each_format:
         if not isinstance(given, str):
