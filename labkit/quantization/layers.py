@@ -106,7 +106,8 @@ class Unpacked(torch.Tensor):
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[object, ...]:
         with torch._C.DisableTorchFunctionSubclass():
-            return self.as_subclass(torch.Tensor).__reduce_ex__(protocol)
+            found: str | tuple[object, ...] = self.as_subclass(torch.Tensor).__reduce_ex__(protocol)
+            return found
 
 
 _NO_WRITING = {"requires_grad_", "retain_grad", "share_memory_", "rename_"}
