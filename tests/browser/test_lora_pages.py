@@ -328,6 +328,11 @@ run = lk.lora.finetune(lab, DATA, rank=4, learning_rate=0.02, batch=2, steps=100
                        measure_every=20)
 lk.views.training(run)
 """
+AGAIN = """
+again = lk.lora.finetune(lab, DATA, rank=2, batch=4, steps=8, general=False, prompt=False)
+lk.views.training(again)
+"""
+WAIT = "again.wait()"
 USE = 'run.stop(); blend = lk.views.adapter(lab, run.adapter, "the cat", tokens=8); blend'
 
 
@@ -343,7 +348,7 @@ def train_and_use(chromium: Any, tmp_path: Path) -> None:
     folder = tmp_path / "notebooks"
     folder.mkdir(parents=True)
     support = str(Path(stand_in.__file__).parent)
-    cells = [nbformat.v4.new_code_cell(source) for source in (MAKE.format(support=support), TRAIN, USE)]
+    cells = [nbformat.v4.new_code_cell(source) for source in (MAKE.format(support=support), TRAIN, USE, AGAIN, WAIT)]
     notebook = nbformat.v4.new_notebook(cells=cells)
     notebook.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
     nbformat.write(notebook, folder / "lora.ipynb")
@@ -392,11 +397,18 @@ def train_and_use(chromium: Any, tmp_path: Path) -> None:
         page.wait_for_function(
             "e => e.innerText.includes('All scales are 0')", arg=tuned.element_handle(), timeout=30_000
         )
+        for cell in (3, 4):  # at once, as Run All does
+            jupyterlab.run_cell(page, cell)
+        page.wait_for_function(f"() => {jupyterlab.CONTENT}.model.cells.get(4).executionCount !== null")
+        jupyterlab.wait_for_kernel(page)
+        ended = "() => document.querySelectorAll('.lk-train .lk-work-progress')[1]?.textContent.startsWith('finished: 8 of 8')"
+        page.wait_for_function(ended, timeout=30_000)
+        page.wait_for_timeout(500)
         jupyterlab.save(page)
         page.wait_for_timeout(1_000)
         saved = nbformat.read(folder / "lora.ipynb", as_version=4)
-        kept = saved.cells[1].outputs[-1].data["text/html"]
-        assert "stopped after" in kept, "the saved notebook has the picture with the last curves"
+        kept = saved.cells[3].outputs[-1].data["text/html"]
+        assert "finished: 8 of 8 steps" in kept, "the saved notebook has the picture with the last curves"
         assert "data:image/svg+xml" in kept
         assert jupyterlab.errors(page.evaluate(jupyterlab.CELLS)) == []
         assert left == []
