@@ -22,6 +22,7 @@ LONGEST = (
     "browser/test_attention_notebook",
     "browser/test_jupyterlab",
     "test_live_panel_page",
+    "test_lora_pages",
 )
 
 
