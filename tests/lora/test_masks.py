@@ -316,6 +316,8 @@ def test_no_loss_at_all_is_refused() -> None:
 
 def test_loss_everywhere_is_refused() -> None:
     everything = "{% generation %}" + REWRITES.replace("{% if add", "{% endgeneration %}{% if add")
+    (masked,) = lk.lora.mask(lab_with(everything), [TALK]).samples
+    assert masked.learns == (False, *(True,) * (len(masked.ids) - 1))
     with pytest.raises(lk.BadInput, match="carries loss everywhere, prompt included"):
         lk.lora.prepared(lab_with(everything), [TALK])
 
