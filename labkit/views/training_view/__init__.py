@@ -34,6 +34,7 @@ SHOWN_SAMPLES = 40
 SAMPLE_CHARACTERS = 1_200
 _LOOK_SECONDS = 0.5  # a run that ends without a step more is noticed by then
 _REST_SECONDS = 0.2  # between two pictures
+_PICTURE_POINTS = PICTURE_POINTS // 2  # there are four lines
 _NATS = "nats a token"
 
 
@@ -95,10 +96,17 @@ CHARTS = (
         (_Curve("loss", "training", everywhere=True), _Curve("held_out", "held-out")),
     ),
     _Chart(
-        "Beside the model with the adapter off (0)",
-        "Forgetting: how much the loss on general text rose. KL: how far the answers on the task have moved.",
+        "Forgetting",
+        "How much the loss on general text rose; 0: the adapter off.",
         _NATS,
-        (_Curve("forgetting", "forgetting"), _Curve("kl", "KL")),
+        (_Curve("forgetting", "forgetting"),),
+        zero=True,
+    ),
+    _Chart(
+        "KL to the base",
+        "How far the answers on the task have moved; 0: the adapter off.",
+        _NATS,
+        (_Curve("kl", "KL"),),
         zero=True,
     ),
     _Chart(
@@ -303,12 +311,12 @@ class TrainingView(View):
         sentence = self._sentence(history)
         page = Page(description=f"{self.title}: {sentence}").heading(self.title).paragraph(sentence)
         for chart in CHARTS:
-            lines = {curve.name: line_points(*_line(history, curve), PICTURE_POINTS) for curve in chart.curves}
+            lines = {curve.name: line_points(*_line(history, curve), _PICTURE_POINTS) for curve in chart.curves}
             points = {name: (line[:, 0].tolist(), line[:, 1].tolist()) for name, line in lines.items() if len(line)}
             if chart.small or not points:
                 continue
             page.paragraph(chart.title, bold=True, gap=0.0)
-            figure = curves(points, x="step", y=chart.y).update_layout(height=250)
+            figure = curves(points, x="step", y=chart.y).update_layout(height=220)
             if chart.zero:
                 figure.update_yaxes(zeroline=True, rangemode="tozero")
             page.drawing(drawn(figure))

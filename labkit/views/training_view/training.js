@@ -77,6 +77,7 @@ function samplesPane(view) {
 /** @param {{model: import("../kit/ask.js").Model, el: HTMLElement}} widget */
 function render(widget) {
   const view = mount(widget, "lk-train");
+  view.root.classList.add("lk-panes");
   const charts = /** @type {Chart[]} */ (view.get("charts"));
   // the values stand in the order of the lines
   const series = () => /** @type {Chart[]} */ (view.get("charts")).flatMap((chart) => chart.lines);
