@@ -6,7 +6,8 @@ alone; Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation".
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import weakref
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -34,6 +35,10 @@ class LowRank:
     bias: torch.Tensor | None = None
     magnitude: torch.Tensor | None = None
     embedding: bool = False
+    # of DoRA, by module: what its weight was told by, and the gain computed from it, so that a change of scale costs nothing
+    _gains: weakref.WeakKeyDictionary[nn.Module, tuple[object, torch.Tensor]] = field(
+        init=False, repr=False, default_factory=weakref.WeakKeyDictionary
+    )
 
     @property
     def rank(self) -> int:
@@ -61,12 +66,26 @@ class LowRank:
 
     def term(self, module: nn.Module, scale: float) -> Term:
         """scale · ΔW x (and bias), in the order of peft's own operations, so that scale 1 gives its numbers."""
-        gain = None
-        if self.magnitude is not None:
-            own = dense_weight(module)
-            product = (self.b.to(own.device) @ self.a.to(own.device)).to(own.dtype)
-            gain = self._gain(own + self.scaling * product)
+        gain = None if self.magnitude is None else self._gain_at(module)
         return _Term(self, module, scale, gain)
+
+    def _gain_at(self, module: nn.Module) -> torch.Tensor:
+        own = module._parameters.get("weight")
+        assert self.magnitude is not None
+        mine = (self.a._version, self.b._version, self.magnitude._version)
+        told = (*mine, *(() if own is None else (id(own), own._version, _sample(own))))
+        known = self._gains.get(module)
+        if known is None or known[0] != told:
+            weight = dense_weight(module)
+            product = (self.b.to(weight.device) @ self.a.to(weight.device)).to(weight.dtype)
+            known = self._gains[module] = (told, self._gain(weight + self.scaling * product))
+        return known[1]
+
+
+def _sample(weight: torch.Tensor) -> tuple[float, ...]:
+    """A few values: writing through `.data` leaves no other mark."""
+    flat = weight.detach().reshape(-1)
+    return tuple(flat[:: max(1, flat.numel() // 16)][:16].tolist())
 
 
 class _Term:

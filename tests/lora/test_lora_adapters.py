@@ -281,6 +281,23 @@ def test_dora_on_a_packed_base_uses_its_own_weights() -> None:
         torch.testing.assert_close(logits(packed.model), logits(merged.model), rtol=1e-4, atol=1e-5)
 
 
+def test_dora_sees_that_the_base_was_changed() -> None:
+    lab = lab_of()
+    adapter = adapter_of(lab, use_dora=True)
+    with adapter.on(0.5):
+        first = logits(lab.model)
+    with torch.no_grad():
+        lab.model.model.layers[0].self_attn.q_proj.weight.mul_(1.5)
+        lab.model.model.layers[0].self_attn.v_proj.weight.data.mul_(0.5)
+    with adapter.on(0.5):
+        second = logits(lab.model)
+    adapter.low_ranks["model.layers.0.self_attn.q_proj"]._gains.clear()
+    adapter.low_ranks["model.layers.0.self_attn.v_proj"]._gains.clear()
+    with adapter.on(0.5):
+        assert torch.equal(logits(lab.model), second)
+    assert not torch.equal(first, second)
+
+
 # refusals ---------------------------------------------------------------------------------------------------------------
 
 
