@@ -65,7 +65,12 @@ def formats() -> None:
     calibration = [text for of_kind in lk.quantization.texts(4, skip=20).values() for text in of_kind]
     compared = ("int8", "int6", "int4", "int3", "int2", "nf4", "q4_0", "q5_0", "ternary")
     table = lk.quantization.by_format(
-        lab, lk.quantization.texts(2), compared, method=("rtn", "gptq"), calibration=calibration, progress=False
+        lab,
+        lk.quantization.texts(10, characters=350),
+        compared,
+        method=("rtn", "gptq"),
+        calibration=calibration,
+        progress=False,
     )
     save(lk.views.formats(table), FORMATS)
 

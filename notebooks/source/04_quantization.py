@@ -39,7 +39,7 @@
 import torch
 
 lab = lk.load("labkit-dense", dtype="float32", device="cpu")
-texts = lk.quantization.texts(2)  # two held-out passages of each of the five kinds
+texts = lk.quantization.texts(10, characters=350)  # held-out passages, ten of each kind
 name = "model.layers.2.mlp.down_proj"  # one of its 42 matrices
 weight = lab.model.get_submodule(name).weight.detach()
 
@@ -304,7 +304,7 @@ budget = lk.quantization.contents(three).size_bytes  # what 3 bits for all take
 mix = lk.quantization.mix(
     lab,
     budget_bytes=budget,
-    texts=lk.quantization.texts(2, skip=30),
+    texts=lk.quantization.texts(10, skip=30, characters=350),
     measured_on=texts,
     tokens=1_000,
     progress=False,
@@ -318,10 +318,7 @@ lk.views.mix(mix)
 # %% tags=["nbval-check-output"]
 measured = mix.measured.set_index("what")
 for _, row in measured.loc[["uniform int3", "mix", "random mix"]].iterrows():
-    print(
-        f"{row.name:13}{row['size_bytes']:10,.0f} bytes: KL {row['kl']:.4f} "
-        f"({row['kl_low']:.4f} to {row['kl_high']:.4f})"
-    )
+    print(f"{row.name:13}{row['size_bytes']:10,.0f} bytes: KL {row['kl']:.4f} nats")
 
 # %% [markdown]
 # **To take away:** a few matrices carry most of the damage. Spend bits there, and judge the mix on text it was not chosen on.
@@ -393,12 +390,13 @@ lk.claim("int4-phone", round(bound, 1), note="3 a second are well below")
 # of 4 bits.
 #
 # A bound is not a speed. Fewer bits are faster only where unpacking costs less than the reading that was saved, and that
-# takes code made for it. Here the default model writes in three ways on your processor:
+# takes code made for it. Here the default model writes in four ways on your processor:
 
 # %%
 default = lk.load(dtype="float32", device="cpu")
 ways = {
     "float32": default,
+    "bfloat16": lk.load(dtype="bfloat16", device="cpu"),
     "unpacked": lk.quantization.quantize(default, "int4", group_size=32, progress=False),
 }
 # torch has no packed product for processors without vector instructions
@@ -417,7 +415,8 @@ for _, row in speeds.iterrows():
 # %% [markdown]
 # *unpacked* is labkit's own: for every token it makes whole matrices of the codes and multiplies as before. It is smaller and
 # **slower**. *packed* is torch's product, which unpacks in the processor's registers while it multiplies, and is faster than
-# the original. "Are 4 bits faster?" is a question about code.
+# float32. By how much depends on the machine, its memory and its threads. *bfloat16* has half the bytes; whether that is
+# faster depends on whether the processor can multiply such numbers. "Are 4 bits faster?" is a question about code.
 
 # %%
 rate = speeds.set_index("model")["tokens_per_second"]
@@ -425,7 +424,7 @@ claim = None
 if "packed" in rate:
     claim = lk.claim(
         "gptq-75-2x",
-        round(rate["packed"] / rate["float32"], 1),
+        round(rate["packed"] / max(rate["float32"], rate["bfloat16"]), 1),
         note="the size is in section 2",
     )
 claim
@@ -464,23 +463,25 @@ lk.views.squeeze(squeezed)
 
 # %% [markdown]
 # With 2 bits and with three values the cost rises from checkpoint to checkpoint, with 3 and 4 bits on the whole; 8 bits cost
-# nothing that can be seen. The recipe is `labkit/recipes/squeeze.py`. Two of its points, computed now on a few passages:
+# nothing that can be seen. The recipe is `labkit/recipes/squeeze.py`. Two of its points, computed now on a hundred short
+# passages:
 
 # %% tags=["nbval-check-output"]
+hundred = lk.quantization.texts(20, characters=350)
 for name_of_model in ("labkit-squeeze-early", "labkit-squeeze"):
     model = lk.load(name_of_model, dtype="float32", device="cpu")
     rounded = lk.quantization.quantize(
         model, "int2", group_size=32, symmetric=False, progress=False
     )
-    change = lk.quantization.damage(model, rounded, texts, progress=False)
+    change = lk.quantization.damage(model, rounded, hundred, tokens=None, progress=False)
     low, high = change.loss_interval
     print(f"{name_of_model:21} {change.loss_change:.3f} nats added ({low:.3f} to {high:.3f})")
-lk.claim("harder-to-squeeze", round(change.loss_change, 3), note="on these few passages")
+lk.claim("harder-to-squeeze", round(change.loss_change, 3), note="on these passages")
 
 # %% [markdown]
-# With care: this is one small model and one training, and an interval from two passages of a kind is too narrow (other pairs
-# gave 0.17 to 0.23). Others found the same growth on far larger models (Ouyang et al. 2024, Kumar et al. 2024), and that
-# **size** works the other way (section 11).
+# With care: this is one small model and one training; the intervals are those of other passages, not of another training.
+# Others found the same growth on far larger models (Ouyang et al. 2024, Kumar et al. 2024), and that **size** works the other
+# way (section 11).
 #
 # **To take away:** what a format costs depends on the model, and one that was trained longer has more to lose. A format that
 # was fine for an older model need not be for the next.
@@ -618,7 +619,8 @@ for model, width in (("tiny", 32), ("narrow", 64), ("wide", 128)):
 # suits them; values have none, and get a grid for each *token* (KIVI, Liu et al. 2024). Here beside the other way round:
 
 # %% tags=["nbval-check-output"]
-cache = lk.quantization.cache_damage(lab, texts, bits=(4, 2), progress=False)
+longer = lk.quantization.texts(5, characters=1_000)
+cache = lk.quantization.cache_damage(lab, longer, bits=(4, 2), progress=False)
 whole = cache.table[(cache.table["length_from"] == 1) & (cache.table["length_to"] > 64)]
 for _, row in whole.iterrows():
     print(
