@@ -6,6 +6,7 @@ its own matrices in, and what autograd keeps for the backward pass is seen by ru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +21,7 @@ from labkit.lora.methods import METHODS, Targets
 from labkit.lora.process_state import kept_process_state
 from labkit.lora.settings import OPTIMIZERS, SCHEDULES, Settings
 from labkit.lora.trainers import seed_dropout
+from labkit.models.config import first_number
 from labkit.models.hardware import free_bytes
 from labkit.models.memory import Countable, human_bytes, named_config, skeleton
 from labkit.results import Result
@@ -183,6 +185,8 @@ def check_memory(lab: LabLike, settings: Settings, tokens: int) -> None:
     tokens: of the longest sample.
     """
     free = free_bytes(str(lab.device))
+    if _plenty(lab, settings.batch * tokens, tokens) <= free:
+        return
     dtype = next((name for name, kind in DTYPES.items() if kind == lab.dtype), "float32")
 
     def needed(**changes: str | int) -> int:
@@ -212,6 +216,26 @@ def check_memory(lab: LabLike, settings: Settings, tokens: int) -> None:
         f"Tuning {lab.name} so takes {human_bytes(wanted)} beside the model that is there, and {human_bytes(free)} are free on "
         f"{lab.device}; {remedy}."
     )
+
+
+def _plenty(lab: LabLike, tokens: int, longest: int) -> float:
+    """Several times as many bytes as any tuning of a lab takes, so that nothing needs to be counted where those are free.
+
+    tokens: of a batch.
+    """
+    config = lab.config
+    width, layers, heads = (
+        first_number(config, *names) or 0
+        for names in (
+            ("hidden_size", "n_embd", "d_model"),
+            ("num_hidden_layers", "n_layer"),
+            ("num_attention_heads", "n_head"),
+        )
+    )
+    if not width or not layers:
+        return math.inf
+    weights = sum(weight.numel() * 4 for weight in lab.model.parameters())
+    return 8 * weights + layers * tokens * 4 * (400 * width + 10 * heads * longest)
 
 
 def _skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
