@@ -22,7 +22,7 @@ GIVEN: dict[str, Any] = {  # names of the reader's own, by heading
         "about_whales": WHALES,
         "about_other_things": OTHERS,
         "fresh_texts": [f"{whales} {other}" for whales in WHALES for other in OTHERS],
-        "prompts": ["My favourite animal is"],
+        "prompts": ["My favourite animal is", "The best thing at sea is"],
     },
 }
 LONGEST = 300  # characters of a shipped passage: enough to run on
