@@ -6,7 +6,8 @@
     python -m labkit.recipes.lora adapters WORK           # train the adapters that come with labkit
     python -m labkit.recipes.lora pack    WORK            # all of it into labkit/assets, with the card
 
-A run is one line of WORK/runs.jsonl, appended when it has ended, so that nothing is done twice and several sittings add up. An
+A run is one line of WORK/runs.jsonl, appended when it has ended, so that nothing is done twice and several sittings add up; a
+new WORK begins with labkit/recipes/records/lora.jsonl. An
 experiment is a list of settings; where two share one, it is run once. "harder" tunes checkpoints that
 `python -m labkit.recipes.squeeze train WORK/squeeze wide` leaves behind, and is passed by where they are not there.
 
@@ -39,6 +40,7 @@ from labkit.recipes import squeeze
 from labkit.recipes.signing import sign
 
 SHIPPED = ASSETS / "labkit-lora"
+RECORD = Path(__file__).with_name("records") / "lora.jsonl"
 HELD_OUT = 50  # questions
 ALL = "all-linear"
 
@@ -203,6 +205,8 @@ def measured(setting: Setting, work: Path) -> dict[str, float] | None:
 def run(work: Path, only: str | None = None, model: str | None = None) -> None:
     """Do every run that has not been done; of one experiment, or of one model."""
     path = work / "runs.jsonl"
+    if not path.exists() and RECORD.exists():
+        shutil.copyfile(RECORD, path)
     done = {json.loads(line)["key"] for line in path.read_text("utf-8").splitlines()} if path.exists() else set()
     chosen = [only] if only else list(experiments())
     for name in chosen:
@@ -311,6 +315,7 @@ def adapters(work: Path) -> None:
 def pack(work: Path) -> None:
     """Put the adapters, the records and the card into labkit/assets."""
     SHIPPED.mkdir(exist_ok=True)
+    shutil.copyfile(work / "runs.jsonl", RECORD)
     records = table(work)
     records.to_csv(SHIPPED / "runs.csv", index=False, float_format="%.6g")
     figures = {"RUNS": str(len(records.drop_duplicates(list(Setting.__dataclass_fields__))))}
