@@ -46,6 +46,12 @@ def test_the_blocks_are_found() -> None:
     assert {"A first example", "Who takes which token", "What bits cost", TUNING, OF_YOUR_OWN, *GIVEN} == runs().keys()
 
 
+def test_what_generate_takes_is_told_where_it_is_shown() -> None:
+    first = README.partition("\n## A first example\n")[2].partition("\n#")[0]
+    assert "lab.generate(" in first
+    assert "`lab.generate` takes" in first
+
+
 @pytest.mark.real_model
 @pytest.mark.parametrize("heading", [heading for heading in runs() if heading != OF_YOUR_OWN])
 def test_the_blocks_run_one_after_the_other(heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
