@@ -68,6 +68,20 @@ class Sample:
             return "\n".join(map(_message_text, self.messages))
         return self.text if self.kind == "text" else f"{self.prompt}\n{self.completion}"
 
+    @property
+    def answers(self) -> list[tuple[str, str]]:
+        """(what the user said last, the answer to it) of each answer in it; none of plain text."""
+        if self.kind == "prompt":
+            return [(self.prompt, self.completion)]
+        found, asked = [], ""
+        for message in self.messages:
+            if message.get("role") == "user":
+                asked = _message_text(message)
+            elif message.get("role") == "assistant":
+                calls = message.get("tool_calls") or ""
+                found.append((asked, f"{_message_text(message)}{calls and json.dumps(calls, default=str)}"))
+        return found
+
 
 def read(data: object, *, columns: Mapping[str, str] | None = None) -> list[Sample]:
     """Samples, from any of the usual forms of training data.
@@ -92,7 +106,10 @@ def read(data: object, *, columns: Mapping[str, str] | None = None) -> list[Samp
 
 
 def divided(samples: Sequence[Sample], share: float, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
-    """Samples to train on and `share` of them held out, drawn by the seed; those with one question stay on one side."""
+    """Samples to train on and `share` of them held out, drawn by the seed; those with one question stay on one side.
+
+    What would be in the training data all the same, as `overlapping` finds it, goes back there.
+    """
     share, rng = checks.fraction("held_out", share, zero=False, one=False), np.random.default_rng(checks.seed(seed))
     questions = [_normalised(sample.question) for sample in samples]
     distinct = list(dict.fromkeys(questions))
@@ -102,17 +119,28 @@ def divided(samples: Sequence[Sample], share: float, seed: int = 0) -> tuple[lis
         )
     count = min(max(round(share * len(distinct)), 1), len(distinct) - 1)
     out = {distinct[i] for i in rng.permutation(len(distinct))[:count]}
-    train = [sample for sample, question in zip(samples, questions, strict=True) if question not in out]
-    return train, [sample for sample, question in zip(samples, questions, strict=True) if question in out]
+    while out:
+        train = [sample for sample, question in zip(samples, questions, strict=True) if question not in out]
+        held_out = [sample for sample, question in zip(samples, questions, strict=True) if question in out]
+        back = {_normalised(held_out[i].question) for i in overlapping(train, held_out)}
+        if not back:
+            return train, held_out
+        out -= back
+    raise BadInput(
+        "None of the samples can be held out, since the training data would hold what was drawn all the same (the same answers "
+        "to the same questions, or one text within another); take out what stands there twice, or give held_out other samples."
+    )
 
 
 def overlapping(train: Sequence[Sample], others: Sequence[Sample]) -> list[int]:
     """Which of the others are in the training data: by index, ascending.
 
-    Compared without case, width and kinds of space. One is in it that asks the same question, or whose text, of 40
-    characters or more, stands within a training sample or has one within it.
+    Compared without case, width and kinds of space. One is in it that asks the same question, whose every answer is given
+    there to the same message of the user's, whatever stands before, or whose text, of 40 characters or more, stands within a
+    training sample or has one within it.
     """
     asked = {_normalised(sample.question) for sample in train}
+    answered = {pair for sample in train for pair in _answers(sample)}
     texts = [_normalised(sample.whole) for sample in train]
     joined = "\n".join(texts)
     long = [text for text in dict.fromkeys(texts) if len(text) >= CONTAINED]
@@ -120,7 +148,8 @@ def overlapping(train: Sequence[Sample], others: Sequence[Sample]) -> list[int]:
     for i, sample in enumerate(others):
         whole = _normalised(sample.whole)
         within = len(whole) >= CONTAINED and (whole in joined or any(text in whole for text in long))
-        if within or _normalised(sample.question) in asked:
+        answers = _answers(sample)
+        if within or _normalised(sample.question) in asked or (answers and answers <= answered):
             found.append(i)
     return found
 
@@ -350,6 +379,10 @@ def _of_one_kind(samples: list[Sample]) -> list[Sample]:
 def _message_text(message: Message) -> str:
     content = message.get("content", "")
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
+
+
+def _answers(sample: Sample) -> set[tuple[str, str]]:
+    return {(_normalised(asked), _normalised(answer)) for asked, answer in sample.answers}
 
 
 def _normalised(text: str) -> str:

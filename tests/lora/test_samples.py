@@ -183,6 +183,50 @@ def test_overlap_is_found_whatever_case_and_spaces() -> None:
     assert overlapping(read([TALK]), read([talk])) == [0]
 
 
+def said(*turns: tuple[str, str], system: str = "") -> list[dict[str, str]]:
+    before = [{"role": "system", "content": system}] if system else []
+    return before + [
+        {"role": role, "content": text}
+        for pair in turns
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+
+
+def test_a_short_conversation_within_another_overlaps() -> None:
+    greeting, sky = ("Hi", "Hello"), ("Why is it blue?", "The air.")
+    train = read([said(greeting, sky), said(("What is 1 + 1?", "2"), system="Be brief.")])
+    others = {
+        "the first turn": said(greeting),
+        "the last turn": said(sky),
+        "another system prompt": said(("what is 1 + 1?", "2"), system="Count."),
+        "turns of two conversations": said(("What is 1 + 1?", "2"), sky),
+    }
+    for name, talk in others.items():
+        assert overlapping(train, read([talk])) == [0], name
+    apart = [said(greeting, ("Why is it red?", "Rust.")), said(("What is 1 + 1?", "two"), system="Count.")]
+    assert overlapping(train, read(apart)) == []  # what is asked there is not answered in the training data
+
+
+def test_calls_of_tools_are_answers_too() -> None:
+    def called(tool: str) -> list[dict[str, object]]:
+        call = {"type": "function", "function": {"name": tool, "arguments": {}}}
+        return [{"role": "user", "content": "Go"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+
+    train = read([[{"role": "system", "content": "Work."}, *called("find")]])
+    assert overlapping(train, read([called("find"), called("open")])) == [0]
+
+
+def test_what_is_drawn_is_never_in_the_training_data() -> None:
+    talks = [said((f"Question {i % 10}", f"Answer {i % 10}"), system=f"Style {i // 10}.") for i in range(20)]
+    talks += [said((f"Alone {i}", f"Reply {i}")) for i in range(10)]
+    train, held_out = divided(read(talks), 0.5, seed=3)
+    assert held_out
+    assert overlapping(train, held_out) == []
+    assert len(train) + len(held_out) == 30
+    with pytest.raises(lk.BadInput, match="None of the samples can be held out"):
+        divided(read([said(("a", "b"), system=f"Style {i}.") for i in range(4)]), 0.5)
+
+
 def test_a_text_within_another_overlaps() -> None:
     long = "The quick brown fox jumps over the lazy dog, and then it goes home."
     texts = read([f"Once: {long} Truly.", "Short."])
