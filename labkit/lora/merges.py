@@ -15,7 +15,8 @@ from torch import nn
 from labkit import checks
 from labkit.errors import BadInput
 from labkit.lora.adapters import Adapter
-from labkit.lora.tuned_weights import tuned_weights
+from labkit.lora.merging import own_parameter, untied_note
+from labkit.lora.tuned_weights import taken_apart, tuned_weights
 from labkit.quantization.quantizing import copied
 from labkit.trace import running
 from labkit.trace.building import check_room, refuse_adapters, refuse_odd_weights
@@ -96,6 +97,7 @@ def merged(
         two to the second along the arc, by `t`.
     weights: what each source counts; 1 each by default.  seed: of DARE.
     Every tensor is merged by itself, in float64, and rounded once. What no source changes is the base's own, bit for bit.
+    Tied ends stay tied unless a source has them apart; then the new lab has them apart too, and a note says so.
     Raises BadInput for fewer than two sources ("slerp": other than two) and what is no tuning of the base; Unavailable for
     quantized labs; NotEnoughMemory.
     """
@@ -115,14 +117,17 @@ def merged(
         checks.refuse("weights", weights, "numbers that don't add up to 0, which is divided by")
     refuse_adapters(lab, "merged")
     refuse_odd_weights(lab, "merged")
-    size = sum(value.nbytes for value in lab.model.parameters())
-    check_room(lab, size, f"{lab.name}, merged", "close another lab")
     parts = [tuned_weights(lab, name, each) for name, each in named.items()]
+    untied = taken_apart(parts)
+    size = sum(value.nbytes for value in lab.model.parameters()) + sum(parts[0].own[name].nbytes for name in untied)
+    check_room(lab, size, f"{lab.name}, merged", "close another lab")
     changed = {name for part in parts for name in part.changed()}
     generator = torch.Generator().manual_seed(seed)
     with lab.turn(), torch.no_grad():
         model = copied(lab.model)
         running.take_over_answers(model, lab.model)
+        for name in untied:
+            own_parameter(running.language_model(model), name)
         held: dict[str, nn.Parameter] = dict(model.named_parameters())
         for name, parameter in held.items():
             if name not in changed:
@@ -134,8 +139,10 @@ def merged(
         raise BadInput(
             f"{next(iter(lost))} is changed and is no parameter of {lab.name}; give tunings of its parameters."
         )
-    note = f"merged by {method}: {checks.listed(named)}"
-    return type(lab)(model, lab.tokenizer, name=f"{lab.name}, {method}", licence=lab.licence, notes=(*lab.notes, note))
+    notes = [*lab.notes, f"merged by {method}: {checks.listed(named)}"]
+    if untied:
+        notes.append(untied_note([name.rpartition(".")[0] for name in untied]))
+    return type(lab)(model, lab.tokenizer, name=f"{lab.name}, {method}", licence=lab.licence, notes=tuple(notes))
 
 
 def _tensor(

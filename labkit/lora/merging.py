@@ -23,14 +23,14 @@ from labkit.trace import running
 from labkit.trace.building import check_room, is_quantized, refuse_added, refuse_odd_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedModel
 
     from labkit.lora.adapters import Adapter
     from labkit.trace.lab_like import BuiltLab
 
-__all__ = ["DTYPES", "Logits", "add_to_weights", "merged"]
+__all__ = ["DTYPES", "Logits", "add_to_weights", "merged", "own_parameter", "untied_note"]
 
 Made = TypeVar("Made", bound="BuiltLab")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -68,9 +68,7 @@ def merged(adapter: Adapter[Made], *, scale: float, dtype: torch.dtype | None, p
     if packed:
         notes.append(f"merged into a float copy of what is packed in {lab.name}, in {str(kind).removeprefix('torch.')}")
     if untied:
-        notes.append(
-            f"{' and '.join(untied)} no longer share{'s' if len(untied) == 1 else ''} a tensor with another part"
-        )
+        notes.append(untied_note(untied))
     if progress:
         print("\n".join(notes))
     return type(lab)(
@@ -93,7 +91,7 @@ def add_to_weights(
     untied = []
     for name, low_rank in low_ranks.items():
         module = model.get_submodule(name)
-        untied += [name] if _own(model, module, "weight") else []
+        untied += [name] if own_parameter(model, f"{name}.weight") else []
         weight = module._parameters["weight"]
         assert weight is not None
         source = dense_weight(base.get_submodule(name)) if low_rank.magnitude is not None else None
@@ -105,7 +103,7 @@ def add_to_weights(
     for name, value in replaced.items():
         module_name, _, parameter = name.rpartition(".")
         module = model.get_submodule(module_name)
-        untied += [module_name] if _own(model, module, parameter) else []
+        untied += [module_name] if own_parameter(model, name) else []
         weight, own = module._parameters[parameter], base.get_submodule(module_name)._parameters[parameter]
         assert weight is not None
         assert own is not None
@@ -117,8 +115,10 @@ def add_to_weights(
     return untied
 
 
-def _own(model: PreTrainedModel, module: nn.Module, parameter: str) -> bool:
-    """Give a module a parameter of its own where it is shared; whether it was."""
+def own_parameter(model: PreTrainedModel, name: str) -> bool:
+    """Give a module a parameter of its own, by its name, where it is shared; whether it was."""
+    module_name, _, parameter = name.rpartition(".")
+    module = model.get_submodule(module_name)
     shared = module._parameters[parameter]
     assert shared is not None
     holders = sum(value is shared for part in model.modules() for value in part._parameters.values())
@@ -128,6 +128,11 @@ def _own(model: PreTrainedModel, module: nn.Module, parameter: str) -> bool:
     for config in {id(each): each for each in (model.config, model.config.get_text_config())}.values():
         config.tie_word_embeddings = False  # else the next load would tie them again, and lose the change
     return True
+
+
+def untied_note(modules: Sequence[str]) -> str:
+    """What is said of modules that got a tensor of their own."""
+    return f"{' and '.join(modules)} no longer share{'s' if len(modules) == 1 else ''} a tensor with another part"
 
 
 def _add_bias(name: str, module: nn.Module, change: torch.Tensor) -> None:

@@ -19,7 +19,8 @@ from torch import nn
 from labkit import checks
 from labkit.errors import BadInput
 from labkit.lora.adapters import Adapter
-from labkit.lora.tuned_weights import TunedWeights, tuned_weights
+from labkit.lora.merging import own_parameter, untied_note
+from labkit.lora.tuned_weights import TunedWeights, taken_apart, tuned_weights
 from labkit.models.resolve import say
 from labkit.moe.routing import Routing, collect
 from labkit.moe.upcycling import MLP, ROUTER_STD, LayerParts, assembled, check_upcyclable
@@ -149,14 +150,15 @@ def mixture(
     made = assembled(
         lab, len(purposes), top_k, fill, name=f"{lab.name}, experts for {joined}", note=f"joined as experts: {joined}"
     )
-    if rest == "mean":
-        _average(made, list(parts.values()), lab)
+    untied = _average(made, list(parts.values())) if rest == "mean" else []
     outside = {purpose: sum(".mlp." not in name for name in part.changed()) for purpose, part in parts.items()}
     lost = {purpose: count for purpose, count in outside.items() if count and rest == "base"}
     notes = tuple(
         f"of {purpose}, {count} changed tensors outside of the MLPs are left out; rest='mean' takes their mean"
         for purpose, count in lost.items()
     )
+    if untied:
+        notes = (*notes, untied_note(untied))
     routing = collect(cast("TracingLab", made), kept, untrained=untrained, seed=seed, progress=False)
     table = _own_shares(routing, draws, rng)
     warnings = tuple(_warnings(table))
@@ -189,14 +191,20 @@ def _same(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> boo
     return all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
 
 
-def _average(made: BuiltLab, parts: list[TunedWeights], lab: BuiltLab) -> None:
-    """Give all that is no expert and no router the mean of the sources' values."""
-    held = dict(made.model.named_parameters())
-    names = dict(running.language_model(lab.model).named_parameters())
+def _average(made: BuiltLab, parts: list[TunedWeights]) -> list[str]:
+    """Give all that is no expert and no router the mean of the sources' values.
+
+    Returns the modules that were tied and got a tensor of their own, since a source has them apart.
+    """
+    untied = taken_apart(parts)
+    for name in untied:
+        own_parameter(running.language_model(made.model), name)
+    names = dict(parts[0].base.named_parameters(remove_duplicate=False))
     with torch.no_grad():
-        for name, value in held.items():
+        for name, value in made.model.named_parameters():
             if name in names and ".mlp." not in name:
                 value.copy_(torch.stack([part.weight(name).double() for part in parts]).mean(0))
+    return [name.rpartition(".")[0] for name in untied]
 
 
 # prompts ----------------------------------------------------------------------------------------------------------------

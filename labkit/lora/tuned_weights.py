@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from labkit.trace.lab_like import BuiltLab, check_lab
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["TunedWeights", "tuned_weights"]
+__all__ = ["TunedWeights", "taken_apart", "tuned_weights"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,20 @@ def tuned_weights(lab: BuiltLab, name: str, given: Adapter[Any] | BuiltLab | Non
     if {each: value.shape for each, value in tuned.items()} != {each: value.shape for each, value in own.items()}:
         raise BadInput(f"{name}: {given.name} is no tuning of {lab.name}, it has weights of other names or shapes.")
     return TunedWeights(base, own, None, tuned)
+
+
+def taken_apart(parts: Sequence[TunedWeights]) -> list[str]:
+    """Parameters that share a tensor with an earlier one in the base, and differ from it in one of the tunings.
+
+    Such as "lm_head.weight", where a tuning took apart the ends that the base ties.
+    """
+    first: dict[int, str] = {}
+    found = []
+    for name, value in parts[0].base.named_parameters(remove_duplicate=False):
+        other = first.setdefault(id(value), name)
+        if other != name and any(not torch.equal(part.weight(name), part.weight(other)) for part in parts):
+            found.append(name)
+    return found
 
 
 def _state(model: PreTrainedModel) -> dict[str, torch.Tensor]:

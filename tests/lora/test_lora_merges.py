@@ -100,6 +100,21 @@ def test_task_arithmetic_of_adapters_is_their_sum() -> None:
         torch.testing.assert_close(logits(found.model), logits(lab.model), rtol=1e-4, atol=1e-5)
 
 
+def test_an_output_head_of_its_own_is_merged_too() -> None:
+    lab = lab_of(tie_word_embeddings=True)
+    head = adapter_of(lab, "head", seed=1, target_modules=["lm_head"])
+    other = adapter_of(lab, "other", seed=2)
+    found = lk.lora.merged(lab, [head.merge(progress=False), other], "task_arithmetic")
+    with head.on(), other.on():
+        torch.testing.assert_close(logits(found.model), logits(lab.model), rtol=1e-4, atol=1e-5)
+    assert any("lm_head no longer shares" in note for note in found.notes)
+    assert found.model.lm_head.weight is not found.model.model.embed_tokens.weight
+    assert not found.config.tie_word_embeddings
+    still = lk.lora.merged(lab, [other.merge(progress=False), other])
+    assert still.model.lm_head.weight is still.model.model.embed_tokens.weight
+    assert still.config.tie_word_embeddings
+
+
 def test_what_cannot_be_merged() -> None:
     lab = lab_of()
     a = adapter_of(lab)

@@ -97,6 +97,16 @@ def test_models_and_the_base_are_joined_too(lab: lk.Lab, adapters: dict[str, Any
     assert (both["even"] == 1).all()
 
 
+def test_a_head_of_its_own_is_in_the_mean() -> None:
+    lab = lab_of(tie_word_embeddings=True)
+    low = adapter_of(lab, "low", seed=5, target_modules=[*MLPS, "lm_head"]).merge(progress=False)
+    made = lk.lora.mixture(lab, {"low": low, "high": None}, PROMPTS, rest="mean").lab
+    expected = (low.model.lm_head.weight + lab.model.lm_head.weight) / 2
+    torch.testing.assert_close(made.model.lm_head.weight, expected)
+    assert torch.equal(made.model.model.embed_tokens.weight, lab.model.model.embed_tokens.weight)
+    assert any("lm_head no longer shares" in note for note in made.notes)
+
+
 def test_a_trained_router_is_logistic_regression() -> None:
     rng = torch.Generator().manual_seed(0)
     states = [torch.randn(40, 6, generator=rng, dtype=torch.float64) + shift for shift in (0.0, 0.8)]
