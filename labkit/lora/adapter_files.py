@@ -29,6 +29,8 @@ __all__ = ["CONFIG", "WEIGHTS", "Files", "checked_config", "read", "where", "wri
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE_KEY = "labkit_base"  # in the metadata of the weights' file
+COPY_KEY = "labkit_trained_beside"  # there too
+_COPY = "a quantized copy"
 _PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 _CONFIG_LIMIT = 10_000_000  # bytes
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -50,11 +52,12 @@ _OTHER = {
 
 @dataclass(frozen=True)
 class Files:
-    """What is read of a folder. base: the text that `write` was given, or None."""
+    """What is read of a folder. base: the text that `write` was given, or None; on_a_copy: as `write` was given it."""
 
     config: LoraConfig
     tensors: dict[str, torch.Tensor]
     base: str | None
+    on_a_copy: bool = False
 
 
 def where(source: str | os.PathLike[str], *, revision: str | None, token: str | bool | None) -> Path:
@@ -127,7 +130,7 @@ def read(folder: Path) -> Files:
             )
         if not bool(value.isfinite().all()):
             raise BadModelFile(f"{folder.name} has NaN or infinity in {name}; its training diverged: train it again.")
-    return Files(config, tensors, header.metadata.get(BASE_KEY))
+    return Files(config, tensors, header.metadata.get(BASE_KEY), header.metadata.get(COPY_KEY) == _COPY)
 
 
 def checked_config(fields: Json, name: str) -> LoraConfig:
@@ -150,6 +153,11 @@ def checked_config(fields: Json, name: str) -> LoraConfig:
         raise BadModelFile(
             f"{name} has an {CONFIG} without a rank and an alpha that are numbers; save the adapter again."
         )
+    if unknown := sorted(key for key in set(fields) - known - {"runtime_config", "peft_type"} if fields[key]):
+        raise BadModelFile(
+            f"{name} has a setting that this version of peft doesn't know ({checks.some(unknown)}), so it may compute something "
+            "else than LoRA; upgrade peft and labkit, or save the adapter again without it."
+        )
     for key, what in _OTHER.items():
         if fields.get(key):
             raise BadModelFile(f"{name} uses {what} ({key}), which labkit doesn't compute; use peft itself for it.")
@@ -163,11 +171,18 @@ def checked_config(fields: Json, name: str) -> LoraConfig:
 
 
 def write(
-    folder: Path, config: LoraConfig, tensors: Mapping[str, torch.Tensor], *, base: str, base_name: str | None
+    folder: Path,
+    config: LoraConfig,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    base: str,
+    base_name: str | None,
+    on_a_copy: bool = False,
 ) -> None:
     """Write the two files and a short README. Each appears whole; a new folder appears with all of them or not at all.
 
-    base_name: of the model on the hub, or None; no path of this machine is written.
+    base_name: of the model on the hub, or None; no path of this machine is written.  on_a_copy: it was trained beside a
+    quantized copy of its base.
     """
     from safetensors.torch import save_file
 
@@ -177,7 +192,8 @@ def write(
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        save_file(kept, part / WEIGHTS, metadata={"format": "pt", BASE_KEY: base})
+        beside = {COPY_KEY: _COPY} if on_a_copy else {}
+        save_file(kept, part / WEIGHTS, metadata={"format": "pt", BASE_KEY: base, **beside})
         (part / CONFIG).write_text(_config_text(config, base_name), "utf-8")
         (part / "README.md").write_text(_readme(base_name), "utf-8")
         part.chmod(0o755)

@@ -20,10 +20,10 @@ from labkit import checks
 from labkit.errors import BadInput, BadModelFile, LabError, Unavailable
 from labkit.lora import adapter_files
 from labkit.lora.bases import Base, base_of, hub_name
-from labkit.lora.low_rank import LowRank, dense_weight, sizes
+from labkit.lora.low_rank import LowRank, dense_weight, own_dense_weight, sizes
 from labkit.quantization.weights import packed_shapes
 from labkit.trace import running
-from labkit.trace.adding import Change, Term, adding
+from labkit.trace.adding import Change, Term, adding, own_parameters
 from labkit.trace.building import is_quantized
 from labkit.trace.lab_like import BuiltLab, check_lab
 from labkit.trace.turns import Turns
@@ -102,7 +102,7 @@ class Adapter(Generic[Made]):
         """Have the base answer as tuned, for the length of a `with`: `with adapter.on(): lab.generate(...)`.
 
         scale: what its change of each weight is multiplied by: 0 is the base, 1 the tuned model, and less than 0 or more
-            than 1 goes on beyond them. A change of scale costs next to nothing.
+            than 1 goes on beyond them. A change of scale costs next to nothing (of DoRA, the lengths of the rows anew).
         Adapters on at once add up: `with a.on(0.5), b.on(0.5)`. Generation, traces, edits and measures see them. No module is
         replaced and no weight written to: afterwards the base is what it was, bit for bit, whatever happens inside. Other
         threads wait until the block is left, as with `lab.edit`.
@@ -208,7 +208,14 @@ class Adapter(Generic[Made]):
         """
         path = Path(folder).expanduser()
         base = (self.base or base_of(self.lab)).as_text()
-        adapter_files.write(path, self.config, self.tensors, base=base, base_name=hub_name(self.lab))
+        adapter_files.write(
+            path,
+            self.config,
+            self.tensors,
+            base=base,
+            base_name=hub_name(self.lab),
+            on_a_copy=ON_A_COPY in self.notes,
+        )
         return path
 
     def export(
@@ -302,12 +309,13 @@ def load(
     title = name or (os.fspath(source) if not Path(source).is_dir() else folder.resolve().name)
     base = Base.from_text(files.base)
     notes = _checked_base(lab, base, title, other_base, files.config.base_model_name_or_path)
+    notes = (ON_A_COPY, *notes) if files.on_a_copy else notes
     return Adapter(lab, files.config, _without_copies(files.tensors, lab), title, base, notes)
 
 
 def _without_copies(tensors: Mapping[str, torch.Tensor], lab: BuiltLab) -> dict[str, torch.Tensor]:
     """Without whole tensors that are the base's own: peft writes those of an embedding that it put an update beside."""
-    own = dict(running.language_model(lab.model).named_parameters(remove_duplicate=False))
+    own = own_parameters(running.language_model(lab.model))
     kept = {}
     for name, value in tensors.items():
         there = None if _LOW_RANK.fullmatch(name) else own.get(_in_base(name))
@@ -322,7 +330,8 @@ MERGED = "merged: "  # begins a note of a lab that `merge` made
 TWICE = "the model here has an adapter merged into it already"
 ON_A_COPY = "it was trained beside a quantized copy of its base, whose weights are a little different"
 QUANTIZED = "its base is verified by embedding and norms alone: the layers here are quantized"
-_UNVERIFIED = (UNKNOWN, OTHER, QUANTIZED, TWICE)
+HALF = "its base can't be verified: float16 rounds weights in another way, so only names and shapes were checked"
+_UNVERIFIED = (UNKNOWN, OTHER, QUANTIZED, TWICE, HALF)
 
 
 def _checked_base(
@@ -344,6 +353,8 @@ def _checked_base(
                 "put it on this one all the same."
             )
         return (OTHER,)
+    if here.ends is None or base.ends is None:
+        return (HALF,)
     return (QUANTIZED,) if here.layers is None and base.layers is not None else ()
 
 
@@ -457,7 +468,7 @@ def _from_changed_base(
         )
     for module, low_rank in _low_ranks(config, tensors).items():
         layer = twin.get_submodule(module)
-        own = dense_weight(original.get_submodule(module)).cpu().double()
+        own = own_dense_weight(original.get_submodule(module)).cpu().double()
         change = dense_weight(layer.get_base_layer()).cpu().double() - own  # type: ignore[operator]
         rank = low_rank.rank
         probe = torch.randn(change.shape[1], min(rank + 8, *change.shape), generator=generator, dtype=torch.float64)

@@ -15,6 +15,7 @@ from labkit.models import catalog
 from labkit.models.resolve import is_path_like
 from labkit.quantization.weights import packed_shapes
 from labkit.trace import running
+from labkit.trace.adding import own_parameter, own_parameters
 from labkit.trace.building import is_quantized
 
 if TYPE_CHECKING:
@@ -65,18 +66,21 @@ class Base:
 
 
 def base_of(lab: LabLike) -> Base:
-    """The fingerprint of a lab's model: a few values of each kind of tensor, some milliseconds."""
+    """The fingerprint of a lab's model: a few values of each kind of tensor, some milliseconds.
+
+    Of its own weights, also while an adapter is on.
+    """
     model = running.language_model(lab.model)
     embedding = model.get_input_embeddings()
+    weight = own_parameter(embedding, "weight")
     small: dict[str, torch.Tensor] = {}
     matrices: dict[str, torch.Tensor] = {}
-    for name, value in model.named_parameters():
+    for name, value in _once(own_parameters(model)).items():
         if value.dim() == 1 and value.is_floating_point():
             small[name] = value
-        elif value.dim() >= 2 and value.is_floating_point() and value is not embedding._parameters.get("weight"):
+        elif value.dim() >= 2 and value.is_floating_point() and value is not weight:
             matrices[name] = value
     small = {name: value for name, value in small.items() if _is_of_the_model(model, name)}
-    weight = embedding._parameters.get("weight")
     plain = weight is not None and weight.is_floating_point()
     shape = tuple(weight.shape) if weight is not None else tuple(packed_shapes(embedding).get("weight", ()))
     shapes = _hash([json.dumps([shape, sorted((name, tuple(value.shape)) for name, value in small.items())]).encode()])
@@ -85,6 +89,12 @@ def base_of(lab: LabLike) -> Base:
     chosen = [names[i * (len(names) - 1) // (MATRICES - 1)] for i in range(MATRICES)] if names else []
     layers = None if is_quantized(model) or not names else _hash([_sample(matrices[name]) for name in chosen])
     return Base(lab.name, shapes, *((None, None) if lab.dtype == torch.float16 else (ends, layers)))
+
+
+def _once(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Without the later names of what is shared."""
+    first: dict[int, str] = {}
+    return {name: value for name, value in parameters.items() if first.setdefault(id(value), name) == name}
 
 
 def _is_of_the_model(model: nn.Module, name: str) -> bool:

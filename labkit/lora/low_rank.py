@@ -6,8 +6,7 @@ alone; Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation".
 
 from __future__ import annotations
 
-import weakref
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -15,9 +14,9 @@ from torch.nn import functional
 
 from labkit.quantization.unpacking import linear_weight
 from labkit.quantization.weights import is_conv1d
-from labkit.trace.adding import Term
+from labkit.trace.adding import Term, own_parameter
 
-__all__ = ["LowRank", "dense_weight", "sizes"]
+__all__ = ["LowRank", "dense_weight", "own_dense_weight", "sizes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +34,6 @@ class LowRank:
     bias: torch.Tensor | None = None
     magnitude: torch.Tensor | None = None
     embedding: bool = False
-    # of DoRA, by module: what its weight was told by, and the gain computed from it, so that a change of scale costs nothing
-    _gains: weakref.WeakKeyDictionary[nn.Module, tuple[object, torch.Tensor]] = field(
-        init=False, repr=False, default_factory=weakref.WeakKeyDictionary
-    )
 
     @property
     def rank(self) -> int:
@@ -70,22 +65,10 @@ class LowRank:
         return _Term(self, module, scale, gain)
 
     def _gain_at(self, module: nn.Module) -> torch.Tensor:
-        own = module._parameters.get("weight")
-        assert self.magnitude is not None
-        mine = (self.a._version, self.b._version, self.magnitude._version)
-        told = (*mine, *(() if own is None else (id(own), own._version, _sample(own))))
-        known = self._gains.get(module)
-        if known is None or known[0] != told:
-            weight = dense_weight(module)
-            product = (self.b.to(weight.device) @ self.a.to(weight.device)).to(weight.dtype)
-            known = self._gains[module] = (told, self._gain(weight + self.scaling * product))
-        return known[1]
-
-
-def _sample(weight: torch.Tensor) -> tuple[float, ...]:
-    """A few values: writing through `.data` leaves no other mark."""
-    flat = weight.detach().reshape(-1)
-    return tuple(flat[:: max(1, flat.numel() // 16)][:16].tolist())
+        """Computed each time: a weight can change without any mark (`.data`, packed again), and the norms cost little."""
+        weight = dense_weight(module)
+        product = (self.b.to(weight.device) @ self.a.to(weight.device)).to(weight.dtype)
+        return self._gain(weight + self.scaling * product)
 
 
 class _Term:
@@ -135,3 +118,12 @@ def dense_weight(module: nn.Module) -> torch.Tensor:
     """(outputs, inputs), the values of a module's matrix, unpacked where it is packed; of an embedding (width, tokens)."""
     weight = linear_weight(module)
     return weight.T if isinstance(module, nn.Embedding) else weight
+
+
+def own_dense_weight(module: nn.Module) -> torch.Tensor:
+    """As `dense_weight`, of the module's own weight, also while an adapter gives it another."""
+    own = own_parameter(module, "weight")
+    if own is None or own is module._parameters.get("weight"):
+        return dense_weight(module)
+    weight = own.detach()  # what has another value for a while is a plain tensor of floating-point numbers
+    return weight.T if is_conv1d(module) or isinstance(module, nn.Embedding) else weight

@@ -19,7 +19,7 @@ from torch import nn
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-__all__ = ["Change", "Term", "adding", "is_added_to"]
+__all__ = ["Change", "Term", "adding", "is_added_to", "own_parameter", "own_parameters"]
 
 Term = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -60,6 +60,22 @@ def adding(
 def is_added_to(model: nn.Module) -> bool:
     """Whether something is added to parts of this model now."""
     return bool(_ADDED.get(model))
+
+
+def own_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
+    """A module's own parameter, also while it has another value; None where it has none of that name."""
+    value = _VALUES.get(module, {}).get(name)
+    return value.own if value is not None and value.changes else module._parameters.get(name)
+
+
+def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """As `named_parameters` of a model to which nothing is added, with each name of what is shared."""
+    found = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name in module._parameters:
+            if (value := own_parameter(module, name)) is not None:
+                found[f"{prefix}.{name}" if prefix else name] = value
+    return found
 
 
 class _Sum:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import Any
 
@@ -288,14 +289,45 @@ def test_dora_sees_that_the_base_was_changed() -> None:
         first = logits(lab.model)
     with torch.no_grad():
         lab.model.model.layers[0].self_attn.q_proj.weight.mul_(1.5)
-        lab.model.model.layers[0].self_attn.v_proj.weight.data.mul_(0.5)
+        lab.model.model.layers[0].self_attn.v_proj.weight.data[:, 1].mul_(3)  # a write that leaves no mark
     with adapter.on(0.5):
         second = logits(lab.model)
-    adapter.low_ranks["model.layers.0.self_attn.q_proj"]._gains.clear()
-    adapter.low_ranks["model.layers.0.self_attn.v_proj"]._gains.clear()
-    with adapter.on(0.5):
+    fresh = dataclasses.replace(adapter, tensors=dict(adapter.tensors))
+    with fresh.on(0.5):
         assert torch.equal(logits(lab.model), second)
     assert not torch.equal(first, second)
+
+
+def test_dora_sees_that_a_packed_base_was_packed_again() -> None:
+    lab = lab_of()
+    packed = lk.quantization.quantize(lab, "int4", progress=False)
+    adapter = adapter_of(lab, use_dora=True).for_lab(packed)
+    with adapter.on():
+        logits(packed.model)
+    module = packed.model.model.layers[0].self_attn.q_proj
+    with torch.no_grad():
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                buffer.mul_(3)
+    with adapter.on():
+        second = logits(packed.model)
+    fresh = dataclasses.replace(adapter, tensors=dict(adapter.tensors))
+    with fresh.on():
+        assert torch.equal(logits(packed.model), second)
+
+
+@pytest.mark.parametrize("method", ["lora", "pissa"])
+def test_an_adapter_is_taken_and_checked_by_the_base_s_own_weights(method: str) -> None:
+    lab = lab_of(tie_word_embeddings=method == "lora")
+    tuned = peft_of(lab, **METHODS[method])
+    expected = lk.lora.taken(tuned, lab)
+    other = adapter_of(lab, modules_to_save=["norm", "q_proj", "embed_tokens"], target_modules=["v_proj"])
+    with other.on():
+        found = lk.lora.taken(tuned, lab)
+        assert found.for_lab(lab).notes == ()
+        assert not torch.equal(lab.model.model.norm.weight, lab_of().model.model.norm.weight)
+    assert found.base == expected.base
+    assert all(torch.equal(value, expected.tensors[name]) for name, value in found.tensors.items())
 
 
 # refusals ---------------------------------------------------------------------------------------------------------------

@@ -161,6 +161,7 @@ def test_what_cannot_be_trusted_is_refused(tmp_path: Path) -> None:
         ({"alora_invocation_tokens": [1, 2]}, "activated LoRA"),
         ({"target_parameters": ["mlp.experts.down_proj"]}, "fused"),
         ({"r": "many", "lora_alpha": None}, "save"),
+        ({"use_future_variant": True}, "use_future_variant"),
     ],
 )
 def test_configurations_that_labkit_does_not_compute(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -170,6 +171,41 @@ def test_configurations_that_labkit_does_not_compute(fields: dict[str, Any], sai
     (folder / CONFIG).write_text(json.dumps(config))
     with pytest.raises(lk.BadModelFile, match=said):
         lk.lora.load(lab, folder)
+
+
+def test_unknown_settings_that_are_off_do_no_harm(tmp_path: Path) -> None:
+    lab = lab_of()
+    folder = adapter_of(lab).save(tmp_path / "mine")
+    off = {"use_future_variant": False, "future_config": None, "future_names": [], "future": {}}
+    config = json.loads((folder / CONFIG).read_text()) | off
+    (folder / CONFIG).write_text(json.dumps(config))
+    assert lk.lora.load(lab, folder).low_ranks
+
+
+def half(lab: lk.Lab) -> lk.Lab:
+    lab.model.to(torch.float16)
+    return lab
+
+
+def test_float16_can_t_be_verified_and_is_told(tmp_path: Path) -> None:
+    lab = lab_of()
+    of_half = adapter_of(half(lab_of())).save(tmp_path / "half")
+    of_float = adapter_of(lab).save(tmp_path / "float")
+    for base, folder in ((lab_of(seed=3), of_half), (half(lab_of(seed=3)), of_half), (half(lab_of()), of_float)):
+        adapter = lk.lora.load(base, folder)
+        assert [note for note in adapter.notes if "float16" in note], base.dtype
+        assert not [note for note in adapter.notes if "quantized" in note]
+    with pytest.raises(lk.BadInput, match="other names or shapes"):
+        lk.lora.load(half(lab_of(num_hidden_layers=1)), of_half)
+
+
+def test_that_it_was_trained_beside_a_quantized_copy_is_kept(tmp_path: Path) -> None:
+    lab = lab_of()
+    packed = lk.quantization.quantize(lab, "int4", progress=False)
+    adapter = lk.lora.taken(peft_of(packed), lab)
+    again = lk.lora.load(lab, adapter.save(tmp_path / "mine"))
+    assert again.notes == adapter.notes != ()
+    assert "quantized copy" in again.notes[0]
 
 
 def test_the_hub_is_asked_for_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
