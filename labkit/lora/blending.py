@@ -15,6 +15,7 @@ from labkit import checks
 from labkit.errors import BadInput
 from labkit.generation.generating_lab import GeneratingLab
 from labkit.trace.lab_like import check_lab
+from labkit.trace.turns import Turns
 
 if TYPE_CHECKING:
     from labkit.generation.record import Generation
@@ -66,7 +67,7 @@ def blended(lab: GeneratingLab, adapters: Sequence[Switched], *, tokens: int = 6
 
     def run(prompt: str, scales: Sequence[float], stop: threading.Event) -> Iterator[Blended]:
         pieces: list[str] = []
-        with _on(adapters, scales):
+        with Turns.of(lab.model).stretch(), _on(adapters, scales):  # others wait, also where no adapter is on
             for piece in lab.stream(prompt, max_new_tokens=tokens, chat=chat, alternatives=1):
                 if stop.is_set():
                     return
