@@ -298,12 +298,13 @@ def domain(kind: str = "mathematics", *, characters: int = PIECE, held_out: floa
     ]
     held = [p for passage in passages(kind) if _document(passage) in out for p in _pieces(passage.text, characters)]
     length = RUN_CHINESE if kind == "chinese" else RUN
+    trained = set(train)
     known = {run for piece in train for run in _runs(piece, length)}
     apart = [piece for piece in held if not (runs := _runs(piece, length)) or len(runs & known) <= SHARED * len(runs)]
     return Task(
         f"domain of {kind}",
         tuple(Sample("text", text=piece) for piece in train),
-        tuple(Sample("text", text=piece) for piece in apart if piece not in set(train)),
+        tuple(Sample("text", text=piece) for piece in apart if piece not in trained),
         graded="plain text, judged by its loss",
     )
 
