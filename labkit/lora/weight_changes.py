@@ -13,12 +13,13 @@ import torch
 from labkit import checks
 from labkit.errors import BadInput
 from labkit.lora.adapters import Adapter
-from labkit.lora.low_rank import LowRank, dense_weight
+from labkit.lora.low_rank import LowRank, own_dense_weight
 from labkit.quantization.comparing import check_same_tokens
 from labkit.quantization.weights import Matrix, matrices
 from labkit.results import Result
 from labkit.statistics import interval
 from labkit.trace import running
+from labkit.trace.adding import own_parameters
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,12 +90,12 @@ def weight_changes(
     tuned = None if isinstance(what, Adapter) else running.language_model(what.model)
     for name in chosen:
         layer, short = places.get(name, (None, name.rpartition(".")[2]))
-        weight = dense_weight(model.get_submodule(name)).double().cpu()
+        weight = own_dense_weight(model.get_submodule(name)).double().cpu()
         if isinstance(what, Adapter):
             yield WeightChange(name, layer, short, weight, what.low_ranks[name])
             continue
         assert tuned is not None
-        change = dense_weight(tuned.get_submodule(name)).double().cpu() - weight
+        change = own_dense_weight(tuned.get_submodule(name)).double().cpu() - weight
         if bool(change.any()):
             yield WeightChange(name, layer, short, weight, change)
 
@@ -115,6 +116,30 @@ def _pair(what: Adapter[BuiltLab] | BuiltLab, base: BuiltLab | None) -> tuple[Bu
             f"{what.name} and {base.name} have matrices of other names or shapes; give the base it was tuned from."
         )
     return base, list(mine)
+
+
+def _outside(what: Adapter[BuiltLab] | BuiltLab, base: BuiltLab | None) -> tuple[str, ...]:
+    """The names of parameters that changed beside the matrices that are looked at."""
+    if isinstance(what, Adapter):
+        return tuple(what.replaced)
+    assert base is not None
+    looked_at = {f"{name}.weight" for name in _linear(base)}
+    mine, theirs = (own_parameters(running.language_model(lab.model)) for lab in (base, what))
+    return tuple(
+        name
+        for name, value in mine.items()
+        if name not in looked_at and name in theirs and not torch.equal(value, theirs[name].to(value))
+    )
+
+
+def _nothing(what: Adapter[BuiltLab] | BuiltLab, base: BuiltLab | None) -> BadInput:
+    """What is said where no matrix that was asked for changed."""
+    if outside := _outside(what, base):
+        return BadInput(
+            f"No matrix of the layers that was asked for changed in {what.name}; {checks.some(outside)} did, which "
+            f"{'is' if len(outside) == 1 else 'are'} not looked into."
+        )
+    return BadInput(f"{what.name} has the weights of its base in what was asked for: nothing changed.")
 
 
 def _linear(lab: BuiltLab) -> dict[str, Matrix]:
@@ -154,27 +179,30 @@ def _chosen(
 class Updates(Result):
     """The change of each matrix by a tuning; `updates` tells the columns of the table.
 
-    singular_values: by the name of the matrix, those of ΔW, falling.  name: of the tuning.  model: its base.
+    singular_values: by the name of the matrix, those of ΔW, falling.  weight_norms: by that name, ‖W‖.
+    name: of the tuning.  model: its base.  outside: what changed too and is no matrix of the layers: embedding, head, norms.
     top: of how many directions the alignment is.  draws, seed: of the random directions.
     """
 
     singular_values: dict[str, np.ndarray]
+    weight_norms: dict[str, float]
     name: str
     model: str
+    outside: tuple[str, ...]
     top: int
     draws: int
     seed: int
 
     def by_layer(self) -> pd.DataFrame:
         """How far each layer moved: layer, norm (of all its changes together), relative (beside its weights'), share (of the
-        squared norm of all changes)."""
+        squared norm of all changes; 0 where nothing changed)."""
         table = self.table[self.table["layer"].notna()]
-        squares = table.assign(change=table["norm"] ** 2, own=(table["norm"] / table["relative"]) ** 2)
+        squares = table.assign(change=table["norm"] ** 2, own=table["name"].map(self.weight_norms) ** 2)
         sums = squares.groupby("layer")[["change", "own"]].sum()
         result = sums.index.to_frame(index=False).astype(int)
         result["norm"] = np.sqrt(sums["change"].to_numpy())
         result["relative"] = np.sqrt((sums["change"] / sums["own"]).to_numpy())
-        result["share"] = (sums["change"] / sums["change"].sum()).to_numpy()
+        result["share"] = (sums["change"] / (sums["change"].sum() or 1.0)).to_numpy()
         return result
 
     def _title(self) -> str:
@@ -186,7 +214,9 @@ class Updates(Result):
         )
 
     def _remarks(self) -> Sequence[str]:
+        outside = f"outside of the layers' matrices these changed too: {checks.some(self.outside)}"
         return (
+            *((outside,) if self.outside else ()),
             "null_effective_rank: of B A with normal entries, of the same shape and rank; null_alignment: of random directions "
             f"({self.draws} draws; null_alignment_high: 97.5 % are below it)",
         )
@@ -203,7 +233,8 @@ def updates(
 ) -> Updates:
     """How a tuning changes each matrix: ΔW = B A of an adapter, or the difference of a tuned lab to its base.
 
-    what: an Adapter; or a Lab tuned in full, with `base` the lab it was tuned from.
+    what: an Adapter; or a Lab tuned in full, with `base` the lab it was tuned from: then of the matrices of the layers. What
+        else changed (embedding, head, norms) is named in `outside`.
     matrices, layers: names or patterns ("q_proj"), and numbers; None for all that changed.
     The table has a row for each matrix: name, layer, matrix, rank (the most that ΔW can have), norm (‖ΔW‖, Frobenius),
     relative (‖ΔW‖ / ‖W‖), spectral (the largest singular value of ΔW), effective_rank (exp of the entropy of the singular
@@ -216,14 +247,14 @@ def updates(
 
     draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    rows, values = [], {}
+    rows, values, norms = [], {}, {}
     for each in weight_changes(what, base, matrices=matrices, layers=layers):
         u, s, vh = each.svd()
         norm, own = float(s.norm()), float(each.weight.norm())
         count = min(TOP, int((s > ZERO * s[0]).sum()))
         random = _random_alignments(each.weight, max(count, 1), draws, generator)
         inside = float((u[:, :count].T @ each.weight @ vh[:count].T).norm()) / own if count else float("nan")
-        values[each.name] = s.numpy()
+        values[each.name], norms[each.name] = s.numpy(), own
         rows.append(
             {
                 "name": each.name,
@@ -242,10 +273,12 @@ def updates(
             }
         )
     if not rows:
-        raise BadInput(f"{what.name} has the weights of its base: nothing changed.")
+        raise _nothing(what, base)
     table = pd.DataFrame(rows)
     table["layer"] = table["layer"].astype("Int64")
-    return Updates(table, values, what.name, (what.lab if isinstance(what, Adapter) else base).name, TOP, draws, seed)  # type: ignore[union-attr]
+    model = what.lab if isinstance(what, Adapter) else base
+    assert model is not None
+    return Updates(table, values, norms, what.name, model.name, _outside(what, base), TOP, draws, seed)
 
 
 def _effective_rank(s: torch.Tensor) -> float:
@@ -365,7 +398,7 @@ def intruders(
             }
         )
     if not rows:
-        raise BadInput(f"{what.name} has the weights of its base: nothing changed.")
+        raise _nothing(what, base)
     table = pd.DataFrame(rows)
     table["layer"] = table["layer"].astype("Int64")
     return Intruders(

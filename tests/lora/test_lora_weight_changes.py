@@ -94,6 +94,31 @@ def test_a_full_tuning_beside_its_base(lab: lk.Lab) -> None:
         lk.lora.updates(lab_of(num_hidden_layers=1), lab)
 
 
+def test_a_change_outside_of_the_layers_is_named(lab: lk.Lab) -> None:
+    head = adapter_of(lab, target_modules=["lm_head"]).merge(progress=False)
+    for look in (lk.lora.updates, lk.lora.intruders):
+        with pytest.raises(lk.BadInput, match=r"No matrix of the layers .* lm_head\.weight did"):
+            look(head, lab)
+    both = adapter_of(lab, target_modules=["lm_head", "q_proj"]).merge(progress=False)
+    found = lk.lora.updates(both, lab)
+    assert set(found["matrix"]) == {"q_proj"}
+    assert found.outside == ("lm_head.weight",)
+    assert "lm_head.weight" in repr(found)
+    assert not lk.lora.updates(adapter_of(lab)).outside
+
+
+def test_an_adapter_that_changes_nothing_has_layers_without_nan(lab: lk.Lab) -> None:
+    adapter = adapter_of(lab)
+    for name, value in adapter.tensors.items():
+        if "lora_B" in name and "layers.0" in name:
+            value.zero_()
+    layers = lk.lora.updates(adapter).by_layer()
+    assert layers.loc[0, ["norm", "relative", "share"]].tolist() == [0, 0, 0]
+    assert layers["share"][1] == 1
+    layers = lk.lora.updates(0.0 * adapter).by_layer()
+    assert (layers[["norm", "relative", "share"]] == 0).all(axis=None)
+
+
 def test_intruder_dimensions_are_found_where_they_were_put() -> None:
     lab = lab_of(hidden_size=64, num_hidden_layers=1)
     adapter = adapter_of(lab, target_modules=["q_proj"], r=2)
