@@ -83,7 +83,7 @@ def finetune(
         "linear" or "cosine" to nothing, "constant", or "schedule_free" (Defazio et al. 2024, by the package schedulefree).
         optimizer: "adamw" or "sgd". Gradients are clipped to a norm of 1.
     held_out: samples of the same form that are not trained on, or the share of `data` that is kept out for that.
-    general: texts on which forgetting is measured; None for the shipped ones, False for none.
+    general: texts on which forgetting is measured, the first 96 tokens of each; None for the shipped ones, False for none.
     prompt: what the model is asked each time it is measured, answered in `new_tokens` tokens at most; by default the first
         held-out prompt, else the first of the data; False for nothing.
     measure_every: steps between two measurements; by default six to a run. Each also takes time.

@@ -109,7 +109,10 @@ class Labeller:
                     f"{error} So it can't be told which tokens the model is to write; give each answer as a sample of its own, "
                     "or a template that marks them with {% generation %}: lab.tokenizer.chat_template = ..."
                 ) from None
-            return Labelled(ids, _runs(marks))
+            found = _runs(marks)
+            if found and found[0][0] == 1:  # what begins every text or turn is no prompt
+                found[0] = (0, found[0][1])
+            return Labelled(ids, found)
         turns = []
         for i in answers:
             before = encode(self.tokenizer, messages[:i], chat=None, template=template).ids

@@ -11,6 +11,7 @@ from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.generation.decode import end_ids
 from labkit.lora.labelling import Labeller
+from labkit.lora.packing import check_apart, packed_rows, strategy
 from labkit.lora.samples import Sample, divided, overlapping, read
 from labkit.models.texts import passages
 from labkit.models.tokens import token_strings
@@ -191,7 +192,8 @@ def mask(
     data, columns: as `read` takes them.
     max_tokens: the most a sample may have (default: the model's context). Longer ones are a problem, since they'd be cut.
     packing: True puts several samples into one row of max_tokens (default: 256, or the longest sample's), as TRL's "bfd"
-        does: they keep positions of their own and don't see each other. "wrapped", which lets them, is refused.
+        does: they keep positions of their own and don't see each other, which is tried with two. "wrapped", which lets them
+        see each other, is refused, and so is every packing of a model in which they do.
     template: arguments for the chat template, as `generate` takes them.
     A prompt is wrapped as `generate` wraps it, and its ids are those that `generate` would give the model; the completion's
     follow, with what the template writes at the end of a turn. Where the tokenizer would merge the last of the one with the
@@ -201,11 +203,12 @@ def mask(
     Returns a row for each sample: sample, kind, tokens, trained, ends (whether each answer has a token at which the model
     stops). What could not be trained on stands in `.problems`, and `prepared` refuses it: samples that would be cut, or in
     which no token, every token or no end token carries loss.
-    Raises BadInput for data that can't be read, and for messages whose template does not tell what is the assistant's.
+    Raises BadInput for data that can't be read, and for messages whose template does not tell what is the assistant's,
+    Unavailable for packing where the model does not keep packed samples apart.
     """
     check_lab(lab)
     return _masked(
-        lab, read(data, columns=columns), max_tokens=max_tokens, packing=_packing(packing), template=template
+        lab, read(data, columns=columns), max_tokens=max_tokens, packing=strategy(packing), template=template
     )
 
 
@@ -225,13 +228,13 @@ def prepared(
 
     train, columns, max_tokens, packing, template: as in `mask`.
     held_out: data of the same form, or the share of the training data that is held out, drawn by the seed.
-    general: texts to measure forgetting on, cut at max_tokens; by default the first 96 tokens of shipped passages, four of
-        prose and four of the encyclopaedia, that are not in the training data; False for none.
+    general: texts to measure forgetting on, the first 96 tokens of each; by default shipped passages, four of prose and four
+        of the encyclopaedia, that are not in the training data; False for none.
     Raises BadInput for what `Mask.problems` would say, and where held-out items or general texts are in the training data
     (compared without case and spaces).
     """
     check_lab(lab)
-    packed = _packing(packing)
+    packed = strategy(packing)
     samples = read(train, columns=columns)
     others: list[Sample] | None = None
     if isinstance(held_out, bool) or held_out is None:
@@ -250,7 +253,9 @@ def prepared(
     if others is not None:
         _check_apart(samples, others, "held-out item")
         out = _masked(lab, others, max_tokens=max_tokens, template=template)
-    measured = general_texts(lab, samples, general, max_tokens)
+    limit = lab.context if max_tokens is None else checks.whole("max_tokens", max_tokens, 2, lab.context)
+    # each is measured again and again, and its logits take a whole vocabulary a token
+    measured = general_texts(lab, samples, general, min(GENERAL_TOKENS, limit or GENERAL_TOKENS))
     # rows of the trainer are as long as the longest of what it measures on too, of which it cuts what is longer
     least = max((len(each.ids) for part in (out, measured) if part is not None for each in part.samples), default=0)
     learnt = _masked(lab, samples, max_tokens=max_tokens, packing=packed, template=template, least=least)
@@ -292,6 +297,7 @@ def _masked(
         except BadInput as error:
             raise BadInput(f"Sample {i} can't be trained on: {error}") from error
         ids = tuple(labelled.ids[:cut])
+        everything = bool(labelled.turns) and labelled.turns[0][0] == 0  # the first answer, so there is no prompt
         turns = tuple((max(begin, 1), min(end, len(ids))) for begin, end in labelled.turns)
         learns = [False] * len(ids)
         for begin, end in turns:
@@ -299,7 +305,7 @@ def _masked(
         ended = bool(turns) and all(set(ends) & set(ids[begin:end]) for begin, end in turns)
         tokens = tuple(token_strings(lab.tokenizer, ids, memo=memo))
         found.append(Masked(ids, tokens, tuple(learns), turns, ended, sample))
-        if cut is None and (problem := _problem(found[-1], limit)):
+        if cut is None and (problem := _problem(found[-1], limit, everything)):
             problems.append(f"Sample {i} {problem}")
     table = pd.DataFrame(
         {
@@ -313,9 +319,10 @@ def _masked(
     row_tokens: int | None = None
     rows: tuple[tuple[int, ...], ...] = ()
     if packing is not None:
+        check_apart(lab)
         longest = int(table["tokens"].max())
         row_tokens = limit if max_tokens is not None else max(longest, least, min(PACKED, limit or PACKED))
-        rows = _packed(found, row_tokens or longest)
+        rows = packed_rows([len(each.ids) for each in found], row_tokens or longest)
     learnt_ends = {i for each in found for i, learns in zip(each.ids, each.learns, strict=True) if learns} & set(ends)
     return Mask(
         table,
@@ -335,8 +342,8 @@ def _masked(
     )
 
 
-def _problem(masked: Masked, limit: int | None) -> str | None:
-    """Why a sample can't be trained on, as a sentence's end; None where it can."""
+def _problem(masked: Masked, limit: int | None, everything: bool) -> str | None:
+    """Why a sample can't be trained on, as a sentence's end; None where it can. everything: it is learnt from its first token."""
     count, turns = len(masked.ids), masked.turns
     if limit is not None and count > limit:
         how = "split it" if masked.sample.kind == "text" else "shorten it"
@@ -345,7 +352,7 @@ def _problem(masked: Masked, limit: int | None) -> str | None:
         return None if masked.trained else "has a single token, so nothing in it carries loss; leave it out."
     if not masked.trained:
         return "carries no loss at all, since no message in it is the assistant's; give an answer, or leave it out."
-    if masked.trained >= count - 1:
+    if everything and masked.trained >= count - 1:
         return "carries loss everywhere, prompt included; give the prompt apart from its completion."
     if not masked.ends:
         which = "its answer has" if len(turns) == 1 else "one of its answers has"
@@ -367,38 +374,6 @@ def _frame(lab: LabLike, samples: Sequence[Sample], template: Mapping[str, objec
         return None
     before, found, after = whole.partition(probe)
     return (before, after) if found else None
-
-
-# packing --------------------------------------------------------------------------------------------------------------
-
-
-def _packing(packing: bool | str) -> str | None:
-    if packing is False or packing is None:
-        return None
-    if packing is True or packing == "bfd":
-        return "bfd"
-    if packing == "wrapped":
-        raise BadInput(
-            "packing='wrapped' lets samples in one row see each other and cuts them at its end; give packing=True, which keeps "
-            "them apart and whole."
-        )
-    checks.refuse("packing", packing, "True or False")
-
-
-def _packed(samples: Sequence[Masked], row_tokens: int) -> tuple[tuple[int, ...], ...]:
-    """Which samples stand in each row that TRL packs: its own packing, on each token's sample in place of its id."""
-    import datasets
-    from trl.data_utils import pack_dataset
-
-    whose = datasets.Dataset.from_dict({"input_ids": [[i] * len(each.ids) for i, each in enumerate(samples)]})
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        packed = pack_dataset(whose, row_tokens, "bfd")
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
-    return tuple(tuple(dict.fromkeys(row)) for row in packed["input_ids"])
 
 
 # general texts --------------------------------------------------------------------------------------------------------

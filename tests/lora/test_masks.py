@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import families
 import fuzz
 import pytest
 import tokenizers_of_kinds
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import labkit as lk
+from labkit.lora import packing
 from labkit.lora.masks import GENERAL_TOKENS
 from labkit.trace.input import as_ids, encode
 
@@ -318,8 +320,17 @@ def test_loss_everywhere_is_refused() -> None:
     everything = "{% generation %}" + REWRITES.replace("{% if add", "{% endgeneration %}{% if add")
     (masked,) = lk.lora.mask(lab_with(everything), [TALK]).samples
     assert masked.learns == (False, *(True,) * (len(masked.ids) - 1))
-    with pytest.raises(lk.BadInput, match="carries loss everywhere, prompt included"):
-        lk.lora.prepared(lab_with(everything), [TALK])
+    all_but_one = "<|im_start|>" + everything  # no prompt either: a token that begins every text
+    for template in (everything, all_but_one):
+        with pytest.raises(lk.BadInput, match="carries loss everywhere, prompt included"):
+            lk.lora.prepared(lab_with(template), [TALK])
+
+
+def test_a_prompt_of_one_token_is_enough() -> None:
+    lab = lab_with(None)
+    (masked,) = lk.lora.prepared(lab, [{"prompt": "t", "completion": "sat"}], general=False).train.samples
+    assert masked.learns == (False, *(True,) * (len(masked.ids) - 1))
+    assert learnt(lab, masked) == "sat<|im_end|>"
 
 
 def test_samples_that_would_be_cut_are_refused(tiny_lab: lk.Lab) -> None:
@@ -362,6 +373,12 @@ def test_general_texts_are_apart_from_the_training_data(tiny_lab: lk.Lab) -> Non
     with pytest.raises(lk.BadInput, match="plain texts"):
         lk.lora.prepared(tiny_lab, ROWS, general=ROWS)
     assert lk.lora.prepared(tiny_lab, ROWS, general=False).general is None
+    own = lk.lora.prepared(tiny_lab, ROWS, general=["where " * 120, "the mat"]).general
+    assert [len(masked.ids) for masked in own.samples] == [GENERAL_TOKENS, len(tiny_lab.tokenizer("the mat").input_ids)]
+    short = lk.lora.prepared(tiny_lab, ROWS, general=["where " * 120], max_tokens=50).general
+    assert len(short.samples[0].ids) == 50
+    with pytest.raises(lk.BadInput, match="max_tokens=0"):
+        lk.lora.prepared(tiny_lab, ROWS, general=["where " * 120], max_tokens=0)
     from labkit.models.texts import passages
 
     first = [passage.text[:100] for passage in passages("prose")[:4]]
@@ -426,6 +443,14 @@ def test_the_trainer_s_labels_are_the_mask(data: Any, tiny_lab: lk.Lab, tmp_path
     assert sorted(seen) == pairs(ready.train)
 
 
+def lfm2() -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    fields = families.GROUPED | {"layer_types": ["conv", "full_attention"]}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model("lfm2", **fields)).eval()
+
+
 def packed_parts(batch: Any) -> list[slice]:
     starts = (batch["position_ids"][0] == 0).nonzero().flatten().tolist()
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], batch["position_ids"].shape[1]], strict=True)]
@@ -452,6 +477,35 @@ def test_packed_rows_keep_labels_and_samples_apart(tiny_lab: lk.Lab, tmp_path: P
     assert sorted(seen) == pairs(shown)
 
 
+def test_a_model_is_tried_with_the_rows_that_the_trainer_makes(tiny_lab: lk.Lab, tmp_path: Path) -> None:
+    ready = lk.lora.prepared(tiny_lab, DATA, packing=True, max_tokens=64, general=False)
+    made = trainer(tiny_lab, ready.dataset(), tmp_path, **ready.settings)
+    samples = [list(ready.train.samples[i].ids) for i in ready.train.rows[0]]
+    assert len(samples) > 1
+    theirs = dict(made.data_collator([made.train_dataset[0]]))
+    ours = packing.packed_batch(samples)
+    assert theirs.keys() - {"labels"} == ours.keys()
+    for name, value in ours.items():
+        assert torch.equal(torch.as_tensor(theirs[name]), torch.as_tensor(value)), name
+
+
+@pytest.mark.parametrize("name", ["llama3", "gpt2", "gpt_neox", "gemma3", "mixtral"])
+def test_families_that_keep_packed_samples_apart(name: str) -> None:
+    packing.check_apart(lk.Lab(families.build(families.FAMILIES[name]), families.Tokens(), name=name))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["opt", "bloom", "lfm2"])
+def test_families_that_do_not_are_not_packed(name: str) -> None:
+    """OPT and Bloom let a sample reach those before it; LFM2 takes no such rows."""
+    model = lfm2() if name == "lfm2" else families.build(families.FAMILIES[name])
+    model.generation_config.eos_token_id = 2
+    lab = lk.Lab(model, fuzz.tiny_tokenizer(), name=name)
+    data = ["the cat sat", "the dog"]
+    with pytest.raises(lk.Unavailable, match=f"{name} can't be trained on packed rows.*leave packing out"):
+        lk.lora.mask(lab, data, packing=True)
+    assert lk.lora.mask(lab, data).packing is None
+
+
 def test_wrapped_packing_lets_samples_see_each_other(tiny_lab: lk.Lab, tmp_path: Path) -> None:
     """What the packing that is refused would do: a sample's logits depend on those before it in its row."""
     ready = lk.lora.prepared(tiny_lab, DATA, general=False)
@@ -473,10 +527,10 @@ def test_packing_is_shown(tiny_lab: lk.Lab) -> None:
 
 
 def test_packed_rows_hold_what_is_measured_on(tiny_lab: lk.Lab, tmp_path: Path) -> None:
-    held_out = [{"prompt": "the dog", "completion": "ran after the cat " * 4}]
+    held_out = [{"prompt": "the dog", "completion": "ran after the cat " * 80}]
     tiny_lab.model.config.max_position_embeddings = 4096
-    ready = lk.lora.prepared(tiny_lab, DATA, held_out, general=["the mat was " * 200], packing=True)
-    longest = max(len(ready.general.samples[0].ids), len(ready.held_out.samples[0].ids))
+    ready = lk.lora.prepared(tiny_lab, DATA, held_out, packing=True)
+    longest = len(ready.held_out.samples[0].ids)
     assert longest > 256
     assert ready.train.row_tokens == longest
     made = trainer(tiny_lab, ready.dataset(), tmp_path, eval_dataset=ready.dataset("held_out"), **ready.settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+import families
 import fuzz
 import pytest
 import torch
@@ -145,8 +146,35 @@ def test_plain_text_is_continued_pre_training() -> None:
     assert len(run.samples) == 7
 
 
-def test_packed_rows_and_autocast_train_too() -> None:
-    assert tuned("lora", packing=True, batch=1).steps[-1].loss > 0
+def lab_of(family: str) -> lk.Lab:
+    tokenizer = fuzz.tiny_tokenizer()
+    dropouts = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout"), 0.0)
+    fields = families.FAMILIES[family].fields | {"vocab_size": len(tokenizer)} | dropouts
+    model = families.build(families.Family(families.FAMILIES[family].model_type, fields))
+    return lk.Lab(model, tokenizer, name=f"tiny {family}")
+
+
+@pytest.mark.parametrize("family", ["llama3", "gpt2", "gpt_neox"])
+def test_packed_rows_give_the_losses_of_samples_by_themselves(family: str) -> None:
+    lab = lab_of(family)
+    given: dict[str, Any] = {"steps": 3, "dropout": 0, "general": False, "held_out": None, "data": DATA[:5]}
+    # five samples of unlike lengths: packed all in one row, else all in one batch
+    packed = tuned("lora", lab, packing=True, batch=1, **given)
+    assert len(packed._tuning.plan.data.train.rows) == 1
+    apart = tuned("lora", lab, batch=5, **given)
+    losses = [[step.loss for step in run.steps[1:]] for run in (packed, apart)]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-5)
+    assert losses[0][-1] < losses[0][0] - 1e-3
+
+
+def test_packing_that_a_model_does_not_keep_apart_is_refused_before_the_run() -> None:
+    lab = lab_of("opt")
+    with pytest.raises(lk.Unavailable, match="leave packing out"):
+        tuned("lora", lab, packing=True, batch=1)
+    assert lk.lora.current_run() is None
+
+
+def test_autocast_trains_too() -> None:
     run = tuned("lora", compute="bfloat16")
     plain = tuned("lora")
     assert run.steps[1].loss != plain.steps[1].loss
