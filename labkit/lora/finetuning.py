@@ -75,9 +75,10 @@ def finetune(
         `mask(lab, data)` shows what of it carries loss; what can't be trained on rightly is refused.
     rank, alpha, targets, dropout: of the adapter: ΔW = alpha / rank · B A beside each matrix whose name is given, or beside all
         with targets="all-linear".
-    method: "lora" (Hu et al. 2021), "rslora" (Kalajdzievski 2023), "dora" (Liu et al. 2024), "pissa" (Meng et al. 2024), "qlora"
-        (Dettmers et al. 2023: the frozen weights in nf4 with double quantization), or "full" for all weights, which want about a
-        tenth of the learning rate; then rank, alpha, targets and dropout are not used, and `run.lab` is what comes of it.
+    method: "lora" (Hu et al. 2021), "rslora" (Kalajdzievski 2023), "dora" (Liu et al. 2024), "pissa" (Meng et al. 2024; not of
+        weights in 16 bits), "qlora" (Dettmers et al. 2023: the frozen weights in nf4 with double quantization), or "full" for
+        all weights, which want about a tenth of the learning rate; then rank, alpha, targets and dropout are not used, and
+        `run.lab` is what comes of it.
     neftune: size of the noise on embeddings (Jain et al. 2023: 5 to 15), or None.
     steps, batch: updates, and samples in each. learning_rate, warmup: warmup steps from nothing up to it; schedule: from there
         "linear" or "cosine" to nothing, "constant", or "schedule_free" (Defazio et al. 2024, by the package schedulefree).
@@ -171,6 +172,11 @@ def _check_model(lab: TunableLab, settings: Settings) -> None:
         raise Unavailable(f"TRL needs a transformers tokenizer, and that of {lab.name} is none; load the model's own.")
     if not is_quantized(lab.model):
         refuse_odd_weights(lab, "tuned")
+        if METHODS[settings.method].residual and (half := _half(lab.model)):
+            raise Unavailable(
+                f"{lab.name} is in {half}, in which the weights less what {settings.method} takes out of them would be rounded, "
+                "and the adapter would not be one of this model; load it with dtype='float32', or use method='lora'."
+            )
     elif METHODS[settings.method].is_full or METHODS[settings.method].residual:
         raise Unavailable(
             f"{lab.name} is quantized, and method={settings.method!r} changes the weights themselves; use method='qlora', "
@@ -178,6 +184,12 @@ def _check_model(lab: TunableLab, settings: Settings) -> None:
         )
     elif why := _no_gradient(lab.model):
         raise Unavailable(f"{lab.name} can't be tuned: {why}; quantize it with backend='labkit' or 'bitsandbytes'.")
+
+
+def _half(model: nn.Module) -> str | None:
+    """The dtype of weights that have 16 bits; None where there are none."""
+    found = (weight.dtype for weight in model.parameters() if weight.is_floating_point() and weight.dtype.itemsize < 4)
+    return next((str(dtype).removeprefix("torch.") for dtype in found), None)
 
 
 def _no_gradient(model: nn.Module) -> str | None:

@@ -95,6 +95,13 @@ def test_a_quantized_lab_is_tuned_as_it_is() -> None:
             tuned(method, small)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_pissa_in_16_bits_is_refused_before_it_begins(dtype: torch.dtype) -> None:
+    lab = lk.Lab(fuzz.tiny_model().eval().to(dtype), fuzz.tiny_tokenizer(), name="tiny")
+    with pytest.raises(lk.Unavailable, match="dtype='float32'"):
+        tuned("pissa", lab)
+
+
 def test_what_has_no_gradient_is_refused() -> None:
     lab = lk.Lab(fuzz.tiny_model().eval(), fuzz.tiny_tokenizer(), name="tiny")
     small = lk.quantization.quantize(lab, "int8", backend="torch", progress=False)
