@@ -254,11 +254,7 @@ def summary(work: Path) -> None:
     for name, experiment in experiments().items():
         of = records[records["experiment"] == name]
         if len(of):
-            keys = (
-                ["method", experiment.along, "learning_rate"]
-                if name in ("learning_rate", "harder")
-                else [experiment.along]
-            )
+            keys = list(dict.fromkeys(["model", "method", "learning_rate", experiment.along]))
             columns = ["right", "held_out", "forgetting", "kl"]
             middle = of.groupby(keys, dropna=False)[columns].median()
             middle["runs"] = of.groupby(keys, dropna=False).size()
