@@ -119,3 +119,11 @@ def test_an_installed_labkit_says_that_it_is_typed() -> None:
     assert not {"include", "only-include", "exclude"} & (wheel.keys() | project["tool"]["hatch"]["build"].keys())
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8")
     assert "typed" not in ignored
+
+
+def test_no_trl_is_let_in_that_packs_wrongly_or_makes_all_logits() -> None:
+    from packaging.requirements import Requirement
+
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    (trl,) = (Requirement(each) for each in packages if Requirement(each).name == "trl")
+    assert not trl.specifier.contains("1.14.0")

@@ -104,12 +104,14 @@ def exact_match(
     *,
     items: int | None = None,
     max_new_tokens: int | None = None,
+    template: Mapping[str, object] | None = None,
     draws: int = 1000,
     seed: int = 0,
 ) -> ExactMatch:
     """Have a model answer a task's held-out prompts, greedily, and count what is right.
 
     items: only the first so many.  max_new_tokens: of an answer (default: the task's `most_tokens`).
+    template: arguments for the chat template, as `generate` takes them: those that the model was tuned with.
     draws: how often answers are dealt to other items, by the seed, for what no skill gives.
     An adapter that is on, and edits, are in force. Returns a row for each item: prompt, wanted, answer, right, ended (whether
     the model ended it itself). Two runs on the same items are compared by `gain`.
@@ -130,7 +132,7 @@ def exact_match(
     most = checks.whole("max_new_tokens", task.most_tokens if max_new_tokens is None else max_new_tokens, 1)
     draws, rng = checks.whole("draws", draws, 1), np.random.default_rng(checks.seed(seed))
     prompts = [sample.prompt for sample in chosen]
-    written = lab.generate(prompts, max_new_tokens=most, chat=None, alternatives=1)
+    written = lab.generate(prompts, max_new_tokens=most, chat=None, template=template, alternatives=1)
     answers = [generation.text for generation in written]
     graded = {answer: np.array([task.grade(prompt, answer) for prompt in prompts]) for answer in dict.fromkeys(answers)}
     right = np.array([graded[answer] for answer in answers]).T  # (items, answers): as judged for each item

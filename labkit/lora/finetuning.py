@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
+
+import torch
 
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
@@ -15,9 +18,10 @@ from labkit.lora import checkpoints, methods
 from labkit.lora.bases import base_of
 from labkit.lora.costs import check_memory
 from labkit.lora.forgetting import Measuring, TextRows
-from labkit.lora.masks import Mask, Prepared, prepared
+from labkit.lora.masks import Mask, Part, Prepared, prepared
 from labkit.lora.methods import METHODS, Targets
 from labkit.lora.runs import Run, check_free
+from labkit.lora.samples import Sample
 from labkit.lora.settings import Settings, checked
 from labkit.lora.tuning import Plan, TunableLab, Tuning
 from labkit.lora.twins import twin
@@ -26,6 +30,7 @@ from labkit.quantization.torch_products import PackedProduct
 from labkit.trace import running
 from labkit.trace.building import is_quantized, refuse_adapters, refuse_odd_weights
 from labkit.trace.lab_like import check_lab
+from labkit.trace.turns import changed_here
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +40,8 @@ __all__ = ["finetune"]
 
 Made = TypeVar("Made", bound=TunableLab)
 MEASURES = 6  # of a run, unless told otherwise
-WATCHED = 16  # held-out samples that are measured while it runs
+WATCHED = 16  # held-out samples that are measured while it runs, unless told otherwise
+_STARTING = threading.Lock()
 
 
 def finetune(
@@ -58,6 +64,7 @@ def finetune(
     general: object = None,
     prompt: object = None,
     measure_every: int | None = None,
+    measure_samples: int = WATCHED,
     new_tokens: int = 24,
     folder: str | os.PathLike[str] | None = None,
     save_every: int = 5,
@@ -88,6 +95,8 @@ def finetune(
     prompt: what the model is asked each time it is measured, answered in `new_tokens` tokens at most; by default the first
         held-out prompt, else the first of the data; False for nothing.
     measure_every: steps between two measurements; by default six to a run. Each also takes time.
+    measure_samples: how many of the held-out samples are measured on each time, from the first; the history's held_out and kl
+        are of these.
     folder: for checkpoints, every `save_every` steps; with resume=True the run goes on from the last one there, as it would
         have, whatever ended it.
     packing, max_tokens, columns, template: as `mask` takes them.
@@ -97,68 +106,86 @@ def finetune(
     be tuned, NotEnoughMemory.
     """
     check_lab(lab)
-    check_free()
-    settings = checked(
-        method=method,
-        rank=rank,
-        alpha=alpha,
-        dropout=dropout,
-        neftune=neftune,
-        steps=steps,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        optimizer=optimizer,
-        warmup=warmup,
-        batch=batch,
-        packing=packing is not False,
-        compute=compute,
-        seed=seed,
-    )
-    every = (
-        max(1, round(steps / MEASURES)) if measure_every is None else checks.whole("measure_every", measure_every, 1)
-    )
-    new_tokens, save_every = checks.whole("new_tokens", new_tokens, 1), checks.whole("save_every", save_every, 1)
-    place = _folder(folder, resume)
-    _check_model(lab, settings)
-    if not METHODS[settings.method].is_full:
-        there = methods.linear_maps(running.language_model(lab.model))
-        settings = replace(settings, targets=methods.found(targets, settings.rank, there))
-    ready = prepared(
-        lab,
-        data,
-        held_out,
-        general=general,
-        max_tokens=max_tokens,
-        packing=packing,
-        columns=columns,
-        template=template,
-        seed=settings.seed,
-    )
-    identity: dict[str, object] = {
-        "base": base_of(lab).as_text(),
-        "data": _fingerprint(ready),
-        **settings.as_dict(),
-    }
-    check_memory(lab, settings, max(len(each.ids) for each in ready.train.samples))
-    start = _checkpoint(place, identity) if resume and place is not None else None
-    trained = _packed(lab) if METHODS[settings.method].quantized else lab
-    base = twin(trained)
-    plan = Plan(
-        data=ready,
-        measuring=Measuring.of(base, _watched(base, ready.held_out, WATCHED), _watched(base, ready.general, None)),
-        every=every,
-        prompt=_prompt(prompt, ready),
-        new_tokens=new_tokens,
-        folder=place,
-        save_every=save_every,
-        identity=identity,
-        template=template,
-    )
-    run = Run(lab, settings, Tuning(trained, settings, plan, start), title=f"{lab.name}, {settings.method}").start()
+    with _STARTING:  # of two at once, one is refused
+        check_free()
+        settings = checked(
+            method=method,
+            rank=rank,
+            alpha=alpha,
+            dropout=dropout,
+            neftune=neftune,
+            steps=steps,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            optimizer=optimizer,
+            warmup=warmup,
+            batch=batch,
+            packing=packing is not False,
+            compute=compute,
+            seed=seed,
+        )
+        every = (
+            max(1, round(steps / MEASURES))
+            if measure_every is None
+            else checks.whole("measure_every", measure_every, 1)
+        )
+        new_tokens, save_every = checks.whole("new_tokens", new_tokens, 1), checks.whole("save_every", save_every, 1)
+        measure_samples = checks.whole("measure_samples", measure_samples, 1)
+        place = _folder(folder, resume)
+        _check_model(lab, settings)
+        if not METHODS[settings.method].is_full:
+            there = methods.linear_maps(running.language_model(lab.model))
+            settings = replace(settings, targets=methods.found(targets, settings.rank, there))
+        ready = prepared(
+            lab,
+            data,
+            held_out,
+            general=general,
+            max_tokens=max_tokens,
+            packing=packing,
+            columns=columns,
+            template=template,
+            seed=settings.seed,
+        )
+        identity: dict[str, object] = {
+            "base": base_of(lab).as_text(),
+            "data": _fingerprint(ready, "train"),
+            "held_out": _fingerprint(ready, "held_out"),
+            "general": _fingerprint(ready, "general"),
+            "measure_samples": measure_samples,
+            **settings.as_dict(),
+        }
+        longest = max(len(each.ids) for each in ready.train.samples)
+        check_memory(lab, settings, ready.train.row_tokens or longest)
+        start = _checkpoint(place, identity) if resume and place is not None else None
+        trained = _packed(lab) if METHODS[settings.method].quantized else lab
+        base = twin(trained)
+        plan = Plan(
+            data=ready,
+            measuring=Measuring.of(
+                base, _watched(base, ready.held_out, measure_samples), _watched(base, ready.general, None)
+            ),
+            every=every,
+            prompt=_prompt(prompt, ready),
+            new_tokens=new_tokens,
+            folder=place,
+            save_every=save_every,
+            identity=identity,
+            template=template,
+            prompt_template=_prompt_template(prompt, ready, template),
+        )
+        run = Run(
+            lab,
+            settings,
+            Tuning(trained, settings, plan, start),
+            title=f"{lab.name}, {settings.method}",
+            notes=_notes(lab, settings, ready),
+        ).start()
     count = settings.steps - run.step
     print(
         f"Training {count} step{'s' * (count != 1)} in the background: lk.views.training(run) shows how it goes, run.wait() "
-        "waits, run.stop() ends it with what it has learnt."
+        "waits, run.stop() ends it with what it has learnt.",
+        *run.notes,
     )
     return run
 
@@ -168,6 +195,10 @@ def _check_model(lab: TunableLab, settings: Settings) -> None:
     from transformers import PreTrainedTokenizerBase
 
     refuse_adapters(lab, "tuned")
+    if changed_here(lab.model):
+        raise Unavailable(
+            f"{lab.name} has edits on, and a tuning would be of the model without them; leave the `with lab.edit(...)` block."
+        )
     if not isinstance(lab.tokenizer, PreTrainedTokenizerBase):
         raise Unavailable(f"TRL needs a transformers tokenizer, and that of {lab.name} is none; load the model's own.")
     if not is_quantized(lab.model):
@@ -231,11 +262,11 @@ def _checkpoint(place: Path, identity: Mapping[str, object]) -> checkpoints.Chec
     return found
 
 
-def _fingerprint(ready: Prepared) -> str:
+def _fingerprint(ready: Prepared, part: Part) -> str:
     import hashlib
     import json
 
-    return hashlib.sha256(json.dumps(ready.rows()).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(ready.rows(part)).encode()).hexdigest()
 
 
 def _watched(model: PreTrainedModel, mask: Mask | None, most: int | None) -> TextRows | None:
@@ -252,8 +283,7 @@ def _prompt(prompt: object, ready: Prepared) -> object:
         return None
     if prompt is not None:
         return prompt
-    shown = ready.train if ready.held_out is None else ready.held_out
-    sample = shown.samples[0].sample
+    sample = _shown(ready)
     if sample.kind == "text":
         return None
     if sample.kind == "prompt":
@@ -261,3 +291,32 @@ def _prompt(prompt: object, ready: Prepared) -> object:
     messages = sample.messages
     last = max(i for i, message in enumerate(messages) if message.get("role") == "assistant")
     return cast("object", [dict(message) for message in messages[:last]] or None)
+
+
+def _prompt_template(
+    prompt: object, ready: Prepared, template: Mapping[str, object] | None
+) -> Mapping[str, object] | None:
+    """The chat template's arguments for that prompt: the run's, with the tools of the sample that it is taken from."""
+    tools = _shown(ready).tools if prompt is None else ()
+    return {**(template or {}), "tools": list(tools)} if tools else template
+
+
+def _shown(ready: Prepared) -> Sample:
+    """The sample whose prompt is asked, unless another is given."""
+    return (ready.train if ready.held_out is None else ready.held_out).samples[0].sample
+
+
+def _notes(lab: TunableLab, settings: Settings, ready: Prepared) -> tuple[str, ...]:
+    """What to bear in mind of a run, in sentences."""
+    found = []
+    if ready.held_out is None:
+        found.append(
+            "Nothing is held out, so held_out and kl are not measured; for them give samples, or a share such as held_out=0.1."
+        )
+    if METHODS[settings.method].is_full and lab.dtype != torch.float32:
+        name = str(lab.dtype).removeprefix("torch.")
+        found.append(
+            f"All weights are trained in {name}, in which small updates are rounded away; load the model with dtype='float32', "
+            "or tune an adapter, which is trained in float32."
+        )
+    return tuple(found)

@@ -203,13 +203,15 @@ class Measuring:
     def of(cls, base: PreTrainedModel, held_out: TextRows | None, general: TextRows | None) -> Measuring:
         return cls(base, held_out, general, math.nan if general is None else _loss(general, base))
 
-    def __call__(self, tuned: PreTrainedModel) -> Measured:
-        loss = kl = math.nan
+    def __call__(self, tuned: PreTrainedModel, stopping: Callable[[], bool] = lambda: False) -> Measured:
+        """stopping: asked between one and the next; once it is true, the rest is NaN."""
+        loss = kl = forgotten = math.nan
         rows = self.held_out
-        if rows is not None:
+        if rows is not None and not stopping():
             (found,) = compare(rows, partial(rows.logits, self.base), [partial(rows.logits, tuned)])
             loss, kl = float(found.loss.mean()), float(found.kl.mean())
-        forgotten = math.nan if self.general is None else _loss(self.general, tuned) - self.base_loss
+        if self.general is not None and not stopping():
+            forgotten = _loss(self.general, tuned) - self.base_loss
         return Measured(loss, kl, forgotten)
 
 

@@ -36,12 +36,17 @@ Watcher = Callable[[Step], object]
 class Run(Generic[Made]):
     """A tuning in the background. `finetune` makes it; the lab it was given can be used meanwhile and is not changed.
 
-    original: the lab that is tuned.  settings: of the run.
+    original: the lab that is tuned.  settings: of the run.  notes: what to bear in mind of it, in sentences.
     """
 
-    def __init__(self, original: Made, settings: Settings, tuning: Tuning, *, title: str) -> None:
-        self.original, self.settings = original, settings
+    def __init__(
+        self, original: Made, settings: Settings, tuning: Tuning, *, title: str, notes: tuple[str, ...] = ()
+    ) -> None:
+        self.original, self.settings, self.notes = original, settings, notes
         self._tuning, self._title = tuning, title
+        # a full tuning needs nothing of the original
+        self._kept = None if METHODS[settings.method].is_full else (original.model, original.tokenizer)
+        self._merged: Made | None = None
         self._state: State = "waiting"
         self._error: BaseException | None = None
         self._began = self._ended = 0.0
@@ -122,7 +127,7 @@ class Run(Generic[Made]):
             if not over:
                 self._watchers.append(entry)
         if over and ended is not None:
-            ended()
+            _called(ended)
 
         def unsubscribe() -> None:
             with self._changed:
@@ -154,7 +159,10 @@ class Run(Generic[Made]):
         return self
 
     def stop(self) -> Run[Made]:
-        """End after the step under way and keep what was learnt; returns once it has ended. A run that is over stays as it is."""
+        """End after the step under way and keep what was learnt; returns once it has ended. A run that is over stays as it is.
+
+        With a folder, what was learnt is kept there as well, and resume=True goes on from this step.
+        """
         self._stop.set()
         if threading.current_thread() is not self._thread:
             with self._changed:
@@ -168,7 +176,9 @@ class Run(Generic[Made]):
     def adapter(self) -> Adapter[Made]:
         """The adapter, as it is after the last step; while the run goes on, after the step under way.
 
-        Raises Unavailable with method "full", which has none: `run.lab` is the tuned model.
+        It stays to be had when the lab has been closed: then it is on a lab opened anew, `run.original`.
+        Raises Unavailable with method "full", which has none: `run.lab` is the tuned model; and where the weights have left
+        the numbers.
         """
         if METHODS[self.settings.method].is_full:
             raise Unavailable("Full tuning makes no adapter; run.lab is the tuned model.")
@@ -179,18 +189,33 @@ class Run(Generic[Made]):
         """A lab of the tuned model: with method "full" the one that was trained, once the run is over; else with the
         adapter merged.
 
-        Raises Unavailable for a full tuning that is still running.
+        Once the run is over it is the same lab each time. Raises Unavailable for a full tuning that is still running, and
+        where the weights have left the numbers.
         """
         if not METHODS[self.settings.method].is_full:
-            return self.adapter.merge()
+            if not self.done:
+                return self.adapter.merge()
+            if self._merged is None or self._merged.closed:
+                self._merged = self.adapter.merge()
+            return self._merged
         if not self.done:
             raise Unavailable("The model is still being trained; call run.wait() or run.stop() first.")
+        self._tuning.check_numbers()
         found: Made = self._tuning.lab  # type: ignore[assignment] # made by the class of the original
         return found
 
     def _adapter(self) -> Adapter[Made]:
+        self._tuning.check_numbers()
+        self._reopen()
         with self._tuning.as_measured():
             return taken(self._tuning.model, self.original, f"{self._title}")  # type: ignore[arg-type] # not full
+
+    def _reopen(self) -> None:
+        """Where the lab was closed meanwhile: another around the same model, which the run has kept."""
+        if self.original.closed and self._kept is not None:
+            model, tokenizer = self._kept
+            old = self.original
+            self.original = type(old)(model, tokenizer, name=old.name, licence=old.licence, notes=old.notes)
 
     def _between_steps(self, ask: Callable[[], Adapter[Made]]) -> Adapter[Made]:
         """What `ask` returns, asked by the run's thread after its step; by this one when the run is over."""
@@ -222,6 +247,7 @@ class Run(Generic[Made]):
 
         Returns the folder.  model: as of `script`.
         """
+        self._reopen()
         place = Path(folder).expanduser()
         plan = self._tuning.plan
         tokenizer = self.original.tokenizer
@@ -229,6 +255,7 @@ class Run(Generic[Made]):
         return place
 
     def _written(self, model: str | None) -> scripts.Written:
+        self._reopen()
         name = model or hub_name(self.original)
         if name is None:
             raise BadInput(
@@ -254,7 +281,7 @@ class Run(Generic[Made]):
         state: State = "finished"
         try:
             self._began, self._state = time.monotonic(), "running"
-            self._tuning.run(self._publish, self._between)
+            self._tuning.run(self._publish, self._between, self._stop.is_set)
             if self._tuning.done < self.settings.steps:
                 state = "stopped"
         except BaseException as error:  # in this thread there is nobody above to tell

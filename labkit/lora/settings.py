@@ -53,6 +53,7 @@ class Settings:
             "warmup_steps": self.warmup,
             "bf16": False,
             "activation_checkpointing": False,
+            "router_aux_loss_coef": 0.0,  # of a mixture of experts: the loss is of the tokens alone
             "max_length": None,
             "seed": self.seed,
             "data_seed": self.seed,

@@ -125,6 +125,8 @@ class Trainer(Protocol):
 
     def train(self) -> object: ...
 
+    def create_optimizer(self) -> object: ...
+
 
 def trainer_of(
     model: nn.Module,

@@ -42,8 +42,18 @@ _INITIAL = "initial/"  # in a checkpoint, what a PiSSA adapter began with
 class TunableLab(BuiltLab, Protocol):
     """A model on the bench of which another can be made that writes."""
 
+    @property
+    def closed(self) -> bool: ...
+
     def generate(
-        self, prompt: object, /, *, max_new_tokens: int, chat: bool | None, alternatives: int
+        self,
+        prompt: object,
+        /,
+        *,
+        max_new_tokens: int,
+        chat: bool | None,
+        template: Mapping[str, object] | None,
+        alternatives: int,
     ) -> Generation | list[Generation]: ...
 
 
@@ -52,7 +62,8 @@ class Step:
     """One step of a run, and what was measured after it (NaN where nothing was). Losses in nats a token.
 
     step: from 1; 0 is the model before it learnt anything.  loss: of the step's batch, before it was learnt from.
-    held_out, kl, forgetting: as `Measured`.  learning_rate: of the step.  gradient_norm: before it was clipped to 1.
+    held_out, kl: of the first `measure_samples` held-out samples; NaN throughout where none are held out.  forgetting: as
+    `Measured`.  learning_rate: of the step.  gradient_norm: before it was clipped to 1.
     tokens_per_second: of the step, padding left out.  seconds_left: of the run, with what will be measured.
     """
 
@@ -91,7 +102,8 @@ class Plan:
 
     data: what is trained on.  measuring: what is measured; every: after how many steps.
     prompt: what is answered each time, in `new_tokens` tokens; None for nothing.
-    folder: where checkpoints go, every `save_every` steps; identity: what they are of.  template: the chat template's arguments.
+    folder: where checkpoints go, every `save_every` steps; identity: what they are of.
+    template: the chat template's arguments; prompt_template: with the tools that the prompt's conversation was held with.
     """
 
     data: Prepared
@@ -103,6 +115,7 @@ class Plan:
     save_every: int
     identity: Mapping[str, object]
     template: Mapping[str, object] | None = None
+    prompt_template: Mapping[str, object] | None = None
 
 
 class Tuning:
@@ -120,6 +133,7 @@ class Tuning:
         self._generator = torch.Generator(base.device)
         self._initial: dict[str, torch.Tensor] = {}
         self._start = start
+        self._diverged = False
         with kept_process_state():
             self.model = self._made(base)
             self._trained = tuple(name for name, weight in self.model.named_parameters() if weight.requires_grad)
@@ -203,19 +217,33 @@ class Tuning:
 
     def _restore(self, trainer: Trainer) -> None:
         """Optimiser and schedule of the checkpoint that the run goes on from."""
-        if self._start is not None and trainer.optimizer is not None and trainer.lr_scheduler is not None:
-            trainer.optimizer.load_state_dict(copy.deepcopy(dict(self._start.optimizer)))
+        if self._start is not None and trainer.lr_scheduler is not None:
+            self._restore_optimizer(self._start)
             trainer.lr_scheduler.load_state_dict(dict(self._start.schedule))
+
+    def _restore_optimizer(self, start: Checkpoint) -> None:
+        if self._trainer.optimizer is not None:
+            self._trainer.optimizer.load_state_dict(copy.deepcopy(dict(start.optimizer)))
 
     # the steps -----------------------------------------------------------------------------------------------------
 
-    def run(self, publish: Callable[[Step], None], between: Callable[[], bool]) -> None:
-        """Train to the end. publish: given each step; between: called after each, returns whether to stop there."""
-        self._publish, self._between = publish, between
+    def run(
+        self, publish: Callable[[Step], None], between: Callable[[], bool], stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Train to the end.
+
+        publish: given each step; between: called after each, returns whether to stop there; stopping: whether it will be, so
+        that nothing more is measured.
+        """
+        self._publish, self._between, self._stopping = publish, between, stopping
         try:
             if self.done < self.settings.steps:
                 with neftune(self.lab.model, self.settings.neftune, self._generator):
                     self._trainer.train()
+            elif self._start is not None and self.settings.schedule == "schedule_free":
+                # a checkpoint has the weights that steps are taken with; the optimiser leads to those that are used
+                self._trainer.create_optimizer()
+                self._restore_optimizer(self._start)
         finally:
             self._ended()
 
@@ -268,6 +296,7 @@ class Tuning:
         self.done += 1
         loss = float(logs["loss"])
         if not math.isfinite(loss):
+            self._diverged = True
             raise BadInput(
                 f"The loss is {loss} at step {self.done}: the weights have left the numbers; give a lower learning_rate than "
                 f"{self.settings.learning_rate:g}."
@@ -282,10 +311,14 @@ class Tuning:
         )
         self._tokens = tokens
         last = self.done >= self.settings.steps
-        self._tell(step, measure=last or self.done % self.plan.every == 0)
-        if self.plan.folder is not None and (last or self.done % self.plan.save_every == 0):
+        self._tell(step, measure=last or (self.done % self.plan.every == 0 and not self._stopping()))
+        saved = self.plan.folder is not None and (last or self.done % self.plan.save_every == 0)
+        if saved:
             self.save()
-        return self._between() or last
+        stop = self._between() and not last
+        if stop and self.plan.folder is not None and not saved:
+            self.save()
+        return stop or last
 
     def _tell(self, step: Step, *, measure: bool) -> None:
         if measure:
@@ -300,12 +333,23 @@ class Tuning:
         self._publish(step)
 
     def measured(self) -> tuple[Measured, str | None]:
-        """What is measured of the model as it is now, and its answer to the fixed prompt."""
+        """What is measured of the model as it is now, and its answer to the fixed prompt; no more of it once asked to stop."""
+        last = self.done >= self.settings.steps
+
+        def stopping() -> bool:
+            return not last and self._stopping()
+
         with self.as_measured():
-            found = self.plan.measuring(self.lab.model)
-            if self.plan.prompt is None:
+            found = self.plan.measuring(self.lab.model, stopping)
+            if self.plan.prompt is None or stopping():
                 return found, None
-            made = self.lab.generate(self.plan.prompt, max_new_tokens=self.plan.new_tokens, chat=None, alternatives=1)
+            made = self.lab.generate(
+                self.plan.prompt,
+                max_new_tokens=self.plan.new_tokens,
+                chat=None,
+                template=self.plan.prompt_template,
+                alternatives=1,
+            )
             assert not isinstance(made, list)
             return found, made.text
 
@@ -340,6 +384,14 @@ class Tuning:
                 identity=self.plan.identity,
             ),
         )
+
+    def check_numbers(self) -> None:
+        """Raise Unavailable where the weights have left the numbers, so that nothing can be taken from the run."""
+        if self._diverged or not all(bool(weight.isfinite().all()) for weight in self._weights().values()):
+            raise Unavailable(
+                "The weights of this run have left the numbers, and nothing can be taken from it; tune again with a lower "
+                f"learning_rate than {self.settings.learning_rate:g}."
+            )
 
     def _weights(self) -> dict[str, nn.Parameter]:
         """What is trained, by name."""

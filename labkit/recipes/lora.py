@@ -41,7 +41,8 @@ from labkit.recipes.signing import sign
 
 SHIPPED = ASSETS / "labkit-lora"
 RECORD = Path(__file__).with_name("records") / "lora.jsonl"
-HELD_OUT = 50  # questions
+HELD_OUT = 50  # questions, all of which are measured on
+MEASURED_BEFORE = 16  # of them in runs that don't say: their held_out and kl are of the first so many
 ALL = "all-linear"
 
 
@@ -179,6 +180,7 @@ def measured(setting: Setting, work: Path) -> dict[str, float] | None:
         held_out=list(task.held_out),
         prompt=False,
         measure_every=setting.steps,
+        measure_samples=HELD_OUT,
         compute="bfloat16",
         seed=setting.seed,
     ).wait()
@@ -198,6 +200,7 @@ def measured(setting: Setting, work: Path) -> dict[str, float] | None:
         "held_out": float(last["held_out"]),
         "forgetting": float(last["forgetting"]),
         "kl": float(last["kl"]),
+        "measured_on": HELD_OUT,
         "seconds": round(took, 1),
     }
 
@@ -240,7 +243,8 @@ def rows(work: Path) -> Iterator[dict[str, object]]:
     for name, experiment in experiments().items():
         for setting in experiment.settings:
             if setting.key in by_key:
-                yield {"experiment": name, **by_key[setting.key]}
+                line = by_key[setting.key]
+                yield {"experiment": name, **line, "measured_on": line.get("measured_on", MEASURED_BEFORE)}
 
 
 def table(work: Path) -> pd.DataFrame:
@@ -288,6 +292,7 @@ def adapters(work: Path) -> None:
             held_out=list(task.held_out),
             prompt=False,
             measure_every=10,
+            measure_samples=HELD_OUT,
             seed=setting.seed,
         ).wait()
         shutil.rmtree(folder, ignore_errors=True)
@@ -302,6 +307,7 @@ def adapters(work: Path) -> None:
             "tuned": after,
             "forgetting": float(last["forgetting"]),
             "kl": float(last["kl"]),
+            "measured_on": HELD_OUT,
             "torch": torch.__version__,
         }
         (work / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
@@ -329,6 +335,7 @@ def pack(work: Path) -> None:
             f"{name}_UNTUNED": f"{facts['untuned']['right']:.0%}",
             f"{name}_FORGETTING": f"{facts['forgetting']:+.3f}",
             f"{name}_KL": f"{facts['kl']:.2f}",
+            f"{name}_ON": str(facts.get("measured_on", MEASURED_BEFORE)),
         }
     card = Path(__file__).with_name("lora_card.md").read_text("utf-8")
     for name, value in figures.items():

@@ -81,6 +81,12 @@ class Turns:
                     block.close()  # also when an interrupt cuts the wait for a run short; closing again does nothing
 
 
+def changed_here(model: PreTrainedModel) -> bool:
+    """Whether the calling thread is within a `change` of a model: an edit, an adapter."""
+    turns = Turns.of(model)
+    return any(found is turns and owner == threading.get_ident() for found, owner in list(_CHANGES.values()))
+
+
 # blocks that are on, the latest last, and who put them on
 _CHANGES: dict[contextlib.ExitStack, tuple[Turns, int]] = {}
 

@@ -25,11 +25,12 @@ class Answering:
     name: str = "answering"
     tokenizer: Any = None
     ended: bool = True
+    template: Any = None
 
     def turn(self) -> None: ...
 
     def generate(self, prompts: list[str], **settings: Any) -> list[Any]:
-        assert settings == {"max_new_tokens": 32, "chat": None, "alternatives": 1}
+        assert settings == {"max_new_tokens": 32, "chat": None, "template": self.template, "alternatives": 1}
         reason = "end" if self.ended else "length"
         return [SimpleNamespace(text=self.answer(prompt), finish_reason=reason) for prompt in prompts]
 
@@ -55,6 +56,12 @@ def test_right_answers_are_counted_with_their_interval() -> None:
     assert "answers of other items" in repr(found)
     assert "nothing of the task is shown here" in repr(found)
     assert "nothing of the task" not in repr(measured(TASK.wanted))
+
+
+def test_the_template_is_that_of_the_tuning() -> None:
+    template = {"enable_thinking": False}
+    lab: Any = Answering(TASK.wanted, template=template)
+    assert lk.lora.exact_match(lab, TASK, template=template).share == 1
 
 
 def test_what_no_skill_gives() -> None:

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import labkit as lk
-from labkit.lora import checkpoints, masks
+from labkit.lora import checkpoints, finetuning, forgetting, masks
 from labkit.lora.finetuning import finetune
 from labkit.lora.runs import Run, current_run
 from labkit.lora.settings import checked
@@ -212,6 +212,56 @@ def test_stop_keeps_what_was_learnt_and_resume_goes_on_as_it_would_have(tmp_path
     assert equal(tensors_of(over), tensors_of(straight))
 
 
+def test_a_finished_schedule_free_run_that_is_taken_up_again_has_the_weights_it_ended_with(tmp_path: Path) -> None:
+    pytest.importorskip("schedulefree")
+    options: dict[str, Any] = {"schedule": "schedule_free", "folder": tmp_path}
+    over = tune(tiny(), **options).wait()
+    again = tune(tiny(), **options, resume=True).wait()
+    assert again.state == "finished"
+    assert equal(tensors_of(again), tensors_of(over))
+
+
+def test_a_stopped_run_keeps_its_last_step_in_the_folder(tmp_path: Path) -> None:
+    run = stopped_after(3, tiny(), steps=9, save_every=100, folder=tmp_path)
+    kept = checkpoints.latest(tmp_path)
+    assert kept is not None
+    assert kept.step == run.step < 9
+    again = tune(tiny(), steps=9, save_every=100, folder=tmp_path, resume=True).wait()
+    assert equal(tensors_of(again), tensors_of(tune(tiny(), steps=9).wait()))
+
+
+def test_a_stop_does_not_wait_for_what_is_left_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = threading.Event()
+    made: list[Run[lk.Lab]] = []
+    measured = forgetting._loss
+
+    def stop_after_two(*given: Any) -> float:
+        if threading.current_thread() is not threading.main_thread():
+            ready.wait(30)
+            if made[0].step == 2:
+                made[0].stop()
+        return measured(*given)
+
+    options: dict[str, Any] = {"held_out": HELD_OUT, "general": ["where was the dog"], "prompt": "the"}
+    monkeypatch.setattr(forgetting, "_loss", stop_after_two)
+    run = tune(tiny(), steps=8, measure_every=1, **options)
+    made.append(run)
+    ready.set()
+    run.wait()
+    monkeypatch.undo()
+    assert run.state == "stopped"
+    assert run.samples[-1][0] == 1, "asked to stop in the middle of a measurement, the run still wrote an answer"
+    assert math.isfinite(run.steps[-1].held_out)
+
+
+def test_a_run_on_other_held_out_samples_is_another(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"folder": tmp_path, "held_out": HELD_OUT, "general": ["where was the dog"]}
+    tune(tiny(), steps=2, **options).wait()
+    for other in ({"held_out": HELD_OUT[:1]}, {"general": ["the other dog"]}, {"measure_samples": 1}):
+        with pytest.raises(lk.BadInput, match=f"another {next(iter(other))}|measure_samples=16|of a run with"):
+            tune(tiny(), steps=2, resume=True, **{**options, **other})
+
+
 @pytest.mark.parametrize(
     "options", [{"method": "pissa"}, {"method": "full", "learning_rate": 1e-3}, {"schedule": "schedule_free"}], ids=str
 )
@@ -335,14 +385,106 @@ def test_those_who_watch_are_told_and_can_leave(caplog: pytest.LogCaptureFixture
     run.subscribe(lambda step: None, late.set)
     assert late.is_set()
 
+    def broken_end() -> None:
+        raise ZeroDivisionError("a view that broke late")
 
-def test_a_loss_that_is_no_number_ends_it_with_a_sentence() -> None:
-    run = tune(tiny(), steps=20, learning_rate=1e30, optimizer="sgd")
+    run.subscribe(lambda step: None, broken_end)
+    assert "a view that broke late" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_loss_that_is_no_number_ends_it_with_a_sentence(method: str) -> None:
+    run = tune(tiny(), steps=20, learning_rate=1e30, optimizer="sgd", method=method)
     with pytest.raises(lk.BadInput, match="give a lower learning_rate"):
         run.wait()
     assert run.state == "failed"
+    with pytest.raises(lk.Unavailable, match="have left the numbers"):
+        _ = run.lab if method == "full" else run.adapter
     assert isinstance(run.error, lk.BadInput)
     assert current_run() is None
+
+
+def test_the_lab_of_a_run_that_is_over_is_made_once(learnt: Run[lk.Lab], capsys: pytest.CaptureFixture[str]) -> None:
+    merged = learnt.lab
+    told = capsys.readouterr().out
+    assert learnt.lab is merged
+    assert capsys.readouterr().out == ""
+    merged.close()
+    assert not learnt.lab.closed
+    assert "merged" in told
+
+
+def test_a_lab_that_is_closed_meanwhile_costs_no_work(tmp_path: Path) -> None:
+    lab = tiny()
+    run = tune(lab)
+    lab.close()
+    run.wait()
+    adapter = run.adapter
+    adapter.save(tmp_path / "kept")
+    fresh = tiny()
+    assert lk.lora.load(fresh, tmp_path / "kept").notes == ()
+    assert equal(dict(adapter.tensors), tensors_of(tune(tiny()).wait()))
+    with adapter.on():
+        assert run.original.generate("the cat", max_new_tokens=2).ids
+
+
+def test_of_two_that_begin_at_once_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab, inside, most = tiny(), [0], [0]
+    prepare, over = finetuning.prepared, threading.Event()
+
+    def counted(*given: Any, **options: Any) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        try:
+            over.wait(0.2)
+            return prepare(*given, **options)
+        finally:
+            inside[0] -= 1
+
+    monkeypatch.setattr(finetuning, "prepared", counted)
+    found: list[object] = []
+
+    def begin() -> None:
+        try:
+            found.append(tune(lab, steps=300))
+        except lk.LabError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=begin) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (run,) = (each for each in found if isinstance(each, Run))
+    run.stop()
+    assert most == [1]
+    assert any(isinstance(each, lk.Unavailable) and "running already" in str(each) for each in found)
+
+
+def test_what_is_not_measured_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    run = tune(tiny(), steps=1).wait()
+    assert "held_out=0.1" in " ".join(run.notes)
+    assert run.notes[0] in capsys.readouterr().out
+    assert run.history["kl"].isna().all()
+    assert tune(tiny(), steps=1, held_out=HELD_OUT).wait().notes == ()
+
+
+def test_full_tuning_in_sixteen_bits_is_warned_of() -> None:
+    lab = lk.Lab(fuzz.tiny_model().eval().bfloat16(), fuzz.tiny_tokenizer(), name="tiny")
+    options: dict[str, Any] = {"steps": 1, "held_out": HELD_OUT}
+    assert "rounded away" in " ".join(tune(lab, method="full", **options).wait().notes)
+    assert tune(lab, **options).wait().notes == ()
+
+
+def test_as_many_held_out_samples_are_measured_as_are_asked_for() -> None:
+    held_out = [{"prompt": f"the dog {word}", "completion": f"{word} sat"} for word in WORDS]
+    run = tune(tiny(), steps=1, held_out=held_out, measure_samples=7).wait()
+    lab = run.original
+    by_hand = lk.lora.forgotten(lab, lab, held_out[:7], general=["the dog ran"]).table.set_index("texts").loc["task"]
+    assert run.steps[0].held_out == pytest.approx(by_hand["loss"], abs=1e-5)
+    rows = tune(tiny(), steps=1, held_out=held_out * 2).wait()._tuning.plan.measuring.held_out
+    assert rows is not None
+    assert len(rows.ids) == 16
 
 
 # what is refused ------------------------------------------------------------------------------------------------------
@@ -375,6 +517,44 @@ def test_what_cannot_go_well_is_refused(options: dict[str, Any], sentence: str) 
     with pytest.raises(lk.BadInput, match=sentence):
         tune(tiny(), **options)
     assert current_run() is None
+
+
+def test_a_model_with_edits_on_is_not_tuned() -> None:
+    lab = tiny()
+    with lab.edit(lk.ablate_head(0, 0)), pytest.raises(lk.Unavailable, match="edits on"):
+        tune(lab)
+    assert tune(lab, steps=1).wait().state == "finished"
+
+
+def test_memory_is_checked_for_the_rows_that_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(finetuning, "check_memory", lambda _lab, _settings, tokens: seen.append(tokens))
+    longest = max(len(each.ids) for each in masks.mask(tiny(), DATA).samples)
+    tune(tiny(), steps=1, packing=True, max_tokens=48).wait()
+    tune(tiny(), steps=1).wait()
+    assert seen == [48, longest]
+
+
+def test_samples_are_asked_with_the_template_and_the_tools_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = tiny()
+    lab.tokenizer.chat_template = (
+        "{% if tools %}tree {% endif %}{% if tired %}tired {% endif %}"
+        "{% for m in messages %}{{ m['content'] }}{{ eos_token if m['role'] == 'assistant' else ' ' }}{% endfor %}"
+    )
+    asked: list[Any] = []
+    generate = lk.Lab.generate
+
+    def watched(self: lk.Lab, prompt: Any, **options: Any) -> Any:
+        asked.append(options["template"])
+        return generate(self, prompt, **options)
+
+    monkeypatch.setattr(lk.Lab, "generate", watched)
+    tools = [{"type": "function", "function": {"name": "ran", "parameters": {}}}]
+    turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]
+    options: dict[str, Any] = {"steps": 1, "new_tokens": 2, "template": {"tired": True}}
+    tune(lab, data=[{"messages": turns, "tools": tools}] * 4, **options, prompt=None).wait()
+    tune(lab, **options, prompt="the dog").wait()
+    assert asked == [{"tired": True, "tools": tools}] * 2 + [{"tired": True}] * 2
 
 
 # its parts ------------------------------------------------------------------------------------------------------------
