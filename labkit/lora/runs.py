@@ -20,6 +20,7 @@ from labkit.lora.bases import hub_name
 from labkit.lora.methods import METHODS
 from labkit.lora.settings import Settings
 from labkit.lora.tuning import Step, TunableLab, Tuning
+from labkit.trace.building import is_quantized
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -236,14 +237,17 @@ class Run(Generic[Made]):
         """The same run as a plain TRL script, to be put beside the data that `export` writes.
 
         model: what the script loads: a hub name or a folder; None for the hub's name of this model, where it is known.
-        With neftune or dropout it draws what this run draws; on a CPU its losses are this run's.
-        Raises BadInput where nobody but the user knows what to load.
+        With neftune or dropout it draws what this run draws; on a CPU its losses are this run's, or nearly, with qlora, whose
+        adapter TRL trains in bfloat16.
+        Raises BadInput where nobody but the user knows what to load, Unavailable for a lab that was quantized, as the script
+        would load other weights.
         """
         return self._written(model).script()
 
     def export(self, folder: str | os.PathLike[str], model: str | None = None) -> Path:
-        """Write the run for others: train.py (`script`), sft.yaml (`trl sft --config sft.yaml`; none with PiSSA), and the data
-        as train.jsonl and test.jsonl: readable where TRL makes the same tokens and labels of it, else tokenized.
+        """Write the run for others: train.py (`script`), sft.yaml (`trl sft --config sft.yaml`; none with PiSSA or an alpha
+        that is no whole number, which that command doesn't take), and the data as train.jsonl and test.jsonl: readable where
+        TRL makes the same tokens and labels of it, else tokenized.
 
         Returns the folder.  model: as of `script`.
         """
@@ -256,14 +260,24 @@ class Run(Generic[Made]):
 
     def _written(self, model: str | None) -> scripts.Written:
         self._reopen()
+        if is_quantized(self.original.model):
+            raise Unavailable(
+                f"{self.original.name} is quantized here, and a plain script would train beside other weights; tune the lab it "
+                "was made of, with method='qlora' for 4 bits, whose script can be written."
+            )
         name = model or hub_name(self.original)
         if name is None:
             raise BadInput(
                 f"A script needs a hub name or a folder to load {self.original.name} from; give it: model='owner/name'."
             )
-        attention = getattr(self.original.model.config, "_attn_implementation", None)
+        loaded = self._tuning.model if METHODS[self.settings.method].is_full else self.original.model
         return scripts.Written(
-            self.settings, name, attention, self.original.device.type, dict(self._tuning.plan.data.settings)
+            self.settings,
+            name,
+            dtype=str(loaded.dtype).removeprefix("torch."),
+            attention=getattr(self.original.model.config, "_attn_implementation", None),
+            device=self.original.device.type,
+            data=dict(self._tuning.plan.data.settings),
         )
 
     # the thread -----------------------------------------------------------------------------------------------------

@@ -25,10 +25,13 @@ Row = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Written:
-    """What a script is made of. model: a hub name or a folder; attention: its implementation; device: "cpu" or another."""
+    """What a script is made of. model: a hub name or a folder; dtype: its weights', such as "float32"; attention: its
+    implementation; device: "cpu" or another.
+    """
 
     settings: Settings
     model: str
+    dtype: str
     attention: str | None
     device: str
     data: Mapping[str, object]  # fields of SFTConfig that the data decides
@@ -49,7 +52,7 @@ class Written:
         method = METHODS[it.method]
         imports = ["from datasets import load_dataset"]
         names = ["AutoModelForCausalLM", "AutoTokenizer"]
-        load = ["MODEL", 'dtype="float32"']
+        load = ["MODEL", f"dtype={self.dtype!r}"]
         if self.attention:
             load.append(f"attn_implementation={self.attention!r}")
         if method.quantized:
@@ -73,7 +76,7 @@ class Written:
             lines += [
                 "packed = BitsAndBytesConfig(",
                 '    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,',
-                '    bnb_4bit_compute_dtype="float32",',
+                f"    bnb_4bit_compute_dtype={self.dtype!r},",
                 ")",
             ]
         lines += [
@@ -108,17 +111,26 @@ class Written:
         ]
         return "\n".join(lines)
 
+    @property
+    def no_yaml(self) -> str | None:
+        """Why `trl sft` can't be told of this run; None where it can."""
+        if METHODS[self.settings.method].residual:
+            return "TRL's command line has no PiSSA"
+        if not METHODS[self.settings.method].is_full and self.settings.alpha % 1:
+            return f"TRL's command line takes whole numbers for alpha, and this run has {self.settings.alpha:g}"
+        return None
+
     def yaml(self) -> str:
-        """What `trl sft --config sft.yaml` takes. Raises Unavailable for PiSSA, which that command does not know."""
+        """What `trl sft --config sft.yaml` takes. Raises Unavailable for what that command can't be told: see `no_yaml`."""
         import yaml
 
         it = self.settings
         method = METHODS[it.method]
-        if method.residual:
-            raise Unavailable(f"TRL's command line has no PiSSA; run {SCRIPT}.")
+        if self.no_yaml:
+            raise Unavailable(f"{self.no_yaml}; run {SCRIPT}.")
         fields: dict[str, object] = {
             "model_name_or_path": self.model,
-            "dtype": "float32",
+            "dtype": self.dtype,
             "dataset_name": ".",
             "output_dir": "out",
             **self.options,
@@ -203,5 +215,5 @@ def write(
             lines = [json.dumps(row, ensure_ascii=False) for row in rows_of(mask, tokenizer, template)]
             (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / SCRIPT).write_text(written.script(), encoding="utf-8")
-    if not METHODS[written.settings.method].residual:
+    if written.no_yaml is None:
         (folder / YAML).write_text(written.yaml(), encoding="utf-8")

@@ -15,6 +15,7 @@ import labkit as lk
 from labkit.lora import scripts
 from labkit.lora.finetuning import finetune
 from labkit.lora.masks import mask
+from labkit.lora.process_state import kept_process_state
 from labkit.lora.runs import Run
 
 DATA = [{"prompt": f"the cat {w}", "completion": f"{w} ran"} for w in ("sat", "tree", "dog", "mat", "tired", "other")]
@@ -50,12 +51,56 @@ def test_the_script_runs_and_gives_the_same_losses(tmp_path: Path, tiny_folder: 
     assert all(adapter.tensors[name].allclose(ours[name], atol=1e-5) for name in ours)
 
 
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [(method, "float32") for method in ("rslora", "dora", "pissa", "qlora", "full")] + [("lora", "bfloat16")],
+)
+def test_the_script_of_every_method_gives_the_same_losses(
+    method: str, dtype: str, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if method == "qlora":
+        pytest.importorskip("bitsandbytes")
+    lab = lk.load(tiny_folder, fresh=True, dtype=dtype)
+    run = tuned(lab, method=method, steps=3, held_out=None, learning_rate=1e-3 if method == "full" else 1e-2)
+    folder = run.export(tmp_path, model=str(tiny_folder))
+    from trl import SFTTrainer
+
+    monkeypatch.setattr(SFTTrainer, "_send_telemetry", lambda self: None)
+    space: dict[str, Any] = {"__file__": str(folder / "train.py")}
+    with kept_process_state():
+        exec(compile((folder / "train.py").read_text("utf-8"), "train.py", "exec"), space)
+    losses = [row["loss"] for row in space["trainer"].state.log_history if "loss" in row]
+    ours = [step.loss for step in run.steps[1:]]
+    assert losses[0] == pytest.approx(ours[0], abs=1e-6)
+    assert losses == pytest.approx(ours, abs=2e-3 if method == "qlora" else 1e-6)  # TRL trains that in bfloat16
+    assert space["model"].dtype == lab.dtype
+    quantized = getattr(space["model"], "is_loaded_in_4bit", False)
+    assert quantized == (method == "qlora")
+
+
+def test_what_a_plain_script_can_t_load_is_refused(tiny_lab: lk.Lab) -> None:
+    small = lk.quantization.quantize(tiny_lab, "int4", progress=False)
+    with pytest.raises(lk.Unavailable, match=r"is quantized here.*method='qlora'"):
+        tuned(small, steps=1).script("someone/model")
+
+
+def test_an_alpha_that_trl_would_round_is_kept(tmp_path: Path, tiny_lab: lk.Lab) -> None:
+    run = tuned(tiny_lab, steps=1, alpha=2.5)
+    folder = run.export(tmp_path, model="someone/model")
+    assert "lora_alpha=2.5" in (folder / "train.py").read_text("utf-8")
+    assert not (folder / "sft.yaml").exists()
+    with pytest.raises(lk.Unavailable, match=r"alpha, and this run has 2\.5; run train\.py"):
+        run._written("someone/model").yaml()
+
+
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "pissa", "qlora", "full"])
 def test_every_method_makes_a_script_and_yaml_that_can_be_read(method: str, tiny_lab: lk.Lab) -> None:
     run = tuned(tiny_lab, steps=1, method=method) if method in ("lora", "full") else None
     settings = (run or tuned(tiny_lab, steps=1)).settings
     settings = type(settings)(**{**vars(settings), "method": method})
-    written = scripts.Written(settings, "someone/model", "sdpa", "cpu", {"packing": False, "max_length": None})
+    written = scripts.Written(
+        settings, "someone/model", "float32", "sdpa", "cpu", {"packing": False, "max_length": None}
+    )
     compile(written.script(), "train.py", "exec")
     assert ("LoraConfig" in written.script()) == (method != "full")
     if method == "pissa":
