@@ -23,7 +23,7 @@ from labkit.lora.settings import OPTIMIZERS, SCHEDULES, Settings
 from labkit.lora.trainers import seed_dropout
 from labkit.models.config import first_number
 from labkit.models.hardware import free_bytes
-from labkit.models.memory import Countable, human_bytes, named_config, skeleton
+from labkit.models.memory import Countable, human_bytes, model_memory, named_config, skeleton
 from labkit.results import Result
 from labkit.trace.building import is_quantized
 
@@ -89,7 +89,8 @@ def cost(
     rank, targets, method, schedule, optimizer, dropout: as of `finetune`.
     batch, tokens: samples in a step, and tokens in each, padding included: what activations depend on.
     dtype: of the weights; None for that of a Lab or model, else float32. An adapter is trained in float32, as peft does.
-    Rows: weights (frozen and trained; with "qlora" as bitsandbytes packs them), adapter, residual (with "pissa", frozen
+    Rows: weights (frozen and trained; with "qlora" as bitsandbytes packs them, of a quantized Lab those that it has, buffers
+        too), adapter, residual (with "pissa", frozen
         weights of its own), gradients, optimizer (AdamW's two moments and step count, or what schedulefree keeps) and
         activations: all that autograd keeps of the layers for the backward pass. The logits are not among them: TRL's loss
         makes a few rows of them at a time. Columns: part, elements, bytes.
@@ -107,7 +108,9 @@ def cost(
         own = loaded.dtype if isinstance(loaded, nn.Module) else torch.float32
         dtype = str(own).removeprefix("torch.")
     kind = DTYPES[checks.one_of("dtype", dtype, DTYPES)]
-    return _counted(name, config, kind, rank, targets, method, batch, tokens, schedule, optimizer, dropout)
+    # of a quantized model the configuration does not tell what its weights take
+    weights = model_memory(loaded).weight_bytes if isinstance(loaded, nn.Module) and is_quantized(loaded) else None
+    return _counted(name, config, kind, rank, targets, method, batch, tokens, schedule, optimizer, dropout, weights)
 
 
 def _counted(
@@ -122,7 +125,9 @@ def _counted(
     schedule: str,
     optimizer: str,
     dropout: float,
+    weights: int | None = None,
 ) -> Cost:
+    """weights: bytes of those that are there, of a model that is quantized already."""
     import pandas as pd
 
     body = _skeleton(config, dtype)
@@ -131,6 +136,8 @@ def _counted(
     plain = sum(p.numel() * p.element_size() for p in body.parameters())
     kinds = METHODS[method]
     packed = _packed_change(maps, dtype) if kinds.quantized else 0
+    if weights is not None:
+        plain, packed = weights, 0
     model: nn.Module = body
     if kinds.is_full:
         trained = list(body.parameters())
@@ -163,7 +170,7 @@ def _counted(
     table = pd.DataFrame(rows, columns=["part", "elements", "bytes"])
     table = table[(table["bytes"] > 0) | (table["part"] == "weights")].reset_index(drop=True)
     total = int(table["bytes"].sum())
-    there = plain if not kinds.is_full and not kinds.quantized else 0
+    there = plain if not kinds.is_full and (not kinds.quantized or weights is not None) else 0
     return Cost(
         table,
         parameters=parameters,

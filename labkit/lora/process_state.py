@@ -1,4 +1,4 @@
-"""What peft and TRL do to a whole process as they set things up, kept from its user: seeds, warnings, lines in the log."""
+"""What peft and TRL do to a whole process, kept from its user: seeds, warnings, lines in the log, accelerate's states."""
 
 from __future__ import annotations
 
@@ -27,3 +27,28 @@ def kept_process_state() -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+
+
+class AccelerateStates:
+    """What accelerate knows of devices, precision and gradients, which it keeps once for a process: those of one trainer.
+
+    A trainer's arguments clear them and set them anew, also for an Accelerator that its user made before.
+    """
+
+    def __init__(self) -> None:
+        self._own: list[dict[str, object]] = [{}, {}, {}]
+
+    @contextlib.contextmanager
+    def put_in(self) -> Iterator[None]:
+        """Let accelerate have these for a while, and those that were there afterwards."""
+        from accelerate import state
+
+        kinds = (state.AcceleratorState, state.PartialState, state.GradientState)
+        theirs = [kind._shared_state for kind in kinds]
+        for kind, own in zip(kinds, self._own, strict=True):
+            kind._shared_state = own
+        try:
+            yield
+        finally:
+            for kind, their in zip(kinds, theirs, strict=True):
+                kind._shared_state = their

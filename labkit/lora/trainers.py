@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
     import datasets
+    from torch._ops import OpOverload
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl
     from trl.trainer.sft_trainer import SFTTrainer
 
 __all__ = [
+    "OwnDraws",
     "SeededDropout",
     "Trainer",
     "draws_elsewhere",
@@ -55,9 +58,35 @@ def seed_dropout(model: nn.Module, generator: torch.Generator | None) -> None:
                 parent._modules[name] = SeededDropout(child.p, generator).train(child.training)
 
 
-def draws_elsewhere(model: nn.Module, device: torch.device) -> bool:
+class OwnDraws(TorchDispatchMode):
+    """For a `with`: what this thread draws with an operation that takes a generator comes from this one.
+
+    The numbers are those that torch would draw from the same state. Other threads are not concerned.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self._generator = generator
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
+    ) -> object:
+        given = kwargs or {}
+        if _takes_generator(func) and given.get("generator") is None:
+            given = {**given, "generator": self._generator}
+        return func(*args, **given)
+
+
+@cache
+def _takes_generator(operation: OpOverload) -> bool:
+    return any(argument.name == "generator" for argument in operation._schema.arguments)
+
+
+def draws_elsewhere(model: nn.Module, device: torch.device, within: OwnDraws | None = None) -> bool:
     """Whether a pass in training draws from the process's random state all the same: inside attention functions, which take
     dropout as a number, or as noise in a router. Found by trying it; the random state is the caller's to keep.
+
+    within: entered for it.
     """
 
     def state() -> torch.Tensor:
@@ -66,7 +95,7 @@ def draws_elsewhere(model: nn.Module, device: torch.device) -> bool:
     before = state()
     ids = torch.zeros((1, 2), dtype=torch.long, device=device)
     model.train()
-    with torch.no_grad():
+    with torch.no_grad(), within or contextlib.nullcontext():
         model(input_ids=ids, use_cache=False)
     return not torch.equal(before, state())
 

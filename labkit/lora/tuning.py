@@ -20,9 +20,9 @@ from labkit.lora import checkpoints
 from labkit.lora.checkpoints import Checkpoint
 from labkit.lora.forgetting import Measured, Measuring
 from labkit.lora.methods import METHODS, lora_config
-from labkit.lora.process_state import kept_process_state
+from labkit.lora.process_state import AccelerateStates, kept_process_state
 from labkit.lora.settings import Settings
-from labkit.lora.trainers import Trainer, draws_elsewhere, epoch_batches, neftune, seed_dropout, trainer_of
+from labkit.lora.trainers import OwnDraws, Trainer, draws_elsewhere, epoch_batches, neftune, seed_dropout, trainer_of
 from labkit.lora.twins import twin, whole_copy
 from labkit.quantization.weights import is_conv1d
 from labkit.trace import running
@@ -134,7 +134,8 @@ class Tuning:
         self._initial: dict[str, torch.Tensor] = {}
         self._start = start
         self._diverged = False
-        with kept_process_state():
+        self._accelerate = AccelerateStates()
+        with kept_process_state(), self._accelerate.put_in():
             self.model = self._made(base)
             self._trained = tuple(name for name, weight in self.model.named_parameters() if weight.requires_grad)
             self.lab = type(base)(
@@ -170,7 +171,8 @@ class Tuning:
                 weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
                 self._initial = {name: weight.detach().clone() for name, weight in weights.items()}
         seed_dropout(model, self._generator)
-        self._draws_elsewhere = draws_elsewhere(model, base.device)
+        self._own_draws = OwnDraws(self._generator) if draws_elsewhere(model, base.device) else None
+        self._draws_elsewhere = self._own_draws is not None and draws_elsewhere(model, base.device, self._own_draws)
         self._generator.manual_seed(it.seed)
         return model
 
@@ -238,7 +240,8 @@ class Tuning:
         self._publish, self._between, self._stopping = publish, between, stopping
         try:
             if self.done < self.settings.steps:
-                with neftune(self.lab.model, self.settings.neftune, self._generator):
+                noise = neftune(self.lab.model, self.settings.neftune, self._generator)
+                with self._accelerate.put_in(), noise:
                     self._trainer.train()
             elif self._start is not None and self.settings.schedule == "schedule_free":
                 # a checkpoint has the weights that steps are taken with; the optimiser leads to those that are used
@@ -400,9 +403,13 @@ class Tuning:
 
     @contextlib.contextmanager
     def _random_draws(self) -> Iterator[None]:
-        """For a model with dropout inside its attention function: the process's random state is the run's for a step."""
+        """For a model with dropout inside its attention function: it draws from the run's generator for a step.
+
+        Where it draws in a way that takes no generator (fused on CUDA), the process's random state is the run's for a step.
+        """
         if not self._draws_elsewhere:
-            yield
+            with self._own_draws or contextlib.nullcontext():
+                yield
             return
         cuda = self._device.type == "cuda"
         with torch.random.fork_rng(devices=[self._device] if cuda else []):

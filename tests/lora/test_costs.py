@@ -87,6 +87,17 @@ def test_qlora_counts_what_bitsandbytes_keeps(tiny_lab: lk.Lab) -> None:
     assert parts(found)["weights"] == model_memory(small.model).weight_bytes - buffers
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_quantized_lab_has_the_weights_it_has(tiny_lab: lk.Lab, method: str) -> None:
+    from labkit.models.memory import model_memory
+
+    small = lk.quantization.quantize(tiny_lab, "int8", progress=False)
+    found, plain = (lk.lora.cost(lab, method=method, rank=4) for lab in (small, tiny_lab))
+    assert parts(found)["weights"] == model_memory(small.model).weight_bytes
+    assert found.extra_bytes == found.total_bytes - parts(found)["weights"]
+    assert found.trainable == plain.trainable
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])
 def test_activations_are_those_that_autograd_keeps(method: str, attention: str) -> None:

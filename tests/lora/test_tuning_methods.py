@@ -12,7 +12,9 @@ import torch
 
 import labkit as lk
 from labkit.lora.finetuning import finetune
+from labkit.lora.forgetting import TextRows, row_losses
 from labkit.lora.runs import Run
+from labkit.lora.trainers import OwnDraws
 from labkit.quantization.layers import PackedWeight
 
 DATA = [{"prompt": f"the cat {w}", "completion": f"{w} ran"} for w in ("sat", "tree", "dog", "mat", "tired", "other")]
@@ -224,3 +226,76 @@ def test_a_model_with_dropout_in_its_attention_keeps_the_random_state() -> None:
     torch.rand(3)
     other = run()
     assert [step.loss for step in one.steps[1:]] == [step.loss for step in other.steps[1:]]
+
+
+def test_dropout_in_attention_is_the_runs_own_whatever_is_drawn_meanwhile() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    sizes = {"n_positions": 128, "n_embd": 16, "n_layer": 2, "n_head": 2, "eos_token_id": 2, "bos_token_id": 1}
+    tokenizer = fuzz.tiny_tokenizer()
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes)).eval()
+    assert model.config._attn_implementation == "sdpa"
+
+    def losses(draw: bool) -> list[float]:
+        lab = lk.Lab(model, tokenizer, name="tiny-gpt2")
+        options: dict[str, Any] = {"targets": ("c_attn", "c_fc"), "rank": 4, "batch": 4, "steps": 3}
+        torch.manual_seed(7)
+        state = torch.get_rng_state()
+        run = finetune(lab, DATA, **options, prompt=False, general=False)
+        while draw and not run.done:
+            torch.rand(100)
+        run.wait()
+        if not draw:
+            assert torch.equal(torch.get_rng_state(), state)
+        return [step.loss for step in run.steps[1:]]
+
+    assert losses(draw=False) == losses(draw=True)
+
+
+def test_own_draws_are_those_of_torch() -> None:
+    torch.manual_seed(3)
+    q = torch.randn(1, 2, 5, 4)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    torch.manual_seed(3)
+    theirs = attention(q, q, q, dropout_p=0.5)
+    torch.manual_seed(9)
+    state = torch.get_rng_state()
+    with OwnDraws(torch.Generator().manual_seed(3)):
+        ours = attention(q, q, q, dropout_p=0.5)
+    assert torch.equal(ours, theirs)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_loss_of_a_mixture_of_experts_is_of_its_tokens_alone() -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = fuzz.tiny_tokenizer()
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_local_experts": 4}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128}
+    model = MixtralForCausalLM(
+        MixtralConfig(vocab_size=len(tokenizer), eos_token_id=2, bos_token_id=1, **sizes, **heads)
+    )
+    lab = lk.Lab(model.eval(), tokenizer, name="tiny-mixtral")
+    run = tuned("lora", lab, targets=("q_proj",), steps=1, batch=len(DATA), dropout=0.0, held_out=None)
+    rows = lk.lora.mask(lab, DATA).samples
+    nats, tokens = row_losses(TextRows(lab.model, [row.ids for row in rows], [row.learns for row in rows]), lab.model)
+    assert run.steps[1].loss == pytest.approx(nats.sum() / tokens.sum(), abs=1e-5)
+
+
+def test_accelerates_own_states_are_the_users_again() -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        mine = Accelerator(mixed_precision="bf16", cpu=True)
+        tuned("lora", steps=1)
+        assert mine.mixed_precision == "bf16"
+        assert AcceleratorState().mixed_precision == "bf16"
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    tuned("lora", steps=1)
+    assert not AcceleratorState._shared_state
+    assert not PartialState._shared_state
