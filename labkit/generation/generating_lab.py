@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from labkit.trace.lab_like import LabLike
@@ -25,7 +25,14 @@ class GeneratingLab(LabLike, Protocol):
     def trace(self, what: list[int], /, *, keep: str) -> Trace: ...
 
     def generate(
-        self, prompt: list[str], /, *, max_new_tokens: int, chat: bool | None, alternatives: int
+        self,
+        prompt: list[str],
+        /,
+        *,
+        max_new_tokens: int,
+        chat: bool | None,
+        template: Mapping[str, object] | None = None,
+        alternatives: int,
     ) -> list[Generation]: ...
 
     def stream(self, prompt: str, /, *, max_new_tokens: int, chat: bool | None, alternatives: int) -> Iterator[str]: ...

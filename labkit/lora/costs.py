@@ -109,7 +109,11 @@ def cost(
         dtype = str(own).removeprefix("torch.")
     kind = DTYPES[checks.one_of("dtype", dtype, DTYPES)]
     # of a quantized model the configuration does not tell what its weights take
-    weights = model_memory(loaded).weight_bytes if isinstance(loaded, nn.Module) and is_quantized(loaded) else None
+    weights = (
+        model_memory(cast("PreTrainedModel", loaded)).weight_bytes
+        if isinstance(loaded, nn.Module) and is_quantized(loaded)
+        else None
+    )
     return _counted(name, config, kind, rank, targets, method, batch, tokens, schedule, optimizer, dropout, weights)
 
 
