@@ -214,7 +214,7 @@ def _check_model(lab: TunableLab, settings: Settings) -> None:
             "or load the model without a quantization."
         )
     elif why := _no_gradient(lab.model):
-        raise Unavailable(f"{lab.name} can't be tuned: {why}; quantize it with backend='labkit' or 'bitsandbytes'.")
+        raise Unavailable(f"{lab.name} can't be tuned: {why}; quantize it with backend='labkit'.")
 
 
 def _half(model: nn.Module) -> str | None:
@@ -226,18 +226,31 @@ def _half(model: nn.Module) -> str | None:
 def _no_gradient(model: nn.Module) -> str | None:
     """Why no gradient gets through a quantized model; None where it does."""
     products = {type(module).__name__ for module in model.modules() if isinstance(module, PackedProduct)}
-    return f"torch has no gradient for its packed products ({', '.join(sorted(products))})" if products else None
+    if products:
+        return f"torch has no gradient for its packed products ({', '.join(sorted(products))})"
+    if any(_packs_again(module) for module in model.modules()):
+        return "bitsandbytes has no gradient for the form in which it computes bfloat16 on this processor"
+    return None
+
+
+def _packs_again(module: nn.Module) -> bool:
+    """Whether bitsandbytes puts the weight into another form at the first pass without a gradient, or has done so."""
+    weight = getattr(module, "weight", None)
+    done = getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False)
+    will = getattr(module, "support_avx512bf16_for_cpu", False) and weight is not None and weight.device.type == "cpu"
+    return bool(done or will)
 
 
 def _packed(lab: Made) -> Made:
     """The lab with its linear maps in nf4 with double quantization; as it is where it is quantized already.
 
-    By bitsandbytes where it is there, since its products don't unpack to memory, else by labkit itself.
+    By bitsandbytes where it is there, since its products don't unpack to memory, else, and in bfloat16 on a CPU, by labkit.
     """
     if is_quantized(lab.model):
         return lab
     there = importlib.util.find_spec("bitsandbytes") is not None
-    return quantize(lab, "nf4", backend="bitsandbytes" if there else "labkit", progress=False)
+    again = lab.dtype == torch.bfloat16 and lab.device.type == "cpu"  # see `_packs_again`
+    return quantize(lab, "nf4", backend="bitsandbytes" if there and not again else "labkit", progress=False)
 
 
 def _folder(folder: str | os.PathLike[str] | None, resume: bool) -> Path | None:
