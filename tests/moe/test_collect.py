@@ -180,8 +180,8 @@ def test_a_dense_model_is_told_from_a_mixture() -> None:
 @pytest.mark.parametrize(
     ("texts", "words"),
     [
-        ({}, "kinds of text"),
-        ([[1, 2]], "kinds of text"),
+        ({}, "given by kind"),
+        ([[1, 2]], "given by kind"),
         ({"prose": "a text"}, "'prose' is to be a list of documents"),
         ({"prose": []}, "with one at least"),
         ({"prose": [3, 4, 5]}, "put them in a list"),

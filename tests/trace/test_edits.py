@@ -7,7 +7,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import families
@@ -641,7 +640,8 @@ def test_compiled_steps_are_not_used_while_an_edit_is_on(untouched: lk.Lab) -> N
     """On CUDA transformers compiles its decoding step, and what is compiled does not notice hooks put on later."""
     compiled = torch.compile(untouched.model.__call__, backend="eager")
     ids = torch.tensor([CLEAN])
-    on_cuda: Any = SimpleNamespace(device=torch.device("cuda"), modules=lambda: iter(()))
+    on_cuda: Any = torch.nn.Module()
+    on_cuda.device = torch.device("cuda")
     with torch.no_grad():
         free = compiled(input_ids=ids, use_cache=False).logits
         with untouched.edit(patch("residual[1]", 0.0)):
