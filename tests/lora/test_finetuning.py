@@ -354,13 +354,18 @@ def test_an_interrupt_of_wait_stops_the_run() -> None:
     raised = threading.Event()
 
     def interrupt(step: Any) -> None:
-        if step.step % 25 == 1 and not raised.is_set():  # again where one was lost: some destructors swallow it
+        if step.step % 25 == 1 and not raised.is_set():
             _thread.interrupt_main()
 
-    run.subscribe(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run.wait()
-    raised.set()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever a test before has left there
+
+    try:
+        run.subscribe(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run.wait()
+    finally:
+        raised.set()
+        signal.signal(signal.SIGINT, before)
     assert run.stop().state == "stopped"
     assert run.adapter.tensors
 
