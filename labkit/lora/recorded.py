@@ -20,7 +20,8 @@ def recorded(experiment: str | None = None) -> pd.DataFrame:
     Settings: task, samples, method, rank, alpha, targets, learning_rate, schedule, neftune (NaN: none), steps, seed, model.
     right: the share of 50 held-out answers that are right (right_low, right_high: 95 %, Wilson 1927); right_untuned: of the
     model before; right_of_others, right_constant: what no skill gives, as in `exact_match`.  loss: of the last five steps;
-    held_out, held_out_untuned: on held-out answers; kl, forgetting: as in a Run's history; all in nats a token.
+    held_out, held_out_untuned: on held-out answers; kl, forgetting: as in a Run's history; all in nats a token.  measured_on:
+    how many held-out answers these losses and kl are of; compare only runs with the same number there.
     Raises BadInput for an experiment that is not there, BadModelFile where the table can't be read.
     """
     import pandas as pd
