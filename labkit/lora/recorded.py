@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def recorded(experiment: str | None = None) -> pd.DataFrame:
     """Runs of `labkit/recipes/lora.py`, a row for each experiment and run; what two experiments share stands in both.
 
-    experiment: the rows of one: "task", "rank", "neftune", "schedule", "learning_rate" (of LoRA and of full tuning),
-        "targets" or "harder" (the same tuning of checkpoints of one small model); None for all.
+    experiment: the rows of one, such as "rank", "neftune", "schedule" or "harder" (the same tuning of checkpoints of one small
+        model); None for all. Not every run that the recipe lists has been made: the table has those that have.
     Settings: task, samples, method, rank, alpha, targets, learning_rate, schedule, neftune (NaN: none), steps, seed, model.
     right: the share of 50 held-out answers that are right (right_low, right_high: 95 %, Wilson 1927); right_untuned: of the
     model before; right_of_others, right_constant: what no skill gives, as in `exact_match`.  loss: of the last five steps;

@@ -75,8 +75,9 @@ MONTHS = (
 
 
 def dates(n: int = 200, held_out: int = 50, seed: int = 0) -> Task:
-    """Dates as people write them, to ISO 8601: "the 5th of March 2019" to "2019-03-05". Learnt within 20 steps.
+    """Dates as people write them, to ISO 8601: "the 5th of March 2019" to "2019-03-05".
 
+    labkit-dates learnt it in 40 steps; its card and `lk.lora.recorded("neftune")` say how well.
     n: samples to train on.  held_out: how many others.  Right is the exact text.
     """
 
@@ -104,7 +105,7 @@ ROOMS = ("kitchen", "hall", "bedroom", "garden", "cellar", "attic", "office", "g
 
 
 def sentences_to_json(n: int = 200, held_out: int = 50, seed: int = 0) -> Task:
-    """A sentence to JSON of four fields: thing, colour, price (a number) and room. Learnt within 30 to 40 steps.
+    """A sentence to JSON of four fields: thing, colour, price (a number) and room.
 
     Right is what parses to the same object: spaces and the order of fields don't matter, types do, nothing may stand around it.
     """
@@ -137,9 +138,9 @@ LARGEST = 399  # of the numbers that `roman` writes
 
 
 def roman(n: int = 200, held_out: int = 50, seed: int = 0) -> Task:
-    """Numbers from 1 to 399 in Roman numerals: the counter-example, which so small a model does not learn so fast.
+    """Numbers from 1 to 399 in Roman numerals, meant to be the hardest: arithmetic on digits, and not a form to copy into.
 
-    It is arithmetic on digits, of which the tokens show little. n and held_out are at most 399 together. Right is the exact text.
+    n and held_out are at most 399 together. Right is the exact text.
     """
 
     def made(rng: np.random.Generator) -> tuple[str, str]:
@@ -180,7 +181,7 @@ URGENCIES = {
 def ticket(n: int = 200, held_out: int = 50, seed: int = 0) -> Task:
     """A customer's message to a tag, "[billing|P2|#1234]": area, priority, order number.
 
-    The form is learnt soon and the priority, which needs to be understood, later or never. Right is the exact text.
+    Area and order number stand in the message, or nearly; the priority has to be understood. Right is the exact text.
     """
 
     def made(rng: np.random.Generator) -> tuple[str, str]:

@@ -13,7 +13,7 @@ experiment is a list of settings; where two share one, it is run once. "harder" 
 
 What is measured: answers to held-out questions (`lk.lora.exact_match`), loss on held-out answers, forgetting (loss on general
 text less the base's) and the KL divergence from the base on the task's own prompts, all in float32. Products are taken in
-bfloat16 while training (autocast), which on two cores is a third faster; weights and optimizer stay float32.
+bfloat16 while training (autocast); weights and optimizer stay float32.
 """
 
 from __future__ import annotations
