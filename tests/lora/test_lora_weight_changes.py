@@ -49,6 +49,8 @@ def test_layers_and_matrices_are_named(lab: lk.Lab) -> None:
     assert found.table.loc[found["matrix"] == "lm_head", "layer"].isna().all()
     some = lk.lora.updates(adapter, matrices="q_*", layers=[1])
     assert [(int(row.layer), row.matrix) for row in some.table.itertuples()] == [(1, "q_proj")]
+    name = found["name"][0]
+    assert list(lk.lora.updates(adapter, matrices=name)["name"]) == [name], "by the whole path, too"
     layers = found.by_layer()
     of_first = found.table[found["layer"] == 0]
     assert layers["norm"][0] == pytest.approx(np.sqrt((of_first["norm"] ** 2).sum()))
