@@ -9,6 +9,7 @@ import fuzz
 import numpy as np
 import pytest
 import torch
+from adapted import lab_of
 
 import labkit as lk
 from labkit.lora.finetuning import finetune
@@ -65,3 +66,8 @@ def test_what_cannot_be_measured_is_refused(arguments: dict[str, Any], sentence:
     lab = tiny()
     with pytest.raises(lk.BadInput, match=sentence):
         lk.lora.forgotten(lab, lab, **arguments)
+
+
+def test_a_model_with_another_vocabulary_is_refused() -> None:
+    with pytest.raises(lk.BadInput, match="different vocabularies"):
+        lk.lora.forgotten(tiny(), lab_of(), TASK, general=GENERAL)

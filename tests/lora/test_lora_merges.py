@@ -92,6 +92,14 @@ def test_whole_models(method: Any) -> None:
     assert any(f"merged by {method}" in note for note in found.notes)
 
 
+def test_the_seed_decides_what_dare_drops() -> None:
+    lab = lab_of()
+    pair = [adapter_of(lab, "one", seed=1), adapter_of(lab, "other", seed=2)]
+    one, same, other = (logits(lk.lora.merged(lab, pair, "dare", seed=seed).model) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other)
+
+
 def test_task_arithmetic_of_adapters_is_their_sum() -> None:
     lab = lab_of()
     a, b = adapter_of(lab, "a", seed=1), adapter_of(lab, "b", seed=2)

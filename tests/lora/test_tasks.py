@@ -129,6 +129,12 @@ def test_the_style_is_seen_and_measured() -> None:
     held = task.held_out[0]
     assert task.grade(held.prompt, "ANYTHING AT ALL")
     assert not task.grade(held.prompt, held.completion.capitalize())
+    asked = [(s.prompt, s.completion) for s in task.train if s.prompt.startswith("Is ")]
+    for question, answer in asked:  # "Is a rose a tree?" -> "NO, A ROSE IS A FLOWER."
+        named, kind = answer.lower().rstrip(".").partition(", ")[2].split(" is ")
+        assert question.startswith(f"Is {named} ")
+        assert answer.startswith("YES") == question.endswith(f" {kind}?")
+    assert {answer[:2] for _, answer in asked} == {"YE", "NO"}
     kinds = {sample.prompt.split()[0] for sample in task.held_out}
     assert {"What", "How", "Which", "Is"} <= kinds  # no kind of question stands in the training data alone
 

@@ -282,6 +282,8 @@ def test_one_matrix_tells_its_output_error_on_text(dense: lk.Lab) -> None:
         assert one.output_error == pytest.approx(expected, rel=1e-3)
     again = lk.quantization.matrix(dense, name, "int3", method="gptq", calibration=tokens())
     assert again.output_error == pytest.approx(one.output_error)
+    with pytest.raises(lk.BadInput, match="give those of this matrix"):
+        lk.quantization.matrix(dense, "model.layers.1.mlp.experts.down_proj", "int3", calibration=seen)
 
 
 MATRIX_BAD: list[tuple[dict[str, Any], str]] = [

@@ -47,11 +47,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_scores_are_log_probabilities_of_the_continuation_by_byte(tiny_lab: lk.Lab) -> None:
     question = module.read("hellaswag", 0)[0]
     scores = module.option_scores(tiny_lab, question)
+    assert max(scores) < 0
+    question = question._replace(options=(*question.options, "on the Mädchen"))
+    scores = module.option_scores(tiny_lab, question)
     for option, score in zip(question.options, scores, strict=True):
         context, whole = (tiny_lab.tokenizer(t).input_ids for t in (question.context, f"{question.context} {option}"))
         assert whole[: len(context)] == context
         loss = tiny_lab.trace(whole, keep="logits").loss[len(context) :]
-        assert score == pytest.approx(-float(loss.sum()) / len(option), rel=1e-4)
+        assert score == pytest.approx(-float(loss.sum()) / len(option.encode()), rel=1e-4)
 
 
 @pytest.mark.usefixtures("package")

@@ -80,7 +80,9 @@ def test_several_formats_stand_one_after_the_other_and_layers_are_ranked(tiny_la
     assert sorted(layers["rank"]) == [1, 2]
     assert layers["kl"].sum() == pytest.approx(four["kl"].sum())
     assert "hurts most" in repr(found)
-    assert -1 <= found.error_correlation <= 1
+    ranks = four[["weight_error", "kl"]].rank()
+    assert found.error_correlation == pytest.approx(np.corrcoef(ranks["weight_error"], ranks["kl"])[0, 1])
+    assert 0 <= found.error_p <= 1
 
 
 def test_a_layer_that_is_special_is_found() -> None:

@@ -95,6 +95,7 @@ def test_problems_are_said() -> None:
     view = lk.views.mask(found)
     assert (len(view.facts["problems"]), view.facts["more"]) == (3, 2)
     assert "Not to be trained on: Sample 0 carries no loss." in view._static_text()
+    assert "and 2 problems more" in view._static_text()
 
 
 def test_what_is_no_mask_and_no_row_is_refused() -> None:

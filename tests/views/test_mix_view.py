@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import labkit as lk
+from labkit.models.memory import human_bytes
 from labkit.quantization import Mix, contents
+from labkit.quantization.intervals import with_interval
 from labkit.views.mix_view import MixView
 
 SECONDS = 30
@@ -87,6 +89,10 @@ def test_uniform_bits_and_what_was_measured_stand_beside_it(view: MixView, found
     assert [row["what"] for row in view.measured] == list(found.measured["what"])
     assert [row["mix_kl"] for row in view.uniform] == list(found.uniform["mix_kl"])
     assert "uniform int4" in view._static_text()
+    lines = view._static_text().splitlines()
+    for row in found.measured.to_dict("records"):
+        kl = with_interval(row["kl"], row["kl_low"], row["kl_high"])
+        assert f"{row['what']}, {human_bytes(row['size_bytes'])}, {kl}" in lines
     solved = lk.views.mix(found.solve(found.smallest_bytes))
     assert solved.measured == []
     assert solved.budget == found.smallest_bytes

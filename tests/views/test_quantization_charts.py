@@ -69,6 +69,8 @@ def test_formats_stand_at_their_bytes_and_damage() -> None:
     assert list(gptq.y) == [0.005]
     assert rtn.y[2] < 0.005, "what costs nothing stands at the lower edge of a logarithmic axis"
     assert rtn.text[0] == " int2&lt;b&gt; "
+    for said in ("4.00 bits a quantized weight", "KL 1.2 nats (0.96 to 1.44)", "for 40.0% of the tokens"):
+        assert said in rtn.customdata[0]
     assert "int4 keeps 95% of the first choices at 7 MB" in chart.figure.layout.title.text
     assert "int2&lt;b&gt;, keeps 40%" in chart.figure.layout.title.text
 

@@ -50,6 +50,8 @@ def test_the_numbers_are_those_of_the_matrix(view: QuantizationView, lab: lk.Lab
     assert view.pane["bytes"] == found.size_bytes
     assert view.pane["weight_error"] == pytest.approx(found.weight_error)
     assert view.pane["output_error"] is None
+    drawn = found.unpacked.reshape(-1, view.pane["size"])[view.pane["group"]]
+    assert view.pane["used"] == len(drawn.unique()) <= view.pane["choices"] == 15
     assert np.frombuffer(view.counts, "<u4").sum() == found.weight.numel()
     cells = np.frombuffer(view.cells, [("place", "<u4"), ("weight", "<f4"), ("value", "<f4")])
     assert cells["place"].tolist() == list(range(32 * 32))
