@@ -5,8 +5,9 @@ Nothing heavy is imported before it is used: each public name is fetched when it
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from labkit.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -51,67 +52,44 @@ if TYPE_CHECKING:
     from labkit.trace.record import Trace as Trace
     from labkit.workshop.setup import setup as setup
 
-# public name -> (module, attribute), or (module, None) for a room
-_PUBLIC: dict[str, tuple[str, str | None]] = {
-    "load": ("labkit.lab", "load"),
-    "Lab": ("labkit.lab", "Lab"),
-    "Generation": ("labkit.generation.record", "Generation"),
-    "free_bytes": ("labkit.models.hardware", "free_bytes"),
-    "memory": ("labkit.models.memory", "memory"),
-    "Memory": ("labkit.models.memory", "Memory"),
-    "setup": ("labkit.workshop.setup", "setup"),
-    "Trace": ("labkit.trace.record", "Trace"),
-    "Edit": ("labkit.trace.edits", "Edit"),
-    "ablate_head": ("labkit.trace.edits", "ablate_head"),
-    "ablate_heads": ("labkit.trace.edits", "ablate_heads"),
-    "patch": ("labkit.trace.edits", "patch"),
-    "patching": ("labkit.trace.patching", "patching"),
-    "lens_logits": ("labkit.trace.lens", "lens_logits"),
-    "logit_lens": ("labkit.trace.lens", "logit_lens"),
-    "logit_attribution": ("labkit.trace.lens", "logit_attribution"),
-    "attention": ("labkit.attention", None),
-    "lora": ("labkit.lora", None),
-    "moe": ("labkit.moe", None),
-    "quantization": ("labkit.quantization", None),
-    "sae": ("labkit.sae", None),
-    "steer": ("labkit.sae.interventions", "steer"),
-    "clamp": ("labkit.sae.interventions", "clamp"),
-    "exercise": ("labkit.teaching.card", "exercise"),
-    "check": ("labkit.teaching.checking", "check"),
-    "predict": ("labkit.teaching.prediction", "predict"),
-    "claim": ("labkit.teaching.claims", "claim"),
-    "progress": ("labkit.teaching.progress", "progress"),
-    "reset": ("labkit.teaching.reset", "reset"),
-    "views": ("labkit.views", None),
-    **{
-        name: ("labkit.errors", name)
-        for name in (
-            "LabError",
-            "Unavailable",
-            "NotEnoughMemory",
-            "NotEnoughDisk",
-            "ModelNotFound",
-            "DownloadFailed",
-            "BadModelFile",
-            "BadInput",
-            "LabClosed",
-        )
-    },
+# module -> its names
+_NAMES = {
+    "errors": (
+        "BadInput",
+        "BadModelFile",
+        "DownloadFailed",
+        "LabClosed",
+        "LabError",
+        "ModelNotFound",
+        "NotEnoughDisk",
+        "NotEnoughMemory",
+        "Unavailable",
+    ),
+    "generation.record": ("Generation",),
+    "lab": ("Lab", "load"),
+    "models.hardware": ("free_bytes",),
+    "models.memory": ("Memory", "memory"),
+    "sae.interventions": ("clamp", "steer"),
+    "teaching.card": ("exercise",),
+    "teaching.checking": ("check",),
+    "teaching.claims": ("claim",),
+    "teaching.prediction": ("predict",),
+    "teaching.progress": ("progress",),
+    "teaching.reset": ("reset",),
+    "trace.edits": ("Edit", "ablate_head", "ablate_heads", "patch"),
+    "trace.lens": ("lens_logits", "logit_attribution", "logit_lens"),
+    "trace.patching": ("patching",),
+    "trace.record": ("Trace",),
+    "workshop.setup": ("setup",),
 }
+_ROOMS = (
+    "attention",
+    "lora",
+    "moe",
+    "quantization",
+    "sae",
+    "views",
+)
 
-__all__ = ["__version__", *_PUBLIC]
-
-
-def __getattr__(name: str) -> Any:
-    try:
-        module_name, attribute = _PUBLIC[name]
-    except KeyError:
-        raise AttributeError(f"module 'labkit' has no attribute {name!r}") from None
-    module = importlib.import_module(module_name)
-    value = module if attribute is None else getattr(module, attribute)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+__getattr__, __dir__, _lazy = lazy_names(__name__, _NAMES, modules=_ROOMS)
+__all__ = ["__version__", *_lazy]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 # imported at once: these functions are called like their modules, which would otherwise stand in their place
 from labkit.attention.heads import heads, repeated
 from labkit.attention.peak import LiveBytes, peak_bytes
 from labkit.attention.sweep import MEASURES, HeadMeasures, LayerSweep, Measure, measures, set_aside, sweep, uniform
+from labkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from labkit.attention.ablations import Ablation as Ablation
@@ -20,7 +20,21 @@ if TYPE_CHECKING:
     from labkit.attention.ablations import effects as effects
     from labkit.attention.ablations import knockout as knockout
 
-_RUN_A_MODEL = ("Ablation", "AblationEffect", "HalfLoss", "HeadEffects", "Knockout", "ablation", "effects", "knockout")
+# what needs transformers waits until it is asked for
+_NAMES = {
+    "ablations": (
+        "Ablation",
+        "AblationEffect",
+        "HalfLoss",
+        "HeadEffects",
+        "Knockout",
+        "ablation",
+        "effects",
+        "knockout",
+    )
+}
+
+__getattr__, __dir__, _ = lazy_names(__name__, _NAMES)
 
 __all__ = [
     "MEASURES",
@@ -44,15 +58,3 @@ __all__ = [
     "sweep",
     "uniform",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _RUN_A_MODEL:  # what needs transformers waits until it is asked for
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module("labkit.attention.ablations"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_RUN_A_MODEL])

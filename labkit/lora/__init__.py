@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from labkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from labkit.lora.adapters import Adapter as Adapter
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from labkit.lora.weight_changes import updates as updates
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
-_NAMES: dict[str, tuple[str, ...]] = {
+_NAMES = {
     "adapters": ("Adapter", "load", "taken"),
     "answers": ("ExactMatch", "Gain", "exact_match", "gain"),
     "costs": ("Cost", "cost"),
@@ -57,20 +58,5 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "tasks": ("Task",),
     "weight_changes": ("Intruders", "Updates", "intruders", "updates"),
 }
-_HOMES = {name: f"labkit.lora.{module}" for module, names in _NAMES.items() for name in names}
 
-__all__ = sorted([*_HOMES, "tasks"])
-
-
-def __getattr__(name: str) -> object:
-    if name == "tasks":
-        return import_module("labkit.lora.tasks")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy_names(__name__, _NAMES, modules=("tasks",))

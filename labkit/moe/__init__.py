@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from labkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from labkit.models.texts import Passage as Passage
@@ -70,19 +71,7 @@ _NAMES = {
     "sizes": ("Costs", "costs"),
     "upcycling": ("upcycle",),
 }
-_HOMES = {name: f"labkit.moe.{module}" for module, names in _NAMES.items() for name in names}
-_HOMES |= dict.fromkeys(("Passage", "passages", "texts"), "labkit.models.texts")
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__, _NAMES, elsewhere={"labkit.models.texts": ("Passage", "passages", "texts")}
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from labkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from labkit.models.texts import texts as texts
@@ -102,21 +103,7 @@ _NAMES = {
     "speeds": ("Speed", "speed"),
     "text_damage": ("Damage", "damage"),
 }
-_HOMES = {name: f"labkit.quantization.{module}" for module, names in _NAMES.items() for name in names}
-_HOMES |= {"texts": "labkit.models.texts"}
 
-__all__ = sorted([*_HOMES, "formats"])
-
-
-def __getattr__(name: str) -> object:
-    if name == "formats":
-        return import_module("labkit.quantization.formats")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__, _NAMES, elsewhere={"labkit.models.texts": ("texts",)}, modules=("formats",)
+)

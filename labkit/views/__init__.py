@@ -5,8 +5,9 @@ A view is imported when it is first asked for, because widgets and arrays are sl
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from labkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from labkit.views.adapter_view import adapter as adapter
@@ -35,45 +36,27 @@ if TYPE_CHECKING:
     from labkit.views.training_view import training as training
     from labkit.views.weight_chart import grid as grid
 
-_HOMES = {
-    "adapter": "labkit.views.adapter_view",
-    "attention": "labkit.views.attention_view",
-    "attribution": "labkit.views.lens_chart",
-    "doses": "labkit.views.dose_chart",
-    "formats": "labkit.views.quantization_charts",
-    "sensitivity": "labkit.views.quantization_charts",
-    "squeeze": "labkit.views.quantization_charts",
-    "grid": "labkit.views.weight_chart",
-    "features": "labkit.views.features_view",
-    "lens": "labkit.views.lens_chart",
-    "live": "labkit.views.live_panel",
-    "memory": "labkit.views.charts",
-    "mask": "labkit.views.mask_view",
-    "mix": "labkit.views.mix_view",
-    "patching": "labkit.views.patching_chart",
-    "quantization": "labkit.views.quantization_view",
-    "routes": "labkit.views.routes_view",
-    "runs": "labkit.views.lora_charts",
-    "specialisation": "labkit.views.specialisation_chart",
-    "damage": "labkit.views.specialisation_chart",
-    "steering": "labkit.views.steering_view",
-    "tokens": "labkit.views.tokens_view",
-    "temperature": "labkit.views.sampling_view",
-    "training": "labkit.views.training_view",
-    "updates": "labkit.views.lora_charts",
+_NAMES = {
+    "adapter_view": ("adapter",),
+    "attention_view": ("attention",),
+    "charts": ("memory",),
+    "dose_chart": ("doses",),
+    "features_view": ("features",),
+    "lens_chart": ("attribution", "lens"),
+    "live_panel": ("live",),
+    "lora_charts": ("runs", "updates"),
+    "mask_view": ("mask",),
+    "mix_view": ("mix",),
+    "patching_chart": ("patching",),
+    "quantization_charts": ("formats", "sensitivity", "squeeze"),
+    "quantization_view": ("quantization",),
+    "routes_view": ("routes",),
+    "sampling_view": ("temperature",),
+    "specialisation_chart": ("damage", "specialisation"),
+    "steering_view": ("steering",),
+    "tokens_view": ("tokens",),
+    "training_view": ("training",),
+    "weight_chart": ("grid",),
 }
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__, __all__ = lazy_names(__name__, _NAMES)
