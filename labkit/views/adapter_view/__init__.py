@@ -21,9 +21,9 @@ from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job
 from labkit.views.kit.job import Run as Writing
 from labkit.views.kit.kept import Kept
+from labkit.views.kit.prompted import Prompted
 from labkit.views.kit.running_text import different, split
 from labkit.views.kit.traits import Proposal
-from labkit.views.kit.wire import answers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +98,7 @@ class _Texts:
     state: State = "writing"
 
 
-class AdapterView(View):
+class AdapterView(View, Prompted):
     """A text with adapters at `scales` beside the base's. Set `scales` or `prompt` to do what the page does.
 
     `wait()` for the texts, `stop()` them, `again()` what was stopped or failed, `close()` for good.
@@ -109,7 +109,6 @@ class AdapterView(View):
     _css = style("adapter_view/adapter.css")
     _written_again = True
 
-    prompt = traitlets.Unicode("").tag(sync=True)
     values: traitlets.List[float] = traitlets.List().tag(sync=True)
     """The scale of each adapter, in their order."""
     adapters: traitlets.List[str] = traitlets.List().tag(sync=True)
@@ -198,18 +197,6 @@ class AdapterView(View):
                 "limits."
             )
         return scale + 0.0  # -0.0 is 0
-
-    @traitlets.validate("prompt")
-    def _valid_prompt(self, proposal: Proposal) -> str:
-        return clean(proposal["value"])
-
-    @answers
-    def _answer_stop(self) -> None:
-        self.stop()
-
-    @answers
-    def _answer_again(self) -> None:
-        self.again()
 
     def _ask(self) -> None:
         if not self.prompt.strip():

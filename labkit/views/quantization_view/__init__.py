@@ -18,9 +18,9 @@ from labkit.quantization.trials import Setting, Text, Trials
 from labkit.views.base import View, clean, module, shorten, style
 from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job, Run
+from labkit.views.kit.prompted import Prompted
 from labkit.views.kit.running_text import different, parted, split
 from labkit.views.kit.traits import Change, OneOf, Proposal
-from labkit.views.kit.wire import answers
 from labkit.views.quantization_view.error_map import ErrorMap, error_map
 from labkit.views.quantization_view.picture import drawn
 from labkit.views.weight_chart import MOST_POINTS, OUTLIER, Histogram, histogram
@@ -119,7 +119,7 @@ class _Texts:
     state: Literal["writing", "done", "stopped"] = "writing"
 
 
-class QuantizationView(View):
+class QuantizationView(View, Prompted):
     """One matrix and one text in few bits. Set `layer`, `matrix`, `format`, `group`, `symmetric`, `method` or `prompt` to do
     what the page does; what does not go with a new choice gives way to it.
 
@@ -141,7 +141,6 @@ class QuantizationView(View):
     method = OneOf(tuple(METHODS), "rtn")
     drawn_group = traitlets.Int(-1).tag(sync=True)
     """Whose grid is laid over the histogram; -1: the group whose range is the median one."""
-    prompt = traitlets.Unicode("").tag(sync=True)
     choices = traitlets.Dict().tag(sync=True)
     """What the controls offer: layers, matrices, formats, groups, methods as [value, title], and whether there is a symmetry."""
     pane = traitlets.Dict().tag(sync=True)
@@ -257,18 +256,6 @@ class QuantizationView(View):
                 f"method={proposal['value']!r} needs text to go by; give lk.views.quantization calibration=texts."
             )
         return str(proposal["value"])
-
-    @traitlets.validate("prompt")
-    def _valid_prompt(self, proposal: Proposal) -> str:
-        return clean(proposal["value"])
-
-    @answers
-    def _answer_stop(self) -> None:
-        self.stop()
-
-    @answers
-    def _answer_again(self) -> None:
-        self.again()
 
     def _changed(self, change: Change) -> None:
         if self._settling:

@@ -24,9 +24,9 @@ from labkit.views.drawing.scene import ACCENT
 from labkit.views.kit.cells import GRACE_SECONDS, place, same_cell
 from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job, Run
+from labkit.views.kit.prompted import Prompted
 from labkit.views.kit.running_text import parted
 from labkit.views.kit.traits import Content, Proposal
-from labkit.views.kit.wire import answers
 
 __all__ = ["Steered", "SteeringView", "steering"]
 
@@ -103,7 +103,7 @@ class _Side:
     kept: _Text | None = None  # what comes back when the next fails; never one that was cut short by a newer request
 
 
-class SteeringView(View):
+class SteeringView(View, Prompted):
     """A text steered by `strengths` beside the unsteered one. Set `strengths` or `prompt` to do what the page does.
 
     `wait()` for the texts, `stop()` them, `again()` what was stopped or failed, `close()` for good.
@@ -114,7 +114,6 @@ class SteeringView(View):
     _css = style("steering_view/steering.css")
     _written_again = True
 
-    prompt = traitlets.Unicode("").tag(sync=True)
     values: traitlets.List[float] = traitlets.List().tag(sync=True)
     """The strength of each feature, in their order."""
     features: traitlets.List[dict[str, object]] = traitlets.List().tag(sync=True)
@@ -209,18 +208,6 @@ class SteeringView(View):
                 f"{len(given)} strengths can't be used; give one for each of {len(self._directions)} features."
             )
         return [_strength(value, each) for value, each in zip(given, self._directions, strict=True)]
-
-    @traitlets.validate("prompt")
-    def _valid_prompt(self, proposal: Proposal) -> str:
-        return clean(proposal["value"])
-
-    @answers
-    def _answer_stop(self) -> None:
-        self.stop()
-
-    @answers
-    def _answer_again(self) -> None:
-        self.again()
 
     def _ask(self) -> None:
         with self._lock, self.hold_sync():
