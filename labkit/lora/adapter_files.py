@@ -25,7 +25,7 @@ from labkit.models.sources import hub_endpoint
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-__all__ = ["CONFIG", "WEIGHTS", "Files", "checked_config", "read", "where", "write"]
+__all__ = ["CONFIG", "WEIGHTS", "Files", "changes_base", "checked_config", "read", "where", "write"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE_KEY = "labkit_base"  # in the metadata of the weights' file
@@ -161,13 +161,19 @@ def checked_config(fields: Json, name: str) -> LoraConfig:
     for key, what in _OTHER.items():
         if fields.get(key):
             raise BadModelFile(f"{name} uses {what} ({key}), which labkit doesn't compute; use peft itself for it.")
-    if isinstance(config.init_lora_weights, str) and config.init_lora_weights not in ("gaussian", "eva", "orthogonal"):
+    if changes_base(config):
         raise BadModelFile(
             f"{name} belongs to a base that was changed before training (init_lora_weights="
             f"{checks.shown(config.init_lora_weights)}), and says nothing of the change; save it with labkit, or with peft's "
             "save_pretrained(..., path_initial_model_for_weight_conversion=...)."
         )
     return config
+
+
+def changes_base(config: LoraConfig) -> bool:
+    """Whether the initialization takes something out of the base's weights, as PiSSA, OLoRA and LoftQ do."""
+    way = config.init_lora_weights
+    return isinstance(way, str) and way not in ("gaussian", "eva", "orthogonal")
 
 
 def write(

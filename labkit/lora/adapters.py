@@ -7,7 +7,7 @@ import copy
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from labkit.errors import BadInput, BadModelFile, LabError, Unavailable
 from labkit.lora import adapter_files
 from labkit.lora.bases import Base, base_of, hub_name
 from labkit.lora.low_rank import LowRank, dense_weight, own_dense_weight, sizes
+from labkit.lora.settings import DTYPES
 from labkit.quantization.weights import packed_shapes
 from labkit.trace import running
 from labkit.trace.adding import Change, Term, adding, own_parameters
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
 
-__all__ = ["Adapter", "load", "taken"]
+__all__ = ["Adapter", "by_name", "load", "taken"]
 
 Made = TypeVar("Made", bound="BuiltLab")
+Tuned = TypeVar("Tuned")
 PREFIX = "base_model.model."  # before every name in peft's files
 _LOW_RANK = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.(?P<kind>weight|bias))?"
@@ -152,10 +154,10 @@ class Adapter(Generic[Made]):
         Raises Unavailable for a quantized base without a dtype, which makes a float copy of it, and where the test failed;
         BadInput for an adapter that changes nothing; NotEnoughMemory.
         """
-        from labkit.lora.merging import DTYPES, merged
+        from labkit.lora.merging import merged_copy
 
         kind = None if dtype is None else DTYPES[checks.one_of("dtype", dtype, DTYPES)]
-        return merged(self, scale=checks.number("scale", scale), dtype=kind, progress=progress)
+        return merged_copy(self, scale=checks.number("scale", scale), dtype=kind, progress=progress)
 
     # arithmetic -----------------------------------------------------------------------------------------------------
 
@@ -276,7 +278,7 @@ def taken(peft_model: PeftModel, lab: Made, name: str = "adapter", *, notes: tup
         )
     found = get_peft_model_state_dict(peft_model, adapter_name=active, save_embedding_layers=False)
     tensors = {key: value.detach().to("cpu", copy=True) for key, value in found.items()}
-    if isinstance(config.init_lora_weights, str) and config.init_lora_weights not in ("gaussian", "eva", "orthogonal"):
+    if adapter_files.changes_base(config):
         config, tensors = _from_changed_base(config, tensors, peft_model, lab)
     if is_quantized(running.language_model(peft_model)) and not is_quantized(lab.model):  # type: ignore[arg-type]
         notes = (*notes, ON_A_COPY)
@@ -311,6 +313,17 @@ def load(
     notes = _checked_base(lab, base, title, other_base, files.config.base_model_name_or_path)
     notes = (ON_A_COPY, *notes) if files.on_a_copy else notes
     return Adapter(lab, files.config, _without_copies(files.tensors, lab), title, base, notes)
+
+
+def by_name(argument: str, given: Mapping[str, Tuned] | Sequence[Tuned], wanted: str) -> dict[str, Tuned]:
+    """Adapters or labs by the names to tell them by: those of a mapping, else their own, numbered where one comes again."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    found: dict[str, Tuned] = {}
+    for each in checks.series(argument, given, wanted):
+        name = str(getattr(each, "name", each))
+        found[name if name not in found else f"{name} ({len(found) + 1})"] = cast("Tuned", each)
+    return found
 
 
 def _without_copies(tensors: Mapping[str, torch.Tensor], lab: BuiltLab) -> dict[str, torch.Tensor]:

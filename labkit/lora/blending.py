@@ -14,6 +14,7 @@ import torch
 from labkit import checks
 from labkit.errors import BadInput
 from labkit.generation.generating_lab import GeneratingLab
+from labkit.quantization.comparing import divergence
 from labkit.trace.lab_like import check_lab
 from labkit.trace.turns import Turns
 
@@ -77,11 +78,10 @@ def blended(lab: GeneratingLab, adapters: Sequence[Switched], *, tokens: int = 6
             if made is None or isinstance(made, list):
                 return
             yield Blended(tuple(made.tokens))
-            after = _logprobs(lab, made) if any(scales) else None
+            after = _logits(lab, made) if any(scales) else None
         kl = (0.0,) * len(made.ids)
         if after is not None:
-            before = _logprobs(lab, made)
-            kl = tuple((before.exp() * (before - after)).sum(-1).clamp(min=0.0).tolist())
+            kl = tuple(divergence(_logits(lab, made), after).tolist())
         yield Blended(tuple(made.tokens), kl, True)
 
     return run
@@ -96,10 +96,9 @@ def _on(adapters: Sequence[Switched], scales: Sequence[float]) -> Iterator[None]
         yield
 
 
-def _logprobs(lab: GeneratingLab, made: Generation) -> torch.Tensor:
-    """(n, vocabulary) float64: what the model gives to whatever may stand at each generated token."""
+def _logits(lab: GeneratingLab, made: Generation) -> torch.Tensor:
+    """(n, vocabulary): what the model gives to whatever may stand at each generated token."""
     if not made.ids:
-        return torch.empty(0, 1, dtype=torch.float64)
+        return torch.empty(0, 1)
     ids = [*made.prompt_ids, *made.ids]
-    rows = lab.trace(ids, keep="logits").logits[len(made.prompt_ids) - 1 : -1]
-    return torch.log_softmax(rows.double(), -1)
+    return lab.trace(ids, keep="logits").logits[len(made.prompt_ids) - 1 : -1]

@@ -19,7 +19,7 @@ from labkit.errors import NotEnoughMemory
 from labkit.lora import methods
 from labkit.lora.methods import METHODS, Targets
 from labkit.lora.process_state import kept_process_state
-from labkit.lora.settings import OPTIMIZERS, SCHEDULES, Settings
+from labkit.lora.settings import DTYPES, OPTIMIZERS, SCHEDULES, Settings
 from labkit.lora.trainers import seed_dropout
 from labkit.models.config import first_number
 from labkit.models.hardware import free_bytes
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Cost", "check_memory", "cost"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BLOCK, _NESTED = 64, 256  # of bitsandbytes: weights that share a scale, and scales that share a scale of their own
 _CODES = 4 * (16 + 256 + 1)  # its two tables of values and an offset, float32, kept for each matrix
 
@@ -151,8 +150,8 @@ def _counted(
         model = _adapted(body, "lora" if kinds.residual else method, rank, names, dropout)
         trained = [p for p in model.parameters() if p.requires_grad]
         adapter = sum(p.numel() for p in trained)
-        chosen = [shape for path, shape in maps.items() if _is_target(path, names)]
-        residual = sum(outputs * inputs for outputs, inputs in chosen) if kinds.residual else 0
+        shapes = methods.chosen(names, maps) if kinds.residual else []
+        residual = sum(outputs * inputs for outputs, inputs in shapes)
     notes: list[str] = []
     activations = None
     try:
@@ -261,13 +260,9 @@ def _skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 def _adapted(body: PreTrainedModel, method: str, rank: int, targets: Sequence[str], dropout: float) -> nn.Module:
     from peft import get_peft_model
 
-    config = methods.lora_config("lora" if method == "qlora" else method, rank, rank, targets, dropout)
+    config = methods.lora_config(method, rank, rank, targets, dropout)
     with kept_process_state():
         return cast("nn.Module", get_peft_model(body, config))
-
-
-def _is_target(path: str, names: Sequence[str]) -> bool:
-    return any(path == name or path.endswith(f".{name}") for name in names)
 
 
 def _packed_change(maps: Mapping[str, tuple[int, int]], dtype: torch.dtype) -> int:

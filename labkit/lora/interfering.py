@@ -17,7 +17,7 @@ import torch
 
 from labkit import checks
 from labkit.errors import BadInput
-from labkit.lora.adapters import Adapter
+from labkit.lora.adapters import Adapter, by_name
 from labkit.lora.forgetting import TextRows, row_losses
 from labkit.lora.low_rank import LowRank, dense_weight
 from labkit.lora.masks import mask
@@ -198,14 +198,7 @@ def _losses(
 
 
 def _named(adapters: Mapping[str, Adapter[Any]] | Sequence[Adapter[Any]]) -> dict[str, Adapter[Any]]:
-    if isinstance(adapters, Mapping):
-        named = dict(adapters)
-    else:
-        given = checks.series("adapters", adapters, "adapters")
-        named = {}
-        for each in given:
-            name = str(getattr(each, "name", each))
-            named[name if name not in named else f"{name} ({len(named) + 1})"] = each  # type: ignore[assignment]
+    named = by_name("adapters", adapters, "adapters")
     if len(named) < 2 or not all(isinstance(each, Adapter) for each in named.values()):
         raise BadInput("interference takes two adapters or more, in a list or by name.")
     return named

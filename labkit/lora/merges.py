@@ -14,8 +14,8 @@ from torch import nn
 
 from labkit import checks
 from labkit.errors import BadInput
-from labkit.lora.adapters import Adapter
-from labkit.lora.merging import own_parameter, untied_note
+from labkit.lora.adapters import Adapter, by_name
+from labkit.lora.merging import untie, untied_note
 from labkit.lora.tuned_weights import taken_apart, tuned_weights
 from labkit.quantization.quantizing import copied
 from labkit.trace import running
@@ -103,7 +103,7 @@ def merged(
     """
     check_lab(lab)
     method = checks.one_of("method", method, METHODS)
-    named = dict(sources) if isinstance(sources, Mapping) else _listed(sources)
+    named = by_name("sources", sources, "adapters or labs")
     if len(named) < 2 or (method == "slerp" and len(named) != 2):
         raise BadInput(
             f"{method} merges {'two' if method == 'slerp' else 'two or more'} tunings, and {len(named)} were given."
@@ -127,7 +127,7 @@ def merged(
         model = copied(lab.model)
         running.take_over_answers(model, lab.model)
         for name in untied:
-            own_parameter(running.language_model(model), name)
+            untie(running.language_model(model), name)
         held: dict[str, nn.Parameter] = dict(model.named_parameters())
         for name, parameter in held.items():
             if name not in changed:
@@ -167,11 +167,3 @@ def _tensor(
     if method == "dare_ties":
         return base + ties(deltas, weights)
     return base + torch.stack([w * delta for w, delta in zip(weights, deltas, strict=True)]).sum(0)
-
-
-def _listed(sources: object) -> dict[str, Adapter[Any] | BuiltLab]:
-    found: dict[str, Adapter[Any] | BuiltLab] = {}
-    for each in checks.series("sources", sources, "adapters or labs"):
-        name = str(getattr(each, "name", each))
-        found[name if name not in found else f"{name} ({len(found) + 1})"] = each  # type: ignore[assignment]
-    return found

@@ -30,10 +30,9 @@ if TYPE_CHECKING:
     from labkit.lora.adapters import Adapter
     from labkit.trace.lab_like import BuiltLab
 
-__all__ = ["DTYPES", "Logits", "add_to_weights", "merged", "own_parameter", "untied_note"]
+__all__ = ["Logits", "add_to_weights", "merged_copy", "untie", "untied_note"]
 
 Made = TypeVar("Made", bound="BuiltLab")
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 EXACT = {torch.float32: 1e-5, torch.float64: 1e-10}  # of the largest logit
 ROUNDED = 0.25  # in 16 bits: of what the adapter changes, the most that rounding may take
 PROBES = (
@@ -43,7 +42,7 @@ PROBES = (
 TOKENS = 48  # of each text that is tried
 
 
-def merged(adapter: Adapter[Made], *, scale: float, dtype: torch.dtype | None, progress: bool) -> Made:
+def merged_copy(adapter: Adapter[Made], *, scale: float, dtype: torch.dtype | None, progress: bool) -> Made:
     """A new lab with scale · ΔW in its weights; `Adapter.merge` says the rest."""
     lab = adapter.lab
     refuse_added(lab, "copied")
@@ -91,7 +90,7 @@ def add_to_weights(
     untied = []
     for name, low_rank in low_ranks.items():
         module = model.get_submodule(name)
-        untied += [name] if own_parameter(model, f"{name}.weight") else []
+        untied += [name] if untie(model, f"{name}.weight") else []
         weight = module._parameters["weight"]
         assert weight is not None
         source = dense_weight(base.get_submodule(name)) if low_rank.magnitude is not None else None
@@ -103,7 +102,7 @@ def add_to_weights(
     for name, value in replaced.items():
         module_name, _, parameter = name.rpartition(".")
         module = model.get_submodule(module_name)
-        untied += [module_name] if own_parameter(model, name) else []
+        untied += [module_name] if untie(model, name) else []
         weight, own = module._parameters[parameter], base.get_submodule(module_name)._parameters[parameter]
         assert weight is not None
         assert own is not None
@@ -115,7 +114,7 @@ def add_to_weights(
     return untied
 
 
-def own_parameter(model: PreTrainedModel, name: str) -> bool:
+def untie(model: PreTrainedModel, name: str) -> bool:
     """Give a module a parameter of its own, by its name, where it is shared; whether it was."""
     module_name, _, parameter = name.rpartition(".")
     module = model.get_submodule(module_name)

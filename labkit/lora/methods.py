@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from labkit import checks
 from labkit.errors import BadInput
+from labkit.quantization.weights import is_conv1d
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -44,7 +45,6 @@ METHODS: Mapping[str, Method] = {
     "qlora": Method("QLoRA (Dettmers et al. 2023)", quantized=True),
     "full": Method("all weights", None),
 }
-Name = Literal["lora", "rslora", "dora", "pissa", "qlora", "full"]
 
 
 def lora_config(method: str, rank: int, alpha: float, targets: Sequence[str], dropout: float) -> LoraConfig:
@@ -75,10 +75,15 @@ def linear_maps(model: nn.Module) -> dict[str, tuple[int, int]]:
             continue
         if isinstance(module, nn.Linear):
             found[name] = (module.out_features, module.in_features)
-        elif type(module).__name__ == "Conv1D":  # GPT-2's: (inputs, outputs)
-            inputs, outputs = module.weight.shape
+        elif is_conv1d(module):
+            inputs, outputs = module.weight.shape  # type: ignore[union-attr, operator, misc]
             found[name] = (int(outputs), int(inputs))
     return found
+
+
+def chosen(names: Sequence[str], there: Mapping[str, tuple[int, int]]) -> list[tuple[int, int]]:
+    """The shapes of the matrices that are meant by names, or ends of their paths. there: from `linear_maps`."""
+    return [shape for path, shape in there.items() if any(path == name or path.endswith(f".{name}") for name in names)]
 
 
 def found(targets: Targets, rank: int, there: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
@@ -97,7 +102,7 @@ def found(targets: Targets, rank: int, there: Mapping[str, tuple[int, int]]) -> 
         checks.refuse("targets", targets, "at least one matrix, such as ('q_proj', 'v_proj')")
     kinds = list(dict.fromkeys(name.rpartition(".")[2] for name in there))
     for name in names:
-        matched = [shape for path, shape in there.items() if path == name or path.endswith(f".{name}")]
+        matched = chosen([name], there)
         if not matched:
             raise BadInput(
                 f"targets names {checks.shown(name)}, and there is no such linear map in the layers"

@@ -19,7 +19,7 @@ from torch import nn
 from labkit import checks
 from labkit.errors import BadInput
 from labkit.lora.adapters import Adapter
-from labkit.lora.merging import own_parameter, untied_note
+from labkit.lora.merging import untie, untied_note
 from labkit.lora.tuned_weights import TunedWeights, taken_apart, tuned_weights
 from labkit.models.resolve import say
 from labkit.moe.routing import Routing, collect
@@ -198,7 +198,7 @@ def _average(made: BuiltLab, parts: list[TunedWeights]) -> list[str]:
     """
     untied = taken_apart(parts)
     for name in untied:
-        own_parameter(running.language_model(made.model), name)
+        untie(running.language_model(made.model), name)
     names = dict(parts[0].base.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, value in made.model.named_parameters():

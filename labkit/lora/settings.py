@@ -6,6 +6,8 @@ import importlib.util
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+import torch
+
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.lora.methods import METHODS
@@ -13,7 +15,9 @@ from labkit.lora.methods import METHODS
 Schedule = Literal["linear", "cosine", "constant", "schedule_free"]
 SCHEDULES: tuple[Schedule, ...] = ("linear", "cosine", "constant", "schedule_free")
 OPTIMIZERS = ("adamw", "sgd")
-DTYPES = ("float32", "bfloat16")
+COMPUTE = ("float32", "bfloat16")
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Of weights, by the names that users give."""
 _WITH_WARMUP = {"constant": "constant_with_warmup"}  # linear and cosine have it under their own names
 
 
@@ -104,7 +108,7 @@ def checked(
         warmup=checks.whole("warmup", warmup, 0, steps - 1),
         batch=checks.whole("batch", batch, 1),
         packing=packing is True,
-        compute=checks.one_of("compute", compute, DTYPES),
+        compute=checks.one_of("compute", compute, COMPUTE),
         seed=checks.whole("seed", seed, 0, 2**32 - 1, wanted="a whole number from 0 to 4,294,967,295"),  # numpy's
     )
     if found.schedule == "schedule_free" and found.optimizer != "adamw":
