@@ -76,7 +76,7 @@ def linear_maps(model: nn.Module) -> dict[str, tuple[int, int]]:
         if isinstance(module, nn.Linear):
             found[name] = (module.out_features, module.in_features)
         elif is_conv1d(module):
-            inputs, outputs = module.weight.shape  # type: ignore[union-attr, operator, misc]
+            inputs, outputs = module.weight.shape
             found[name] = (int(outputs), int(inputs))
     return found
 
