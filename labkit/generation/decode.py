@@ -411,6 +411,7 @@ class _Recorder(StoppingCriteria):
 
 
 def end_ids(model: PreTrainedModel) -> list[int]:
+    """The tokens at which a model stops writing: its generation settings', else its configuration's; none where it has none."""
     end = model.generation_config.eos_token_id if model.generation_config is not None else None
     end = end if end is not None else getattr(model.config, "eos_token_id", None)
     return [] if end is None else [int(e) for e in (end if isinstance(end, list | tuple) else [end])]

@@ -25,7 +25,7 @@ from labkit.lora.settings import DTYPES
 from labkit.quantization.weights import packed_shapes
 from labkit.trace import running
 from labkit.trace.adding import Change, Term, adding, own_parameters
-from labkit.trace.building import is_quantized
+from labkit.trace.building import has_peft_layers, is_quantized
 from labkit.trace.lab_like import BuiltLab, check_lab
 from labkit.trace.turns import Turns
 
@@ -449,7 +449,7 @@ def _check_fits(adapter: Adapter[Made]) -> None:
 
 
 def _refuse_wrapped(lab: BuiltLab) -> None:
-    if any(type(module).__module__.startswith("peft.") for module in lab.model.modules()):
+    if has_peft_layers(lab.model):
         raise Unavailable(
             f"{lab.name} has peft's own layers in it; give labkit the model without them: peft_model.unload(), or a fresh copy."
         )

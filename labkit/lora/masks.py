@@ -287,7 +287,6 @@ def _masked(
     limit = lab.context if max_tokens is None else checks.whole("max_tokens", max_tokens, 2, lab.context)
     ends = end_ids(lab.model)
     labeller = Labeller(lab.tokenizer, ends, dict(template or {}))
-    memo: dict[int, str] = {}
     found, problems = [], []
     for i, sample in enumerate(samples):
         try:
@@ -303,7 +302,7 @@ def _masked(
         for begin, end in turns:
             learns[begin:end] = [True] * (end - begin)
         ended = bool(turns) and all(set(ends) & set(ids[begin:end]) for begin, end in turns)
-        tokens = tuple(token_strings(lab.tokenizer, ids, memo=memo))
+        tokens = tuple(token_strings(lab.tokenizer, ids))
         found.append(Masked(ids, tokens, tuple(learns), turns, ended, sample))
         if cut is None and (problem := _problem(found[-1], limit, everything)):
             problems.append(f"Sample {i} {problem}")
@@ -330,7 +329,7 @@ def _masked(
         kind=samples[0].kind if samples else "text",
         tokens=int(table["tokens"].sum()),
         trained=int(table["trained"].sum()),
-        ending=tuple(token_strings(lab.tokenizer, sorted(learnt_ends), memo=memo)),
+        ending=tuple(token_strings(lab.tokenizer, sorted(learnt_ends))),
         frame=_frame(lab, samples, template),
         limit=limit,
         packing=packing,

@@ -59,10 +59,15 @@ def refuse_added(lab: LabLike, what: str) -> None:
         )
 
 
+def has_peft_layers(model: nn.Module) -> bool:
+    """Whether peft has put layers of its own into a model."""
+    return any(type(module).__module__.startswith("peft.") for module in model.modules())
+
+
 def refuse_adapters(lab: LabLike, what: str) -> None:
     """Raise Unavailable where an adapter is on, or one of peft's is in a model. what: such as "quantized"."""
     refuse_added(lab, what)
-    if any(type(module).__module__.startswith("peft.") for module in lab.model.modules()):
+    if has_peft_layers(lab.model):
         raise Unavailable(
             f"{lab.name} has an adapter and can't be {what} with it; merge it (merge_and_unload) or take it off (unload)."
         )
