@@ -295,10 +295,14 @@ def set_up(notebook: Any) -> list[Any]:
 
 
 # Run after the last cell, in the notebook's own kernel: the most memory it had, in bytes (0 where it can't be asked).
-PEAK = """import sys
+# Linux counts in ru_maxrss what the process that started this one had at that moment, so its own high-water mark is read.
+PEAK = """import re, sys
 try:
-    import resource
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    if sys.platform == "linux":
+        print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024)
+    else:
+        import resource
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 except ImportError:
     print(0)"""
 

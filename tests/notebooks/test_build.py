@@ -235,10 +235,12 @@ def test_the_memory_in_the_head_is_what_the_run_needed(
     monkeypatch.setattr(build, "LEAST_GIB", 1)
     text = SOURCE.replace("# # 9 · A title\n", "# # 9 · A title\n# needs {{MEMORY}}\n")
     text = text.replace("import os\n", "import os\nblock = b'x' * 1_500_000_000\ndel block\n")
+    large = b"x" * 2_000_000_000  # what this process holds is not the kernel's
     own = here / "source" / "09_small.py"
     own.write_text(text, encoding="utf-8")
     shutil.copy(source.parent / "colab.png", own.parent)
     assert build.build(own)
+    del large
     for place in ("09_small.ipynb", "solved/09_small.ipynb"):
         cells = nbformat.read(here / place, as_version=4).cells
         assert "needs 2 GiB" in cells[0].source
