@@ -30,7 +30,7 @@ from labkit.models.config import context_length, first_number, input_device
 from labkit.trace.probing import COARSEST, TOLERANCE, evaluating, modules_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import DynamicCache, PreTrainedModel
     from transformers.generation.utils import GenerateDecoderOnlyOutput
 
     Generated = torch.Tensor | GenerateDecoderOnlyOutput
@@ -715,6 +715,132 @@ def _without_defaults(model: PreTrainedModel) -> Iterator[None]:
                     vars(module)[name] = own[name]
                 else:
                     vars(module).pop(name, None)
+
+
+# reading on, and back -------------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """Reads a text whose end changes, keeping keys and values of all that stays: what drafts are tested with.
+
+    Every layer keeps all it has read, those with a sliding window too (the mask tells what is beyond it), so that any number
+    of tokens at the end can be taken back. `reader` makes one once it is known to be right. The caller has the lab's turn.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self._clear()
+
+    def _clear(self) -> None:
+        from transformers import DynamicCache
+
+        self._cache: DynamicCache = DynamicCache()  # without a configuration no layer forgets
+        self._ids: list[int] = []  # that the first layers have read
+        self._whole = 0  # how many of them all layers have read
+
+    def read(self, ids: Sequence[int], *, last: int = 1) -> torch.Tensor:
+        """(last, vocabulary): the logits after each of a text's last tokens. What it shares with the text before is not run."""
+        return self._pass(ids, last, None).all_logits[-last:]
+
+    def read_upto(self, ids: Sequence[int], module: nn.Module) -> torch.Tensor:
+        """(d_model,): what enters a layer at a text's last token. The layers from there on are not run, and read it later."""
+        return self._pass(ids, 1, module).reached[-1]
+
+    def _pass(self, ids: Sequence[int], last: int, upto: nn.Module | None) -> Output:
+        text = list(ids)
+        there = self._ids if upto is not None else self._ids[: self._whole]
+        kept = next(
+            (i for i, (a, b) in enumerate(zip(there, text, strict=False)) if a != b), min(len(there), len(text))
+        )
+        kept = min(kept, len(text) - last)
+        new = checked_ids(self.model, text)[kept:]
+        before, _GENERATING.now = generating(), True
+        try:
+            self._take_back(kept)
+            with torch.inference_mode(False), prepared(self.model), torch.no_grad():
+                device = input_device(self.model)
+                batch = torch.tensor([new], device=device)
+                inputs: dict[str, object] = {
+                    "input_ids": batch,
+                    "attention_mask": torch.ones(1, len(text), dtype=torch.long, device=device),
+                    "past_key_values": self._cache,
+                    "use_cache": True,
+                }
+                if _takes(self.model, "logits_to_keep"):
+                    inputs["logits_to_keep"] = last
+                if upto is None:
+                    logits: torch.Tensor = self.model(**inputs).logits
+                    found = Output(batch, None, [len(new)], logits=logits[0, -last:])
+                else:
+                    found = Output(
+                        batch, None, [len(new)], hidden=_entering(self.model, inputs, upto, False, 0)[0, -1:]
+                    )
+        except BaseException:  # some layers have read on, and others have not
+            self._clear()
+            raise
+        finally:
+            _GENERATING.now = before
+        self._ids = text
+        self._whole = len(text) if upto is None else self._whole
+        return found
+
+    def _take_back(self, length: int) -> None:
+        """Forget all tokens from a length on."""
+        for layer in self._cache.layers:
+            keys, values = layer.keys, layer.values
+            if keys is not None and values is not None and keys.dim() == 4 and keys.shape[-2] > length:
+                layer.keys, layer.values = keys[..., :length, :], values[..., :length, :]
+        self._ids = self._ids[:length]
+        self._whole = min(self._whole, length)
+
+
+def reader(model: PreTrainedModel, tokens: int) -> Reader:
+    """A Reader of texts of up to so many tokens.
+
+    A model is tried once: whether it answers as in a plain pass when it has read a text, taken tokens back and read on, past
+    its sliding window too where the text may get there (windows up to `WIDEST`).
+    Raises Unavailable where it does not: one that carries a state on can't take back what went into it.
+    """
+    name = model.config.model_type
+    if virtual_tokens(model):
+        raise Unavailable(
+            f"This {name} can't take tokens back: trained vectors stand before its texts (prompt tuning); generate without "
+            "speculation."
+        )
+    way = way_to_generate(model, steps=tokens)
+    config = model.config.get_text_config()
+    window = first_number(config, "sliding_window") or 0
+    length = window + 1 if LONG <= window <= WIDEST and tokens > window + 1 else LONG
+    length = min(length, (room(model) or length + STEPS) - STEPS)
+
+    def find() -> _GoesBack:
+        text, other = _texts(model, length + STEPS, length + STEPS)
+        exact = _is_exact(model)
+        tolerance = TOLERANCE.get(model.dtype, COARSEST) if exact else COARSEST
+        try:
+            tried = Reader(model)
+            tried.read(text[:length])
+            tried.read(text[: length - 1] + other[:STEPS], last=STEPS)  # to be taken back
+            ours = tried.read(text, last=STEPS + 1).float()
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # that says nothing of the model
+        except Exception:  # whatever a modeling file raises that takes no such cache
+            return _GoesBack(False)
+        plain = forward(model, [text]).all_logits[0, -STEPS - 1 :].float()
+        same = [_agree(one, two, tolerance) for one, two in zip(ours, plain, strict=True)]
+        return _GoesBack(all(same) if exact else any(same))  # of rounding, see `way_to_generate`
+
+    cached = way.cached and not way.beyond_pad
+    if not cached or length < STEPS or not _once(model, ("goes back", length), _GoesBack, find).right:
+        raise Unavailable(
+            f"{name} keeps no keys and values from which tokens can be taken back, so that drafts can't be tested with it; "
+            "generate without speculation."
+        )
+    return Reader(model)
+
+
+class _GoesBack(NamedTuple):
+    right: bool
 
 
 # many runs ------------------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def test_no_other_room_runs_a_model() -> None:
         calls = [c for c in runs_of_models(ast.parse(path.read_text("utf-8"))) if not _settings(c)]
         if calls:
             found[path.relative_to(ROOMS).as_posix()] = len(calls)
-    assert found.pop("trace/running.py") == 3  # a pass, a pass that stops early, generate
+    assert found.pop("trace/running.py") == 4  # a pass, one that stops early, one that reads on, generate
     assert found == ELSEWHERE
 
 
@@ -571,3 +571,43 @@ def test_a_family_with_other_names_for_its_context() -> None:
     assert running.room(model) == 16
     with pytest.raises(lk.BadInput, match="holds 16"):
         forward(model, [[3] * 17])
+
+
+# reading on and back --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["llama3", "mistral", "gemma2", "gpt2", "bloom", "opt", "mixtral", "gpt_oss", "deepseek_v3"]
+)
+def test_a_reader_goes_back_and_on_as_a_plain_pass_reads(name: str) -> None:
+    """Beyond a sliding window of 8, with early layers ahead of the late ones, and after an interrupt."""
+    model = build(FAMILIES[name])
+    ids = [(7 * i * i + 3) % 97 + 3 for i in range(40)]
+    expected = plain(model, ids)
+    reader = running.reader(model, 60)
+    first = reader.read(ids[:20])
+    torch.testing.assert_close(first[0], expected[19], atol=1e-4, rtol=0)
+    reader.read([*ids[:15], 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14], last=3)
+    torch.testing.assert_close(reader.read(ids, last=5), expected[-5:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(reader.read(ids[:30], last=2), expected[28:30], atol=1e-4, rtol=0)
+    second = lk.Lab(model, Tokens(), name=name).anatomy.layers[1].module
+    hidden = lk.Lab(model, Tokens(), name=name).trace(ids[:33], keep="residual").residual(1)[-1]
+    torch.testing.assert_close(reader.read_upto(ids[:33], second), hidden, atol=1e-4, rtol=0)
+    torch.testing.assert_close(reader.read(ids, last=3), expected[-3:], atol=1e-4, rtol=0)
+
+    def interrupt(*_details: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = second.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        reader.read([*ids[:25], 3, 4])
+    handle.remove()
+    torch.testing.assert_close(reader.read(ids, last=3), expected[-3:], atol=1e-4, rtol=0)
+    assert hooks(second) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["mamba", "rwkv", "llama_both_ways", "llama_used_twice"])
+def test_what_can_not_take_tokens_back_is_refused(name: str) -> None:
+    model = build((FAMILIES | UNUSUAL)[name])
+    with pytest.raises(lk.Unavailable, match="taken back"):
+        running.reader(model, 20)
