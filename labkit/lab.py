@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
-    from labkit.generation.decode import DecodingSettings, OnToken, Speed
+    from labkit.generation.decode import Decoding, DecodingSettings, EngineName, OnToken, Speed
+    from labkit.generation.loop import Engine
     from labkit.generation.record import Generation
     from labkit.models.memory import Memory
     from labkit.trace.anatomy import Anatomy
@@ -169,6 +170,7 @@ class Lab:
         template: Mapping[str, object] | None = None,
         alternatives: int = 20,
         speed: Speed = "plain",
+        engine: EngineName = "transformers",
         show: bool = False,
         on_token: OnToken | None = None,
         stop_event: threading.Event | None = None,
@@ -185,6 +187,8 @@ class Lab:
         template: arguments for the chat template, such as {"enable_thinking": False, "tools": [...]}.
         alternatives: how many of the model's most probable tokens are kept at each position.
         speed: "fast" uses transformers' static cache, with a compiled step on CUDA.
+        engine: "llama.cpp" runs the model's GGUF file (labkit[llamacpp]): the default model's and a .gguf file's own, in the
+            file's precision; for others one is written once. `generation.engine` says what ran.
         show: streams the text into the notebook or terminal; an interrupt then ends the run and returns what there is.
         on_token: called with the Generation so far after each token. stop_event: set it to end after the current token.
         Raises BadInput for prompts and settings that can't be used. When an interrupt is raised (show=False), what was
@@ -203,6 +207,7 @@ class Lab:
             stop=stop,
             alternatives=alternatives,
             speed=speed,
+            engine=engine,
         )
         many = is_many(prompt)
         prompts = [encode(self.tokenizer, p, chat=chat, template=template) for p in each_of(prompt)]
@@ -232,6 +237,7 @@ class Lab:
                     on_token=on_token,
                     stop_event=stop_event,
                     keep=keep,
+                    engine=self._engine(how),
                 )
                 keep(generations)
         except BaseException as error:
@@ -261,6 +267,7 @@ class Lab:
         template: Mapping[str, object] | None = None,
         alternatives: int = 20,
         speed: Speed = "plain",
+        engine: EngineName = "transformers",
     ) -> Iterator[str]:
         """Yield the text piece by piece as it is generated; the settings are those of `generate`.
 
@@ -279,6 +286,7 @@ class Lab:
             stop=stop,
             alternatives=alternatives,
             speed=speed,
+            engine=engine,
         )
         if is_many(prompt):
             raise BadInput("stream follows a single prompt; use generate for a list.")
@@ -299,11 +307,22 @@ class Lab:
                     on_piece=on_piece,
                     stop_event=stop,
                     keep=keep,
+                    engine=self._engine(how, caller),
                 )
                 keep(generations)
             return generations
 
         return decode.stream(run)
+
+    def _engine(self, how: Decoding, caller: int | None = None) -> Engine | None:
+        """What decodes in place of transformers' loop; None where nothing does."""
+        if how.engine == "transformers":
+            return None
+        from labkit.generation import engines
+        from labkit.quantization import write_gguf
+
+        self._runnable()
+        return engines.engine_of(self, write_gguf, owner=caller)
 
     def support(self) -> dict[str, str | None]:
         """What can be observed: each instrument with None, or with the reason why not and the remedy."""
@@ -427,6 +446,10 @@ class Lab:
         # an edit that reset has just ended may still hold the model for the thread that left its block open
         with self._turns.run(_owner):
             on_cuda = self._model is not None and self.device.type == "cuda"
+            if self._model is not None:
+                from labkit.generation import engines
+
+                engines.close(self._model)
             self._model = self._tokenizer = self._anatomy = None
         _OPEN.forget(self)
         gc.collect()

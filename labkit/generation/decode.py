@@ -22,7 +22,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation import logits_process as warpers
 
 from labkit import checks
-from labkit.errors import Unavailable
+from labkit.errors import BadInput, Unavailable
+from labkit.generation import loop
 from labkit.generation.pieces import Pieces
 from labkit.generation.record import FinishReason, Generation, Sampling
 from labkit.models.tokens import token_strings
@@ -36,6 +37,8 @@ COLDEST, HOTTEST = 1e-3, 100.0  # colder, the divided scores overflow; greedy is
 
 Speed = Literal["plain", "fast"]
 SPEEDS: tuple[Speed, ...] = get_args(Speed)
+EngineName = Literal["transformers", "llama.cpp"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 OnPiece = Callable[[str], None]
 OnToken = Callable[[Generation], None]
 
@@ -53,6 +56,7 @@ class DecodingSettings(TypedDict, total=False):
     stop: str | Sequence[str] | None
     alternatives: int
     speed: Speed
+    engine: EngineName
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Decoding:
     stop: tuple[str, ...] = ()
     alternatives: int = 20
     speed: Speed = "plain"
+    engine: EngineName = "transformers"
 
 
 def settings(
@@ -78,6 +83,7 @@ def settings(
     stop: str | Sequence[str] | None = None,
     alternatives: int = 20,
     speed: Speed = "plain",
+    engine: EngineName = "transformers",
 ) -> Decoding:
     """Check the settings of a run; a sampled run without a seed gets one, so that it can be repeated.
 
@@ -103,9 +109,12 @@ def settings(
         seed = secrets.randbelow(2**31)
     alternatives = checks.whole("alternatives", alternatives, 1)
     speed = checks.one_of("speed", speed, SPEEDS)
+    engine = checks.one_of("engine", engine, ENGINES)
+    if engine != "transformers" and speed != "plain":
+        raise BadInput(f"speed={speed!r} is a way of transformers' engine; leave it out with engine={engine!r}.")
     stops = checks.texts("stop", stop)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed if temperature > 0 else None)
-    return Decoding(max_new_tokens, sampling, stops, alternatives, speed)
+    return Decoding(max_new_tokens, sampling, stops, alternatives, speed, engine)
 
 
 def decode(
@@ -119,11 +128,13 @@ def decode(
     on_token: OnToken | None = None,
     stop_event: threading.Event | None = None,
     keep: Callable[[list[Generation]], None] | None = None,
+    engine: loop.Engine | None = None,
 ) -> list[Generation]:
     """Generate for each prompt; several are padded on the left together and come back as if run alone.
 
     on_piece: called with each new piece of text (a single prompt only). on_token: called with the Generation so far.
     stop_event: ends the run after the current token. keep: handed what was generated when an exception ends the run.
+    engine: gives the logits in place of transformers' own loop, for one prompt after the other.
     Raises BadInput for a prompt longer than the context, Unavailable when the model returns NaN.
     """
     for prompt in prompts:
@@ -131,7 +142,8 @@ def decode(
     context = running.room(model)
     rooms = [how.max_new_tokens if context is None else min(how.max_new_tokens, context - len(p.ids)) for p in prompts]
     config = _neutral_config(model, how, max(rooms))
-    groups = running.generation_groups(model, [len(prompt.ids) for prompt in prompts])
+    lengths = [len(prompt.ids) for prompt in prompts]
+    groups = running.generation_groups(model, lengths) if engine is None else [[i] for i in range(len(prompts))]
     recorders = [
         _Recorder(
             model,
@@ -143,6 +155,7 @@ def decode(
             on_piece,
             on_token,
             stop_event,
+            described(model) if engine is None else engine.description,
         )
         for group in groups
     ]
@@ -161,6 +174,9 @@ def decode(
             own = copy.deepcopy(config)
             own.max_new_tokens = max(recorder.rooms)
             with _seeded(how.sampling.seed):
+                if engine is not None:
+                    _write(engine, recorder)
+                    continue
                 new = running.generate(
                     model,
                     [prompt.ids for prompt in recorder.prompts],
@@ -175,6 +191,31 @@ def decode(
         if keep is not None:
             keep(made("interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"))
         raise
+
+
+def _write(engine: loop.Engine, recorder: _Recorder) -> None:
+    """Decode a recorder's single prompt with another engine."""
+
+    def stopped() -> bool:
+        return recorder.stop_event is not None and recorder.stop_event.is_set()
+
+    written = loop.write(
+        engine.feed(),
+        recorder.prompts[0].ids,
+        recorder.rooms[0],
+        sampled=recorder.how.sampling.temperature > 0,
+        processors=recorder.processors([0]),
+        recorded=lambda ids: bool(recorder(ids, None)[0]),
+        stopped=stopped,
+    )
+    if written == 0:
+        recorder.ended = [(0, "stopped")]
+    recorder.cut(written)
+
+
+def described(model: PreTrainedModel) -> str:
+    """The engine that runs a model where no other is asked for, with the type of its numbers."""
+    return f"transformers ({str(model.dtype).removeprefix('torch.')})"
 
 
 def check_prompt(model: PreTrainedModel, prompt: Encoded) -> None:
@@ -271,7 +312,9 @@ class _Recorder(StoppingCriteria):
         on_piece: OnPiece | None,
         on_token: OnToken | None,
         stop_event: threading.Event | None,
+        engine: str,
     ) -> None:
+        self.engine = engine
         self.tokenizer, self.prompts, self.how, self.rooms, self.name = tokenizer, prompts, how, rooms, name
         self.on_piece, self.on_token, self.stop_event = on_piece, on_token, stop_event
         self.end_ids = end_ids(model)
@@ -392,6 +435,7 @@ class _Recorder(StoppingCriteria):
             decode_seconds=times[-1] - times[0] if times else 0.0,
             model=self.name,
             prompt=prompt.given,
+            engine=self.engine,
         )
 
     def _text(self, row: int, ids: list[int], finish: FinishReason) -> str:

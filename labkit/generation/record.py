@@ -53,6 +53,7 @@ class Generation:
     finish_reason: "end" (end-of-text token), "stop" (a stop string), "length" (max_new_tokens), "context" (the
         model's context is full), "stopped" (stopped from outside), "interrupted",
         or "running" (the record handed to on_token, before the end).
+    engine: what computed it and with what numbers, such as "transformers (float32)" or "llama.cpp (model.gguf, Q4_1, cache F16)".
     prefill_seconds: until the first token; decode_seconds: from the first token to the last.
     """
 
@@ -74,6 +75,7 @@ class Generation:
     decode_seconds: float
     model: str = ""
     prompt: Given = field(default="")
+    engine: str = "transformers"
 
     @property
     def tokens_per_second(self) -> float:

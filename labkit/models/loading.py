@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from labkit import checks
 from labkit.errors import BadInput, BadModelFile, LabError, NotEnoughMemory, Unavailable
-from labkit.models import convert, files, hardware, kinds, memory, quantized, resolve
+from labkit.models import convert, files, hardware, kinds, memory, origin, quantized, resolve
 from labkit.models.files import Json
 from labkit.models.memory import human_bytes, what_fits
 from labkit.models.quiet import quiet_libraries
@@ -218,6 +218,10 @@ def _finish(
     _LOG.info("opened %s (%s) in %s on %s", place.name, place.kind, model.dtype, where)
     notes = (*place.notes, *((placement.note,) if placement.note else ()))
     quantized.takes_odd_shapes(model)
+    if options.quantization is None and place.kind in ("gguf", "prepared"):
+        source = place.path if place.kind == "gguf" else next(place.path.glob("*.gguf"), None)
+        if source is not None:
+            origin.remember(model, source)
     if options.quantization is not None and (untouched := quantized.left_alone(model)) is not None:
         say(f"{place.name}: {untouched}.")
         notes = (*notes, untouched)

@@ -1,0 +1,63 @@
+"""A decoding loop of our own over anything that gives the logits of the next token: a compiled step, another engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, cast
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessorList
+
+
+class Feed(Protocol):
+    """What reads tokens of one text and gives the logits, (vocabulary,) float32, of the token that follows."""
+
+    def start(self, ids: Sequence[int], room: int, *, stopped: Callable[[], bool]) -> torch.Tensor:
+        """Read a prompt after which `room` tokens may follow; what was read before is forgotten."""
+        ...
+
+    def read(self, ids: Sequence[int]) -> torch.Tensor:
+        """Read more of the same text."""
+        ...
+
+
+class Engine(Protocol):
+    """What decodes in place of transformers' own loop. description: of engine and precision, for the record."""
+
+    description: str
+
+    def feed(self) -> Feed: ...
+
+
+def write(
+    feed: Feed,
+    ids: Sequence[int],
+    room: int,
+    *,
+    sampled: bool,
+    processors: LogitsProcessorList,
+    recorded: Callable[[torch.LongTensor], bool],
+    stopped: Callable[[], bool],
+) -> int:
+    """Write up to `room` tokens after a prompt, each chosen as transformers' generate chooses: the likeliest, or drawn.
+
+    processors: filters, called as by transformers.  recorded: told all ids after each token; True ends the text.
+    stopped: ends the text before its first token where True by then. Returns how many tokens were written.
+    """
+    given = len(ids)
+    row = torch.empty(1, given + room, dtype=torch.long)
+    row[0, :given] = torch.tensor(ids)
+    logits = feed.start(ids, room, stopped=stopped)
+    for length in range(given, given + room):
+        if length == given and stopped():
+            return 0
+        seen = cast("torch.LongTensor", row[:, :length])
+        scores = processors(seen, cast("torch.FloatTensor", logits[None].float()))
+        chosen = torch.multinomial(scores.softmax(-1), 1)[0, 0] if sampled else scores[0].argmax()
+        row[0, length] = chosen
+        if recorded(cast("torch.LongTensor", row[:, : length + 1])) or length + 1 == given + room:
+            return length + 1 - given
+        logits = feed.read([int(chosen)])
+    return room
