@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from labkit.errors import NotEnoughMemory as NotEnoughMemory
     from labkit.errors import Unavailable as Unavailable
     from labkit.generation.record import Generation as Generation
+    from labkit.generation.speculation import Draft as Draft
+    from labkit.generation.speculation import Speculation as Speculation
     from labkit.lab import Lab as Lab
     from labkit.lab import load as load
     from labkit.models.hardware import free_bytes as free_bytes
@@ -66,6 +68,7 @@ _NAMES = {
         "Unavailable",
     ),
     "generation.record": ("Generation",),
+    "generation.speculation": ("Draft", "Speculation"),
     "lab": ("Lab", "load"),
     "models.hardware": ("free_bytes",),
     "models.memory": ("Memory", "memory"),

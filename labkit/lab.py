@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from labkit.generation.decode import Decoding, DecodingSettings, EngineName, OnToken, Speed
     from labkit.generation.loop import Engine
     from labkit.generation.record import Generation
+    from labkit.generation.speculation import Draft
     from labkit.models.memory import Memory
     from labkit.trace.anatomy import Anatomy
     from labkit.trace.capture import Scalar
     from labkit.trace.edits import Edit
     from labkit.trace.input import Many, One
+    from labkit.trace.lab_like import LabLike
     from labkit.trace.record import Trace
 
 
@@ -171,6 +173,7 @@ class Lab:
         alternatives: int = 20,
         speed: Speed = "plain",
         engine: EngineName = "transformers",
+        speculation: Draft | LabLike | str | None = None,
         show: bool = False,
         on_token: OnToken | None = None,
         stop_event: threading.Event | None = None,
@@ -189,6 +192,8 @@ class Lab:
         speed: "fast" uses transformers' static cache, with a compiled step on CUDA.
         engine: "llama.cpp" runs the model's GGUF file (labkit[llamacpp]): the default model's and a .gguf file's own, in the
             file's precision; for others one is written once. `generation.engine` says what ran.
+        speculation: tokens are drafted, and the model tests several in one pass: by a smaller Lab, by "prompt_lookup", or as
+            an `lk.Draft` says. The text is the model's own all the same; generation.speculation tells what became of drafts.
         show: streams the text into the notebook or terminal; an interrupt then ends the run and returns what there is.
         on_token: called with the Generation so far after each token. stop_event: set it to end after the current token.
         Raises BadInput for prompts and settings that can't be used. When an interrupt is raised (show=False), what was
@@ -208,6 +213,7 @@ class Lab:
             alternatives=alternatives,
             speed=speed,
             engine=engine,
+            speculation=speculation,
         )
         many = is_many(prompt)
         prompts = [encode(self.tokenizer, p, chat=chat, template=template) for p in each_of(prompt)]
@@ -268,6 +274,7 @@ class Lab:
         alternatives: int = 20,
         speed: Speed = "plain",
         engine: EngineName = "transformers",
+        speculation: Draft | LabLike | str | None = None,
     ) -> Iterator[str]:
         """Yield the text piece by piece as it is generated; the settings are those of `generate`.
 
@@ -287,6 +294,7 @@ class Lab:
             alternatives=alternatives,
             speed=speed,
             engine=engine,
+            speculation=speculation,
         )
         if is_many(prompt):
             raise BadInput("stream follows a single prompt; use generate for a list.")

@@ -26,12 +26,15 @@ from labkit.errors import BadInput, Unavailable
 from labkit.generation import loop
 from labkit.generation.pieces import Pieces
 from labkit.generation.record import FinishReason, Generation, Sampling
+from labkit.generation.speculation import Draft, Round, Speculation, as_draft
 from labkit.models.tokens import token_strings
 from labkit.trace import running
 from labkit.trace.input import Encoded, check_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from labkit.trace.lab_like import LabLike
 
 COLDEST, HOTTEST = 1e-3, 100.0  # colder, the divided scores overflow; greedy is what is meant
 
@@ -57,11 +60,14 @@ class DecodingSettings(TypedDict, total=False):
     alternatives: int
     speed: Speed
     engine: EngineName
+    speculation: Draft | LabLike | str | None
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """One run's settings, checked. stop: strings that end the text; alternatives: how many are kept per position."""
+    """One run's settings, checked. stop: strings that end the text; alternatives: how many are kept per position.
+    speculation: how tokens are drafted that the model tests several at a time.
+    """
 
     max_new_tokens: int
     sampling: Sampling
@@ -69,6 +75,7 @@ class Decoding:
     alternatives: int = 20
     speed: Speed = "plain"
     engine: EngineName = "transformers"
+    speculation: Draft | None = None
 
 
 def settings(
@@ -84,6 +91,7 @@ def settings(
     alternatives: int = 20,
     speed: Speed = "plain",
     engine: EngineName = "transformers",
+    speculation: Draft | LabLike | str | None = None,
 ) -> Decoding:
     """Check the settings of a run; a sampled run without a seed gets one, so that it can be repeated.
 
@@ -114,7 +122,11 @@ def settings(
         raise BadInput(f"speed={speed!r} is a way of transformers' engine; leave it out with engine={engine!r}.")
     stops = checks.texts("stop", stop)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed if temperature > 0 else None)
-    return Decoding(max_new_tokens, sampling, stops, alternatives, speed, engine)
+    draft = as_draft(speculation)
+    for name, value, plain in (("speed", speed, "plain"), ("engine", engine, "transformers")):
+        if draft is not None and value != plain:
+            raise BadInput(f"speculation takes tokens back, which {name}={value!r} can't; leave one of them out.")
+    return Decoding(max_new_tokens, sampling, stops, alternatives, speed, engine, draft)
 
 
 def decode(
@@ -143,7 +155,8 @@ def decode(
     rooms = [how.max_new_tokens if context is None else min(how.max_new_tokens, context - len(p.ids)) for p in prompts]
     config = _neutral_config(model, how, max(rooms))
     lengths = [len(prompt.ids) for prompt in prompts]
-    groups = running.generation_groups(model, lengths) if engine is None else [[i] for i in range(len(prompts))]
+    alone = how.speculation is not None or engine is not None  # each text has drafts of its own
+    groups = [[i] for i in range(len(prompts))] if alone else running.generation_groups(model, lengths)
     recorders = [
         _Recorder(
             model,
@@ -170,6 +183,9 @@ def decode(
         for recorder in recorders:
             if recorder is not recorders[0] and stop_event is not None and stop_event.is_set():
                 recorder.ended = [(0, "stopped")] * len(recorder.prompts)
+                continue
+            if how.speculation is not None:
+                _speculate(model, recorder, how.speculation)
                 continue
             own = copy.deepcopy(config)
             own.max_new_tokens = max(recorder.rooms)
@@ -216,6 +232,28 @@ def _write(engine: loop.Engine, recorder: _Recorder) -> None:
 def described(model: PreTrainedModel) -> str:
     """The engine that runs a model where no other is asked for, with the type of its numbers."""
     return f"transformers ({str(model.dtype).removeprefix('torch.')})"
+
+
+def _speculate(model: PreTrainedModel, recorder: _Recorder, draft: Draft) -> None:
+    """Decode a recorder's single prompt with drafts."""
+    from labkit.generation.speculating import speculate
+
+    recorder.rounds = []
+    sampling = recorder.how.sampling
+    speculate(
+        model,
+        recorder.tokenizer,
+        recorder.prompts[0].ids,
+        draft,
+        room=recorder.rooms[0],
+        seed=sampling.seed,
+        processors=recorder.processors,
+        filters=LogitsProcessorList(filters(sampling, [0]).values()),
+        recorded=lambda ids: bool(recorder(cast("torch.LongTensor", ids), None)[0]),
+        on_round=recorder.rounds.append,
+        ends=recorder.end_ids,
+    )
+    recorder.cut(len(recorder.steps))
 
 
 def check_prompt(model: PreTrainedModel, prompt: Encoded) -> None:
@@ -298,6 +336,26 @@ class _Penalty(LogitsProcessor):
         return cast("torch.FloatTensor", torch.cat(rows))
 
 
+def filters(sampling: Sampling, padding: Sequence[int]) -> dict[str, LogitsProcessor]:
+    """What stands between the model's scores and those a token is drawn from, by setting, in transformers' order.
+
+    padding: how many tokens of it stand before each text.
+    """
+    chain: dict[str, LogitsProcessor] = {}
+    if sampling.repetition_penalty is not None and sampling.repetition_penalty != 1.0:
+        chain["repetition_penalty"] = _Penalty(sampling.repetition_penalty, padding)
+    if sampling.temperature > 0:
+        if sampling.temperature != 1.0:
+            chain["temperature"] = warpers.TemperatureLogitsWarper(sampling.temperature)
+        if sampling.top_k is not None:
+            chain["top_k"] = warpers.TopKLogitsWarper(sampling.top_k)
+        if sampling.top_p is not None and sampling.top_p < 1.0:
+            chain["top_p"] = warpers.TopPLogitsWarper(sampling.top_p)
+        if sampling.min_p is not None and sampling.min_p > 0.0:
+            chain["min_p"] = warpers.MinPLogitsWarper(sampling.min_p)
+    return chain
+
+
 class _Recorder(StoppingCriteria):
     """What happened at each step, and when each row is to stop."""
 
@@ -326,23 +384,13 @@ class _Recorder(StoppingCriteria):
         self.memo: dict[int, str] = {}
         self.ended: list[tuple[int, FinishReason] | None] = [None] * len(prompts)  # (tokens, reason) of each row
         self.pieces = [Pieces(tokenizer, how.stop) for _ in prompts]
+        self.rounds: list[Round] | None = None  # of speculation
 
     def processors(self, padding: Sequence[int]) -> LogitsProcessorList:
-        """First, the filters in transformers' order (penalty, temperature, top-k, top-p, min-p), last. Time runs from here."""
+        """First, the filters, last. Time runs from here."""
         self.began = time.perf_counter()
-        s = self.how.sampling
-        chain: list[LogitsProcessor] = [_First(self)]
-        if s.repetition_penalty is not None and s.repetition_penalty != 1.0:
-            chain.append(_Penalty(s.repetition_penalty, padding))
-        if s.temperature > 0:
-            if s.temperature != 1.0:
-                chain.append(warpers.TemperatureLogitsWarper(s.temperature))
-            if s.top_k is not None:
-                chain.append(warpers.TopKLogitsWarper(s.top_k))
-            if s.top_p is not None and s.top_p < 1.0:
-                chain.append(warpers.TopPLogitsWarper(s.top_p))
-            if s.min_p is not None and s.min_p > 0.0:
-                chain.append(warpers.MinPLogitsWarper(s.min_p))
+        chain: list[LogitsProcessor] = [_First(self), *filters(self.how.sampling, padding).values()]
+        if self.how.sampling.temperature > 0:
             chain.append(_Last(self))
         return LogitsProcessorList(chain)
 
@@ -436,7 +484,12 @@ class _Recorder(StoppingCriteria):
             model=self.name,
             prompt=prompt.given,
             engine=self.engine,
+            speculation=self._speculation(),
         )
+
+    def _speculation(self) -> Speculation | None:
+        draft = self.how.speculation
+        return None if draft is None else Speculation(draft.name, tuple(self.rounds or ()))
 
     def _text(self, row: int, ids: list[int], finish: FinishReason) -> str:
         """The text of a row: while it runs what is certain of it, then the whole."""

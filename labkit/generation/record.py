@@ -11,6 +11,7 @@ from labkit.errors import BadInput
 if TYPE_CHECKING:
     import torch
 
+    from labkit.generation.speculation import Speculation
     from labkit.trace.input import Given
 
 FinishReason = Literal["end", "stop", "length", "context", "stopped", "interrupted", "running"]
@@ -55,6 +56,7 @@ class Generation:
         or "running" (the record handed to on_token, before the end).
     engine: what computed it and with what numbers, such as "transformers (float32)" or "llama.cpp (model.gguf, Q4_1, cache F16)".
     prefill_seconds: until the first token; decode_seconds: from the first token to the last.
+    speculation: what became of drafts, where tokens were drafted.
     """
 
     text: str
@@ -76,6 +78,7 @@ class Generation:
     model: str = ""
     prompt: Given = field(default="")
     engine: str = "transformers"
+    speculation: Speculation | None = None
 
     @property
     def tokens_per_second(self) -> float:

@@ -7,11 +7,13 @@ routers decide is changed as routers.py does. All are put on before a Trace's ow
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import nn
 
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
@@ -173,7 +175,20 @@ def installed(model: PreTrainedModel, anatomy: Anatomy, sites: Sequence[Site | R
     with contextlib.ExitStack() as stack:
         stack.enter_context(running.uncompiled(model, decoding=True))  # nothing compiled notices hooks put on later
         stack.enter_context(tapping(model, anatomy, put_on))
-        yield
+        inner = running.language_model(model)
+        _EDITED[inner] = _EDITED.get(inner, 0) + 1
+        try:
+            yield
+        finally:
+            _EDITED[inner] -= 1
+
+
+_EDITED: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()  # how many blocks of edits are on
+
+
+def is_edited(model: PreTrainedModel) -> bool:
+    """Whether edits of a model are on, in whatever thread."""
+    return _EDITED.get(running.language_model(model), 0) > 0
 
 
 def _visit(row: Instrument, change: Change, now: Pass) -> Visit:

@@ -33,6 +33,11 @@ class Turns:
         self._owner: int | None = None
         self._depth = 0
 
+    @property
+    def owner(self) -> int | None:
+        """On whose behalf the model is held now; None while it is not."""
+        return self._owner
+
     @contextlib.contextmanager
     def run(self, owner: int | None = None) -> Iterator[None]:
         """Hold the model for one run."""
