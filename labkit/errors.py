@@ -20,7 +20,7 @@ class Unavailable(LabError):
 
 
 class NotEnoughMemory(LabError, MemoryError):
-    """The weights need more bytes than are free; the message names what would fit."""
+    """Weights, or a run, need more bytes than are free; the message names what would fit."""
 
 
 class NotEnoughDisk(LabError, OSError):

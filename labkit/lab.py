@@ -257,6 +257,33 @@ class Lab:
             screen.finish(result[0])
         return list(result) if many else result[0]
 
+    @overload
+    def stream(
+        self,
+        prompt: One,
+        *,
+        chat: bool | None = ...,
+        template: Mapping[str, object] | None = ...,
+        **settings: Unpack[DecodingSettings],
+    ) -> Iterator[str]: ...
+    @overload
+    def stream(
+        self,
+        prompt: Many,
+        *,
+        chat: bool | None = ...,
+        template: Mapping[str, object] | None = ...,
+        **settings: Unpack[DecodingSettings],
+    ) -> Iterator[tuple[int, str]]: ...
+    @overload
+    def stream(
+        self,
+        prompt: object,
+        *,
+        chat: bool | None = ...,
+        template: Mapping[str, object] | None = ...,
+        **settings: Unpack[DecodingSettings],
+    ) -> Iterator[str] | Iterator[tuple[int, str]]: ...
     def stream(
         self,
         prompt: object,
@@ -275,9 +302,10 @@ class Lab:
         speed: Speed = "plain",
         engine: EngineName = "transformers",
         speculation: Draft | LabLike | str | None = None,
-    ) -> Iterator[str]:
+    ) -> Iterator[str] | Iterator[tuple[int, str]]:
         """Yield the text piece by piece as it is generated; the settings are those of `generate`.
 
+        prompt: for a list of prompts, which are written side by side, each piece comes as (place in the list, piece).
         Leaving the loop half-way stops the run. The record is in `last_generation` afterwards.
         """
         from labkit.generation import decode
@@ -296,23 +324,26 @@ class Lab:
             engine=engine,
             speculation=speculation,
         )
-        if is_many(prompt):
-            raise BadInput("stream follows a single prompt; use generate for a list.")
-        encoded = encode(self.tokenizer, prompt, chat=chat, template=template)
-        decode.check_prompt(self._runnable(), encoded)
+        many = is_many(prompt)
+        prompts = [encode(self.tokenizer, one, chat=chat, template=template) for one in each_of(prompt)]
+        for encoded in prompts:
+            decode.check_prompt(self._runnable(), encoded)
 
-        def run(on_piece: decode.OnPiece, stop: threading.Event, caller: int) -> list[Generation]:
+        def run(
+            on_piece: decode.OnPiece | None, on_row: decode.OnRow | None, stop: threading.Event, caller: int
+        ) -> list[Generation]:
             def keep(generations: list[Generation]) -> None:
-                self.last_generation = generations[0]
+                self.last_generation = generations if many else generations[0]
 
             with self._turns.run(owner=caller):  # so that it sees the edits of the thread that reads the stream
                 generations = decode.decode(
                     self._runnable(),
                     self.tokenizer,
-                    [encoded],
+                    prompts,
                     how,
                     name=self.name,
                     on_piece=on_piece,
+                    on_row=on_row,
                     stop_event=stop,
                     keep=keep,
                     engine=self._engine(how, caller),
@@ -320,7 +351,13 @@ class Lab:
                 keep(generations)
             return generations
 
-        return decode.stream(run)
+        if many:
+            rows: Iterator[tuple[int, str]] = decode.stream(
+                lambda put, stop, caller: run(None, lambda row, piece: put((row, piece)), stop, caller)
+            )
+            return rows
+        pieces: Iterator[str] = decode.stream(lambda put, stop, caller: run(put, None, stop, caller))
+        return pieces
 
     def _engine(self, how: Decoding, caller: int | None = None) -> Engine | None:
         """What decodes in place of transformers' loop; None where nothing does."""

@@ -91,6 +91,14 @@ def free_bytes(device: str = "cpu") -> int:
     return available if limited is None else min(available, limited)
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: torch's allocator for the CPU raises a plain RuntimeError."""
+    import torch
+
+    by_kind = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return by_kind or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+
+
 def describe_device(device: str = "auto") -> str:
     """One line on a device: its name, its size and what is free, in GiB."""
     import torch
