@@ -18,8 +18,8 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from labkit.errors import BadInput, Unavailable
 from labkit.models.config import context_length, first_number, input_device
+from labkit.trace.past import Past, Plan, cache_of, pasts_of, plan
 from labkit.trace.probing import COARSEST, TOLERANCE, evaluating, modules_of
 
 if TYPE_CHECKING:
@@ -648,11 +649,13 @@ def generate(
     processors: Callable[[list[int]], LogitsProcessorList],
     criteria: StoppingCriteriaList,
     compiled: bool = False,
+    sharing: Sharing | None = None,
 ) -> torch.Tensor:
     """transformers' own generate over texts that may share a run (`generates_in_lists`), padded on the left.
 
     config: all that shapes the text; the model's own defaults add nothing.  processors: made from how many tokens of
     padding stand before each text.  compiled: let a compiled model, and the decoding step transformers compiles, be so.
+    sharing: what the run takes over from earlier ones and leaves to later ones.
     Returns the new ids, (texts, new tokens). The model's settings are afterwards what they were, whatever happens.
     Raises Unavailable for a model whose scores while it generates are not those of a pass (`way_to_generate`).
     """
@@ -662,10 +665,136 @@ def generate(
     beyond_pad = any(way.beyond_pad for way in ways)
     with torch.inference_mode(False), prepared(model, compiled=compiled):
         batch = batch_of(model, rows, left=True)
-        parts = {"logits_processor": processors(batch.padding), "stopping_criteria": criteria}
-        sequences = _generated(model, batch, config, beyond_pad=beyond_pad, **parts)
-    assert isinstance(sequences, torch.Tensor)
+        parts: dict[str, Any] = {"logits_processor": processors(batch.padding), "stopping_criteria": criteria}
+        if sharing is not None:
+            made = _shared(model, batch, config, sharing, beyond_pad=beyond_pad, **parts)
+        else:
+            made = _generated(model, batch, config, beyond_pad=beyond_pad, **parts)
+    sequences = made if isinstance(made, torch.Tensor) else made.sequences
     return sequences[:, batch.ids.shape[1] :]
+
+
+# going on from what was kept ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Sharing:
+    """What a run of `generate` takes over from earlier ones, and what it leaves to later ones.
+
+    pasts: of each text, what was kept of its first tokens; None for nothing.
+    before, seen: with `before` above 0, `seen` is handed the logits after the `before` tokens ahead of each text's last,
+        (texts, before, vocabulary), once the first pass has run; these tokens are in it, whatever was kept.
+    keep: whether the run's cache is to be had afterwards.
+    Filled by the run: reused, how many tokens of each text were taken over; first, how many columns its first pass had;
+    kept, each text's keys and values, or `why` there are none. The last token drawn is not among them: it was never run.
+    """
+
+    pasts: Sequence[Past | None] = ()
+    before: int = 0
+    seen: Callable[[torch.Tensor], None] | None = None
+    keep: bool = False
+    reused: list[int] = field(default_factory=list)
+    first: int = 0
+    kept: list[Past] = field(default_factory=list)
+    why: str = ""
+
+
+def _shared(
+    model: PreTrainedModel,
+    batch: Batch,
+    config: GenerationConfig,
+    sharing: Sharing,
+    *,
+    beyond_pad: bool,
+    known: bool = False,
+    **options: object,
+) -> Generated:
+    """A run that begins with what was kept, where the model goes on from it rightly (`goes_on`; known: don't ask)."""
+    usable = bool(config.use_cache) and config.cache_implementation is None
+    pasts = list(sharing.pasts) if usable and sharing.pasts else [None] * len(batch.lengths)
+    found = plan(batch.lengths, pasts, least=sharing.before + 1)
+    right = known or (found.columns > 0 and goes_on(model, beyond_pad=beyond_pad))
+    cache = cache_of(model, pasts, found) if right else None
+    found = found if cache is not None else Plan(0, [0] * len(batch.lengths))
+    sharing.reused, sharing.first = found.reused, batch.ids.shape[1] - found.columns
+    if cache is not None:
+        options["past_key_values"] = cache
+    if sharing.keep and usable:
+        config.return_dict_in_generate = True
+    with _first_logits(model, sharing, options):
+        made = _generated(model, batch, config, beyond_pad=beyond_pad, **options)
+    if sharing.keep:
+        if usable and not isinstance(made, torch.Tensor):
+            sharing.kept, sharing.why = pasts_of(made.past_key_values, batch.padding)
+        else:
+            kind = config.cache_implementation
+            sharing.why = f"a {kind} cache is not kept" if kind else "this model generates without a cache"
+    return made
+
+
+@contextlib.contextmanager
+def _first_logits(model: PreTrainedModel, sharing: Sharing, options: dict[str, object]) -> Iterator[None]:
+    """Show the logits ahead of the last ones in the first pass of a run; afterwards the hook is gone."""
+    count, seen = sharing.before, sharing.seen
+    if not count or seen is None:
+        yield
+        return
+    if _takes(model, "logits_to_keep"):
+        options["logits_to_keep"] = count + 1
+    told = False
+
+    def look(_module: nn.Module, _args: object, output: object) -> None:
+        nonlocal told
+        logits = getattr(output, "logits", None)
+        if not told and isinstance(logits, torch.Tensor):
+            told = True
+            seen(logits[:, -count - 1 : -1])
+
+    handle = language_model(model).register_forward_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def goes_on(model: PreTrainedModel, *, beyond_pad: bool = False) -> bool:
+    """Whether a model that is given the keys and values of a text's first tokens answers as in a pass over the whole.
+
+    Found by trying it, once.
+    """
+    window = first_number(model.config.get_text_config(), "sliding_window") or 0
+    most = [(room(model) or LONG + STEPS) - STEPS] + ([window - STEPS] if window > STEPS + 1 else [])
+    length = min(LONG, *most)  # within a window, where one that is full can't be cut anyway
+    if length < 2:  # noqa: PLR2004 # nothing would be left to go on from
+        return False
+
+    def find() -> bool:
+        (text,) = _texts(model, length)
+        first = Sharing(keep=True)
+        config = _greedy(STEPS)
+        try:
+            made = _shared(model, batch_of(model, [text], left=True), config, first, beyond_pad=beyond_pad)
+            if not first.kept or isinstance(made, torch.Tensor):
+                return False
+            other = [*text, int(made.sequences[0, length]), *_texts(model, 1)[0]]
+            seen: list[torch.Tensor] = []
+            second = Sharing([first.kept[0].first(length)], before=1, seen=seen.append)
+            batch = batch_of(model, [other], left=True)
+            again = _shared(model, batch, _greedy(1), second, beyond_pad=beyond_pad, known=True)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # that says nothing of the model
+        except Exception:  # whatever a modeling file raises that can't go on
+            return False
+        assert not isinstance(again, torch.Tensor)
+        assert again.logits is not None
+        ours = [seen[0][0, 0], again.logits[0][0]]
+        plain = forward(model, [other]).all_logits[0, -2:]
+        tolerance = TOLERANCE.get(model.dtype, COARSEST) if _is_exact(model) else COARSEST
+        return second.reused == [length] and all(
+            _agree(one.float(), two.float(), tolerance) for one, two in zip(ours, plain, strict=True)
+        )
+
+    return _once(model, ("goes on", beyond_pad), bool, find)
 
 
 def generating() -> bool:

@@ -92,6 +92,12 @@ def changed_here(model: PreTrainedModel, owner: int | None = None) -> bool:
     return any(found is turns and whose == who for found, whose in list(_CHANGES.values()))
 
 
+def changes_on(model: PreTrainedModel) -> tuple[object, ...]:
+    """The changes of a model that are on, in whatever thread: the same objects as long as the same ones are."""
+    turns = Turns.of(model)
+    return tuple(block for block, (found, _) in list(_CHANGES.items()) if found is turns)
+
+
 # blocks that are on, the latest last, and who put them on
 _CHANGES: dict[contextlib.ExitStack, tuple[Turns, int]] = {}
 
