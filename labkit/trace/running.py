@@ -765,7 +765,7 @@ def goes_on(model: PreTrainedModel, *, beyond_pad: bool = False) -> bool:
     window = first_number(model.config.get_text_config(), "sliding_window") or 0
     most = [(room(model) or LONG + STEPS) - STEPS] + ([window - STEPS] if window > STEPS + 1 else [])
     length = min(LONG, *most)  # within a window, where one that is full can't be cut anyway
-    if length < 2:  # noqa: PLR2004 # nothing would be left to go on from
+    if length < 2:  # nothing would be left to go on from
         return False
 
     def find() -> bool:
