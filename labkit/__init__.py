@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from labkit.errors import NotEnoughDisk as NotEnoughDisk
     from labkit.errors import NotEnoughMemory as NotEnoughMemory
     from labkit.errors import Unavailable as Unavailable
+    from labkit.generation.forms import Grammar as Grammar
     from labkit.generation.record import Generation as Generation
     from labkit.generation.speculation import Draft as Draft
     from labkit.generation.speculation import Speculation as Speculation
@@ -67,6 +68,7 @@ _NAMES = {
         "NotEnoughMemory",
         "Unavailable",
     ),
+    "generation.forms": ("Grammar",),
     "generation.record": ("Generation",),
     "generation.speculation": ("Draft", "Speculation"),
     "lab": ("Lab", "load"),

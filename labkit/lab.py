@@ -174,6 +174,7 @@ class Lab:
         speed: Speed = "plain",
         engine: EngineName = "transformers",
         speculation: Draft | LabLike | str | None = None,
+        form: object = None,
         show: bool = False,
         on_token: OnToken | None = None,
         stop_event: threading.Event | None = None,
@@ -194,6 +195,10 @@ class Lab:
             file's precision; for others one is written once. `generation.engine` says what ran.
         speculation: tokens are drafted, and the model tests several in one pass: by a smaller Lab, by "prompt_lookup", or as
             an `lk.Draft` says. The text is the model's own all the same; generation.speculation tells what became of drafts.
+        form: what the text is held to: a JSON schema (a dict), a pydantic model class, a regular expression (a text or
+            re.compile(...), matched as by re.fullmatch), a list of choices, or a grammar (lk.Grammar). The run ends when the
+            form is complete; a limit may end it before (generation.form_complete). generation.forbidden has how much of
+            the model's probability the form took away at each step.
         show: streams the text into the notebook or terminal; an interrupt then ends the run and returns what there is.
         on_token: called with the Generation so far after each token. stop_event: set it to end after the current token.
         Raises BadInput for prompts and settings that can't be used. When an interrupt is raised (show=False), what was
@@ -214,6 +219,7 @@ class Lab:
             speed=speed,
             engine=engine,
             speculation=speculation,
+            form=form,
         )
         many = is_many(prompt)
         prompts = [encode(self.tokenizer, p, chat=chat, template=template) for p in each_of(prompt)]
@@ -302,6 +308,7 @@ class Lab:
         speed: Speed = "plain",
         engine: EngineName = "transformers",
         speculation: Draft | LabLike | str | None = None,
+        form: object = None,
     ) -> Iterator[str] | Iterator[tuple[int, str]]:
         """Yield the text piece by piece as it is generated; the settings are those of `generate`.
 
@@ -323,6 +330,7 @@ class Lab:
             speed=speed,
             engine=engine,
             speculation=speculation,
+            form=form,
         )
         many = is_many(prompt)
         prompts = [encode(self.tokenizer, one, chat=chat, template=template) for one in each_of(prompt)]

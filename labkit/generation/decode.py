@@ -23,7 +23,7 @@ from transformers.generation import logits_process as warpers
 
 from labkit import checks
 from labkit.errors import BadInput, NotEnoughMemory, Unavailable
-from labkit.generation import loop
+from labkit.generation import forms, loop
 from labkit.generation.pieces import Pieces
 from labkit.generation.record import FinishReason, Generation, Sampling
 from labkit.generation.speculation import Draft, Round, Speculation, as_draft
@@ -64,6 +64,7 @@ class DecodingSettings(TypedDict, total=False):
     speed: Speed
     engine: EngineName
     speculation: Draft | LabLike | str | None
+    form: object
 
 
 class Caches(Protocol):
@@ -78,6 +79,7 @@ class Caches(Protocol):
 class Decoding:
     """One run's settings, checked. stop: strings that end the text; alternatives: how many are kept per position.
     speculation: how tokens are drafted that the model tests several at a time.
+    form: what the text is held to.
     """
 
     max_new_tokens: int
@@ -87,6 +89,7 @@ class Decoding:
     speed: Speed = "plain"
     engine: EngineName = "transformers"
     speculation: Draft | None = None
+    form: forms.Form | None = None
 
 
 def settings(
@@ -103,6 +106,7 @@ def settings(
     speed: Speed = "plain",
     engine: EngineName = "transformers",
     speculation: Draft | LabLike | str | None = None,
+    form: object = None,
 ) -> Decoding:
     """Check the settings of a run; a sampled run without a seed gets one, so that it can be repeated.
 
@@ -137,7 +141,7 @@ def settings(
     for name, value, plain in (("speed", speed, "plain"), ("engine", engine, "transformers")):
         if draft is not None and value != plain:
             raise BadInput(f"speculation takes tokens back, which {name}={value!r} can't; leave one of them out.")
-    return Decoding(max_new_tokens, sampling, stops, alternatives, speed, engine, draft)
+    return Decoding(max_new_tokens, sampling, stops, alternatives, speed, engine, draft, forms.read(form))
 
 
 def decode(
@@ -340,6 +344,22 @@ class _First(LogitsProcessor):
         return scores
 
 
+class _Formed(LogitsProcessor):
+    """Takes away what the form forbids, before anything else, so that filters choose among allowed tokens only."""
+
+    def __init__(self, recorder: _Recorder, masks: forms.FormMasks, starts: Sequence[int]) -> None:
+        self.recorder, self.masks, self.starts = recorder, masks, starts
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        allowed = torch.ones_like(scores, dtype=torch.bool)
+        for row, (start, ended) in enumerate(zip(self.starts, self.recorder.ended, strict=True)):
+            if ended is None:  # what follows the end of a row in a batch is padding
+                self.masks.follow(row, input_ids[row, start:].tolist())
+                allowed[row] = self.masks.allowed(row, scores.shape[-1])
+        self.recorder.allowed = allowed
+        return cast("torch.FloatTensor", scores.masked_fill(~allowed, -torch.inf))
+
+
 class _Last(LogitsProcessor):
     """Hands the recorder the scores the token will be drawn from."""
 
@@ -428,7 +448,9 @@ class _Recorder(StoppingCriteria):
         self.end_ids = end_ids(model)
         self.own: torch.Tensor | None = None
         self.drawn_from: torch.Tensor | None = None
-        self.steps: list[tuple[torch.Tensor, ...]] = []  # of `statistics`
+        self.masks = forms.FormMasks(how.form, tokenizer, self.end_ids, len(prompts)) if how.form is not None else None
+        self.allowed: torch.Tensor | None = None  # by the form, at this step
+        self.steps: list[tuple[torch.Tensor, ...]] = []  # of `statistics`, and of the form
         self.times: list[float] = []
         self.began = time.perf_counter()
         self.memo: dict[int, str] = {}
@@ -440,9 +462,13 @@ class _Recorder(StoppingCriteria):
         self.pieces = [self._begun(row) for row in range(len(prompts))]
 
     def processors(self, padding: Sequence[int]) -> LogitsProcessorList:
-        """First, the filters, last. Time runs from here."""
+        """First, the form, the filters, last. Time runs from here."""
         self.began = time.perf_counter()
-        chain: list[LogitsProcessor] = [_First(self), *filters(self.how.sampling, padding).values()]
+        chain: list[LogitsProcessor] = [_First(self)]
+        if self.masks is not None:
+            starts = [pad + len(p.ids) - len(a) for pad, p, a in zip(padding, self.prompts, self.after, strict=True)]
+            chain.append(_Formed(self, self.masks, starts))
+        chain += filters(self.how.sampling, padding).values()
         if self.how.sampling.temperature > 0:
             chain.append(_Last(self))
         return LogitsProcessorList(chain)
@@ -452,7 +478,11 @@ class _Recorder(StoppingCriteria):
         own = self.own
         assert own is not None
         chosen = input_ids[:, -1:].to(own.device)
-        self.steps.append(statistics(own, self.drawn_from, chosen, self.how.alternatives))
+        step = statistics(own, self.drawn_from, chosen, self.how.alternatives)
+        if self.allowed is not None:
+            forbidden = own.exp().masked_fill(self.allowed, 0.0).sum(-1, keepdim=True).clamp_max(1.0)
+            step = (*step, forbidden, self.allowed.gather(-1, step[5]))
+        self.steps.append(step)
         self.times.append(time.perf_counter())
         going = [row for row, ended in enumerate(self.ended) if ended is None]
         stopped = self.stop_event is not None and self.stop_event.is_set()
@@ -478,6 +508,10 @@ class _Recorder(StoppingCriteria):
             return "stop"
         if ended:
             return "end"
+        if self.masks is not None:
+            self.masks.add(row, id_)
+            if self.masks.finished(row):
+                return "form"
         if len(self.steps) >= self.rooms[row]:
             return "length" if self.rooms[row] == self.how.max_new_tokens else "context"
         return "stopped" if stopped else None
@@ -511,14 +545,19 @@ class _Recorder(StoppingCriteria):
             none, no_top = torch.zeros(0), torch.zeros(0, self.how.alternatives)
             ids: list[int] = []
             statistics = (none, none, none, none.long(), no_top.long(), no_top)
+            forbidden, top_allowed = (none, no_top.bool()) if self.masks is not None else (None, None)
         else:
             ids = columns[0][row, :length, 0].tolist()
             logprob, drawn, entropy, rank = (column[row, :length, 0] for column in columns[1:5])
             statistics = (logprob, drawn, entropy, rank, columns[5][row, :length], columns[6][row, :length])
+            forbidden, top_allowed = None, None
+            if self.masks is not None:
+                forbidden, top_allowed = columns[7][row, :length, 0], columns[8][row, :length]
         logprobs, sampled_logprobs, entropies, ranks, top_ids, top_logprobs = statistics
         times = self.times[: len(ids)]
+        text = self._text(row, ids, finish)
         return Generation(
-            text=self._text(row, ids, finish),
+            text=text,
             ids=ids,
             tokens=self._strings(ids),
             prompt_ids=prompt.ids,
@@ -538,11 +577,22 @@ class _Recorder(StoppingCriteria):
             prompt=prompt.given,
             engine=self.engine,
             speculation=self._speculation(),
+            form=self.how.form,
+            forbidden=forbidden,
+            top_allowed=top_allowed,
+            form_complete=self._whole(row, ids, text, finish),
         )
 
     def _speculation(self) -> Speculation | None:
         draft = self.how.speculation
         return None if draft is None else Speculation(draft.name, tuple(self.rounds or ()))
+
+    def _whole(self, row: int, ids: list[int], text: str, finish: FinishReason) -> bool | None:
+        """Whether the text of a row satisfies the form; None without one. A stop string may have taken some of it away."""
+        if self.masks is None or finish == "stop":
+            return None if self.masks is None else self.masks.accepts(text)
+        self.masks.follow(row, [*self.after[row], *ids])
+        return self.masks.complete(row)
 
     def _text(self, row: int, ids: list[int], finish: FinishReason) -> str:
         """The text of a row: while it runs what is certain of it, then the whole."""

@@ -11,10 +11,11 @@ from labkit.errors import BadInput
 if TYPE_CHECKING:
     import torch
 
+    from labkit.generation.forms import Form
     from labkit.generation.speculation import Speculation
     from labkit.trace.input import Given
 
-FinishReason = Literal["end", "stop", "length", "context", "stopped", "interrupted", "running"]
+FinishReason = Literal["end", "form", "stop", "length", "context", "stopped", "interrupted", "running"]
 
 
 class Alternative(NamedTuple):
@@ -51,10 +52,17 @@ class Generation:
     entropies: (n,) float32, nats: of the model's own next-token distribution.
     ranks: (n,) int64: how many tokens the model held more probable than the chosen one.
     top_ids, top_logprobs: (n, k): the model's most probable tokens at each position, best first.
-    finish_reason: "end" (end-of-text token), "stop" (a stop string), "length" (max_new_tokens), "context" (the
+    finish_reason: "end" (end-of-text token), "form" (the form is complete and nothing can
+        follow), "stop" (a stop string), "length" (max_new_tokens), "context" (the
         model's context is full), "stopped" (stopped from outside), "interrupted",
         or "running" (the record handed to on_token, before the end).
     engine: what computed it and with what numbers, such as "transformers (float32)" or "llama.cpp (model.gguf, Q4_1, cache F16)".
+    form: what the text was held to, None without one.
+    forbidden: (n,) float32, 0 to 1: the probability that the form took away at each step, of the model's own distribution,
+        before repetition penalty, temperature and filters. None without a form.
+    top_allowed: (n, k) bool: whether the form allowed each of the alternatives. None without a form.
+    form_complete: whether the text satisfies the form; False when the run ended before (a limit, a stop string, a stop):
+        the text is then the beginning of one that does. None without a form.
     prefill_seconds: until the first token; decode_seconds: from the first token to the last.
     speculation: what became of drafts, where tokens were drafted.
     """
@@ -79,6 +87,10 @@ class Generation:
     prompt: Given = field(default="")
     engine: str = "transformers"
     speculation: Speculation | None = None
+    form: Form | None = None
+    forbidden: torch.Tensor | None = None
+    top_allowed: torch.Tensor | None = None
+    form_complete: bool | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -86,6 +98,11 @@ class Generation:
         if len(self.ids) > 1 and self.decode_seconds > 0:
             return (len(self.ids) - 1) / self.decode_seconds
         return len(self.ids) / self.prefill_seconds if self.ids and self.prefill_seconds > 0 else 0.0
+
+    @property
+    def overridden(self) -> list[int]:
+        """The steps at which the form forbade more than half of the model's own probability; none without a form."""
+        return [] if self.forbidden is None else (self.forbidden > 0.5).nonzero()[:, 0].tolist()
 
     def top(self, k: int = 5) -> list[list[Alternative]]:
         """The model's k most probable tokens at each of the n positions, best first.

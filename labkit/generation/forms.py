@@ -1,0 +1,244 @@
+"""Holding a text to a form: which tokens may come next, and how much of the model's probability that takes away.
+
+llguidance compiles a form and says at each step which tokens can go on towards a text that satisfies it. What a user gives
+is read once (`read`), written in llguidance's terms and checked; `FormMasks` follows the rows of a run. Nothing of a form is
+left out in silence: what can't be enforced is refused by its name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from labkit import checks
+from labkit.errors import BadInput, Unavailable
+from labkit.generation import regular, schemas
+from labkit.generation.vocabulary import Vocabulary, vocabulary
+
+if TYPE_CHECKING:
+    import llguidance
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Form", "FormMasks", "Grammar", "read"]
+
+FormKind = Literal["schema", "expression", "choices", "grammar"]
+WANTED = (
+    "a JSON schema (a dict), a pydantic model class, a regular expression (a text or re.compile(...)), a list of choices, or "
+    "lk.Grammar(...)"
+)
+MOST_COMPILED = 32  # forms that are kept for a tokenizer
+MOST_SAID = 200  # characters of what llguidance says
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A context-free grammar in llguidance's dialect of Lark; the text begins at the rule `start`.
+
+    lk.Grammar('start: number ("+" number)*\\nnumber: /[0-9]{1,3}/')
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or not self.text.strip():
+            checks.refuse("Grammar", self.text, 'a grammar in Lark\'s notation, such as \'start: "yes" | "no"\'')
+
+
+@dataclass(frozen=True, repr=False)
+class Form:
+    """What a text is held to, checked. grammar: as llguidance takes it. kind: what it was given as."""
+
+    kind: FormKind
+    grammar: str
+    given: object
+
+    def __repr__(self) -> str:
+        return f"Form({self.kind}: {checks.shown(self.given)})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Form) and (self.kind, self.grammar) == (other.kind, other.grammar)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.grammar))
+
+
+def read(given: object) -> Form | None:
+    """The form that a user gave as form=; None for None.
+
+    Raises BadInput for what is no form, a form that nothing satisfies, and one that can't be enforced, naming the keyword
+    or construct; Unavailable where llguidance is not installed.
+    """
+    if given is None or isinstance(given, Form):
+        return given
+    matcher = _llguidance().LLMatcher
+    if isinstance(given, Mapping):
+        return _checked("schema", schemas.grammar(given), given)
+    if isinstance(given, type) and hasattr(given, "model_json_schema"):
+        return _checked("schema", schemas.grammar(given.model_json_schema(), of=given.__name__), given)
+    if isinstance(given, re.Pattern):
+        return _checked("expression", matcher.grammar_from_regex(regular.full_match(given)), given)
+    if isinstance(given, str):
+        _meant_otherwise(given)
+        return _checked("expression", matcher.grammar_from_regex(regular.full_match(given)), given)
+    if isinstance(given, Grammar):
+        return _checked("grammar", matcher.grammar_from_lark(schemas.embedded(given.text)), given)
+    if isinstance(given, Sequence) and not isinstance(given, bytes):
+        wanted = "choices that are texts, none of them empty, such as ['yes', 'no']"
+        choices = checks.texts("form", given) or checks.refuse("form", given, wanted)
+        written = "|".join(dict.fromkeys(regular.literal(choice) for choice in choices))
+        return _checked("choices", matcher.grammar_from_regex(written), given)
+    checks.refuse("form", given, WANTED)
+
+
+def _meant_otherwise(text: str) -> None:
+    """Raise BadInput for a text that is a schema or a grammar, and would be read as a regular expression."""
+    if not text:
+        checks.refuse("form", text, WANTED)
+    if re.search(r"(?m)^\s*start\s*:", text):
+        raise BadInput(
+            "A text given as form= is a regular expression, and this one looks like a grammar; give lk.Grammar(text)."
+        )
+    try:
+        parsed = json.loads(text) if text.lstrip().startswith("{") else None
+    except ValueError:
+        return
+    if isinstance(parsed, dict):
+        raise BadInput(
+            "A text given as form= is a regular expression, and this one looks like a JSON schema; give json.loads(text)."
+        )
+
+
+def _checked(kind: FormKind, grammar: str, given: object) -> Form:
+    """The form, once llguidance has read it."""
+    failed, said = _llguidance().LLMatcher.validate_grammar_with_warnings(grammar)
+    if said:
+        special = "no tokenizer" in said[0]
+        reason = "it names special tokens, which never are part of a form" if special else _sentence(said[0])
+        raise BadInput(f"This {kind} can't be enforced: {reason}.")
+    assert not failed
+    return Form(kind, grammar, given)
+
+
+def _sentence(said: str) -> str:
+    """What llguidance says of a form, in one line, without its trace."""
+    lines = [line.strip() for line in said.partition("<backtrace>")[0].splitlines() if line.strip()]
+    text = " ".join(lines)
+    return (text if len(text) <= MOST_SAID else text[: MOST_SAID - 1] + "…").rstrip(".")
+
+
+def _llguidance() -> Any:
+    try:
+        import llguidance
+    except ImportError:
+        raise Unavailable("form= needs llguidance; install it with: pip install llguidance") from None
+    return llguidance
+
+
+class FormMasks:
+    """A form held over the rows of one run: which tokens it allows next, and whether a row is whole.
+
+    Each row has a matcher that follows the row's ids, and is taken back where they change. So a row may be run in any way:
+    token by token, several at once, some of them undone.
+    """
+
+    def __init__(self, form: Form, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int], rows: int) -> None:
+        self.form, self.ends = form, frozenset(ends)
+        self.vocabulary = vocabulary(tokenizer, ends)
+        self._first = _compiled(form, self.vocabulary)
+        self._matchers = [self._first.deep_copy() for _ in range(rows)]
+        self._ids: list[list[int]] = [[] for _ in range(rows)]
+
+    def follow(self, row: int, ids: Sequence[int]) -> None:
+        """Bring a row to where these generated ids leave it; those that end the text are passed over.
+
+        Raises BadInput for ids that the form forbids.
+        """
+        matcher, taken = self._matchers[row], self._ids[row]
+        ids = ids if self.ends.isdisjoint(ids) else [id_ for id_ in ids if id_ not in self.ends]
+        same = len(taken) if taken == ids[: len(taken)] else _common(taken, ids)
+        if same < len(taken):
+            matcher.rollback(len(taken) - same)
+            del taken[same:]
+        for id_ in ids[same:]:
+            if id_ in self._barred(row) or matcher.try_consume_tokens([id_]) != 1:
+                self._check(matcher)
+                raise BadInput(f"Token {id_} can't come after {len(taken):,} tokens of this text: its form forbids it.")
+            taken.append(id_)
+
+    def add(self, row: int, id_: int) -> None:
+        """Follow one more token."""
+        self.follow(row, [*self._ids[row], id_])
+
+    def allowed(self, row: int, width: int) -> torch.Tensor:
+        """(width,) bool: the tokens that may come next in a row; those that end the text where it is whole.
+
+        Raises Unavailable when there are none, or when the form takes more work at this step than llguidance allows.
+        """
+        import numpy as np
+        import torch
+        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+
+        matcher = self._matchers[row]
+        found = np.zeros(width, dtype=bool)
+        if not matcher.is_stopped():
+            bits = allocate_token_bitmask(1, self.vocabulary.guidance.vocab_size)
+            fill_next_token_bitmask(matcher, bits)
+            each = np.unpackbits(bits[0].view(np.uint8), bitorder="little")[: min(width, len(self.vocabulary.tokens))]
+            found[: len(each)] = each
+            found[[id_ for id_ in self._barred(row) if id_ < width]] = False
+        self._check(matcher)
+        found[[id_ for id_ in self.ends if id_ < width]] = matcher.is_accepting()
+        if not found.any():
+            after = b"".join(self.vocabulary.tokens[id_] for id_ in self._ids[row]).decode("utf-8", "replace")
+            raise Unavailable(
+                f"No token of this model goes on in the form after {checks.shown(after)}: its tokenizer does not have the "
+                "characters that the form asks for there. Allow others in the form."
+            )
+        return torch.from_numpy(found)
+
+    def _barred(self, row: int) -> Sequence[int]:
+        """Tokens that the tokenizer would show otherwise at the beginning of a text."""
+        return () if self._ids[row] else self.vocabulary.stripped
+
+    def complete(self, row: int) -> bool:
+        """Whether what a row has so far satisfies the form."""
+        return bool(self._matchers[row].is_accepting())
+
+    def finished(self, row: int) -> bool:
+        """Whether it does, and nothing can follow."""
+        return self.complete(row) and bool(self._matchers[row].is_stopped())
+
+    def accepts(self, text: str) -> bool:
+        """Whether a whole text satisfies the form, however it is cut into tokens."""
+        matcher = self._first.deep_copy()
+        ids = self.vocabulary.guidance.greedy_tokenize(text)
+        return matcher.try_consume_tokens(ids) == len(ids) and bool(matcher.is_accepting())
+
+    def _check(self, matcher: llguidance.LLMatcher) -> None:
+        if matcher.is_error():
+            raise Unavailable(
+                f"The form can't be followed any further: {_sentence(matcher.get_error())}. Make it simpler, above all repeats "
+                "with large bounds and rules that can be read in many ways."
+            )
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids two lists begin with in common."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _compiled(form: Form, of: Vocabulary) -> llguidance.LLMatcher:
+    """The form's matcher at its beginning, for this tokenizer: made once and kept. It is to be copied, not moved."""
+    kept = of.compiled
+    if form.grammar not in kept:
+        matcher = _llguidance().LLMatcher(of.guidance, form.grammar, log_level=0)
+        if matcher.is_error():
+            raise BadInput(f"This {form.kind} can't be enforced: {_sentence(matcher.get_error())}.")
+        while len(kept) >= MOST_COMPILED:
+            del kept[next(iter(kept))]
+        kept[form.grammar] = matcher
+    return kept[form.grammar]
