@@ -285,7 +285,7 @@ def _speculate(model: PreTrainedModel, recorder: _Recorder, draft: Draft) -> Non
         seed=sampling.seed,
         processors=recorder.processors,
         filters=LogitsProcessorList(filters(sampling, [0]).values()),
-        recorded=lambda ids: bool(recorder(cast("torch.LongTensor", ids), None)[0]),
+        recorded=lambda ids: bool(recorder(ids, None)[0]),
         on_round=recorder.rounds.append,
         ends=recorder.end_ids,
     )

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
+    from labkit.trace.anatomy import Anatomy
+
 # (1, tokens) and (1, vocabulary) to the scores a token is drawn from, of the same shape
-Filters = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Filters = Callable[[torch.LongTensor, torch.FloatTensor], torch.Tensor]
 
 
 @dataclass
@@ -59,7 +62,7 @@ def speculate(
     seed: int | None,
     processors: Callable[[list[int]], LogitsProcessorList],
     filters: Filters,
-    recorded: Callable[[torch.Tensor], bool],
+    recorded: Callable[[torch.LongTensor], bool],
     on_round: Callable[[Round], None],
     ends: Sequence[int],
 ) -> None:
@@ -77,31 +80,33 @@ def speculate(
             "a pass that tests a draft has several; generate without speculation."
         )
     ids = list(prompt)
-    reader = running.reader(model, len(ids) + room)
+    end = len(ids) + room
+    row = torch.tensor([ids + [0] * room])  # the same on the way
+    reader = running.reader(model, end)
     draw = _Draw(seed)
-    with _drafter(model, tokenizer, draft, reader, len(ids) + room, draw, filters, ends) as propose:
+    with _drafter(model, tokenizer, draft, reader, end, draw, filters, ends) as propose:
         chain = processors([0])
-        end = len(ids) + room
         while True:
             began = time.perf_counter()
             most = 0 if len(ids) == len(prompt) else min(draft.most, end - len(ids) - 1)
             proposal = propose(ids, most) if most > 0 else Proposal()
             drafted = time.perf_counter()
             logits = reader.read(ids + proposal.ids, last=len(proposal.ids) + 1)
-            accepted, kept, done = 0, 0, False
+            accepted, kept, done = 0, 0, True
             for position in range(len(proposal.ids) + 1):
-                so_far = torch.tensor([ids], device=logits.device)
-                scores = chain(so_far, logits[position : position + 1])  # type: ignore[arg-type] # LongTensor, FloatTensor
+                so_far = cast("torch.LongTensor", row[:, : len(ids)].to(logits.device))
+                scores = chain(so_far, cast("torch.FloatTensor", logits[position : position + 1]))
                 taken, id_ = False, -1
                 if position < len(proposal.ids):
                     id_, taken = draw.judged(scores[0], proposal.ids[position], proposal.chances[position])
                 else:
                     id_ = draw.one(scores[0])
+                row[0, len(ids)] = id_
                 ids.append(id_)
                 accepted, kept = accepted + taken, kept + 1
-                if last := (done := recorded(torch.tensor([ids], device=logits.device))) or not taken:
+                done = recorded(cast("torch.LongTensor", row[:, : len(ids)].to(logits.device)))
+                if done or not taken:
                     break
-            assert last
             if len(ids) - kept > len(prompt):  # the first token comes of reading the prompt
                 on_round(Round(tuple(proposal.ids), accepted, kept, drafted - began, time.perf_counter() - drafted))
             if done:
@@ -175,7 +180,7 @@ def _drafter(
     """What drafts, for the length of a run; another lab's model is held for as long."""
     if draft.early_exit is not None:
         layers = _Layers(model, reader, draft.early_exit)
-        yield _Model(layers, model, draw, filters, ends, draft.confidence, length)
+        yield _Model(layers, running.embedding_rows(model), draw, filters, ends, draft.confidence, length)
     elif draft.by == LOOK_UP:
         yield _LookUp(draft.ngram, ends)
     else:
@@ -186,7 +191,8 @@ def _drafter(
             most = min(length, running.room(small.model) or length)
             own = running.reader(small.model, most)
             if _same_tokens(tokenizer, small.tokenizer):
-                yield _Model(lambda ids: own.read(ids)[0], small.model, draw, filters, ends, draft.confidence, most)
+                rows = min(running.embedding_rows(one) for one in (model, small.model))
+                yield _Model(lambda ids: own.read(ids)[0], rows, draw, filters, ends, draft.confidence, most)
             else:
                 yield _Translated(tokenizer, small.tokenizer, own, draft.confidence, running.room(small.model))
 
@@ -207,8 +213,8 @@ class _LookUp:
                     self.after[tuple(ids[place - size : place])] = place
         self.seen = max(self.seen, len(ids) - 1)
         for size in self.sizes:
-            if (place := self.after.get(tuple(ids[-size:]))) is not None:
-                found = list(ids[place : place + most])
+            if (start := self.after.get(tuple(ids[-size:]))) is not None:
+                found = list(ids[start : start + most])
                 end = next((i + 1 for i, id_ in enumerate(found) if id_ in self.ends), len(found))
                 return Proposal(found[:end], [None] * end)
         return Proposal()
@@ -220,7 +226,9 @@ class _Layers:
     def __init__(self, model: PreTrainedModel, reader: running.Reader, exit_: int) -> None:
         from labkit.trace.anatomy import dissect
 
-        anatomy = dissect(model)
+        anatomy = _ANATOMIES.get(model)
+        if anatomy is None or not anatomy.fits(model):
+            anatomy = _ANATOMIES[model] = dissect(model)
         if not 1 <= exit_ < len(anatomy.layers):
             raise BadInput(
                 f"early_exit={exit_} can't be used; this model has {len(anatomy.layers)} layers, so give a whole number from 1 "
@@ -248,6 +256,9 @@ class _Layers:
         return _run(self.unembedding, found)[0, 0]
 
 
+_ANATOMIES: weakref.WeakKeyDictionary[nn.Module, Anatomy] = weakref.WeakKeyDictionary()
+
+
 def _run(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """A module's output, on the device where its weights are."""
     weight = next(module.parameters(), None)
@@ -256,12 +267,15 @@ def _run(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 class _Model:
-    """Drafts with a model that has the same tokens, from the same temperature and filters as the text is drawn with."""
+    """Drafts with a model that has the same tokens, with the temperature and filters that the text is drawn with.
+
+    rows: how many tokens both models have; embeddings of one vocabulary may be padded to other sizes.
+    """
 
     def __init__(
         self,
         logits: Callable[[Sequence[int]], torch.Tensor],
-        model: PreTrainedModel,
+        rows: int,
         draw: _Draw,
         filters: Filters,
         ends: Sequence[int],
@@ -270,7 +284,7 @@ class _Model:
     ) -> None:
         self.logits, self.draw, self.filters, self.confidence, self.length = logits, draw, filters, confidence, length
         self.ends = frozenset(ends)
-        self.rows = running.embedding_rows(model)
+        self.rows = rows
 
     def __call__(self, ids: Sequence[int], most: int) -> Proposal:
         text, found = list(ids), Proposal()
@@ -278,15 +292,15 @@ class _Model:
             return found
         while len(found.ids) < most and len(text) < self.length:
             logits = self.logits(text)
-            scores = self.filters(torch.tensor([text], device=logits.device), logits[None].float())[0]
+            logits = logits[None, : self.rows].float()
+            so_far = torch.tensor([text], device=logits.device)
+            scores = self.filters(cast("torch.LongTensor", so_far), cast("torch.FloatTensor", logits))[0]
             chances = chances_of(scores)
             # The surest token decides whether to go on, and not the one drawn: then a token's being proposed tells nothing
             # of which it is, and it is distributed as `chances`.
             if float(chances.max()) < self.confidence or bool(chances.isnan().any()):
                 break
             id_ = int(chances.argmax()) if self.draw.greedy else self.draw.drawn_from(chances)
-            if id_ >= self.rows:
-                break
             found.ids.append(id_)
             found.chances.append(None if self.draw.greedy else chances)
             text.append(id_)
