@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
+    from labkit.generation.branching import Keeping
     from labkit.generation.decode import Decoding, DecodingSettings, EngineName, OnToken, Speed
     from labkit.generation.loop import Engine
+    from labkit.generation.prefix import Prefix
     from labkit.generation.record import Generation
     from labkit.generation.speculation import Draft
     from labkit.models.memory import Memory
@@ -65,6 +67,7 @@ class Lab:
         self.name: str = name or config._name_or_path or type(model).__name__
         self.licence = licence
         self.notes = notes
+        self._prefixes: list[Prefix] = []  # that are open
         self.last_generation: Any = None  # a Generation, or a list of them: the caller knows which
         _LABS.add(self)
 
@@ -250,6 +253,7 @@ class Lab:
                     stop_event=stop_event,
                     keep=keep,
                     engine=self._engine(how),
+                    caches=self._caches(how),
                 )
                 keep(generations)
         except BaseException as error:
@@ -355,6 +359,7 @@ class Lab:
                     stop_event=stop,
                     keep=keep,
                     engine=self._engine(how, caller),
+                    caches=self._caches(how),
                 )
                 keep(generations)
             return generations
@@ -376,6 +381,40 @@ class Lab:
 
         self._runnable()
         return engines.engine_of(self, write_gguf, owner=caller)
+
+    @contextlib.contextmanager
+    def prefix(
+        self, what: object, *, chat: bool | None = None, template: Mapping[str, object] | None = None
+    ) -> Iterator[Prefix]:
+        """Read what many prompts begin with once, for the length of a `with`: `with lab.prefix(document): ...`.
+
+        what: a prompt, as for `generate`; its chat template counts, too. Inside, runs of this lab by transformers whose ids
+        begin with the same tokens take over their keys and values, as far as they are the same: several prompts, lists,
+        streams. What they give is what they give without; generation.reuse tells how many tokens were taken over.
+        Raises Unavailable for a model whose keys and values can't be cut at a token, BadInput for what can't be run.
+        """
+        from labkit.generation.prefix import read
+
+        if is_many(what):
+            raise BadInput(
+                "prefix takes one text that prompts begin with; nest several: with lab.prefix(a), lab.prefix(b)."
+            )
+        encoded = encode(self.tokenizer, what, chat=chat, template=template)
+        with self._turns.run():
+            self._runnable()
+            prefix = read(self, encoded)
+        self._prefixes.append(prefix)
+        try:
+            yield prefix
+        finally:
+            self._prefixes.remove(prefix)
+            prefix.close()
+
+    def _caches(self, how: Decoding) -> Keeping:
+        """What a run begins with, and where it leaves its keys and values."""
+        from labkit.generation.branching import Keeping
+
+        return Keeping(self, how, tuple(self._prefixes))
 
     def support(self) -> dict[str, str | None]:
         """What can be observed: each instrument with None, or with the reason why not and the remedy."""
@@ -500,9 +539,12 @@ class Lab:
         with self._turns.run(_owner):
             on_cuda = self._model is not None and self.device.type == "cuda"
             if self._model is not None:
-                from labkit.generation import engines
+                from labkit.generation import engines, kept
 
                 engines.close(self._model)
+                kept.forget(self._model)
+            for prefix in self._prefixes:
+                prefix.close()
             self._model = self._tokenizer = self._anatomy = None
         _OPEN.forget(self)
         gc.collect()

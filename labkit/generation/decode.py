@@ -74,6 +74,8 @@ class Caches(Protocol):
 
     def end(self, group: list[int], sharing: running.Sharing) -> None: ...
 
+    def told(self, generations: list[Generation]) -> list[Generation]: ...
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -203,7 +205,8 @@ def decode(
         found: dict[int, Generation] = {}
         for group, recorder in zip(groups, recorders, strict=True):
             found |= zip(group, recorder.generations(reason), strict=True)
-        return [found[i] for i in range(len(prompts))]
+        generations = [found[i] for i in range(len(prompts))]
+        return generations if caches is None else caches.told(generations)
 
     try:
         for group, recorder in zip(groups, recorders, strict=True):

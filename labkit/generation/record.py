@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Unpack
 
 from labkit import checks
 from labkit.errors import BadInput
 
 if TYPE_CHECKING:
+    import threading
+
     import torch
 
+    from labkit.generation.branching import Source
+    from labkit.generation.decode import DecodingSettings, OnToken
     from labkit.generation.forms import Form
     from labkit.generation.speculation import Speculation
     from labkit.trace.input import Given
+    from labkit.trace.lab_like import LabLike
 
 FinishReason = Literal["end", "form", "stop", "length", "context", "stopped", "interrupted", "running"]
 
@@ -36,6 +41,19 @@ class Sampling:
     min_p: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """What a run took over from earlier ones instead of running it again.
+
+    tokens: so many of its first tokens' keys and values were there.  run: tokens in its first pass.
+    note: why nothing was taken over, where it might have been.
+    """
+
+    tokens: int
+    run: int
+    note: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,6 +83,10 @@ class Generation:
         the text is then the beginning of one that does. None without a form.
     prefill_seconds: until the first token; decode_seconds: from the first token to the last.
     speculation: what became of drafts, where tokens were drafted.
+    branched_at: of a branch, how many of its first tokens are those of the Generation that it left; the next is the one that
+        was put there, whose sampled_logprob is minus infinity where it could not have been drawn. Seconds are those of its
+        own run: until the first token behind these, and from that one on.
+    reuse: what the run took over from earlier ones: a branch, or a run behind a `lab.prefix`.
     """
 
     text: str
@@ -91,13 +113,48 @@ class Generation:
     forbidden: torch.Tensor | None = None
     top_allowed: torch.Tensor | None = None
     form_complete: bool | None = None
+    branched_at: int | None = None
+    reuse: Reuse | None = None
+    source: Source | None = field(default=None, repr=False, compare=False)  # what a branch needs; it is not saved
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "source"}
 
     @property
     def tokens_per_second(self) -> float:
         """Tokens after the first, per second of decoding; with a single token, per second of prefill. 0 if empty."""
-        if len(self.ids) > 1 and self.decode_seconds > 0:
-            return (len(self.ids) - 1) / self.decode_seconds
-        return len(self.ids) / self.prefill_seconds if self.ids and self.prefill_seconds > 0 else 0.0
+        written = len(self.ids) - (0 if self.branched_at is None else self.branched_at + 1)
+        if written > 1 and self.decode_seconds > 0:
+            return (written - 1) / self.decode_seconds
+        return written / self.prefill_seconds if written and self.prefill_seconds > 0 else 0.0
+
+    def branch(
+        self,
+        at: int,
+        token: int | str,
+        *,
+        lab: LabLike | None = None,
+        on_token: OnToken | None = None,
+        stop_event: threading.Event | None = None,
+        **settings: Unpack[DecodingSettings],
+    ) -> Generation:
+        """The same text with another token at one place, written on from there: its ids begin with ids[:at] + [token].
+
+        at: how many of the first tokens stay.  token: an id, or a token's text, such as one of `top_tokens[at]`.
+        settings: those of `lab.generate`, in place of this run's; max_new_tokens is of the whole. A sampled branch draws from
+            its first own token on with the seed that it is given or that this run had, as a run of its own would.
+        lab: goes on with this lab's model. Without it the lab that wrote this does, which has to be open.
+        on_token, stop_event: as for `lab.generate`.
+        The keys and values of what stays are taken over, so that one pass of two tokens is run in place of the prompt and the
+        text so far; `reuse` tells how many, or why not: they are kept within 256 MiB in all, and not by models with a
+        state or a full window, a static cache, drafts or another engine. With them the numbers of ids[:at] are this run's.
+        Where the model is not what it was (an edit or an adapter is on or was, weights were changed, another lab), it is
+        asked for everything anew, and all numbers are those of the model as it is now.
+        Raises BadInput for a place or a token that is not there, LabClosed, Unavailable.
+        """
+        from labkit.generation.branching import branch
+
+        return branch(self, at, token, lab=lab, on_token=on_token, stop_event=stop_event, **settings)
 
     @property
     def overridden(self) -> list[int]:

@@ -8,7 +8,7 @@ begins with it copies what it takes, so that several may share it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ class Past:
     """Keys and values of a text's first `tokens` tokens. layers: None for one that keeps nothing of its own."""
 
     tokens: int
-    layers: tuple[Layer | None, ...]
+    layers: tuple[Layer | None, ...] = field(repr=False)
 
     def first(self, tokens: int) -> Past:
         """Those of fewer tokens, sharing memory with these."""

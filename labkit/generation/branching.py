@@ -1,0 +1,440 @@
+"""Branches: a Generation with another token at one place, written on from there.
+
+A run leaves its keys and values (`kept.py`), and a branch begins with those of the prompt and of the tokens before the
+place. What it runs anew is two tokens in one pass, the one before the place and the new one: the first gives the
+distribution that the new token is taken from, which is compared with what was recorded there, and the second the next one.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+from labkit import checks
+from labkit.errors import BadInput, LabClosed, Unavailable
+from labkit.generation import decode, kept
+from labkit.generation.pieces import Pieces
+from labkit.generation.record import FinishReason, Generation, Reuse
+from labkit.models.tokens import token_strings
+from labkit.trace import running
+from labkit.trace.input import Encoded
+from labkit.trace.lab_like import LabLike, check_lab
+from labkit.trace.past import Past, State, state_of
+from labkit.trace.probing import COARSEST, TOLERANCE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from labkit.generation.decode import Decoding, OnToken
+    from labkit.generation.prefix import Prefix
+
+PLAIN = {
+    "speed": "plain",
+    "engine": "transformers",
+    "speculation": None,
+}  # how a branch is run, whatever its parent was
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What it takes to go on otherwise from a Generation; one that was saved or made by hand has none.
+
+    lab: who wrote it.  how: with what settings.  state: of the model then.  kept, row: where its keys and values are.
+    """
+
+    lab: weakref.ref[LabLike]
+    how: Decoding
+    state: State
+    kept: kept.Kept
+    row: int
+
+    def past(self, tokens: int) -> Past | None:
+        """Keys and values of its first tokens, where they were kept."""
+        kept.touch(self.kept)
+        return None if self.kept.pasts is None else self.kept.pasts[self.row].first(tokens)
+
+
+class Keeping:
+    """What the runs of a lab begin with, and what they leave: `decode`'s `caches`."""
+
+    def __init__(self, lab: LabLike, how: Decoding, prefixes: Sequence[Prefix] = ()) -> None:
+        self.lab, self.how, self.prefixes = lab, how, prefixes
+        self.state: State | None = None
+        self.kept: dict[int, tuple[kept.Kept, int]] = {}
+        self.reuse: dict[int, Reuse] = {}
+
+    def begin(self, rows: list[list[int]]) -> running.Sharing:
+        model = self.lab.model
+        self.state = state_of(model)
+        pasts = [self._longest(row) for row in rows]
+        return running.Sharing(pasts if any(pasts) else (), keep=True)
+
+    def _longest(self, row: list[int]) -> Past | None:
+        assert self.state is not None
+        found = [past for prefix in self.prefixes if (past := prefix.past_of(row, self.state)) is not None]
+        return max(found, key=lambda past: past.tokens, default=None)
+
+    def end(self, group: list[int], sharing: running.Sharing) -> None:
+        left = kept.keep(sharing.kept, self.lab.model, sharing.why)
+        for row, i in enumerate(group):
+            self.kept[i] = left, row
+            if self.prefixes:
+                reused, shares = sharing.reused[row], bool(sharing.pasts) and sharing.pasts[row] is not None
+                self.reuse[i] = Reuse(reused, sharing.first, "" if reused else self._why(shares))
+
+    def _why(self, shares: bool) -> str:
+        """Why a prompt took nothing over from the prefixes that are open."""
+        if shares:
+            return "the list it was in had to be run from its beginning on"
+        if not any(prefix.state.holds(state_of(self.lab.model)) for prefix in self.prefixes):
+            return "the model is not what it was when the prefix was read"
+        return "the prompt begins otherwise than the prefix"
+
+    def told(self, generations: list[Generation]) -> list[Generation]:
+        state = state_of(self.lab.model) if self.state is None else self.state
+        nothing = kept.Kept(why=_why_nothing(self.how))
+        found: list[Generation] = []
+        for i, generation in enumerate(generations):
+            left, row = self.kept.get(i, (nothing, 0))
+            source = Source(weakref.ref(self.lab), self.how, state, left, row)
+            found.append(replace(generation, source=source, reuse=self.reuse.get(i)))
+        return found
+
+
+def _why_nothing(how: Decoding) -> str:
+    if how.engine != "transformers":
+        return f"{how.engine} wrote it"
+    if how.speculation is not None:
+        return "a run with drafts keeps nothing for later ones"
+    return "the run was cut short"
+
+
+# a branch -------------------------------------------------------------------------------------------------------------
+
+
+class _Stale(Exception):
+    """The model does not compute what was recorded: something changed it that left no mark."""
+
+
+def branch(
+    generation: Generation,
+    at: int,
+    token: int | str,
+    *,
+    lab: LabLike | None = None,
+    on_token: OnToken | None = None,
+    stop_event: threading.Event | None = None,
+    **settings: Any,
+) -> Generation:
+    """`Generation.branch`, which says what it does. lab: of the model to go on with, in place of the one that wrote it."""
+    source = generation.source
+    if lab is not None:
+        check_lab(lab)
+    chosen = lab if lab is not None else _lab_of(generation)
+    how = _settings(generation, settings)
+    with chosen.turn():
+        model = chosen.model
+        at = _place(generation, at, how, running.room(model))
+        id_ = token_id(chosen.tokenizer, token, running.embedding_rows(model), generation.top_ids[at : at + 1])
+        own = source if source is not None and source.lab() is chosen else None
+        begun = _Begun(chosen, generation, at, id_, how, own)
+        try:
+            return begun.run(on_token, stop_event)
+        except _Stale:
+            begun.renew("the model no longer computes what was recorded")
+            return begun.run(on_token, stop_event)
+
+
+def _lab_of(generation: Generation) -> LabLike:
+    source = generation.source
+    if source is None:
+        raise Unavailable(
+            "This Generation was saved, copied, made by hand or is still being written, so it does not know its model; give "
+            "one: generation.branch(..., lab=lab)."
+        )
+    lab = source.lab()
+    if lab is None:
+        raise LabClosed("The lab that wrote this is gone; give one: generation.branch(..., lab=lab).")
+    return lab
+
+
+def _settings(generation: Generation, given: dict[str, Any]) -> Decoding:
+    """The parent's settings with some replaced."""
+    for name, plain in PLAIN.items():
+        if given.get(name, plain) != plain:
+            raise BadInput(f"A branch is run plainly by transformers; leave {name}={checks.shown(given[name])} out.")
+    source = generation.source
+    if source is None and "max_new_tokens" not in given:
+        raise BadInput(
+            "A saved Generation does not know how long it might have become; give max_new_tokens=, for the whole."
+        )
+    sampling = generation.sampling
+    before: dict[str, Any] = {field.name: getattr(sampling, field.name) for field in fields(sampling)}
+    if source is not None:
+        before |= {f.name: getattr(source.how, f.name) for f in fields(source.how) if f.name != "sampling"}
+    known = decode.DecodingSettings.__annotations__
+    if unknown := sorted(set(given) - set(known)):
+        raise BadInput(f"A branch has no setting {unknown[0]!r}{checks.near(unknown[0], known)}; see lab.generate.")
+    return decode.settings(**(before | given | PLAIN))
+
+
+def _place(generation: Generation, at: object, how: Decoding, room: int | None) -> int:
+    """The place of a branch, checked: 0 to the end, and room for the token."""
+    most = min(how.max_new_tokens, len(generation.ids) + (generation.finish_reason != "end"))
+    if room is not None:
+        most = min(most, room - len(generation.prompt_ids))
+    if most < 1:
+        raise BadInput("There is no place for a branch: the model's context is full with the prompt.")
+    return checks.index("place for a branch", at, most, negative=False, of=f"of {len(generation.ids)} tokens there are")
+
+
+def token_id(
+    tokenizer: PreTrainedTokenizerBase, token: int | str, rows: int, likely: torch.Tensor | None = None
+) -> int:
+    """The id of a token, from an id or from its text as `token_strings` has it.
+
+    rows: how many the model has.  likely: ids that are looked at first, where several tokens are written alike.
+    Raises BadInput for one that is not there.
+    """
+    if not isinstance(token, str):
+        return checks.index("token", token, rows, of="this model has", negative=False)
+    first: list[int] = [] if likely is None else likely.flatten().tolist()
+    split = list(tokenizer(token, add_special_tokens=False).input_ids) if token else []
+    named = tokenizer.convert_tokens_to_ids(token) if hasattr(tokenizer, "convert_tokens_to_ids") else None
+    first += split[:1] if len(split) == 1 else []
+    first += [named] if isinstance(named, int) else []
+    for candidates in (first, range(min(rows, len(tokenizer)))):
+        texts = token_strings(tokenizer, candidates)
+        if (found := next((i for i, text in zip(candidates, texts, strict=True) if text == token), None)) is not None:
+            return found
+    parts = ", ".join(repr(text) for text in token_strings(tokenizer, split[:4]))
+    more = f"; it is written with {len(split)} tokens, {parts}{', ...' if len(split) > 4 else ''}" if split else ""
+    raise BadInput(f"There is no token {token!r} in this vocabulary{more}: give one of its tokens, or an id.")
+
+
+class _Begun:
+    """A branch under way: what of it is known, and what one pass has to tell."""
+
+    def __init__(
+        self, lab: LabLike, parent: Generation, at: int, id_: int, how: Decoding, source: Source | None
+    ) -> None:
+        self.lab, self.parent, self.at, self.id, self.how = lab, parent, at, id_, how
+        self.model: PreTrainedModel = lab.model
+        self.state = state_of(self.model)
+        self.ids = [*parent.ids[:at], id_]
+        self.row = [*parent.prompt_ids, *self.ids]
+        self.past: Past | None = None
+        self.why, self.anew = "", ""  # why nothing was taken over; why the parent's numbers do not hold
+        self.head: list[torch.Tensor] = []  # columns of `decode.statistics` for these ids, (tokens, ...)
+        self.sharing = running.Sharing()
+        if source is None:
+            self.anew = "another model than the one that wrote this goes on with it"
+        elif source.how.engine != "transformers":
+            self.anew = f"{source.how.engine} wrote this, and transformers goes on with it"
+        elif not source.state.holds(self.state):
+            changed = bool(source.state.changes) or bool(self.state.changes)
+            self.anew = "an edit or an adapter is on, or was" if changed else "the model was changed since"
+        elif how.alternatives > parent.top_ids.shape[1] and parent.ids:
+            self.anew = f"more alternatives are asked for than the {parent.top_ids.shape[1]} that were kept"
+        else:
+            self.past = source.past(len(parent.prompt_ids) + at)
+            self.why = source.kept.why
+
+    def renew(self, why: str) -> None:
+        """Run all tokens once more, and take no number over."""
+        self.past, self.anew = None, why
+
+    @property
+    def before(self) -> int:
+        """How many tokens ahead of the new one are to give their logits."""
+        if self.anew or not self.parent.ids:
+            return self.at + 1
+        return self.at - min(self.at, len(self.parent.ids) - 1) + 1  # one that was recorded is among them
+
+    def run(self, on_token: OnToken | None, stop_event: threading.Event | None) -> Generation:
+        if not running.way_to_generate(self.model, self.row).cached:  # a token before depends on those behind
+            ends = range(len(self.row) - self.before, len(self.row))
+            self.seen(
+                torch.stack([running.forward(self.model, [self.row[:n]], logits="last").all_logits for n in ends], 1)
+            )
+            self.sharing = running.Sharing(keep=True)
+        else:
+            self.sharing = running.Sharing([self.past], self.before, self.seen, keep=True)
+        finish, text = self._ends()
+        if finish is not None:
+            return self._ended(finish, text)
+        rest = replace(self.how, max_new_tokens=self.how.max_new_tokens - len(self.ids))
+        made = decode.decode(
+            self.model,
+            self.lab.tokenizer,
+            [Encoded(self.parent.prompt, self.row)],
+            rest,
+            name=self.lab.name,
+            on_token=None if on_token is None else lambda made: on_token(self._joined(made)),
+            stop_event=stop_event,
+            after=len(self.ids),
+            caches=self,
+        )
+        return self._joined(made[0])
+
+    def _ends(self) -> tuple[FinishReason | None, str]:
+        """Why the text ends with the new token, or None; and the text then."""
+        pieces = Pieces(self.lab.tokenizer, self.how.stop)
+        for id_ in self.ids[:-1]:
+            pieces.add(id_)
+        ended = self.id in decode.end_ids(self.model)
+        (pieces.add_end if ended else pieces.add)(self.id)
+        room = running.room(self.model)
+        finish: FinishReason | None = None
+        if pieces.stopped:
+            finish = "stop"
+        elif ended:
+            finish = "end"
+        elif len(self.ids) >= self.how.max_new_tokens:
+            finish = "length"
+        elif room is not None and len(self.row) >= room:
+            finish = "context"
+        pieces.end()
+        return finish, pieces.given
+
+    def _ended(self, finish: FinishReason, text: str) -> Generation:
+        """The record where nothing is left to be written: one pass, for the numbers of the new token."""
+        import time
+
+        began = time.perf_counter()
+        if not self.head:
+            running.generate(
+                self.model,
+                [self.row],
+                GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=True),
+                processors=lambda _padding: LogitsProcessorList(),
+                criteria=StoppingCriteriaList(),
+                sharing=self.sharing,
+            )
+            self.end([0], self.sharing)
+        none = torch.zeros(0)
+        nothing = replace(
+            self.parent,
+            text=text,
+            ids=[],
+            tokens=[],
+            top_tokens=[],
+            logprobs=none,
+            sampled_logprobs=none,
+            entropies=none,
+            ranks=none.long(),
+            top_ids=self.parent.top_ids[:0],
+            top_logprobs=self.parent.top_logprobs[:0],
+            finish_reason=finish,
+            sampling=self.how.sampling,
+            prefill_seconds=time.perf_counter() - began,
+            decode_seconds=0.0,
+            model=self.lab.name,
+            engine=decode.described(self.model),
+            speculation=None,
+        )
+        return self._joined(nothing)
+
+    # what the run begins with, and leaves: `decode.Caches` -----------------------------------------------------------
+
+    def begin(self, _rows: list[list[int]]) -> running.Sharing:
+        return self.sharing
+
+    def end(self, _group: list[int], sharing: running.Sharing) -> None:
+        self.kept = kept.keep(sharing.kept, self.model, sharing.why)
+
+    def told(self, generations: list[Generation]) -> list[Generation]:
+        return generations
+
+    # numbers ----------------------------------------------------------------------------------------------------------
+
+    def seen(self, logits: torch.Tensor) -> None:
+        """Take the numbers of the ids so far from the logits ahead of the new token, (1, before, vocabulary)."""
+        raw = logits[0].float()
+        own = raw.log_softmax(-1)
+        if bool(own.isnan().any()):
+            raise Unavailable("The model's scores are NaN here, so there is no distribution to take a token from.")
+        if not self.anew and self.parent.ids:
+            self._check(own)
+        count = 1 if not self.anew else len(self.ids)
+        own, raw = own[-count:], raw[-count:]
+        how = self.how if self.anew or self.parent.source is None else self.parent.source.how
+        chosen = torch.tensor(self.ids[-count:], device=own.device)[:, None]
+        drawn = torch.cat([self._drawn(row, how, len(self.ids) - count + i) for i, row in enumerate(raw)])
+        new = [column.cpu() for column in decode.statistics(own, drawn, chosen, self.how.alternatives)]
+        new = [column[:, 0] for column in new[:5]] + new[5:]
+        if count < len(self.ids):
+            p, n, k = self.parent, self.at, new[5].shape[1]
+            old = [torch.tensor(p.ids[:n]), p.logprobs[:n], p.sampled_logprobs[:n], p.entropies[:n], p.ranks[:n]]
+            old += [p.top_ids[:n, :k], p.top_logprobs[:n, :k]]
+            new = [torch.cat([a, b.to(a.dtype)]) for a, b in zip(old, new, strict=True)]
+        self.head = new
+
+    def _check(self, own: torch.Tensor) -> None:
+        """Raise _Stale where the parent's record of a step is not what the model computes now."""
+        step = min(self.at, len(self.parent.ids) - 1)
+        ids, recorded = self.parent.top_ids[step], self.parent.top_logprobs[step]
+        now = own[0][ids.to(own.device)].cpu()
+        plain = torch.float32 if self.model.dtype == torch.float64 else self.model.dtype  # of the record
+        tolerance = TOLERANCE.get(plain, COARSEST) if getattr(self.model, "hf_quantizer", None) is None else COARSEST
+        if not torch.allclose(now, recorded, rtol=0, atol=tolerance * max(1.0, float(recorded.abs().max()))):
+            raise _Stale
+
+    def _drawn(self, logits: torch.Tensor, how: Decoding, place: int) -> torch.Tensor:
+        """(1, vocabulary): log-probabilities of the distribution a token of these ids would be drawn from."""
+        text = [*self.parent.prompt_ids, *self.ids[:place]]
+        ids = cast("torch.LongTensor", torch.tensor([text], device=logits.device))
+        scores = logits[None]
+        for each in decode.filters(how.sampling, [0]).values():
+            scores = each(ids, cast("torch.FloatTensor", scores.clone()))
+        if how.sampling.temperature > 0:
+            return scores.log_softmax(-1)
+        best = scores == scores.max()  # greedy: all is on the best
+        return torch.where(best, 0.0, -torch.inf)
+
+    def _joined(self, made: Generation) -> Generation:
+        """The record of the whole: what was there, the new token, and what was written after it."""
+        strings = token_strings(self.lab.tokenizer, self.ids)
+        top = [token_strings(self.lab.tokenizer, row) for row in self.head[5].tolist()]
+        more = [made.logprobs, made.sampled_logprobs, made.entropies, made.ranks, made.top_ids, made.top_logprobs]
+        k = self.head[5].shape[1]
+        joined = [
+            torch.cat([a, b[:, :k] if b.dim() > 1 else b]) if len(b) else a
+            for a, b in zip(self.head[1:], more, strict=True)
+        ]
+        source = None
+        if made.finish_reason != "running":
+            left = getattr(self, "kept", None) or kept.Kept(why="the run was cut short")
+            source = Source(weakref.ref(self.lab), self.how, self.state, left, 0)
+        reused = self.sharing.reused[0] if self.sharing.reused else 0
+        return replace(
+            made,
+            ids=self.ids + made.ids,
+            tokens=strings + made.tokens,
+            prompt_ids=self.parent.prompt_ids,
+            prompt_tokens=self.parent.prompt_tokens,
+            prompt=self.parent.prompt,
+            logprobs=joined[0],
+            sampled_logprobs=joined[1],
+            entropies=joined[2],
+            ranks=joined[3],
+            top_ids=joined[4],
+            top_logprobs=joined[5],
+            top_tokens=top + made.top_tokens,
+            source=source,
+            reuse=Reuse(reused, self.sharing.first or len(self.row), self._note(reused)),
+            branched_at=self.at,
+        )
+
+    def _note(self, reused: int) -> str:
+        if self.anew:
+            return f"run once more, numbers included: {self.anew}"
+        if reused or len(self.row) - self.before - 1 < 1:
+            return ""
+        return f"run once more: {self.why or 'this model does not go on from keys and values that were kept'}"
