@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from labkit.generation.decode import Decoding, OnToken
+    from labkit.generation.forms import FormMasks
     from labkit.generation.prefix import Prefix
 
 PLAIN = {
@@ -118,6 +120,14 @@ def _why_nothing(how: Decoding) -> str:
 # a branch -------------------------------------------------------------------------------------------------------------
 
 
+# of a Generation, in the order of `decode.statistics`
+COLUMNS = ("logprobs", "sampled_logprobs", "entropies", "ranks", "top_ids", "top_logprobs")
+
+
+def _narrowed(column: torch.Tensor, alternatives: int) -> torch.Tensor:
+    return column if column.dim() == 1 else column[:, :alternatives]
+
+
 class _Stale(Exception):
     """The model does not compute what was recorded: something changed it that left no mark."""
 
@@ -191,7 +201,7 @@ def _place(generation: Generation, at: object, how: Decoding, room: int | None) 
         most = min(most, room - len(generation.prompt_ids))
     if most < 1:
         raise BadInput("There is no place for a branch: the model's context is full with the prompt.")
-    return checks.index("place for a branch", at, most, negative=False, of=f"of {len(generation.ids)} tokens there are")
+    return checks.index("place", at, most, negative=False, of="a branch of this text has")
 
 
 def token_id(
@@ -231,7 +241,9 @@ class _Begun:
         self.row = [*parent.prompt_ids, *self.ids]
         self.past: Past | None = None
         self.why, self.anew = "", ""  # why nothing was taken over; why the parent's numbers do not hold
-        self.head: list[torch.Tensor] = []  # columns of `decode.statistics` for these ids, (tokens, ...)
+        self.head: dict[str, torch.Tensor] = {}  # the record of these ids
+        self.kept = kept.Kept(why="the run was cut short")
+        self.whole: bool | None = None  # whether the ids so far satisfy the form
         self.sharing = running.Sharing()
         if source is None:
             self.anew = "another model than the one that wrote this goes on with it"
@@ -240,6 +252,8 @@ class _Begun:
         elif not source.state.holds(self.state):
             changed = bool(source.state.changes) or bool(self.state.changes)
             self.anew = "an edit or an adapter is on, or was" if changed else "the model was changed since"
+        elif how.form != parent.form:
+            self.anew = "another form holds than did before"
         elif how.alternatives > parent.top_ids.shape[1] and parent.ids:
             self.anew = f"more alternatives are asked for than the {parent.top_ids.shape[1]} that were kept"
         else:
@@ -292,15 +306,22 @@ class _Begun:
         (pieces.add_end if ended else pieces.add)(self.id)
         room = running.room(self.model)
         finish: FinishReason | None = None
+        masks = self._masks()
+        if masks is not None:
+            masks.follow(0, self.ids)
         if pieces.stopped:
             finish = "stop"
         elif ended:
             finish = "end"
+        elif masks is not None and masks.finished(0):
+            finish = "form"
         elif len(self.ids) >= self.how.max_new_tokens:
             finish = "length"
         elif room is not None and len(self.row) >= room:
             finish = "context"
         pieces.end()
+        if masks is not None:
+            self.whole = masks.accepts(pieces.given) if finish == "stop" else masks.complete(0)
         return finish, pieces.given
 
     def _ended(self, finish: FinishReason, text: str) -> Generation:
@@ -308,7 +329,7 @@ class _Begun:
         import time
 
         began = time.perf_counter()
-        if not self.head:
+        if not self.head:  # of a model without a cache it is there
             running.generate(
                 self.model,
                 [self.row],
@@ -318,21 +339,18 @@ class _Begun:
                 sharing=self.sharing,
             )
             self.end([0], self.sharing)
-        none = torch.zeros(0)
         nothing = replace(
             self.parent,
             text=text,
             ids=[],
             tokens=[],
             top_tokens=[],
-            logprobs=none,
-            sampled_logprobs=none,
-            entropies=none,
-            ranks=none.long(),
-            top_ids=self.parent.top_ids[:0],
-            top_logprobs=self.parent.top_logprobs[:0],
             finish_reason=finish,
             sampling=self.how.sampling,
+            form=self.how.form,
+            forbidden=None,
+            top_allowed=None,
+            form_complete=self.whole,
             prefill_seconds=time.perf_counter() - began,
             decode_seconds=0.0,
             model=self.lab.name,
@@ -362,19 +380,43 @@ class _Begun:
             raise Unavailable("The model's scores are NaN here, so there is no distribution to take a token from.")
         if not self.anew and self.parent.ids:
             self._check(own)
-        count = 1 if not self.anew else len(self.ids)
-        own, raw = own[-count:], raw[-count:]
+        first = 0 if self.anew else self.at  # of the ids whose numbers are taken from here
+        own, raw = own[first - len(self.ids) :], raw[first - len(self.ids) :]
         how = self.how if self.anew or self.parent.source is None else self.parent.source.how
-        chosen = torch.tensor(self.ids[-count:], device=own.device)[:, None]
-        drawn = torch.cat([self._drawn(row, how, len(self.ids) - count + i) for i, row in enumerate(raw)])
-        new = [column.cpu() for column in decode.statistics(own, drawn, chosen, self.how.alternatives)]
-        new = [column[:, 0] for column in new[:5]] + new[5:]
-        if count < len(self.ids):
-            p, n, k = self.parent, self.at, new[5].shape[1]
-            old = [torch.tensor(p.ids[:n]), p.logprobs[:n], p.sampled_logprobs[:n], p.entropies[:n], p.ranks[:n]]
-            old += [p.top_ids[:n, :k], p.top_logprobs[:n, :k]]
-            new = [torch.cat([a, b.to(a.dtype)]) for a, b in zip(old, new, strict=True)]
-        self.head = new
+        masks = self._masks()
+        drawn, allowed = [], []
+        for place, row in enumerate(raw, first):
+            mask = None
+            if masks is not None:
+                masks.follow(0, self.ids[:place])
+                mask = masks.allowed(0, row.shape[-1]).to(row.device)
+                allowed.append(mask)
+            drawn.append(self._drawn(row if mask is None else row.masked_fill(~mask, -torch.inf), how, place))
+        chosen = torch.tensor(self.ids[first:], device=own.device)[:, None]
+        columns = decode.statistics(own, torch.cat(drawn), chosen, self.how.alternatives)
+        new = dict(zip(COLUMNS, [*(column[:, 0] for column in columns[1:5]), *columns[5:]], strict=False))
+        if allowed:
+            all_allowed = torch.stack(allowed)
+            new["forbidden"] = own.exp().masked_fill(all_allowed, 0.0).sum(-1).clamp_max(1.0)
+            new["top_allowed"] = all_allowed.gather(-1, columns[5])
+        new = {name: column.cpu() for name, column in new.items()}
+        k = new["top_ids"].shape[1]
+        self.head = (
+            {
+                name: torch.cat([_narrowed(getattr(self.parent, name)[:first], k), column])
+                for name, column in new.items()
+            }
+            if first
+            else new
+        )
+
+    def _masks(self) -> FormMasks | None:
+        """The form's masks, for one row."""
+        if self.how.form is None:
+            return None
+        from labkit.generation.forms import FormMasks
+
+        return FormMasks(self.how.form, self.lab.tokenizer, decode.end_ids(self.model), 1)
 
     def _check(self, own: torch.Tensor) -> None:
         """Raise _Stale where the parent's record of a step is not what the model computes now."""
@@ -395,38 +437,32 @@ class _Begun:
             scores = each(ids, cast("torch.FloatTensor", scores.clone()))
         if how.sampling.temperature > 0:
             return scores.log_softmax(-1)
-        best = scores == scores.max()  # greedy: all is on the best
+        best = (
+            torch.arange(scores.shape[-1], device=scores.device)[None] == scores.argmax()
+        )  # greedy: all is on the best
         return torch.where(best, 0.0, -torch.inf)
 
     def _joined(self, made: Generation) -> Generation:
         """The record of the whole: what was there, the new token, and what was written after it."""
-        strings = token_strings(self.lab.tokenizer, self.ids)
-        top = [token_strings(self.lab.tokenizer, row) for row in self.head[5].tolist()]
-        more = [made.logprobs, made.sampled_logprobs, made.entropies, made.ranks, made.top_ids, made.top_logprobs]
-        k = self.head[5].shape[1]
-        joined = [
-            torch.cat([a, b[:, :k] if b.dim() > 1 else b]) if len(b) else a
-            for a, b in zip(self.head[1:], more, strict=True)
-        ]
+        k = self.head["top_ids"].shape[1]
+        columns: dict[str, Any] = {
+            name: torch.cat([column, _narrowed(getattr(made, name), k)]) if made.ids else column
+            for name, column in self.head.items()
+        }
         source = None
         if made.finish_reason != "running":
-            left = getattr(self, "kept", None) or kept.Kept(why="the run was cut short")
-            source = Source(weakref.ref(self.lab), self.how, self.state, left, 0)
+            source = Source(weakref.ref(self.lab), self.how, self.state, self.kept, 0)
         reused = self.sharing.reused[0] if self.sharing.reused else 0
+        strings = partial(token_strings, self.lab.tokenizer)
         return replace(
             made,
+            **columns,
             ids=self.ids + made.ids,
-            tokens=strings + made.tokens,
+            tokens=strings(self.ids) + made.tokens,
             prompt_ids=self.parent.prompt_ids,
             prompt_tokens=self.parent.prompt_tokens,
             prompt=self.parent.prompt,
-            logprobs=joined[0],
-            sampled_logprobs=joined[1],
-            entropies=joined[2],
-            ranks=joined[3],
-            top_ids=joined[4],
-            top_logprobs=joined[5],
-            top_tokens=top + made.top_tokens,
+            top_tokens=[strings(row) for row in self.head["top_ids"].tolist()] + made.top_tokens,
             source=source,
             reuse=Reuse(reused, self.sharing.first or len(self.row), self._note(reused)),
             branched_at=self.at,
