@@ -125,6 +125,7 @@ def _tensor_difference(expected: torch.Tensor, got: object, tolerance: float) ->
         return f"infinity in {_count(infinite)}, the first at {_first(infinite)}"
     gap = torch.where(a == e, torch.zeros_like(a), (a - e).abs())
     wrong = ~(gap <= tolerance * e.abs().clamp(min=1.0)) & ~(a.isnan() & e.isnan())
+    wrong |= e.isinf() & (a != e)  # beside infinity no gap is too large
     if not wrong.any():
         return None
     at = _first(wrong)
@@ -141,7 +142,8 @@ def _first(mask: torch.Tensor) -> str:
 
 
 def _number_difference(expected: object, got: object, tolerance: float) -> str | None:
-    wanted = "a whole number" if isinstance(expected, int) else "a number"
+    kinds = {bool: "True or False", int: "a whole number"}
+    wanted = kinds.get(type(expected), "a number")
     actual = got
     if isinstance(actual, torch.Tensor | np.ndarray | np.generic):
         shape = tuple(actual.shape)
@@ -151,8 +153,10 @@ def _number_difference(expected: object, got: object, tolerance: float) -> str |
             actual = actual.item()
         except (RuntimeError, NotImplementedError):
             return f"{wanted} is wanted, it returned {_what(got)}"
-    if isinstance(actual, bool) or not isinstance(actual, int | float):
+    if isinstance(actual, bool) is not isinstance(expected, bool) or not isinstance(actual, int | float):
         return f"{wanted} is wanted, it returned {_what(got)}"
+    if isinstance(expected, bool):
+        return None if actual is expected else f"{expected} expected, {actual} there"
     exact = expected.item() if isinstance(expected, torch.Tensor) else expected
     assert isinstance(exact, int | float), "a reference returns numbers and tensors"
     if isinstance(exact, int):

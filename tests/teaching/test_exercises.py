@@ -34,6 +34,10 @@ def test_the_exercises_that_are_asked_for_are_there() -> None:
     assert {id for id in IDS if id.startswith("first_look.")} >= {
         f"first_look.{name}" for name in ("temperature_softmax", "surprise", "top_p", "weights_bytes")
     }
+    assert {id for id in IDS if id.startswith("generation.")} >= {
+        f"generation.{name}"
+        for name in ("with_temperature", "top_p", "with_cache", "branch", "masked_choice", "accept")
+    }
     assert {id for id in IDS if id.startswith("moe.")} >= {
         f"moe.{name}"
         for name in (
@@ -58,9 +62,15 @@ def test_the_exercises_that_are_asked_for_are_there() -> None:
         )
     }  # fmt: skip
     topics = [id.partition(".")[0] for id in IDS]
-    assert list(dict.fromkeys(topics)) == ["first_look", "attention", "quantization", "lora", "moe", "sae"], (
-        "in the order of the notebooks"
-    )
+    assert list(dict.fromkeys(topics)) == [
+        "first_look",
+        "attention",
+        "generation",
+        "quantization",
+        "lora",
+        "moe",
+        "sae",
+    ], "in the order of the notebooks"
 
 
 @pytest.mark.parametrize("id", IDS)
