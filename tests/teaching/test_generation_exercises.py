@@ -138,7 +138,7 @@ def next_of_each(z: torch.Tensor, options: list[list[int]], so_far: list[int], e
     [
         ("with_temperature", greedy_by_equality, "places differ"),
         ("with_temperature", lambda z, t: (z / t).softmax(-1), "NaN in"),
-        ("top_p", lambda z, p: z.masked_fill(z.softmax(-1) < 1 - p, -torch.inf), "infinity in"),
+        ("top_p", lambda z, p: z.masked_fill(z.softmax(-1) < 1 - p, -torch.inf), "Infinity in"),
         ("top_p", lambda z, p: z, "-inf expected"),
         ("with_cache", lambda q, k, v, ks, vs: (q @ ks.T).softmax(-1) @ vs, "output, keys, values"),
         ("masked_choice", next_of_each, "A complete answer has to end"),
