@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from labkit import attention as attention
+    from labkit import generation as generation
     from labkit import lora as lora
     from labkit import moe as moe
     from labkit import quantization as quantization
@@ -89,6 +90,7 @@ _NAMES = {
 }
 _ROOMS = (
     "attention",
+    "generation",
     "lora",
     "moe",
     "quantization",

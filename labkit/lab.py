@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from transformers.utils.quantization_config import QuantizationConfigMixin
 
+    from labkit.generation.batches import Throughput
     from labkit.generation.branching import Keeping
     from labkit.generation.decode import Decoding, DecodingSettings, EngineName, OnToken, Speed
     from labkit.generation.loop import Engine
@@ -371,6 +372,20 @@ class Lab:
             return rows
         pieces: Iterator[str] = decode.stream(lambda put, stop, caller: run(put, None, stop, caller))
         return pieces
+
+    def throughput(
+        self,
+        prompt: object = "Once upon a time",
+        *,
+        batches: Sequence[int] | None = None,
+        max_new_tokens: int = 32,
+        rounds: int = 2,
+        chat: bool | None = False,
+    ) -> Throughput:
+        """Measure how fast texts are written by how many are written at once: `labkit.generation.throughput` tells all."""
+        from labkit.generation.batches import throughput
+
+        return throughput(self, prompt, batches=batches, max_new_tokens=max_new_tokens, rounds=rounds, chat=chat)
 
     def _engine(self, how: Decoding, caller: int | None = None) -> Engine | None:
         """What decodes in place of transformers' loop; None where nothing does."""

@@ -1,1 +1,29 @@
 """Decoding: prompts in, recorded generations out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from labkit.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from labkit.generation.batches import Repeats as Repeats
+    from labkit.generation.batches import Throughput as Throughput
+    from labkit.generation.batches import repeats as repeats
+    from labkit.generation.batches import throughput as throughput
+    from labkit.generation.differences import Difference as Difference
+    from labkit.generation.differences import first_difference as first_difference
+    from labkit.generation.differences import smallest_margin as smallest_margin
+    from labkit.generation.record import Generation as Generation
+    from labkit.generation.record import Sampling as Sampling
+    from labkit.generation.speculation import Draft as Draft
+    from labkit.generation.speculation import Speculation as Speculation
+
+_NAMES = {
+    "batches": ("Repeats", "Throughput", "repeats", "throughput"),
+    "differences": ("Difference", "first_difference", "smallest_margin"),
+    "record": ("Generation", "Sampling"),
+    "speculation": ("Draft", "Speculation"),
+}
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, _NAMES)

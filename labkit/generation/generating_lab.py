@@ -26,7 +26,7 @@ class GeneratingLab(LabLike, Protocol):
 
     def generate(
         self,
-        prompt: list[str],
+        prompt: list[str] | list[list[int]],
         /,
         *,
         max_new_tokens: int,

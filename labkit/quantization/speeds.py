@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from labkit import checks
 from labkit.errors import BadInput
 from labkit.models import files
 from labkit.models.memory import human_bytes
+from labkit.models.resident import Growth, resident_bytes
 from labkit.quantization.counting import chosen_share, share_of
 from labkit.quantization.inventory import contents
 from labkit.quantization.llama_cpp import LlamaCpp
@@ -47,7 +47,6 @@ COLUMNS = (
 )
 _PROBE_BYTES = 256 << 20  # more than a cache holds
 _PROMPT = 16  # tokens
-_SAMPLED = 0.002  # seconds between two looks at the process's memory
 MOST_TOKENS = 4_096  # of a round
 
 
@@ -146,10 +145,10 @@ def speed(
         for name, each in named.items():
             opening = float("nan")
             if isinstance(each, str | os.PathLike):
-                with _Growth() as growth:
+                with Growth() as growth:
                     engines[name] = LlamaCpp(Path(each).expanduser(), threads=threads, context=context)
                 opening = float(growth.now)
-            with _Growth() as growth:  # the times are taken later, without it
+            with Growth() as growth:  # the times are taken later, without it
                 _seconds(each, engines.get(name), min(4, tokens))
             grown[name] = opening, float(growth.most) if _is_on_cpu(each) else float("nan")
         for _ in range(rounds):
@@ -200,39 +199,11 @@ def _result(
     return Speed(
         table,
         bandwidth=bandwidth,
-        process_bytes=_resident(),
+        process_bytes=resident_bytes(),
         threads=torch.get_num_threads(),
         tokens=tokens,
         rounds=rounds,
     )
-
-
-class _Growth:
-    """While inside, a thread looks at the process's resident memory. now: how far it is above the beginning.  most: at most."""
-
-    def __enter__(self) -> _Growth:
-        self._began, self.now, self.most = _resident(), 0, 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_details: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self.now = max(_resident() - self._began, 0)
-        self.most = max(self.most, self.now)
-
-    def _look(self) -> None:
-        while not self._ended.wait(_SAMPLED):
-            self.most = max(self.most, _resident() - self._began)
-
-
-def _resident() -> int:
-    """Bytes of this process that are in memory."""
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
 
 
 def _is_on_cpu(model: object) -> bool:

@@ -11,6 +11,8 @@ import torch
 from families import FAMILIES, Tokens, build
 
 import labkit as lk
+from labkit.generation import batches
+from labkit.generation.differences import first_difference, smallest_margin
 
 TEXTS = ["abc", "a", "hello there, a longer text", "the cat sat"]
 LONG = 16
@@ -150,3 +152,110 @@ def test_an_interrupt_keeps_what_each_row_has(tiny_lab: lk.Lab) -> None:
     assert {g.finish_reason for g in kept} == {"interrupted"}
     assert [g.ids for g in kept] == [g.ids[:6] for g in full]
     assert fuzz.CONTEXT > LONG
+
+
+# how fast -------------------------------------------------------------------------------------------------------------
+
+
+def test_throughput_has_a_row_a_batch(tiny_lab: lk.Lab) -> None:
+    found = tiny_lab.throughput("abc", batches=[1, 3], max_new_tokens=4, rounds=2)
+    table = found.table
+    assert table["batch"].tolist() == [1, 3]
+    assert bool((table[["tokens_per_second", "first_token_seconds", "seconds"]] > 0).all().all())
+    assert table["relative"].iloc[0] == 1.0
+    assert (found.prompt_tokens, found.new_tokens, found.rounds) == (len(tiny_lab.tokenizer("abc").input_ids), 4, 2)
+    tokens = found.prompt_tokens + 4
+    assert table["cache_bytes"].tolist() == [tiny_lab.memory(tokens=tokens, batch=b).kv_cache_bytes for b in (1, 3)]
+    assert found.ended == "3 texts at once were the most asked for"
+
+
+def test_throughput_ends_at_the_limit_of_memory(tiny_lab: lk.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = len(tiny_lab.tokenizer("abc").input_ids) + 2
+    one = (tiny_lab.memory(tokens=tokens, batch=1).kv_cache_bytes or 0) + 4 * 4 * running_rows(tiny_lab)
+    monkeypatch.setattr(batches, "free_bytes", lambda _device: int(2.5 * one / batches.SPARED))
+    found = tiny_lab.throughput("abc", max_new_tokens=2, rounds=1)
+    assert found.table["batch"].tolist() == [1, 2]
+    assert found.ended.startswith("4 texts at once need")
+    monkeypatch.setattr(batches, "free_bytes", lambda _device: 0)
+    with pytest.raises(lk.NotEnoughMemory, match="Nothing was measured: 1 texts"):
+        tiny_lab.throughput("abc", max_new_tokens=2)
+
+
+def running_rows(lab: lk.Lab) -> int:
+    return lab.model.get_input_embeddings().weight.shape[0]  # type: ignore[no-any-return] # a torch.Size
+
+
+def test_throughput_ends_where_memory_ran_out(tiny_lab: lk.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_module: Any, args: Any, keywords: Any) -> None:
+        if keywords["input_ids"].shape[0] > 2:
+            raise MemoryError
+
+    tiny_lab.model.register_forward_pre_hook(fail, with_kwargs=True)
+    found = tiny_lab.throughput("abc", batches=[1, 2, 4, 8], max_new_tokens=2, rounds=2)
+    assert found.table["batch"].tolist() == [1, 2]
+    assert found.ended == "memory ran out at 4 texts at once"
+
+
+@pytest.mark.parametrize("sizes", [[], [2, 1], [1, 1], [0], 3, "12"])
+def test_batches_are_rising_whole_numbers(tiny_lab: lk.Lab, sizes: Any) -> None:
+    with pytest.raises(lk.BadInput, match="batches="):
+        tiny_lab.throughput("abc", batches=sizes)
+
+
+# the same text --------------------------------------------------------------------------------------------------------
+
+
+def test_greedy_text_is_one_in_float32(tiny_lab: lk.Lab) -> None:
+    found = batches.repeats(tiny_lab, "abc", TEXTS[1:], max_new_tokens=LONG, chat=False)
+    assert (found.answers, found.dtype) == (1, "float32")
+    assert found.table["run"].tolist() == [
+        *("alone", "alone again"),
+        *["2 at once"] * 2,
+        *["4 at once"] * 4,
+        *("beside 1 other", "beside 2 others", "beside 3 others"),
+    ]
+    assert found.table["at"].isna().all()
+    assert found.smallest_margin > 0
+
+
+def test_what_differs_is_told_with_its_margin(tiny_lab: lk.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that rounds otherwise in batches: a nudge to its second choice at the fourth token."""
+    alone = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG)
+    best, second = alone.top(2)[3]
+    gap = best.logprob - second.logprob
+    width = len(alone.prompt_ids)
+
+    def nudge(_module: Any, _args: Any, keywords: Any, output: Any) -> Any:
+        several = keywords["input_ids"].shape[0] > 1
+        cache = keywords.get("past_key_values")
+        if several and cache is not None and cache.get_seq_length() == width + 3:
+            output.logits[:, -1, second.id] += gap + 0.25
+        return output
+
+    hook = tiny_lab.model.register_forward_hook(nudge, with_kwargs=True)
+    found = batches.repeats(tiny_lab, "abc", ["a"], max_new_tokens=6, chat=False)
+    hook.remove()
+    assert found.answers >= 2
+    row = found.table[found.table["run"] == "2 at once"].iloc[0]
+    assert (row["answer"], row["at"], row["token"], row["other_token"]) == (1, 3, best.token, second.token)
+    assert row["margin"] == pytest.approx(gap, abs=1e-4)
+    assert row["other_margin"] == pytest.approx(0.25, abs=1e-4)
+
+
+def test_differences(tiny_lab: lk.Lab) -> None:
+    one = tiny_lab.generate("abc", chat=False, max_new_tokens=8)
+    assert first_difference(one, one) is None
+    assert first_difference(one, tiny_lab.generate("abc", chat=False, max_new_tokens=3)) is None
+    hot = tiny_lab.generate("abc", chat=False, max_new_tokens=8, temperature=50.0, seed=0, alternatives=1)
+    part = first_difference(one, hot)
+    assert part is not None
+    assert part.other_margin is None or part.other_margin <= 0
+    assert str(part).startswith(f"token {part.at}: ")
+    with pytest.raises(lk.BadInput, match="two prompts"):
+        first_difference(one, tiny_lab.generate("abd", chat=False, max_new_tokens=2))
+    expected = min(row[0].logprob - row[1].logprob for row in one.top(2))
+    assert smallest_margin(one) == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(lk.BadInput, match="alternatives=2"):
+        smallest_margin(hot)
+    with pytest.raises(lk.BadInput, match="beside is empty"):
+        batches.repeats(tiny_lab, "abc", [])
