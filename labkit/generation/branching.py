@@ -84,6 +84,7 @@ class Keeping:
 
     def end(self, group: list[int], sharing: running.Sharing) -> None:
         left = kept.keep(sharing.kept, self.lab.model, sharing.why)
+        self.state = state_of(self.lab.model)  # some models change their weights as they first run
         for row, i in enumerate(group):
             self.kept[i] = left, row
             if self.prefixes:
@@ -236,7 +237,6 @@ class _Begun:
     ) -> None:
         self.lab, self.parent, self.at, self.id, self.how = lab, parent, at, id_, how
         self.model: PreTrainedModel = lab.model
-        self.state = state_of(self.model)
         self.ids = [*parent.ids[:at], id_]
         self.row = [*parent.prompt_ids, *self.ids]
         self.past: Past | None = None
@@ -249,8 +249,8 @@ class _Begun:
             self.anew = "another model than the one that wrote this goes on with it"
         elif source.how.engine != "transformers":
             self.anew = f"{source.how.engine} wrote this, and transformers goes on with it"
-        elif not source.state.holds(self.state):
-            changed = bool(source.state.changes) or bool(self.state.changes)
+        elif not source.state.holds(now := state_of(self.model)):
+            changed = bool(source.state.changes) or bool(now.changes)
             self.anew = "an edit or an adapter is on, or was" if changed else "the model was changed since"
         elif how.form != parent.form:
             self.anew = "another form holds than did before"
@@ -451,7 +451,7 @@ class _Begun:
         }
         source = None
         if made.finish_reason != "running":
-            source = Source(weakref.ref(self.lab), self.how, self.state, self.kept, 0)
+            source = Source(weakref.ref(self.lab), self.how, state_of(self.model), self.kept, 0)
         reused = self.sharing.reused[0] if self.sharing.reused else 0
         strings = partial(token_strings, self.lab.tokenizer)
         return replace(

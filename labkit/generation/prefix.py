@@ -63,8 +63,7 @@ def read(lab: LabLike, prompt: Encoded) -> Prefix:
     """
     model = lab.model
     check_prompt(model, prompt)
-    state = state_of(model)
-    if state.changes:
+    if state_of(model).changes:
         raise Unavailable(
             "While an edit or an adapter is on, nothing is shared, since it may hold for a run's newest token alone; begin the "
             "prefix outside of it."
@@ -84,4 +83,4 @@ def read(lab: LabLike, prompt: Encoded) -> Prefix:
     if not sharing.kept or not running.goes_on(model, beyond_pad=way.beyond_pad):
         why = sharing.why or "it does not go on from keys and values that were kept"
         raise Unavailable(f"{lab.name} can't share a prefix: {why}; give it the whole prompts.")
-    return Prefix(list(prompt.ids), seconds, sharing.kept[0], state)
+    return Prefix(list(prompt.ids), seconds, sharing.kept[0], state_of(model))

@@ -50,10 +50,10 @@ def pasts_of(cache: object, padding: Sequence[int]) -> tuple[list[Past], str]:
     from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
     if type(cache) is not DynamicCache:
-        kind = "nothing" if cache is None else f"a {type(cache).__name__}"
+        kind = "nothing" if cache is None else f"a {type(cache).__name__}" if hasattr(cache, "layers") else "a state"
         return [], f"this model keeps {kind}, which can't be cut at a token"
-    width = cache.get_seq_length()
     layers: list[Layer | None] = []
+    width = 0
     for layer in cache.layers:
         if type(layer) is DummyLayer or (type(layer) is DynamicLayer and not layer.is_initialized):
             layers.append(None)  # it reads what another layer keeps
@@ -61,6 +61,7 @@ def pasts_of(cache: object, padding: Sequence[int]) -> tuple[list[Past], str]:
         if not isinstance(layer, DynamicLayer) or type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
             return [], f"layers of this model keep a {type(layer).__name__}, which can't be cut at a token"
         keys, values = layer.keys, layer.values
+        width = width or cache.get_seq_length()
         if keys is None or values is None or keys.shape[-2] != width:
             return [], "layers of this model keep a window of tokens alone, and earlier ones are gone"
         layers.append((keys, values))
