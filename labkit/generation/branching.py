@@ -147,7 +147,7 @@ def branch(
     source = generation.source
     if lab is not None:
         check_lab(lab)
-    chosen = lab if lab is not None else _lab_of(generation)
+    chosen = lab if lab is not None else lab_of(generation)
     how = _settings(generation, settings)
     with chosen.turn():
         model = chosen.model
@@ -162,16 +162,17 @@ def branch(
             return begun.run(on_token, stop_event)
 
 
-def _lab_of(generation: Generation) -> LabLike:
+def lab_of(generation: Generation, remedy: str = "generation.branch(..., lab=lab)") -> LabLike:
+    """The lab that wrote a Generation. remedy: how another is given."""
     source = generation.source
     if source is None:
         raise Unavailable(
             "This Generation was saved, copied, made by hand or is still being written, so it does not know its model; give "
-            "one: generation.branch(..., lab=lab)."
+            f"one: {remedy}."
         )
     lab = source.lab()
     if lab is None:
-        raise LabClosed("The lab that wrote this is gone; give one: generation.branch(..., lab=lab).")
+        raise LabClosed(f"The lab that wrote this is gone; give one: {remedy}.")
     return lab
 
 

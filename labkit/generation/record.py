@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from labkit.generation.branching import Source
+    from labkit.generation.choices import Choices
     from labkit.generation.decode import DecodingSettings, OnToken
     from labkit.generation.forms import Form
     from labkit.generation.speculation import Speculation
@@ -155,6 +156,18 @@ class Generation:
         from labkit.generation.branching import branch
 
         return branch(self, at, token, lab=lab, on_token=on_token, stop_event=stop_event, **settings)
+
+    def distribution(self, step: int, k: int = 10) -> Choices:
+        """The distribution that token `step` was taken from, before and after each filter, computed anew by its lab's model.
+
+        k: of how many of the most probable tokens. A table (token, id, rank, logprob, a column for each stage, sampled_logprob,
+        cut_by, taken), and in `.stages` what each stage cut; `labkit.generation.choices.distribution` says more.
+        Raises BadInput for a step that is not there, LabClosed; Unavailable for a saved Generation, which knows no lab.
+        """
+        from labkit.generation.branching import lab_of
+        from labkit.generation.choices import distribution
+
+        return distribution(lab_of(self, "distribution(lab, generation, step)"), self, step, k)
 
     @property
     def overridden(self) -> list[int]:
