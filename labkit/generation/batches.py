@@ -15,6 +15,7 @@ from labkit.models.memory import human_bytes, model_memory
 from labkit.models.resident import Growth
 from labkit.results import Result
 from labkit.trace.input import encode
+from labkit.trace.running import embedding_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,8 +82,7 @@ def throughput(
     rounds = checks.whole("rounds", rounds, 1)
     wanted = _batches(batches)
     ids = encode(lab.tokenizer, prompt, chat=chat).ids
-    vocabulary = lab.model.get_input_embeddings().weight.shape[0]
-    assert isinstance(vocabulary, int)
+    vocabulary = embedding_rows(lab.model)
     of_one = model_memory(lab.model, tokens=len(ids) + max_new_tokens).kv_cache_bytes or 0  # 0 where it can't be told
     cache = {size: size * of_one for size in wanted}
     fits, ended = [], f"{wanted[-1]} texts at once were the most asked for"

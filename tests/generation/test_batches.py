@@ -13,6 +13,7 @@ from families import FAMILIES, Tokens, build
 import labkit as lk
 from labkit.generation import batches
 from labkit.generation.differences import first_difference, smallest_margin
+from labkit.trace.running import embedding_rows
 
 TEXTS = ["abc", "a", "hello there, a longer text", "the cat sat"]
 LONG = 16
@@ -77,7 +78,7 @@ def test_an_empty_prompt_among_others(tiny_lab: lk.Lab, texts: Any) -> None:
 )
 def test_settings_out_of_range_for_a_list(tiny_lab: lk.Lab, setting: str, value: float) -> None:
     with pytest.raises(lk.BadInput, match=f"{setting}={value}"):
-        tiny_lab.generate(TEXTS, chat=False, **{setting: value})
+        tiny_lab.generate(TEXTS, chat=False, **{setting: value})  # type: ignore[call-overload] # one of several settings
 
 
 # memory and interrupts ------------------------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ def test_throughput_has_a_row_a_batch(tiny_lab: lk.Lab) -> None:
 
 def test_throughput_ends_at_the_limit_of_memory(tiny_lab: lk.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = len(tiny_lab.tokenizer("abc").input_ids) + 2
-    one = (tiny_lab.memory(tokens=tokens, batch=1).kv_cache_bytes or 0) + 4 * 4 * running_rows(tiny_lab)
+    one = (tiny_lab.memory(tokens=tokens, batch=1).kv_cache_bytes or 0) + 4 * 4 * embedding_rows(tiny_lab.model)
     monkeypatch.setattr(batches, "free_bytes", lambda _device: int(2.5 * one / batches.SPARED))
     found = tiny_lab.throughput("abc", max_new_tokens=2, rounds=1)
     assert found.table["batch"].tolist() == [1, 2]
@@ -179,10 +180,6 @@ def test_throughput_ends_at_the_limit_of_memory(tiny_lab: lk.Lab, monkeypatch: p
     monkeypatch.setattr(batches, "free_bytes", lambda _device: 0)
     with pytest.raises(lk.NotEnoughMemory, match="Nothing was measured: 1 texts"):
         tiny_lab.throughput("abc", max_new_tokens=2)
-
-
-def running_rows(lab: lk.Lab) -> int:
-    return lab.model.get_input_embeddings().weight.shape[0]  # type: ignore[no-any-return] # a torch.Size
 
 
 def test_throughput_ends_where_memory_ran_out(tiny_lab: lk.Lab, monkeypatch: pytest.MonkeyPatch) -> None:

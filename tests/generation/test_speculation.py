@@ -49,7 +49,8 @@ def draft_of(kind: str, lab: lk.Lab, tokens: int = 4) -> Draft:
 def plain_pass(lab: lk.Lab, gen: lk.Generation) -> torch.Tensor:
     """(n, vocabulary): the logits before each generated token, of one pass over the finished text."""
     with torch.no_grad():
-        logits = lab.model(input_ids=torch.tensor([gen.prompt_ids + gen.ids]), use_cache=False).logits[0]
+        ids = torch.tensor([gen.prompt_ids + gen.ids])
+        logits: torch.Tensor = lab.model(input_ids=ids, use_cache=False).logits[0]
     return logits[len(gen.prompt_ids) - 1 : -1].double()
 
 
@@ -462,7 +463,7 @@ def test_bad_drafts_are_named(tiny_lab: lk.Lab) -> None:
         Draft("prompt_lookup", early_exit=1)
     for setting in ({"tokens": 0}, {"ngram": 0}, {"confidence": 1.5}):
         with pytest.raises(lk.BadInput, match=f"{next(iter(setting))}="):
-            Draft("prompt_lookup", **setting)  # type: ignore[arg-type]
+            Draft("prompt_lookup", **setting)
     for layer in (2, 9):
         with pytest.raises(
             lk.BadInput, match=rf"early_exit={layer} can't be used; this model has 2 layers.*from 1 to 1"
