@@ -160,7 +160,7 @@ class _Draw:
 
 def chances_of(scores: torch.Tensor) -> torch.Tensor:
     """(vocabulary,) float64 on the CPU: the softmax of scores."""
-    return scores.detach().to("cpu", torch.float64).softmax(-1)
+    return scores.detach().cpu().double().softmax(-1)
 
 
 # drafting -------------------------------------------------------------------------------------------------------------

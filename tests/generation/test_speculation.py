@@ -416,11 +416,49 @@ def test_a_model_of_other_tokens_drafts_by_way_of_the_text(tiny_lab: lk.Lab) -> 
     assert gen.ids == plain.ids
     check_record(tiny_lab, gen)
     assert gen.speculation is not None
-    assert gen.speculation.proposed > 0
+    assert gen.speculation.accepted > 0
     sampled = tiny_lab.generate(
         prompt, chat=False, max_new_tokens=LONG, temperature=0.8, seed=1, speculation=Draft(other, confidence=0.0)
     )
     check_record(tiny_lab, sampled)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_a_form_holds_and_is_recorded(tiny_lab: lk.Lab, temperature: float) -> None:
+    """The form's masks see the kept tokens only, each once; drafts know nothing of it."""
+    options: Any = {"chat": False, "form": ["the cat", "the other dog"], "temperature": temperature, "seed": 3}
+    plain = tiny_lab.generate("abc abc", **options)
+    for kind in KINDS:
+        gen = tiny_lab.generate("abc abc", **options, speculation=draft_of(kind, tiny_lab))
+        assert gen.text in options["form"]
+        check_record(tiny_lab, gen)
+        assert gen.forbidden is not None
+        assert len(gen.forbidden) == len(gen.ids)
+        if not temperature:
+            assert (gen.ids, gen.finish_reason) == (plain.ids, plain.finish_reason)
+            torch.testing.assert_close(gen.forbidden, plain.forbidden, atol=1e-5, rtol=0)
+
+
+def test_a_speculated_text_branches_like_a_plain_one(tiny_lab: lk.Lab) -> None:
+    plain = tiny_lab.generate("abc abc", chat=False, max_new_tokens=8)
+    gen = tiny_lab.generate("abc abc", chat=False, max_new_tokens=8, speculation="prompt_lookup")
+    token = plain.top(3)[4][2].id
+    assert gen.branch(at=4, token=token).ids == plain.branch(at=4, token=token).ids
+
+
+def test_an_adapter_on_the_model_is_part_of_it(tiny_lab: lk.Lab) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    lab = lk.Lab(peft.get_peft_model(tiny_lab.model, config).eval(), tiny_lab.tokenizer, name="adapted")
+    plain = lab.generate("abc abc", chat=False, max_new_tokens=LONG)
+    for kind in ("prompt_lookup", "early exit"):
+        gen = lab.generate("abc abc", chat=False, max_new_tokens=LONG, speculation=draft_of(kind, lab))
+        assert gen.ids == plain.ids
+        check_record(lab, gen)
+    tuned = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    virtual = lk.Lab(peft.get_peft_model(fuzz.tiny_model().eval(), tuned).eval(), tiny_lab.tokenizer, name="virtual")
+    with pytest.raises(lk.Unavailable, match="trained vectors stand before its texts"):
+        virtual.generate("abc", chat=False, speculation="prompt_lookup")
 
 
 def test_hooks_are_gone_and_the_model_is_as_it_was(tiny_lab: lk.Lab) -> None:
