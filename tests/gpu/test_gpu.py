@@ -39,6 +39,17 @@ def test_fast_compiles_and_gives_the_same_greedy_tokens() -> None:
     assert fast.ids == plain.ids
 
 
+@pytest.mark.parametrize("draft", [lk.Draft("prompt_lookup", ngram=1), lk.Draft(early_exit=1, confidence=0.0)])
+def test_drafts_change_no_text(draft: lk.Draft) -> None:
+    lab = lk.Lab(fuzz.tiny_model().cuda().eval(), fuzz.tiny_tokenizer())
+    plain = lab.generate("abc abc", chat=False, max_new_tokens=24)
+    gen = lab.generate("abc abc", chat=False, max_new_tokens=24, speculation=draft)
+    assert gen.ids == plain.ids
+    assert torch.allclose(gen.logprobs, plain.logprobs, atol=1e-4)
+    sampled = lab.generate("abc abc", chat=False, max_new_tokens=24, speculation=draft, temperature=1.0, seed=1)
+    assert len(sampled.ids) == 24
+
+
 def test_sampling_is_seeded_and_leaves_the_random_state(tiny_folder: Path) -> None:
     lab = lk.load(tiny_folder)
     before = torch.cuda.get_rng_state()
