@@ -1,4 +1,4 @@
-// Pictures that a page offers as files.
+// Pictures and texts that a page offers as files.
 
 import { brushOf } from "./canvas.js";
 
@@ -15,10 +15,19 @@ export function xmlText(text) {
 /** Offer an SVG as a file, as it is or drawn as a PNG of twice its size.
  * @type {(name: string, kind: "svg" | "png", svg: string) => Promise<void>} */
 export async function savePicture(name, kind, svg) {
-  const blob = kind === "svg" ? new Blob([svg], { type: "image/svg+xml" }) : await pngOf(svg);
+  offer(`${name}.${kind}`, kind === "svg" ? new Blob([svg], { type: "image/svg+xml" }) : await pngOf(svg));
+}
+
+/** Offer a text as a file. @type {(name: string, type: string, text: string) => void} */
+export function saveText(name, type, text) {
+  offer(name, new Blob([text], { type }));
+}
+
+/** @type {(name: string, blob: Blob) => void} */
+function offer(name, blob) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
-  link.download = `${name}.${kind}`;
+  link.download = name;
   document.body.append(link);
   link.click();
   link.remove();

@@ -12,7 +12,9 @@ from labkit.views.base import View, module, shorten, style, visible
 from labkit.views.drawing.page import Page
 from labkit.views.kit.running_text import CONTINUED, OUTSIDE
 from labkit.views.kit.traits import sent
+from labkit.views.tokens_view.choosing import ROWS, ChoiceTraits, Choosing, choice_of
 from labkit.views.tokens_view.exported import draw, numbers_of
+from labkit.views.tokens_view.marks import OVERRIDDEN
 from labkit.views.tokens_view.payload import HESITATION, STROKES, headline, payload, why_empty
 
 if TYPE_CHECKING:
@@ -22,13 +24,19 @@ if TYPE_CHECKING:
     from labkit.views.drawing.scene import Picture
 
 
-def tokens(generation: Generation, *, alternatives: int = 5, prompt: bool = True) -> TokensView:
+def tokens(
+    generation: Generation, *, alternatives: int = 5, prompt: bool = True, choose: Choosing | None = None
+) -> TokensView:
     """Show a generated text token by token: how probable each was, what else the model considered.
 
+    Where it was held to a form, a strip under the text shows how much of the model's probability that forbade.
+
     alternatives: how many of the kept ones to show for each token; prompt: show the prompt before the text.
+    choose: a Lab, or anything with its `choices` and `token_text`: the token in focus then shows the distribution before
+        and after each filter, computed when it is looked at. Without it, what the generation itself has kept.
     Raises BadInput when alternatives is not a whole number of at least 0.
     """
-    return TokensView(generation, alternatives=alternatives, prompt=prompt)
+    return TokensView(generation, alternatives=alternatives, prompt=prompt, choose=choose)
 
 
 class TokenTraits(traitlets.HasTraits):
@@ -38,16 +46,20 @@ class TokenTraits(traitlets.HasTraits):
         strokes=[stroke.sent() for stroke in STROKES],
         hesitation=HESITATION,
         kinds={"outside": OUTSIDE, "continued": CONTINUED},
+        overridden=OVERRIDDEN,
+        choice_rows=ROWS,
     )
     strings = traitlets.List(traitlets.Unicode()).tag(sync=True)
     block = traitlets.Bytes(b"").tag(sync=True)
+    forbidden = traitlets.Bytes(b"").tag(sync=True)
+    allowed = traitlets.Bytes(b"").tag(sync=True)
     facts = traitlets.Dict().tag(sync=True)
     prompt_text = traitlets.List(traitlets.Unicode(), default_value=["", ""]).tag(sync=True)
     version = traitlets.Int(0).tag(sync=True)
     """Counts the updates. A front end redraws when it changes, which is once the traits above agree again."""
 
 
-class TokensView(View, TokenTraits):
+class TokensView(View, TokenTraits, ChoiceTraits):
     """A generated text under which the model's certainty is drawn. `held` is the token held in view, -1 for none."""
 
     _title = "What the model wrote, and how sure it was"
@@ -56,7 +68,16 @@ class TokensView(View, TokenTraits):
 
     held = traitlets.Int(-1).tag(sync=True)
 
-    def __init__(self, generation: Generation, *, alternatives: int = 5, prompt: bool = True, **kwargs: object) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        *,
+        alternatives: int = 5,
+        prompt: bool = True,
+        choose: Choosing | None = None,
+        **kwargs: object,
+    ) -> None:
+        self._choose_with(None if choose is None else lambda _text, token: choice_of(choose, self._generation, token))
         if not hasattr(generation, "top_logprobs"):
             many = isinstance(generation, list | tuple)
             given = "a list of them: show one of the list" if many else f"a {type(generation).__name__}"
@@ -64,7 +85,11 @@ class TokensView(View, TokenTraits):
         self._alternatives = alternatives
         self._prompt = prompt
         self._generation = generation
-        super().__init__(**payload(generation, alternatives=alternatives, prompt=prompt, running=False), **kwargs)
+        super().__init__(
+            **payload(generation, alternatives=alternatives, prompt=prompt, running=False),
+            can_choose=choose is not None,
+            **kwargs,
+        )
 
     def update(self, generation: Generation, *, running: bool = False) -> None:
         """Show another generation, or more of the same one, in place; the front end gets it in one message.
@@ -76,6 +101,8 @@ class TokensView(View, TokenTraits):
         with self.hold_sync():
             for name, value in state.items():
                 setattr(self, name, value)
+            if generation.ids[: len(before.ids)] != before.ids:
+                self.choices = {}
             if list(before.ids[: self.held + 1]) != list(generation.ids[: self.held + 1]):
                 self.held = -1
             self.version += 1

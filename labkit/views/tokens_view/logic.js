@@ -47,6 +47,25 @@ export function decode(block, n, k, kinds) {
   return { n, k, token, piece, rank, id, topToken, topId, logprob, sampledLogprob, entropy, topLogprob, outside, continued };
 }
 
+/**
+ * What a form and drafts left on n tokens. forbidden: the share of the model's probability that the form forbade, null without
+ * a form; allowed(i, j): whether it allowed the j-th alternative of token i; drafted: tokens that were proposed by a draft;
+ * rounds: tokens at which a round of drafting began.
+ * @typedef {{forbidden: Float32Array | null, allowed: (i: number, j: number) => boolean, drafted: Set<number>, rounds: Set<number>}} Marks
+ */
+
+/** @type {(given: {n: number, k: number, forbidden?: DataView | null, allowed?: DataView | null, drafted?: number[], rounds?: number[]}) => Marks} */
+export function decodeMarks({ n, k, forbidden, allowed, drafted = [], rounds = [] }) {
+  const there = n > 0 && forbidden?.byteLength === 4 * n ? forbidden : null;
+  const flags = allowed?.byteLength === n * k ? allowed : null;
+  return {
+    forbidden: there && Float32Array.from({ length: n }, (_, i) => there.getFloat32(4 * i, true)),
+    allowed: (i, j) => flags === null || flags.getUint8(i * k + j) === 1,
+    drafted: new Set(drafted),
+    rounds: new Set(rounds),
+  };
+}
+
 /** The tokens the model was least sure of, least sure first; those outside the text don't count. @type {(data: Data, count: number) => number[]} */
 export function leastSure({ n, outside, logprob }, count) {
   const order = Array.from({ length: n }, (_, i) => i).filter((i) => !outside.has(i));
@@ -70,18 +89,21 @@ export function example({ n, outside, entropy }) {
   return best < 0 && n > 0 ? 0 : best;
 }
 
-/** A bar of a token's alternatives. rank: of the one taken, where it is not among them. @typedef {{token: number, id: number, probability: number, taken: boolean, others: boolean, rank: number | null}} Bar */
+/**
+ * A bar of a token's alternatives. rank: of the one taken, where it is not among them; allowed: by the form.
+ * @typedef {{token: number, id: number, probability: number, taken: boolean, others: boolean, rank: number | null, allowed: boolean}} Bar
+ */
 
 /**
  * The bars of token i, most probable first, then the taken token when it is not among the k best, then what is left to all
  * others.
- * @type {(data: Data, i: number) => Bar[]}
+ * @type {(data: Data, i: number, allowed?: (i: number, j: number) => boolean) => Bar[]}
  */
-export function bars(data, i) {
+export function bars(data, i, allowed = () => true) {
   const { k, topToken, topId, topLogprob } = data;
-  const row = (/** @type {Partial<Bar>} */ given) => ({ token: -1, id: -1, probability: 0, taken: false, others: false, rank: null, ...given });
-  const rows = Array.from({ length: k }, (_, j) => i * k + j).map((j) =>
-    row({ token: topToken[j], id: topId[j], probability: Math.exp(topLogprob[j]), taken: topId[j] === data.id[i] }),
+  const row = (/** @type {Partial<Bar>} */ given) => ({ token: -1, id: -1, probability: 0, taken: false, others: false, rank: null, allowed: true, ...given });
+  const rows = Array.from({ length: k }, (_, j) => i * k + j).map((at, j) =>
+    row({ token: topToken[at], id: topId[at], probability: Math.exp(topLogprob[at]), taken: topId[at] === data.id[i], allowed: allowed(i, j) }),
   );
   if (!rows.some(({ taken }) => taken)) {
     rows.push(row({ token: data.token[i], id: data.id[i], probability: Math.exp(data.logprob[i]), taken: true, rank: data.rank[i] + 1 }));
@@ -97,4 +119,29 @@ export function ordinal(value) {
   const tens = value % 100;
   const suffix = tens >= 11 && tens <= 13 ? "th" : (["", "st", "nd", "rd"][value % 10] ?? "th");
   return `${thousands(value)}${suffix || "th"}`;
+}
+
+/**
+ * One step as Python sends it: what each stage, the model's own scores first, left of the distribution. kept: tokens that have a
+ * chance; cut: the share that this stage took away; entropy: nats. tokens: with their probability after each stage; by: the stage
+ * that cut it, -1 none. others: all that are not listed.
+ * @typedef {{name: string, kept: number, cut: number, entropy: number}} Stage
+ * @typedef {{text: string, id: number, shares: number[], by: number, taken: boolean}} Candidate
+ * @typedef {{stages: Stage[], tokens: Candidate[], others: {count: number, shares: number[]}}} Choice
+ */
+
+/**
+ * The bars of a step after one of its stages. before: the model's own share; by: the name of the stage that cut it, "" where
+ * it is still there.
+ * @type {(choice: Choice, stage: number) => {text: string, id: number, share: number, before: number, by: string, taken: boolean}[]}
+ */
+export function candidates({ stages, tokens }, stage) {
+  return tokens.map(({ text, id, shares, by, taken }) => ({
+    text,
+    id,
+    share: shares[stage],
+    before: shares[0],
+    by: by >= 0 && by <= stage ? stages[by].name : "",
+    taken,
+  }));
 }

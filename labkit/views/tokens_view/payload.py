@@ -14,6 +14,7 @@ from labkit.markup import clean, counted
 from labkit.models.tokens import REPLACEMENT
 from labkit.views.kit.arrays import numbers
 from labkit.views.kit.running_text import joined, pieces
+from labkit.views.tokens_view.marks import drafted_of, foot, marks
 
 if TYPE_CHECKING:
     from labkit.generation.record import Generation, Sampling
@@ -25,6 +26,7 @@ _PROMPT_CHARACTERS = 20_000
 
 _FINISH = {
     "end": "ended by itself",
+    "form": "ended where its form was complete",
     "stop": "ended at a stop string",
     "length": "cut at the token limit",
     "context": "cut where the model's context is full",
@@ -77,7 +79,8 @@ def payload(generation: Generation, *, alternatives: int, prompt: bool, running:
     strings: each text that occurs, once, in the order of first use (so that a longer run begins with the same ones).
     block: little-endian int32 columns of n (token, piece, kind, rank, id), then (n, k) alternatives' strings and
         (n, k) their ids; then float32 columns of n (logprob, sampled logprob, entropy) and (n, k) logprobs; nats.
-    facts: n, k, and the sentences of the head. prompt_text: [what is folded away, what is shown].
+    facts: n, k, the sentences of the head and the foot, and the tokens that drafts left a mark on. forbidden, allowed: see
+    `marks`. prompt_text: [what is folded away, what is shown].
     Raises BadInput when alternatives is not a whole number of at least 0.
     """
     alternatives = whole("alternatives", alternatives, 0, wanted="a whole number such as 5, or 0 for none")
@@ -103,6 +106,7 @@ def payload(generation: Generation, *, alternatives: int, prompt: bool, running:
     if n:
         head[3] = numbers(generation.ranks, "<i4")
         head[4] = np.asarray(generation.ids, "<i4")
+    drafted, rounds = drafted_of(generation)
     logprobs = numbers(generation.logprobs, "<f4")
     block = b"".join(
         part.tobytes()
@@ -128,7 +132,11 @@ def payload(generation: Generation, *, alternatives: int, prompt: bool, running:
             "empty": why_empty(generation, running=running),
             "running": running,
             "prompt_tokens": len(generation.prompt_ids),
+            "foot": foot(generation),
+            "drafted": drafted,
+            "rounds": rounds,
         },
+        **marks(generation, k),
         "prompt_text": prompt_text(generation) if prompt else ["", ""],
     }
 

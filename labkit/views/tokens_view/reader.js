@@ -6,13 +6,15 @@ import { button } from "../kit/controls.js";
 import { legend } from "../kit/legend.js";
 import { table } from "../kit/table.js";
 import { tokenList } from "../kit/token_list.js";
-import { decode, example, leastSure, stroke } from "./logic.js";
+import { decode, decodeMarks, example, leastSure, stroke } from "./logic.js";
 import { tokenPanel } from "./panel.js";
 
 /** @typedef {import("./logic.js").Stroke} Stroke */
 
 const PROMPT_MARKS = 4000;
 const LEAST_SURE = 5; // listed for those who hear the page
+
+/** @typedef {import("./logic.js").Choice} Choice */
 
 /** @type {(word: HTMLElement, stroke: Stroke, wavy: boolean) => HTMLElement} */
 function underline(word, { line, wave, deep }, wavy) {
@@ -35,15 +37,40 @@ function strokesKey(strokes, hesitation) {
   );
 }
 
+/** What the strip under the text and the signs in it mean. @param {number} overridden */
+function marksKey(overridden) {
+  const form = legend(
+    [
+      { sample: "lk-forbidden", text: "how much of the model's probability the form forbade there" },
+      { sample: "lk-overridden", text: `more than ${Math.round(100 * overridden)} %: the form chose, not the model` },
+    ],
+    { quiet: true },
+  );
+  const drafts = legend(
+    [
+      { sample: "lk-drafted", text: "proposed by the draft, and accepted" },
+      { sample: "lk-round", text: "a round begins: one pass of the model" },
+    ],
+    { quiet: true },
+  );
+  return { form, drafts };
+}
+
 /**
  * Returns {element, update(held), hold(token)}: update draws the view's traits as they are, and tokens that were drawn before
  * keep their nodes; hold holds a token, -1 none.
  * @param {import("../kit/mount.js").Mounted} view
- * @param {{onHold?: (token: number) => void, label?: string}} [options] onHold(-1): none is held any more
+ * @param {object} [options]
+ * @param {(token: number) => void} [options.onHold] -1: none is held any more
+ * @param {string} [options.label]
+ * @param {{get: (token: number) => Choice | null, want: (token: number) => void, rows: number, said: () => string} | null} [options.choices] how tokens
+ *   were chosen: what is known; want: somebody looks at a token; rows: as many as are ever drawn
+ * @param {((token: number, id: number, text: string) => void) | null} [options.onBranch] the text is to go on from a token with another
  */
-export function createReader(view, { onHold = () => {}, label = "Generated tokens" } = {}) {
-  const { strokes, hesitation, kinds } = view.get("constants");
+export function createReader(view, { onHold = () => {}, label = "Generated tokens", choices = null, onBranch = null } = {}) {
+  const { strokes, hesitation, kinds, overridden } = view.get("constants");
   let data = decode(null, 0, 0, kinds);
+  let marks = decodeMarks({ n: 0, k: 0 });
   let facts = view.get("facts");
   /** @type {string[]} */
   let strings = [];
@@ -55,6 +82,8 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
 
   const head = make("p", "lk-muted");
   const key = strokesKey(strokes, hesitation);
+  const signs = marksKey(overridden);
+  const foot = make("p", "lk-muted lk-tokens-foot");
   const note = make("p", "lk-note");
   const text = make("div", "lk-prose");
   text.dir = "auto";
@@ -96,16 +125,26 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
   list.list.addEventListener("blur", () => {
     walking = false;
   });
-  const panel = tokenPanel();
+  const panel = tokenPanel({ id: view.id("stage"), branch: onBranch, redraw: () => drawPanel() });
+  let captioned = "";
   const spoken = make("div", "lk-spoken");
   text.append(fold, prompt, list.element);
-  const element = box("", head, key, note, scroll, panel.element, spoken);
+  const element = box("", head, key, signs.form, signs.drafts, note, scroll, foot, panel.element, spoken);
 
   /** @type {(token: number, caption: string, follow?: boolean) => void} */
   function show(token, caption, follow = false) {
     shown = token;
     list.focus(token < 0 ? null : token, { held: token >= 0 && token === held, follow });
-    panel.draw(shown < data.n ? shown : -1, caption, data, strings, facts.drawn);
+    captioned = caption;
+    drawPanel();
+    if (shown >= 0 && shown < data.n) choices?.want(shown);
+  }
+
+  function drawPanel() {
+    const there = shown >= 0 && shown < data.n;
+    const choice = there ? (choices?.get(shown) ?? null) : null;
+    const rows = Math.max(data.k + 2, choices?.rows ?? 0);
+    panel.draw(there ? shown : -1, choices?.said() || captioned, { data, strings, drawn: facts.drawn, marks, choice, rows, overridden });
   }
 
   /** What to explain when nobody points: the held token, the keyboard's, or an example worth seeing. */
@@ -135,7 +174,9 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
   function spokenToken(token) {
     return (
       `token ${token}, ${spokenLabel(strings[data.token[token]], 40)}, probability ${percent(Math.exp(data.logprob[token]))}, ` +
-      `rank ${data.rank[token] + 1}, entropy ${decimal(data.entropy[token])} nats`
+      `rank ${data.rank[token] + 1}, entropy ${decimal(data.entropy[token])} nats` +
+      (marks.forbidden ? `, the form forbade ${percent(marks.forbidden[token])}` : "") +
+      (marks.drafted.has(token) ? ", drafted" : "")
     );
   }
 
@@ -162,10 +203,23 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
     const texts = Array.from(data.piece, (piece) => strings[piece]);
     const names = new Map(texts.flatMap((piece, i) => (strings[data.token[i]] === piece ? [] : [[i, strings[data.token[i]]]])));
     list.fill([{ texts, names, continued: data.continued, outside: data.outside }], { keep: true });
+    const shareOf = (/** @type {number} */ i) => (marks.forbidden ? Math.round(100 * marks.forbidden[i]) || 0 : "");
     list.paint(
-      (i) => `${stroke(Math.exp(data.logprob[i]), strokes)} ${data.entropy[i] >= hesitation ? "wavy" : ""}`,
-      (word, look) => underline(word, strokes[Number.parseInt(look, 10)], look.endsWith("wavy")),
+      (i) => `${stroke(Math.exp(data.logprob[i]), strokes)} ${shareOf(i)} ${data.entropy[i] >= hesitation ? "wavy" : ""}`,
+      (word, look) => {
+        const [line, share] = look.split(" ");
+        underline(word, strokes[Number(line)], look.endsWith("wavy"));
+        word.classList.toggle("lk-forbidden", share !== "");
+        word.style.setProperty("--lk-share", `${share || 0}%`);
+      },
     );
+    list.mark("lk-overridden", (i) => marks.forbidden !== null && marks.forbidden[i] > overridden);
+    list.mark("lk-drafted", (i) => marks.drafted.has(i));
+    list.mark("lk-round", (i) => marks.rounds.has(i));
+    element.classList.toggle("lk-formed", marks.forbidden !== null || marks.drafted.size > 0);
+    signs.form.hidden = marks.forbidden === null;
+    signs.drafts.hidden = marks.drafted.size === 0 && marks.rounds.size === 0;
+    sayOrHide(foot, (facts.foot ?? []).join(" "));
     list.element.hidden = key.hidden = data.n === 0;
     scroll.hidden = data.n === 0 && Boolean(prompt.hidden);
   }
@@ -187,7 +241,10 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
     update(next = held) {
       facts = view.get("facts");
       strings = view.get("strings");
-      data = decode(view.get("block"), facts.n ?? 0, facts.k ?? 0, kinds);
+      const [n, k] = [facts.n ?? 0, facts.k ?? 0];
+      data = decode(view.get("block"), n, k, kinds);
+      const [forbidden, allowed] = [view.get("forbidden"), view.get("allowed")];
+      marks = decodeMarks({ n, k, forbidden, allowed, drafted: facts.drafted, rounds: facts.rounds });
       // A reader at the end of a growing text stays at its end; anywhere else stays where it is.
       const following = facts.running && scroll.scrollHeight - scroll.clientHeight - scroll.scrollTop < 8;
       drawHead();
@@ -204,5 +261,7 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
       held = token < data.n ? token : -1;
       rest();
     },
+    /** How a token was chosen is known by now. */
+    chosen: drawPanel,
   };
 }

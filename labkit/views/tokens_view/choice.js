@@ -1,0 +1,94 @@
+// How one token was chosen: the distribution as the model gave it and after each filter, with what was cut still to be seen.
+
+import { barRow } from "../kit/bars.js";
+import { box, decimal, equalChoices, make, percent, thousands } from "../kit/common.js";
+import { picker, setOptions } from "../kit/controls.js";
+import { legend } from "../kit/legend.js";
+import { table } from "../kit/table.js";
+import { candidates } from "./logic.js";
+
+/** @typedef {import("./logic.js").Choice} Choice */
+
+/**
+ * Returns {bars(choice, name), table(choice), picker, key}: the rows of the chart and the numbers of all stages. name(text, id, taken):
+ * what a row is called. redraw(): another stage is to be drawn.
+ * @type {(id: string, redraw: () => void) => {
+ *   rows: (choice: Choice, name: (text: string, id: number, taken: boolean) => Node) => HTMLElement[],
+ *   table: (choice: Choice) => HTMLElement, head: (choice: Choice) => HTMLElement, key: HTMLElement}}
+ */
+export function choicePane(id, redraw) {
+  let wanted = ""; // the stage to draw; "": the last
+  const { pair, select } = picker("Chances after", id, [], (value) => {
+    wanted = value;
+    redraw();
+  });
+  const key = legend([{ sample: "lk-track-mark", text: "the model's own chance" }, { text: "crossed out: cut, by what stands beside it" }], { quiet: true });
+  key.classList.add("lk-choice-key");
+
+  const stageOf = (/** @type {Choice} */ { stages }) => {
+    const found = stages.findIndex(({ name }) => name === wanted);
+    return found < 0 ? stages.length - 1 : found;
+  };
+  return {
+    key,
+    head(choice) {
+      const names = choice.stages.map(({ name }) => name);
+      setOptions(select, names, names[stageOf(choice)]);
+      return pair;
+    },
+    rows(choice, name) {
+      const stage = stageOf(choice);
+      const rows = candidates(choice, stage).map(({ text, id, share, before, by, taken }) => {
+        const { element } = barRow({
+          name: name(text, id, taken),
+          share,
+          mark: before,
+          number: by ? percent(before) : percent(share),
+          note: by ? `cut by ${by}` : taken ? "taken" : "",
+          className: `${by ? "lk-bar-cut" : ""} ${taken ? "lk-bar-taken" : ""}`,
+        });
+        if (by) element.querySelector(".lk-bar-number")?.setAttribute("title", "the model's own chance, before it was cut");
+        return element;
+      });
+      const { count, shares } = choice.others;
+      if (count > 0) {
+        const left = { share: shares[stage], mark: shares[0], number: percent(shares[stage]), note: "" };
+        rows.push(barRow({ name: `${thousands(count)} others`, ...left, className: "lk-bar-others" }).element);
+      }
+      return rows;
+    },
+    table({ stages }) {
+      const columns = ["After", "Tokens left", "Cut here", "Entropy"];
+      const rows = stages.map(({ name, kept, cut, entropy }, i) => [
+        name,
+        thousands(kept),
+        i === 0 ? "" : percent(cut),
+        box("", `${decimal(entropy, 3)} nats `, make("span", "lk-muted", `(${equalChoices(entropy)})`)),
+      ]);
+      return table({ columns, rows, numbers: ["Tokens left", "Cut here"], className: "lk-choice-table" });
+    },
+  };
+}
+
+/**
+ * How tokens were chosen, as far as it is known; null where steps can't be looked into. text(): the number of the text on show.
+ * @type {(view: import("../kit/mount.js").Mounted, text: () => number) =>
+ *   {get: (token: number) => Choice | null, want: (token: number) => void, rows: number, said: () => string} | null}
+ */
+export function choiceStore(view, text) {
+  if (!view.get("can_choose")) return null;
+  const key = (/** @type {number} */ token) => `${text()}:${token}`;
+  let asked = "";
+  return {
+    rows: view.get("constants").choice_rows,
+    get: (token) => view.get("choices")[key(token)] ?? null,
+    want(token) {
+      if (view.exported || view.get("choices")[key(token)] || asked === key(token)) return;
+      asked = key(token);
+      view.wire.ask("choose", { text: text(), token }, { latest: "choose" }).catch(() => {
+        asked = ""; // the kernel is busy: the next look asks again
+      });
+    },
+    said: () => (view.get("choice_status").state === "failed" ? view.get("choice_status").message : ""),
+  };
+}

@@ -1,0 +1,100 @@
+"""The tree view: a generated text that branches where another token is taken, its branches side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from labkit.markup import counted, shorten, visible
+from labkit.views.base import View, module, style
+from labkit.views.drawing.page import Page
+from labkit.views.kit.running_text import parted
+from labkit.views.tokens_view import static_text
+from labkit.views.tokens_view.choosing import Choosing, choice_of
+from labkit.views.tokens_view.exported import draw, numbers_of
+from labkit.views.tree_view.branches import Branched, Brancher, BranchTraits, Node
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labkit.views.drawing.scene import Picture
+
+__all__ = ["Branched", "Brancher", "Node", "TreeView"]
+
+
+class TreeView(View, BranchTraits):
+    """A text and its branches. `shown` is the number of the one on show, `compared` that of the one beside it.
+
+    `branch(at, token)` lets the one on show branch, `wait()` for it, `stop()` it, `rename(number, name)`, `save(path)`.
+    """
+
+    _title = "What the model wrote, and what it would have written"
+    _esm = module("tree_view/tree.js")
+    _css = style("tokens_view/tokens.css", "tree_view/tree.css")
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        *,
+        branch: Brancher | None = None,
+        choose: Choosing | None = None,
+        alternatives: int = 5,
+        prompt: bool = True,
+    ) -> None:
+        self._grow_with(branch, alternatives=alternatives, prompt=prompt)
+        self._choose_with(
+            None if choose is None else lambda text, token: choice_of(choose, self._tree[text].generation, token)
+        )
+        super().__init__(can_branch=branch is not None, can_choose=choose is not None)
+        self._plant(list(nodes))
+
+    def _label(self, number: int) -> str:
+        node = self._tree[number]
+        if node.name:
+            return node.name
+        if node.parent < 0:
+            return "the first text"
+        return (
+            f"{node.generation.tokens[node.at]!r} at token {node.at}" if node.at < len(node.generation.ids) else "cut"
+        )
+
+    def _describe(self) -> str:
+        first = self._tree[0].generation
+        return f"{shorten(visible(first.text), 60)!r}, {counted(len(self._tree), 'text')}"
+
+    def _static_text(self) -> str:
+        lines = [static_text(self._tree[self.shown].generation)]
+        for i, node in enumerate(self._tree):
+            from_ = "" if node.parent < 0 else f", from text {node.parent}"
+            lines.append(f"{i}: {self._label(i)}{from_}: {shorten(visible(node.generation.text), 80)!r}")
+        return "\n".join(lines)
+
+    def _table(self) -> pd.DataFrame:
+        """The tokens of all texts, as the token view has them, with the number and name of their text."""
+        import pandas as pd
+
+        tables = []
+        for i, node in enumerate(self._tree):
+            table = numbers_of(node.generation)
+            table.insert(0, "text", i)
+            table.insert(1, "name", node.name)
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True)
+
+    def _image(self) -> Picture:
+        page = Page(description=self._title).heading(self._title)
+        draw(page, self._tree[self.shown].generation, self._label(self.shown))
+        first = self._tree[0].generation.tokens
+        rows = [
+            (
+                i,
+                self._label(i),
+                "" if (at := parted(first, node.generation.tokens, (True, True))) is None else at,
+                shorten(visible(node.generation.text), 60),
+            )
+            for i, node in enumerate(self._tree)
+        ]
+        return page.table(rows, ("text", "name", "parts at", "reads"), right=(0, 2), caption="Branches").picture()
+
+    def _export_state(self) -> dict[str, Any]:
+        return {**super()._export_state(), **self._every_text()}

@@ -1,0 +1,134 @@
+"""How tokens were chosen, and what a form forbade, in a real Chromium."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import stand_in
+import torch
+from generations import HOSTILE, of_tokens, story
+
+from labkit.views.tokens_view import tokens
+from labkit.views.tokens_view.choosing import Stage
+
+pytestmark = pytest.mark.browser
+
+Open = Callable[..., Any]
+
+
+def formed(run: Any) -> Any:
+    """With a form that forbade three quarters of the model's probability at the third token."""
+    shares = torch.zeros(len(run.ids))
+    shares[2], shares[4] = 0.75, 0.25
+    allowed = torch.ones(run.top_ids.shape, dtype=torch.bool)
+    allowed[2, 0] = False
+    for name, value in (("forbidden", shares), ("top_allowed", allowed), ("form_complete", True)):
+        object.__setattr__(run, name, value)
+    return run
+
+
+def lab(run: Any, names: Callable[[int], str] = lambda id_: f" w{id_}") -> Any:
+    """Stands in for a lab: top-p cuts all but the two best of a thousand tokens."""
+
+    def choices(_run: Any, token: int) -> list[Stage]:
+        logs = np.random.default_rng(token).normal(0, 1, 1000)
+        logs[run.ids[token]] = 8
+        logs[7] = 7
+        logs -= np.log(np.exp(logs).sum())
+        kept = np.full(1000, -np.inf)
+        two = [run.ids[token], 7]
+        kept[two] = logs[two] - np.log(np.exp(logs[two]).sum())
+        return [Stage("the model", logs), Stage("top-p 0.9", kept)]
+
+    return SimpleNamespace(choices=choices, token_text=names)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_what_the_form_forbade_is_a_strip_and_a_sign(open_page: Open, tmp_path: Path, dark: bool) -> None:
+    page = open_page(tokens(formed(story())).to_html(tmp_path / "form.html"), width=420, dark=dark)
+    shares = page.evaluate(
+        "[...document.querySelectorAll('.lk-list .lk-tl-word')].slice(0, 5).map(w => w.style.getPropertyValue('--lk-share'))"
+    )
+    assert shares == ["0%", "0%", "75%", "0%", "25%"]
+    sign = "i => getComputedStyle(document.querySelectorAll('.lk-list .lk-tl-token')[i], '::after').content"
+    assert [page.evaluate(sign, i) for i in (2, 4)] == ['"!"', "none"]
+    page.locator(".lk-list .lk-tl-token").nth(2).hover()
+    assert "75.0 %, an override" in page.locator(".lk-facts").inner_text()
+    assert page.locator(".lk-bar-cut").inner_text().split("\n")[-1].endswith("cut by form")
+    assert page.get_by_text("The text satisfies the form.").is_visible()
+    text = page.evaluate(
+        "(() => { const s = getSelection(); s.selectAllChildren(document.querySelector('.lk-list')); return s.toString(); })()"
+    )
+    assert text == story().text, "signs are no part of the text"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_plain_text_has_no_strip(open_page: Open, tmp_path: Path) -> None:
+    page = open_page(tokens(story()).to_html(tmp_path / "plain.html"))
+    assert page.locator(".lk-forbidden:visible, .lk-overridden:visible, .lk-drafted:visible").count() == 0
+
+
+def test_a_step_is_asked_for_and_shows_what_was_cut(open_page: Open, tmp_path: Path) -> None:
+    run = story()
+    view = tokens(run, choose=lab(run))
+    page = open_page(view.to_html(tmp_path / "step.html"))
+    stand_in.draw(page, view)
+    page.locator(".lk-list .lk-tl-token").nth(3).hover()
+    height = page.locator(".lk-panel").bounding_box()["height"]
+    stand_in.pump(page, view)
+    assert view.wait(10)
+    stand_in.receive(page, stand_in.state(view))
+    cut = page.locator(".lk-bar-cut")
+    assert cut.count() == 5
+    assert cut.first.locator(".lk-bar-note").inner_text() == "cut by top-p 0.9"
+    struck = cut.first.locator(".lk-label").evaluate("e => getComputedStyle(e).textDecorationLine")
+    assert struck == "line-through"
+    assert page.locator(".lk-choice-table tr").nth(2).locator("td").nth(1).inner_text() == "2"
+    assert page.locator(".lk-bar-taken .lk-label").inner_text() == f"·w{run.ids[3]}"
+    page.get_by_label("Chances after").select_option("the model")
+    assert cut.count() == 0
+    assert page.locator(".lk-panel").bounding_box()["height"] - height < 120, "the panel jumps"
+    # the file keeps what was looked at
+    page = open_page(view.to_html(tmp_path / "kept.html"))
+    page.locator(".lk-list .lk-tl-token").nth(3).hover()
+    assert page.locator(".lk-bar-cut").count() == 5
+    view.close()
+
+
+def test_hostile_tokens_of_a_step_stay_text(open_page: Open, tmp_path: Path) -> None:
+    run = formed(of_tokens(HOSTILE))
+    view = tokens(run, choose=lab(run, lambda id_: HOSTILE[id_ % len(HOSTILE)]))
+    for token in (0, 1, 16):
+        view.choose(token)
+        assert view.wait(10)
+    page = open_page(view.to_html(tmp_path / "hostile.html"), width=420)
+    for token in (0, 1, 16):
+        page.locator(".lk-list .lk-tl-token").nth(token).hover()
+        assert page.locator(".lk-choice-table").count() == 1
+    assert page.evaluate("window.broken") is None
+    assert page.locator("main img, main svg, main script").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "a long token widens the page"
+    view.close()
+
+
+@pytest.mark.skipif(
+    not Path(os.environ.get("LABKIT_AXE", "")).is_file(),
+    reason="LABKIT_AXE names no axe.min.js to check accessibility with",
+)
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing_in_a_step(open_page: Open, tmp_path: Path, dark: bool) -> None:
+    run = formed(story())
+    view = tokens(run, choose=lab(run))
+    view.choose(2)
+    assert view.wait(10)
+    page = open_page(view.to_html(tmp_path / "axe.html"), dark=dark)
+    page.locator(".lk-list .lk-tl-token").nth(2).click()
+    page.add_script_tag(path=os.environ["LABKIT_AXE"])
+    found = page.evaluate("axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 200))]))")
+    assert found == []

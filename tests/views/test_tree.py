@@ -1,0 +1,112 @@
+"""The tree view: branches are made in a worker, named, compared, saved; a failure leaves the tree as it was."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from branching import ROOT, branch
+from generations import generation, story
+from pictured import words
+
+from labkit.errors import BadInput
+from labkit.generation.record import Generation
+from labkit.views.tree_view import Branched, Node, TreeView
+
+
+def tree(make: Any = branch) -> TreeView:
+    return TreeView([Node(generation(ROOT))], branch=make)
+
+
+def test_a_branch_is_written_shown_and_says_what_the_cache_saved() -> None:
+    view = tree()
+    view.branch(1, " dog")
+    assert view.wait(10)
+    assert [run.text for run in view.generations] == ["The cat sat", "The dog on"]
+    assert view.shown == 1
+    node = view.nodes[1]
+    assert (node["parent"], node["at"], node["token"], node["instead"]) == (0, 1, " dog", " cat")
+    assert node["saved"] == "5 tokens taken from the cache, which saved about 120 ms"
+    assert " dog" in view.strings
+    view.shown = 0
+    assert " sat" in view.strings
+    view.close()
+
+
+def test_branches_branch_again_are_named_and_saved(tmp_path) -> None:
+    view = tree()
+    view.branch(1, " dog")
+    assert view.wait(10)
+    view.branch(0, "A", of=1)
+    assert view.wait(10)
+    assert [node["parent"] for node in view.nodes] == [-1, 0, 1]
+    view.rename(2, "bold\n<b>")
+    assert view.nodes[2]["name"] == "bold <b>"
+    saved = json.loads(view.save(tmp_path / "tree.json").read_text("utf-8"))
+    assert [(each["parent"], each["at"], each["name"]) for each in saved["texts"]] == [
+        (None, 0, ""), (0, 1, ""), (1, 0, "bold <b>"),
+    ]  # fmt: skip
+    assert saved["texts"][1]["tokens"] == ["The", " dog", " on"]
+    view.compared = 1
+    assert "bold <b>" in " ".join(words(view._image()))
+    assert view.table["text"].unique().tolist() == [0, 1, 2]
+    view.close()
+
+
+def test_what_cannot_be_branched_is_refused_with_the_reason() -> None:
+    view = tree()
+    for given, said in (
+        ((1, " horse"), "no alternative that was kept"),
+        ((1, " cat"), "is ' cat' already"),
+        ((3, " dog"), "at=3 can't be used"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            view.branch(*given)
+    with pytest.raises(BadInput, match="can't write"):
+        TreeView([Node(story())]).branch(1, 5)
+    with pytest.raises(BadInput, match="There is no text 4"):
+        view.shown = 4
+    view.close()
+
+
+def test_a_failure_is_said_and_the_text_comes_back() -> None:
+    def failing(run: Generation, at: int, token: int, *, on_token: Any, stop_event: Any) -> Branched:
+        on_token(generation(ROOT[:1], finish_reason="running"))
+        raise BadInput("This lab was closed.")
+
+    view = tree(failing)
+    view.branch(1, " dog")
+    assert view.wait(10)
+    assert (view.status["state"], view.status["message"]) == ("failed", "This lab was closed.")
+    assert (len(view.nodes), view.facts["n"]) == (1, 3)
+    view.close()
+
+
+def test_a_stop_keeps_what_was_written() -> None:
+    begun = threading.Event()
+
+    def slow(run: Generation, at: int, token: int, *, on_token: Any, stop_event: threading.Event) -> Branched:
+        begun.set()
+        assert stop_event.wait(10)
+        return Branched(generation(ROOT[:2], finish_reason="stopped"))
+
+    view = tree(slow)
+    view.branch(2, " ran")
+    assert begun.wait(10)
+    view.stop()
+    assert view.wait(10)
+    assert view.status["state"] == "stopped"
+    assert [node["ended"] for node in view.nodes] == [True, False]
+    view.close()
+
+
+def test_a_file_has_every_text() -> None:
+    view = tree()
+    view.branch(1, " dog")
+    assert view.wait(10)
+    state = view._export_state()
+    assert [text["facts"]["n"] for text in state["texts"]] == [3, 3]
+    assert state["block:0"] != state["block:1"]
+    view.close()
