@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from labkit.views.adapter_view import adapter as adapter
     from labkit.views.attention_view import attention as attention
     from labkit.views.charts import memory as memory
+    from labkit.views.chat_view import chat as chat
     from labkit.views.dose_chart import doses as doses
     from labkit.views.features_view import features as features
     from labkit.views.lens_chart import attribution as attribution
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
     from labkit.views.steering_view import steering as steering
     from labkit.views.tokens_view import tokens as tokens
     from labkit.views.training_view import training as training
+    from labkit.views.tree_view import tree as tree
     from labkit.views.weight_chart import grid as grid
 
 _NAMES = {
     "adapter_view": ("adapter",),
     "attention_view": ("attention",),
     "charts": ("memory",),
+    "chat_view": ("chat",),
     "dose_chart": ("doses",),
     "features_view": ("features",),
     "lens_chart": ("attribution", "lens"),
@@ -56,6 +59,7 @@ _NAMES = {
     "steering_view": ("steering",),
     "tokens_view": ("tokens",),
     "training_view": ("training",),
+    "tree_view": ("tree",),
     "weight_chart": ("grid",),
 }
 

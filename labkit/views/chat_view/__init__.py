@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import traitlets
 
@@ -18,7 +18,7 @@ from labkit.views.kit.traits import Change, Proposal, sent
 from labkit.views.kit.wire import answers
 from labkit.views.tokens_view.choosing import Choosing, choice_of
 from labkit.views.tokens_view.payload import drawn
-from labkit.views.tree_view.branches import Brancher, BranchTraits, Node
+from labkit.views.tree_view.branches import Brancher, BranchTraits, Node, continued
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,12 +31,14 @@ COLDEST_TOP_P = 0.05  # the slider's lower end; Python takes less
 _LINE_CHARACTERS = 2_000
 
 
-class Writer(Protocol):
-    """What the panel is handed to write with, as a Lab has it."""
+@dataclass(frozen=True)
+class _Asked:
+    """What the model is given for a reply, as the settings were when it was asked for. turn: that the reply is drawn anew for,
+    None for a new one."""
 
-    def generate(self, prompt: list[dict[str, str]], **settings: object) -> Generation:
-        """Called in a worker with messages, max_new_tokens, temperature, top_p, seed, on_token and stop_event."""
-        ...
+    messages: list[dict[str, str]]
+    settings: dict[str, float | int | None]
+    turn: int | None = None
 
 
 @dataclass
@@ -112,13 +114,14 @@ class ChatView(View, BranchTraits):
         self._choose_with(
             None if choose is None else lambda text, token: choice_of(choose, self._tree[text].generation, token)
         )
-        self._talking: Job[str, Generation] = Job(
+        self._talking: Job[_Asked, Generation] = Job(
             self,
             self._write,
             self._written,
             status="talk",
             failed="No reply could be written:",
             give_up=self._take_back,
+            facts=lambda asked: {"turn": asked.turn},
             keep_stopped=True,
         )
         self._opening: Job[int, View] = Job(
@@ -169,7 +172,7 @@ class ChatView(View, BranchTraits):
             self.unsent = ""
             self._said.append(_Turn("user", clean(text)))
             self._tell_turns()
-            self._talking.ask(text)
+            self._talking.ask(_Asked(self.messages, self._settings()))
 
     def again(self) -> None:
         """Draw the last reply anew with the settings as they are now, beside the one that is there."""
@@ -178,7 +181,7 @@ class ChatView(View, BranchTraits):
                 raise BadInput("There is no reply yet; say something first.")
             if self._talking.busy:
                 raise BadInput("A reply is still being written; wait for it, or stop it.")
-            self._talking.ask("")
+            self._talking.ask(_Asked(self.messages[:-1], self._settings(), len(self._said) - 1))
 
     def stop(self) -> None:
         """Stop the reply or the branch that is being written; what there is of it so far is kept."""
@@ -238,40 +241,45 @@ class ChatView(View, BranchTraits):
 
     # the work ---------------------------------------------------------------------------------------------------------
 
-    def _write(self, text: str, run: Run) -> Generation:
-        """In the job's thread. text: what was said; "" for another reply to the same."""
-        messages = self.messages if text else self.messages[:-1]
+    def _settings(self) -> dict[str, float | int | None]:
+        warm = self.temperature > 0
+        return {
+            "max_new_tokens": self._max_new_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p if warm and self.top_p < 1 else None,
+            "seed": self.seed if warm else None,
+        }
+
+    def _write(self, asked: _Asked, run: Run) -> Generation:
+        """In the job's thread."""
         return self._generate(
-            messages,
-            max_new_tokens=self._max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p if self.temperature > 0 and self.top_p < 1 else None,
-            seed=self.seed if self.temperature > 0 else None,
-            on_token=lambda so_far: run.say("", draft=clean(so_far.text), again=not text),
+            asked.messages,
+            **asked.settings,
+            on_token=lambda so_far: run.say(draft=clean(so_far.text)),
             stop_event=run.stop,
         )
 
-    def _written(self, text: str, made: Generation) -> str:
-        if text:
+    def _written(self, asked: _Asked, made: Generation) -> str:
+        if asked.turn is None:
             self._said.append(_Turn("assistant", reply=_Reply([Node(made)])))
-        else:
-            reply = self._said[-1].reply
-            assert reply is not None
-            nodes = reply.nodes
-            # not where it parted, for it was drawn from the start: the first token that differs
-            first = nodes[0].generation.ids
+        elif (reply := self._said[asked.turn].reply) is not None:
+            # drawn from the start; in the tree it hangs where it differs from the first
+            first = reply.nodes[0].generation.ids
             at = next((i for i, (a, b) in enumerate(zip(first, made.ids, strict=False)) if a != b), 0)
-            nodes.append(Node(made, 0, at))
-            reply.shown = len(nodes) - 1
+            reply.nodes.append(Node(made, 0, at))
+            reply.shown = len(reply.nodes) - 1
+        turn = len(self._said) - 1 if asked.turn is None else asked.turn
+        if self.chosen == turn:
+            self._take_up(turn)
+        else:
+            self.chosen = turn
         self._tell_turns()
-        self.chosen = -1
-        self.chosen = len(self._said) - 1
         seconds = made.prefill_seconds + made.decode_seconds
         return f"{counted(len(made.ids), 'token')} in {seconds:.1f} s"
 
-    def _take_back(self, text: str) -> None:
+    def _take_back(self, asked: _Asked) -> None:
         """There is no reply: what was said goes back into the field."""
-        if text and self._said and self._said[-1].role == "user":
+        if asked.turn is None and self._said and self._said[-1].role == "user":
             self.unsent = self._said.pop().text
             self._tell_turns()
 
@@ -301,19 +309,22 @@ class ChatView(View, BranchTraits):
 
     @traitlets.observe("chosen")
     def _on_chosen(self, change: Change) -> None:
-        self._growing.stop()
+        self._growing.clear()  # a branch of the reply that was on show
         if change["new"] < 0:
             self._plant([])
-            return
-        reply = self._reply_of(change["new"])
-        shown = reply.shown
-        self._plant(reply.nodes)
-        self.shown = shown
+        else:
+            self._take_up(change["new"])
+
+    def _take_up(self, turn: int) -> None:
+        reply = self._reply_of(turn)
+        self._plant(reply.nodes, reply.shown)
 
     @traitlets.observe("shown")
     def _on_shown_reply(self, change: Change) -> None:
-        if self.chosen >= 0 and self._tree is self._said[self.chosen].reply_nodes:
-            pass
+        """The text on show is the one that the conversation goes on from."""
+        if self.chosen >= 0 and (reply := self._reply_of(self.chosen)).shown != change["new"]:
+            reply.shown = change["new"]
+            self._tell_turns()
 
     def _tell_turns(self) -> None:
         self.turns = [
@@ -325,3 +336,92 @@ class ChatView(View, BranchTraits):
             }
             for turn in self._said
         ]
+
+    def _describe(self) -> str:
+        return counted(len(self._said), "turn")
+
+    def _static_text(self) -> str:
+        return "\n".join(
+            f"{message['role']}: {shorten(message['content'], _LINE_CHARACTERS)}" for message in self.messages
+        )
+
+    def _table(self) -> pd.DataFrame:
+        """A row for each turn: role, text, how a reply was drawn, and how many texts it has."""
+        import pandas as pd
+
+        return pd.DataFrame(self.turns, columns=["role", "text", "note", "texts"])
+
+    def _image(self) -> Picture:
+        page = Page(description=self._title).heading(self._title)
+        if not self._said:
+            page.note("Nothing was said yet.")
+        for turn in self._said:
+            page.note(f"{'You' if turn.role == 'user' else 'The model'}{_note(turn.reply, '; ')}")
+            page.paragraph(visible(shorten(turn.said, _LINE_CHARACTERS)) or "(empty)")
+        return page.picture()
+
+    def _export_state(self) -> dict[str, Any]:
+        """The conversation, and every text of the reply whose tokens are on show."""
+        return {**super()._export_state(), **self._every_text()}
+
+
+def _note(reply: _Reply | None, before: str = "") -> str:
+    if reply is None:
+        return ""
+    made = reply.nodes[reply.shown].generation
+    stopped = "" if made.finish_reason not in ("stopped", "interrupted") else ", stopped"
+    return f"{before}{counted(len(made.ids), 'token')}{stopped}, {drawn(made.sampling)}"
+
+
+class Talker(Protocol):
+    """A Lab, or what has as much of one."""
+
+    @property
+    def name(self) -> str: ...
+
+    def generate(self, prompt: list[dict[str, str]], **settings: Any) -> Generation:
+        """Called in a worker with messages, max_new_tokens, temperature, top_p, seed, on_token and stop_event."""
+        ...
+
+    def trace(self, what: list[int], /) -> Any: ...
+
+
+def chat(
+    lab: Talker,
+    *,
+    system: str = "",
+    temperature: float = 0.7,
+    top_p: float = 1.0,
+    seed: int = 0,
+    max_new_tokens: int = 256,
+) -> ChatView:
+    """Talk to a model, and look behind each of its replies: its tokens and their alternatives, branches, its trace.
+
+    The reply comes as it is written and can be stopped. A click on an alternative lets it branch there, and the conversation
+    goes on from the text that is on show. *Trace* opens the attention view of the whole conversation up to the reply's end.
+
+    lab: a Lab, or anything with its generate, trace and name. system: the system prompt. temperature, top_p, seed: how
+        replies are drawn; each can be moved while you talk. max_new_tokens: of a reply.
+    Raises BadInput when a setting is out of range.
+    """
+    for name in ("generate", "trace"):
+        if not callable(getattr(lab, name, None)):
+            raise BadInput(f"views.chat talks with a lab, and a {type(lab).__name__} has no {name}; give the lab.")
+
+    def trace(generation: Generation) -> View:
+        from labkit.views.attention_view import attention
+
+        return attention(lab.trace([*generation.prompt_ids, *generation.ids]))
+
+    return ChatView(
+        lab.generate,
+        system=system,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        branch=continued,
+        choose=None,
+        trace=trace,
+        name=lab.name,
+    )

@@ -156,6 +156,8 @@ def headline(generation: Generation, *, running: bool = False) -> list[str]:
             perplexity = f"{size:.2f}" if size < 1e4 else f"{size:.1e}"
             parts.append(f"mean log-probability {text} nats (perplexity {perplexity})")
     parts.append(drawn(generation.sampling))
+    if not generation.engine.startswith("transformers"):
+        parts.append(generation.engine)
     return parts
 
 

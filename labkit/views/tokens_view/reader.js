@@ -126,6 +126,7 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
     walking = false;
   });
   const panel = tokenPanel({ id: view.id("stage"), branch: onBranch, redraw: () => drawPanel() });
+  if (choices && !view.exported) panel.element.classList.add("lk-panel-choices");
   let captioned = "";
   const spoken = make("div", "lk-spoken");
   text.append(fold, prompt, list.element);

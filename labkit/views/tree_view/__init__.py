@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from labkit.errors import BadInput
 from labkit.markup import counted, shorten, visible
 from labkit.views.base import View, module, style
 from labkit.views.drawing.page import Page
@@ -12,14 +13,34 @@ from labkit.views.kit.running_text import parted
 from labkit.views.tokens_view import static_text
 from labkit.views.tokens_view.choosing import Choosing, choice_of
 from labkit.views.tokens_view.exported import draw, numbers_of
-from labkit.views.tree_view.branches import Branched, Brancher, BranchTraits, Node
+from labkit.views.tree_view.branches import Branched, Brancher, BranchTraits, Node, continued
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labkit.generation.record import Generation
     from labkit.views.drawing.scene import Picture
 
-__all__ = ["Branched", "Brancher", "Node", "TreeView"]
+__all__ = ["Branched", "Brancher", "Node", "TreeView", "tree"]
+
+
+def tree(
+    generation: Generation, *, choose: Choosing | None = None, alternatives: int = 5, prompt: bool = True
+) -> TreeView:
+    """Show a generated text that branches: hold a token, click one of its alternatives, and the text goes on from there.
+
+    The branches form a tree at the side, which the arrow keys walk; each can be named, set beside another, and saved with
+    them all. A branch takes over the keys and values of what stays, and the view says what that saved.
+
+    generation: as lab.generate returns it; its lab goes on with it, and has to be open. choose, alternatives, prompt: as
+        `tokens` takes them.
+    Raises BadInput where this is no Generation.
+    """
+    if not hasattr(generation, "top_logprobs"):
+        raise BadInput(
+            f"views.tree shows a Generation, as lab.generate returns it, and this is a {type(generation).__name__}."
+        )
+    return TreeView([Node(generation)], branch=continued, choose=choose, alternatives=alternatives, prompt=prompt)
 
 
 class TreeView(View, BranchTraits):

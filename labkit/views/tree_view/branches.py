@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import traitlets
 
@@ -70,11 +70,12 @@ def continued(
 
     What the cache saved is what its tokens take at the pace at which this text's prompt was read.
     """
-    made = generation.branch(at, token, on_token=on_token, stop_event=stop_event)
+    source: Any = generation
+    made = source.branch(at, token, on_token=on_token, stop_event=stop_event)
     if made.reuse is None:
         return Branched(made)
     reused, prompt = made.reuse.tokens, len(generation.prompt_ids)
-    read_anew = generation.branched_at is None and generation.reuse is None
+    read_anew = source.branched_at is None and source.reuse is None
     pace = generation.prefill_seconds / prompt if read_anew and prompt else None
     return Branched(made, reused, None if pace is None else pace * reused, made.reuse.note)
 
@@ -136,15 +137,15 @@ class BranchTraits(TokenTraits, ChoiceTraits):
     def _view(self) -> View:
         return cast("View", self)
 
-    def _plant(self, nodes: list[Node]) -> None:
+    def _plant(self, nodes: list[Node], shown: int = 0) -> None:
         """Show another tree."""
-        self._tree = nodes
-        with self.hold_trait_notifications():
-            self.choices = {}
-            self.compared = -1
-            self.shown = 0
-        self._tell()
-        self._draw(0)
+        with self._view.hold_sync():
+            self._tree = []  # nothing is drawn of the old one, and nothing checked against it
+            self.choices, self.compared, self.held, self.shown = {}, -1, -1, 0
+            self._tree = nodes
+            self.shown = shown
+            self._tell()
+            self._draw(shown)
 
     # what a user calls ------------------------------------------------------------------------------------------------
 
@@ -238,9 +239,7 @@ class BranchTraits(TokenTraits, ChoiceTraits):
 
     def _grown(self, asked: tuple[int, int, int], made: Branched) -> str:
         number, at, _token = asked
-        node = Node(
-            made.generation, number, at, reused=made.reused, saved_seconds=made.saved_seconds, note=made.note
-        )
+        node = Node(made.generation, number, at, reused=made.reused, saved_seconds=made.saved_seconds, note=made.note)
         self._tree.append(node)
         self._tell()
         before, self.shown = self.shown, len(self._tree) - 1
