@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.generation.record import Generation
+    from labkit.trace.record import Trace
     from labkit.views.drawing.scene import Picture
 
 HOTTEST = 2.0
@@ -383,7 +384,7 @@ class Talker(Protocol):
         """Called in a worker with messages, max_new_tokens, temperature, top_p, seed, on_token and stop_event."""
         ...
 
-    def trace(self, what: list[int], /) -> Any: ...
+    def trace(self, what: Generation, /) -> Trace: ...
 
 
 def chat(
@@ -411,7 +412,7 @@ def chat(
     def trace(generation: Generation) -> View:
         from labkit.views.attention_view import attention
 
-        return attention(lab.trace([*generation.prompt_ids, *generation.ids]))
+        return attention(lab.trace(generation))
 
     return ChatView(
         lab.generate,

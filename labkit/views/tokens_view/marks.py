@@ -19,15 +19,14 @@ OVERRIDDEN = (
 
 def forbidden_of(generation: Generation) -> np.ndarray | None:
     """(n,) float32, 0 to 1: the share of the model's own probability that the form forbade; None without a form."""
-    found = getattr(generation, "forbidden", None)
-    return None if found is None else numbers(found, "<f4").reshape(-1)
+    return None if generation.forbidden is None else numbers(generation.forbidden, "<f4").reshape(-1)
 
 
 def marks(generation: Generation, k: int) -> dict[str, object]:
     """The traits: forbidden, (n,) float32; allowed, (n, k) uint8, whether the form allowed each of the alternatives. Both
     are empty without a form."""
     forbidden = forbidden_of(generation)
-    allowed = getattr(generation, "top_allowed", None)
+    allowed = generation.top_allowed
     n = len(generation.ids)
     return {
         "forbidden": b"" if forbidden is None else forbidden.tobytes(),
@@ -38,7 +37,7 @@ def marks(generation: Generation, k: int) -> dict[str, object]:
 def drafted_of(generation: Generation) -> tuple[list[int], list[int]]:
     """The tokens that a draft proposed and the model took, and those at which a pass of the model over a draft began; empty
     without speculation."""
-    speculation = getattr(generation, "speculation", None)
+    speculation = generation.speculation
     if speculation is None:
         return [], []
     n = len(generation.ids)
@@ -53,7 +52,7 @@ def foot(generation: Generation) -> list[str]:
 
 
 def _of_drafts(generation: Generation) -> list[str]:
-    made = getattr(generation, "speculation", None)
+    made = generation.speculation
     if made is None:
         return []
     if not made.proposed:
@@ -75,7 +74,7 @@ def _of_form(generation: Generation) -> list[str]:
         f"The form forbade {float(forbidden.mean()):.1%} of the model's probability on average, and more than half of it "
         f"at {over} of {counted(len(forbidden), 'token')}."
     ]
-    complete = getattr(generation, "form_complete", None)
+    complete = generation.form_complete
     if complete is not None and generation.finish_reason != "running":
         said.append(
             "The text satisfies the form." if complete else "The text is the beginning of one that satisfies it."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import traitlets
 
@@ -70,12 +71,11 @@ def continued(
 
     What the cache saved is what its tokens take at the pace at which this text's prompt was read.
     """
-    source: Any = generation
-    made = source.branch(at, token, on_token=on_token, stop_event=stop_event)
+    made = generation.branch(at, token, on_token=on_token, stop_event=stop_event)
     if made.reuse is None:
         return Branched(made)
     reused, prompt = made.reuse.tokens, len(generation.prompt_ids)
-    read_anew = source.branched_at is None and source.reuse is None
+    read_anew = generation.branched_at is None and generation.reuse is None
     pace = generation.prefill_seconds / prompt if read_anew and prompt else None
     return Branched(made, reused, None if pace is None else pace * reused, made.reuse.note)
 
@@ -215,7 +215,9 @@ class BranchTraits(TokenTraits, ChoiceTraits):
                         "text": clean(node.generation.text),
                         "ids": list(map(int, node.generation.ids)),
                         "tokens": [clean(token) for token in node.generation.tokens],
-                        "logprobs": [float(value) for value in node.generation.logprobs],
+                        "logprobs": [
+                            value if math.isfinite(value) else None for value in node.generation.logprobs.tolist()
+                        ],
                     }
                     for i, node in enumerate(self._tree)
                 ],
