@@ -11,6 +11,7 @@ from branching import ROOT, branch
 from generations import generation, story
 from pictured import words
 
+import labkit.views
 from labkit.errors import BadInput
 from labkit.generation.record import Generation
 from labkit.views.tree_view import Branched, Node, TreeView
@@ -69,6 +70,19 @@ def test_what_cannot_be_branched_is_refused_with_the_reason() -> None:
     with pytest.raises(BadInput, match="There is no text 4"):
         view.shown = 4
     view.close()
+
+
+def test_two_settings_of_one_prompt_stand_side_by_side() -> None:
+    warm = generation([*ROOT[:2], (" ran", 0.1, {" sat": 0.7})], temperature=1.5)
+    view = labkit.views.tree([generation(ROOT), warm])
+    assert [(node["name"], node["at"]) for node in view.nodes] == [
+        ("temperature 0.8, seed 1", 0), ("temperature 1.5, seed 1", 2),
+    ]  # fmt: skip
+    assert (view.shown, view.compared) == (0, 1)
+    view.close()
+    for wrong in ([], [generation(ROOT), story()], "text"):
+        with pytest.raises(BadInput, match=r"views\.tree shows"):
+            labkit.views.tree(wrong)  # type: ignore[arg-type]
 
 
 def test_a_failure_is_said_and_the_text_comes_back() -> None:

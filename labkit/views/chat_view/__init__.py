@@ -18,7 +18,7 @@ from labkit.views.kit.traits import Change, Proposal, sent
 from labkit.views.kit.wire import answers
 from labkit.views.tokens_view.choosing import Choosing, choice_of
 from labkit.views.tokens_view.payload import drawn
-from labkit.views.tree_view.branches import Brancher, BranchTraits, Node, continued
+from labkit.views.tree_view.branches import Brancher, BranchTraits, Node, continued, parted_at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -265,9 +265,7 @@ class ChatView(View, BranchTraits):
             self._said.append(_Turn("assistant", reply=_Reply([Node(made)])))
         elif (reply := self._said[asked.turn].reply) is not None:
             # drawn from the start; in the tree it hangs where it differs from the first
-            first = reply.nodes[0].generation.ids
-            at = next((i for i, (a, b) in enumerate(zip(first, made.ids, strict=False)) if a != b), 0)
-            reply.nodes.append(Node(made, 0, at))
+            reply.nodes.append(Node(made, 0, parted_at(reply.nodes[0].generation, made)))
             reply.shown = len(reply.nodes) - 1
         turn = len(self._said) - 1 if asked.turn is None else asked.turn
         if self.chosen == turn:

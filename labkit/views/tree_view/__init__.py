@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from labkit.errors import BadInput
 from labkit.markup import counted, shorten, visible
@@ -13,7 +13,8 @@ from labkit.views.kit.running_text import parted
 from labkit.views.tokens_view import static_text
 from labkit.views.tokens_view.choosing import Choosing, choice_of
 from labkit.views.tokens_view.exported import draw, numbers_of
-from labkit.views.tree_view.branches import Branched, Brancher, BranchTraits, Node, continued
+from labkit.views.tokens_view.payload import drawn
+from labkit.views.tree_view.branches import Branched, Brancher, BranchTraits, Node, continued, parted_at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,22 +26,41 @@ __all__ = ["Branched", "Brancher", "Node", "TreeView", "tree"]
 
 
 def tree(
-    generation: Generation, *, choose: Choosing | None = None, alternatives: int = 5, prompt: bool = True
+    generation: Generation | Sequence[Generation],
+    *,
+    choose: Choosing | None = None,
+    alternatives: int = 5,
+    prompt: bool = True,
 ) -> TreeView:
     """Show a generated text that branches: hold a token, click one of its alternatives, and the text goes on from there.
 
     The branches form a tree at the side, which the arrow keys walk; each can be named, set beside another, and saved with
     them all. A branch takes over the keys and values of what stays, and the view says what that saved.
 
-    generation: as lab.generate returns it; its lab goes on with it, and has to be open. choose, alternatives, prompt: as
-        `tokens` takes them.
-    Raises BadInput where this is no Generation.
+    generation: as lab.generate returns it; its lab goes on with it, and has to be open. Or several of one prompt, such as two
+        settings with one seed: they hang in the tree where they part from the first, and the second stands beside it.
+    choose, alternatives, prompt: as `tokens` takes them.
+    Raises BadInput where there is no Generation, or several are not of one prompt.
     """
-    if not hasattr(generation, "top_logprobs"):
+    several = [generation] if hasattr(generation, "top_logprobs") else list(cast("Sequence[Generation]", generation))
+    if not several or not all(hasattr(each, "top_logprobs") for each in several):
         raise BadInput(
-            f"views.tree shows a Generation, as lab.generate returns it, and this is a {type(generation).__name__}."
+            "views.tree shows a Generation, as lab.generate returns it, or a list of them; give at least one."
         )
-    return TreeView([Node(generation)], branch=continued, choose=choose, alternatives=alternatives, prompt=prompt)
+    first, *others = several
+    if any(list(each.prompt_ids) != list(first.prompt_ids) for each in others):
+        raise BadInput(
+            "views.tree shows texts of one prompt, and these are of several; show each in a tree of its own."
+        )
+    names = [drawn(each.sampling) for each in several]
+    if len(set(names)) < len(names):
+        names = [""] * len(names)
+    nodes = [Node(first, name=names[0])]
+    nodes += [Node(each, 0, parted_at(first, each), name) for each, name in zip(others, names[1:], strict=True)]
+    view = TreeView(nodes, branch=continued, choose=choose, alternatives=alternatives, prompt=prompt)
+    if others:
+        view.compared = 1
+    return view
 
 
 class TreeView(View, BranchTraits):

@@ -80,6 +80,12 @@ def continued(
     return Branched(made, reused, None if pace is None else pace * reused, made.reuse.note)
 
 
+def parted_at(one: Generation, other: Generation) -> int:
+    """The first token in which two texts differ; where one goes on as the other, that behind its end."""
+    both = zip(one.ids, other.ids, strict=False)
+    return next((i for i, (a, b) in enumerate(both) if a != b), min(len(one.ids), len(other.ids)))
+
+
 @dataclass
 class Node:
     """One text of the tree. parent: the number of the one it branched off, -1 for the first; at: the first token in which
