@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import stand_in
 import torch
+from branching import chosen
 from generations import HOSTILE, of_tokens, story
 
 from labkit.views.tokens_view import tokens
-from labkit.views.tokens_view.choosing import Stage
 
 pytestmark = pytest.mark.browser
 
@@ -31,22 +29,6 @@ def formed(run: Any) -> Any:
     for name, value in (("forbidden", shares), ("top_allowed", allowed), ("form_complete", True)):
         object.__setattr__(run, name, value)
     return run
-
-
-def lab(run: Any, names: Callable[[int], str] = lambda id_: f" w{id_}") -> Any:
-    """Stands in for a lab: top-p cuts all but the two best of a thousand tokens."""
-
-    def choices(_run: Any, token: int) -> list[Stage]:
-        logs = np.random.default_rng(token).normal(0, 1, 1000)
-        logs[run.ids[token]] = 8
-        logs[7] = 7
-        logs -= np.log(np.exp(logs).sum())
-        kept = np.full(1000, -np.inf)
-        two = [run.ids[token], 7]
-        kept[two] = logs[two] - np.log(np.exp(logs[two]).sum())
-        return [Stage("the model", logs), Stage("top-p 0.9", kept)]
-
-    return SimpleNamespace(choices=choices, token_text=names)
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -76,7 +58,7 @@ def test_a_plain_text_has_no_strip(open_page: Open, tmp_path: Path) -> None:
 
 def test_a_step_is_asked_for_and_shows_what_was_cut(open_page: Open, tmp_path: Path) -> None:
     run = story()
-    view = tokens(run, choose=lab(run))
+    view = tokens(run, choose=chosen)
     page = open_page(view.to_html(tmp_path / "step.html"))
     stand_in.draw(page, view)
     page.locator(".lk-list .lk-tl-token").nth(3).hover()
@@ -85,25 +67,25 @@ def test_a_step_is_asked_for_and_shows_what_was_cut(open_page: Open, tmp_path: P
     assert view.wait(10)
     stand_in.receive(page, stand_in.state(view))
     cut = page.locator(".lk-bar-cut")
-    assert cut.count() == 5
-    assert cut.first.locator(".lk-bar-note").inner_text() == "cut by top-p 0.9"
+    assert cut.count() == 6
+    assert cut.first.locator(".lk-bar-note").inner_text() == "cut by top-p"
     struck = cut.first.locator(".lk-label").evaluate("e => getComputedStyle(e).textDecorationLine")
     assert struck == "line-through"
     assert page.locator(".lk-choice-table tr").nth(2).locator("td").nth(1).inner_text() == "2"
     assert page.locator(".lk-bar-taken .lk-label").inner_text() == f"·w{run.ids[3]}"
-    page.get_by_label("Chances after").select_option("the model")
+    page.get_by_label("Chances after").select_option("the model alone")
     assert cut.count() == 0
     assert page.locator(".lk-panel").bounding_box()["height"] - height < 10, "the panel jumps"
     # the file keeps what was looked at
     page = open_page(view.to_html(tmp_path / "kept.html"))
     page.locator(".lk-list .lk-tl-token").nth(3).hover()
-    assert page.locator(".lk-bar-cut").count() == 5
+    assert page.locator(".lk-bar-cut").count() == 6
     view.close()
 
 
 def test_hostile_tokens_of_a_step_stay_text(open_page: Open, tmp_path: Path) -> None:
     run = formed(of_tokens(HOSTILE))
-    view = tokens(run, choose=lab(run, lambda id_: HOSTILE[id_ % len(HOSTILE)]))
+    view = tokens(run, choose=lambda run, token: chosen(run, token, lambda id_: HOSTILE[id_ % len(HOSTILE)]))
     for token in (0, 1, 16):
         view.choose(token)
         assert view.wait(10)
@@ -124,7 +106,7 @@ def test_hostile_tokens_of_a_step_stay_text(open_page: Open, tmp_path: Path) -> 
 @pytest.mark.parametrize("dark", [False, True])
 def test_axe_finds_nothing_in_a_step(open_page: Open, tmp_path: Path, dark: bool) -> None:
     run = formed(story())
-    view = tokens(run, choose=lab(run))
+    view = tokens(run, choose=chosen)
     view.choose(2)
     assert view.wait(10)
     page = open_page(view.to_html(tmp_path / "axe.html"), dark=dark)

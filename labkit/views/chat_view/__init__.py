@@ -16,7 +16,7 @@ from labkit.views.drawing.page import Page
 from labkit.views.kit.job import Job, Run
 from labkit.views.kit.traits import Change, Proposal, sent
 from labkit.views.kit.wire import answers
-from labkit.views.tokens_view.choosing import Choosing, choice_of
+from labkit.views.tokens_view.choosing import Choose
 from labkit.views.tokens_view.payload import drawn
 from labkit.views.tree_view.branches import Brancher, BranchTraits, Node, continued, parted_at
 
@@ -102,7 +102,7 @@ class ChatView(View, BranchTraits):
         seed: int = 0,
         max_new_tokens: int = 256,
         branch: Brancher | None = None,
-        choose: Choosing | None = None,
+        choose: Choose | None = None,
         trace: Callable[[Generation], View] | None = None,
         name: str = "",
         alternatives: int = 5,
@@ -112,9 +112,7 @@ class ChatView(View, BranchTraits):
         self._said: list[_Turn] = []
         self._traces: list[View] = []
         self._grow_with(branch, alternatives=alternatives, prompt=False)
-        self._choose_with(
-            None if choose is None else lambda text, token: choice_of(choose, self._tree[text].generation, token)
-        )
+        self._choose_with(choose, lambda number: self._tree[number].generation)
         self._talking: Job[_Asked, Generation] = Job(
             self,
             self._write,
@@ -134,7 +132,6 @@ class ChatView(View, BranchTraits):
             top_p=top_p,
             seed=seed,
             can_branch=branch is not None,
-            can_choose=choose is not None,
             can_trace=trace is not None,
             model_name=clean(shorten(name, 80)),
             facts={"n": 0, "k": 0, "headline": [], "drawn": "", "empty": "", "running": False, "prompt_tokens": 0},
@@ -420,7 +417,6 @@ def chat(
         seed=seed,
         max_new_tokens=max_new_tokens,
         branch=continued,
-        choose=None,
         trace=trace,
         name=lab.name,
     )

@@ -74,7 +74,7 @@ function turnsPane(view, hear) {
     trace.hidden = !view.get("can_trace") || view.exported;
     const actions = box("lk-actions", tokens, trace, note);
     const turn = make("article", `lk-chat-turn lk-chat-${role}`);
-    const name = outsideText("h3", "", who);
+    const name = outsideText("p", "lk-chat-who", who);
     turn.append(name, body, actions);
     turn.setAttribute("aria-label", `${spokenLabel(who)}, turn ${i + 1}`);
     let text = "";
@@ -166,8 +166,8 @@ function render(widget) {
   label.htmlFor = field.id;
   const send = button("Send", "", say);
   const stop = button("Stop", "", () => line.hear(wire.ask("stop", {}, { repeat: true })));
-  const again = button("Another reply", "Draw the last reply anew, with the settings as they are now", () => ask("again", {}));
-  const clear = button("Clear", "Begin another conversation", () => ask("clear", {}));
+  const again = button("Another reply", "Another reply: the last one drawn anew, with the settings as they are now", () => ask("again", {}));
+  const clear = button("Clear", "Clear: begin another conversation", () => ask("clear", {}));
   const entry = box("lk-chat-entry", label, field, box("lk-actions", send, stop, again, clear, line.element, clock.element));
   settings.hidden = entry.hidden = exported;
 

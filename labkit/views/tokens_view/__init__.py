@@ -12,7 +12,7 @@ from labkit.views.base import View, module, shorten, style, visible
 from labkit.views.drawing.page import Page
 from labkit.views.kit.running_text import CONTINUED, OUTSIDE
 from labkit.views.kit.traits import sent
-from labkit.views.tokens_view.choosing import ROWS, ChoiceTraits, Choosing, choice_of
+from labkit.views.tokens_view.choosing import ROWS, ChoiceTraits, Choose
 from labkit.views.tokens_view.exported import draw, numbers_of
 from labkit.views.tokens_view.marks import OVERRIDDEN
 from labkit.views.tokens_view.payload import HESITATION, STROKES, headline, payload, why_empty
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 
 
 def tokens(
-    generation: Generation, *, alternatives: int = 5, prompt: bool = True, choose: Choosing | None = None
+    generation: Generation, *, alternatives: int = 5, prompt: bool = True, choose: Choose | None = None
 ) -> TokensView:
     """Show a generated text token by token: how probable each was, what else the model considered.
 
     Where it was held to a form, a strip under the text shows how much of the model's probability that forbade.
 
     alternatives: how many of the kept ones to show for each token; prompt: show the prompt before the text.
-    choose: a Lab, or anything with its `choices` and `token_text`: the token in focus then shows the distribution before
-        and after each filter, computed when it is looked at. Without it, what the generation itself has kept.
+    choose: how a token was chosen, a function of the generation and the token's number that returns what
+        `Generation.distribution` does. By default the generation's own, where its lab is open: the token in focus shows the
+        distribution before and after each filter, computed when it is looked at.
     Raises BadInput when alternatives is not a whole number of at least 0.
     """
     return TokensView(generation, alternatives=alternatives, prompt=prompt, choose=choose)
@@ -74,10 +75,10 @@ class TokensView(View, TokenTraits, ChoiceTraits):
         *,
         alternatives: int = 5,
         prompt: bool = True,
-        choose: Choosing | None = None,
+        choose: Choose | None = None,
         **kwargs: object,
     ) -> None:
-        self._choose_with(None if choose is None else lambda _text, token: choice_of(choose, self._generation, token))
+        self._choose_with(choose, lambda _text: self._generation)
         if not hasattr(generation, "top_logprobs"):
             many = isinstance(generation, list | tuple)
             given = "a list of them: show one of the list" if many else f"a {type(generation).__name__}"
@@ -87,9 +88,9 @@ class TokensView(View, TokenTraits, ChoiceTraits):
         self._generation = generation
         super().__init__(
             **payload(generation, alternatives=alternatives, prompt=prompt, running=False),
-            can_choose=choose is not None,
             **kwargs,
         )
+        self._tell_choosing(generation)
 
     def update(self, generation: Generation, *, running: bool = False) -> None:
         """Show another generation, or more of the same one, in place; the front end gets it in one message.
@@ -101,6 +102,7 @@ class TokensView(View, TokenTraits, ChoiceTraits):
         with self.hold_sync():
             for name, value in state.items():
                 setattr(self, name, value)
+            self._tell_choosing(generation)
             if generation.ids[: len(before.ids)] != before.ids:
                 self.choices = {}
             if list(before.ids[: self.held + 1]) != list(generation.ids[: self.held + 1]):

@@ -22,7 +22,7 @@ export function choicePane(id, redraw) {
     wanted = value;
     redraw();
   });
-  const key = legend([{ sample: "lk-track-mark", text: "the model's own chance" }, { text: "crossed out: cut, by what stands beside it" }], { quiet: true });
+  const key = legend([{ sample: "lk-track-mark", text: "the model's own chance" }, { text: "crossed out: cut, with the chance it had" }], { quiet: true });
   key.classList.add("lk-choice-key");
 
   const stageOf = (/** @type {Choice} */ { stages }) => {
@@ -39,16 +39,10 @@ export function choicePane(id, redraw) {
     rows(choice, name) {
       const stage = stageOf(choice);
       const rows = candidates(choice, stage).map(({ text, id, share, before, by, taken }) => {
-        const { element } = barRow({
-          name: name(text, id, taken),
-          share,
-          mark: before,
-          number: by ? percent(before) : percent(share),
-          note: by ? `cut by ${by}` : taken ? "taken" : "",
-          className: `${by ? "lk-bar-cut" : ""} ${taken ? "lk-bar-taken" : ""}`,
-        });
-        if (by) element.querySelector(".lk-bar-number")?.setAttribute("title", "the model's own chance, before it was cut");
-        return element;
+        const there = { share, mark: before, number: percent(share), note: taken ? "taken" : "" };
+        const cut = { share: before, number: percent(before), exact: "the model's own chance", note: `cut by ${by}` };
+        const className = `${by ? "lk-bar-cut" : ""} ${taken ? "lk-bar-taken" : ""}`;
+        return barRow({ name: name(text, id, taken), ...(by ? cut : there), className }).element;
       });
       const { count, shares } = choice.others;
       if (count > 0) {
@@ -71,19 +65,22 @@ export function choicePane(id, redraw) {
 }
 
 /**
- * How tokens were chosen, as far as it is known; null where steps can't be looked into. text(): the number of the text on show.
- * @type {(view: import("../kit/mount.js").Mounted, text: () => number) =>
- *   {get: (token: number) => Choice | null, want: (token: number) => void, rows: number, said: () => string} | null}
+ * How tokens were chosen, as far as it is known. on(): whether steps can be looked into; text(): the number of the text on show;
+ * said(): why one could not be found.
+ * @typedef {{on: () => boolean, get: (token: number) => Choice | null, want: (token: number) => void, rows: number, said: () => string}} Choices
  */
+
+/** @type {(view: import("../kit/mount.js").Mounted, text: () => number) => Choices} */
 export function choiceStore(view, text) {
-  if (!view.get("can_choose")) return null;
   const key = (/** @type {number} */ token) => `${text()}:${token}`;
+  const on = () => view.get("can_choose") && !view.exported;
   let asked = "";
   return {
+    on,
     rows: view.get("constants").choice_rows,
     get: (token) => view.get("choices")[key(token)] ?? null,
     want(token) {
-      if (view.exported || view.get("choices")[key(token)] || asked === key(token)) return;
+      if (!on() || view.get("choices")[key(token)] || asked === key(token)) return;
       asked = key(token);
       view.wire.ask("choose", { text: text(), token }, { latest: "choose" }).catch(() => {
         asked = ""; // the kernel is busy: the next look asks again

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import traitlets
@@ -14,85 +14,95 @@ from labkit.views.kit.job import Job
 from labkit.views.kit.wire import answers
 
 if TYPE_CHECKING:
-    from labkit.generation.record import Generation
+    import pandas as pd
+
+    from labkit.generation.record import Generation, Sampling
     from labkit.views.base import View
 
 BEST = 7  # tokens listed of the model's own distribution, and of what the last filter left
 ROWS = BEST + 3  # of the chart for which room is kept
 KEPT = 400  # steps that a page remembers
 DELAY_SECONDS = 0.12  # a pointer under way crosses many tokens; the one it rests at is meant
+MODEL = "model"  # the stage before all others
 
 
-class Stage(NamedTuple):
-    """name: what was done, such as "top-p 0.9". logprobs: (vocab,), nats, what it left; -inf for what it cut."""
+class Chosen(Protocol):
+    """A step as `Generation.distribution` gives it."""
 
-    name: str
-    logprobs: np.ndarray
-
-
-class Choosing(Protocol):
-    """What the view is handed to look into a step, as a Lab has it."""
-
-    def choices(self, generation: Generation, token: int, /) -> Sequence[Stage]:
-        """Called in a worker: the stages of a generation's step, the model's own distribution first."""
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each token listed: token, id, logprob (the model's own, nats), a column for each later stage with the
+        log-probability after it, cut_by, taken."""
         ...
 
-    def token_text(self, id_: int, /) -> str:
-        """The text of a token id."""
+    @property
+    def stages(self) -> pd.DataFrame:
+        """A row for each stage: stage, tokens (left after it), entropy (nats, after it), cut (the probability it took away)."""
         ...
 
+    @property
+    def note(self) -> str: ...
 
-def choice_of(lab: Choosing, generation: Generation, token: int) -> dict[str, object]:
-    """`drawn_choice` of a generation's step."""
+
+Choose = Callable[["Generation", int], Chosen]
+"""How a generation's step was chosen; called in a worker."""
+
+
+def own_distribution(generation: Generation, token: int) -> Chosen:
+    """What the generation's own lab says of a step."""
+    return generation.distribution(token, BEST)
+
+
+def choice_of(choose: Choose, generation: Generation, token: int) -> dict[str, object]:
+    """A step as tokens_view/logic.js reads it. Raises BadInput when there is no such token."""
     if not 0 <= token < len(generation.ids):
         raise BadInput(f"There is no token {token}: the text has {counted(len(generation.ids), 'token')}, from 0.")
-    return drawn_choice(lab.choices(generation, token), int(generation.ids[token]), lab.token_text)
+    return drawn_choice(choose(generation, token), generation.sampling)
 
 
-def drawn_choice(stages: Sequence[Stage], taken: int, text_of: Callable[[int], str]) -> dict[str, object]:
-    """A step as tokens_view/logic.js reads it. taken: the id of the token that was chosen.
-
-    Of the vocabulary the best of the first and of the last stage are listed, and the one taken, by the model's own chance.
-    Raises BadInput when there is no stage, or they are not of one vocabulary.
-    """
-    if not stages or any(np.shape(each.logprobs) != np.shape(stages[0].logprobs) for each in stages):
-        raise BadInput("How the token was chosen can't be drawn: give one row of log-probabilities for each stage.")
-    logs = np.stack([np.asarray(each.logprobs, np.float64) for each in stages])
-    shares = np.exp(logs)
-    alive = np.isfinite(logs)
-    first, last = shares[0], shares[-1]
-    listed = {taken, *_best(first), *(i for i in _best(last) if last[i] > 0)}
-    order = sorted(listed, key=lambda i: (-first[i], -last[i], i))
-    others = np.ones(len(first), bool)
-    others[order] = False
-    lost = [0.0] + [float(shares[i - 1][alive[i - 1] & ~alive[i]].sum()) for i in range(1, len(stages))]
+def drawn_choice(chosen: Chosen, sampling: Sampling) -> dict[str, object]:
+    """The listed tokens with their share after each stage, what all others have together, and what each stage did."""
+    table = chosen.table
+    names = [str(name) for name in chosen.stages["stage"]]
+    columns = ["logprob" if name == MODEL else name for name in names]
+    shares = np.exp(table[columns].to_numpy(np.float64))
+    left = 1 - shares.sum(0)
+    cut_by = [names.index(name) if name else -1 for name in table["cut_by"]]
     return {
         "stages": [
-            {
-                "name": clean(shorten(stage.name, 60)),
-                "kept": int(alive[i].sum()),
-                "cut": lost[i],
-                "entropy": float(-(shares[i][alive[i]] * logs[i][alive[i]]).sum()),
-            }
-            for i, stage in enumerate(stages)
+            {"name": _title(name, sampling), "kept": int(kept), "cut": float(cut), "entropy": float(spread)}
+            for name, kept, cut, spread in zip(
+                names, *(chosen.stages[name] for name in ("tokens", "cut", "entropy")), strict=True
+            )
         ],
         "tokens": [
             {
-                "text": clean(shorten(text_of(int(i)), 200)),
-                "id": int(i),
-                "shares": shares[:, i].tolist(),
-                "by": next((s for s in range(1, len(stages)) if not alive[s, i] and alive[s - 1, i]), -1),
-                "taken": int(i) == taken,
+                "text": clean(shorten(str(text), 200)),
+                "id": int(id_),
+                "shares": row.tolist(),
+                "by": by,
+                "taken": bool(taken),
             }
-            for i in order
+            for text, id_, row, by, taken in zip(
+                table["token"], table["id"], shares, cut_by, table["taken"], strict=True
+            )
         ],
-        "others": {"count": int(others.sum()), "shares": shares[:, others].sum(1).tolist()},
+        # float32 sums leave a rest of about 1e-7 where nothing is left
+        "others": {
+            "count": max(0, int(chosen.stages["tokens"].iloc[0]) - len(table)),
+            "shares": np.where(left > 1e-6, left, 0.0).tolist(),
+        },
+        "note": clean(chosen.note),
     }
 
 
-def _best(shares: np.ndarray) -> list[int]:
-    count = min(BEST, len(shares))
-    return [int(i) for i in np.argpartition(-shares, count - 1)[:count]]
+def _title(stage: str, sampling: Sampling) -> str:
+    """A stage as a reader knows it, with its setting."""
+    if stage == MODEL:
+        return "the model alone"
+    value = getattr(sampling, stage, None)
+    name = {"top_k": "top-k", "top_p": "top-p", "min_p": "min-p", "repetition_penalty": "repetition penalty"}
+    return name.get(stage, stage) + (f" {value:g}" if value is not None else "")
 
 
 class ChoiceTraits(traitlets.HasTraits):
@@ -103,16 +113,13 @@ class ChoiceTraits(traitlets.HasTraits):
     """By "text:token", `drawn_choice`; a file has those that were looked at."""
     choice_status = traitlets.Dict().tag(sync=True)
 
-    def _choose_with(self, find: Callable[[int, int], Mapping[str, object]] | None) -> None:
-        """To be called in `__init__`, before anything may be refused. find: called in a worker with the number of a text
-        and of its token; None where steps can't be looked into."""
-        view: View = self  # type: ignore[assignment]
-        self._finding: Job[tuple[int, int], Mapping[str, object]] | None = None
-        if find is None:
-            return
-        self._finding = Job(
-            view,
-            lambda asked, _run: find(*asked),
+    def _choose_with(self, choose: Choose | None, text: Callable[[int], Generation]) -> None:
+        """To be called in `__init__`, before anything may be refused. choose: None for the generations' own; text: that of a
+        number."""
+        self._chooser, self._text_of = choose, text
+        self._finding: Job[tuple[int, int], Mapping[str, object]] = Job(
+            cast("View", self),
+            lambda asked, _run: choice_of(choose or own_distribution, text(asked[0]), asked[1]),
             self._found,
             status="choice_status",
             failed="How this token was chosen can't be found:",
@@ -120,9 +127,13 @@ class ChoiceTraits(traitlets.HasTraits):
         )
         self._finding.clear()
 
+    def _tell_choosing(self, generation: Generation) -> None:
+        """Whether steps of the generation on show can be looked into: its lab is known, or another way was given."""
+        self.can_choose = self._chooser is not None or generation.source is not None
+
     def choose(self, token: int, text: int = 0) -> None:
         """Find how a token was chosen, as pointing at it does; `wait()` for it."""
-        if self._finding is not None and f"{text}:{token}" not in self.choices:
+        if self.can_choose and f"{text}:{token}" not in self.choices:
             self._finding.ask((text, token))
 
     @answers

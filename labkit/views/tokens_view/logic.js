@@ -127,7 +127,7 @@ export function ordinal(value) {
  * that cut it, -1 none. others: all that are not listed.
  * @typedef {{name: string, kept: number, cut: number, entropy: number}} Stage
  * @typedef {{text: string, id: number, shares: number[], by: number, taken: boolean}} Candidate
- * @typedef {{stages: Stage[], tokens: Candidate[], others: {count: number, shares: number[]}}} Choice
+ * @typedef {{stages: Stage[], tokens: Candidate[], others: {count: number, shares: number[]}, note: string}} Choice
  */
 
 /**

@@ -14,8 +14,6 @@ import { tokenPanel } from "./panel.js";
 const PROMPT_MARKS = 4000;
 const LEAST_SURE = 5; // listed for those who hear the page
 
-/** @typedef {import("./logic.js").Choice} Choice */
-
 /** @type {(word: HTMLElement, stroke: Stroke, wavy: boolean) => HTMLElement} */
 function underline(word, { line, wave, deep }, wavy) {
   word.classList.add("lk-stroke");
@@ -63,8 +61,7 @@ function marksKey(overridden) {
  * @param {object} [options]
  * @param {(token: number) => void} [options.onHold] -1: none is held any more
  * @param {string} [options.label]
- * @param {{get: (token: number) => Choice | null, want: (token: number) => void, rows: number, said: () => string} | null} [options.choices] how tokens
- *   were chosen: what is known; want: somebody looks at a token; rows: as many as are ever drawn
+ * @param {import("./choice.js").Choices | null} [options.choices] how tokens were chosen
  * @param {((token: number, id: number, text: string) => void) | null} [options.onBranch] the text is to go on from a token with another
  */
 export function createReader(view, { onHold = () => {}, label = "Generated tokens", choices = null, onBranch = null } = {}) {
@@ -126,7 +123,6 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
     walking = false;
   });
   const panel = tokenPanel({ id: view.id("stage"), branch: onBranch, redraw: () => drawPanel() });
-  if (choices && !view.exported) panel.element.classList.add("lk-panel-choices");
   let captioned = "";
   const spoken = make("div", "lk-spoken");
   text.append(fold, prompt, list.element);
@@ -144,8 +140,9 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
   function drawPanel() {
     const there = shown >= 0 && shown < data.n;
     const choice = there ? (choices?.get(shown) ?? null) : null;
-    const rows = Math.max(data.k + 2, choices?.rows ?? 0);
-    panel.draw(there ? shown : -1, choices?.said() || captioned, { data, strings, drawn: facts.drawn, marks, choice, rows, overridden });
+    const rows = Math.max(data.k + 2, choice || choices?.on() ? (choices?.rows ?? 0) : 0);
+    panel.element.classList.toggle("lk-panel-choices", choices?.on() ?? false);
+    panel.draw(there ? shown : -1, choices?.said() || choice?.note || captioned, { data, strings, drawn: facts.drawn, marks, choice, rows, overridden });
   }
 
   /** What to explain when nobody points: the held token, the keyboard's, or an example worth seeing. */

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from labkit.errors import BadInput
 from labkit.markup import counted, shorten, visible
@@ -11,7 +11,7 @@ from labkit.views.base import View, module, style
 from labkit.views.drawing.page import Page
 from labkit.views.kit.running_text import parted
 from labkit.views.tokens_view import static_text
-from labkit.views.tokens_view.choosing import Choosing, choice_of
+from labkit.views.tokens_view.choosing import Choose
 from labkit.views.tokens_view.exported import draw, numbers_of
 from labkit.views.tokens_view.payload import drawn
 from labkit.views.tree_view.branches import Branched, Brancher, BranchTraits, Node, continued, parted_at
@@ -28,7 +28,7 @@ __all__ = ["Branched", "Brancher", "Node", "TreeView", "tree"]
 def tree(
     generation: Generation | Sequence[Generation],
     *,
-    choose: Choosing | None = None,
+    choose: Choose | None = None,
     alternatives: int = 5,
     prompt: bool = True,
 ) -> TreeView:
@@ -42,7 +42,8 @@ def tree(
     choose, alternatives, prompt: as `tokens` takes them.
     Raises BadInput where there is no Generation, or several are not of one prompt.
     """
-    several = [generation] if hasattr(generation, "top_logprobs") else list(cast("Sequence[Generation]", generation))
+    given: Any = generation
+    several: list[Generation] = [given] if hasattr(given, "top_logprobs") else list(given)
     if not several or not all(hasattr(each, "top_logprobs") for each in several):
         raise BadInput(
             "views.tree shows a Generation, as lab.generate returns it, or a list of them; give at least one."
@@ -78,15 +79,13 @@ class TreeView(View, BranchTraits):
         nodes: Sequence[Node],
         *,
         branch: Brancher | None = None,
-        choose: Choosing | None = None,
+        choose: Choose | None = None,
         alternatives: int = 5,
         prompt: bool = True,
     ) -> None:
         self._grow_with(branch, alternatives=alternatives, prompt=prompt)
-        self._choose_with(
-            None if choose is None else lambda text, token: choice_of(choose, self._tree[text].generation, token)
-        )
-        super().__init__(can_branch=branch is not None, can_choose=choose is not None)
+        self._choose_with(choose, lambda number: self._tree[number].generation)
+        super().__init__(can_branch=branch is not None)
         self._plant(list(nodes))
 
     def _label(self, number: int) -> str:

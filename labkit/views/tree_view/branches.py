@@ -272,6 +272,7 @@ class BranchTraits(TokenTraits, ChoiceTraits):
     def _draw(self, number: int) -> None:
         if self._tree:
             self._draw_text(self._tree[number].generation, running=False)
+            self._tell_choosing(self._tree[number].generation)
 
     def _draw_text(self, generation: Generation, *, running: bool) -> None:
         state = payload(generation, alternatives=self._alternatives, prompt=self._prompt, running=running)
