@@ -41,14 +41,8 @@ function settingsPane(view, hear) {
   };
   draw();
   view.on(["temperature", "top_p", "seed"], draw);
-  const pair = ({ label, slider, output }) => {
-    const made = make("span", "lk-pair");
-    made.append(label, slider, output);
-    return made;
-  };
-  const seeded = make("span", "lk-pair");
-  seeded.append(seedLabel, seed);
-  return box("lk-chat-settings", system, box("lk-controls", pair(warmth), pair(nucleus), seeded));
+  const pairs = [[warmth.label, warmth.slider, warmth.output], [nucleus.label, nucleus.slider, nucleus.output], [seedLabel, seed]];
+  return box("lk-chat-settings", system, box("lk-controls", ...pairs.map((parts) => box("lk-pair", ...parts))));
 }
 
 /**
@@ -62,7 +56,7 @@ function turnsPane(view, hear) {
   element.setAttribute("aria-live", "off"); // a reply is read out once it is there
   element.tabIndex = 0;
   /** @type {{element: HTMLElement, draw: (turn: Turn) => void}[]} */
-  let drawn = [];
+  const drawn = [];
 
   /** @type {(turn: Turn, i: number) => {element: HTMLElement, draw: (turn: Turn) => void}} */
   function made({ role }, i) {
