@@ -164,6 +164,8 @@ function render(widget) {
   const clear = button("Clear", "Clear: begin another conversation", () => ask("clear", {}));
   const entry = box("lk-chat-entry", label, field, box("lk-actions", send, stop, again, clear, line.element, clock.element));
   settings.hidden = entry.hidden = exported;
+  const system = outsideText("p", "lk-muted", `System prompt: ${view.get("system")}`);
+  system.hidden = !exported || view.get("system") === "";
 
   const pane = treePane(view);
   const can = view.get("can_branch") && !exported;
@@ -174,7 +176,7 @@ function render(widget) {
     onBranch: can ? (at, token) => pane.hear(wire.ask("branch", { of: view.get("shown"), at, token })) : null,
   });
   const behind = box("lk-chat-behind", box("lk-split", reader.element, pane.tree), pane.compare);
-  view.root.append(settings, turns.element, entry, traced.element, behind, trace.element, loud.element);
+  view.root.append(settings, system, turns.element, entry, traced.element, behind, trace.element, loud.element);
 
   /** The kernel refused, or there is none. @type {(name: string, args: object) => void} */
   function ask(name, args) {
