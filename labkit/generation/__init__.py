@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from labkit.generation.batches import Throughput as Throughput
     from labkit.generation.batches import repeats as repeats
     from labkit.generation.batches import throughput as throughput
-    from labkit.generation.differences import Difference as Difference
-    from labkit.generation.differences import first_difference as first_difference
-    from labkit.generation.differences import smallest_margin as smallest_margin
+    from labkit.generation.margins import Margin as Margin
+    from labkit.generation.margins import first_difference as first_difference
+    from labkit.generation.margins import smallest_margin as smallest_margin
     from labkit.generation.record import Generation as Generation
     from labkit.generation.record import Sampling as Sampling
     from labkit.generation.speculation import Draft as Draft
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "batches": ("Repeats", "Throughput", "repeats", "throughput"),
-    "differences": ("Difference", "first_difference", "smallest_margin"),
+    "margins": ("Margin", "first_difference", "smallest_margin"),
     "record": ("Generation", "Sampling"),
     "speculation": ("Draft", "Speculation"),
 }

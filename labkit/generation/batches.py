@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from labkit import checks
 from labkit.errors import BadInput, NotEnoughMemory
-from labkit.generation.differences import first_difference, smallest_margin
+from labkit.generation.margins import first_difference, smallest_margin
 from labkit.models.hardware import free_bytes
 from labkit.models.memory import human_bytes, model_memory
 from labkit.models.resident import Growth
@@ -27,6 +27,7 @@ PROMPT = "Once upon a time"
 MOST = 64  # texts at once, where nothing else is asked for
 SCORES_HELD = 4  # copies of a step's logits, (batch, vocabulary) float32, that are there at once
 SPARED = 0.9  # of the free memory
+APART = ("at", "token", "other_token", "margin", "other_margin", "disagreement")  # of a Margin, as columns
 
 
 # how fast -------------------------------------------------------------------------------------------------------------
@@ -184,9 +185,10 @@ def repeats(
 
     beside: other prompts, best of other lengths; the prompt stands first among none of them, one, two, ... all.
     Returns a `Repeats`, whose table has a row for each time the text was written: run (how), texts (in its batch), answer (0 for
-    the text written alone, counted on for each new one), at (the first token that differs from the text written alone),
-    token, other_token (that one's), margin, other_margin (of the logits there, in each run in favour of its own; see
-    `first_difference`).
+    the text written alone, counted on for each new one); where it differs from the text written alone, at (the first token
+    that does), token (of the text alone), other_token, margin, other_margin (nats by which each run held its likeliest token
+    above the next there), disagreement (nats by which the two runs' log-probabilities differ there: a margin below twice
+    that is a near tie, which rounding decides).
     Raises BadInput for no other prompts.
     """
     import pandas as pd
@@ -210,10 +212,9 @@ def repeats(
             if gen.ids not in texts:
                 texts.append(gen.ids)
             part = first_difference(alone, gen)
-            told = (part.at, part.token, part.other_token, part.margin, part.other_margin) if part else (None,) * 5
-            rows.append((name, len(batch), texts.index(gen.ids), *told))
+            rows.append((name, len(batch), texts.index(gen.ids), *(part or (None,) * len(APART))))
     assert alone is not None
-    columns = ["run", "texts", "answer", "at", "token", "other_token", "margin", "other_margin"]
-    table = pd.DataFrame(rows, columns=columns).astype({"at": "Int64", "margin": "float64", "other_margin": "float64"})
+    table = pd.DataFrame(rows, columns=["run", "texts", "answer", *APART])
+    table = table.astype({"at": "Int64"} | dict.fromkeys(APART[3:], "float64"))
     dtype = str(lab.dtype).removeprefix("torch.")
     return Repeats(table, lab.name, dtype, len(texts), smallest_margin(alone))

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from labkit.generation.record import Generation
 
 
+ONE_ALTERNATIVE = "A margin needs two alternatives; generate with alternatives=2 or more."
+
+
 class Margin(NamedTuple):
     """The first position at which two generations differ.
 
@@ -44,7 +47,7 @@ def first_difference(one: Generation, other: Generation) -> Margin | None:
     if at is None:
         return None
     if min(one.top_ids.shape[-1], other.top_ids.shape[-1]) < 2:
-        raise BadInput("A margin needs two alternatives; generate with alternatives=2 or more.")
+        raise BadInput(ONE_ALTERNATIVE)
     theirs = dict(zip(other.top_ids[at].tolist(), other.top_logprobs[at].tolist(), strict=True))
     ours = dict(zip(one.top_ids[at].tolist(), one.top_logprobs[at].tolist(), strict=True))
     apart = [abs(ours[id_] - theirs[id_]) for id_ in ours.keys() & theirs.keys()]
@@ -61,3 +64,14 @@ def first_difference(one: Generation, other: Generation) -> Margin | None:
 def _margin(generation: Generation, at: int) -> float:
     first, second = generation.top_logprobs[at, :2].tolist()
     return float(first - second)
+
+
+def smallest_margin(generation: Generation) -> float:
+    """The least by which the model held its likeliest token above the next, at any step (nats); NaN of an empty text.
+
+    Raises BadInput for a record with a single alternative.
+    """
+    if generation.top_logprobs.shape[-1] < 2:
+        raise BadInput(ONE_ALTERNATIVE)
+    best = generation.top_logprobs
+    return float((best[:, 0] - best[:, 1]).min()) if len(best) else float("nan")

@@ -12,7 +12,7 @@ from families import FAMILIES, Tokens, build
 
 import labkit as lk
 from labkit.generation import batches
-from labkit.generation.differences import first_difference, smallest_margin
+from labkit.generation.margins import smallest_margin
 from labkit.trace.running import embedding_rows
 
 TEXTS = ["abc", "a", "hello there, a longer text", "the cat sat"]
@@ -237,22 +237,14 @@ def test_what_differs_is_told_with_its_margin(tiny_lab: lk.Lab, monkeypatch: pyt
     assert (row["answer"], row["at"], row["token"], row["other_token"]) == (1, 3, best.token, second.token)
     assert row["margin"] == pytest.approx(gap, abs=1e-4)
     assert row["other_margin"] == pytest.approx(0.25, abs=1e-4)
+    assert row["disagreement"] > 0.1
 
 
-def test_differences(tiny_lab: lk.Lab) -> None:
+def test_the_closest_choice_and_no_others(tiny_lab: lk.Lab) -> None:
     one = tiny_lab.generate("abc", chat=False, max_new_tokens=8)
-    assert first_difference(one, one) is None
-    assert first_difference(one, tiny_lab.generate("abc", chat=False, max_new_tokens=3)) is None
-    hot = tiny_lab.generate("abc", chat=False, max_new_tokens=8, temperature=50.0, seed=0, alternatives=1)
-    part = first_difference(one, hot)
-    assert part is not None
-    assert part.other_margin is None or part.other_margin <= 0
-    assert str(part).startswith(f"token {part.at}: ")
-    with pytest.raises(lk.BadInput, match="two prompts"):
-        first_difference(one, tiny_lab.generate("abd", chat=False, max_new_tokens=2))
     expected = min(row[0].logprob - row[1].logprob for row in one.top(2))
     assert smallest_margin(one) == pytest.approx(expected, abs=1e-6)
     with pytest.raises(lk.BadInput, match="alternatives=2"):
-        smallest_margin(hot)
+        smallest_margin(tiny_lab.generate("abc", chat=False, max_new_tokens=2, alternatives=1))
     with pytest.raises(lk.BadInput, match="beside is empty"):
         batches.repeats(tiny_lab, "abc", [])
