@@ -87,10 +87,11 @@ def cost(
         a model, or a Lab.
     rank, targets, method, schedule, optimizer, dropout: as of `finetune`.
     batch, tokens: samples in a step, and tokens in each, padding included: what activations depend on.
-    dtype: of the weights; None for that of a Lab or model, else float32. An adapter is trained in float32, as peft does.
+    dtype: of the weights; None for that of a Lab or model, else float32; with "full" at least float32, in which `finetune`
+        trains them. An adapter is trained in float32, as peft does.
     Rows: weights (frozen and trained; with "qlora" as bitsandbytes packs them, of a quantized Lab those that it has, buffers
         too), adapter, residual (with "pissa", frozen
-        weights of its own), gradients, optimizer (AdamW's two moments and step count, or what schedulefree keeps) and
+        weights of its own), gradients, optimizer (AdamW's two moments and step count, or what schedulefree or Sophia keeps) and
         activations: all that autograd keeps of the layers for the backward pass. The logits are not among them: TRL's loss
         makes a few rows of them at a time. Columns: part, elements, bytes.
     Raises BadInput for what can't be counted, targets that are not there and a rank over a matrix's width; ModelNotFound.
@@ -104,8 +105,8 @@ def cost(
     name, config = named_config(cast("Countable", loaded))
     name = str(getattr(model, "name", name)) if hasattr(model, "tokenizer") else name
     if dtype is None:
-        own = loaded.dtype if isinstance(loaded, nn.Module) else torch.float32
-        dtype = str(own).removeprefix("torch.")
+        own = cast("torch.dtype", loaded.dtype) if isinstance(loaded, nn.Module) else torch.float32
+        dtype = str(_trained_dtype(own, method)).removeprefix("torch.")
     kind = DTYPES[checks.one_of("dtype", dtype, DTYPES)]
     # of a quantized model the configuration does not tell what its weights take
     weights = (
@@ -146,7 +147,7 @@ def _counted(
         trained = list(body.parameters())
         adapter = residual = 0
     else:
-        names = methods.found(targets, rank, maps)
+        names = methods.found(targets, rank, maps, methods.taken_for_experts(body, maps))
         model = _adapted(body, "lora" if kinds.residual else method, rank, names, dropout)
         trained = [p for p in model.parameters() if p.requires_grad]
         adapter = sum(p.numel() for p in trained)
@@ -160,14 +161,15 @@ def _counted(
         notes.append(f"Activations are not known: {type(error).__name__} while the layers were run without numbers.")
     count = sum(p.numel() for p in trained)
     gradients = sum(p.numel() * p.element_size() for p in trained)
-    state = 2 * count if optimizer == "adamw" else 0
+    moments = 0 if optimizer == "sgd" else 2  # AdamW's, or Sophia's with its curvature
+    state = moments * count
     steps = len(trained) if optimizer == "adamw" and schedule != "schedule_free" else 0
     rows = [
         ("weights", parameters, plain + packed),
         ("adapter", adapter, sum(p.numel() * p.element_size() for p in trained) if adapter else 0),
         ("residual", residual, residual * dtype.itemsize),
         ("gradients", count, gradients),
-        ("optimizer", state + steps, 2 * gradients * (optimizer == "adamw") + 4 * steps),
+        ("optimizer", state + steps, moments * gradients + 4 * steps),
         *([] if activations is None else [("activations", activations[0], activations[1])]),
     ]
     table = pd.DataFrame(rows, columns=["part", "elements", "bytes"])
@@ -198,13 +200,16 @@ def check_memory(lab: LabLike, settings: Settings, tokens: int) -> None:
     if _plenty(lab, settings.batch * tokens, tokens) <= free:
         return
     dtype = next((name for name, kind in DTYPES.items() if kind == lab.dtype), "float32")
+    own_bytes = sum(weight.numel() * 4 for weight in lab.model.parameters())
 
     def needed(**changes: str | int) -> int:
         it = replace(settings, **cast("dict[str, Any]", changes))
         targets = it.targets or ("all-linear" if not METHODS[it.method].is_full else ())
         packed = replace(it, method="lora") if METHODS[it.method].quantized and is_quantized(lab.model) else it
-        return _counted(
-            *named_config(lab.model), DTYPES[dtype], it.rank, targets, packed.method, it.batch, tokens, it.schedule,
+        kind = _trained_dtype(DTYPES[dtype], it.method)
+        beside = own_bytes if kind != DTYPES[dtype] else 0  # the base that is measured against, in float32 too
+        return beside + _counted(
+            *named_config(lab.model), kind, it.rank, targets, packed.method, it.batch, tokens, it.schedule,
             it.optimizer, it.dropout,
         ).extra_bytes  # fmt: skip
 
@@ -226,6 +231,11 @@ def check_memory(lab: LabLike, settings: Settings, tokens: int) -> None:
         f"Tuning {lab.name} so takes {human_bytes(wanted)} beside the model that is there, and {human_bytes(free)} are free on "
         f"{lab.device}; {remedy}."
     )
+
+
+def _trained_dtype(own: torch.dtype, method: str) -> torch.dtype:
+    """Of the weights in a tuning of a model: full tuning of one in 16 bits is of a float32 copy."""
+    return torch.float32 if METHODS[method].is_full and own.itemsize < 4 else own
 
 
 def _plenty(lab: LabLike, tokens: int, longest: int) -> float:

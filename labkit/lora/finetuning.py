@@ -24,7 +24,7 @@ from labkit.lora.runs import Run, check_free
 from labkit.lora.samples import Sample
 from labkit.lora.settings import Settings, checked
 from labkit.lora.tuning import Plan, TunableLab, Tuning
-from labkit.lora.twins import twin
+from labkit.lora.twins import float32_copy, twin
 from labkit.quantization.quantizing import quantize
 from labkit.quantization.torch_products import PackedProduct
 from labkit.trace import running
@@ -65,6 +65,7 @@ def finetune(
     prompt: object = None,
     measure_every: int | None = None,
     measure_samples: int = WATCHED,
+    until_loss: float | None = None,
     new_tokens: int = 24,
     folder: str | os.PathLike[str] | None = None,
     save_every: int = 5,
@@ -85,11 +86,13 @@ def finetune(
     method: "lora" (Hu et al. 2021), "rslora" (Kalajdzievski 2023), "dora" (Liu et al. 2024), "pissa" (Meng et al. 2024; not of
         weights in 16 bits), "qlora" (Dettmers et al. 2023: the frozen weights in nf4 with double quantization), or "full" for
         all weights, which want about a tenth of the learning rate; then rank, alpha, targets and dropout are not used, and
-        `run.lab` is what comes of it.
+        `run.lab` is what comes of it. Of a lab in 16 bits, in which small updates would be rounded away, a float32 copy is
+        trained, and `run.lab` is in float32.
     neftune: size of the noise on embeddings (Jain et al. 2023: 5 to 15), or None.
     steps, batch: updates, and samples in each. learning_rate, warmup: warmup steps from nothing up to it; schedule: from there
         "linear" or "cosine" to nothing, "constant", or "schedule_free" (Defazio et al. 2024, by the package schedulefree).
-        optimizer: "adamw" or "sgd". Gradients are clipped to a norm of 1.
+        optimizer: "adamw", "sgd", or "sophia" (Liu et al. 2023, with the Gauss-Newton-Bartlett estimate of the curvature every
+        ten steps, which takes another pass forward and back). Gradients are clipped to a norm of 1.
     held_out: samples of the same form that are not trained on, or the share of `data` that is kept out for that.
     general: texts on which forgetting is measured, the first 96 tokens of each; None for the shipped ones, False for none.
     prompt: what the model is asked each time it is measured, answered in `new_tokens` tokens at most; by default the first
@@ -97,6 +100,9 @@ def finetune(
     measure_every: steps between two measurements; by default six to a run. Each also takes time.
     measure_samples: how many of the held-out samples are measured on each time, from the first; the history's held_out and kl
         are of these.
+    until_loss: the loss on those held-out samples at which the run ends, before its last step: looked at each time they are
+        measured, so that with measure_every=1 it ends at the first step that reaches it. Two methods can be compared at the
+        same loss that way; then schedule="constant" keeps the schedule out of it. `run.reached` tells whether it came to that.
     folder: for checkpoints, every `save_every` steps; with resume=True the run goes on from the last one there, as it would
         have, whatever ended it.
     packing, max_tokens, columns, template: as `mask` takes them.
@@ -131,11 +137,16 @@ def finetune(
         )
         new_tokens, save_every = checks.whole("new_tokens", new_tokens, 1), checks.whole("save_every", save_every, 1)
         measure_samples = checks.whole("measure_samples", measure_samples, 1)
+        goal = None if until_loss is None else checks.number("until_loss", until_loss, above=0)
+        if goal is not None and held_out is None:
+            raise BadInput("until_loss is the loss on held-out samples; give some, or a share such as held_out=0.1.")
         place = _folder(folder, resume)
         _check_model(lab, settings)
         if not METHODS[settings.method].is_full:
-            there = methods.linear_maps(running.language_model(lab.model))
-            settings = replace(settings, targets=methods.found(targets, settings.rank, there))
+            inner = running.language_model(lab.model)
+            there = methods.linear_maps(inner)
+            fused = methods.taken_for_experts(inner, there)
+            settings = replace(settings, targets=methods.found(targets, settings.rank, there, fused))
         ready = prepared(
             lab,
             data,
@@ -153,18 +164,16 @@ def finetune(
             "held_out": _fingerprint(ready, "held_out"),
             "general": _fingerprint(ready, "general"),
             "measure_samples": measure_samples,
+            "until_loss": goal,
             **settings.as_dict(),
         }
         longest = max(len(each.ids) for each in ready.train.samples)
         check_memory(lab, settings, ready.train.row_tokens or longest)
         start = _checkpoint(place, identity) if resume and place is not None else None
-        trained = _packed(lab) if METHODS[settings.method].quantized else lab
-        base = twin(trained)
+        trained = _trained(lab, settings)
         plan = Plan(
             data=ready,
-            measuring=Measuring.of(
-                base, _watched(base, ready.held_out, measure_samples), _watched(base, ready.general, None)
-            ),
+            measuring=_measuring(trained, ready, measure_samples),
             every=every,
             prompt=_prompt(prompt, ready),
             new_tokens=new_tokens,
@@ -173,13 +182,14 @@ def finetune(
             identity=identity,
             template=template,
             prompt_template=_prompt_template(prompt, ready, template),
+            until_loss=goal,
         )
         run = Run(
             lab,
             settings,
             Tuning(trained, settings, plan, start),
             title=f"{lab.name}, {settings.method}",
-            notes=_notes(lab, settings, ready),
+            notes=_notes(lab, settings, ready, targets),
         ).start()
     count = settings.steps - run.step
     print(
@@ -241,6 +251,13 @@ def _packs_again(module: nn.Module) -> bool:
     return bool(done or will)
 
 
+def _trained(lab: Made, settings: Settings) -> Made:
+    """The lab whose weights the run begins with, another one where the method wants them otherwise."""
+    if METHODS[settings.method].quantized:
+        return _packed(lab)
+    return float32_copy(lab) if METHODS[settings.method].is_full and _half(lab.model) else lab
+
+
 def _packed(lab: Made) -> Made:
     """The lab with its linear maps in nf4 with double quantization; as it is where it is quantized already.
 
@@ -282,6 +299,14 @@ def _fingerprint(ready: Prepared, part: Part) -> str:
     return hashlib.sha256(json.dumps(ready.rows(part)).encode()).hexdigest()
 
 
+def _measuring(lab: TunableLab, ready: Prepared, samples: int) -> Measuring:
+    """What is measured against a bare twin of the lab's model, which is made only where there is something to measure."""
+    if ready.held_out is None and ready.general is None:
+        return Measuring()
+    base = twin(lab)
+    return Measuring(base, _watched(base, ready.held_out, samples), _watched(base, ready.general, None))
+
+
 def _watched(model: PreTrainedModel, mask: Mask | None, most: int | None) -> TextRows | None:
     """The rows of a mask that are measured on."""
     if mask is None:
@@ -319,17 +344,20 @@ def _shown(ready: Prepared) -> Sample:
     return (ready.train if ready.held_out is None else ready.held_out).samples[0].sample
 
 
-def _notes(lab: TunableLab, settings: Settings, ready: Prepared) -> tuple[str, ...]:
+def _notes(lab: TunableLab, settings: Settings, ready: Prepared, targets: Targets) -> tuple[str, ...]:
     """What to bear in mind of a run, in sentences."""
     found = []
+    there = methods.linear_maps(running.language_model(lab.model)) if settings.targets else {}
+    about = methods.left_out if targets == methods.ALL_LINEAR else methods.in_some_layers
+    if said := about(settings.targets, there):
+        found.append(said)
     if ready.held_out is None:
         found.append(
             "Nothing is held out, so held_out and kl are not measured; for them give samples, or a share such as held_out=0.1."
         )
-    if METHODS[settings.method].is_full and lab.dtype != torch.float32:
-        name = str(lab.dtype).removeprefix("torch.")
+    if METHODS[settings.method].is_full and (half := _half(lab.model)):
         found.append(
-            f"All weights are trained in {name}, in which small updates are rounded away; load the model with dtype='float32', "
-            "or tune an adapter, which is trained in float32."
+            f"A float32 copy of the weights is trained, since in {half} small updates would be rounded away; run.lab is in "
+            "float32 too."
         )
     return tuple(found)

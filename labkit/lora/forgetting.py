@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -190,25 +190,27 @@ class Measured(NamedTuple):
 class Measuring:
     """What is measured of a model while it is tuned, against its base.
 
-    base: a model with the weights as they were.  held_out: samples that are not trained on, or None; general: texts, or None,
-    and base_loss, what the base loses on them.
+    base: a model with the weights as they were; None where there is nothing to measure on.  held_out: samples that are not
+    trained on, or None; general: texts, or None.
     """
 
-    base: PreTrainedModel
-    held_out: TextRows | None
-    general: TextRows | None
-    base_loss: float
+    base: PreTrainedModel | None = None
+    held_out: TextRows | None = None
+    general: TextRows | None = None
 
-    @classmethod
-    def of(cls, base: PreTrainedModel, held_out: TextRows | None, general: TextRows | None) -> Measuring:
-        return cls(base, held_out, general, math.nan if general is None else _loss(general, base))
+    @cached_property
+    def base_loss(self) -> float:
+        """What the base loses on the general texts, nats a token; run when it is first asked for."""
+        assert self.base is not None
+        assert self.general is not None
+        return _loss(self.general, self.base)
 
     def __call__(self, tuned: PreTrainedModel, stopping: Callable[[], bool] = lambda: False) -> Measured:
         """stopping: asked between one and the next; once it is true, the rest is NaN."""
         loss = kl = forgotten = math.nan
-        rows = self.held_out
-        if rows is not None and not stopping():
-            (found,) = compare(rows, partial(rows.logits, self.base), [partial(rows.logits, tuned)])
+        rows, base = self.held_out, self.base
+        if rows is not None and base is not None and not stopping():
+            (found,) = compare(rows, partial(rows.logits, base), [partial(rows.logits, tuned)])
             loss, kl = float(found.loss.mean()), float(found.kl.mean())
         if self.general is not None and not stopping():
             forgotten = _loss(self.general, tuned) - self.base_loss

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from labkit import checks
@@ -73,7 +74,7 @@ def linear_maps(model: nn.Module) -> dict[str, tuple[int, int]]:
     for name, module in model.named_modules():
         if module is head:
             continue
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and _is_a_map(module):
             found[name] = (module.out_features, module.in_features)
         elif is_conv1d(module):
             inputs, outputs = module.weight.shape
@@ -81,19 +82,90 @@ def linear_maps(model: nn.Module) -> dict[str, tuple[int, int]]:
     return found
 
 
+def _is_a_map(module: nn.Linear) -> bool:
+    """Whether a module gives a vector for each vector. Some families derive their routers from nn.Linear, and these give
+    several things, so that nothing can be added to their output.
+    """
+    kind = type(module)
+    if kind.forward is nn.Linear.forward or not kind.__module__.startswith("transformers.models."):
+        return True
+    try:
+        with torch.no_grad():
+            found = kind.forward(module, module.weight.new_zeros(1, 2, module.in_features))
+    except Exception:  # of whatever kind: it wants something else than vectors
+        return False
+    return isinstance(found, torch.Tensor) and found.shape == (1, 2, module.out_features)
+
+
 def chosen(names: Sequence[str], there: Mapping[str, tuple[int, int]]) -> list[tuple[int, int]]:
     """The shapes of the matrices that are meant by names, or ends of their paths. there: from `linear_maps`."""
     return [shape for path, shape in there.items() if any(path == name or path.endswith(f".{name}") for name in names)]
 
 
-def found(targets: Targets, rank: int, there: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+def left_out(targets: Sequence[str], there: Mapping[str, tuple[int, int]]) -> str | None:
+    """A sentence on what "all-linear" became, without some names; None where it has them all. there: from `linear_maps`."""
+    names = [name for name in dict.fromkeys(path.rpartition(".")[2] for path in there) if name not in targets]
+    if not names:
+        return None
+    return (
+        f"all-linear leaves out {checks.listed(names)}: gates of a single number, or what peft takes for fused experts."
+    )
+
+
+def in_some_layers(targets: Sequence[str], there: Mapping[str, tuple[int, int]]) -> str | None:
+    """A sentence on names that only some layers have; None where each has them all. there: from `linear_maps`."""
+    layers = {layer for path in there if (layer := _layer(path)) is not None}
+    told = []
+    for name in targets:
+        within = {_layer(path) for path in there if path == name or path.endswith(f".{name}")} & layers
+        if 0 < len(within) < len(layers):
+            told.append(f"{name} in {len(within)} of {len(layers)} layers")
+    return f"Not every layer has what is tuned: there is {checks.listed(told)}." if told else None
+
+
+def _layer(path: str) -> str | None:
+    return next((part for part in path.split(".") if part.isdigit()), None)
+
+
+def taken_for_experts(model: nn.Module, there: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+    """The names of matrices that peft would take for the fused experts of a mixture, which an adapter here can't be of.
+
+    In some families peft reads "gate_proj" as what the experts' matrices were called in transformers 4, also where a dense
+    layer or a shared expert has one of that name, and trains the experts instead. Found by asking it.
+    """
+    from peft import LoraConfig
+
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+    except ImportError:  # another version, which converts nothing
+        return ()
+    names = dict.fromkeys(name.rpartition(".")[2] for name in there)
+
+    def is_taken(name: str) -> bool:
+        config = LoraConfig(target_modules=[name])
+        try:
+            convert_peft_config_for_transformers(config, model=model, conversions=None)
+        except ValueError:  # it wants the experts' other matrices too
+            return True
+        return bool(config.target_parameters)
+
+    return tuple(name for name in names if is_taken(name))
+
+
+def found(
+    targets: Targets, rank: int, there: Mapping[str, tuple[int, int]], fused: Sequence[str] = ()
+) -> tuple[str, ...]:
     """The names of matrices to be tuned, such as ("q_proj", "v_proj"), once they are known to be there.
 
-    targets: names of modules, or ends of their paths ("self_attn.q_proj"); "all-linear" for all of the layers.
-    there: from `linear_maps`. Raises BadInput for names that are not there and for a rank over a matrix's width.
+    targets: names of modules, or ends of their paths ("self_attn.q_proj"); "all-linear" for all of the layers that give more
+    than one number, without `fused`.
+    there: from `linear_maps`; fused: from `taken_for_experts`. Raises BadInput for names that are
+    not there and for a rank over a matrix's width.
     """
     if targets == ALL_LINEAR:
-        names = list(dict.fromkeys(name.rpartition(".")[2] for name in there))
+        # a gate that gives a single number has no rank to speak of
+        names = list(dict.fromkeys(name.rpartition(".")[2] for name, shape in there.items() if min(shape) > 1))
+        names = [name for name in names if name not in fused]
     else:
         wanted = "names of matrices such as ('q_proj', 'v_proj'), or 'all-linear'"
         given = [targets] if isinstance(targets, str) else checks.series("targets", targets, wanted)
@@ -107,6 +179,11 @@ def found(targets: Targets, rank: int, there: Mapping[str, tuple[int, int]]) -> 
             raise BadInput(
                 f"targets names {checks.shown(name)}, and there is no such linear map in the layers"
                 f"{checks.near(name, [*kinds, *there])}; there are {checks.listed(kinds)}."
+            )
+        if name.rpartition(".")[2] in fused:
+            raise BadInput(
+                f"targets names {name}, and peft takes it for the fused experts in models of this family, which can't be tuned "
+                "so; leave it out, or use method='full'."
             )
         narrow = min(min(shape) for shape in matched)
         if rank > narrow:

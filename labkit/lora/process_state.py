@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -40,15 +41,31 @@ class AccelerateStates:
 
     @contextlib.contextmanager
     def put_in(self) -> Iterator[None]:
-        """Let accelerate have these for a while, and those that were there afterwards."""
+        """Let accelerate have these for a while in this thread; every other thread has those that are there."""
         from accelerate import state
 
-        kinds = (state.AcceleratorState, state.PartialState, state.GradientState)
-        theirs = [kind._shared_state for kind in kinds]
-        for kind, own in zip(kinds, self._own, strict=True):
-            kind._shared_state = own
+        kinds: tuple[type, ...] = (state.AcceleratorState, state.PartialState, state.GradientState)
+        theirs = [vars(kind)["_shared_state"] for kind in kinds]
+        for kind, own, their in zip(kinds, self._own, theirs, strict=True):
+            setattr(kind, "_shared_state", _OfThread(own, their))  # noqa: B010 # of several types
         try:
             yield
         finally:
             for kind, their in zip(kinds, theirs, strict=True):
-                kind._shared_state = their
+                setattr(kind, "_shared_state", their)  # noqa: B010
+
+
+class _OfThread:
+    """In the place of the dict that accelerate's states share: one for the thread that made this, another for the rest.
+
+    Such a state is made with the dict as its __dict__, so it stays with the one that its thread had then.
+    """
+
+    def __init__(self, own: dict[str, object], theirs: object) -> None:
+        self._own, self._theirs, self._thread = own, theirs, threading.get_ident()
+
+    def __get__(self, state: object, kind: type) -> object:
+        if threading.get_ident() == self._thread:
+            return self._own
+        # a dict, or where torch_xla is there a descriptor such as this one
+        return self._theirs.__get__(state, kind) if hasattr(self._theirs, "__get__") else self._theirs

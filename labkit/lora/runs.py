@@ -75,6 +75,11 @@ class Run(Generic[Made]):
         return self._tuning.done
 
     @property
+    def reached(self) -> bool:
+        """Whether the held-out loss has come down to `until_loss`, where the run ends before its last step."""
+        return self._tuning.reached
+
+    @property
     def title(self) -> str:
         """What is tuned, and how."""
         return self._title
@@ -265,6 +270,10 @@ class Run(Generic[Made]):
                 f"{self.original.name} is quantized here, and a plain script would train beside other weights; tune the lab it "
                 "was made of, with method='qlora' for 4 bits, whose script can be written."
             )
+        if self.settings.optimizer == "sophia":
+            raise Unavailable(
+                "TRL has no Sophia, so no plain script of this run can be written; tune with 'adamw' for one."
+            )
         name = model or hub_name(self.original)
         if name is None:
             raise BadInput(
@@ -296,7 +305,7 @@ class Run(Generic[Made]):
         try:
             self._began, self._state = time.monotonic(), "running"
             self._tuning.run(self._publish, self._between, self._stop.is_set)
-            if self._tuning.done < self.settings.steps:
+            if self._tuning.done < self.settings.steps and not self._tuning.reached:
                 state = "stopped"
         except BaseException as error:  # in this thread there is nobody above to tell
             self._error, state = error, "failed"

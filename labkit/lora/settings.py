@@ -14,7 +14,7 @@ from labkit.lora.methods import METHODS
 
 Schedule = Literal["linear", "cosine", "constant", "schedule_free"]
 SCHEDULES: tuple[Schedule, ...] = ("linear", "cosine", "constant", "schedule_free")
-OPTIMIZERS = ("adamw", "sgd")
+OPTIMIZERS = ("adamw", "sgd", "sophia")
 COMPUTE = ("float32", "bfloat16")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Of weights, by the names that users give."""
@@ -47,7 +47,7 @@ class Settings:
     def trainer_options(self, device: str) -> dict[str, str | int | float | bool | None]:
         """SFTConfig's arguments for this run, all that differ from what TRL would take: the script and the run have the same."""
         free = self.schedule == "schedule_free"
-        names = {"adamw": "adamw_torch_fused", "sgd": "sgd"}
+        names = {"adamw": "adamw_torch_fused", "sgd": "sgd", "sophia": "sgd"}  # TRL has no Sophia: the run makes it
         options: dict[str, str | int | float | bool | None] = {
             "max_steps": self.steps,
             "per_device_train_batch_size": self.batch,

@@ -12,6 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
+from labkit.lora.sophia import Sophia, gauss_newton_bartlett
+
 if TYPE_CHECKING:
     import datasets
     from torch._ops import OpOverload
@@ -141,6 +143,7 @@ class Trainer(Protocol):
 
     batches: which rows are in each step to come.  total_steps: with those behind it.  autocast: the dtype of products, or None.
     random_draws: entered for each step.  restore: called once optimiser and schedule are there.
+    sophia: what the estimates of `Sophia` draw from, where that is the optimiser; else None.
     """
 
     batches: Sequence[Sequence[int]]
@@ -148,6 +151,7 @@ class Trainer(Protocol):
     autocast: torch.dtype | None
     random_draws: Callable[[], contextlib.AbstractContextManager[None]]
     restore: Callable[[Trainer], None] | None
+    sophia: torch.Generator | None
     train_dataset: Sized
     optimizer: torch.optim.Optimizer | None
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
@@ -163,12 +167,12 @@ def trainer_of(
     tokenizer: PreTrainedTokenizerBase,
     folder: str,
     options: Mapping[str, object],
-    calls: tuple[Callable[[], object], Callable[[], object], Callable[[Mapping[str, float]], bool]],
+    calls: tuple[Callable[[], object], Callable[[Mapping[str, float]], bool]],
 ) -> Trainer:
     """A trainer of a model on rows of token ids and labels. options: of SFTConfig.  folder: for what it writes.  tokenizer: with
     a padding token.
 
-    calls: as training begins; as a step begins; and after it, given what the trainer tells of it, which returns whether to stop.
+    calls: as a step begins; and after it, given what the trainer tells of it, which returns whether to stop.
     """
     from transformers import PrinterCallback
     from trl.trainer.sft_config import SFTConfig
@@ -207,6 +211,7 @@ def _trainer_class() -> type[SFTTrainer]:
         autocast: torch.dtype | None = None
         random_draws: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         restore: Callable[[Trainer], None] | None = None
+        sophia: torch.Generator | None = None
 
         def _send_telemetry(self) -> None:
             """Nothing is sent anywhere."""
@@ -219,6 +224,14 @@ def _trainer_class() -> type[SFTTrainer]:
                 collate_fn=self.data_collator,
                 generator=torch.Generator(),  # else it draws from the process's own
             )
+
+        def create_optimizer(self, *given: object) -> torch.optim.Optimizer:
+            if self.sophia is not None and self.optimizer is None:
+                model = cast("nn.Module", self.model)
+                weights = [weight for weight in model.parameters() if weight.requires_grad]
+                self.optimizer = Sophia(weights, self.args.learning_rate)
+            made: torch.optim.Optimizer = super().create_optimizer(*given)
+            return made
 
         def create_scheduler(
             self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -235,24 +248,27 @@ def _trainer_class() -> type[SFTTrainer]:
                 return contextlib.nullcontext()
             return torch.autocast(self.args.device.type, dtype=self.autocast)
 
-        def training_step(self, *args: object, **keywords: object) -> torch.Tensor:
+        def training_step(
+            self, model: nn.Module, inputs: dict[str, torch.Tensor], *rest: object, **keywords: object
+        ) -> torch.Tensor:
             with self.random_draws():
-                loss: torch.Tensor = super().training_step(*args, **keywords)  # type: ignore[no-untyped-call]
+                optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # within accelerate's
+                if self.sophia is not None and isinstance(optimizer, Sophia) and optimizer.wants_estimate:
+                    model.train()
+                    moved = self._prepare_inputs(inputs)
+                    with self.compute_loss_context_manager():
+                        optimizer.estimate(gauss_newton_bartlett(model, moved, optimizer.trained, self.sophia))
+                loss: torch.Tensor = super().training_step(model, inputs, *rest, **keywords)  # type: ignore[no-untyped-call]
                 return loss
 
     return BatchTrainer
 
 
-def _callback(
-    begin: Callable[[], object], step_begins: Callable[[], object], logged: Callable[[Mapping[str, float]], bool]
-) -> TrainerCallback:
+def _callback(step_begins: Callable[[], object], logged: Callable[[Mapping[str, float]], bool]) -> TrainerCallback:
     """A callback that calls plain functions."""
     from transformers import TrainerCallback
 
     class Calls(TrainerCallback):
-        def on_train_begin(self, args: object, state: object, control: object, **_more: object) -> None:
-            begin()
-
         def on_step_begin(self, args: object, state: object, control: object, **_more: object) -> None:
             step_begins()
 

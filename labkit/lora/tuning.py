@@ -84,7 +84,8 @@ def padding_tokenizer(lab: TunableLab) -> PreTrainedTokenizerBase:
     Padding carries no loss and is not looked at, but it is embedded. Raises Unavailable where there is no such token.
     """
     rows = running.embedding_rows(lab.model)
-    tokenizer = copy.deepcopy(lab.tokenizer)  # the trainer may change it
+    core = getattr(lab.tokenizer, "_tokenizer", None)  # merges and vocabulary, which a trainer only reads
+    tokenizer = copy.deepcopy(lab.tokenizer, {id(core): core})  # the trainer may change the rest
     own, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     if isinstance(own, int) and own < rows:
         return tokenizer
@@ -104,6 +105,7 @@ class Plan:
     prompt: what is answered each time, in `new_tokens` tokens; None for nothing.
     folder: where checkpoints go, every `save_every` steps; identity: what they are of.
     template: the chat template's arguments; prompt_template: with the tools that the prompt's conversation was held with.
+    until_loss: the held-out loss at which the run ends; None to go on to the last step.
     """
 
     data: Prepared
@@ -116,6 +118,7 @@ class Plan:
     identity: Mapping[str, object]
     template: Mapping[str, object] | None = None
     prompt_template: Mapping[str, object] | None = None
+    until_loss: float | None = None
 
 
 class Tuning:
@@ -186,7 +189,7 @@ class Tuning:
             padding_tokenizer(base),
             self._files.name,
             options,
-            (self._begin, self._step_begins, self._logged),
+            (self._step_begins, self._logged),
         )
         rows = len(trainer.train_dataset)
         self._steps_a_pass = math.ceil(rows / it.batch)
@@ -195,6 +198,7 @@ class Tuning:
         trainer.restore = self._restore
         trainer.autocast = torch.bfloat16 if it.compute == "bfloat16" else None
         trainer.random_draws = self._random_draws
+        trainer.sophia = self._generator if it.optimizer == "sophia" else None
         return trainer
 
     def _take_up(self, start: Checkpoint, base: TunableLab) -> None:
@@ -239,7 +243,8 @@ class Tuning:
         """
         self._publish, self._between, self._stopping = publish, between, stopping
         try:
-            if self.done < self.settings.steps:
+            self._begin()
+            if self.done < self.settings.steps and not self.reached:
                 noise = neftune(self.lab.model, self.settings.neftune, self._generator)
                 with self._accelerate.put_in(), noise:
                     self._trainer.train()
@@ -249,6 +254,14 @@ class Tuning:
                 self._restore_optimizer(self._start)
         finally:
             self._ended()
+
+    @property
+    def reached(self) -> bool:
+        """Whether the held-out loss has come down to where the run was to end."""
+        return any(self._is_goal(step) for step in self.history)
+
+    def _is_goal(self, step: Step) -> bool:
+        return self.plan.until_loss is not None and step.held_out <= self.plan.until_loss
 
     def _ended(self) -> None:
         if self._evaluating_optimizer is not None:
@@ -315,6 +328,7 @@ class Tuning:
         self._tokens = tokens
         last = self.done >= self.settings.steps
         self._tell(step, measure=last or (self.done % self.plan.every == 0 and not self._stopping()))
+        last = last or self.reached
         saved = self.plan.folder is not None and (last or self.done % self.plan.save_every == 0)
         if saved:
             self.save()
@@ -331,7 +345,7 @@ class Tuning:
             step = replace(step, **found._asdict())
             if text is not None:
                 self.samples.append((step.step, text))
-        step = replace(step, seconds_left=self._seconds_left(step.step))
+        step = replace(step, seconds_left=0.0 if self._is_goal(step) else self._seconds_left(step.step))
         self.history.append(step)
         self._publish(step)
 

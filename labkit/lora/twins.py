@@ -6,7 +6,7 @@ the twin. The weights are there once, as long as nothing is written into them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
@@ -14,11 +14,14 @@ from torch import nn
 from labkit.quantization.layers import PackedWeight
 from labkit.quantization.quantizing import copied
 from labkit.trace import running
+from labkit.trace.lab_like import BuiltLab
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from labkit.trace.lab_like import LabLike
+
+Made = TypeVar("Made", bound=BuiltLab)
 
 
 def twin(lab: LabLike) -> PreTrainedModel:
@@ -44,6 +47,15 @@ def whole_copy(lab: LabLike) -> PreTrainedModel:
         inner = running.language_model(lab.model)
         model = _like(copied(inner), inner)
     return model.requires_grad_(True)
+
+
+def float32_copy(lab: Made) -> Made:
+    """A lab of the same weights in float32, which hold those in 16 bits exactly."""
+    with lab.turn():
+        inner = running.language_model(lab.model)
+        model = _like(copied(inner), inner)
+    nn.Module.to(model, torch.float32)
+    return type(lab)(model, lab.tokenizer, name=lab.name, licence=lab.licence, notes=lab.notes)
 
 
 def _like(model: PreTrainedModel, of: PreTrainedModel) -> PreTrainedModel:

@@ -263,7 +263,14 @@ def test_a_run_on_other_held_out_samples_is_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"method": "pissa"}, {"method": "full", "learning_rate": 1e-3}, {"schedule": "schedule_free"}], ids=str
+    "options",
+    [
+        {"method": "pissa"},
+        {"method": "full", "learning_rate": 1e-3},
+        {"schedule": "schedule_free"},
+        {"optimizer": "sophia", "learning_rate": 1e-3},
+    ],
+    ids=str,
 )
 def test_every_method_goes_on_as_it_would_have(options: dict[str, Any], tmp_path: Path) -> None:
     options = {"steps": 4, "save_every": 2, "general": False, **options}
@@ -472,6 +479,39 @@ def test_of_two_that_begin_at_once_one_is_refused(monkeypatch: pytest.MonkeyPatc
     assert any(isinstance(each, lk.Unavailable) and "running already" in str(each) for each in found)
 
 
+def test_a_run_until_a_loss_ends_where_it_reaches_it(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"steps": 12, "held_out": HELD_OUT, "measure_every": 1, "schedule": "constant"}
+    whole = tune(tiny(), **options).wait()
+    losses = [step.held_out for step in whole.steps]
+    goal = losses[5]
+    first = next(i for i, loss in enumerate(losses) if loss <= goal)
+    run = tune(tiny(), **options, until_loss=goal, folder=tmp_path, save_every=100).wait()
+    assert (run.state, run.step, run.reached) == ("finished", first, True)
+    assert [step.held_out for step in run.steps] == losses[: first + 1]
+    assert run.steps[-1].seconds_left == 0
+    again = tune(tiny(), **options, until_loss=goal, folder=tmp_path, resume=True).wait()
+    assert (again.state, again.step, again.reached) == ("finished", first, True)
+    assert equal(tensors_of(again), tensors_of(run))
+    with pytest.raises(lk.BadInput, match="until_loss"):
+        tune(tiny(), **options, until_loss=goal / 2, folder=tmp_path, resume=True)
+    never = tune(tiny(), **{**options, "steps": 2}, until_loss=1e-6).wait()
+    assert (never.state, never.step, never.reached) == ("finished", 2, False)
+    there = tune(tiny(), **options, until_loss=losses[0] + 1).wait()
+    assert (there.state, there.step, there.reached) == ("finished", 0, True)
+
+
+def test_full_tuning_to_the_loss_of_an_adapter_is_compared_with_it() -> None:
+    lab = tiny()
+    options: dict[str, Any] = {"held_out": HELD_OUT, "schedule": "constant", "measure_every": 1}
+    lora = tune(lab, steps=8, **options).wait()
+    goal = lora.steps[-1].held_out
+    full = tune(lab, steps=200, method="full", **{**options, "learning_rate": 1e-3}, until_loss=goal).wait()
+    assert full.reached
+    assert full.steps[-1].held_out <= goal < full.steps[-2].held_out
+    of_lora, of_full = lk.lora.intruders(lora.adapter), lk.lora.intruders(full.lab, lab)
+    assert set(of_lora.table["name"]) <= set(of_full.table["name"])
+
+
 def test_what_is_not_measured_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     run = tune(tiny(), steps=1).wait()
     assert "held_out=0.1" in " ".join(run.notes)
@@ -480,11 +520,22 @@ def test_what_is_not_measured_is_said(capsys: pytest.CaptureFixture[str]) -> Non
     assert tune(tiny(), steps=1, held_out=HELD_OUT).wait().notes == ()
 
 
-def test_full_tuning_in_sixteen_bits_is_warned_of() -> None:
-    lab = lk.Lab(fuzz.tiny_model().eval().bfloat16(), fuzz.tiny_tokenizer(), name="tiny")
-    options: dict[str, Any] = {"steps": 1, "held_out": HELD_OUT}
-    assert "rounded away" in " ".join(tune(lab, method="full", **options).wait().notes)
-    assert tune(lab, **options).wait().notes == ()
+def test_full_tuning_of_sixteen_bits_is_of_a_float32_copy() -> None:
+    half = lk.Lab(fuzz.tiny_model().eval().bfloat16(), fuzz.tiny_tokenizer(), name="tiny")
+    exact = lk.Lab(fuzz.tiny_model().eval().bfloat16().float(), fuzz.tiny_tokenizer(), name="tiny")
+    before = {name: value.clone() for name, value in half.model.state_dict().items()}
+    options: dict[str, Any] = {"steps": 2, "held_out": HELD_OUT, "method": "full", "learning_rate": 1e-5}
+    run, right = tune(half, **options).wait(), tune(exact, **options).wait()
+    assert run.lab.dtype == torch.float32
+    assert equal(run.lab.model.state_dict(), right.lab.model.state_dict())
+    assert not equal({name: value.float() for name, value in before.items()}, run.lab.model.state_dict())
+    assert (run.steps[0].kl, run.steps[0].held_out) == (0.0, right.steps[0].held_out)
+    assert equal(before, half.model.state_dict())
+    assert "float32 copy" in " ".join(run.notes)
+    assert right.notes == ()
+    assert tune(half, **{**options, "method": "lora"}).wait().notes == ()
+    cost = lk.lora.cost(half, method="full").table.set_index("part")["bytes"]
+    assert cost["weights"] == cost["gradients"] == 4 * sum(weight.numel() for weight in half.model.parameters())
 
 
 def test_as_many_held_out_samples_are_measured_as_are_asked_for() -> None:
@@ -518,6 +569,8 @@ def test_as_many_held_out_samples_are_measured_as_are_asked_for() -> None:
         ({"compute": "int8"}, "compute="),
         ({"schedule": "schedule_free", "optimizer": "sgd"}, "a form of AdamW"),
         ({"warmup": 4}, "warmup=4"),
+        ({"until_loss": 1.0}, "held-out samples; give some"),
+        ({"until_loss": 0, "held_out": HELD_OUT}, "until_loss=0"),
         ({"resume": True}, "give folder="),
         ({"held_out": DATA[:1]}, "in the training data"),
         ({"data": []}, "data"),

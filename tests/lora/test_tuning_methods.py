@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from typing import Any
 
 import families
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import labkit as lk
+from labkit.lora import methods
 from labkit.lora.finetuning import finetune
 from labkit.lora.forgetting import TextRows, row_losses
 from labkit.lora.runs import Run
@@ -18,14 +20,16 @@ from labkit.lora.trainers import OwnDraws
 from labkit.quantization.layers import PackedWeight
 
 DATA = [{"prompt": f"the cat {w}", "completion": f"{w} ran"} for w in ("sat", "tree", "dog", "mat", "tired", "other")]
+HELD_OUT = [{"prompt": "the mat", "completion": "the mat ran"}]
+QUICK: dict[str, Any] = {"targets": "all-linear", "rank": 4, "learning_rate": 1e-2, "batch": 4, "prompt": False}
 IDS = list(range(40, 60))
 
 
 def tuned(method: str, lab: lk.Lab | None = None, **options: Any) -> Run[lk.Lab]:
     lab = lab or lk.Lab(fuzz.tiny_model().eval(), fuzz.tiny_tokenizer(), name="tiny")
     given: dict[str, Any] = {
-        **{"targets": "all-linear", "rank": 4, "learning_rate": 1e-2, "batch": 4, "prompt": False, "steps": 6},
-        **{"general": ["where was the dog"], "held_out": [{"prompt": "the mat", "completion": "the mat ran"}]},
+        **QUICK,
+        **{"steps": 6, "general": ["where was the dog"], "held_out": HELD_OUT},
         **options,
     }
     return finetune(lab, given.pop("data", DATA), method=method, **given).wait()
@@ -163,6 +167,16 @@ def test_schedules(schedule: str, last: float) -> None:
     assert run.steps[-1].learning_rate == pytest.approx(last, rel=0.01)
 
 
+def test_sophia_tunes_too_and_has_no_script() -> None:
+    run = tuned("lora", optimizer="sophia", learning_rate=3e-3, steps=12, dropout=0.0)
+    assert run.steps[-1].held_out < run.steps[0].held_out - 0.1
+    with pytest.raises(lk.Unavailable, match="TRL has no Sophia"):
+        run.script("someone/model")
+    adamw, sophia = (lk.lora.cost(run.original, rank=4, optimizer=name).table for name in ("adamw", "sophia"))
+    kept = [table.set_index("part").loc["optimizer", "bytes"] for table in (adamw, sophia)]
+    assert 0 < kept[0] - kept[1] < 1000  # AdamW keeps its count of steps with each matrix
+
+
 def test_warmup_begins_with_nothing() -> None:
     run = tuned("lora", schedule="constant", warmup=2, general=False, held_out=None)
     assert [step.learning_rate for step in run.steps[1:4]] == pytest.approx([0, 5e-3, 1e-2])
@@ -177,8 +191,8 @@ def test_plain_text_is_continued_pre_training() -> None:
 def lab_of(family: str) -> lk.Lab:
     tokenizer = fuzz.tiny_tokenizer()
     dropouts = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout"), 0.0)
-    fields = families.FAMILIES[family].fields | {"vocab_size": len(tokenizer)} | dropouts
-    model = families.build(families.Family(families.FAMILIES[family].model_type, fields))
+    own = (families.FAMILIES | families.UNUSUAL)[family]
+    model = families.build(families.Family(own.model_type, own.fields | {"vocab_size": len(tokenizer)} | dropouts))
     return lk.Lab(model, tokenizer, name=f"tiny {family}")
 
 
@@ -193,6 +207,36 @@ def test_packed_rows_give_the_losses_of_samples_by_themselves(family: str) -> No
     losses = [[step.loss for step in run.steps[1:]] for run in (packed, apart)]
     assert losses[0] == pytest.approx(losses[1], abs=2e-5)
     assert losses[0][-1] < losses[0][0] - 1e-3
+
+
+def test_all_linear_leaves_routers_gates_and_fused_experts_out() -> None:
+    attention = {"q_proj", "k_proj", "v_proj", "o_proj"}
+    for family, kept_out, others in (
+        ("phimoe", "router", set()),
+        ("qwen2_moe", "shared_expert_gate", {"gate_proj", "up_proj", "down_proj"}),
+        ("qwen3_moe_sparse_step", "gate_proj", set()),  # of the dense layers, which peft takes for the experts
+    ):
+        model = lab_of(family).model
+        assert any(name.endswith(kept_out) for name, _ in model.named_modules())
+        maps = methods.linear_maps(model)
+        fused = methods.taken_for_experts(model, maps)
+        assert set(methods.found("all-linear", 4, maps, fused)) == attention | others
+    with pytest.raises(lk.BadInput, match=r"mlp\.gate_proj, and peft takes it for the fused experts"):
+        methods.found("mlp.gate_proj", 4, maps, fused)
+    maps = methods.linear_maps(lab_of("qwen2_moe").model)
+    with pytest.raises(lk.BadInput, match=r"width of shared_expert_gate \(1\)"):
+        methods.found("shared_expert_gate", 4, maps)
+
+
+def test_a_matrix_that_only_some_layers_have_is_told() -> None:
+    lab = lab_of("gemma4")  # whose layer of full attention takes its keys for values
+    given: dict[str, Any] = {"steps": 1, "general": False}
+    run = tuned("lora", lab, targets=("q_proj", "v_proj"), **given)
+    assert run.notes == ("Not every layer has what is tuned: there is v_proj in 1 of 2 layers.",)
+    assert tuned("lora", lab, targets="q_proj", **given).notes == ()
+    assert tuned("lora", lab, **given).notes == ()
+    (note,) = tuned("lora", lab_of("qwen2_moe"), **given).notes
+    assert "all-linear leaves out shared_expert_gate" in note
 
 
 def test_packing_that_a_model_does_not_keep_apart_is_refused_before_the_run() -> None:
@@ -318,3 +362,43 @@ def test_accelerates_own_states_are_the_users_again() -> None:
     tuned("lora", steps=1)
     assert not AcceleratorState._shared_state
     assert not PartialState._shared_state
+
+
+def test_an_accelerator_made_while_a_run_trains_is_the_users_own() -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    kinds: tuple[Any, ...] = (AcceleratorState, PartialState, GradientState)
+    for kind in kinds:
+        kind._shared_state.clear()
+    plain = [step.loss for step in tuned("lora", steps=4).steps[1:]]
+    made: list[Any] = []
+    told, answered = threading.Event(), threading.Event()
+
+    def hold(step: Any) -> None:
+        if step.step == 1:
+            told.set()
+            answered.wait(30)
+
+    try:
+        run = finetune(
+            lk.Lab(fuzz.tiny_model().eval(), fuzz.tiny_tokenizer(), name="tiny"),
+            DATA,
+            **{**QUICK, "steps": 4, "held_out": HELD_OUT, "general": ["where was the dog"]},
+        )
+        run.subscribe(hold)
+        assert told.wait(30) or run.done
+        made.append(Accelerator(mixed_precision="bf16", cpu=True, gradient_accumulation_steps=3))
+        inside = [AcceleratorState().mixed_precision, GradientState().num_steps]
+        answered.set()
+        run.wait()
+        assert not run.settings.compute.startswith("bf")
+        assert inside == ["bf16", 3]
+        assert made[0].mixed_precision == AcceleratorState().mixed_precision == "bf16"
+        assert GradientState().num_steps == 3
+        assert [step.loss for step in run.steps[1:]] == plain
+        assert made[0].state.__dict__ is AcceleratorState._shared_state
+    finally:
+        answered.set()
+        for kind in kinds:
+            kind._shared_state.clear()
