@@ -33,6 +33,7 @@ COPY_KEY = "labkit_trained_beside"  # there too
 _COPY = "a quantized copy"
 _PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 _CONFIG_LIMIT = 10_000_000  # bytes
+_OF_TRAINING = re.compile(r"\.lora_\w+\.(?!(?:weight|bias)$)[\w-]+(?:\.(?:weight|bias))?$")  # with an adapter's name
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # settings by which peft computes something else than W + scaling · B A (or DoRA), with what they are called
 _OTHER = {
@@ -124,6 +125,11 @@ def read(folder: Path) -> Files:
     header = read_safetensors_header(file)
     tensors = load_file(file)
     for name, value in tensors.items():
+        if _OF_TRAINING.search(name):
+            raise BadModelFile(
+                f"{folder.name} names its tensors as a model in training does ({name}), and peft would read none of them; save "
+                "the adapter with peft's save_pretrained, or with labkit."
+            )
         if not value.is_floating_point():
             raise BadModelFile(
                 f"{folder.name} has a tensor that holds no real numbers ({name}); save the adapter again."

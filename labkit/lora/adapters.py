@@ -140,7 +140,7 @@ class Adapter(Generic[Made]):
         Raises BadInput for a lab of another model.
         """
         check_lab(lab)
-        notes = [note for note in self.notes if note not in _UNVERIFIED]
+        notes = [note for note in self.notes if not note.startswith(_UNVERIFIED)]
         return replace(self, lab=lab, notes=(*notes, *_checked_base(lab, self.base, self.name)))
 
     def merge(self, *, scale: float = 1.0, dtype: str | None = None, progress: bool = True) -> Made:
@@ -312,7 +312,8 @@ def load(
     base = Base.from_text(files.base)
     notes = _checked_base(lab, base, title, other_base, files.config.base_model_name_or_path)
     notes = (ON_A_COPY, *notes) if files.on_a_copy else notes
-    return Adapter(lab, files.config, _without_copies(files.tensors, lab), title, base, notes)
+    adapter = Adapter(lab, files.config, _without_copies(files.tensors, lab), title, base, notes)
+    return replace(adapter, notes=(*notes, *_gaps(adapter)))
 
 
 def by_name(argument: str, given: Mapping[str, Tuned] | Sequence[Tuned], wanted: str) -> dict[str, Tuned]:
@@ -343,8 +344,9 @@ MERGED = "merged: "  # begins a note of a lab that `merge` made
 TWICE = "the model here has an adapter merged into it already"
 ON_A_COPY = "it was trained beside a quantized copy of its base, whose weights are a little different"
 QUANTIZED = "its base is verified by embedding and norms alone: the layers here are quantized"
+_PACKED = "it was trained beside weights that are "
 HALF = "its base can't be verified: float16 rounds weights in another way, so only names and shapes were checked"
-_UNVERIFIED = (UNKNOWN, OTHER, QUANTIZED, TWICE, HALF)
+_UNVERIFIED = (UNKNOWN, OTHER, QUANTIZED, _PACKED, TWICE, HALF)
 
 
 def _checked_base(
@@ -367,8 +369,39 @@ def _checked_base(
             )
         return (OTHER,)
     if here.ends is None or base.ends is None:
-        return (HALF,)
-    return (QUANTIZED,) if here.layers is None and base.layers is not None else ()
+        return (*_other_packing(base, here), HALF)
+    return (*_other_packing(base, here), *((QUANTIZED,) if here.layers is None and base.layers is not None else ()))
+
+
+def _gaps(adapter: Adapter[Made]) -> tuple[str, ...]:
+    """What is said of files that hold less than they promise: public tools have lost weights on the way without a word."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    found = []
+    low_ranks = adapter.low_ranks.values()
+    moves = (
+        bool(each.b.any() and each.a.any()) or each.bias is not None or each.magnitude is not None for each in low_ranks
+    )
+    if not adapter.replaced and not any(moves):
+        found.append("it changes nothing: all its updates are 0")
+    config = adapter.config
+    if config.target_modules and config.target_modules != "all-linear":
+        model = running.language_model(adapter.lab.model)
+        wanted = [name for name, module in model.named_modules() if sizes(module) is not None]
+        with contextlib.suppress(re.error):
+            wanted = [name for name in wanted if check_target_module_exists(config, name)]
+            missing = [n for n in wanted if n not in adapter.low_ranks and f"{n}.weight" not in adapter.replaced]
+            if missing:
+                found.append(f"it has no update of {checks.some(missing)}, which its configuration names")
+    return tuple(found)
+
+
+def _other_packing(base: Base, here: Base) -> tuple[str, ...]:
+    """What is said where the weights are stored otherwise than those that an adapter was trained beside."""
+    there, now = base.stored_as, here.stored_as
+    if there == now:
+        return ()
+    return (f"{_PACKED}{there}, and those here are {now}, which are a little different",)
 
 
 # peft's tensors ---------------------------------------------------------------------------------------------------------
@@ -442,10 +475,20 @@ def _check_fits(adapter: Adapter[Made]) -> None:
         own = None if module is None else module._parameters.get(parameter)
         if own is None:
             raise _other_model(adapter, f"it has no {name}{checks.near(name, dict(model.named_parameters()))}")
+        if own.shape != value.shape and own.shape[1:] == value.shape[1:] and _is_vocabulary(model, module):
+            raise _other_model(
+                adapter,
+                f"its {name} has {own.shape[0]} rows, not {value.shape[0]}, so the adapter was trained with other tokens "
+                f"(model.resize_token_embeddings({value.shape[0]}) makes room for them)",
+            )
         if own.shape != value.shape or not own.is_floating_point():
             raise _other_model(adapter, f"its {name} is {tuple(own.shape)}, not {tuple(value.shape)}")
     if not adapter.low_ranks and not adapter.replaced:
         raise BadModelFile(f"{adapter.name} holds no tensor of an adapter; save it again.")
+
+
+def _is_vocabulary(model: PreTrainedModel, module: nn.Module | None) -> bool:
+    return module is not None and module in (model.get_input_embeddings(), model.get_output_embeddings())
 
 
 def _refuse_wrapped(lab: BuiltLab) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from labkit.models import catalog
 from labkit.models.resolve import is_path_like
+from labkit.quantization.inventory import packed_type
 from labkit.quantization.weights import packed_shapes
 from labkit.trace import running
 from labkit.trace.adding import own_parameter, own_parameters
@@ -33,13 +34,15 @@ class Base:
 
     name: of the lab.  shapes: of the embedding and of all norms and biases outside of it, by name.  ends: values of the
     embedding and of the norms.  layers: values of some matrices of the layers; None of a quantized model, which has others.
-    Both are None in float16, which rounds otherwise.
+    Both are None in float16, which rounds otherwise.  packed: what most weights of a quantized model are stored as, in words;
+    None of another.
     """
 
     name: str
     shapes: str
     ends: str | None
     layers: str | None
+    packed: str | None = None
 
     def differs(self, other: Base) -> str | None:
         """In what another model differs, as the middle of a sentence; None where nothing is seen to."""
@@ -51,17 +54,29 @@ class Base:
             return "has other weights in its layers"
         return None
 
+    @property
+    def stored_as(self) -> str:
+        """How the weights of the layers are stored, in words; what was written before labkit kept it counts as some form."""
+        if self.packed is None:
+            return "quantized" if self.layers is None and self.ends is not None else "not quantized"
+        return f"packed as {self.packed}"
+
     def as_text(self) -> str:
         """For the metadata of a file."""
-        return json.dumps(asdict(self), sort_keys=True)
+        fields = {name: value for name, value in asdict(self).items() if name != "packed" or value is not None}
+        return json.dumps(fields, sort_keys=True)
 
     @staticmethod
     def from_text(text: str | None) -> Base | None:
         """Read again; None where there is none, or nothing that labkit wrote."""
         try:
             found = json.loads(text or "")
-            return Base(**{name: found[name] for name in ("name", "shapes", "ends", "layers")})
-        except (ValueError, TypeError, KeyError, RecursionError):
+            packed = found.get("packed")
+            return Base(
+                **{name: found[name] for name in ("name", "shapes", "ends", "layers")},
+                packed=packed if isinstance(packed, str) else None,
+            )
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
 
@@ -87,8 +102,12 @@ def base_of(lab: LabLike) -> Base:
     ends = _hash([_sample(value) for _, value in sorted(small.items())] + ([_sample(weight)] if plain else []))  # type: ignore[arg-type]
     names = sorted(matrices)
     chosen = [names[i * (len(names) - 1) // (MATRICES - 1)] for i in range(MATRICES)] if names else []
-    layers = None if is_quantized(model) or not names else _hash([_sample(matrices[name]) for name in chosen])
-    return Base(lab.name, shapes, *((None, None) if lab.dtype == torch.float16 else (ends, layers)))
+    quantized = is_quantized(model)
+    layers = None if quantized or not names else _hash([_sample(matrices[name]) for name in chosen])
+    packed = packed_type(model) if quantized else None
+    if lab.dtype == torch.float16:
+        return Base(lab.name, shapes, None, None, packed)
+    return Base(lab.name, shapes, ends, layers, packed)
 
 
 def _once(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:

@@ -160,6 +160,16 @@ def contents(lab: LabLike | str | os.PathLike[str]) -> Contents:
     )
 
 
+def packed_type(model: PreTrainedModel) -> str | None:
+    """What most quantized weights of a model are stored as, as `contents` says it; None where it can't be read off."""
+    weights: dict[str, int] = {}
+    for name, module in running.language_model(model).named_modules():
+        for stored in _stored(name, module):
+            if stored.quantized:
+                weights[stored.type] = weights.get(stored.type, 0) + stored.weights
+    return max(weights, key=weights.__getitem__, default=None)
+
+
 @dataclass(frozen=True)
 class _Stored:
     """A weight as it stands in memory. parameter: its name in its module.  tensors: the plain ones that hold it."""

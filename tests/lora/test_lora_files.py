@@ -153,6 +153,31 @@ def test_what_cannot_be_trusted_is_refused(tmp_path: Path) -> None:
         lk.lora.load(lab, broken)
 
 
+def test_weights_that_were_lost_on_the_way_are_told(tmp_path: Path) -> None:
+    lab = lab_of()
+    untrained = peft_of(lab, size=0.0)
+    untrained.save_pretrained(tmp_path / "untrained")
+    assert "changes nothing" in repr(lk.lora.load(lab, tmp_path / "untrained"))
+    partial = adapter_of(lab).save(tmp_path / "partial")
+    of_v = [name for name in load_file(partial / WEIGHTS) if "layers.1.self_attn.v_proj" in name]
+    assert len(of_v) == 2
+    _changed(partial, lambda tensors: [tensors.pop(name) for name in of_v])
+    (note,) = (note for note in lk.lora.load(lab, partial).notes if "no update of" in note)
+    assert "model.layers.1.self_attn.v_proj, which" in note
+    named = adapter_of(lab).save(tmp_path / "named")
+    tensors = {name.replace(".weight", ".default.weight"): value for name, value in load_file(named / WEIGHTS).items()}
+    save_file(tensors, named / WEIGHTS)
+    with pytest.raises(lk.BadModelFile, match=r"names its tensors as a model in training does .*lora_A\.default"):
+        lk.lora.load(lab, named)
+
+
+def test_tokens_that_the_base_lacks_are_told(tmp_path: Path) -> None:
+    lab, longer = lab_of(), lab_of(vocab_size=103)
+    adapter_of(longer, modules_to_save=["embed_tokens"]).save(tmp_path / "longer")
+    with pytest.raises(lk.BadInput, match=r"has 100 rows, not 103, .*resize_token_embeddings\(103\)"):
+        lk.lora.load(lab, tmp_path / "longer", other_base=True)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -206,6 +231,29 @@ def test_that_it_was_trained_beside_a_quantized_copy_is_kept(tmp_path: Path) -> 
     again = lk.lora.load(lab, adapter.save(tmp_path / "mine"))
     assert again.notes == adapter.notes != ()
     assert "quantized copy" in again.notes[0]
+
+
+def _other_packing(adapter: lk.lora.Adapter[Any]) -> list[str]:
+    return [note for note in adapter.notes if note.startswith("it was trained beside weights")]
+
+
+def test_weights_that_are_stored_otherwise_are_told_both_ways(tmp_path: Path) -> None:
+    lab = lab_of()
+    int4, int8 = (lk.quantization.quantize(lab, name, progress=False) for name in ("int4", "int8"))
+    of_int4 = lk.lora.taken(peft_of(int4), int4).save(tmp_path / "int4")
+    of_float = adapter_of(lab).save(tmp_path / "float")
+    (note,) = _other_packing(lk.lora.load(lab, of_int4))
+    assert "weights that are packed as int4" in note
+    assert "those here are not quantized" in note
+    assert "those here are packed as int8" in repr(lk.lora.load(int8, of_int4))
+    (note,) = _other_packing(lk.lora.load(int4, of_float))
+    assert "that are not quantized, and those here are packed as int4" in note
+    assert not lk.lora.load(int4, of_int4).notes
+    assert not lk.lora.load(lab, of_float).notes
+    there_and_back = lk.lora.load(lab, of_int4).for_lab(int8).for_lab(int4)
+    assert not there_and_back.notes
+    packed = int4.model.half()
+    assert _other_packing(lk.lora.load(lk.Lab(packed, int4.tokenizer, name="half"), of_float))
 
 
 def test_the_hub_is_asked_for_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
