@@ -48,6 +48,7 @@ class Source:
     """What it takes to go on otherwise from a Generation; one that was saved or made by hand has none.
 
     lab: who wrote it.  how: with what settings.  state: of the model then.  kept, row: where its keys and values are.
+    tokens: how many of the first ones there are its own, where another text's run kept them.
     """
 
     lab: weakref.ref[LabLike]
@@ -55,11 +56,18 @@ class Source:
     state: State
     kept: kept.Kept
     row: int
+    tokens: int | None = None
+
+    def kept_tokens(self, wanted: int) -> int:
+        """Of how many of its first tokens keys and values are there; no more than are wanted."""
+        there = 0 if self.kept.pasts is None else self.kept.pasts[self.row].tokens
+        return min(wanted, there, there if self.tokens is None else self.tokens)
 
     def past(self, tokens: int) -> Past | None:
         """Keys and values of its first tokens, where they were kept."""
         kept.touch(self.kept)
-        return None if self.kept.pasts is None else self.kept.pasts[self.row].first(tokens)
+        count = self.kept_tokens(tokens)
+        return self.kept.pasts[self.row].first(count) if self.kept.pasts is not None and count else None
 
 
 class Keeping:
@@ -188,6 +196,7 @@ def _settings(generation: Generation, given: dict[str, Any]) -> Decoding:
         )
     sampling = generation.sampling
     before: dict[str, Any] = {field.name: getattr(sampling, field.name) for field in fields(sampling)}
+    before["form"] = generation.form
     if source is not None:
         before |= {f.name: getattr(source.how, f.name) for f in fields(source.how) if f.name != "sampling"}
     known = decode.DecodingSettings.__annotations__

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from labkit.generation.decode import DecodingSettings, OnToken
     from labkit.generation.forms import Form
     from labkit.generation.speculation import Speculation
+    from labkit.generation.tree import Tree
     from labkit.trace.input import Given
     from labkit.trace.lab_like import LabLike
 
@@ -156,6 +157,12 @@ class Generation:
         from labkit.generation.branching import branch
 
         return branch(self, at, token, lab=lab, on_token=on_token, stop_event=stop_event, **settings)
+
+    def tree(self, name: str = "text") -> Tree:
+        """A tree that begins with this text, for its branches: `tree.branch(at=8, token=" green")`. name: of this path."""
+        from labkit.generation.tree import Tree
+
+        return Tree(self, name)
 
     def distribution(self, step: int, k: int = 10) -> Choices:
         """The distribution that token `step` was taken from, before and after each filter, computed anew by its lab's model.
