@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from labkit.views.chat_view import chat as chat
     from labkit.views.dose_chart import doses as doses
     from labkit.views.features_view import features as features
+    from labkit.views.generation_charts import drafts as drafts
+    from labkit.views.generation_charts import throughput as throughput
     from labkit.views.lens_chart import attribution as attribution
     from labkit.views.lens_chart import lens as lens
     from labkit.views.live_panel import live as live
@@ -45,6 +47,7 @@ _NAMES = {
     "chat_view": ("chat",),
     "dose_chart": ("doses",),
     "features_view": ("features",),
+    "generation_charts": ("drafts", "throughput"),
     "lens_chart": ("attribution", "lens"),
     "live_panel": ("live",),
     "lora_charts": ("runs", "updates"),

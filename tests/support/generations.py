@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Sequence
 
+import pandas as pd
 import torch
 
 from labkit.generation.record import Generation, Sampling
+from labkit.generation.speculation import Round, Speculation
 
 TAIL = 60  # tokens that share what the named ones leave
 
@@ -139,3 +142,29 @@ HOSTILE = [
     "__proto__", "constructor", "",
 ]  # fmt: skip
 LONE_SURROGATES = ["\ud800", "a\udfffb", "\ud83d\ude00"]
+
+
+def speculated() -> Generation:
+    """The story, three rounds of it drafted: one taken for the most part, one in vain, one that the text's end cut short."""
+    rounds = (
+        Round((1, 2, 3, 4), 3, 4, 0.5, 0.0625),
+        Round((5, 6), 0, 1, 0.25, 0.03125),
+        Round((7, 8, 9), 2, 2, 0.25, 0.03125),
+    )
+    return dataclasses.replace(story(), speculation=Speculation("a <small> model", rounds))
+
+
+def throughput_table() -> pd.DataFrame:
+    """Of `lab.throughput`, three batches."""
+    rates = [24.0, 40.0, 96.5]
+    return pd.DataFrame(
+        {
+            "batch": [1, 2, 8],
+            "tokens_per_second": rates,
+            "relative": [rate / rates[0] for rate in rates],
+            "first_token_seconds": [0.25, 0.3, 0.7],
+            "seconds": [1.5, 2.0, 3.0],
+            "cache_bytes": [1_000, 2_000, 8_000],
+            "peak_bytes": [5_000, 9_000, 30_000],
+        }
+    )

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from featured import dashboard, dictionary, random_featured
-from generations import story
+from generations import speculated, story, throughput_table
 from nbconvert import HTMLExporter
 from PIL import Image
 from routed import random_routed
@@ -287,6 +287,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "attribution": lambda: lk.views.attribution(attribution_table()),
     "damage": lambda: lk.views.damage(damage_table()),
     "doses": lambda: lk.views.doses(doses_table(), concept="whales"),
+    "drafts": lambda: lk.views.drafts(speculated()),
     "formats": lambda: lk.views.formats(formats_table()),
     "features": lambda: lk.views.features(random_featured(8)),
     "grid": lambda: lk.views.grid(a_matrix()),
@@ -306,6 +307,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "squeeze": lambda: lk.views.squeeze(squeeze_table()),
     "steering": a_steering,
     "temperature": a_temperature,
+    "throughput": lambda: lk.views.throughput(throughput_table()),
     "tokens": lambda: lk.views.tokens(story()),
     "training": a_training,
     "updates": lambda: lk.views.updates(updates_table()),
@@ -318,6 +320,7 @@ NUMBERS = {  # a number that each of them shows, as its table has it: (column, v
     "attribution": ("contribution", 2.125),
     "damage": ("loss_change", 3.0),
     "doses": ("share", 0.125),
+    "drafts": ("verify_seconds", 0.0625),
     "formats": ("kl", 0.015625),
     "lens": ("top_probability", 0.47),
     "live": ("b", 19 / 7),
@@ -328,6 +331,7 @@ NUMBERS = {  # a number that each of them shows, as its table has it: (column, v
     "specialisation": ("share", 0.98),
     "squeeze": ("loss_change", 0.25),
     "steering": ("mean_loss", 3.25),
+    "throughput": ("tokens_per_second", 96.5),
     "training": ("kl", 0.15),
     "updates": ("relative", 0.1875),
     "teaching: prediction": ("guess", 40),
