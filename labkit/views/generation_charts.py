@@ -32,6 +32,7 @@ ACCEPTED, OWN, REJECTED = OKABE_ITO[0], OKABE_ITO[4], GREY
 VERIFYING, DRAFTING = OKABE_ITO[2], OKABE_ITO[1]
 THROUGHPUT_COLUMNS = ("batch", "tokens_per_second", "relative", "first_token_seconds", "cache_bytes")
 MOST_TICKS = 16
+ROOM = 1.08  # of an axis, to the top of its highest bar
 
 
 def drafts(generation: Generation, *, title: str | None = None) -> Chart:
@@ -67,6 +68,8 @@ def drafts(generation: Generation, *, title: str | None = None) -> Chart:
     for row, these in ((1, parts), (2, seconds)):
         for name, (colour, heights) in these.items():
             figure.add_bar(x=rounds, y=heights, name=name, marker_color=colour, row=row, col=1, **hovers(said))
+        highest = max(map(sum, zip(*(heights for _, heights in these.values()), strict=True)))
+        figure.update_yaxes(range=[0, ROOM * highest], row=row, col=1)
     sentence = (
         f"A pass brought {made.tokens_per_pass:.2f} tokens, at most {made.perfect_tokens_per_pass:.2f}"
         + below_title(f"{made.accepted:,} of {made.proposed:,} tokens drafted by {escaped(made.draft)} were accepted")
@@ -111,7 +114,10 @@ def throughput(frame: Throughput | pd.DataFrame, *, title: str | None = None) ->
         line={"color": INK, "dash": "dash"},
         hoverinfo="skip",
     )
-    gain = f"{best['batch']:,} texts at once bring {best['relative']:.1f} times the tokens a second of {sizes[0]:,}"
+    few = "one alone" if sizes[0] == 1 else f"{sizes[0]:,}"
+    gain = f"{best['batch']:,} texts at once bring {best['relative']:.1f} times the tokens a second of {few}"
+    if best is first:
+        gain = f"More texts at once bring no more tokens a second than {few}"
     figure.update_layout(
         template=template(),
         height=360,

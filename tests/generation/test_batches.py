@@ -13,6 +13,7 @@ from families import FAMILIES, Tokens, build
 import labkit as lk
 from labkit.generation import batches
 from labkit.generation.margins import smallest_margin
+from labkit.models.hardware import ran_out_of_memory
 from labkit.trace.running import embedding_rows
 
 TEXTS = ["abc", "a", "hello there, a longer text", "the cat sat"]
@@ -118,6 +119,13 @@ def test_what_was_generated_is_kept_when_memory_runs_out(
     assert 5 <= len(kept.ids) < LONG
     assert kept.ids == full.ids[: len(kept.ids)]
     assert tiny_lab.generate("abc", **options).ids == full.ids, "the lab stays usable"
+
+
+def test_what_torch_says_when_memory_runs_out_is_known() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    assert ran_out_of_memory(caught.value)
+    assert not ran_out_of_memory(RuntimeError("shapes cannot be multiplied"))
 
 
 def test_memory_that_runs_out_on_a_batch_keeps_all_rows(tiny_lab: lk.Lab) -> None:
