@@ -31,6 +31,7 @@ WANTED = (
     "lk.Grammar(...)"
 )
 MOST_COMPILED = 32  # forms that are kept for a tokenizer
+_TEMPERED = re.compile(r"(?m)^\s*\w+\s*\[[^]\n]*\btemperature\s*=")  # llguidance reads it and leaves it to its caller
 MOST_SAID = 200  # characters of what llguidance says
 
 
@@ -78,13 +79,15 @@ def read(given: object) -> Form | None:
     if isinstance(given, Mapping):
         return _checked("schema", schemas.grammar(given), given)
     if isinstance(given, type) and hasattr(given, "model_json_schema"):
-        return _checked("schema", schemas.grammar(given.model_json_schema(), of=given.__name__), given)
+        return _checked("schema", _of_model(given), given)
     if isinstance(given, re.Pattern):
         return _checked("expression", matcher.grammar_from_regex(regular.full_match(given)), given)
     if isinstance(given, str):
         _meant_otherwise(given)
         return _checked("expression", matcher.grammar_from_regex(regular.full_match(given)), given)
     if isinstance(given, Grammar):
+        if _TEMPERED.search(given.text):
+            raise BadInput("A grammar can't set the temperature of a rule; give temperature= to generate instead.")
         return _checked("grammar", matcher.grammar_from_lark(schemas.embedded(given.text)), given)
     if isinstance(given, Sequence) and not isinstance(given, bytes):
         wanted = "choices that are texts, none of them empty, such as ['yes', 'no']"
@@ -92,6 +95,15 @@ def read(given: object) -> Form | None:
         written = "|".join(dict.fromkeys(regular.literal(choice) for choice in choices))
         return _checked("choices", matcher.grammar_from_regex(written), given)
     checks.refuse("form", given, WANTED)
+
+
+def _of_model(model: Any) -> str:
+    """The grammar of a pydantic model's schema. It takes no more properties than it names: others would be thrown away."""
+    try:
+        schema = model.model_json_schema()
+    except Exception as error:  # pydantic's own, and whatever a model's hooks raise
+        raise BadInput(f"{model.__name__} has no JSON schema: {_sentence(str(error))}.") from error
+    return schemas.grammar(schema, of=model.__name__, closed=True)
 
 
 def _meant_otherwise(text: str) -> None:
@@ -115,12 +127,19 @@ def _meant_otherwise(text: str) -> None:
 def _checked(kind: FormKind, grammar: str, given: object) -> Form:
     """The form, once llguidance has read it."""
     failed, said = _llguidance().LLMatcher.validate_grammar_with_warnings(grammar)
-    if said:
-        special = "no tokenizer" in said[0]
-        reason = "it names special tokens, which never are part of a form" if special else _sentence(said[0])
-        raise BadInput(f"This {kind} can't be enforced: {reason}.")
-    assert not failed
+    if failed or said:
+        raise _refused(kind, said[0])
     return Form(kind, grammar, given)
+
+
+def _refused(kind: FormKind, said: str) -> BadInput:
+    """A form that llguidance can't hold a text to, or that nothing satisfies."""
+    if "no tokenizer" in said:
+        said = "it names special tokens, which are never part of a form"
+    if (reason := _sentence(said)).startswith("Unsatisfiable schema: "):
+        reason = reason.removeprefix("Unsatisfiable schema: ").partition(":  (")[0]
+        return BadInput(f"Nothing satisfies this schema: {reason}.")
+    return BadInput(f"This {kind} can't be enforced: {reason}.")
 
 
 def _sentence(said: str) -> str:
@@ -237,7 +256,10 @@ def _compiled(form: Form, of: Vocabulary) -> llguidance.LLMatcher:
     if form.grammar not in kept:
         matcher = _llguidance().LLMatcher(of.guidance, form.grammar, log_level=0)
         if matcher.is_error():
-            raise BadInput(f"This {form.kind} can't be enforced: {_sentence(matcher.get_error())}.")
+            raise _refused(form.kind, matcher.get_error())
+        first = matcher.deep_copy()
+        if not any(first.compute_bitmask()) or first.is_error():
+            raise BadInput(f"Nothing that this model's tokens can spell satisfies this {form.kind}.")
         while len(kept) >= MOST_COMPILED:
             del kept[next(iter(kept))]
         kept[form.grammar] = matcher
