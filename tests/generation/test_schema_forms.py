@@ -39,8 +39,7 @@ def walk(held: forms.FormMasks, rng: random.Random, most: int = 400) -> str | No
     """A text written by choosing any allowed token at each step; None where it is not complete after so many."""
     width = len(held.vocabulary.tokens)
     spelt: list[bytes] = []
-    ending = (b'"', b"}", b"]", b",", b"a", b"b", b"c")  # what closes, and the letters that a pattern above waits for
-    closing = [id_ for id_, own in enumerate(held.vocabulary.tokens) if own in ending]
+    closing = [id_ for id_, own in enumerate(held.vocabulary.tokens) if own in (b'"', b"}", b"]", b",")]
     for _ in range(most):
         allowed = held.allowed(0, width)
         ids = allowed.nonzero()[:, 0].tolist()

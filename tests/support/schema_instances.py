@@ -27,7 +27,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "multiples": {"type": "integer", "multipleOf": 6, "minimum": 0},
     "string by length": {"type": "string", "minLength": 2, "maxLength": 5},
     "string by pattern": {"type": "string", "pattern": r"^[A-Z]{2}-\d{3}$"},
-    "pattern within": {"type": "string", "pattern": "ab+c"},
+    "pattern within": {"type": "string", "pattern": "ab+c", "maxLength": 12},
     "date": {"type": "string", "format": "date"},
     "date and time": {"type": "string", "format": "date-time"},
     "email or nothing": {"anyOf": [{"type": "string", "format": "email"}, {"type": "null"}]},
