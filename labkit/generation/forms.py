@@ -20,6 +20,7 @@ from labkit.generation.vocabulary import Vocabulary, vocabulary
 
 if TYPE_CHECKING:
     import llguidance
+    import numpy as np
     import torch
     from transformers import PreTrainedTokenizerBase
 
@@ -30,8 +31,19 @@ WANTED = (
     "a JSON schema (a dict), a pydantic model class, a regular expression (a text or re.compile(...)), a list of choices, or "
     "lk.Grammar(...)"
 )
+_SUBJECTS: dict[FormKind, str] = {
+    "schema": "this schema",
+    "expression": "this expression",
+    "choices": "these choices",
+    "grammar": "this grammar",
+}
 MOST_COMPILED = 32  # forms that are kept for a tokenizer
 _TEMPERED = re.compile(r"(?m)^\s*\w+\s*\[[^]\n]*\btemperature\s*=")  # llguidance reads it and leaves it to its caller
+# Where only one text can follow, llguidance would allow the one token with which the tokenizer begins that text, taken by itself:
+# not a token less than the form does, and no first space that the tokenizer puts there.
+_SETTINGS = '%llguidance {"no_forcing": true}\n'
+_UNSATISFIABLE = "Unsatisfiable schema: "
+_NO_TOKEN = "NoExtension"  # how llguidance says that no token goes on
 MOST_SAID = 200  # characters of what llguidance says
 
 
@@ -75,25 +87,23 @@ def read(given: object) -> Form | None:
     """
     if given is None or isinstance(given, Form):
         return given
-    matcher = _llguidance().LLMatcher
     if isinstance(given, Mapping):
         return _checked("schema", schemas.grammar(given), given)
     if isinstance(given, type) and hasattr(given, "model_json_schema"):
         return _checked("schema", _of_model(given), given)
-    if isinstance(given, re.Pattern):
-        return _checked("expression", matcher.grammar_from_regex(regular.full_match(given)), given)
     if isinstance(given, str):
         _meant_otherwise(given)
-        return _checked("expression", matcher.grammar_from_regex(regular.full_match(given)), given)
+    if isinstance(given, str | re.Pattern):
+        return _checked("expression", _start(regular.full_match(given)), given)
     if isinstance(given, Grammar):
         if _TEMPERED.search(given.text):
             raise BadInput("A grammar can't set the temperature of a rule; give temperature= to generate instead.")
-        return _checked("grammar", matcher.grammar_from_lark(schemas.embedded(given.text)), given)
+        return _checked("grammar", schemas.embedded(given.text), given)
     if isinstance(given, Sequence) and not isinstance(given, bytes):
         wanted = "choices that are texts, none of them empty, such as ['yes', 'no']"
         choices = checks.texts("form", given) or checks.refuse("form", given, wanted)
         written = "|".join(dict.fromkeys(regular.literal(choice) for choice in choices))
-        return _checked("choices", matcher.grammar_from_regex(written), given)
+        return _checked("choices", _start(written), given)
     checks.refuse("form", given, WANTED)
 
 
@@ -102,7 +112,8 @@ def _of_model(model: Any) -> str:
     try:
         schema = model.model_json_schema()
     except Exception as error:  # pydantic's own, and whatever a model's hooks raise
-        raise BadInput(f"{model.__name__} has no JSON schema: {_sentence(str(error))}.") from error
+        said = str(error).strip().partition("\n")[0]
+        raise BadInput(f"{model.__name__} has no JSON schema: {_sentence(said)}.") from error
     return schemas.grammar(schema, of=model.__name__, closed=True)
 
 
@@ -124,9 +135,15 @@ def _meant_otherwise(text: str) -> None:
         )
 
 
-def _checked(kind: FormKind, grammar: str, given: object) -> Form:
+def _start(expression: str) -> str:
+    return f"start: /(?:{expression})/"
+
+
+def _checked(kind: FormKind, lark: str, given: object) -> Form:
     """The form, once llguidance has read it."""
-    failed, said = _llguidance().LLMatcher.validate_grammar_with_warnings(grammar)
+    matcher = _llguidance().LLMatcher
+    grammar = matcher.grammar_from_lark(f"{lark}\n{_SETTINGS}")
+    failed, said = matcher.validate_grammar_with_warnings(grammar)
     if failed or said:
         raise _refused(kind, said[0])
     return Form(kind, grammar, given)
@@ -136,16 +153,23 @@ def _refused(kind: FormKind, said: str) -> BadInput:
     """A form that llguidance can't hold a text to, or that nothing satisfies."""
     if "no tokenizer" in said:
         said = "it names special tokens, which are never part of a form"
-    if (reason := _sentence(said)).startswith("Unsatisfiable schema: "):
-        reason = reason.removeprefix("Unsatisfiable schema: ").partition(":  (")[0]
+    reason = _sentence(said)
+    if _UNSATISFIABLE in reason:
+        reason = reason.partition(_UNSATISFIABLE)[2]
+        if reason.startswith("Regex is empty"):
+            reason = "no text has its pattern, format and length together"
         return BadInput(f"Nothing satisfies this schema: {reason}.")
-    return BadInput(f"This {kind} can't be enforced: {reason}.")
+    if "oneOf constraints" in reason:
+        reason = 'more than one alternative of "oneOf" may hold; use "anyOf", or give each a property with a "const" of its own'
+    what = _SUBJECTS[kind]
+    return BadInput(f"{what[0].upper()}{what[1:]} can't be enforced: {reason}.")
 
 
 def _sentence(said: str) -> str:
-    """What llguidance says of a form, in one line, without its trace."""
-    lines = [line.strip() for line in said.partition("<backtrace>")[0].splitlines() if line.strip()]
-    text = " ".join(lines)
+    """What llguidance says of a form, in one line, without its trace and its picture of the place."""
+    lines = said.partition("<backtrace>")[0].partition("<state>")[0].splitlines()
+    text = " ".join(" ".join(line.split()) for line in lines if not re.match(r"\s*(\d+ \||\^+\s*$|$)", line))
+    text = re.sub(r"^at \d+\(\d+\): failed to compile JSON schema: ", "", text)
     return (text if len(text) <= MOST_SAID else text[: MOST_SAID - 1] + "…").rstrip(".")
 
 
@@ -184,7 +208,8 @@ class FormMasks:
             del taken[same:]
         for id_ in ids[same:]:
             if id_ in self._barred(row) or matcher.try_consume_tokens([id_]) != 1:
-                self._check(matcher)
+                if matcher.is_error():
+                    raise _too_much(matcher)
                 raise BadInput(f"Token {id_} can't come after {len(taken):,} tokens of this text: its form forbids it.")
             taken.append(id_)
 
@@ -197,27 +222,35 @@ class FormMasks:
 
         Raises Unavailable when there are none, or when the form takes more work at this step than llguidance allows.
         """
-        import numpy as np
         import torch
-        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
+        found = torch.zeros(width, dtype=torch.bool)
         matcher = self._matchers[row]
-        found = np.zeros(width, dtype=bool)
         if not matcher.is_stopped():
-            bits = allocate_token_bitmask(1, self.vocabulary.guidance.vocab_size)
-            fill_next_token_bitmask(matcher, bits)
-            each = np.unpackbits(bits[0].view(np.uint8), bitorder="little")[: min(width, len(self.vocabulary.tokens))]
-            found[: len(each)] = each
-            found[[id_ for id_ in self._barred(row) if id_ < width]] = False
-        self._check(matcher)
-        found[[id_ for id_ in self.ends if id_ < width]] = matcher.is_accepting()
+            each = self._going_on(row)
+            found[: len(each)] = torch.from_numpy(each[:width])
+        found[[id_ for id_ in self.ends if id_ < width]] = self.complete(row)
         if not found.any():
             after = b"".join(self.vocabulary.tokens[id_] for id_ in self._ids[row]).decode("utf-8", "replace")
             raise Unavailable(
                 f"No token of this model goes on in the form after {checks.shown(after)}: its tokenizer does not have the "
                 "characters that the form asks for there. Allow others in the form."
             )
-        return torch.from_numpy(found)
+        return found
+
+    def _going_on(self, row: int) -> np.ndarray:
+        """(tokens of the vocabulary,) bool: the tokens that go on with the text."""
+        import numpy as np
+        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
+
+        matcher = self._matchers[row]
+        bits = allocate_token_bitmask(1, self.vocabulary.guidance.vocab_size)
+        fill_next_token_bitmask(matcher, bits)
+        if matcher.is_error() and not matcher.get_error().startswith(_NO_TOKEN):
+            raise _too_much(matcher)
+        found = np.unpackbits(bits[0].view(np.uint8), bitorder="little")[: len(self.vocabulary.tokens)].astype(bool)
+        found[[*self._barred(row), *(id_ for id_ in self.ends if id_ < len(found))]] = False
+        return found
 
     def _barred(self, row: int) -> Sequence[int]:
         """Tokens that the tokenizer would show otherwise at the beginning of a text."""
@@ -229,20 +262,24 @@ class FormMasks:
 
     def finished(self, row: int) -> bool:
         """Whether it does, and nothing can follow."""
-        return self.complete(row) and bool(self._matchers[row].is_stopped())
+        if not self.complete(row):
+            return False
+        stopped = bool(self._matchers[row].is_stopped())
+        return stopped or (not self.ends and not self._going_on(row).any())
 
     def accepts(self, text: str) -> bool:
         """Whether a whole text satisfies the form, however it is cut into tokens."""
         matcher = self._first.deep_copy()
         ids = self.vocabulary.guidance.greedy_tokenize(text)
-        return matcher.try_consume_tokens(ids) == len(ids) and bool(matcher.is_accepting())
+        spelt = b"".join(self.vocabulary.tokens[id_] for id_ in ids) == text.encode("utf-8", "surrogatepass")
+        return spelt and matcher.try_consume_tokens(ids) == len(ids) and bool(matcher.is_accepting())
 
-    def _check(self, matcher: llguidance.LLMatcher) -> None:
-        if matcher.is_error():
-            raise Unavailable(
-                f"The form can't be followed any further: {_sentence(matcher.get_error())}. Make it simpler, above all repeats "
-                "with large bounds and rules that can be read in many ways."
-            )
+
+def _too_much(matcher: llguidance.LLMatcher) -> Unavailable:
+    return Unavailable(
+        f"The form can't be followed any further: {_sentence(matcher.get_error())}. Make it simpler, above all repeats with "
+        "large bounds and rules that can be read in many ways."
+    )
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -259,7 +296,7 @@ def _compiled(form: Form, of: Vocabulary) -> llguidance.LLMatcher:
             raise _refused(form.kind, matcher.get_error())
         first = matcher.deep_copy()
         if not any(first.compute_bitmask()) or first.is_error():
-            raise BadInput(f"Nothing that this model's tokens can spell satisfies this {form.kind}.")
+            raise BadInput(f"Nothing that this model's tokens can spell satisfies {_SUBJECTS[form.kind]}.")
         while len(kept) >= MOST_COMPILED:
             del kept[next(iter(kept))]
         kept[form.grammar] = matcher

@@ -11,7 +11,7 @@ import re
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, Literal, NoReturn
 
@@ -24,13 +24,12 @@ _UNBOUNDED = re._constants.MAXREPEAT  # type: ignore[attr-defined]
 ANYTHING = "(?s:.*)"
 MOST_FOLDED = 10_000  # code points whose cases are looked up one by one
 
-# Character classes, as the inside of a set. Dialects differ: those of Python, what every dialect agrees on ("narrow"), and
-# what any of them counts in ("wide"). Python's are exact: str.isdecimal, str.isalnum and "_", str.isspace.
+# Character classes, as the inside of a set. Dialects differ: those of Python are found by asking it ("python"); there is what
+# every dialect agrees on ("narrow"), and what any of them counts in ("wide").
 _Breadth = Literal["ascii", "python", "narrow", "wide"]
 _SPACES = r"\u{a0}\u{1680}\u{2000}-\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}"
 _CLASSES: dict[_Breadth, dict[str, str]] = {
     "ascii": {"DIGIT": "0-9", "WORD": "0-9A-Za-z_", "SPACE": r"\t-\r\u{20}"},
-    "python": {"DIGIT": r"\p{Nd}", "WORD": r"\p{L}\p{N}_", "SPACE": rf"\t-\r\u{{1c}}-\u{{20}}\u{{85}}{_SPACES}"},
     "narrow": {"DIGIT": "0-9", "WORD": "0-9A-Za-z_", "SPACE": rf"\t-\r\u{{20}}{_SPACES}"},
     "wide": {
         "DIGIT": r"\p{Nd}",
@@ -176,8 +175,8 @@ class _Writer:
         if name == "CATEGORY":
             kind = str(value).removeprefix("CATEGORY_")
             if kind.startswith("NOT_"):
-                return f"[^{_CLASSES[_OTHER[breadth]][kind.removeprefix('NOT_')]}]"
-            return _CLASSES[breadth][kind]
+                return f"[^{_class(kind.removeprefix('NOT_'), _OTHER[breadth])}]"
+            return _class(kind, breadth)
         least, most = value if name == "RANGE" else (value, value)
         if self.flags & re.IGNORECASE:
             return self.folded(least, most)
@@ -200,6 +199,26 @@ class _Writer:
         raise BadInput(
             f"{shown(self.text)} holds {what}, which can't be enforced token by token; write the expression without it."
         )
+
+
+def _class(kind: str, breadth: _Breadth) -> str:
+    if breadth == "python":
+        return _pythons(kind)
+    return _CLASSES[breadth][kind] + (_pythons(kind) if breadth == "wide" else "")
+
+
+@cache
+def _pythons(kind: str) -> str:
+    """What this Python counts to a class; versions of Unicode differ in it."""
+    held: Callable[[str], bool] = {
+        "DIGIT": str.isdecimal,
+        "WORD": lambda character: character.isalnum() or character == "_",
+        "SPACE": str.isspace,
+    }[kind]
+    codes = [code for code in range(sys.maxunicode + 1) if held(chr(code))]
+    begins = [code for i, code in enumerate(codes) if not i or codes[i - 1] != code - 1]
+    ends = [code for i, code in enumerate(codes) if i + 1 == len(codes) or codes[i + 1] != code + 1]
+    return "".join(_range(least, most) for least, most in zip(begins, ends, strict=True))
 
 
 @cache

@@ -101,11 +101,11 @@ MOST_VISITS = 20_000
 
 
 def grammar(schema: Mapping[str, object], *, of: str = "", closed: bool = False) -> str:
-    """llguidance's grammar of a JSON schema. of: whose it is.  closed: objects hold no properties but those named.
+    """A JSON schema as a grammar in llguidance's Lark. of: whose it is.  closed: objects hold no properties but those named.
 
     Raises BadInput for what is no schema, and for a keyword that can't be enforced, by its name.
     """
-    return json.dumps({"grammars": [{"json_schema": checked(schema, of=of, closed=closed)}]})
+    return f"start: %json {json.dumps(checked(schema, of=of, closed=closed))}"
 
 
 def checked(schema: Mapping[str, object], *, of: str = "", closed: bool = False) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from labkit.errors import Unavailable
-from labkit.models.tokens import token_bytes, token_strings
+from labkit.models.tokens import ESCAPED_BYTE, token_bytes, token_strings
 
 if TYPE_CHECKING:
     import llguidance
@@ -63,7 +63,9 @@ def _made(tokenizer: PreTrainedTokenizerBase, size: int, ends: tuple[int, ...]) 
     known = sorted(set(tokenizer.get_vocab().values()))
     spelt: list[bytes] = [b""] * size
     for id_, text in zip(known, token_strings(tokenizer, known), strict=True):
-        spelt[id_] = token_bytes(text)
+        byte = ESCAPED_BYTE.fullmatch(str(tokenizer.convert_ids_to_tokens(id_)))
+        # decoders take a space off the beginning, and so off the byte that is one
+        spelt[id_] = bytes.fromhex(byte[1]) if byte and text != byte[0] else token_bytes(text)
     special = _special(tokenizer)
     _check(tokenizer, [b"" if id_ in special else own for id_, own in enumerate(spelt)])
     special |= set(ends)

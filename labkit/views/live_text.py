@@ -68,6 +68,7 @@ class LiveText:
 def _ending(generation: Generation) -> str:
     return {
         "end": "ended by the model",
+        "form": "ended where its form was complete",
         "stop": "ended by a stop string",
         "length": "ended by max_new_tokens",
         "context": "ended: the model's context is full",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from labkit.errors import BadInput
 from labkit.generation import forms, regular
 
+pytestmark = pytest.mark.filterwarnings("ignore:Possible")  # of sets that may come to mean more, and mean the old here
 TOKENIZER = fuzz.tiny_tokenizer()
 CHARACTERS = "abzAZkKsSßſéÉ019٣_- .\n\t\x1c\x85\u00a0日\u212a[]^$&~|\\/{}\"'"
 
@@ -28,7 +29,7 @@ EXPRESSIONS = [
     r"\d{3}-\d{4}",
     r"[[a]+",
     r"[a&&b]",
-    r"[a--z]",
+    r"[!--a]",
     r"[]a]",
     r"[^]a]",
     r"a{,2}b",

@@ -107,10 +107,12 @@ def json_for_free(lab: Lab | None = None, *, prompts: int = PROMPTS) -> tuple[fl
     gain, low, high = paired_difference(
         *(pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False)))
     )
-    seconds = [
-        np.array([gen.decode_seconds / max(1, len(gen.ids) - 1) for gen in made]) for made in (with_mask, without)
+    longer = [
+        100 * (masked.decode_seconds / (len(masked.ids) - 1)) / (free.decode_seconds / (len(free.ids) - 1)) - 100
+        for masked, free in zip(with_mask, without, strict=True)
+        if min(len(masked.ids), len(free.ids)) > 1
     ]
-    cost, cheapest, dearest, _ = median_interval(100 * (seconds[0] / seconds[1] - 1))
+    cost, cheapest, dearest, _ = median_interval(np.array(longer))
     steps = sum(len(gen.ids) for gen in with_mask)
     overridden = sum(len(gen.overridden) for gen in with_mask)
 
@@ -124,6 +126,6 @@ def json_for_free(lab: Lab | None = None, *, prompts: int = PROMPTS) -> tuple[fl
         f"({100 * low:.0f} to {100 * high:.0f}); {share(lenient)} without it where text around the JSON is forgiven; "
         f"{cut[0]} with and {cut[1]} without were cut at {TOKENS} tokens; what they say is right in {share(right[0])} and "
         f"{share(right[1])}; a token takes {cost:.0f} % longer with the mask ({cheapest:.0f} to {dearest:.0f} %, the median of "
-        f"{prompts} pairs), and at {100 * overridden / max(1, steps):.0f} % of {steps} steps it took away more than half of the "
-        "model's probability"
+        f"{len(longer)} pairs), and at {100 * overridden / max(1, steps):.0f} % of {steps} steps it took away "
+        "more than half of the model's probability"
     )
