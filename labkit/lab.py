@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from labkit.generation.batches import Throughput
     from labkit.generation.branching import Keeping
+    from labkit.generation.caches import CacheSizes
     from labkit.generation.decode import Decoding, DecodingSettings, EngineName, OnToken, Speed
     from labkit.generation.loop import Engine
     from labkit.generation.prefix import Prefix
@@ -396,6 +397,15 @@ class Lab:
 
         self._runnable()
         return engines.engine_of(self, write_gguf, owner=caller)
+
+    def cache(self, tokens: Sequence[int] = (64, 256, 1024), *, batch: int = 1) -> CacheSizes:
+        """What a KV cache takes at several lengths: measured on real ones, beside what `memory` computes; a row for each.
+
+        Raises BadInput for lengths beyond the model's context, Unavailable for a model that generates without a cache.
+        """
+        from labkit.generation.caches import cache_sizes
+
+        return cache_sizes(self, tokens, batch=batch)
 
     @contextlib.contextmanager
     def prefix(

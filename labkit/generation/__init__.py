@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from labkit.generation.batches import Throughput as Throughput
     from labkit.generation.batches import repeats as repeats
     from labkit.generation.batches import throughput as throughput
+    from labkit.generation.caches import CacheSizes as CacheSizes
+    from labkit.generation.caches import CacheTimes as CacheTimes
+    from labkit.generation.caches import cache_sizes as cache_sizes
+    from labkit.generation.caches import cache_times as cache_times
     from labkit.generation.choices import Choices as Choices
     from labkit.generation.choices import distribution as distribution
     from labkit.generation.margins import Margin as Margin
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "batches": ("Repeats", "Throughput", "repeats", "throughput"),
+    "caches": ("CacheSizes", "CacheTimes", "cache_sizes", "cache_times"),
     "choices": ("Choices", "distribution"),
     "margins": ("Margin", "first_difference", "smallest_margin"),
     "record": ("Generation", "Reuse", "Sampling"),

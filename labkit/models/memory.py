@@ -619,6 +619,20 @@ def _layer_tensors(layer: object) -> tuple[list[torch.Tensor], list[torch.Tensor
     return growing, fixed, strange
 
 
+def cache_bytes(cache: object) -> int:
+    """Bytes of what a run's cache holds: keys, values and states of all layers."""
+    held = getattr(cache, "layers", None)
+    layers = [vars(layer) for layer in held] if held is not None else [{"states": cache}]
+    tensors = [
+        tensor
+        for layer in layers
+        for name, value in layer.items()
+        if name != "_sliding_window_tensor"
+        for tensor in _tensors(value)
+    ]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
 def _tensors(value: object) -> list[torch.Tensor]:
     import torch
 

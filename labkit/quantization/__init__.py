@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from labkit.quantization.advice import Advice as Advice
     from labkit.quantization.advice import advise as advise
     from labkit.quantization.cached import CacheDamage as CacheDamage
+    from labkit.quantization.cached import CacheSizes as CacheSizes
     from labkit.quantization.cached import cache_damage as cache_damage
+    from labkit.quantization.cached import cache_sizes as cache_sizes
     from labkit.quantization.cached import quantized_cache as quantized_cache
     from labkit.quantization.calibration import Activations as Activations
     from labkit.quantization.calibration import activations as activations
@@ -69,7 +71,7 @@ _NAMES = {
     "advice": ("Advice", "advise"),
     "multiple_choice": ("Accuracy", "accuracy"),
     "paired_accuracy": ("AccuracyChange", "accuracy_change"),
-    "cached": ("CacheDamage", "cache_damage", "quantized_cache"),
+    "cached": ("CacheDamage", "CacheSizes", "cache_damage", "cache_sizes", "quantized_cache"),
     "fingerprints": ("OnGrid", "on_grid"),
     "counting": ("Sizes", "sizes"),
     "inventory": ("Contents", "contents"),

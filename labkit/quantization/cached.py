@@ -19,6 +19,7 @@ import torch
 
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
+from labkit.generation.caches import lengths, read_cache
 from labkit.models.config import first_number
 from labkit.models.texts import texts as shipped_texts
 from labkit.quantization.comparing import TokenDamage, compare, logits_of
@@ -89,6 +90,19 @@ class Scheme:
             size += self._format(axis, width).pack(torch.zeros(shape, dtype=torch.float32)).size_bytes
         return size / self.group
 
+    def size_bytes(self, keys: torch.Tensor, values: torch.Tensor) -> int:
+        """Of one layer's keys and values, (texts, heads, tokens, channels), packed as far as they would be."""
+        size = 0
+        for axis, tensor in ((self.keys, keys), (self.values, values)):
+            cut = int(self.cut(torch.tensor(tensor.shape[-2]))) if self.bits is not None else 0
+            if cut:
+                old = tensor[..., :cut, :]
+                packed = self._format(axis, old.shape[-1]).pack(old.transpose(-1, -2) if axis == "channel" else old)
+                size += packed.size_bytes
+            rest = tensor[..., cut:, :]
+            size += rest.numel() * rest.element_size()
+        return size
+
     @property
     def way(self) -> str:
         return f"keys by {self.keys}, values by {self.values}"
@@ -141,6 +155,78 @@ def _scheme(bits: object, keys: object, values: object, group: object, residual:
         checks.whole("group", group, 2),
         checks.whole("residual", residual, 0),
     )
+
+
+# size -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CacheSizes(Result):
+    """Bytes of a KV cache in few bits; `cache_sizes` tells the columns of the table. group, residual, way: as asked."""
+
+    model: str
+    group: int
+    residual: int
+    way: str
+
+    def _title(self) -> str:
+        return (
+            f"The KV cache of {self.model} in few bits, {self.way} in groups of {self.group}, the newest {self.residual} tokens "
+            "as they are"
+        )
+
+
+def cache_sizes(
+    lab: LabLike,
+    tokens: Sequence[int] = (64, 256, 1024),
+    *,
+    bits: int | Sequence[int] = (8, 4, 2),
+    keys: Axis = "channel",
+    values: Axis = "token",
+    group: int = GROUP,
+    residual: int = RESIDUAL,
+) -> CacheSizes:
+    """What a cache of few bits takes: a real one's keys and values packed, beside what their format comes to.
+
+    tokens: of one text.  bits: 1 to 8, one or several.  keys, values, group, residual: as in `cache_damage`.
+    Returns rows for each length, the cache as it is first: tokens, bits (missing for as it is), measured_bytes (of what is
+    packed, scales and zero points included, and of the newest tokens), computed_bytes (from the format and the shapes), ratio
+    (of the cache as it is by this one) and bytes_per_token.
+    Raises Unavailable for a model whose layers keep other things than keys and values of all tokens; BadInput.
+    """
+    import pandas as pd
+
+    check_lab(lab)
+    several = [bits] if isinstance(bits, int) else checks.series("bits", bits, "numbers of bits, such as (8, 4, 2)")
+    schemes = [_scheme(each, keys, values, group, residual) for each in several]
+    plain = Scheme(None, keys, values, group, residual)
+    rows: list[dict[str, object]] = []
+    for count in lengths(lab, tokens):
+        with lab.turn():
+            read = read_cache(lab, count)
+        if not read.kept:
+            raise Unavailable(f"The cache of {lab.name} can't be packed: {read.why}.")
+        layers = [layer for layer in read.kept[0].layers if layer is not None]
+        whole = sum(plain.size_bytes(*layer) for layer in layers)
+        for scheme in (plain, *schemes):
+            cut = int(scheme.cut(torch.tensor(count))) if scheme.bits is not None else 0
+            shapes = [(k.shape[1], k.shape[-1], v.shape[-1], k.dtype) for k, v in layers]
+            computed = sum(
+                cut * scheme.bytes_per_token(*shape) + (count - cut) * plain.bytes_per_token(*shape) for shape in shapes
+            )
+            measured = sum(scheme.size_bytes(*layer) for layer in layers)
+            rows.append(
+                {
+                    "tokens": count,
+                    "bits": scheme.bits,
+                    "measured_bytes": measured,
+                    "computed_bytes": round(computed),
+                    "ratio": whole / measured,
+                    "bytes_per_token": measured / count,
+                }
+            )
+    table = pd.DataFrame(rows).astype({"bits": "Int64"})
+    return CacheSizes(table, lab.name, plain.group, plain.residual, plain.way)
 
 
 # damage ---------------------------------------------------------------------------------------------------------------

@@ -686,7 +686,8 @@ class Sharing:
         (texts, before, vocabulary), once the first pass has run; these tokens are in it, whatever was kept.
     keep: whether the run's cache is to be had afterwards.
     Filled by the run: reused, how many tokens of each text were taken over; first, how many columns its first pass had;
-    kept, each text's keys and values, or `why` there are none. The last token drawn is not among them: it was never run.
+    kept, each text's keys and values, or `why` there are none; cache, transformers' own object. The last token drawn is not
+    among them: it was never run.
     """
 
     pasts: Sequence[Past | None] = ()
@@ -697,6 +698,7 @@ class Sharing:
     first: int = 0
     kept: list[Past] = field(default_factory=list)
     why: str = ""
+    cache: object = None
 
 
 def _shared(
@@ -725,6 +727,7 @@ def _shared(
         made = _generated(model, batch, config, beyond_pad=beyond_pad, **options)
     if sharing.keep:
         if usable and not isinstance(made, torch.Tensor):
+            sharing.cache = made.past_key_values
             sharing.kept, sharing.why = pasts_of(made.past_key_values, batch.padding)
         else:
             kind = config.cache_implementation
