@@ -18,7 +18,7 @@ ROOT = [("The", 0.6, {"A": 0.2}), (" cat", 0.5, {" dog": 0.3}), (" sat", 0.7, {"
 
 
 def branch(
-    run: Generation, at: int, token: int, *, on_token: Callable[[Generation], None], stop_event: threading.Event
+    run: Generation, at: int, token: int | str, *, on_token: Callable[[Generation], None], stop_event: threading.Event
 ) -> Branched:
     """Goes on with the alternative of that id and one more token."""
     old = [(one, 0.5, {two: 0.2}) for one, two in zip(run.tokens, [row[1] for row in run.top_tokens], strict=True)]

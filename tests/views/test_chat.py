@@ -152,3 +152,19 @@ def test_hostile_replies_are_written_as_text(tmp_path) -> None:
     assert page.count("<script") == 2
     assert "<img" not in page
     view.close()
+
+
+def test_a_lab_replies_branches_and_is_traced(tiny_lab) -> None:
+    view = labkit.views.chat(tiny_lab, temperature=0, max_new_tokens=5)
+    view.say("the cat")
+    assert view.wait(60)
+    (reply,) = view.replies
+    assert len(reply.ids) <= 5
+    other = next(id_ for id_ in reply.top_ids[0].tolist() if id_ != reply.ids[0])
+    view.branch(0, other)
+    assert view.wait(60)
+    assert view.replies[0].ids[0] == other
+    view.trace(1)
+    assert view.wait(60)
+    assert type(view.traces[0]).__name__ == "AttentionView"
+    view.close()

@@ -33,6 +33,7 @@ from labkit.attention import MEASURES  # noqa: F401 - the room is there before t
 from labkit.results import as_table
 from labkit.views.adapter_view import AdapterView
 from labkit.views.chart import Chart
+from labkit.views.chat_view import ChatView
 from labkit.views.exports import Exports
 from labkit.views.sampling_view import TemperatureView
 from labkit.views.steering_view import SteeringView
@@ -145,6 +146,13 @@ def doses_table() -> pd.DataFrame:
         for strength, share in zip((0, 40, 80), shares, strict=True)
     ]
     return pd.DataFrame(rows)
+
+
+def a_chat() -> ChatView:
+    view = ChatView(lambda messages, **settings: story(), name=HOSTILE)
+    view.say(HOSTILE)
+    assert view.wait(SECONDS)
+    return view
 
 
 def a_temperature() -> TemperatureView:
@@ -285,6 +293,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "adapter": an_adapter,
     "attention": lambda: lk.views.attention(patterned(TOKENS, random_patterns(len(TOKENS)))),
     "attribution": lambda: lk.views.attribution(attribution_table()),
+    "chat": a_chat,
     "damage": lambda: lk.views.damage(damage_table()),
     "doses": lambda: lk.views.doses(doses_table(), concept="whales"),
     "drafts": lambda: lk.views.drafts(speculated()),
@@ -310,6 +319,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "throughput": lambda: lk.views.throughput(throughput_table()),
     "tokens": lambda: lk.views.tokens(story()),
     "training": a_training,
+    "tree": lambda: lk.views.tree([story(), story(model=HOSTILE)]),
     "updates": lambda: lk.views.updates(updates_table()),
     "teaching: prediction": a_prediction,
     "teaching: result": a_curve,

@@ -59,7 +59,6 @@ def test_branches_branch_again_are_named_and_saved(tmp_path) -> None:
 def test_what_cannot_be_branched_is_refused_with_the_reason() -> None:
     view = tree()
     for given, said in (
-        ((1, " horse"), "no alternative that was kept"),
         ((1, " cat"), "is ' cat' already"),
         ((3, " dog"), "at=3 can't be used"),
     ):
@@ -123,4 +122,29 @@ def test_a_file_has_every_text() -> None:
     state = view._export_state()
     assert [text["facts"]["n"] for text in state["texts"]] == [3, 3]
     assert state["block:0"] != state["block:1"]
+    view.close()
+
+
+def test_a_lab_goes_on_with_its_own_text_from_the_cache(tiny_lab) -> None:
+    run = tiny_lab.generate("the cat", max_new_tokens=6, chat=False, temperature=1.0, top_k=4, seed=1)
+    view = labkit.views.tree(run)
+    view.choose(2)
+    assert view.wait(60)
+    taken = next(each for each in view.choices["0:2"]["tokens"] if each["taken"])
+    assert taken["shares"] == pytest.approx(
+        [float(run.logprobs[2].exp()), float(run.sampled_logprobs[2].exp())], abs=1e-4
+    )
+    assert [stage["kept"] for stage in view.choices["0:2"]["stages"]][-1] == 4
+    other = next(id_ for id_ in run.top_ids[2].tolist() if id_ != run.ids[2])
+    view.branch(2, other)
+    assert view.wait(60)
+    assert view.generations[1].ids[:3] == [*run.ids[:2], other]
+    reused = view.generations[1].reuse
+    assert reused is not None
+    assert reused.tokens > 0
+    assert str(view.nodes[1]["saved"]).startswith(f"{reused.tokens} tokens taken from the cache, which saved about")
+    tiny_lab.close()
+    view.branch(1, other if other != view.generations[1].ids[1] else other + 1)
+    assert view.wait(60)
+    assert (view.status["state"], len(view.nodes)) == ("failed", 2)
     view.close()

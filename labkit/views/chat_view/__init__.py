@@ -207,6 +207,9 @@ class ChatView(View, BranchTraits):
             view.close()
         super().close()
 
+    def _job_ended(self, ended: Job[Any, Any]) -> None:
+        """Nothing is put into the notebook by itself: that would draw anew what somebody is using. `wait()` does it."""
+
     # what the page asks -----------------------------------------------------------------------------------------------
 
     @answers

@@ -116,7 +116,7 @@ class ChoiceTraits(traitlets.HasTraits):
     def _choose_with(self, choose: Choose | None, text: Callable[[int], Generation]) -> None:
         """To be called in `__init__`, before anything may be refused. choose: None for the generations' own; text: that of a
         number."""
-        self._chooser, self._text_of = choose, text
+        self._chooser = choose
         self._finding: Job[tuple[int, int], Mapping[str, object]] = Job(
             cast("View", self),
             lambda asked, _run: choice_of(choose or own_distribution, text(asked[0]), asked[1]),

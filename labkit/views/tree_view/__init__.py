@@ -9,6 +9,7 @@ from labkit.errors import BadInput
 from labkit.markup import counted, shorten, visible
 from labkit.views.base import View, module, style
 from labkit.views.drawing.page import Page
+from labkit.views.kit.job import Job
 from labkit.views.kit.running_text import parted
 from labkit.views.tokens_view import static_text
 from labkit.views.tokens_view.choosing import Choose
@@ -73,6 +74,7 @@ class TreeView(View, BranchTraits):
     _title = "What the model wrote, and what it would have written"
     _esm = module("tree_view/tree.js")
     _css = style("tokens_view/tokens.css", "tree_view/tree.css")
+    _written_again = True
 
     def __init__(
         self,
@@ -87,6 +89,9 @@ class TreeView(View, BranchTraits):
         self._choose_with(choose, lambda number: self._tree[number].generation)
         super().__init__(can_branch=branch is not None)
         self._plant(list(nodes))
+
+    def _job_ended(self, ended: Job[Any, Any]) -> None:
+        """Nothing is put into the notebook by itself: that would draw anew what somebody is using. `wait()` does it."""
 
     def _label(self, number: int) -> str:
         node = self._tree[number]

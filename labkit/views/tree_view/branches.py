@@ -43,14 +43,14 @@ class Branched(NamedTuple):
 
 
 class Brancher(Protocol):
-    """Called in a worker: the text that goes on from a generation's first `at` tokens with another one. on_token takes
-    the whole text so far; stop_event asks it to return what it has."""
+    """Called in a worker: the text that goes on from a generation's first `at` tokens with another one, given by its id or its
+    text. on_token takes the whole text so far; stop_event asks it to return what it has."""
 
     def __call__(
         self,
         generation: Generation,
         at: int,
-        token: int,
+        token: int | str,
         /,
         *,
         on_token: Callable[[Generation], None],
@@ -61,7 +61,7 @@ class Brancher(Protocol):
 def continued(
     generation: Generation,
     at: int,
-    token: int,
+    token: int | str,
     /,
     *,
     on_token: Callable[[Generation], None],
@@ -127,7 +127,7 @@ class BranchTraits(TokenTraits, ChoiceTraits):
         """To be called in `__init__`, before anything may be refused."""
         self._branch, self._alternatives, self._prompt = branch, alternatives, prompt
         self._tree: list[Node] = []
-        self._growing: Job[tuple[int, int, int], Branched] = Job(
+        self._growing: Job[tuple[int, int, int | str], Branched] = Job(
             self._view,
             self._go,
             self._grown,
@@ -163,9 +163,9 @@ class BranchTraits(TokenTraits, ChoiceTraits):
     def branch(self, at: int, token: int | str, *, of: int | None = None) -> None:
         """Let a text branch at a token, as a click on an alternative does; `wait()` for it.
 
-        at: the token that is to be another, from 0. token: its id, or the text of one of the alternatives kept there.
+        at: the token that is to be another, from 0. token: the other one's id or text.
         of: the number of the text, by default the one on show.
-        Raises BadInput when there is no such text, token or alternative, or this view can't write.
+        Raises BadInput when there is no such text or place, the token is the one that stands there, or this view can't write.
         """
         if self._branch is None:
             raise BadInput("This view can't write; give the lab too: lk.views.tree(generation, lab).")
@@ -234,18 +234,23 @@ class BranchTraits(TokenTraits, ChoiceTraits):
 
     # the work ---------------------------------------------------------------------------------------------------------
 
-    def _go(self, asked: tuple[int, int, int], run: Run) -> Branched:
+    def _go(self, asked: tuple[int, int, int | str], run: Run) -> Branched:
         number, at, token = asked
         assert self._branch is not None
+
+        def draw(so_far: Generation) -> None:
+            if self.shown == number:  # somebody who has walked on looks at another text
+                self._draw_text(so_far, running=True)
+
         return self._branch(
             self._tree[number].generation,
             at,
             token,
-            on_token=lambda so_far: run.say("writing the branch …", draw=lambda: self._draw_text(so_far, running=True)),
+            on_token=lambda so_far: run.say("writing the branch …", draw=lambda: draw(so_far)),
             stop_event=run.stop,
         )
 
-    def _grown(self, asked: tuple[int, int, int], made: Branched) -> str:
+    def _grown(self, asked: tuple[int, int, int | str], made: Branched) -> str:
         number, at, _token = asked
         node = Node(made.generation, number, at, reused=made.reused, saved_seconds=made.saved_seconds, note=made.note)
         self._tree.append(node)
@@ -309,17 +314,13 @@ class BranchTraits(TokenTraits, ChoiceTraits):
         return {**found, "texts": texts}
 
 
-def _id_of(run: Generation, at: int, token: int | str) -> int:
-    """The id of a token that is given by it, or by the text of an alternative."""
+def _id_of(run: Generation, at: int, token: int | str) -> int | str:
+    """The id of a token that is given by it, or by the text of an alternative; any other text is the model's to know."""
     if isinstance(token, str):
-        for text, id_ in zip(run.top_tokens[at], run.top_ids[at].tolist(), strict=True):
-            if text == token:
-                token = int(id_)
-                break
-        else:
-            some = ", ".join(map(repr, run.top_tokens[at][:5]))
-            raise BadInput(f"{token!r} is no alternative that was kept at token {at}, such as {some}; give its id.")
-    token = whole("token", token, 0)
-    if token == int(run.ids[at]):
+        kept = zip(run.top_tokens[at], run.top_ids[at].tolist(), strict=True)
+        token = next((int(id_) for text, id_ in kept if text == token), token)
+    else:
+        token = whole("token", token, 0)
+    if token in (int(run.ids[at]), run.tokens[at]):
         raise BadInput(f"Token {at} of the text is {run.tokens[at]!r} already; branch with another.")
     return token

@@ -43,8 +43,8 @@ export function shownText(view) {
 }
 
 /**
- * Returns {tree, compare, hear, draw()}: two parts of a page, and what is to be called when the traits changed.
- * walk(): another text is on show.
+ * The tree and what can be done with the text on show, and that text beside another. Returns {tree, compare, draw(), hear(asked)}:
+ * draw is to be called when the traits changed; hear is told of what the kernel was asked for a branch.
  * @param {Mounted} view
  */
 export function treePane(view) {
