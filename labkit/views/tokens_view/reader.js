@@ -101,7 +101,7 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
         if (token === null || (held >= 0 && !byKey)) return;
         if (held >= 0 && token !== held) letGo(); // moving on from a held token: the panel follows the keyboard
         walking ||= byKey;
-        show(token, token === held ? "held" : "", byKey);
+        show(token, token === held ? heldWords() : "", byKey);
       },
       choose(token, byKey) {
         walking ||= byKey;
@@ -147,10 +147,16 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
 
   /** What to explain when nobody points: the held token, the keyboard's, or an example worth seeing. */
   function rest() {
-    if (held >= 0) show(held, "held");
+    if (held >= 0) show(held, heldWords());
     else if (walking && shown >= 0 && shown < data.n) show(shown, "");
     else if (facts.running && data.n > 0) show(data.n - 1, "the newest token");
     else show(example(data), "an open choice; point at any other token");
+  }
+
+  /** Where the text can branch, what to do; where only its lab could let it, what to ask for. */
+  function heldWords() {
+    if (onBranch) return "held: click another token to branch";
+    return choices?.on() ? "held; lk.views.tree(gen) branches here" : "held";
   }
 
   function letGo() {
@@ -165,7 +171,7 @@ export function createReader(view, { onHold = () => {}, label = "Generated token
       held = token;
       onHold(token);
     }
-    show(token, held >= 0 ? "held" : "");
+    show(token, held >= 0 ? heldWords() : "");
   }
 
   /** @param {number} token */
