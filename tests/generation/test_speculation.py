@@ -461,6 +461,20 @@ def test_an_adapter_on_the_model_is_part_of_it(tiny_lab: lk.Lab) -> None:
         virtual.generate("abc", chat=False, speculation="prompt_lookup")
 
 
+def test_in_16_bits_texts_part_at_near_ties_only() -> None:
+    """A pass of several tokens rounds otherwise than one of a single token; where that shows, the margin says so."""
+    for name in ("llama3", "gpt2"):
+        lab = lk.Lab(build(FAMILIES[name]).bfloat16(), Tokens(), name=name)
+        plain = lab.generate(TEXT, max_new_tokens=LONG)
+        for kind in KINDS:
+            gen = lab.generate(TEXT, max_new_tokens=LONG, speculation=draft_of(kind, lab))
+            part = lk.generation.first_difference(plain, gen)
+            assert part is None or part.is_near_tie
+            own = plain_pass(lab, gen).log_softmax(-1)
+            chosen = own[torch.arange(len(gen.ids)), torch.tensor(gen.ids)]
+            torch.testing.assert_close(gen.logprobs.double(), chosen, atol=0.25, rtol=0)
+
+
 def test_hooks_are_gone_and_the_model_is_as_it_was(tiny_lab: lk.Lab) -> None:
     model = tiny_lab.model.train()
     layer = model.model.layers[1]
