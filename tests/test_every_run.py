@@ -71,6 +71,12 @@ def _sampled(lab: Any, _sae: Any, ids: list[int]) -> Any:
     return lab.generate(words(ids), max_new_tokens=6, temperature=1.0, seed=7).ids
 
 
+def _speculated(lab: Any, _sae: Any, ids: list[int]) -> Any:
+    drafts = ("prompt_lookup", lk.Draft(early_exit=1, tokens=2, confidence=0.0))
+    made = [lab.generate(words(ids), max_new_tokens=5, speculation=draft) for draft in drafts]
+    return [[one.ids, one.logprobs, one.entropies] for one in made]
+
+
 def _generated_list(lab: Any, _sae: Any, ids: list[int]) -> Any:
     made = lab.generate([words(ids), words(SHORT)], max_new_tokens=4)
     return [[one.ids, one.logprobs] for one in made]
@@ -102,6 +108,7 @@ WAYS: dict[str, Way] = {
     "generate": _generated,
     "generate, sampled": _sampled,
     "generate a list": _generated_list,
+    "generate with drafts": _speculated,
     "stream": _streamed,
     "next_logits": lambda lab, _sae, ids: lab.next_logits(words(ids)),
     "edit": _edited,
