@@ -22,7 +22,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation import logits_process as warpers
 
 from labkit import checks
-from labkit.errors import BadInput, NotEnoughMemory, Unavailable
+from labkit.errors import BadInput, LabError, NotEnoughMemory, Unavailable
 from labkit.generation import forms, loop
 from labkit.generation.pieces import Pieces
 from labkit.generation.record import FinishReason, Generation, Sampling
@@ -594,7 +594,10 @@ class _Recorder(StoppingCriteria):
         """Whether the text of a row satisfies the form; None without one. A stop string may have taken some of it away."""
         if self.masks is None or finish == "stop":
             return None if self.masks is None else self.masks.accepts(text)
-        self.masks.follow(row, [*self.after[row], *ids])
+        try:
+            self.masks.follow(row, [*self.after[row], *ids])
+        except LabError:  # what the form could not follow ended the run
+            return False
         return self.masks.complete(row)
 
     def _text(self, row: int, ids: list[int], finish: FinishReason) -> str:
