@@ -81,7 +81,7 @@ def speculate(
         )
     ids = list(prompt)
     end = len(ids) + room
-    row = torch.tensor([ids + [0] * room])  # the same on the way
+    row = torch.tensor([ids + [0] * room])  # the ids, for processors
     reader = running.reader(model, end)
     draw = _Draw(seed)
     with _drafter(model, tokenizer, draft, reader, end, draw, filters, ends) as propose:
@@ -93,22 +93,24 @@ def speculate(
             drafted = time.perf_counter()
             logits = reader.read(ids + proposal.ids, last=len(proposal.ids) + 1)
             accepted, kept, done = 0, 0, True
-            for position in range(len(proposal.ids) + 1):
-                so_far = cast("torch.LongTensor", row[:, : len(ids)].to(logits.device))
-                scores = chain(so_far, cast("torch.FloatTensor", logits[position : position + 1]))
-                taken, id_ = False, -1
-                if position < len(proposal.ids):
-                    id_, taken = draw.judged(scores[0], proposal.ids[position], proposal.chances[position])
-                else:
-                    id_ = draw.one(scores[0])
-                row[0, len(ids)] = id_
-                ids.append(id_)
-                accepted, kept = accepted + taken, kept + 1
-                done = recorded(cast("torch.LongTensor", row[:, : len(ids)].to(logits.device)))
-                if done or not taken:
-                    break
-            if len(ids) - kept > len(prompt):  # the first token comes of reading the prompt
-                on_round(Round(tuple(proposal.ids), accepted, kept, drafted - began, time.perf_counter() - drafted))
+            try:
+                for position in range(len(proposal.ids) + 1):
+                    so_far = cast("torch.LongTensor", row[:, : len(ids)].to(logits.device))
+                    scores = chain(so_far, cast("torch.FloatTensor", logits[position : position + 1]))[0]
+                    if position < len(proposal.ids):
+                        id_, taken = draw.judged(scores, proposal.ids[position], proposal.chances[position])
+                    else:
+                        id_, taken = draw.one(scores), False
+                    row[0, len(ids)] = id_
+                    ids.append(id_)
+                    accepted, kept = accepted + taken, kept + 1
+                    done = recorded(cast("torch.LongTensor", row[:, : len(ids)].to(logits.device)))
+                    if done or not taken:
+                        break
+            finally:  # what was kept before an interrupt is of a round, too
+                if kept and len(ids) - kept > len(prompt):  # the first token comes of reading the prompt
+                    verified = time.perf_counter()
+                    on_round(Round(tuple(proposal.ids), accepted, kept, drafted - began, verified - drafted))
             if done:
                 return
 

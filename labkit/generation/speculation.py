@@ -87,7 +87,7 @@ class Round(NamedTuple):
 class Speculation:
     """What became of a run's drafts. The run's first token comes of reading the prompt and is in no round.
 
-    draft: by what tokens were drafted.  rounds: in their order.
+    draft: by what tokens were drafted.  rounds: in their order; while a text is written, those that have ended.
     """
 
     draft: str

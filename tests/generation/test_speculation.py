@@ -315,6 +315,7 @@ def test_a_run_is_stopped_and_interrupted_within_a_round(tiny_lab: lk.Lab) -> No
     kept = tiny_lab.last_generation
     assert (kept.finish_reason, kept.ids) == ("interrupted", full.ids[:14])
     assert len(kept.logprobs) == 14
+    check_record(tiny_lab, kept)
     assert tiny_lab.generate("abc", chat=False, max_new_tokens=LONG, speculation=own).ids == full.ids
 
 
