@@ -15,12 +15,12 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from labkit import checks
 from labkit.errors import BadInput
+from labkit.generation.llama_cpp import LlamaCpp
 from labkit.models import files
 from labkit.models.memory import human_bytes
 from labkit.models.resident import Growth, resident_bytes
 from labkit.quantization.counting import chosen_share, share_of
 from labkit.quantization.inventory import contents
-from labkit.quantization.llama_cpp import LlamaCpp
 from labkit.results import Result
 from labkit.trace import running
 from labkit.trace.lab_like import check_lab
@@ -89,8 +89,7 @@ def speed(
 ) -> Speed:
     """Tokens a second of labs and GGUF files in one run, beside the limit that reading the weights sets.
 
-    models: labs, or paths of GGUF files, which llama.cpp runs (the package xllamacpp; while it runs, it listens on a port of
-        this machine's loopback address). A table {name: model}, or a list.
+    models: labs, or paths of GGUF files, which llama.cpp runs (the package xllamacpp). A table {name: model}, or a list.
     tokens: to generate in each round, greedily, from the same 16 ids.  rounds: models take turns, so that a slow minute of
         the machine falls on all of them.
     Returns a row for each: engine ("transformers", "llama.cpp"); format, the type of most weights; compiled, whether
