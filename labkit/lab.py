@@ -195,7 +195,9 @@ class Lab:
             been through it), True insists on it, False takes a text as it is.
         template: arguments for the chat template, such as {"enable_thinking": False, "tools": [...]}.
         alternatives: how many of the model's most probable tokens are kept at each position.
-        speed: "fast" uses transformers' static cache, with a compiled step on CUDA.
+        speed: "fast" takes a loop of labkit's own for a single prompt: on CUDA over a static cache, with a step that is compiled
+            once and kept; the numbers stay those of the model. Faster by other numbers: `lk.quantization.quantize(lab,
+            "int4", backend="torch")` gives a lab with packed weights, and there is engine="llama.cpp".
         engine: "llama.cpp" runs the model's GGUF file (labkit[llamacpp]): the default model's and a .gguf file's own, in the
             file's precision; for others one is written once. `generation.engine` says what ran.
         speculation: tokens are drafted, and the model tests several in one pass: by a smaller Lab, by "prompt_lookup", or as
@@ -360,7 +362,7 @@ class Lab:
                     on_row=on_row,
                     stop_event=stop,
                     keep=keep,
-                    engine=self._engine(how, caller),
+                    engine=self._engine(how),
                     caches=self._caches(how),
                 )
                 keep(generations)
@@ -388,7 +390,7 @@ class Lab:
 
         return throughput(self, prompt, batches=batches, max_new_tokens=max_new_tokens, rounds=rounds, chat=chat)
 
-    def _engine(self, how: Decoding, caller: int | None = None) -> Engine | None:
+    def _engine(self, how: Decoding) -> Engine | None:
         """What decodes in place of transformers' loop; None where nothing does."""
         if how.engine == "transformers":
             return None
@@ -396,7 +398,7 @@ class Lab:
         from labkit.quantization import write_gguf
 
         self._runnable()
-        return engines.engine_of(self, write_gguf, owner=caller)
+        return engines.engine_of(self, write_gguf)
 
     def cache(self, tokens: Sequence[int] = (64, 256, 1024), *, batch: int = 1) -> CacheSizes:
         """What a KV cache takes at several lengths: measured on real ones, beside what `memory` computes; a row for each.

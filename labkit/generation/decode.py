@@ -12,7 +12,6 @@ import copy
 import secrets
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, TypeVar, cast, get_args
@@ -24,6 +23,7 @@ from transformers.generation import logits_process as warpers
 from labkit import checks
 from labkit.errors import BadInput, LabError, NotEnoughMemory, Unavailable
 from labkit.generation import forms, loop
+from labkit.generation.fast import Fast, compiles, described
 from labkit.generation.pieces import Pieces
 from labkit.generation.record import FinishReason, Generation, Sampling
 from labkit.generation.speculation import Draft, Round, Speculation, as_draft
@@ -178,6 +178,8 @@ def decode(
     context = running.room(model)
     rooms = [how.max_new_tokens if context is None else min(how.max_new_tokens, context - len(p.ids)) for p in prompts]
     config = _neutral_config(model, how, max(rooms))
+    if how.speed == "fast" and len(prompts) == 1:
+        engine = Fast(model, len(prompts[0].ids) + rooms[0])
     lengths = [len(prompt.ids) for prompt in prompts]
     alone = how.speculation is not None or engine is not None  # each text has drafts of its own
     groups = [[i] for i in range(len(prompts))] if alone else running.generation_groups(model, lengths)
@@ -254,23 +256,19 @@ def _write(engine: loop.Engine, recorder: _Recorder) -> None:
     def stopped() -> bool:
         return recorder.stop_event is not None and recorder.stop_event.is_set()
 
-    written = loop.write(
-        engine.feed(),
-        recorder.prompts[0].ids,
-        recorder.rooms[0],
-        sampled=recorder.how.sampling.temperature > 0,
-        processors=recorder.processors([0]),
-        recorded=lambda ids: bool(recorder(ids, None)[0]),
-        stopped=stopped,
-    )
+    with engine.feed() as feed:
+        written = loop.write(
+            feed,
+            recorder.prompts[0].ids,
+            recorder.rooms[0],
+            sampled=recorder.how.sampling.temperature > 0,
+            processors=recorder.processors([0]),
+            recorded=lambda ids: bool(recorder(ids, None)[0]),
+            stopped=stopped,
+        )
     if written == 0:
         recorder.ended = [(0, "stopped")]
     recorder.cut(written)
-
-
-def described(model: PreTrainedModel) -> str:
-    """The engine that runs a model where no other is asked for, with the type of its numbers."""
-    return f"transformers ({str(model.dtype).removeprefix('torch.')})"
 
 
 def _speculate(model: PreTrainedModel, recorder: _Recorder, draft: Draft) -> None:
@@ -645,17 +643,12 @@ def _neutral_config(model: PreTrainedModel, how: Decoding, room: int) -> Generat
         eos_token_id=end_ids(model) or None,
         use_cache=True,
     )
-    if how.speed == "fast":
+    if how.speed == "fast" and compiles(model):  # of several texts: a single one has a loop of ours
         if getattr(model, "_can_compile_fullgraph", True) is False:
             raise Unavailable(
                 "speed='fast' needs a static cache, which this architecture does not have; use speed='plain'."
             )
         config.cache_implementation = "static"
-        if model.device.type != "cuda":
-            warnings.warn(
-                "speed='fast' compiles its step on CUDA only; here it uses the static cache without compiling.",
-                stacklevel=5,
-            )
     return config
 
 

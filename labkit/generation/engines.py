@@ -7,6 +7,7 @@ file would lack (an edit, an adapter, another library's quantization) is refused
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -29,8 +30,8 @@ from labkit.models.resolve import say
 from labkit.models.reuse import state_of
 from labkit.trace.adding import is_added_to
 from labkit.trace.building import has_peft_layers
-from labkit.trace.running import language_model
-from labkit.trace.turns import changed_here
+from labkit.trace.edits import is_edited
+from labkit.trace.running import forget_steppers, language_model
 
 if TYPE_CHECKING:
     from labkit.trace.lab_like import BuiltLab
@@ -48,26 +49,27 @@ class Served:
     state: int
     written: bool
 
-    def feed(self) -> LlamaCpp:
-        return self.llama
+    def feed(self) -> contextlib.AbstractContextManager[LlamaCpp]:
+        return contextlib.nullcontext(self.llama)
 
 
-def engine_of(lab: BuiltLab, write: WriteFile, *, owner: int | None = None) -> Served:
+def engine_of(lab: BuiltLab, write: WriteFile) -> Served:
     """The engine of a lab's model, opened once and kept until `close`. To be called in the lab's turn.
 
-    write: writes a lab as a GGUF file, for a model that has none.  owner: the thread on whose behalf this is called.
+    write: writes a lab as a GGUF file, for a model that has none.
     Raises Unavailable, with the remedy, where llama.cpp is not installed or would run another model than the lab's.
     """
     llama_cpp.check_there()
     model = language_model(lab.model)
-    if changed_here(model, owner):
+    if is_edited(model):
         raise Unavailable(
-            f"An edit or an adapter is on {lab.name}, and llama.cpp would run the model without it; leave the `with` block, or "
-            "use engine='transformers'."
+            f"An edit is on {lab.name}, and llama.cpp would run the model without it; leave the `with` block, or use "
+            "engine='transformers'."
         )
     if is_added_to(model) or has_peft_layers(lab.model):
         raise Unavailable(
-            f"{lab.name} has an adapter, and llama.cpp would run the model without it; merge it, or use engine='transformers'."
+            f"An adapter is on {lab.name}, and llama.cpp would run the model without it; leave the `with` block, merge it, "
+            "or use engine='transformers'."
         )
     with _LOCK:
         there = _SERVED.get(model)
@@ -88,9 +90,11 @@ def engine_of(lab: BuiltLab, write: WriteFile, *, owner: int | None = None) -> S
 
 
 def close(model: torch.nn.Module) -> None:
-    """Close the engine that is kept for a model, if one is."""
+    """Close the engine that is kept for a model, and let go of its compiled steps."""
+    inner = language_model(model)
+    forget_steppers(inner)
     with _LOCK:
-        served = _SERVED.pop(language_model(model), None)
+        served = _SERVED.pop(inner, None)
     if served is not None:
         served.llama.close()
 

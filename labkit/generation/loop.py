@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
@@ -24,11 +25,16 @@ class Feed(Protocol):
 
 
 class Engine(Protocol):
-    """What decodes in place of transformers' own loop. description: of engine and precision, for the record."""
+    """What decodes in place of transformers' own loop."""
 
-    description: str
+    @property
+    def description(self) -> str:
+        """Of engine and precision, for the record."""
+        ...
 
-    def feed(self) -> Feed: ...
+    def feed(self) -> AbstractContextManager[Feed]:
+        """What reads one prompt after the other, ready for as long as a `with` lasts."""
+        ...
 
 
 def write(
@@ -47,9 +53,9 @@ def write(
     stopped: ends the text before its first token where True by then. Returns how many tokens were written.
     """
     given = len(ids)
-    row = torch.empty(1, given + room, dtype=torch.long)
-    row[0, :given] = torch.tensor(ids)
     logits = feed.start(ids, room, stopped=stopped)
+    row = torch.empty(1, given + room, dtype=torch.long, device=logits.device)
+    row[0, :given] = torch.tensor(ids)
     for length in range(given, given + room):
         if length == given and stopped():
             return 0

@@ -16,6 +16,7 @@ import inspect
 import math
 import sys
 import threading
+import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from labkit.trace.past import Past, Plan, cache_of, pasts_of, plan
 from labkit.trace.probing import COARSEST, TOLERANCE, evaluating, modules_of
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedModel
+    from transformers import Cache, DynamicCache, PreTrainedModel
     from transformers.generation.utils import GenerateDecoderOnlyOutput
 
     Generated = torch.Tensor | GenerateDecoderOnlyOutput
@@ -940,12 +941,9 @@ def reader(model: PreTrainedModel, tokens: int) -> Reader:
             "speculation."
         )
     way = way_to_generate(model, steps=tokens)
-    config = model.config.get_text_config()
-    window = first_number(config, "sliding_window") or 0
-    length = window + 1 if LONG <= window <= WIDEST and tokens > window + 1 else LONG
-    length = min(length, (room(model) or length + STEPS) - STEPS)
+    length = _past_window(model, tokens)
 
-    def find() -> _GoesBack:
+    def find() -> _Right:
         text, other = _texts(model, length + STEPS, length + STEPS)
         exact = _is_exact(model)
         tolerance = TOLERANCE.get(model.dtype, COARSEST) if exact else COARSEST
@@ -957,13 +955,13 @@ def reader(model: PreTrainedModel, tokens: int) -> Reader:
         except (MemoryError, torch.OutOfMemoryError):
             raise  # that says nothing of the model
         except Exception:  # whatever a modeling file raises that takes no such cache
-            return _GoesBack(False)
+            return _Right(False)
         plain = forward(model, [text]).all_logits[0, -STEPS - 1 :].float()
         same = [_agree(one, two, tolerance) for one, two in zip(ours, plain, strict=True)]
-        return _GoesBack(all(same) if exact else any(same))  # of rounding, see `way_to_generate`
+        return _Right(all(same) if exact else any(same))  # of rounding, see `way_to_generate`
 
     cached = way.cached and not way.beyond_pad
-    if not cached or length < STEPS or not _once(model, ("goes back", length), _GoesBack, find).right:
+    if not cached or length < STEPS or not _once(model, ("goes back", length), _Right, find).right:
         raise Unavailable(
             f"{name} keeps no keys and values from which tokens can be taken back, so that drafts can't be tested with it; "
             "generate without speculation."
@@ -971,8 +969,135 @@ def reader(model: PreTrainedModel, tokens: int) -> Reader:
     return Reader(model)
 
 
-class _GoesBack(NamedTuple):
+class _Right(NamedTuple):
     right: bool
+
+
+# token by token -------------------------------------------------------------------------------------------------------
+
+
+class Stepper:
+    """Reads one text token by token, with nothing else on the way: the loop around it does what else is to be done.
+
+    size: how many tokens a cache of fixed size holds; None for one that grows.  compiled: the step through torch.compile, with
+    CUDA graphs where there is CUDA; it is compiled when it is first taken, and then kept, as the cache is. `stepper` makes one
+    once it is known to be right. Holds its model weakly. Read inside `run`; the caller has the lab's turn.
+    """
+
+    def __init__(self, model: PreTrainedModel, size: int | None = None, *, compiled: bool = False) -> None:
+        self._model, self.size = weakref.ref(model), size
+        self._last = {"logits_to_keep": 1} if _takes(model, "logits_to_keep") else {}
+        self._step: Callable[..., torch.Tensor] = self._compiled() if compiled else _step
+        self._compiles = compiled
+        self._id = torch.zeros(1, 1, dtype=torch.long, device=input_device(model))
+        self._cache: Cache | None = None
+
+    def _compiled(self) -> Callable[..., torch.Tensor]:
+        # a code of its own: torch keeps what it compiled with the code, a few for each, and drops it with the code
+        own = types.FunctionType(_step.__code__.replace(co_name="step"), globals())
+        return cast("Callable[..., torch.Tensor]", torch.compile(own, fullgraph=True, dynamic=False, **COMPILED))
+
+    @contextlib.contextmanager
+    def run(self, *, eagerly: bool = False) -> Iterator[Stepper]:
+        """Prepare the model for all that is read inside. eagerly: without what was compiled, which sees no hooks put on later."""
+        model = self._model()
+        assert model is not None
+        before, _GENERATING.now = generating(), True
+        taken, self._step = self._step, _step if eagerly else self._step
+        try:
+            with torch.inference_mode(False), prepared(model, compiled=not eagerly), torch.no_grad():
+                yield self
+        finally:
+            self._step = taken
+            _GENERATING.now = before
+
+    def start(self, ids: Sequence[int]) -> torch.Tensor:
+        """(vocabulary,): the logits of the token after a text. What was read before is forgotten."""
+        from transformers import DynamicCache, StaticCache
+
+        model = self._model()
+        assert model is not None
+        config = model.config.get_text_config()
+        if self.size is None:
+            self._cache = DynamicCache(config=config)
+        elif self._cache is None:
+            self._cache = StaticCache(config=config, max_cache_len=self.size)
+        else:
+            self._cache.reset()
+        return _step(model, torch.tensor([checked_ids(model, ids)], device=self._id.device), self._cache, self._last)
+
+    def read(self, id_: int) -> torch.Tensor:
+        """(vocabulary,): the logits of the token after one more; on CUDA overwritten by the next step."""
+        self._id.fill_(id_)
+        if self._compiles:
+            torch.compiler.cudagraph_mark_step_begin()
+        return self._step(self._model(), self._id, self._cache, self._last)
+
+
+COMPILED: dict[str, str] = {
+    "mode": "reduce-overhead"
+}  # torch.compile's settings: fused kernels, replayed as a CUDA graph
+
+
+def _step(model: PreTrainedModel, ids: torch.Tensor, cache: Cache, last: dict[str, int]) -> torch.Tensor:
+    logits: torch.Tensor = model(input_ids=ids, past_key_values=cache, use_cache=True, **last).logits
+    return logits[0, -1]
+
+
+def stepper(model: PreTrainedModel, tokens: int, *, static: bool) -> Stepper:
+    """A Stepper for texts of up to so many tokens. static: with a cache of fixed size and a compiled step, kept for later texts.
+
+    A model is tried once: whether it answers as in a plain pass, past its sliding window too where the text may get there
+    (windows up to `WIDEST`). Raises Unavailable where it does not, since what it would write is not what a trace shows.
+    """
+    name = model.config.model_type
+    if static and getattr(language_model(model), "_can_compile_fullgraph", True) is False:
+        raise Unavailable(f"speed='fast' needs a static cache here, which {name} does not have; use speed='plain'.")
+    length = _past_window(model, tokens)
+
+    def find() -> _Right:
+        (text,) = _texts(model, length + STEPS)
+        exact = _is_exact(model)
+        tolerance = TOLERANCE.get(model.dtype, COARSEST) if exact else COARSEST
+        try:
+            with Stepper(model, length + STEPS if static else None).run() as tried:
+                ours = [tried.start(text[:length]).clone(), *(tried.read(id_).clone() for id_ in text[length:])]
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # that says nothing of the model
+        except Exception:  # whatever a modeling file raises that takes no such cache
+            return _Right(False)
+        plain = forward(model, [text]).all_logits[0, -STEPS - 1 :].float()
+        same = [_agree(one.float(), two, tolerance) for one, two in zip(ours, plain, strict=True)]
+        return _Right(all(same) if exact else any(same))  # of rounding, see `way_to_generate`
+
+    if virtual_tokens(model) or length < STEPS or not _once(model, ("steps", length, static), _Right, find).right:
+        raise Unavailable(
+            f"Token by token the scores of {name} are not those of a pass over the same tokens; use speed='plain'."
+        )
+    if not static:
+        return Stepper(model)
+    size = min(max(SHORTEST_CACHE, 1 << (tokens - 1).bit_length()), room(model) or sys.maxsize)
+    kept = _STEPPERS.setdefault(model, {})
+    key = (size, model.dtype, input_device(model), getattr(model.config, "_attn_implementation", None))
+    if key not in kept:
+        kept[key] = Stepper(model, size, compiled=True)
+    return kept[key]
+
+
+def forget_steppers(model: PreTrainedModel) -> None:
+    """Let go of what was compiled for a model, and of its caches."""
+    _STEPPERS.pop(model, None)
+
+
+SHORTEST_CACHE = 256  # tokens; longer ones double, so that few lengths are compiled
+_STEPPERS: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Stepper]] = weakref.WeakKeyDictionary()
+
+
+def _past_window(model: PreTrainedModel, tokens: int) -> int:
+    """How long a text is to be tried with where texts get so long: past a sliding window that is no longer than `WIDEST`."""
+    window = first_number(model.config.get_text_config(), "sliding_window") or 0
+    length = window + 1 if LONG <= window <= WIDEST and tokens > window + 1 else LONG
+    return min(length, (room(model) or length + STEPS) - STEPS)
 
 
 # many runs ------------------------------------------------------------------------------------------------------------

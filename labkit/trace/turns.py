@@ -86,10 +86,10 @@ class Turns:
                     block.close()  # also when an interrupt cuts the wait for a run short; closing again does nothing
 
 
-def changed_here(model: PreTrainedModel, owner: int | None = None) -> bool:
-    """Whether the calling thread, or the one it works for, is within a `change` of a model: an edit, an adapter."""
-    turns, who = Turns.of(model), threading.get_ident() if owner is None else owner
-    return any(found is turns and whose == who for found, whose in list(_CHANGES.values()))
+def changed_here(model: PreTrainedModel) -> bool:
+    """Whether the calling thread is within a `change` of a model: an edit, an adapter."""
+    turns = Turns.of(model)
+    return any(found is turns and owner == threading.get_ident() for found, owner in list(_CHANGES.values()))
 
 
 def changes_on(model: PreTrainedModel) -> tuple[object, ...]:

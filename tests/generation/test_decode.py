@@ -318,19 +318,6 @@ def test_threads_take_turns(tiny_lab: lk.Lab) -> None:
     assert found == expected
 
 
-@pytest.mark.filterwarnings("ignore:speed='fast' compiles")
-def test_fast_gives_the_same_greedy_tokens(tiny_lab: lk.Lab) -> None:
-    plain = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG)
-    fast = tiny_lab.generate("abc", chat=False, max_new_tokens=LONG, speed="fast")
-    assert fast.ids == plain.ids
-    assert torch.allclose(fast.logprobs, plain.logprobs, atol=1e-4)
-
-
-def test_fast_says_what_it_does_instead_on_a_cpu(tiny_lab: lk.Lab) -> None:
-    with pytest.warns(UserWarning, match="without compiling"):
-        tiny_lab.generate("abc", chat=False, max_new_tokens=1, speed="fast")
-
-
 # bad input -----------------------------------------------------------------------------------------------------------
 
 
