@@ -339,9 +339,9 @@ class _First(LogitsProcessor):
         self.recorder = recorder
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        if bool(scores.isnan().any()):  # drawing from NaN would end in an assertion deep inside torch
-            raise _nan_error(len(self.recorder.steps) + 1)
         self.recorder.own = scores.float().log_softmax(-1)
+        if self.recorder.how.sampling.temperature > 0:  # drawing from NaN would end in an assertion deep inside torch
+            self.recorder.check_numbers()
         return scores
 
 
@@ -422,7 +422,9 @@ def statistics(
     top = own.topk(min(alternatives, own.shape[-1]), dim=-1)
     # 0 · log 0 is 0: a token masked by the model itself adds nothing to the entropy
     entropy = -(own.exp() * own.clamp_min(torch.finfo(own.dtype).min)).sum(-1, keepdim=True)
-    rank = (own > logprob).sum(-1, keepdim=True)
+    # among the best, all that are more probable are there too: the rest of the vocabulary need not be looked at
+    near = own.device.type == "cpu" and bool((logprob >= top.values[:, -1:]).all())
+    rank = ((top.values if near else own) > logprob).sum(-1, keepdim=True)
     return chosen, logprob, drawn, entropy, rank, top.indices, top.values
 
 
@@ -474,8 +476,15 @@ class _Recorder(StoppingCriteria):
             chain.append(_Last(self))
         return LogitsProcessorList(chain)
 
+    def check_numbers(self) -> None:
+        """Raise Unavailable where a score of the model's was NaN, which makes all log-probabilities of its row so."""
+        if self.own is not None and bool(self.own[:, 0].isnan().any()):
+            raise _nan_error(len(self.steps) + 1)
+
     def __call__(self, input_ids: torch.LongTensor, scores: object, **kwargs: object) -> torch.Tensor:
         """Record the token just chosen; True for each row that is to stop here."""
+        if self.how.sampling.temperature == 0:
+            self.check_numbers()
         own = self.own
         assert own is not None
         chosen = input_ids[:, -1:].to(own.device)

@@ -49,8 +49,21 @@ class Served:
     state: int
     written: bool
 
-    def feed(self) -> contextlib.AbstractContextManager[LlamaCpp]:
-        return contextlib.nullcontext(self.llama)
+    def feed(self) -> contextlib.AbstractContextManager[_Reading]:
+        return contextlib.nullcontext(_Reading(self.llama))
+
+
+class _Reading:
+    """A file opened by llama.cpp as the loop has it."""
+
+    ahead = False
+
+    def __init__(self, llama: LlamaCpp) -> None:
+        self.start = llama.start
+        self._llama = llama
+
+    def read(self, id_: torch.Tensor) -> torch.Tensor:
+        return self._llama.read([int(id_)])
 
 
 def engine_of(lab: BuiltLab, write: WriteFile) -> Served:

@@ -41,18 +41,19 @@ class Fast:
         static = compiles(self.model)
         stepper = running.stepper(self.model, self.tokens, static=static)
         with stepper.run(eagerly=static and is_hooked(self.model)):
-            yield _Stepping(stepper)
+            yield _Stepping(stepper, ahead=static)
 
 
 class _Stepping:
-    def __init__(self, stepper: running.Stepper) -> None:
-        self.stepper = stepper
+    """A Stepper as the loop has it."""
+
+    def __init__(self, stepper: running.Stepper, *, ahead: bool) -> None:
+        self.stepper, self.ahead = stepper, ahead
 
     def start(self, ids: Sequence[int], room: int, *, stopped: Callable[[], bool]) -> torch.Tensor:
         return self.stepper.start(ids)
 
-    def read(self, ids: Sequence[int]) -> torch.Tensor:
-        (id_,) = ids
+    def read(self, id_: torch.Tensor) -> torch.Tensor:
         return self.stepper.read(id_)
 
 

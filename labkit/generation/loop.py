@@ -19,8 +19,13 @@ class Feed(Protocol):
         """Read a prompt after which `room` tokens may follow; what was read before is forgotten."""
         ...
 
-    def read(self, ids: Sequence[int]) -> torch.Tensor:
-        """Read more of the same text."""
+    def read(self, id_: torch.Tensor) -> torch.Tensor:
+        """Read one more token of the same text, a tensor without dimensions where the logits were."""
+        ...
+
+    @property
+    def ahead(self) -> bool:
+        """Whether a token may be read before it is recorded, as where a device works by itself meanwhile."""
         ...
 
 
@@ -54,16 +59,21 @@ def write(
     """
     given = len(ids)
     logits = feed.start(ids, room, stopped=stopped)
-    row = torch.empty(1, given + room, dtype=torch.long, device=logits.device)
+    total = given + room
+    row = torch.empty(1, total, dtype=torch.long, device=logits.device)
     row[0, :given] = torch.tensor(ids)
-    for length in range(given, given + room):
+    for length in range(given, total):
         if length == given and stopped():
             return 0
         seen = cast("torch.LongTensor", row[:, :length])
         scores = processors(seen, cast("torch.FloatTensor", logits[None].float()))
         chosen = torch.multinomial(scores.softmax(-1), 1)[0, 0] if sampled else scores[0].argmax()
         row[0, length] = chosen
-        if recorded(cast("torch.LongTensor", row[:, : length + 1])) or length + 1 == given + room:
+        last = length + 1 == total
+        if feed.ahead and not last:
+            logits = feed.read(chosen)
+        if recorded(cast("torch.LongTensor", row[:, : length + 1])) or last:
             return length + 1 - given
-        logits = feed.read([int(chosen)])
+        if not feed.ahead:
+            logits = feed.read(chosen)
     return room

@@ -151,7 +151,7 @@ def speed(
                 _seconds(each, engines.get(name), min(4, tokens))
             grown[name] = opening, float(growth.most) if _is_on_cpu(each) else float("nan")
         for _ in range(rounds):
-            bandwidths.append(_bandwidth())
+            bandwidths.append(read_bandwidth())
             for name, each in named.items():
                 seconds[name].append(_seconds(each, engines.get(name), tokens))
     finally:
@@ -176,7 +176,7 @@ def _result(
     for name, each in named.items():
         held = contents(cast("LabLike | str", each))
         by_type = held.table.groupby("type")["weights"].sum()
-        a_token = _read_for_a_token(each, held.table)
+        a_token = bytes_per_token(each, held.table)
         limit = bandwidth / a_token
         rows.append(
             {
@@ -252,7 +252,7 @@ def _is_compiled(model: object) -> bool:
     return not isinstance(model, str | os.PathLike) and running.is_compiled(cast("LabLike", model).model)
 
 
-def _read_for_a_token(model: object, table: pd.DataFrame) -> float:
+def bytes_per_token(model: object, table: pd.DataFrame) -> float:
     """Bytes of weights: without an embedding of which one row is looked up, and of the experts those that are chosen."""
     size = table["bytes"].astype(float)
     if isinstance(model, str | os.PathLike):
@@ -280,11 +280,19 @@ def _same(first: torch.nn.Module, last: torch.nn.Module) -> bool:
     return bool(mine & theirs)
 
 
-def _bandwidth() -> float:
-    """Bytes a second, read from memory: a sum over a tensor that no cache holds."""
-    values = torch.ones(_PROBE_BYTES // 4, dtype=torch.float32)
+def read_bandwidth(device: str | torch.device = "cpu", *, size_bytes: int = _PROBE_BYTES, passes: int = 3) -> float:
+    """Bytes a second, read from a device's memory: passes of a sum over a tensor that no cache holds."""
+    device = torch.device(device)
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    values = torch.ones(size_bytes // 4, dtype=torch.float32, device=device)
     values.sum()
+    wait()
     began = time.perf_counter()
-    for _ in range(3):
+    for _ in range(passes):
         values.sum()
-    return 3 * _PROBE_BYTES / (time.perf_counter() - began)
+    wait()
+    return passes * size_bytes / (time.perf_counter() - began)

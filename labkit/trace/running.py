@@ -1026,7 +1026,7 @@ class Stepper:
             self._cache.reset()
         return _step(model, torch.tensor([checked_ids(model, ids)], device=self._id.device), self._cache, self._last)
 
-    def read(self, id_: int) -> torch.Tensor:
+    def read(self, id_: int | torch.Tensor) -> torch.Tensor:
         """(vocabulary,): the logits of the token after one more; on CUDA overwritten by the next step."""
         self._id.fill_(id_)
         if self._compiles:

@@ -278,11 +278,13 @@ def test_settings_of_another_version_are_refused(file: Path, monkeypatch: pytest
 
 def test_the_loop_counts_what_it_wrote() -> None:
     class Feed:
+        ahead = False
+
         def start(self, ids: Any, room: int, *, stopped: Any) -> torch.Tensor:
             return torch.tensor([0.0, 1.0, 0.0])
 
         def read(self, ids: Any) -> torch.Tensor:
-            return torch.tensor([0.0, 0.0, 1.0]) if ids == [1] else torch.tensor([1.0, 0.0, 0.0])
+            return torch.tensor([0.0, 0.0, 1.0]) if ids == 1 else torch.tensor([1.0, 0.0, 0.0])
 
     seen: list[list[int]] = []
 
@@ -292,8 +294,11 @@ def test_the_loop_counts_what_it_wrote() -> None:
 
     from transformers import LogitsProcessorList
 
-    written = loop.write(
-        Feed(), [7], 9, sampled=False, processors=LogitsProcessorList(), recorded=recorded, stopped=lambda: False
-    )
-    assert written == 3
-    assert seen == [[7, 1], [7, 1, 2], [7, 1, 2, 0]]
+    for ahead in (False, True):
+        seen.clear()
+        Feed.ahead = ahead
+        written = loop.write(
+            Feed(), [7], 9, sampled=False, processors=LogitsProcessorList(), recorded=recorded, stopped=lambda: False
+        )
+        assert written == 3
+        assert seen == [[7, 1], [7, 1, 2], [7, 1, 2, 0]]

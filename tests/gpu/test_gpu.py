@@ -37,6 +37,49 @@ def test_fast_compiles_and_gives_the_same_greedy_tokens() -> None:
     plain = lab.generate("abc", chat=False, max_new_tokens=24)
     fast = lab.generate("abc", chat=False, max_new_tokens=24, speed="fast")
     assert fast.ids == plain.ids
+    assert fast.engine == "transformers (float32, compiled step)"
+
+
+def test_a_step_is_compiled_once_and_replayed_for_other_texts() -> None:
+    lab = lk.Lab(fuzz.tiny_model().cuda().eval(), fuzz.tiny_tokenizer())
+    torch._dynamo.utils.counters.clear()
+    for prompt, new in (("abc", 24), ("abc", 24), ("the cat ran", 9), ("where", 30)):
+        plain = lab.generate(prompt, chat=False, max_new_tokens=new)
+        fast = lab.generate(prompt, chat=False, max_new_tokens=new, speed="fast")
+        assert fast.ids == plain.ids
+        assert torch.allclose(fast.logprobs, plain.logprobs, atol=1e-3)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert torch._dynamo.utils.counters["inductor"]["cudagraph_skips"] == 0
+
+
+def test_a_seed_draws_the_same_tokens_fast() -> None:
+    lab = lk.Lab(fuzz.tiny_model().cuda().eval(), fuzz.tiny_tokenizer())
+    settings = {
+        "chat": False,
+        "max_new_tokens": 24,
+        "temperature": 1.2,
+        "top_p": 0.9,
+        "repetition_penalty": 1.2,
+        "seed": 4,
+    }
+    assert lab.generate("abc", speed="fast", **settings).ids == lab.generate("abc", **settings).ids
+
+
+def test_an_edit_holds_in_a_step_that_was_compiled_before() -> None:
+    lab = lk.Lab(fuzz.tiny_model().cuda().eval(), fuzz.tiny_tokenizer())
+    free = lab.generate("abc", chat=False, max_new_tokens=12, speed="fast")
+    with lab.edit(lk.ablate_head(0, 1), lk.ablate_head(1, 0)):
+        plain = lab.generate("abc", chat=False, max_new_tokens=12)
+        assert lab.generate("abc", chat=False, max_new_tokens=12, speed="fast").ids == plain.ids != free.ids
+    assert lab.generate("abc", chat=False, max_new_tokens=12, speed="fast").ids == free.ids
+
+
+def test_fast_on_a_gpu_frees_its_caches_and_graphs() -> None:
+    held = torch.cuda.memory_allocated()
+    lab = lk.Lab(fuzz.tiny_model().cuda().eval(), fuzz.tiny_tokenizer())
+    lab.generate("abc", chat=False, max_new_tokens=24, speed="fast")
+    lab.close()
+    assert torch.cuda.memory_allocated() <= held + (1 << 20)
 
 
 @pytest.mark.parametrize("draft", [lk.Draft("prompt_lookup", ngram=1), lk.Draft(early_exit=1, confidence=0.0)])
