@@ -339,9 +339,11 @@ class _First(LogitsProcessor):
         self.recorder = recorder
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        self.recorder.own = scores.float().log_softmax(-1)
-        if self.recorder.how.sampling.temperature > 0:  # drawing from NaN would end in an assertion deep inside torch
-            self.recorder.check_numbers()
+        own = self.recorder.own = scores.float().log_softmax(-1)
+        if bool(
+            own[:, 0].isnan().any()
+        ):  # one NaN makes all of its row so; to draw from it would end deep inside torch
+            raise _nan_error(len(self.recorder.steps) + 1)
         return scores
 
 
@@ -476,15 +478,8 @@ class _Recorder(StoppingCriteria):
             chain.append(_Last(self))
         return LogitsProcessorList(chain)
 
-    def check_numbers(self) -> None:
-        """Raise Unavailable where a score of the model's was NaN, which makes all log-probabilities of its row so."""
-        if self.own is not None and bool(self.own[:, 0].isnan().any()):
-            raise _nan_error(len(self.steps) + 1)
-
     def __call__(self, input_ids: torch.LongTensor, scores: object, **kwargs: object) -> torch.Tensor:
         """Record the token just chosen; True for each row that is to stop here."""
-        if self.how.sampling.temperature == 0:
-            self.check_numbers()
         own = self.own
         assert own is not None
         chosen = input_ids[:, -1:].to(own.device)
@@ -496,7 +491,7 @@ class _Recorder(StoppingCriteria):
         self.times.append(time.perf_counter())
         going = [row for row, ended in enumerate(self.ended) if ended is None]
         stopped = self.stop_event is not None and self.stop_event.is_set()
-        new = chosen[:, 0].tolist()
+        new = input_ids[:, -1].tolist()  # not from where the statistics are: that would wait for all that runs there
         for row in going:
             if (reason := self._reason(row, new[row], stopped)) is not None:
                 self.ended[row] = (len(self.steps), reason)

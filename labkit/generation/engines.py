@@ -90,10 +90,10 @@ def engine_of(lab: BuiltLab, write: WriteFile) -> Served:
         if there is not None and there.state == state:
             return there
         close(model)
-        if there is not None and there.written:  # of weights that the model no longer has
-            shutil.rmtree(there.llama.path.parent, ignore_errors=True)
         own = _own_file(lab, model)
         file = _written(lab, write) if own is None else own
+        if there is not None and there.written and there.llama.path != file:  # of weights that the model no longer has
+            shutil.rmtree(there.llama.path.parent, ignore_errors=True)
         kind = precision(file)
         llama = LlamaCpp(file, cache="F32" if kind == "F32" else "F16")
         served = Served(llama, f"llama.cpp ({file.name}, {kind}, cache {llama.cache})", state, own is None)

@@ -60,8 +60,9 @@ def write(
     given = len(ids)
     logits = feed.start(ids, room, stopped=stopped)
     total = given + room
-    row = torch.empty(1, total, dtype=torch.long, device=logits.device)
-    row[0, :given] = torch.tensor(ids)
+    told = torch.empty(1, total, dtype=torch.long)
+    told[0, :given] = torch.tensor(ids)
+    row = told.to(logits.device)  # the same where that is the CPU
     for length in range(given, total):
         if length == given and stopped():
             return 0
@@ -69,10 +70,11 @@ def write(
         scores = processors(seen, cast("torch.FloatTensor", logits[None].float()))
         chosen = torch.multinomial(scores.softmax(-1), 1)[0, 0] if sampled else scores[0].argmax()
         row[0, length] = chosen
+        told[0, length] = int(chosen)
         last = length + 1 == total
         if feed.ahead and not last:
             logits = feed.read(chosen)
-        if recorded(cast("torch.LongTensor", row[:, : length + 1])) or last:
+        if recorded(cast("torch.LongTensor", told[:, : length + 1])) or last:
             return length + 1 - given
         if not feed.ahead:
             logits = feed.read(chosen)

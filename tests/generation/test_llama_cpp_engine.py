@@ -115,6 +115,15 @@ def test_a_list_is_written_one_after_the_other(lab: lk.Lab) -> None:
     assert [gen.ids for gen in together] == [gen.ids for gen in alone]
 
 
+def test_a_form_holds(lab: lk.Lab) -> None:
+    plain, ours = (lab.generate("the cat", chat=False, form="[a-f]{4,9}!", **how) for how in ({}, ENGINE))
+    assert ours.text == plain.text
+    assert ours.form_complete
+    assert ours.forbidden is not None
+    assert plain.forbidden is not None
+    assert torch.allclose(ours.forbidden, plain.forbidden, atol=1e-4)
+
+
 def test_what_was_read_before_does_not_count(lab: lk.Lab) -> None:
     first = lab.generate("the cat", chat=False, max_new_tokens=6, **ENGINE)
     lab.generate("where the dog ran", chat=False, max_new_tokens=6, **ENGINE)
