@@ -20,6 +20,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from labkit import checks
 from labkit.errors import BadInput, LabClosed, Unavailable
 from labkit.generation import decode, kept
+from labkit.generation.fast import described
 from labkit.generation.pieces import Pieces
 from labkit.generation.record import FinishReason, Generation, Reuse
 from labkit.models.tokens import token_strings
@@ -121,6 +122,8 @@ class Keeping:
 def _why_nothing(how: Decoding) -> str:
     if how.engine != "transformers":
         return f"{how.engine} wrote it"
+    if how.speed != "plain":
+        return f"a run with speed={how.speed!r} keeps nothing for later ones"
     if how.speculation is not None:
         return "a run with drafts keeps nothing for later ones"
     return "the run was cut short"
@@ -364,7 +367,7 @@ class _Begun:
             prefill_seconds=time.perf_counter() - began,
             decode_seconds=0.0,
             model=self.lab.name,
-            engine=decode.described(self.model),
+            engine=described(self.model),
             speculation=None,
         )
         return self._joined(nothing)

@@ -220,7 +220,11 @@ def decode(
                 continue
             own = copy.deepcopy(config)
             own.max_new_tokens = max(recorder.rooms)
-            sharing = None if caches is None else caches.begin([prompt.ids for prompt in recorder.prompts])
+            sharing = (
+                None
+                if caches is None or engine is not None
+                else caches.begin([prompt.ids for prompt in recorder.prompts])
+            )
             with _seeded(how.sampling.seed):
                 if engine is not None:
                     _write(engine, recorder)
