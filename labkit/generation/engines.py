@@ -34,6 +34,8 @@ from labkit.trace.edits import is_edited
 from labkit.trace.running import forget_steppers, language_model
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from labkit.trace.lab_like import BuiltLab
 
 WriteFile = Callable[["BuiltLab", Path], object]
@@ -102,7 +104,7 @@ def engine_of(lab: BuiltLab, write: WriteFile) -> Served:
         return served
 
 
-def close(model: torch.nn.Module) -> None:
+def close(model: PreTrainedModel) -> None:
     """Close the engine that is kept for a model, and let go of its compiled steps."""
     inner = language_model(model)
     forget_steppers(inner)

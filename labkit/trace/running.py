@@ -1034,7 +1034,7 @@ class Stepper:
         return self._step(self._model(), self._id, self._cache, self._last)
 
 
-COMPILED: dict[str, str] = {
+COMPILED: dict[str, Any] = {
     "mode": "reduce-overhead"
 }  # torch.compile's settings: fused kernels, replayed as a CUDA graph
 

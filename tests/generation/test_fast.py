@@ -21,7 +21,7 @@ from labkit.trace import running
 LONG = 20
 TEXT = [5, 17, 33, 8, 91, 42, 17, 33, 64, 23, 11, 70]  # longer than the windows that are tried
 
-WITHOUT: tuple[str, ...] = ()  # families that no cache can be given to from outside
+WITHOUT = ("mamba", "rwkv")  # their state goes by another name than a cache
 
 
 class Compiler:
