@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from labkit.generation.batches import Throughput as Throughput
     from labkit.generation.batches import repeats as repeats
     from labkit.generation.batches import throughput as throughput
+    from labkit.generation.beam_search import beams as beams
     from labkit.generation.caches import CacheSizes as CacheSizes
     from labkit.generation.caches import CacheTimes as CacheTimes
     from labkit.generation.caches import cache_sizes as cache_sizes
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "batches": ("Repeats", "Throughput", "repeats", "throughput"),
+    "beam_search": ("beams",),
     "caches": ("CacheSizes", "CacheTimes", "cache_sizes", "cache_times"),
     "choices": ("Choices", "distribution"),
     "margins": ("Margin", "first_difference", "smallest_margin"),
