@@ -272,7 +272,12 @@ def test_the_text_ends_where_the_plain_one_does(tiny_lab: lk.Lab, kind: str) -> 
     full = tiny_lab.generate("abc abc", chat=False, max_new_tokens=LONG)
     spec = draft_of(kind, tiny_lab, 7)
     for n in (1, 2, 3, 10, 11):
-        assert tiny_lab.generate("abc abc", chat=False, max_new_tokens=n, speculation=spec).ids == full.ids[:n]
+        gen = tiny_lab.generate("abc abc", chat=False, max_new_tokens=n, speculation=spec)
+        assert gen.ids == full.ids[:n]
+        assert gen.speculation is not None
+        begins = itertools.accumulate((one.kept for one in gen.speculation.rounds), initial=1)
+        for place, one in zip(begins, gen.speculation.rounds, strict=False):
+            assert place + len(one.proposed) + 1 <= n, "nothing is drafted beyond the end"
     for at in (3, 6, 9):
         stop = full.text[at : at + 2]
         plain = tiny_lab.generate("abc abc", chat=False, max_new_tokens=LONG, stop=stop)

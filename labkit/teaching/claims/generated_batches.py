@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from labkit.lab import Lab
 
 DTYPES = ("float32", "bfloat16")
-NEW_TOKENS = 48
+NEW_TOKENS = 32
 PROMPTS = (
     "Tell me about the sea.",
     "Write a short story about a fox and a clock.",
