@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 from test_gguf_export import lab_of
 
 from labkit.errors import BadInput, ModelNotFound
-from labkit.quantization import contents, quantize, speed, speeds, write_gguf
+from labkit.quantization import contents, quantize, speed, write_gguf
 
 
 def test_labs_in_one_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,16 +31,6 @@ def test_labs_in_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert found.process_bytes > 50e6
     assert "resident memory" in repr(found)
     assert "cache" in repr(found)
-
-
-def test_the_growth_of_the_process_is_measured_also_where_it_is_given_back() -> None:
-    with speeds._Growth() as growth:
-        held = bytearray(96 << 20)
-        held[::4096] = b"x" * len(held[::4096])
-        time.sleep(0.05)
-        del held
-    assert growth.most > 60 << 20
-    assert growth.now < growth.most
 
 
 def test_what_a_token_reads() -> None:
