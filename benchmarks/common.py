@@ -96,7 +96,7 @@ def report(results: list[Result]) -> None:
         return
     for r in results:
         print(f"{r.claim}: ratio {r.ratio:.3f} (rounds from {r.spread[0]:.3f} to {r.spread[1]:.3f})")
-        print(f"    {r.ours}: {r.ours_median_seconds:.3f} s   {r.theirs}: {r.theirs_median_seconds:.3f} s")
+        print(f"    {r.ours}: {r.ours_median_seconds:.3g} s   {r.theirs}: {r.theirs_median_seconds:.3g} s")
         print(f"    medians of {r.rounds} alternating rounds; {r.machine}; {r.date}")
 
 

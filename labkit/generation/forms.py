@@ -193,6 +193,7 @@ class FormMasks:
         self.vocabulary = vocabulary(tokenizer, ends)
         self._first = _compiled(form, self.vocabulary)
         self._matchers = [self._first.deep_copy() for _ in range(rows)]
+        self._ends = sorted(self.ends)
         self._ids: list[list[int]] = [[] for _ in range(rows)]
 
     def follow(self, row: int, ids: Sequence[int]) -> None:
@@ -222,21 +223,22 @@ class FormMasks:
 
         Raises Unavailable when there are none, or when the form takes more work at this step than llguidance allows.
         """
+        import numpy as np
         import torch
 
-        found = torch.zeros(width, dtype=torch.bool)
-        matcher = self._matchers[row]
-        if not matcher.is_stopped():
-            each = self._going_on(row)
-            found[: len(each)] = torch.from_numpy(each[:width])
-        found[[id_ for id_ in self.ends if id_ < width]] = self.complete(row)
+        found = np.zeros(width, dtype=bool)
+        if not self._matchers[row].is_stopped():
+            each = self._going_on(row)[:width]
+            found[: len(each)] = each
+        if self.complete(row):
+            found[[id_ for id_ in self._ends if id_ < width]] = True
         if not found.any():
             after = b"".join(self.vocabulary.tokens[id_] for id_ in self._ids[row]).decode("utf-8", "replace")
             raise Unavailable(
                 f"No token of this model goes on in the form after {checks.shown(after)}: its tokenizer does not have the "
                 "characters that the form asks for there. Allow others in the form."
             )
-        return found
+        return torch.from_numpy(found)
 
     def _going_on(self, row: int) -> np.ndarray:
         """(tokens of the vocabulary,) bool: the tokens that go on with the text."""
@@ -248,8 +250,8 @@ class FormMasks:
         fill_next_token_bitmask(matcher, bits)
         if matcher.is_error() and not matcher.get_error().startswith(_NO_TOKEN):
             raise _too_much(matcher)
-        found = np.unpackbits(bits[0].view(np.uint8), bitorder="little")[: len(self.vocabulary.tokens)].astype(bool)
-        found[[*self._barred(row), *(id_ for id_ in self.ends if id_ < len(found))]] = False
+        found = np.unpackbits(bits[0].view(np.uint8), count=len(self.vocabulary.tokens), bitorder="little").view(bool)
+        found[[*self._barred(row), *(id_ for id_ in self._ends if id_ < len(found))]] = False
         return found
 
     def _barred(self, row: int) -> Sequence[int]:

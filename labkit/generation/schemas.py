@@ -171,9 +171,9 @@ class _Reading:
                     f'This schema{self.of} has "{keyword}" at {place}, which is no keyword of JSON Schema'
                     f"{checks.near(keyword, [*_READERS, *UNENFORCEABLE])}; write it otherwise or leave it out."
                 )
-        self.object(schema, place)
+        self.together(schema, place)
 
-    def object(self, schema: dict[str, Any], place: str) -> None:
+    def together(self, schema: dict[str, Any], place: str) -> None:
         """What several keywords say of an object together."""
         required = set(schema.get("required", ()))
         if schema.get("minProperties", 0) > len(required) + 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 from labkit.errors import Unavailable
@@ -45,22 +45,22 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> Vocab
 
     Raises Unavailable for a tokenizer whose tokens don't spell the text byte by byte, such as one of words.
     """
-    ids = tokenizer.get_vocab().values()
-    size, ends = max(ids, default=-1) + 1, tuple(sorted({*ends}))
+    ends = tuple(sorted({*ends}))
     try:
         kept = _KEPT.setdefault(tokenizer, {})
     except TypeError:  # one that can't be a key
         kept = {}
-    if (size, ends) not in kept:
+    if (key := (len(tokenizer), ends)) not in kept:
         kept.clear()
-        kept[size, ends] = _made(tokenizer, size, ends)
-    return kept[size, ends]
+        kept[key] = _made(tokenizer, ends)
+    return kept[key]
 
 
-def _made(tokenizer: PreTrainedTokenizerBase, size: int, ends: tuple[int, ...]) -> Vocabulary:
+def _made(tokenizer: PreTrainedTokenizerBase, ends: tuple[int, ...]) -> Vocabulary:
     from llguidance import LLTokenizer
 
     known = sorted(set(tokenizer.get_vocab().values()))
+    size = max(known, default=-1) + 1
     spelt: list[bytes] = [b""] * size
     for id_, text in zip(known, token_strings(tokenizer, known), strict=True):
         byte = ESCAPED_BYTE.fullmatch(str(tokenizer.convert_ids_to_tokens(id_)))
@@ -71,7 +71,9 @@ def _made(tokenizer: PreTrainedTokenizerBase, size: int, ends: tuple[int, ...]) 
     special |= set(ends)
     tokens = [b"" if id_ in special else own for id_, own in enumerate(spelt)]
     guidance = LLTokenizer(
-        _Spelling(tokenizer, tokens, [id_ for id_ in special if id_ < size], ends),
+        cast(
+            "Any", _Spelling(tokenizer, tokens, [id_ for id_ in special if id_ < size], ends)
+        ),  # it asks for these names
         n_vocab=size,
         eos_token=list(ends) or None,
     )
