@@ -18,7 +18,7 @@ DRAFTED = {"look up": 10, "model": 5}  # tokens a round where none are asked for
 LEAST_MATCH = 2  # tokens that a place looked up has in common with the end of the text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Draft:
     """How tokens are drafted, several of which the model then tests in one pass.
 
@@ -61,6 +61,9 @@ class Draft:
         if self.early_exit is not None:
             return f"early exit at layer {self.early_exit}"
         return "prompt look-up" if isinstance(self.by, str) else str(getattr(self.by, "name", "a model"))
+
+    def __repr__(self) -> str:  # a Lab's own is a card of many lines
+        return f"Draft(by {self.name}, {self.most} tokens a round)"
 
 
 def as_draft(given: object) -> Draft | None:

@@ -528,6 +528,7 @@ def test_bad_drafts_are_named(tiny_lab: lk.Lab) -> None:
         ):
             tiny_lab.generate("abc", chat=False, speculation=Draft(early_exit=layer))
     assert as_draft(None) is None
+    assert repr(as_draft(tiny_lab)) == "Draft(by tiny, 5 tokens a round)"
     assert Speculation("x").tokens_per_pass != 1
 
 
