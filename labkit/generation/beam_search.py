@@ -18,6 +18,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from labkit import checks
 from labkit.generation import decode, kept
 from labkit.generation.branching import COLUMNS, Source
+from labkit.generation.fast import described
 from labkit.generation.pieces import text_of
 from labkit.generation.record import FinishReason, Generation
 from labkit.generation.tree import Tree
@@ -145,7 +146,7 @@ def beams(
                 decode_seconds=seconds - first,
                 model=lab.name,
                 prompt=given.given,
-                engine=decode.described(model),
+                engine=described(model),
                 source=source,
                 **{name: torch.stack([step[i] for step in beam.steps]) for i, name in enumerate(COLUMNS, 1)},  # type: ignore[arg-type]
             )

@@ -16,6 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from labkit import checks
 from labkit.errors import BadInput
 from labkit.generation import decode
+from labkit.generation.fast import described
 from labkit.models.tokens import token_strings
 from labkit.results import Result
 from labkit.trace import running
@@ -190,8 +191,8 @@ def _logits(lab: LabLike, generation: Generation, step: int) -> tuple[torch.Tens
     now = seen.found.log_softmax(-1)
     tolerance = TOLERANCE.get(model.dtype, COARSEST)
     note = ""
-    if generation.engine != decode.described(model) and generation.engine != "transformers":
-        note = f"{generation.engine} wrote this; the numbers are those of {decode.described(model)}"
+    if not generation.engine.startswith("transformers"):
+        note = f"{generation.engine} wrote this; the numbers are those of {described(model)}"
     elif int(ids.max()) >= len(now) or not torch.allclose(
         now[ids], recorded, rtol=0, atol=tolerance * max(1.0, float(recorded.abs().max()))
     ):

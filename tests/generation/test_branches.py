@@ -379,3 +379,16 @@ def test_a_form_holds_in_branches(tiny_lab: lk.Lab) -> None:
     free = parent.branch(4, refused.id, form=None)
     assert free.forbidden is None
     assert free.form is None
+
+
+@pytest.mark.real_model
+def test_a_branch_of_the_default_model(default_lab: lk.Lab) -> None:
+    parent = default_lab.generate("Why is the sky blue?", max_new_tokens=TOTAL)
+    rare = int(parent.top_ids[5][-1]) + 1
+    for token in (parent.top_tokens[5][1], rare):
+        branch = parent.branch(5, token)
+        rest = fresh(default_lab, branch)
+        assert branch.ids[6:] == rest.ids
+        assert torch.allclose(branch.logprobs[6:], rest.logprobs, atol=1e-4)
+        assert torch.allclose(branch.logprobs, own_logprobs(default_lab, branch), atol=1e-3)
+        assert branch.reuse == lk.generation.Reuse(len(parent.prompt_ids) + 4, 2)

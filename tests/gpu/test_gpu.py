@@ -151,3 +151,25 @@ def test_features_of_a_model_on_the_gpu(tiny_folder: Path) -> None:
     assert torch.equal(a.indices.sort().values, b.indices.sort().values)
     with on_gpu.edit(lk.steer(sae[3], 2.0)), on_cpu.edit(lk.steer(sae[3], 2.0)):
         assert torch.allclose(on_gpu.trace("abc").logits.cpu(), on_cpu.trace("abc").logits, atol=1e-3)
+
+
+def test_a_branch_and_a_prefix_on_the_gpu() -> None:
+    """Keys and values stay where they are; the text is that of a run of its own."""
+    lab = lk.Lab(fuzz.tiny_model().eval().cuda(), fuzz.tiny_tokenizer(), name="tiny")
+    parent = lab.generate("the cat sat on the mat", chat=False, max_new_tokens=12)
+    token = int(parent.top_ids[5, 1])
+    branch = parent.branch(5, token)
+    rest = lab.generate(parent.prompt_ids + branch.ids[:6], max_new_tokens=6)
+    assert branch.ids[6:] == rest.ids
+    assert torch.allclose(branch.logprobs[6:], rest.logprobs, atol=1e-4)
+    assert branch.reuse is not None
+    assert branch.reuse.run == 2
+    assert branch.source is not None
+    pasts = branch.source.kept.pasts
+    assert pasts is not None
+    assert pasts[0].layers[0] is not None
+    assert pasts[0].layers[0][0].device.type == "cuda"
+    assert parent.distribution(3).note == ""
+    with lab.prefix("the cat sat", chat=False):
+        assert lab.generate("the cat sat on the mat", chat=False, max_new_tokens=12).ids == parent.ids
+    assert lk.generation.beams(lab, "the cat", 2, max_new_tokens=4, chat=False).names == ["beam 1", "beam 2"]
