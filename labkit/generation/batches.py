@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from labkit import checks
 from labkit.errors import BadInput, NotEnoughMemory
 from labkit.generation.margins import first_difference, smallest_margin
+from labkit.markup import counted
 from labkit.models.hardware import free_bytes
 from labkit.models.memory import human_bytes, model_memory
 from labkit.models.resident import Growth
@@ -86,14 +87,15 @@ def throughput(
     vocabulary = embedding_rows(lab.model)
     of_one = model_memory(lab.model, tokens=len(ids) + max_new_tokens).kv_cache_bytes or 0  # 0 where it can't be told
     cache = {size: size * of_one for size in wanted}
-    fits, ended = [], f"{wanted[-1]} texts at once were the most asked for"
+    fits, ended = (
+        [],
+        f"no more than {counted(wanted[-1], 'text')} at once {'was' if wanted[-1] == 1 else 'were'} asked for",
+    )
     for size in wanted:
         needed, free = cache[size] + SCORES_HELD * 4 * size * vocabulary, SPARED * free_bytes(str(lab.device))
         if needed > free:
-            ended = (
-                f"{size} texts at once need {human_bytes(needed)} for keys, values and scores, and {human_bytes(int(free))} may "
-                "be taken"
-            )
+            asked = f"{counted(size, 'text')} at once need{'s' * (size == 1)} {human_bytes(needed)}"
+            ended = f"{asked} for keys, values and scores, and {human_bytes(int(free))} may be taken"
             break
         fits.append(size)
     if not fits:
@@ -107,7 +109,7 @@ def throughput(
             except NotEnoughMemory:
                 fits = fits[: fits.index(size)]
                 found = {one: runs for one, runs in found.items() if one in fits}
-                ended = f"memory ran out at {size} texts at once"
+                ended = f"memory ran out at {counted(size, 'text')} at once"
                 break
         if not fits:
             raise NotEnoughMemory(f"Nothing was measured: {ended}; generate fewer tokens, or free some memory.")

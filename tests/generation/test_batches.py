@@ -175,7 +175,7 @@ def test_throughput_has_a_row_a_batch(tiny_lab: lk.Lab) -> None:
     assert (found.prompt_tokens, found.new_tokens, found.rounds) == (len(tiny_lab.tokenizer("abc").input_ids), 4, 2)
     tokens = found.prompt_tokens + 4
     assert table["cache_bytes"].tolist() == [tiny_lab.memory(tokens=tokens, batch=b).kv_cache_bytes for b in (1, 3)]
-    assert found.ended == "3 texts at once were the most asked for"
+    assert found.ended == "no more than 3 texts at once were asked for"
 
 
 def test_throughput_ends_at_the_limit_of_memory(tiny_lab: lk.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def test_throughput_ends_at_the_limit_of_memory(tiny_lab: lk.Lab, monkeypatch: p
     assert found.table["batch"].tolist() == [1, 2]
     assert found.ended.startswith("4 texts at once need")
     monkeypatch.setattr(batches, "free_bytes", lambda _device: 0)
-    with pytest.raises(lk.NotEnoughMemory, match="Nothing was measured: 1 texts"):
+    with pytest.raises(lk.NotEnoughMemory, match="Nothing was measured: 1 text at once needs"):
         tiny_lab.throughput("abc", max_new_tokens=2)
 
 
