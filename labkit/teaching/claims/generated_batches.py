@@ -49,12 +49,8 @@ def told(found: dict[str, list[Repeats]]) -> tuple[float, str]:
         parts = [row for one in each for row in one.table.itertuples() if row.answer]
         sentence = f"{answers} in {dtype}"
         if parts:
-            margins = [
-                max(m for m in (row.margin, row.other_margin) if m == m) for row in parts if row.margin == row.margin
-            ]
-            first = min(int(row.at) for row in parts)
-            widest = f", where the margin of the logits was at most {max(margins):.2g}" if margins else ""
-            sentence += f" (they part from token {first} on{widest})"
+            first, margin = min(row.at for row in parts), max(max(row.margin, row.other_margin) for row in parts)
+            sentence += f" (they part from token {first} on, where the margin of the logits was at most {margin:.2g})"
         alone = sum(bool(row.answer) for one in each for row in one.table.itertuples() if row.texts == 1)
         sentence += "; run alone again each came out the same" if parts and not alone else ""
         sentences.append(sentence)
