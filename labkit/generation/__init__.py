@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from labkit.generation.caches import cache_times as cache_times
     from labkit.generation.choices import Choices as Choices
     from labkit.generation.choices import distribution as distribution
+    from labkit.generation.forms import Form as Form
+    from labkit.generation.forms import Grammar as Grammar
     from labkit.generation.margins import Margin as Margin
     from labkit.generation.margins import first_difference as first_difference
     from labkit.generation.margins import smallest_margin as smallest_margin
@@ -34,6 +36,7 @@ _NAMES = {
     "beam_search": ("beams",),
     "caches": ("CacheSizes", "CacheTimes", "cache_sizes", "cache_times"),
     "choices": ("Choices", "distribution"),
+    "forms": ("Form", "Grammar"),
     "margins": ("Margin", "first_difference", "smallest_margin"),
     "record": ("Generation", "Reuse", "Sampling"),
     "speculation": ("Draft", "Speculation"),

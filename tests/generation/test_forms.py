@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import weakref
+from pathlib import Path
 from typing import Any
 
 import fuzz
@@ -166,6 +167,27 @@ def test_speculation_writes_the_same_in_a_form(tiny_lab: lk.Lab) -> None:
         assert drafted.forbidden is not None
         assert plain.forbidden is not None
         assert torch.allclose(drafted.forbidden, plain.forbidden, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:speed='fast' compiles")
+def test_a_static_cache_writes_the_same_in_a_form(tiny_lab: lk.Lab) -> None:
+    plain, fast = (
+        tiny_lab.generate("abc", chat=False, form=CODE, max_new_tokens=30, speed=s) for s in ("plain", "fast")
+    )
+    assert fast.ids == plain.ids
+    assert fast.forbidden is not None
+    assert plain.forbidden is not None
+    assert torch.allclose(fast.forbidden, plain.forbidden, atol=1e-4)
+
+
+def test_a_gguf_files_tokenizer_serves_a_form(tmp_path: Path) -> None:
+    lab = lk.load(fuzz.tiny_gguf(tmp_path / "tiny.gguf"), device="cpu")
+    for form in (SCHEMA, CODE, WORDS):
+        gen = lab.generate("abc", chat=False, form=form, max_new_tokens=80, temperature=1.0, seed=2)
+        assert gen.form_complete
+        assert holds(form, gen.text), gen.text
+        assert not set(gen.ids[:-1]) & set(lab.tokenizer.all_special_ids)
+    lab.close()
 
 
 # how a text in a form ends ------------------------------------------------------------------------------------------------
