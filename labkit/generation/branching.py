@@ -115,7 +115,10 @@ class Keeping:
         for i, generation in enumerate(generations):
             left, row = self.kept.get(i, (nothing, 0))
             source = Source(weakref.ref(self.lab), self.how, state, left, row)
-            found.append(replace(generation, source=source, reuse=self.reuse.get(i)))
+            reuse = self.reuse.get(i)
+            if reuse is None and self.prefixes:
+                reuse = Reuse(0, len(generation.prompt_ids), _why_nothing(self.how))
+            found.append(replace(generation, source=source, reuse=reuse))
         return found
 
 
@@ -123,9 +126,9 @@ def _why_nothing(how: Decoding) -> str:
     if how.engine != "transformers":
         return f"{how.engine} wrote it"
     if how.speed != "plain":
-        return f"a run with speed={how.speed!r} keeps nothing for later ones"
+        return f"a run with speed={how.speed!r} shares nothing with others"
     if how.speculation is not None:
-        return "a run with drafts keeps nothing for later ones"
+        return "a run with drafts shares nothing with others"
     return "the run was cut short"
 
 

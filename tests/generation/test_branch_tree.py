@@ -6,6 +6,7 @@ import gc
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +21,14 @@ PROMPT = [5, 17, 33]
 TOTAL = 12
 
 
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return build(FAMILIES["llama3"])
+
+
 @pytest.fixture
-def lab() -> lk.Lab:
-    return lk.Lab(build(FAMILIES["llama3"]), Tokens(), name="llama3")
+def lab(model: Any) -> lk.Lab:
+    return lk.Lab(model, Tokens(), name="llama3")
 
 
 @pytest.fixture

@@ -26,9 +26,15 @@ def lab_of(family: str) -> lk.Lab:
     return lk.Lab(build((FAMILIES | UNUSUAL | ENCODERS)[family]), Tokens(), name=family)
 
 
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return build(FAMILIES["llama3"])
+
+
 @pytest.fixture
-def lab() -> lk.Lab:
-    return lab_of("llama3")
+def lab(model: Any) -> lk.Lab:
+    """A lab around a model that all tests of this file share: none of them changes it."""
+    return lk.Lab(model, Tokens(), name="llama3")
 
 
 def fresh(lab: lk.Lab, branch: lk.Generation, **settings: Any) -> lk.Generation:
@@ -260,7 +266,8 @@ def test_with_an_edit_on_all_is_run_by_the_edited_model(lab: lk.Lab) -> None:
 
 
 @pytest.mark.parametrize("through_data", [False, True])
-def test_weights_that_were_changed_since(lab: lk.Lab, through_data: bool) -> None:
+def test_weights_that_were_changed_since(through_data: bool) -> None:
+    lab = lab_of("llama3")
     parent = lab.generate(PROMPT, max_new_tokens=TOTAL)
     weight = next(lab.model.parameters())
     with torch.no_grad():
