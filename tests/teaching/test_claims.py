@@ -96,6 +96,12 @@ def test_outcomes_follow_from_the_numbers() -> None:
     assert low <= texts == stated <= high
     assert plain <= chance < texts, "beside no steering and a random feature"
     assert max(pushed, means) <= 100
+    faster = [float(n) for n in re.findall(r"(\d\.\d\d) times as fast", rows["spec-decoding"].comparison)]
+    assert rows["spec-decoding"].value == faster[-1], "of plain text, the last one told"
+    assert rows["spec-decoding"].outcome == ("held" if min(faster) > 1 else "refuted")
+    answers = [int(n) for n in re.findall(r"(\d+)(?=, \d| in (?:float32|bfloat16))", rows["temperature-0"].comparison)]
+    assert rows["temperature-0"].value == max(answers)
+    assert rows["temperature-0"].outcome == ("held" if max(answers) == 1 else "refuted")
 
 
 def test_the_notebook_runs_the_experiment_of_the_ledger() -> None:

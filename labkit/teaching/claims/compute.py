@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from labkit.attention import peak_bytes
-from labkit.teaching.claims import autoencoders, mixtures, quantized
+from labkit.teaching.claims import autoencoders, generated_batches, mixtures, quantized, speculated
 
 
 @dataclass(frozen=True)
@@ -207,4 +207,6 @@ COMPUTE: dict[str, Callable[[], Computed]] = {
     "moe-roles": lambda: Computed(*mixtures.moe_roles()),
     "prune-blind": lambda: Computed(*mixtures.prune_blind()),
     "golden-gate": lambda: Computed(*autoencoders.golden_gate()),
+    "spec-decoding": lambda: Computed(*speculated.spec_decoding(), machine()),
+    "temperature-0": lambda: Computed(*generated_batches.temperature_0(), machine()),
 }
