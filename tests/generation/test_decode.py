@@ -13,6 +13,7 @@ import torch
 
 import labkit as lk
 from labkit.errors import BadInput, Unavailable
+from labkit.generation.decode import likeliest
 
 LONG = 24
 
@@ -62,6 +63,17 @@ def _one_pass(lab: lk.Lab, gen: lk.Generation) -> tuple[torch.Tensor, torch.Tens
     with torch.no_grad():
         logits = model(torch.tensor([gen.prompt_ids + gen.ids])).logits[0, len(gen.prompt_ids) - 1 : -1]
     return logits.log_softmax(-1), logits
+
+
+@pytest.mark.parametrize("width", [311, 5120, 49_152, 49_999])
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_the_likeliest_are_found_by_blocks(width: int, count: int) -> None:
+    drawn = torch.randn(3, width, generator=torch.Generator().manual_seed(width + count))
+    drawn[1] = drawn[1].sort().values  # the best ones beside each other, at the end
+    drawn[2, 100:] = -torch.inf
+    found, expected = likeliest(drawn, count), drawn.topk(count, dim=-1)
+    assert torch.equal(found.logprobs, expected.values)
+    assert torch.equal(found.ids, expected.indices)
 
 
 def test_sampling_follows_the_distribution(tiny_lab: lk.Lab) -> None:

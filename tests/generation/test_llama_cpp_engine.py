@@ -40,7 +40,7 @@ def _model() -> Any:
     return model
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def lab(file: Path) -> Any:
     lab = lk.load(file, fresh=True)
     yield lab
@@ -163,8 +163,8 @@ def test_a_stop_event_and_an_interrupt_keep_what_was_written(lab: lk.Lab) -> Non
     assert lab.generate("the cat", chat=False, max_new_tokens=3, **ENGINE).ids == gen.ids
 
 
-def test_the_engine_is_kept_and_closed_with_the_lab(lab: lk.Lab, file: Path) -> None:
-    other = lk.load(file, fresh=True)
+def test_the_engine_is_kept_and_closed_with_the_lab(file: Path) -> None:
+    lab, other = lk.load(file, fresh=True), lk.load(file, fresh=True)
     lab.generate("the cat", chat=False, max_new_tokens=2, **ENGINE)
     other.generate("the cat", chat=False, max_new_tokens=2, **ENGINE)
     kept = engines._SERVED[lab.model].llama
