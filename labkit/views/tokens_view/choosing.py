@@ -128,8 +128,9 @@ class ChoiceTraits(traitlets.HasTraits):
         self._finding.clear()
 
     def _tell_choosing(self, generation: Generation) -> None:
-        """Whether steps of the generation on show can be looked into: its lab is known, or another way was given."""
-        self.can_choose = self._chooser is not None or generation.source is not None
+        """Whether steps of the generation on show can be looked into: its lab is there, or another way was given."""
+        source = generation.source
+        self.can_choose = self._chooser is not None or (source is not None and source.lab() is not None)
 
     def choose(self, token: int, text: int = 0) -> None:
         """Find how a token was chosen, as pointing at it does; `wait()` for it."""

@@ -258,7 +258,7 @@ class BranchTraits(TokenTraits, ChoiceTraits):
         before, self.shown = self.shown, len(self._tree) - 1
         if before == self.shown:  # nothing changed that would draw it
             self._draw(self.shown)
-        return node.saving()
+        return f"branched at token {at}"
 
     # what is shown ----------------------------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ export function treePane(view) {
     if (exported) saveText("tree.json", "application/json", JSON.stringify({ texts: nodes() }, null, 1));
     else line.hear(wire.ask("saved").then(({ value }) => saveText("tree.json", "application/json", value)));
   });
-  const work = box("lk-actions", line.element, clock.element, stop);
+  const work = box("lk-actions", stop, line.element, clock.element);
   const tools = box("lk-tree-tools", named, other.pair, save);
   tree.append(hint, list, work, saved, tools);
   named.hidden = work.hidden = exported;
