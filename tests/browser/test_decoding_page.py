@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 import stand_in
 import torch
 from branching import chosen
-from generations import HOSTILE, of_tokens, story
+from generations import HOSTILE, STORY, generation, of_tokens, story
 
+from labkit.generation.speculation import Round, Speculation
 from labkit.views.tokens_view import tokens
 
 pytestmark = pytest.mark.browser
@@ -26,9 +28,7 @@ def formed(run: Any) -> Any:
     shares[2], shares[4] = 0.75, 0.25
     allowed = torch.ones(run.top_ids.shape, dtype=torch.bool)
     allowed[2, 0] = False
-    for name, value in (("forbidden", shares), ("top_allowed", allowed), ("form_complete", True)):
-        object.__setattr__(run, name, value)
-    return run
+    return replace(run, forbidden=shares, top_allowed=allowed, form_complete=True)
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -54,6 +54,19 @@ def test_what_the_form_forbade_is_a_strip_and_a_sign(open_page: Open, tmp_path: 
 def test_a_plain_text_has_no_strip(open_page: Open, tmp_path: Path) -> None:
     page = open_page(tokens(story()).to_html(tmp_path / "plain.html"))
     assert page.locator(".lk-forbidden:visible, .lk-overridden:visible, .lk-drafted:visible").count() == 0
+
+
+def test_drafted_tokens_have_a_line_of_their_own_and_rounds_a_bar(open_page: Open, tmp_path: Path) -> None:
+    rounds = (Round((1, 2, 3), 2, 3, 0.1, 0.2), Round((4, 5), 0, 1, 0.1, 0.2))
+    run = generation(STORY[:5], speculation=Speculation("prompt look-up", rounds))
+    page = open_page(tokens(run).to_html(tmp_path / "drafted.html"))
+    style = "[...document.querySelectorAll('.lk-list .lk-tl-word')].map(w => getComputedStyle(w).borderBottomStyle)"
+    assert page.evaluate(style) == ["none", "dashed", "dashed", "none", "none"]
+    begun = "[...document.querySelectorAll('.lk-list .lk-tl-token')].map(t => getComputedStyle(t, '::before').content)"
+    assert [mark != "none" for mark in page.evaluate(begun)] == [False, True, False, False, True]
+    assert "2 of 5 proposed tokens accepted (40%)" in page.locator(".lk-tokens-foot").inner_text()
+    page.locator(".lk-list .lk-tl-token").nth(1).hover()
+    assert "yes, and accepted" in page.locator(".lk-facts").inner_text()
 
 
 def test_a_step_is_asked_for_and_shows_what_was_cut(open_page: Open, tmp_path: Path) -> None:
