@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from typing import Any
 
@@ -13,7 +12,9 @@ from pictured import words
 
 import labkit.views
 from labkit.errors import BadInput
+from labkit.generation.beam_search import beams
 from labkit.generation.record import Generation
+from labkit.generation.tree import Tree
 from labkit.views.tree_view import Branched, Node, TreeView
 
 
@@ -45,11 +46,10 @@ def test_branches_branch_again_are_named_and_saved(tmp_path) -> None:
     assert [node["parent"] for node in view.nodes] == [-1, 0, 1]
     view.rename(2, "bold\n<b>")
     assert view.nodes[2]["name"] == "bold <b>"
-    saved = json.loads(view.save(tmp_path / "tree.json").read_text("utf-8"))
-    assert [(each["parent"], each["at"], each["name"]) for each in saved["texts"]] == [
-        (None, 0, ""), (0, 1, ""), (1, 0, "bold <b>"),
-    ]  # fmt: skip
-    assert saved["texts"][1]["tokens"] == ["The", " dog", " on"]
+    saved = Tree.load(view.save(tmp_path / "tree.json"))
+    assert saved.names == ["text", "branch 1", "bold <b>"]
+    assert saved.table["parent"].tolist() == ["", "text", "branch 1"]
+    assert saved["branch 1"].tokens == ["The", " dog", " on"]
     view.compared = 1
     assert "bold <b>" in " ".join(words(view._image()))
     assert view.table["text"].unique().tolist() == [0, 1, 2]
@@ -147,4 +147,20 @@ def test_a_lab_goes_on_with_its_own_text_from_the_cache(tiny_lab) -> None:
     view.branch(1, other if other != view.generations[1].ids[1] else other + 1)
     assert view.wait(60)
     assert (view.status["state"], len(view.nodes)) == ("failed", 2)
+    view.close()
+
+
+def test_a_tree_is_shown_and_gets_what_is_branched_here(tiny_lab) -> None:
+    tree = beams(tiny_lab, "the cat", 3, max_new_tokens=4, chat=False)
+    view = labkit.views.tree(tree)
+    assert [node["name"] for node in view.nodes] == tree.names
+    assert [run.ids for run in view.generations] == [tree[name].ids for name in tree.names]
+    run = view.generations[0]
+    view.branch(1, next(id_ for id_ in run.top_ids[1].tolist() if id_ != run.ids[1]))
+    assert view.wait(60)
+    assert len(tree) == 4
+    assert view.nodes[3]["parent"] == 0
+    view.rename(3, "mine")
+    assert tree.names[3] == "mine"
+    assert view.tree is tree
     view.close()

@@ -15,19 +15,29 @@ from labkit.views.tokens_view import static_text
 from labkit.views.tokens_view.choosing import Choose
 from labkit.views.tokens_view.exported import draw, numbers_of
 from labkit.views.tokens_view.payload import drawn
-from labkit.views.tree_view.branches import Branched, Brancher, BranchTraits, Node, continued, parted_at
+from labkit.views.tree_view.branches import (
+    Branched,
+    Brancher,
+    BranchTraits,
+    Node,
+    branching_in,
+    continued,
+    nodes_of,
+    parted_at,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.generation.record import Generation
+    from labkit.generation.tree import Tree
     from labkit.views.drawing.scene import Picture
 
 __all__ = ["Branched", "Brancher", "Node", "TreeView", "tree"]
 
 
 def tree(
-    generation: Generation | Sequence[Generation],
+    generation: Generation | Sequence[Generation] | Tree,
     *,
     choose: Choose | None = None,
     alternatives: int = 5,
@@ -39,26 +49,34 @@ def tree(
     them all. A branch takes over the keys and values of what stays, and the view says what that saved.
 
     generation: as lab.generate returns it; its lab goes on with it, and has to be open. Or several of one prompt, such as two
-        settings with one seed: they hang in the tree where they part from the first, and the second stands beside it.
+        settings with one seed: they hang in the tree where they part from the first, and the second stands beside it. Or a
+        Tree, such as `gen.tree()` or `lk.generation.beams(lab, prompt)`, which also gets what is branched here.
     choose, alternatives, prompt: as `tokens` takes them.
     Raises BadInput where there is no Generation, or several are not of one prompt.
     """
     given: Any = generation
+    if hasattr(given, "paths") and hasattr(given, "names"):
+        paths = nodes_of(given)
+        names = {id(node.generation): node.name for node in paths}
+        grow = branching_in(given, names)
+        view = TreeView(paths, branch=grow, choose=choose, alternatives=alternatives, prompt=prompt)
+        view._given = given, names
+        return view
     several: list[Generation] = [given] if hasattr(given, "top_logprobs") else list(given)
     if not several or not all(hasattr(each, "top_logprobs") for each in several):
         raise BadInput(
-            "views.tree shows a Generation, as lab.generate returns it, or a list of them; give at least one."
+            "views.tree shows a Generation, as lab.generate returns it, a list of them, or a Tree; give at least one."
         )
     first, *others = several
     if any(list(each.prompt_ids) != list(first.prompt_ids) for each in others):
         raise BadInput(
             "views.tree shows texts of one prompt, and these are of several; show each in a tree of its own."
         )
-    names = [drawn(each.sampling) for each in several]
-    if len(set(names)) < len(names):
-        names = [""] * len(names)
-    nodes = [Node(first, name=names[0])]
-    nodes += [Node(each, 0, parted_at(first, each), name) for each, name in zip(others, names[1:], strict=True)]
+    called = [drawn(each.sampling) for each in several]
+    if len(set(called)) < len(called):
+        called = [""] * len(called)
+    nodes = [Node(first, name=called[0])]
+    nodes += [Node(each, 0, parted_at(first, each), name) for each, name in zip(others, called[1:], strict=True)]
     view = TreeView(nodes, branch=continued, choose=choose, alternatives=alternatives, prompt=prompt)
     if others:
         view.compared = 1
@@ -85,10 +103,24 @@ class TreeView(View, BranchTraits):
         alternatives: int = 5,
         prompt: bool = True,
     ) -> None:
+        self._given: tuple[Tree, dict[int, str]] | None = None
         self._grow_with(branch, alternatives=alternatives, prompt=prompt)
         self._choose_with(choose, lambda number: self._tree[number].generation)
         super().__init__(can_branch=branch is not None)
         self._plant(list(nodes))
+
+    @property
+    def tree(self) -> Tree:
+        """The Tree that is shown, or the texts as one: it can be compared, saved and opened again."""
+        return super().tree if self._given is None else self._given[0]
+
+    def rename(self, number: int, name: str) -> None:
+        if self._given is not None and 0 <= number < len(self._tree) and name.strip():
+            tree, names = self._given
+            path = id(self._tree[number].generation)
+            tree.rename(names[path], name)
+            names[path] = name
+        super().rename(number, name)
 
     def _job_ended(self, ended: Job[Any, Any]) -> None:
         """Nothing is put into the notebook by itself: that would draw anew what somebody is using. `wait()` does it."""

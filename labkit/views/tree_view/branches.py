@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from labkit.views.tokens_view.payload import payload
 
 if TYPE_CHECKING:
     from labkit.generation.record import Generation
+    from labkit.generation.tree import Tree
     from labkit.views.base import View
 
 NAME_CHARACTERS = 60
@@ -67,17 +67,55 @@ def continued(
     on_token: Callable[[Generation], None],
     stop_event: threading.Event,
 ) -> Branched:
-    """`Generation.branch` as a Brancher: the lab that wrote the text goes on with it.
+    """`Generation.branch` as a Brancher: the lab that wrote the text goes on with it."""
+    return _branched(generation, generation.branch(at, token, on_token=on_token, stop_event=stop_event))
 
-    What the cache saved is what its tokens take at the pace at which this text's prompt was read.
-    """
-    made = generation.branch(at, token, on_token=on_token, stop_event=stop_event)
+
+def _branched(generation: Generation, made: Generation) -> Branched:
+    """What the cache saved is what its tokens take at the pace at which the prompt of the text that was left was read."""
     if made.reuse is None:
         return Branched(made)
     reused, prompt = made.reuse.tokens, len(generation.prompt_ids)
     read_anew = generation.branched_at is None and generation.reuse is None
     pace = generation.prefill_seconds / prompt if read_anew and prompt else None
     return Branched(made, reused, None if pace is None else pace * reused, made.reuse.note)
+
+
+def nodes_of(tree: Tree) -> list[Node]:
+    """The paths of a Tree. One that left no other hangs at the earlier one with which it begins for longest."""
+    parents = dict(zip(tree.table["name"], tree.table["parent"], strict=True))
+    nodes: list[Node] = []
+    names = tree.names
+    for i, name in enumerate(names):
+        run = tree[name]
+        if i == 0:
+            nodes.append(Node(run, name=name))
+            continue
+        shared = [parted_at(node.generation, run) for node in nodes]
+        left = parents[name]
+        parent = names.index(left) if left in names[:i] else shared.index(max(shared))
+        reused, note = (None, "") if run.reuse is None else (run.reuse.tokens, run.reuse.note)
+        nodes.append(Node(run, parent, shared[parent], name, reused, note=note))
+    return nodes
+
+
+def branching_in(tree: Tree, names: dict[int, str]) -> Brancher:
+    """A Brancher that keeps what it writes in the tree, too. names: of the paths, by the `id` of their Generations."""
+
+    def branch(
+        generation: Generation,
+        at: int,
+        token: int | str,
+        /,
+        *,
+        on_token: Callable[[Generation], None],
+        stop_event: threading.Event,
+    ) -> Branched:
+        made = tree.branch(at, token, of=names[id(generation)], on_token=on_token, stop_event=stop_event)
+        names[id(made)] = tree.names[-1]
+        return _branched(generation, made)
+
+    return branch
 
 
 def parted_at(one: Generation, other: Generation) -> int:
@@ -168,7 +206,9 @@ class BranchTraits(TokenTraits, ChoiceTraits):
         Raises BadInput when there is no such text or place, the token is the one that stands there, or this view can't write.
         """
         if self._branch is None:
-            raise BadInput("This view can't write; give the lab too: lk.views.tree(generation, lab).")
+            raise BadInput(
+                "This view can't write: it was made without a way to go on; make one with lk.views.tree(gen)."
+            )
         number = self.shown if of is None else whole("of", of, 0, len(self._tree) - 1)
         run = self._tree[number].generation
         if not run.ids:
@@ -186,11 +226,29 @@ class BranchTraits(TokenTraits, ChoiceTraits):
         """Stop the branch that is being written; what there is of it so far is kept."""
         self._growing.stop()
 
+    @property
+    def tree(self) -> Tree:
+        """The texts as a Tree, which can be compared, saved and opened again."""
+        from labkit.generation.tree import Tree
+
+        names = self._names()
+        tree = Tree(self._tree[0].generation, names[0])
+        for node, name in zip(self._tree[1:], names[1:], strict=True):
+            tree.add(node.generation, name, parent=names[node.parent])
+        return tree
+
+    def _names(self) -> list[str]:
+        """A name for each text, no two alike."""
+        names: list[str] = []
+        for i, node in enumerate(self._tree):
+            name = node.name or ("text" if i == 0 else f"branch {i}")
+            names.append(f"{name} ({i})" if name in names else name)
+        return names
+
     def save(self, path: str | Path) -> Path:
-        """Write the tree as JSON: each text with its name, tokens, ids and where it parted. Returns the path."""
-        path = Path(path)
-        path.write_text(self._answer_saved(), encoding="utf-8")
-        return path
+        """Write the tree as JSON, which `lk.generation.Tree.load` opens. Returns the path."""
+        self.tree.save(path)
+        return Path(path)
 
     # what the page asks -----------------------------------------------------------------------------------------------
 
@@ -208,29 +266,8 @@ class BranchTraits(TokenTraits, ChoiceTraits):
 
     @answers
     def _answer_saved(self) -> str:
-        return json.dumps(
-            {
-                "model": self._tree[0].generation.model if self._tree else "",
-                "prompt_ids": list(map(int, self._tree[0].generation.prompt_ids)) if self._tree else [],
-                "texts": [
-                    {
-                        "number": i,
-                        "parent": None if node.parent < 0 else node.parent,
-                        "at": node.at,
-                        "name": node.name,
-                        "text": clean(node.generation.text),
-                        "ids": list(map(int, node.generation.ids)),
-                        "tokens": [clean(token) for token in node.generation.tokens],
-                        "logprobs": [
-                            value if math.isfinite(value) else None for value in node.generation.logprobs.tolist()
-                        ],
-                    }
-                    for i, node in enumerate(self._tree)
-                ],
-            },
-            ensure_ascii=False,
-            indent=1,
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            return clean(self.save(Path(folder) / "tree.json").read_text("utf-8", "surrogatepass"))
 
     # the work ---------------------------------------------------------------------------------------------------------
 

@@ -70,13 +70,12 @@ export function treePane(view) {
   named.append(label, name);
   const other = picker("Beside it", view.id("beside"), [], (value) => set("compared", Number(value)));
   const save = button("Save", "Save the tree as a JSON file", () => {
-    if (exported) saveText("tree.json", "application/json", JSON.stringify({ texts: nodes() }, null, 1));
-    else line.hear(wire.ask("saved").then(({ value }) => saveText("tree.json", "application/json", value)));
+    line.hear(wire.ask("saved").then(({ value }) => saveText("tree.json", "application/json", value)));
   });
   const work = box("lk-actions", stop, line.element, clock.element);
   const tools = box("lk-tree-tools", named, other.pair, save);
   tree.append(hint, list, work, saved, tools);
-  named.hidden = work.hidden = exported;
+  named.hidden = work.hidden = save.hidden = exported;
 
   const one = textPane(view.id("one"), "", "lk-tree-one");
   const two = textPane(view.id("two"), "", "lk-tree-two");
