@@ -159,6 +159,8 @@ def _refused(kind: FormKind, said: str) -> BadInput:
         if reason.startswith("Regex is empty"):
             reason = "no text has its pattern, format and length together"
         return BadInput(f"Nothing satisfies this schema: {reason}.")
+    if "recursion limit" in reason:
+        reason = "it is nested too deeply"
     if "oneOf constraints" in reason:
         reason = 'more than one alternative of "oneOf" may hold; use "anyOf", or give each a property with a "const" of its own'
     what = _SUBJECTS[kind]

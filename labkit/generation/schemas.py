@@ -115,8 +115,11 @@ def checked(schema: Mapping[str, object], *, of: str = "", closed: bool = False)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"This schema can't be written as JSON: {error}.") from None
     reading = _Reading(root, of=f" of {of}" if of else "", closed=closed)
-    reading.schema(root, "#")
-    reading.finish()
+    try:
+        reading.schema(root, "#")
+        reading.finish()
+    except RecursionError:
+        raise BadInput(f"This schema{reading.of} is nested too deeply to be enforced.") from None
     return {**root, "x-guidance": {"whitespace_pattern": WHITE_SPACE, "json_allowed_escapes": ESCAPES}}
 
 

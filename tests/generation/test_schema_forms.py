@@ -170,6 +170,14 @@ def test_addresses_are_what_pythons_ipaddress_reads() -> None:
 
 # what is refused -----------------------------------------------------------------------------------------------------------
 
+
+def _nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
+
+
 REFUSED: list[tuple[Any, str]] = [
     ({"maxlength": 3}, r'"maxlength" at #, which is no keyword.*did you mean \'maxLength\''),
     ({"x-mine": 1}, '"x-mine" at #'),
@@ -209,6 +217,8 @@ REFUSED: list[tuple[Any, str]] = [
     ({"pattern": r"(a)\1"}, "#/pattern.*back-reference"),
     ({"pattern": "("}, "#/pattern.*no regular expression"),
     ({"patternProperties": {"(": {}}}, "#/patternProperties"),
+    (_nested(300), "nested too deeply"),
+    (_nested(100_000), "JSON"),
     # what nothing satisfies
     ({"type": "integer", "minimum": 5, "maximum": 3}, r"Nothing satisfies this schema: minimum \(5\)"),
     ({"type": "string", "minLength": 3, "maxLength": 2}, "Nothing satisfies"),
