@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from common import Result, compare, report
 
@@ -86,9 +87,15 @@ if __name__ == "__main__":
         print(bench.cache(lengths))
         print(lk.quantization.cache_sizes(bench, lengths))
         print(lk.generation.cache_times(bench, lengths, repeats=rounds))
-    results = [
-        branching(bench, *each, rounds)
+    calls: list[Callable[[], Result]] = [
+        partial(branching, bench, *each, rounds)
         for each in ([(1, 24, 20)] if quick else [(2, 48, 46), (8, 48, 46), (8, 48, 16)])
     ]
-    results.append(sharing(bench, 1 if quick else 6, 4 if quick else 8, rounds))
-    report(results)
+    calls.append(partial(sharing, bench, 1 if quick else 6, 4 if quick else 8, rounds))
+    results = []
+    for call in calls:
+        results.append(call())
+        if "--json" not in sys.argv:
+            report(results[-1:])
+    if "--json" in sys.argv:
+        report(results)

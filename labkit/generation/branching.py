@@ -298,7 +298,7 @@ class _Begun:
             self.sharing = running.Sharing([self.past], self.before, self.seen, keep=True)
         finish, text = self._ends()
         if finish is not None:
-            return self._ended(finish, text)
+            return self._remember(self._ended(finish, text))
         rest = replace(self.how, max_new_tokens=self.how.max_new_tokens - len(self.ids))
         made = decode.decode(
             self.model,
@@ -308,10 +308,21 @@ class _Begun:
             name=self.lab.name,
             on_token=None if on_token is None else lambda made: on_token(self._joined(made)),
             stop_event=stop_event,
+            keep=self._cut_short,
             after=len(self.ids),
             caches=self,
         )
-        return self._joined(made[0])
+        return self._remember(self._joined(made[0]))
+
+    def _cut_short(self, made: list[Generation]) -> None:
+        if self.head:  # the first pass has run
+            self._remember(self._joined(made[0]))
+
+    def _remember(self, made: Generation) -> Generation:
+        """Have the lab know its latest run, also one that was interrupted."""
+        lab: Any = self.lab
+        lab.last_generation = made
+        return made
 
     def _ends(self) -> tuple[FinishReason | None, str]:
         """Why the text ends with the new token, or None; and the text then."""

@@ -146,7 +146,7 @@ class Generation:
         settings: those of `lab.generate`, in place of this run's; max_new_tokens is of the whole. A sampled branch draws from
             its first own token on with the seed that it is given or that this run had, as a run of its own would.
         lab: goes on with this lab's model. Without it the lab that wrote this does, which has to be open.
-        on_token, stop_event: as for `lab.generate`.
+        on_token, stop_event: as for `lab.generate`. What an interrupt leaves is in `lab.last_generation`.
         The keys and values of what stays are taken over, so that one pass of two tokens is run in place of the prompt and the
         text so far; `reuse` tells how many, or why not: they are kept within 256 MiB in all, and not by models with a
         state or a full window, a static cache, drafts or another engine. With them the numbers of ids[:at] are this run's.

@@ -168,6 +168,28 @@ def test_a_branch_of_a_branch_and_a_branch_after_the_end(lab: lk.Lab) -> None:
     assert torch.allclose(gone_on.logprobs, parent.logprobs, atol=1e-5)
 
 
+def test_an_interrupt_keeps_what_was_written(lab: lk.Lab) -> None:
+    parent = lab.generate(PROMPT, max_new_tokens=TOTAL)
+    whole = parent.branch(4, 42)
+    assert lab.last_generation is whole
+
+    def interrupt(gen: lk.Generation) -> None:
+        assert gen.ids[:5] == whole.ids[:5]
+        if len(gen) == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        parent.branch(4, 42, on_token=interrupt)
+    kept_one = lab.last_generation
+    assert (kept_one.ids, kept_one.finish_reason) == (whole.ids[:8], "interrupted")
+    assert not lab.model._forward_hooks
+    event = threading.Event()
+    event.set()
+    stopped = parent.branch(4, 42, stop_event=event)
+    assert (stopped.ids, stopped.finish_reason) == (whole.ids[:6], "stopped")
+    assert kept_one.branch(7, 50).ids[:8] == [*whole.ids[:7], 50]
+
+
 def test_what_a_branch_costs(lab: lk.Lab) -> None:
     """One pass of two tokens in place of the prompt and the text so far, then one token a pass."""
     parent = lab.generate(list(range(3, 63)), max_new_tokens=TOTAL)
