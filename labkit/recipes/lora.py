@@ -8,8 +8,9 @@
 
 A run is one line of WORK/runs.jsonl, appended when it has ended, so that nothing is done twice and several sittings add up; a
 new WORK begins with labkit/recipes/records/lora.jsonl. An
-experiment is a list of settings; where two share one, it is run once. "harder" tunes checkpoints that
-`python -m labkit.recipes.squeeze train WORK/squeeze wide` leaves behind, and is passed by where they are not there.
+experiment is a list of settings; where two share one, it is run once. "harder" tunes checkpoints of one training: two that
+are shipped, and an earlier one that `python -m labkit.recipes.squeeze train WORK/squeeze wide` leaves behind after two minutes,
+which is passed by where it is not there.
 
 What is measured: answers to held-out questions (`lk.lora.exact_match`), loss on held-out answers, forgetting (loss on general
 text less the base's) and the KL divergence from the base on the task's own prompts, all in float32. Products are taken in
@@ -48,7 +49,7 @@ ALL = "all-linear"
 
 @dataclass(frozen=True)
 class Setting:
-    """One run. model: a name for lk.load, or "wide@400" for a checkpoint of the squeeze recipe."""
+    """One run. model: a name for lk.load, or "wide@100" for a checkpoint of the squeeze recipe."""
 
     task: str = "dates"
     samples: int = 200
@@ -80,7 +81,7 @@ class Experiment:
 
 
 SMALL = Setting(model="labkit-dense", samples=400, targets=ALL, learning_rate=3e-3, steps=120)
-CHECKPOINTS = (100, 400, 800, 1_200, 1_600, 2_000, 2_400)
+CHECKPOINTS = ("wide@100", "labkit-squeeze-early", "labkit-squeeze")  # of one training, at steps 100, 400 and 2,400
 
 
 def experiments() -> dict[str, Experiment]:
@@ -93,8 +94,8 @@ def experiments() -> dict[str, Experiment]:
     full = [replace(SMALL, method="full", learning_rate=rate) for rate in (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)]
     schedules = [replace(SMALL, schedule=name) for name in ("linear", "cosine", "constant", "schedule_free")]
     along = [
-        replace(SMALL, model=f"wide@{step}", samples=200, steps=60, learning_rate=rate)
-        for step in CHECKPOINTS
+        replace(SMALL, model=model, samples=200, steps=60, learning_rate=rate)
+        for model in CHECKPOINTS
         for rate in (1e-3, 3e-3, 1e-2)
     ]
     noises = [replace(few, neftune=noise) for few in (replace(SMALL, samples=40),) for noise in (None, 5.0)]
