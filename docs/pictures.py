@@ -26,6 +26,7 @@ NOTEBOOKS = ROOT / "notebooks" / "source"  # these go into the notebooks themsel
 NOTEBOOK = NOTEBOOKS / "01_first_look.png"
 COPYING = NOTEBOOKS / "02_attention.png"
 FORMATS = NOTEBOOKS / "04_quantization.png"
+TRAINING = NOTEBOOKS / "05_lora.png"
 ROUTES = NOTEBOOKS / "06_moe_routing.png"
 FEATURES = NOTEBOOKS / "07_sparse_autoencoders.png"
 
@@ -38,8 +39,8 @@ WIDTH = 1240
 
 def main() -> None:
     """`python docs/pictures.py attention` takes those of the attention view alone; likewise `tokens`, `copying`, `routes`,
-    `features`, `formats`."""
-    wanted = sys.argv[1:] or ["tokens", "attention", "copying", "routes", "features", "formats"]
+    `features`, `formats`, `training`."""
+    wanted = sys.argv[1:] or ["tokens", "attention", "copying", "routes", "features", "formats", "training"]
     browser_path = next(p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n)))
     lab = lk.load()
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
@@ -54,6 +55,8 @@ def main() -> None:
             routes(browser, Path(scratch))
         if "features" in wanted:
             features(browser, Path(scratch))
+        if "training" in wanted:
+            training(lab, browser, Path(scratch))
         browser.close()
     if "formats" in wanted:
         formats()
@@ -63,7 +66,7 @@ def formats() -> None:
     """Bytes against damage, rounded to nearest and by GPTQ; a chart, which needs no browser."""
     lab = lk.load("labkit-dense", dtype="float32", device="cpu")
     calibration = [text for of_kind in lk.quantization.texts(4, skip=20).values() for text in of_kind]
-    compared = ("int8", "int6", "int4", "int3", "int2", "nf4", "q4_0", "q5_0", "ternary")
+    compared = ("int8", "int6", "q5_0", "int4", "int3", "int2")
     table = lk.quantization.by_format(
         lab,
         lk.quantization.texts(10, characters=350),
@@ -80,7 +83,9 @@ def save(chart: Any, path: Path) -> None:
     chart.to_png(path)
     with Image.open(path) as image:
         small = image.convert("RGB").resize((image.width * 2 // 5, image.height * 2 // 5), Image.Resampling.LANCZOS)
-    small.quantize(12, dither=Image.Dither.NONE).save(path, optimize=True)
+    # by how far colours lie apart: a median cut would give all of them to the paper and lose the lines' hues
+    few = small.quantize(32, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
 
 
 def tokens(lab: lk.Lab, browser: Any, scratch: Path) -> None:
@@ -139,6 +144,22 @@ def routes(browser: Any, scratch: Path) -> None:
         target.write_bytes(few_colours(shot))
         print(f"{target.relative_to(ROOT)}: {target.stat().st_size:,} bytes")
         page.close()
+
+
+def training(lab: lk.Lab, browser: Any, scratch: Path) -> None:
+    """The curves of notebook 05's training."""
+    task = lk.lora.tasks.dates(n=160, held_out=16)
+    run = lk.lora.finetune(lab, task.train, steps=40, batch=4, held_out=task.held_out, measure_every=4).wait()
+    view = lk.views.training(run)
+    page = browser.new_page(viewport={"width": 660, "height": 900})
+    page.goto(view.to_html(scratch / "training.html").as_uri())
+    page.wait_for_timeout(600)
+    first = [page.locator(".lk-train-charts > *").nth(k).bounding_box() for k in (0, 1)]
+    top, bottom = min(box["y"] for box in first), max(box["y"] + box["height"] for box in first)
+    clip = {"x": 0, "y": top - 8, "width": 660, "height": bottom - top + 16}
+    TRAINING.write_bytes(few_colours(page.screenshot(full_page=True, clip=clip)))
+    print(f"{TRAINING.relative_to(ROOT)}: {TRAINING.stat().st_size:,} bytes")
+    page.close()
 
 
 SEA = "The captain saw the white whale in July, and wrote of whaling in the ship's log before the whales were gone."

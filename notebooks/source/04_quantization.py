@@ -100,8 +100,8 @@ for bits in (8, 4, 3, 2):
 outlier = weight.clone()
 outlier[7, 11] = 10 * weight.abs().max()
 question = "With the outlier, 4 bits and one scale: how far do all other weights move?"
-spoilt = lk.predict("quantization.outlier", question, unit="%", low=0, high=100)
-spoilt
+moved_others = lk.predict("quantization.outlier", question, unit="%", low=0, high=100)
+moved_others
 
 # %%
 others = torch.ones_like(weight, dtype=torch.bool)
@@ -113,7 +113,7 @@ def error(format):
     return 100 * moved(outlier[others], back[others])
 
 
-spoilt.show(error(lk.quantization.formats.of("int4", group_size="tensor")))
+moved_others.show(error(lk.quantization.formats.of("int4", group_size="tensor")))
 
 # %% [markdown]
 # Nearly all of them are rounded to zero. Real models have such outliers, large models above all (Dettmers et al. 2022). Every
@@ -424,7 +424,7 @@ claim = None
 if "packed" in rate:
     claim = lk.claim(
         "gptq-75-2x",
-        round(rate["packed"] / max(rate["float32"], rate["bfloat16"]), 1),
+        round(rate["packed"] / rate["float32"], 1),
         note="the size is in section 2",
     )
 claim
