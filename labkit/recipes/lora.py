@@ -3,7 +3,8 @@
     python -m labkit.recipes.lora run     WORK            # every run of every experiment; goes on where it was
     python -m labkit.recipes.lora run     WORK rank       # the runs of one
     python -m labkit.recipes.lora table   WORK            # what there is so far
-    python -m labkit.recipes.lora adapters WORK           # train the adapters that come with labkit
+    python -m labkit.recipes.lora adapters WORK           # train the adapters that come with labkit, and measure them
+    python -m labkit.recipes.lora measure WORK            # only measure those that are shipped
     python -m labkit.recipes.lora pack    WORK            # all of it into labkit/assets, with the card
 
 A run is one line of WORK/runs.jsonl, appended when it has ended, so that nothing is done twice and several sittings add up; a
@@ -42,6 +43,7 @@ from labkit.recipes.signing import sign
 
 SHIPPED = ASSETS / "labkit-lora"
 RECORD = Path(__file__).with_name("records") / "lora.jsonl"
+FIGURES = RECORD.with_name("lora-adapters.json")
 HELD_OUT = 50  # questions, all of which are measured on
 MEASURED_BEFORE = 16  # of them in runs that don't say: their held_out and kl are of the first so many
 ALL = "all-linear"
@@ -96,17 +98,17 @@ def experiments() -> dict[str, Experiment]:
     along = [
         replace(SMALL, model=model, samples=200, steps=60, learning_rate=rate)
         for model in CHECKPOINTS
-        for rate in (1e-3, 3e-3, 1e-2)
+        for rate in (1e-3, 3e-3)
     ]
     noises = [replace(few, neftune=noise) for few in (replace(SMALL, samples=40),) for noise in (None, 5.0)]
     real_noises = [replace(plain, samples=40, neftune=noise) for noise in (None, 5.0)]
     real_schedules = [replace(plain, schedule=name) for name in ("cosine", "schedule_free")]
     tasks = [replace(plain, task=name) for name in ("dates", "sentences_to_json", "ticket", "roman", "style")]
     return {
-        "rank": Experiment("rank", _seeds(ranks, 5)),
-        "neftune": Experiment("neftune", [*_seeds(noises, 5), *_seeds(real_noises, 3)]),
-        "schedule": Experiment("schedule", [*_seeds(schedules, 5), *_seeds(real_schedules, 3)]),
-        "targets": Experiment("targets", _seeds([SMALL, replace(SMALL, targets=plain.targets)], 5)),
+        "rank": Experiment("rank", _seeds(ranks, 3)),
+        "neftune": Experiment("neftune", [*_seeds(noises, 5), *_seeds(real_noises, 2)]),
+        "schedule": Experiment("schedule", [*_seeds(schedules, 3), *_seeds([plain, *real_schedules], 2)]),
+        "targets": Experiment("targets", _seeds([SMALL, replace(SMALL, targets=plain.targets)], 3)),
         "learning_rate": Experiment("learning_rate", _seeds([*rates, *full], 3)),
         "harder": Experiment("model", _seeds(along, 3)),
         "task": Experiment("task", _seeds(tasks, 2)),
@@ -279,8 +281,9 @@ ADAPTERS = {
 
 
 def adapters(work: Path) -> None:
-    """Train the adapters that come with labkit, in full float32, and measure them."""
+    """Train the adapters that come with labkit, in full float32, measure them, and keep the figures with the records."""
     lab = load(dtype="float32", device="cpu")
+    found = {}
     for name, setting in ADAPTERS.items():
         task, folder = task_of(setting.task, setting.samples), work / name
         tuning = lora.finetune(
@@ -298,48 +301,65 @@ def adapters(work: Path) -> None:
         ).wait()
         shutil.rmtree(folder, ignore_errors=True)
         tuning.adapter.save(folder)
-        before = _answers(lab, task)
-        with tuning.adapter.on():
-            after = _answers(lab, task)
-        last = tuning.history.iloc[-1]
-        found = {
-            "setting": asdict(setting),
-            "untuned": before,
-            "tuned": after,
-            "forgetting": float(last["forgetting"]),
-            "kl": float(last["kl"]),
-            "measured_on": HELD_OUT,
-            "torch": torch.__version__,
-        }
-        (work / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-        print(name, json.dumps(found, indent=1))
+        found[name] = adapter_figures(lab, tuning.adapter, setting)
+    _write_figures(found)
+
+
+def measure(work: Path) -> None:
+    """Measure the adapters that are shipped anew, and keep the figures with the records."""
+    lab = load(dtype="float32", device="cpu")
+    _write_figures({name: adapter_figures(lab, lora.load(lab, SHIPPED / name), of) for name, of in ADAPTERS.items()})
+
+
+def adapter_figures(lab: Lab, adapter: lora.Adapter[Lab], setting: Setting) -> dict[str, object]:
+    """What an adapter does and costs: answers to all held-out questions, and loss and KL as `lk.lora.forgotten` has them."""
+    task = task_of(setting.task, setting.samples)
+    before = _answers(lab, task)
+    with adapter.on():
+        after = _answers(lab, task)
+    lost = lora.forgotten(lab, adapter, list(task.held_out)).set_index("texts")
+    return {
+        "setting": asdict(setting),
+        "untuned": before,
+        "tuned": after,
+        "forgetting": float(lost.loc["general", "change"]),
+        "forgetting_low": float(lost.loc["general", "change_low"]),
+        "forgetting_high": float(lost.loc["general", "change_high"]),
+        "kl": float(lost.loc["task", "kl"]),
+        "torch": torch.__version__,
+    }
+
+
+def _write_figures(found: Mapping[str, object]) -> None:
+    text = json.dumps(found, indent=1)
+    FIGURES.write_text(text + "\n", "utf-8")
+    print(text)
 
 
 def pack(work: Path) -> None:
-    """Put the adapters, the records and the card into labkit/assets."""
+    """Put the records, the adapters where WORK has new ones, and the card into labkit/assets."""
     SHIPPED.mkdir(exist_ok=True)
     shutil.copyfile(work / "runs.jsonl", RECORD)
     records = table(work)
     records.to_csv(SHIPPED / "runs.csv", index=False, float_format="%.6g")
-    figures = {"RUNS": str(len(records.drop_duplicates(list(Setting.__dataclass_fields__))))}
-    for name in ADAPTERS:
+    card_words = {"RUNS": str(len(records.drop_duplicates(list(Setting.__dataclass_fields__))))}
+    for name, facts in json.loads(FIGURES.read_text("utf-8")).items():
         folder = SHIPPED / name
-        folder.mkdir(exist_ok=True)
-        for file in ("adapter_config.json", "adapter_model.safetensors"):
-            shutil.copyfile(work / name / file, folder / file)
-        sign(folder)
-        facts = json.loads((work / f"{name}.json").read_text("utf-8"))
+        if (work / name).is_dir():
+            folder.mkdir(exist_ok=True)
+            for file in ("adapter_config.json", "adapter_model.safetensors"):
+                shutil.copyfile(work / name / file, folder / file)
+            sign(folder)
         size = (folder / "adapter_model.safetensors").stat().st_size
-        figures |= {
+        card_words |= {
             f"{name}_SIZE": f"{size / 1e6:.1f} MB",
             f"{name}_TUNED": f"{facts['tuned']['right']:.0%}",
             f"{name}_UNTUNED": f"{facts['untuned']['right']:.0%}",
-            f"{name}_FORGETTING": f"{facts['forgetting']:+.3f}",
+            f"{name}_FORGETTING": "{forgetting:+.3f} ({forgetting_low:+.3f} to {forgetting_high:+.3f})".format(**facts),
             f"{name}_KL": f"{facts['kl']:.2f}",
-            f"{name}_ON": str(facts.get("measured_on", MEASURED_BEFORE)),
         }
     card = Path(__file__).with_name("lora_card.md").read_text("utf-8")
-    for name, value in figures.items():
+    for name, value in card_words.items():
         card = card.replace("{{" + name + "}}", value)
     (SHIPPED / "README.md").write_text(card, "utf-8")
     sign(SHIPPED)
@@ -347,7 +367,7 @@ def pack(work: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", choices=("run", "table", "adapters", "pack"))
+    parser.add_argument("what", choices=("run", "table", "adapters", "measure", "pack"))
     parser.add_argument("work", type=Path)
     parser.add_argument("experiment", nargs="?", choices=list(experiments()))
     parser.add_argument("--model", help="only its runs, such as labkit-dense, or wide for its checkpoints")
@@ -356,7 +376,7 @@ def main() -> None:
     if asked.what == "run":
         run(asked.work, asked.experiment, asked.model)
     else:
-        {"table": summary, "adapters": adapters, "pack": pack}[asked.what](asked.work)
+        {"table": summary, "adapters": adapters, "measure": measure, "pack": pack}[asked.what](asked.work)
 
 
 if __name__ == "__main__":
