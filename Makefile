@@ -42,7 +42,7 @@ test: $(DEV) model browser check $(AXE) $(COLAB) $(TORCHAO)
 	$(MAKE) colab
 	rm -f $(PROGRESS)
 	LABKIT_PROGRESS=$(PROGRESS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout=180 notebooks/*.ipynb
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=400 notebooks/*.ipynb
 
 check: $(DEV)
 	$(BIN)/ruff check

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from labkit.lora.merges import merged as merged
     from labkit.lora.mixtures import Mixture as Mixture
     from labkit.lora.mixtures import mixture as mixture
-    from labkit.lora.recorded import recorded as recorded
+    from labkit.lora.records import recorded as recorded
     from labkit.lora.runs import Run as Run
     from labkit.lora.runs import Step as Step
     from labkit.lora.runs import current_run as current_run
@@ -52,7 +52,7 @@ _NAMES = {
     "masks": ("Mask", "Masked", "Prepared", "mask", "prepared"),
     "merges": ("merged",),
     "mixtures": ("Mixture", "mixture"),
-    "recorded": ("recorded",),
+    "records": ("recorded",),
     "runs": ("Run", "Step", "current_run"),
     "samples": ("Sample", "read"),
     "tasks": ("Task",),

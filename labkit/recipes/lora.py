@@ -45,7 +45,6 @@ SHIPPED = ASSETS / "labkit-lora"
 RECORD = Path(__file__).with_name("records") / "lora.jsonl"
 FIGURES = RECORD.with_name("lora-adapters.json")
 HELD_OUT = 50  # questions, all of which are measured on
-MEASURED_BEFORE = 16  # of them in runs that don't say: their held_out and kl are of the first so many
 ALL = "all-linear"
 
 
@@ -246,8 +245,7 @@ def rows(work: Path) -> Iterator[dict[str, object]]:
     for name, experiment in experiments().items():
         for setting in experiment.settings:
             if setting.key in by_key:
-                line = by_key[setting.key]
-                yield {"experiment": name, **line, "measured_on": line.get("measured_on", MEASURED_BEFORE)}
+                yield {"experiment": name, **by_key[setting.key]}
 
 
 def table(work: Path) -> pd.DataFrame:

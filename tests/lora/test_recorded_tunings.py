@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import labkit as lk
-from labkit.lora.recorded import recorded
+from labkit.lora.records import recorded
 from labkit.models import shipped
 from labkit.recipes import lora as recipe
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from labkit.attention import peak_bytes
-from labkit.teaching.claims import autoencoders, generated_batches, mixtures, quantized, speculated
+from labkit.teaching.claims import autoencoders, generated_batches, mixtures, quantized, speculated, tuned
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,9 @@ COMPUTE: dict[str, Callable[[], Computed]] = {
     "int4-phone": lambda: Computed(*quantized.int4_phone()),
     "harder-to-squeeze": lambda: Computed(*quantized.harder_to_squeeze()),
     "ternary": lambda: Computed(*quantized.ternary()),
+    "lora-small": lambda: Computed(*tuned.lora_small()),
+    "neftune": lambda: Computed(*tuned.neftune()),
+    "schedule-free": lambda: Computed(*tuned.schedule_free()),
     "mixtral-20": lambda: Computed(*mixtures.mixtral_20()),
     "moe-roles": lambda: Computed(*mixtures.moe_roles()),
     "prune-blind": lambda: Computed(*mixtures.prune_blind()),
