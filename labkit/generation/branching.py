@@ -29,6 +29,7 @@ from labkit.trace.input import Encoded
 from labkit.trace.lab_like import LabLike, check_lab
 from labkit.trace.past import Past, State, state_of
 from labkit.trace.probing import COARSEST, TOLERANCE
+from labkit.trace.turns import steady
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -266,8 +267,12 @@ class _Begun:
         elif source.how.engine != "transformers":
             self.anew = f"{source.how.engine} wrote this, and transformers goes on with it"
         elif not source.state.holds(now := state_of(self.model)):
-            changed = bool(source.state.changes) or bool(now.changes)
-            self.anew = "an edit or an adapter is on, or was" if changed else "the model was changed since"
+            if not steady(source.state.changes + now.changes):
+                self.anew = "an edit is on, or was"
+            elif source.state.changes != now.changes:
+                self.anew = "other adapters are on than were"
+            else:
+                self.anew = "the model was changed since"
         elif how.form != parent.form:
             self.anew = "another form holds than did before"
         elif how.alternatives > parent.top_ids.shape[1] and parent.ids:

@@ -14,6 +14,7 @@ from labkit.models.memory import human_bytes
 from labkit.trace import running
 from labkit.trace.input import Encoded
 from labkit.trace.past import Past, State, state_of
+from labkit.trace.turns import steady
 
 if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike
@@ -58,15 +59,15 @@ class Prefix:
 def read(lab: LabLike, prompt: Encoded) -> Prefix:
     """Read a prompt once. The caller has the lab's turn.
 
-    Raises Unavailable for a model whose keys and values can't be cut at a token, or that has a change on; BadInput for what
+    Raises Unavailable for a model whose keys and values can't be cut at a token, or that has an edit on; BadInput for what
     can't be run.
     """
     model = lab.model
     check_prompt(model, prompt)
-    if state_of(model).changes:
+    if not steady(state_of(model).changes):
         raise Unavailable(
-            "While an edit or an adapter is on, nothing is shared, since it may hold for a run's newest token alone; begin the "
-            "prefix outside of it."
+            "While an edit is on nothing is shared, since it may hold for a run's newest token alone; begin the prefix outside "
+            "of it."
         )
     way = running.way_to_generate(model, prompt.ids)
     sharing = running.Sharing(keep=True)

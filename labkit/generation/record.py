@@ -150,8 +150,8 @@ class Generation:
         The keys and values of what stays are taken over, so that one pass of two tokens is run in place of the prompt and the
         text so far; `reuse` tells how many, or why not: they are kept within 256 MiB in all, and not by models with a
         state or a full window, a static cache, drafts or another engine. With them the numbers of ids[:at] are this run's.
-        Where the model is not what it was (an edit or an adapter is on or was, weights were changed, another lab), it is
-        asked for everything anew, and all numbers are those of the model as it is now.
+        Where the model is not what it was (an edit is on or was, other adapters, changed weights, another lab), it is asked
+        for everything anew, and all numbers are those of the model as it is now.
         Raises BadInput for a place or a token that is not there, LabClosed, Unavailable.
         """
         from labkit.generation.branching import branch

@@ -115,7 +115,7 @@ class Adapter(Generic[Made]):
         model = self.lab.model
         with contextlib.suppress(LabError):  # a model without layers that labkit finds can be tuned all the same
             _ = self.lab.anatomy  # of the base: what is found of routers holds for its own weights
-        with Turns.of(model).change(lambda: self._put_on(model, scale)):
+        with Turns.of(model).change(lambda: self._put_on(model, scale), steady=True):
             yield self.lab
 
     @contextlib.contextmanager

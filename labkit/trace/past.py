@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from labkit.trace.turns import changes_on
+from labkit.trace.turns import changes_on, steady
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -140,12 +140,12 @@ class State(NamedTuple):
     weights: int
 
     def holds(self, now: State) -> bool:
-        """Whether what was kept is what the model would compute now: nothing was on then, is now, or was written to.
+        """Whether what was kept is what the model would compute now: the same changes are on, and no weight was written to.
 
         An edit may hold for the newest token alone, which is another one when tokens are run again. So nothing is shared
-        while one is on.
+        while one is on; an adapter is the same for every token.
         """
-        return not self.changes and not now.changes and self.weights == now.weights
+        return self.changes == now.changes and steady(self.changes) and self.weights == now.weights
 
 
 def state_of(model: PreTrainedModel) -> State:

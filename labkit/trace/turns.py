@@ -63,13 +63,18 @@ class Turns:
                     self._gate.notify_all()
 
     @contextlib.contextmanager
-    def change(self, put_on: Callable[[], contextlib.AbstractContextManager[object]]) -> Iterator[None]:
+    def change(
+        self, put_on: Callable[[], contextlib.AbstractContextManager[object]], *, steady: bool = False
+    ) -> Iterator[None]:
         """Change the model for the length of a `with`: an edit, an adapter.
 
         put_on: makes the change and hands over what undoes it; called once no run is under way. Other threads wait until
         the block is left, and `end_changes` may end it before.
+        steady: it is the same for every token wherever it stands, as other weights are; an edit may be for the newest alone.
         """
         block = contextlib.ExitStack()
+        if steady:
+            _STEADY.add(block)
         owner = threading.get_ident()  # a generator that holds this block may be closed by another thread
         with self.stretch(owner):
             try:
@@ -98,6 +103,12 @@ def changes_on(model: PreTrainedModel) -> tuple[object, ...]:
     return tuple(block for block, (found, _) in list(_CHANGES.items()) if found is turns)
 
 
+def steady(changes: tuple[object, ...]) -> bool:
+    """Whether changes are the same for every token, so that what was read while they are on can be gone on from."""
+    return all(block in _STEADY for block in changes)
+
+
+_STEADY: weakref.WeakSet[object] = weakref.WeakSet()
 # blocks that are on, the latest last, and who put them on
 _CHANGES: dict[contextlib.ExitStack, tuple[Turns, int]] = {}
 

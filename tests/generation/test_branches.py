@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapted import adapter_of
 from families import ENCODERS, FAMILIES, UNUSUAL, Tokens, build
 
 import labkit as lk
@@ -281,10 +282,31 @@ def test_with_an_edit_on_all_is_run_by_the_edited_model(lab: lk.Lab) -> None:
         assert torch.allclose(branch.logprobs, own_logprobs(lab, branch), atol=1e-4)
         inside = lab.generate(PROMPT, max_new_tokens=TOTAL)
     assert branch.reuse is not None
-    assert "an edit or an adapter" in branch.reuse.note
+    assert "an edit is on" in branch.reuse.note
     outside = inside.branch(5, 42)
     assert torch.allclose(outside.logprobs, own_logprobs(lab, outside), atol=1e-4)
     assert not torch.allclose(outside.logprobs[:5], inside.logprobs[:5], atol=1e-4)
+
+
+def test_an_adapter_is_gone_on_with_while_it_is_on() -> None:
+    lab = lab_of("llama3")
+    adapter = adapter_of(lab)
+    plain = lab.generate(PROMPT, max_new_tokens=TOTAL)
+    with adapter.on():
+        tuned = lab.generate(PROMPT, max_new_tokens=TOTAL)
+        shared = check(lab, tuned, 5, 42)
+        assert shared.reuse == lk.generation.Reuse(len(PROMPT) + 4, 2)
+        other = plain.branch(5, 42)
+        assert torch.allclose(other.logprobs, own_logprobs(lab, other), atol=1e-4)
+        with lab.prefix(PROMPT):
+            assert lab.generate(PROMPT, max_new_tokens=TOTAL).ids == tuned.ids
+    assert other.reuse is not None
+    assert "other adapters" in other.reuse.note
+    with adapter.on(0.5):
+        again = tuned.branch(5, 42)
+        assert torch.allclose(again.logprobs, own_logprobs(lab, again), atol=1e-4)
+    assert again.reuse is not None
+    assert again.reuse.tokens == 0
 
 
 @pytest.mark.parametrize("through_data", [False, True])
