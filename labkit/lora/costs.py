@@ -147,7 +147,7 @@ def _counted(
         trained = list(body.parameters())
         adapter = residual = 0
     else:
-        names = methods.found(targets, rank, maps, methods.taken_for_experts(body, maps))
+        names = methods.found(targets, rank, maps, methods.refused_by_peft(body, maps))
         model = _adapted(body, "lora" if kinds.residual else method, rank, names, dropout)
         trained = [p for p in model.parameters() if p.requires_grad]
         adapter = sum(p.numel() for p in trained)

@@ -145,8 +145,8 @@ def finetune(
         if not METHODS[settings.method].is_full:
             inner = running.language_model(lab.model)
             there = methods.linear_maps(inner)
-            fused = methods.taken_for_experts(inner, there)
-            settings = replace(settings, targets=methods.found(targets, settings.rank, there, fused))
+            refused = methods.refused_by_peft(inner, there)
+            settings = replace(settings, targets=methods.found(targets, settings.rank, there, refused))
         ready = prepared(
             lab,
             data,

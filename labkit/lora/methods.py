@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -104,12 +105,10 @@ def chosen(names: Sequence[str], there: Mapping[str, tuple[int, int]]) -> list[t
 
 def left_out(targets: Sequence[str], there: Mapping[str, tuple[int, int]]) -> str | None:
     """A sentence on what "all-linear" became, without some names; None where it has them all. there: from `linear_maps`."""
-    names = [name for name in dict.fromkeys(path.rpartition(".")[2] for path in there) if name not in targets]
+    names = [name for name in dict.fromkeys(_short(path) for path in there) if name not in targets]
     if not names:
         return None
-    return (
-        f"all-linear leaves out {checks.listed(names)}: gates of a single number, or what peft takes for fused experts."
-    )
+    return f"all-linear leaves out {checks.listed(names)}, narrower than the rank or not to be had with peft in this family."
 
 
 def in_some_layers(targets: Sequence[str], there: Mapping[str, tuple[int, int]]) -> str | None:
@@ -123,56 +122,78 @@ def in_some_layers(targets: Sequence[str], there: Mapping[str, tuple[int, int]])
     return f"Not every layer has what is tuned: there is {checks.listed(told)}." if told else None
 
 
+def _short(path: str) -> str:
+    """What a matrix is called in every layer: "q_proj"; one of a list by its place there too, "projections.0"."""
+    parts = path.split(".")
+    begin = next((i for i in range(len(parts) - 1, -1, -1) if not parts[i].isdigit()), 0)
+    return ".".join(parts[begin:])
+
+
 def _layer(path: str) -> str | None:
     return next((part for part in path.split(".") if part.isdigit()), None)
 
 
-def taken_for_experts(model: nn.Module, there: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
-    """The names of matrices that peft would take for the fused experts of a mixture, which an adapter here can't be of.
+def refused_by_peft(model: nn.Module, there: Mapping[str, tuple[int, int]]) -> dict[str, str]:
+    """The names of matrices that peft puts no adapter beside in models of this family, each with the reason. Found by asking it.
 
     In some families peft reads "gate_proj" as what the experts' matrices were called in transformers 4, also where a dense
-    layer or a shared expert has one of that name, and trains the experts instead. Found by asking it.
+    layer or a shared expert has one of that name, and trains the fused experts instead. Mamba multiplies with the weight of
+    its "out_proj" directly, so that an adapter would not be seen.
     """
     from peft import LoraConfig
+    from peft.tuners import tuners_utils
 
     try:
-        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers as convert
     except ImportError:  # another version, which converts nothing
-        return ()
-    names = dict.fromkeys(name.rpartition(".")[2] for name in there)
-
-    def is_taken(name: str) -> bool:
+        convert = None
+    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(_short(path) for path in there):
         config = LoraConfig(target_modules=[name])
         try:
-            convert_peft_config_for_transformers(config, model=model, conversions=None)
+            if check is not None:
+                check(config, model, name)
+        except ValueError:
+            found[name] = "the model multiplies with its weight directly"
+        try:
+            if convert is not None:
+                convert(config, model=model, conversions=None)
+            taken = bool(config.target_parameters)
         except ValueError:  # it wants the experts' other matrices too
-            return True
-        return bool(config.target_parameters)
-
-    return tuple(name for name in names if is_taken(name))
+            taken = True
+        if taken:
+            found[name] = "it takes the name for that of fused experts"
+    return found
 
 
 def found(
-    targets: Targets, rank: int, there: Mapping[str, tuple[int, int]], fused: Sequence[str] = ()
+    targets: Targets, rank: int, there: Mapping[str, tuple[int, int]], refused: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[str, ...]:
     """The names of matrices to be tuned, such as ("q_proj", "v_proj"), once they are known to be there.
 
-    targets: names of modules, or ends of their paths ("self_attn.q_proj"); "all-linear" for all of the layers that give more
-    than one number, without `fused`.
-    there: from `linear_maps`; fused: from `taken_for_experts`. Raises BadInput for names that are
-    not there and for a rank over a matrix's width.
+    targets: names of modules, or ends of their paths ("self_attn.q_proj"); "all-linear" for all of the layers that are at least
+    as wide as the rank, without `refused`.
+    there: from `linear_maps`; refused: from `refused_by_peft`. Raises BadInput for names that are not there or refused, and
+    for a rank over a matrix's width.
     """
     if targets == ALL_LINEAR:
-        # a gate that gives a single number has no rank to speak of
-        names = list(dict.fromkeys(name.rpartition(".")[2] for name, shape in there.items() if min(shape) > 1))
-        names = [name for name in names if name not in fused]
+        widths: dict[str, int] = {}
+        for path, shape in there.items():
+            name = _short(path)
+            widths[name] = min(widths.get(name, min(shape)), *shape)
+        names = [name for name, width in widths.items() if max(rank, 2) <= width and name not in refused]
+        if widths and not names:
+            raise BadInput(
+                f"rank={rank} is more than the width of every matrix of the layers that can be tuned; give a lower one."
+            )
     else:
         wanted = "names of matrices such as ('q_proj', 'v_proj'), or 'all-linear'"
         given = [targets] if isinstance(targets, str) else checks.series("targets", targets, wanted)
         names = [str(name) for name in dict.fromkeys(given)]
     if not names:
         checks.refuse("targets", targets, "at least one matrix, such as ('q_proj', 'v_proj')")
-    kinds = list(dict.fromkeys(name.rpartition(".")[2] for name in there))
+    kinds = list(dict.fromkeys(_short(path) for path in there))
     for name in names:
         matched = chosen([name], there)
         if not matched:
@@ -180,10 +201,10 @@ def found(
                 f"targets names {checks.shown(name)}, and there is no such linear map in the layers"
                 f"{checks.near(name, [*kinds, *there])}; there are {checks.listed(kinds)}."
             )
-        if name.rpartition(".")[2] in fused:
+        if why := refused.get(_short(name)):
             raise BadInput(
-                f"targets names {name}, and peft takes it for the fused experts in models of this family, which can't be tuned "
-                "so; leave it out, or use method='full'."
+                f"targets names {name}, and peft puts no adapter beside it in models of this family, as {why}; leave it out, or "
+                "use method='full'."
             )
         narrow = min(min(shape) for shape in matched)
         if rank > narrow:

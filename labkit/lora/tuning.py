@@ -167,7 +167,11 @@ class Tuning:
             if any(hasattr(weight, "quant_state") for weight in body.parameters()):
                 vars(body)["is_loaded_in_4bit"] = True  # peft's layers for bitsandbytes go by this
             config = lora_config(it.method, it.rank, it.alpha, it.targets, it.dropout)
-            model = cast("PeftModel", get_peft_model(body, config))
+            try:
+                model = cast("PeftModel", get_peft_model(body, config))
+            except ValueError as error:  # of modules that it has no adapter for
+                told = " ".join(str(error).split())[:200]
+                raise BadInput(f"peft can't put an adapter beside what targets names ({told}); name others.") from error
             # TRL would train the adapter in bfloat16, whatever is computed in
             vars(body).pop("is_loaded_in_4bit", None)
             if METHODS[it.method].residual:

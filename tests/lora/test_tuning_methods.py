@@ -215,14 +215,24 @@ def test_all_linear_leaves_routers_gates_and_fused_experts_out() -> None:
         ("phimoe", "router", set()),
         ("qwen2_moe", "shared_expert_gate", {"gate_proj", "up_proj", "down_proj"}),
         ("qwen3_moe_sparse_step", "gate_proj", set()),  # of the dense layers, which peft takes for the experts
+        ("mamba", "out_proj", None),
+        ("gemma3n", "correction_coefs", None),
     ):
         model = lab_of(family).model
         assert any(name.endswith(kept_out) for name, _ in model.named_modules())
         maps = methods.linear_maps(model)
-        fused = methods.taken_for_experts(model, maps)
-        assert set(methods.found("all-linear", 4, maps, fused)) == attention | others
-    with pytest.raises(lk.BadInput, match=r"mlp\.gate_proj, and peft takes it for the fused experts"):
-        methods.found("mlp.gate_proj", 4, maps, fused)
+        refused = methods.refused_by_peft(model, maps)
+        found = set(methods.found("all-linear", 4, maps, refused))
+        assert kept_out not in found
+        assert found == attention | others if others is not None else found
+        if family == "qwen3_moe_sparse_step":
+            with pytest.raises(lk.BadInput, match=r"mlp\.gate_proj, .*the name for that of fused experts"):
+                methods.found("mlp.gate_proj", 4, maps, refused)
+        if family == "mamba":
+            with pytest.raises(lk.BadInput, match=r"out_proj, .*multiplies with its weight directly"):
+                methods.found("out_proj", 4, maps, refused)
+            with pytest.raises(lk.BadInput, match="width of every matrix"):
+                methods.found("all-linear", 1000, maps, refused)
     maps = methods.linear_maps(lab_of("qwen2_moe").model)
     with pytest.raises(lk.BadInput, match=r"width of shared_expert_gate \(1\)"):
         methods.found("shared_expert_gate", 4, maps)
