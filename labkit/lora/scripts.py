@@ -131,7 +131,7 @@ class Written:
         fields: dict[str, object] = {
             "model_name_or_path": self.model,
             "dtype": self.dtype,
-            "dataset_name": ".",
+            "datasets": [{"path": "json", "data_files": TRAIN}],  # as dataset_name, "." can't be loaded
             "output_dir": "out",
             **self.options,
         }

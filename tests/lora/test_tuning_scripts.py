@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,28 @@ def test_the_script_runs_and_gives_the_same_losses(tmp_path: Path, tiny_folder: 
     assert json.loads(line.removeprefix("LOSSES")) == pytest.approx([step.loss for step in run.steps[1:]], abs=1e-6)
     adapter = lk.lora.load(run.original, folder / "out")
     ours = run.adapter.tensors
+    assert all(adapter.tensors[name].allclose(ours[name], atol=1e-5) for name in ours)
+
+
+def test_trls_own_command_trains_the_same_adapter(tmp_path: Path, tiny_folder: Path) -> None:
+    """`trl sft --config sft.yaml`, in a process of its own and without a network."""
+    run = tuned(lk.load(tiny_folder, fresh=True), neftune=5.0, steps=4)
+    folder = run.export(tmp_path / "run", model=str(tiny_folder))
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "datasets"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "trl.cli.main", "sft", "--config", "sft.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=os.environ | offline,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    losses = [float(loss) for loss in re.findall(r"'loss': '?([0-9.]+)", done.stdout)]
+    assert losses == pytest.approx([step.loss for step in run.steps[1:]], rel=1e-3), "they are printed to four digits"
+    adapter = lk.lora.load(run.original, folder / "out")
+    ours = run.adapter.tensors
+    assert adapter.tensors.keys() == ours.keys()
     assert all(adapter.tensors[name].allclose(ours[name], atol=1e-5) for name in ours)
 
 
@@ -113,10 +137,11 @@ def test_every_method_makes_a_script_and_yaml_that_can_be_read(method: str, tiny
     assert fields.get("use_dora", False) == (method == "dora")
     assert fields.get("load_in_4bit", False) == (method == "qlora")
     from transformers import HfArgumentParser
-    from trl import ModelConfig, ScriptArguments, SFTConfig
+    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig
 
     fields |= {"output_dir": "unused"}
-    HfArgumentParser([ScriptArguments, SFTConfig, ModelConfig]).parse_dict(fields)  # what `trl sft` reads it with
+    kinds = [ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig]
+    HfArgumentParser(kinds).parse_dict(fields)  # what `trl sft` reads it with
 
 
 def test_what_to_load_has_to_be_known(tiny_lab: lk.Lab) -> None:
