@@ -985,7 +985,7 @@ class Stepper:
     """
 
     def __init__(self, model: PreTrainedModel, size: int | None = None, *, compiled: bool = False) -> None:
-        self._model, self.size = weakref.ref(model), size
+        self._whose, self.size = weakref.ref(model), size
         self._last = {"logits_to_keep": 1} if _takes(model, "logits_to_keep") else {}
         self._step: Callable[..., torch.Tensor] = self._compiled() if compiled else _step
         self._compiles = compiled
@@ -1000,7 +1000,7 @@ class Stepper:
     @contextlib.contextmanager
     def run(self, *, eagerly: bool = False) -> Iterator[Stepper]:
         """Prepare the model for all that is read inside. eagerly: without what was compiled, which sees no hooks put on later."""
-        model = self._model()
+        model = self._whose()
         assert model is not None
         before, _GENERATING.now = generating(), True
         taken, self._step = self._step, _step if eagerly else self._step
@@ -1015,7 +1015,7 @@ class Stepper:
         """(vocabulary,): the logits of the token after a text. What was read before is forgotten."""
         from transformers import DynamicCache, StaticCache
 
-        model = self._model()
+        model = self._whose()
         assert model is not None
         config = model.config.get_text_config()
         if self.size is None:
@@ -1031,7 +1031,7 @@ class Stepper:
         self._id.fill_(id_)
         if self._compiles:
             torch.compiler.cudagraph_mark_step_begin()
-        return self._step(self._model(), self._id, self._cache, self._last)
+        return self._step(self._whose(), self._id, self._cache, self._last)
 
 
 COMPILED: dict[str, Any] = {
