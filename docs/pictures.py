@@ -25,6 +25,7 @@ README = IMAGES / "tokens.png"
 NOTEBOOKS = ROOT / "notebooks" / "source"  # these go into the notebooks themselves, so they have to be small
 NOTEBOOK = NOTEBOOKS / "01_first_look.png"
 COPYING = NOTEBOOKS / "02_attention.png"
+BRANCHES = NOTEBOOKS / "03_generation.png"
 FORMATS = NOTEBOOKS / "04_quantization.png"
 TRAINING = NOTEBOOKS / "05_lora.png"
 ROUTES = NOTEBOOKS / "06_moe_routing.png"
@@ -39,8 +40,8 @@ WIDTH = 1240
 
 def main() -> None:
     """`python docs/pictures.py attention` takes those of the attention view alone; likewise `tokens`, `copying`, `routes`,
-    `features`, `formats`, `training`."""
-    wanted = sys.argv[1:] or ["tokens", "attention", "copying", "routes", "features", "formats", "training"]
+    `features`, `branches`, `formats`, `training`."""
+    wanted = sys.argv[1:] or ["tokens", "attention", "copying", "routes", "features", "branches", "formats", "training"]
     browser_path = next(p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n)))
     lab = lk.load()
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
@@ -57,6 +58,8 @@ def main() -> None:
             features(browser, Path(scratch))
         if "training" in wanted:
             training(lab, browser, Path(scratch))
+        if "branches" in wanted:
+            branches(lab, browser, Path(scratch))
         browser.close()
     if "formats" in wanted:
         formats()
@@ -99,6 +102,26 @@ def tokens(lab: lk.Lab, browser: Any, scratch: Path) -> None:
         height = box["y"] + box["height"] + 6
         page.screenshot(path=target, clip={"x": 0, "y": 0, "width": width, "height": height})
         print(f"{target.relative_to(ROOT)}: {target.stat().st_size:,} bytes")
+
+
+def branches(lab: lk.Lab, browser: Any, scratch: Path) -> None:
+    """A story and two branches of it, each with the second most probable token in one place."""
+    story = lab.generate("Once upon a time, there was a", chat=False, max_new_tokens=16)
+    view = lk.views.tree(story, prompt=False)
+    for at in (2, 8):
+        view.branch(at, story.top(2)[at][1].id, of=0)
+        view.wait()
+    page = browser.new_page(viewport={"width": 700, "height": 900})
+    page.goto(view.to_html(scratch / "branches.html").as_uri())
+    page.wait_for_timeout(600)
+    page.add_style_tag(content=".lk-panel { display: none !important }")  # the token in focus takes half of the room
+    text, below = page.locator(".lk-scroll").first.bounding_box(), page.get_by_text("Beside it").first.bounding_box()
+    assert text is not None
+    assert below is not None
+    clip = {"x": 0, "y": text["y"] - 6, "width": 700, "height": below["y"] - text["y"] - 2}
+    BRANCHES.write_bytes(few_colours(page.screenshot(clip=clip)))
+    print(f"{BRANCHES.relative_to(ROOT)}: {BRANCHES.stat().st_size:,} bytes")
+    page.close()
 
 
 def copying(lab: lk.Lab, browser: Any, scratch: Path) -> None:

@@ -96,6 +96,11 @@ def test_outcomes_follow_from_the_numbers() -> None:
     assert low <= texts == stated <= high
     assert plain <= chance < texts, "beside no steering and a random feature"
     assert max(pushed, means) <= 100
+    masked = rows["json-for-free"].comparison
+    assert (
+        f"{round(20 * (rows['json-for-free'].value or 0))} of 20 (76 to 99 %) answers are valid with the mask" in masked
+    )
+    assert rows["json-for-free"].outcome == ("held" if rows["json-for-free"].value == 1 else "refuted")  # a guarantee
     faster = [float(n) for n in re.findall(r"(\d\.\d\d) times as fast", rows["spec-decoding"].comparison)]
     assert rows["spec-decoding"].value == faster[-1], "of plain text, the last one told"
     assert rows["spec-decoding"].outcome == ("held" if min(faster) > 1 else "refuted")

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 import torch
 
 from labkit.attention import peak_bytes
-from labkit.teaching.claims import autoencoders, generated_batches, mixtures, quantized, speculated, tuned
+from labkit.teaching.claims import (
+    autoencoders,
+    generated,
+    generated_batches,
+    mixtures,
+    quantized,
+    speculated,
+    tuned,
+)
 
 
 @dataclass(frozen=True)
@@ -210,6 +218,7 @@ COMPUTE: dict[str, Callable[[], Computed]] = {
     "moe-roles": lambda: Computed(*mixtures.moe_roles()),
     "prune-blind": lambda: Computed(*mixtures.prune_blind()),
     "golden-gate": lambda: Computed(*autoencoders.golden_gate()),
+    "json-for-free": lambda: Computed(*generated.json_for_free(), machine()),
     "spec-decoding": lambda: Computed(*speculated.spec_decoding(), machine()),
     "temperature-0": lambda: Computed(*generated_batches.temperature_0(), machine()),
 }
