@@ -1,10 +1,13 @@
 """finetune against TRL's SFTTrainer by itself: the same model, samples, batches, method and dtype, on the CPU (or a GPU).
 
-Time: of the steps alone, forward, backward and update, as each tells it; building and measuring left out. Peak memory: of a
-process that does nothing but load the model and train, resident set at its highest, each in a child process of its own;
-labkit's keeps the user's lab usable beside. Also with labkit's live measures on, for what those cost.
+Steps: the two take turns, one step each, so that a slow minute falls on both; a step is all from one report to the next
+(batch, forward, backward, update, report). Nothing is measured meanwhile: what labkit's measures take is told apart.
+Set-up: from the call to the first step, data read and tokenized, libraries imported already.
+Seconds are those of the processor on a CPU, since other programs may run there, and the clock's on a GPU.
+Peak memory: of a process that does nothing but load the model and train, resident set at its highest, each in a child process
+of its own; labkit's keeps the user's lab usable beside. Also with labkit's live measures on, for what those cost.
 
---quick: fewer steps and rounds. --json: the results as JSON.
+--quick: fewer steps. --json: the results as JSON.
 """
 
 from __future__ import annotations
@@ -17,21 +20,28 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from common import Result, compare, default_lab, report
+from common import Result, default_lab, of_pairs, report
 
 import labkit as lk
 
 RANK, ALPHA, DROPOUT, BATCH, RATE = 16, 32, 0.1, 8, 2e-3
 TARGETS = ("q_proj", "v_proj")
+Reported = Callable[[], object]
 
 
 def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def seconds() -> float:
+    return time.perf_counter() if device() == "cuda" else time.process_time()
 
 
 def samples() -> list[dict[str, str]]:
@@ -39,50 +49,63 @@ def samples() -> list[dict[str, str]]:
     return [{"prompt": s.prompt, "completion": s.completion} for s in lk.lora.tasks.dates(n=64, seed=0).train]
 
 
-def ours(steps: int, *, measure: bool = False) -> float:
-    """Seconds of the steps; with `measure` of the whole run after it began."""
-    held_out = samples()[-8:] if measure else None
-    with contextlib.redirect_stdout(io.StringIO()):
-        run = lk.lora.finetune(
-            default_lab(),
-            samples()[:-8],
-            rank=RANK,
-            alpha=ALPHA,
-            targets=TARGETS,
-            dropout=DROPOUT,
-            batch=BATCH,
-            learning_rate=RATE,
-            steps=steps,
-            held_out=held_out,
-            general=None if measure else False,
-            prompt=None if measure else False,
-        )
-    began = time.perf_counter()
-    run.wait()
-    return time.perf_counter() - began if measure else sum(run._tuning._step_seconds)
+def ours(steps: int, *, measure: bool = False, begins: Reported = lambda: None) -> lk.lora.Run:
+    """labkit's run, under way. begins: called as its first step begins."""
+    from labkit.lora.tuning import Tuning
+
+    own = Tuning._step_begins
+    seen = []
+
+    def step_begins(tuning: Tuning) -> None:
+        if not seen:
+            seen.append(tuning)
+            begins()
+        own(tuning)
+
+    Tuning._step_begins = step_begins  # type: ignore[method-assign]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return lk.lora.finetune(
+                default_lab(),
+                samples()[:-8],
+                rank=RANK,
+                alpha=ALPHA,
+                targets=TARGETS,
+                dropout=DROPOUT,
+                batch=BATCH,
+                learning_rate=RATE,
+                steps=steps,
+                held_out=samples()[-8:] if measure else None,
+                general=None if measure else False,
+                prompt=None if measure else False,
+            )
+    finally:
+        Tuning._step_begins = own  # type: ignore[method-assign]
 
 
-def theirs(steps: int, *, again: bool = True) -> float:
-    """Seconds of the steps of a plain SFTTrainer, which changes the model it is given. again: that model is used afterwards, so
-    it is given another copy.
-    """
+def theirs(model: Any, steps: int, *, begins: Reported = lambda: None, reported: Reported = lambda: None) -> None:
+    """A plain SFTTrainer's run of a model, which it changes. begins: called as a step begins; reported: once its loss is told."""
+    from datasets import Dataset
     from peft import LoraConfig
     from transformers import PrinterCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    lab = default_lab()
-    seconds: list[float] = []
-
-    class Timed(TrainerCallback):
+    class Calls(TrainerCallback):
         def on_step_begin(self, *_args: object, **_options: object) -> None:
-            self.began = time.perf_counter()
+            begins()
 
-        def on_step_end(self, *_args: object, **_options: object) -> None:
-            seconds.append(time.perf_counter() - self.began)
+        def on_log(self, *_args: object, logs: dict[str, float], **_options: object) -> None:
+            if "loss" in logs:
+                reported()
 
-    rows = lk.lora.prepared(lab, samples()[:-8], general=False).dataset()
-    model = lk.load(device=device(), fresh=True).model if again else lab.model
-    with tempfile.TemporaryDirectory() as folder:
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": sample["prompt"]}],
+            "completion": [{"role": "assistant", "content": sample["completion"]}],
+        }
+        for sample in samples()[:-8]
+    ]
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         config = SFTConfig(
             output_dir=folder,
             max_steps=steps,
@@ -102,19 +125,68 @@ def theirs(steps: int, *, again: bool = True) -> float:
         trainer = SFTTrainer(
             model=model,
             args=config,
-            train_dataset=rows,
-            processing_class=lab.tokenizer,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=default_lab().tokenizer,
             peft_config=LoraConfig(
                 r=RANK, lora_alpha=ALPHA, target_modules=list(TARGETS), lora_dropout=DROPOUT, task_type="CAUSAL_LM"
             ),
-            callbacks=[Timed()],
+            callbacks=[Calls()],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    return sum(seconds)
 
 
-WAYS = {"ours": ours, "theirs": theirs, "measured": lambda steps: ours(steps, measure=True)}
+def another_model() -> Any:
+    """The default model apart from that of the lab, for those who change what they are given."""
+    return lk.load(device=device(), fresh=True).model
+
+
+def by_turns(steps: int) -> list[tuple[float, float]]:
+    """Seconds of one step each, ours and theirs, while the other waits. The first of both is a warm-up."""
+    turn = threading.Condition()
+    whose, over = ["ours"], [False]
+    found: dict[str, list[float]] = {"ours": [], "theirs": []}
+    began = {"ours": 0.0}
+
+    def step_ends(name: str, other: str) -> None:
+        if name in began:
+            found[name].append(seconds() - began[name])
+        with turn:
+            whose[0] = other
+            turn.notify_all()
+            turn.wait_for(lambda: whose[0] == name or over[0])
+        began[name] = seconds()
+
+    run = ours(steps + 2)  # one to warm up, and one that goes on alone
+    run.subscribe(lambda _step: step_ends("ours", "theirs"))
+    model = another_model()
+    with turn:
+        turn.wait_for(lambda: whose[0] == "theirs")
+    theirs(model, steps + 1, reported=lambda: step_ends("theirs", "ours"))
+    with turn:
+        over[0] = True
+        turn.notify_all()
+    run.wait()
+    return list(zip(found["ours"][-steps:], found["theirs"][-steps:], strict=True))
+
+
+def set_up_seconds() -> tuple[float, float]:
+    """Seconds from the call to the first step, ours and theirs."""
+    ends: list[float] = []
+    began = seconds()
+    run = ours(1, begins=lambda: ends.append(seconds() - began))
+    run.wait()
+    model = another_model()
+    began = seconds()
+    theirs(model, 1, begins=lambda: ends.append(seconds() - began))
+    return ends[0], ends[1]
+
+
+def measuring_seconds(steps: int) -> tuple[int, float]:
+    """How many measurements a run makes, and what one takes: losses, KL, and an answer to a prompt."""
+    run = ours(steps, measure=True).wait()
+    taken = run._tuning._measure_seconds
+    return len(taken), statistics.median(taken)
 
 
 def peak(way: str, steps: int) -> int:
@@ -126,9 +198,9 @@ def peak(way: str, steps: int) -> int:
 
 def peak_in_this_process(way: str, steps: int) -> int:
     if way == "theirs":
-        theirs(steps, again=False)
+        theirs(default_lab().model, steps)
     else:
-        WAYS[way](steps)
+        ours(steps, measure=way == "measured").wait()
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     import resource
@@ -138,7 +210,8 @@ def peak_in_this_process(way: str, steps: int) -> int:
 
 def peaks(steps: int, rounds: int) -> dict[str, float]:
     """Medians in bytes, by way."""
-    return {way: statistics.median(peak(way, steps) for _ in range(rounds)) for way in WAYS}
+    ways = ("ours", "theirs", "measured")
+    return {way: statistics.median(peak(way, steps) for _ in range(rounds)) for way in ways}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,18 +224,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.peak:
         print(json.dumps(peak_in_this_process(asked.peak[0], int(asked.peak[1]))))
         return 0
-    rounds, steps = (2, 3) if asked.quick else (5, 6)
+    steps, rounds = (6, 2) if asked.quick else (24, 5)
+    names = ("lk.lora.finetune", "SFTTrainer")
+    pairs = by_turns(steps)  # which imports all libraries too
     results: list[Result] = [
-        compare(
-            f"{steps} steps of {BATCH} samples, LoRA rank {RANK} (to reach: ratio 1, no slower)",
-            ("lk.lora.finetune", lambda: ours(steps)),
-            ("SFTTrainer", lambda: theirs(steps)),
-            rounds=rounds,
-        )
+        of_pairs(f"a step of {BATCH} samples, LoRA rank {RANK} (to reach: ratio 1, no slower)", *names, pairs),
+        of_pairs("set-up, from the call to the first step", *names, [set_up_seconds() for _ in range(rounds)]),
     ]
     report(results)
     if not asked.json:
-        found = peaks(steps, 1 if asked.quick else 3)
+        times, each = measuring_seconds(6)
+        print(f"what labkit measures unless told otherwise: {times} times in a run, {each:.2f} s each (by the clock)")
+        found = peaks(3, 1 if asked.quick else 3)
         ratio = found["ours"] / found["theirs"]
         print(f"peak memory of a process: ratio {ratio:.3f} (to reach: 1, no larger)")
         print(

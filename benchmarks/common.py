@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -73,17 +73,22 @@ def compare(
         ours[1]()
         theirs[1]()
     pairs = [(_seconds(ours[1]), _seconds(theirs[1])) for _ in range(rounds)]
+    return of_pairs(claim, ours[0], theirs[0], pairs)
+
+
+def of_pairs(claim: str, ours: str, theirs: str, pairs: Sequence[tuple[float, float]]) -> Result:
+    """The result of rounds that were timed already: (ours, theirs) in seconds of each."""
     mine, others = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratios = sorted(a / b for a, b in pairs)
     return Result(
         claim=claim,
-        ours=ours[0],
-        theirs=theirs[0],
+        ours=ours,
+        theirs=theirs,
         ours_median_seconds=mine,
         theirs_median_seconds=others,
         ratio=mine / others,
         spread=(ratios[0], ratios[-1]),
-        rounds=rounds,
+        rounds=len(pairs),
         machine=machine(),
         date=date.today().isoformat(),
     )
