@@ -14,7 +14,8 @@ import shutil
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,21 +52,23 @@ class Served:
     state: int
     written: bool
 
-    def feed(self) -> contextlib.AbstractContextManager[_Reading]:
-        return contextlib.nullcontext(_Reading(self.llama))
+    @contextlib.contextmanager
+    def feed(self) -> Iterator[_Reading]:
+        with ThreadPoolExecutor(1, "labkit-llama.cpp") as worker:  # what is under way is waited for at the end
+            yield _Reading(self.llama, worker)
 
 
 class _Reading:
-    """A file opened by llama.cpp as the loop has it."""
+    """A file opened by llama.cpp as the loop has it: it reads in a thread of its own while a token is recorded."""
 
-    ahead = False
+    ahead = True
 
-    def __init__(self, llama: LlamaCpp) -> None:
+    def __init__(self, llama: LlamaCpp, worker: ThreadPoolExecutor) -> None:
         self.start = llama.start
-        self._llama = llama
+        self._llama, self._worker = llama, worker
 
-    def read(self, id_: torch.Tensor) -> torch.Tensor:
-        return self._llama.read([int(id_)])
+    def read(self, id_: torch.Tensor) -> Callable[[], torch.Tensor]:
+        return self._worker.submit(self._llama.read, [int(id_)]).result
 
 
 def engine_of(lab: BuiltLab, write: WriteFile) -> Served:

@@ -53,8 +53,9 @@ class _Stepping:
     def start(self, ids: Sequence[int], room: int, *, stopped: Callable[[], bool]) -> torch.Tensor:
         return self.stepper.start(ids)
 
-    def read(self, id_: torch.Tensor) -> torch.Tensor:
-        return self.stepper.read(id_)
+    def read(self, id_: torch.Tensor) -> Callable[[], torch.Tensor]:
+        logits = self.stepper.read(id_)
+        return lambda: logits
 
 
 def described(model: PreTrainedModel, how: str = "") -> str:

@@ -19,13 +19,13 @@ class Feed(Protocol):
         """Read a prompt after which `room` tokens may follow; what was read before is forgotten."""
         ...
 
-    def read(self, id_: torch.Tensor) -> torch.Tensor:
-        """Read one more token of the same text, a tensor without dimensions where the logits were."""
+    def read(self, id_: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Read one more token of the same text, a tensor without dimensions where the logits were; what waits for the next."""
         ...
 
     @property
     def ahead(self) -> bool:
-        """Whether a token may be read before it is recorded, as where a device works by itself meanwhile."""
+        """Whether a token is read while it is recorded, as where a device or a library works by itself meanwhile."""
         ...
 
 
@@ -72,10 +72,8 @@ def write(
         row[0, length] = chosen
         told[0, length] = int(chosen)
         last = length + 1 == total
-        if feed.ahead and not last:
-            logits = feed.read(chosen)
+        read = feed.read(chosen) if feed.ahead and not last else None
         if recorded(cast("torch.LongTensor", told[:, : length + 1])) or last:
             return length + 1 - given
-        if not feed.ahead:
-            logits = feed.read(chosen)
+        logits = (read or feed.read(chosen))()
     return room

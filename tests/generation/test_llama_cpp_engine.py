@@ -293,8 +293,9 @@ def test_the_loop_counts_what_it_wrote() -> None:
         def start(self, ids: Any, room: int, *, stopped: Any) -> torch.Tensor:
             return torch.tensor([0.0, 1.0, 0.0])
 
-        def read(self, ids: Any) -> torch.Tensor:
-            return torch.tensor([0.0, 0.0, 1.0]) if ids == 1 else torch.tensor([1.0, 0.0, 0.0])
+        def read(self, id_: torch.Tensor) -> Any:
+            logits = [0.0, 0.0, 1.0] if id_ == 1 else [1.0, 0.0, 0.0]
+            return lambda: torch.tensor(logits)
 
     seen: list[list[int]] = []
 
