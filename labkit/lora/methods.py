@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -143,10 +144,11 @@ def refused_by_peft(model: nn.Module, there: Mapping[str, tuple[int, int]]) -> d
     from peft import LoraConfig
     from peft.tuners import tuners_utils
 
-    try:
-        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers as convert
-    except ImportError:  # another version, which converts nothing
-        convert = None
+    convert: Callable[..., object] | None = None
+    with contextlib.suppress(ImportError):  # another version, which converts nothing
+        from peft.utils import transformers_weight_conversion
+
+        convert = transformers_weight_conversion.convert_peft_config_for_transformers
     check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
     found: dict[str, str] = {}
     for name in dict.fromkeys(_short(path) for path in there):

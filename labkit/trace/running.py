@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 import torch
 from torch import nn
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.cache_utils import CacheLayerMixin
 
 from labkit.errors import BadInput, Unavailable
 from labkit.models.config import context_length, first_number, input_device
@@ -920,6 +921,8 @@ class Reader:
     def _take_back(self, length: int) -> None:
         """Forget all tokens from a length on."""
         for layer in self._cache.layers:
+            if not isinstance(layer, CacheLayerMixin):  # what it keeps has no length
+                continue
             keys, values = layer.keys, layer.values
             if keys is not None and values is not None and keys.dim() == 4 and keys.shape[-2] > length:
                 layer.keys, layer.values = keys[..., :length, :], values[..., :length, :]
