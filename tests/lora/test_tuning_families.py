@@ -58,7 +58,7 @@ def close(found: torch.Tensor, right: torch.Tensor) -> bool:
     return float((found - right).abs().max()) <= 1e-5 * float(right.abs().max())
 
 
-@pytest.mark.parametrize("family", [*families.FAMILIES, "gemma4", "llama_used_twice", "gpt2_in_turns"])
+@pytest.mark.parametrize("family", [*families.FAMILIES, "gemma3n", "gemma4", "llama_used_twice", "gpt2_in_turns"])
 def test_families(family: str, tmp_path: Path) -> None:
     import peft
 
