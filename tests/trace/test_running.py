@@ -26,6 +26,7 @@ ROOMS = Path(lk.__file__).parent
 ELSEWHERE = {
     "lora/costs.py": 1,  # the layers in training, on tensors without numbers: what autograd keeps is counted
     "lora/packing.py": 1,  # two samples in one row with positions of their own, as a trainer hands them over
+    "lora/sophia.py": 1,  # a second pass with gradients, of answers the model draws itself: how curved its loss is
     "lora/trainers.py": 1,  # two tokens in training, to see whether dropout draws from the process's random state
     "recipes/moe.py": 1,  # a training step: with dropout and gradients, as training is
     "recipes/squeeze.py": 1,  # the same
