@@ -113,29 +113,30 @@ class Pieces:
     def _search(self, text: str) -> tuple[int | None, int]:
         """Where in the text the first stop string begins, if one is there; and from where on one may have begun.
 
-        They are looked for in the text as it is, and in the text with the special tokens' names in it and the space
-        that a decoder takes off its beginning. What was handed out is known to begin none.
+        They are looked for in the text as it is, and in the text with the special tokens' names in it, with and without the
+        space that a decoder takes off its beginning. What was handed out is known to begin none.
         """
         begin = len(self._given)
-        lead = self._reader.stripped(self._ids) if not begin else ""
-        names = [
-            (0 if order < self._before else len(lead) + place - begin, name)
-            for order, (place, name) in enumerate(self._names)
-            if place >= begin
-        ]
         rest = text[begin:]
-        named, places = _with_names(lead + rest, names) if lead or names else ("", [])
         found: list[int] = []
         open_from = len(text)
         for stop in self.stop:
             if (at := rest.find(stop)) >= 0:
                 found.append(begin + at)
             open_from = min(open_from, len(text) - _overlap(rest, stop))
-            if not named:
+        for lead in dict.fromkeys((self._reader.stripped(self._ids) if not begin else "", "")):
+            names = [
+                (0 if order < self._before else len(lead) + place - begin, name)
+                for order, (place, name) in enumerate(self._names)
+                if place >= begin
+            ]
+            if not lead and not names:
                 continue
-            if (at := named.find(stop)) >= 0:
-                found.append(begin + max(0, places[at] - len(lead)))
-            open_from = min(open_from, begin + max(0, places[len(named) - _overlap(named, stop)] - len(lead)))
+            named, places = _with_names(lead + rest, names)
+            for stop in self.stop:
+                if (at := named.find(stop)) >= 0:
+                    found.append(begin + max(0, places[at] - len(lead)))
+                open_from = min(open_from, begin + max(0, places[len(named) - _overlap(named, stop)] - len(lead)))
         return (min(found) if found else None), open_from
 
 

@@ -63,7 +63,8 @@ lk.views.mask(found)
 
 # %% tags=["nbval-check-output"]
 print(
-    f"{len(found.samples)} samples, {found.tokens:,} tokens, of which {found.trained:,} carry loss"
+    f"{len(found.samples)} samples, {found.tokens:,} tokens, "
+    f"of which {found.trained:,} carry loss"
 )
 print(f"ends with: {found.ending}")
 

@@ -149,6 +149,11 @@ def with_names(kind: str, ids: Sequence[int], lead: str = "") -> str:
     return text
 
 
+def test_a_stop_string_goes_on_behind_a_special_token_with_and_without_the_space_taken_off() -> None:
+    for stop in ("<s>h", "<s> h"):
+        assert streamed("llama", [1, 260], [stop])[1].stopped
+
+
 @pytest.mark.parametrize("kind", ["gemma", "llama", "byte_level", "words"])
 @settings(max_examples=150)
 @given(data=st.data())

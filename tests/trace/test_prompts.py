@@ -126,8 +126,7 @@ def test_content_in_parts_goes_to_templates_that_read_it(lab: lk.Lab, tokenizer:
 def test_rows_of_ids_are_a_list(lab: lk.Lab, rows: Any) -> None:
     assert [gen.prompt_ids for gen in lab.generate(rows, max_new_tokens=1)] == [IDS, IDS[:2]]
     assert [trace.ids for trace in lab.trace(rows, keep="logits")] == [IDS, IDS[:2]]
-    with pytest.raises(BadInput, match="single prompt"):
-        list(lab.stream(rows))
+    assert {row for row, _ in lab.stream(rows, max_new_tokens=4)} <= {0, 1}
     with pytest.raises(BadInput, match="single prompt"):
         lab.next_logits(rows)
 
