@@ -218,7 +218,8 @@ whole = lk.lora.cost("llama-2-7b", method="full", dtype="bfloat16")
 packed = lk.lora.cost("llama-2-7b", rank=16, method="qlora", dtype="bfloat16")
 for name, cost in (("LoRA", seven), ("QLoRA", packed), ("full", whole)):
     print(
-        f"{name:6}{cost.trainable:14,} trained ({cost.share:.3%}), {cost.total_bytes / 2**30:5.1f} GiB in all"
+        f"{name:6}{cost.trainable:14,} trained ({cost.share:.3%}), "
+        f"{cost.total_bytes / 2**30:5.1f} GiB in all"
     )
 here = lk.lora.cost(lab, rank=16, targets=("q_proj", "v_proj"))
 print(f"this lab's model: {here.trainable:,} trained ({here.share:.2%})")
@@ -280,10 +281,12 @@ right.show(100 * after.share)
 # %%
 gain = lk.lora.gain(before, after)
 print(
-    f"right before {before.share:.0%}, after {after.share:.0%}: {gain.difference:+.0%} ({gain.low:+.0%} to {gain.high:+.0%})"
+    f"right before {before.share:.0%}, after {after.share:.0%}: "
+    f"{gain.difference:+.0%} ({gain.low:+.0%} to {gain.high:+.0%})"
 )
 print(
-    f"the same answers to other questions: {after.others:.0%}; one answer to all: {after.constant:.0%}"
+    f"the same answers to other questions: {after.others:.0%}; "
+    f"one answer to all: {after.constant:.0%}"
 )
 gain.table.head(4)[["prompt", "wanted", "after"]]
 
@@ -309,7 +312,8 @@ solved = sum(
     task.grade(s.prompt, a.text.strip()) for s, a in zip(task.held_out, answers, strict=True)
 )
 print(
-    f"untuned {before.share:.0%}, with eight examples {solved / len(answers):.0%}, tuned {after.share:.0%}"
+    f"untuned {before.share:.0%}, with eight examples {solved / len(answers):.0%}, "
+    f"tuned {after.share:.0%}"
 )
 lk.claim(
     "small-beats-giant", 100 * after.share, note="after 40 steps; no large model is at hand"
@@ -527,7 +531,8 @@ for rank in (1, 4, 16, 64):
     each = lk.lora.cost(lab, rank=rank)
     parts = each.set_index("part")["bytes"]
     print(
-        f"rank {rank:2}: adapter {parts['adapter'] / 1e6:5.1f} MB, with gradients and Adam {(parts['adapter'] + parts['gradients'] + parts['optimizer']) / 1e6:6.1f} MB"
+        f"rank {rank:2}: adapter {parts['adapter'] / 1e6:5.1f} MB, with gradients and Adam "
+        f"{(parts['adapter'] + parts['gradients'] + parts['optimizer']) / 1e6:6.1f} MB"
     )
 
 # %% [markdown]
