@@ -44,6 +44,7 @@ MOST_PANELS = 12
 LOGARITHMIC = 16  # times the smallest, from where values across are spaced by their ratio
 ASIDE = 0.14  # of the distance of two places, between lines that stand at one place
 PANEL = 250  # pixels
+ABOVE = 96  # pixels, for a title, the line below it, and the names of the panels
 
 
 def updates(frame: Updates | pd.DataFrame, *, title: str | None = None) -> Chart:
@@ -99,7 +100,8 @@ def updates(frame: Updates | pd.DataFrame, *, title: str | None = None) -> Chart
     figure.update_layout(
         template=template(),
         title=escaped(title) if title else _update_sentence(table, inside, str(getattr(frame, "name", "The tuning"))),
-        height=560,
+        height=590,
+        margin={"t": ABOVE},
     )
     figure.update_xaxes(title=titled("layer"), dtick=max(1, math.ceil(count / 15)), showgrid=False, row=2, col=1)
     figure.update_yaxes(title=titled("% of ‖W‖"), rangemode="tozero", row=1, col=1)
@@ -219,7 +221,8 @@ def runs(
     figure.update_layout(
         template=template(),
         title=(escaped(title) if title else _runs_sentence(medians, x, measures[0], by)) + below_title(_bars(medians)),
-        height=120 + PANEL * down,
+        height=150 + PANEL * down,
+        margin={"t": ABOVE},
     )
     return Chart(figure, medians)
 

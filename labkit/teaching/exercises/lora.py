@@ -434,7 +434,7 @@ EXERCISES = (
         id="lora.tuning_loss",
         title="The loss of what is learnt",
         task="Only tokens with a label are learnt. What is their loss?\n\n"
-        "`logits` has shape `(T, vocabulary)`: at each token, the scores of the token that comes *next*. `labels` has shape "
+        "`logits` has shape `(T, vocabulary)`: at each token, the scores of the token that comes next. `labels` has shape "
         "`(T,)`, each token's own id or `-100`. Return the mean of `-log p` over the tokens that have a label, where `p` is "
         "the probability the model gave them before it saw them. The first token is predicted by none.",
         minutes=7,
@@ -564,7 +564,7 @@ EXERCISES = (
         id="lora.blended",
         title="Two adapters in one",
         task="Adapters can be added like vectors, but not by adding a to a and b to b.\n\n"
-        "`a1`, `a2` have shape `(rank, d_in)`, `b1`, `b2` have `(d_out, rank)`. Return `a` and `b` of *one* adapter whose update "
+        "`a1`, `a2` have shape `(rank, d_in)`, `b1`, `b2` have `(d_out, rank)`. Return `a` and `b` of one adapter whose update "
         "`b @ a` is exactly `(1 - share) * b1 @ a1 + share * b2 @ a2`, with "
         "`share` from 0 to 1. Put the rows of `a1` before those of `a2`, leave both "
         "unscaled, and scale `b`.",
