@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any, cast
 
 import torch
-from common import default_lab, machine
+from common import default_lab, machine, own_peak
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 import labkit as lk
@@ -149,12 +149,6 @@ def peak_bytes(engine: str, tokens: int) -> int:
     command = [sys.executable, __file__, "--only", engine, "--tokens", str(tokens)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return int(said.strip().splitlines()[-1])
-
-
-def own_peak() -> int:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def measure(tokens: int, rounds: int, *, memory: bool) -> tuple[list[Row], float]:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from common import Result, default_lab, of_pairs, report
+from common import Result, default_lab, of_pairs, own_peak, report
 
 import labkit as lk
 
@@ -203,9 +203,7 @@ def peak_in_this_process(way: str, steps: int) -> int:
         ours(steps, measure=way == "measured").wait()
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return own_peak()
 
 
 def peaks(steps: int, rounds: int) -> dict[str, float]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ def machine() -> str:
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
     return f"{platform.system()} {platform.machine()}, {device}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def own_peak() -> int:
+    """Bytes of this process's resident memory at its highest."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the process that started this one held then
+        return next(int(row.split()[1]) for row in status.read_text().splitlines() if row.startswith("VmHWM")) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def compare(

@@ -343,11 +343,9 @@ class _First(LogitsProcessor):
         self.recorder = recorder
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        own = self.recorder.own = scores.float().log_softmax(-1)
-        if bool(
-            own[:, 0].isnan().any()
-        ):  # one NaN makes all of its row so; to draw from it would end deep inside torch
-            raise _nan_error(len(self.recorder.steps) + 1)
+        self.recorder.scores = scores
+        if self.recorder.how.sampling.temperature > 0:  # to draw from NaN would end deep inside torch
+            self.recorder.take_logprobs()
         return scores
 
 
@@ -483,6 +481,7 @@ class _Recorder(StoppingCriteria):
         self.tokenizer, self.prompts, self.how, self.rooms, self.name = tokenizer, prompts, how, rooms, name
         self.on_piece, self.on_token, self.stop_event = on_piece, on_token, stop_event
         self.end_ids = end_ids(model)
+        self.scores: torch.Tensor | None = None  # of the model, until their logprobs are taken
         self.own: torch.Tensor | None = None
         self.drawn_from: torch.Tensor | None = None
         self.masks = forms.FormMasks(how.form, tokenizer, self.end_ids, len(prompts)) if how.form is not None else None
@@ -509,10 +508,22 @@ class _Recorder(StoppingCriteria):
             chain.append(_Last(self))
         return LogitsProcessorList(chain)
 
+    def take_logprobs(self) -> torch.Tensor:
+        """The model's own log-probabilities at this step: not before they are needed, as the next token may be read meanwhile.
+
+        Raises Unavailable, with the remedy, where the model gave NaN.
+        """
+        if self.scores is not None:
+            own = self.own = self.scores.float().log_softmax(-1)
+            self.scores = None
+            if bool(own[:, 0].isnan().any()):  # one NaN makes all of its row so
+                raise _nan_error(len(self.steps) + 1)
+        assert self.own is not None
+        return self.own
+
     def __call__(self, input_ids: torch.LongTensor, scores: object, **kwargs: object) -> torch.Tensor:
         """Record the token just chosen; True for each row that is to stop here."""
-        own = self.own
-        assert own is not None
+        own = self.take_logprobs()
         chosen = input_ids[:, -1:].to(own.device)
         step = statistics(own, self.drawn_from, chosen, self.how.alternatives)
         if self.allowed is not None:
