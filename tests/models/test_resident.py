@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import torch
+
 from labkit.models.resident import Growth, resident_bytes
 
 
