@@ -245,7 +245,7 @@ for answer in before.table.head(3)[["prompt", "answer"]].itertuples():
 print(f"\nright: {before.share:.0%} of {len(before)}")
 
 # %%
-question = "After 40 steps of 4 samples: how many of the 16 held-out dates will be right?"
+question = "After 34 steps of 4 samples: how many of the 16 held-out dates will be right?"
 right = lk.predict("lora.right", question, unit="%", low=0, high=100)
 right
 
@@ -257,12 +257,12 @@ right
 run = lk.lora.finetune(
     lab,
     task.train,
-    steps=40,
+    steps=34,
     batch=4,
     rank=16,
     alpha=32,
     held_out=task.held_out,
-    measure_every=10,
+    measure_every=17,
 )
 lk.views.training(run)
 
@@ -316,7 +316,7 @@ print(
     f"tuned {after.share:.0%}"
 )
 lk.claim(
-    "small-beats-giant", 100 * after.share, note="after 40 steps; no large model is at hand"
+    "small-beats-giant", 100 * after.share, note="after 34 steps; no large model is at hand"
 )
 
 # %% [markdown]
