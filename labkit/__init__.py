@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from labkit import attention as attention
+    from labkit import circuits as circuits
     from labkit import generation as generation
     from labkit import lora as lora
     from labkit import moe as moe
@@ -90,6 +91,7 @@ _NAMES = {
 }
 _ROOMS = (
     "attention",
+    "circuits",
     "generation",
     "lora",
     "moe",
