@@ -68,6 +68,17 @@ def test_a_click_on_an_alternative_branches_the_text_there(open_page: Open, tmp_
     view.close()
 
 
+@pytest.mark.parametrize("width", (420, 860, 1250))
+def test_a_token_s_facts_stand_beside_its_alternatives_or_below_them(
+    open_page: Open, tmp_path: Path, width: int
+) -> None:
+    page = open_page(TreeView([Node(generation(ROOT))], branch=branch).to_html(tmp_path / "tree.html"), width=width)
+    rows, facts = (page.locator(part).first.bounding_box() for part in (".lk-panel .lk-bars", ".lk-panel dl"))
+    assert facts["x"] >= rows["x"] + rows["width"] or facts["y"] >= rows["y"] + rows["height"]
+    number = page.locator(".lk-panel .lk-bar-number").first.bounding_box()
+    assert number["x"] + number["width"] <= rows["x"] + rows["width"], "the row is not wider than its place"
+
+
 def test_a_branch_is_named_and_set_beside_another(open_page: Open, tmp_path: Path) -> None:
     view = grown()
     page = open_page(view.to_html(tmp_path / "tree.html"))
