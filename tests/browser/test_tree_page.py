@@ -68,7 +68,7 @@ def test_a_click_on_an_alternative_branches_the_text_there(open_page: Open, tmp_
     view.close()
 
 
-@pytest.mark.parametrize("width", (420, 860, 1250))
+@pytest.mark.parametrize("width", [420, 860, 1250])
 def test_a_token_s_facts_stand_beside_its_alternatives_or_below_them(
     open_page: Open, tmp_path: Path, width: int
 ) -> None:

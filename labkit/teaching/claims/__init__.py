@@ -32,7 +32,7 @@ class Claim:
 
     stated: what an article says, which need not be true.  how: the way it is tested.  value: the number that came out,
     with its unit; None where there is none yet.  comparison: the number beside the statement, in a sentence.
-    kind: "exact" (arithmetic), "measured" (deterministic), "time" (taken on one machine, which recorded names).
+    kind: "exact" (arithmetic), "measured" (deterministic), "time" (holds for one machine, which recorded names: times, and what rounding decides).
     tolerance: largest difference from value, relative, that is taken for the same.
     recorded: {"date", "machine"} of a time.
     """
@@ -87,7 +87,7 @@ class ClaimResult:
             outcome += f" (taken {claim.recorded['date']} on {claim.recorded['machine']})"
         rows.append(("ledger", outcome))
         if claim.kind == "time":
-            rows.append(("compared", "no: a time holds for the machine and the shape it was taken on"))
+            rows.append(("compared", "no: it holds for the machine and the shape it was taken on"))
         if self.agrees is False:
             expected = number_text(claim.value or 0.0, claim.unit)
             rows.append(("differs", f"the ledger has {expected}: what was computed, or the library, is not the same"))
