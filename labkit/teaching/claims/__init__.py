@@ -32,7 +32,8 @@ class Claim:
 
     stated: what an article says, which need not be true.  how: the way it is tested.  value: the number that came out,
     with its unit; None where there is none yet.  comparison: the number beside the statement, in a sentence.
-    kind: "exact" (arithmetic), "measured" (deterministic), "time" (holds for one machine, which recorded names: times, and what rounding decides).
+    kind: "exact" (arithmetic), "measured" (deterministic), "time" (holds for one machine, which
+        recorded names: times, and what rounding decides).
     tolerance: largest difference from value, relative, that is taken for the same.
     recorded: {"date", "machine"} of a time.
     """
