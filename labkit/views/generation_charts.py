@@ -75,7 +75,11 @@ def drafts(generation: Generation, *, title: str | None = None) -> Chart:
         + below_title(f"{made.accepted:,} of {made.proposed:,} tokens drafted by {escaped(made.draft)} were accepted")
     )
     figure.update_layout(
-        template=template(), barmode="stack", height=460, title=escaped(title) if title else sentence, margin={"t": 90, "b": 96}
+        template=template(),
+        barmode="stack",
+        height=460,
+        title=escaped(title) if title else sentence,
+        margin={"t": 90, "b": 96},
     )
     figure.update_layout(legend={"y": -0.16, "yanchor": "top"})  # below the name of the lower axis
     figure.update_xaxes(**ticks(rounds, most=MOST_TICKS))

@@ -569,7 +569,9 @@ for name, model in (("float32", lab), ("bfloat16", rough)):
     print("   ", repr(alone.text))
     print("   ", repr(beside.text))
     if parted := lk.generation.first_difference(alone, beside):
-        print(f"    they part at token {parted.at}, where the margin was {parted.one_margin:.2f}")
+        print(
+            f"    they part at token {parted.at}, where the margin was {parted.one_margin:.2f}"
+        )
 lk.claim("temperature-0", different["bfloat16"], note="texts of one prompt, in bfloat16")
 
 # %% [markdown]
