@@ -6,22 +6,21 @@ Meng et al. 2022 ("Locating and Editing Factual Associations in GPT", causal tra
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, SupportsFloat, cast
+from typing import TYPE_CHECKING
 
 import torch
 
 from labkit import checks
-from labkit.errors import BadInput, Unavailable
+from labkit.errors import Unavailable
 from labkit.models.tokens import token_strings
 from labkit.results import Result
 from labkit.trace import running
 from labkit.trace.capture import observing
 from labkit.trace.edits import Site, installed
-from labkit.trace.input import as_ids, is_many
 from labkit.trace.instruments import BY_NAME, PATCHED, filled
+from labkit.trace.pairs import Metric, check_metric, check_values, pair_ids, positions_of, value_of
 from labkit.trace.passes import TokenAxis
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike
 
 PLACES = PATCHED
-Metric = Callable[[torch.Tensor], object]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -100,22 +98,10 @@ def patching(
     Unavailable where the model does not have what is to be patched. An exception in the metric passes through.
     """
     at = checks.one_of("at", at, PLACES, problem="is nothing that can be patched")
-    if not callable(metric):
-        raise BadInput(
-            "metric is to be a function of the logits (T, vocabulary), such as lambda logits: logits[-1, 42]."
-        )
-    for text in (clean, corrupted):
-        if is_many(text):
-            raise BadInput("patching compares one clean text with one corrupted text; call it once for each pair.")
-    clean_ids, corrupted_ids = (
-        as_ids(lab.tokenizer, text, chat=False, context=lab.context) for text in (clean, corrupted)
-    )
+    check_metric(metric)
+    clean_ids, corrupted_ids = pair_ids(lab, clean, corrupted)
     n = len(clean_ids)
-    if n != len(corrupted_ids):
-        raise BadInput(
-            f"The clean text has {n} tokens and the corrupted one {len(corrupted_ids)}; choose words with equally many tokens."
-        )
-    where = _positions(positions, n)
+    where = positions_of(positions, n)
     most = None if batch_size is None else max(2, checks.whole("batch_size", batch_size, 1))
     with lab.turn():
         model, anatomy, name = lab.model, lab.anatomy, PLACES[at]
@@ -174,16 +160,9 @@ class _Baseline:
             for layer, tensor in sorted(captured.layered.get(name, {}).items()):
                 whole = tensor if name == "head_output" else tensor.reshape(len(rows), len(clean), -1)
                 seen.setdefault(layer, []).extend(whole[:2])
-            values += [_number(metric(row.float()), metric) for row in logits[:2]]
+            values += [value_of(metric, row) for row in logits[:2]]
         kept = {layer: torch.stack(both) for layer, both in seen.items()}
-        for value, text in zip(values, ("clean", "corrupted"), strict=True):
-            if not math.isfinite(value):
-                raise BadInput(f"The metric of the {text} text is {value}; choose one that is a finite number.")
-        if values[0] == values[1]:
-            raise BadInput(
-                f"The metric is {values[0]:g} for the clean and for the corrupted text, so there is nothing to bring back; "
-                "choose texts that it tells apart."
-            )
+        check_values(*values)
         return _Baseline(name, corrupted, kept, *values)
 
     def runs(self, at: str, positions: list[int]) -> list[_Run]:
@@ -220,7 +199,7 @@ def _measure(
             with installed(model, anatomy, _patches(base, runs)):
                 logits = running.forward(model, [base.ids] * size).all_logits
             for row, run in enumerate(runs):
-                values[run] = _number(metric(logits[row].float()), metric)
+                values[run] = value_of(metric, logits[row])
                 bar.advance()
     return bar.interrupted
 
@@ -242,26 +221,6 @@ def _patches(base: _Baseline, runs: Sequence[_Run]) -> list[Site]:
         return change
 
     return [Site(base.name, layer, change_of(mine)) for layer, mine in by_layer.items()]
-
-
-def _number(value: object, metric: Metric) -> float:
-    try:
-        return float(cast("SupportsFloat", value))
-    except (TypeError, ValueError, RuntimeError) as error:
-        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
-        raise BadInput(
-            f"The metric {getattr(metric, '__name__', metric)} returned a {type(value).__name__}{shape}; return one number."
-        ) from error
-
-
-def _positions(positions: int | slice | Sequence[int] | None, n: int) -> list[int]:
-    if positions is None:
-        return list(range(n))
-    several = [positions] if checks.as_whole(positions) is not None else positions
-    chosen = list(dict.fromkeys(checks.indices("positions", "token", several, n, of="the texts have")))
-    if not chosen:
-        raise BadInput(f"positions={positions!r} names no token; the texts have tokens 0 to {n - 1}.")
-    return chosen
 
 
 def _at_most(anatomy: Anatomy, name: str, positions: int) -> int:
