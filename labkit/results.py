@@ -204,8 +204,9 @@ class Result:
 
     @property
     def attrs(self) -> dict[str, Any]:
-        """The fields beside the table, by name."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "table"}
+        """The fields beside the table, by name; without those that begin with an underscore."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return {name: getattr(self, name) for name in names if name != "table" and not name.startswith("_")}
 
 
 def _chooses_rows(key: object) -> bool:

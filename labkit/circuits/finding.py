@@ -1,0 +1,372 @@
+"""Finding a circuit: which heads, MLPs, neurons, or edges between them carry what tells two texts apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from labkit import checks
+from labkit.circuits.contrasts import check_plain, contrasts_of
+from labkit.circuits.edges import Edges, edge_effects
+from labkit.circuits.graph import CircuitEdge, CircuitGraph, CircuitNode, Kind, node_id
+from labkit.circuits.measuring import DRAWS, Faithfulness, measure
+from labkit.circuits.parts import INSTRUMENTS, Parts, effects
+from labkit.circuits.study import Span, Study, check_positions
+from labkit.errors import BadInput, NotEnoughMemory
+from labkit.models.hardware import free_bytes
+from labkit.models.memory import human_bytes
+from labkit.models.tokens import token_strings
+from labkit.results import Result
+from labkit.trace import running
+from labkit.trace.lab_like import check_lab
+from labkit.trace.pairs import Metric
+from labkit.trace.past import state_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labkit.trace.lab_like import LabLike
+
+Method = Literal["eap-ig", "attribution", "exact"]
+What = Literal["heads", "edges", "neurons"]
+STEPS = 5  # as Hanna et al. 2024
+ROW_BYTES = 200  # of a table's row, with what is computed beside it
+ROOM = 0.9  # of what is free
+GRAPH_SIZE = 1000  # nodes, and edges: what a picture can hold
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Circuit(Result):
+    """What carries a behaviour, strongest first.
+
+    table: a row a part, by the size of its effect. effect is signed as in `lk.patching`: the share of the way from the
+        corrupted to the clean metric that the part's clean activation brings back by itself; of several pairs, the mean
+        weighted by how far apart each pair's two texts are.
+        parts="heads": layer, head (missing for an MLP), part ("head" or "mlp"), effect.
+        parts="neurons": layer, neuron, part, effect.
+        parts="edges": sender, receiver (as `CircuitNode.id`), via ("q", "k", "v", or ""), effect.
+        With positions=True also position and token, of the first pair's clean text.
+    parts, method, steps: as asked; steps only of "eap-ig".  pairs: how many.  clean, corrupted: the metric's mean over the pairs.
+    positions: whether parts are told apart by position.  metric: its name.  model: its name.
+    """
+
+    parts: What
+    method: Method
+    steps: int | None
+    pairs: int
+    clean: float
+    corrupted: float
+    positions: bool
+    metric: str
+    model: str
+    _study: Study
+    _order: np.ndarray  # all parts, strongest first
+    _effects: np.ndarray  # of all parts, by number
+    _nodes: tuple[CircuitNode, ...]  # of edges: their ends
+    _tokens: tuple[str, ...]
+    _held_out: bool
+
+    def _title(self) -> str:
+        by = f"{self.method}, {self.steps} steps" if self.steps else self.method
+        return f"Circuit of {self.parts} of {self.model}, by {by}, from {self.pairs} pair{'s' * (self.pairs != 1)}"
+
+    @property
+    def graph(self) -> CircuitGraph:
+        """Nodes and edges, strongest first; of more than a thousand those. Its `strongest(size)` is a smaller one."""
+        numbers = self._order[:GRAPH_SIZE].tolist()
+        parts = self._study.parts
+        nodes = self._nodes
+        edges: tuple[CircuitEdge, ...] = ()
+        if isinstance(parts, Edges):
+            found = []
+            for number in numbers:
+                sender, receiver, position = parts.place(number)
+                at = "" if position is None else f" @{position}"
+                found.append(CircuitEdge(sender.id + at, receiver.id + at, receiver.via, float(self._effects[number])))
+            ends = {end for edge in found for end in (edge.sender, edge.receiver)}
+            nodes, edges = tuple(node for node in nodes if node.id in ends), tuple(found)
+        else:
+            nodes = tuple(parts.node(number, float(self._effects[number])) for number in numbers)
+        layers = len(self._study.lab.anatomy.layers)
+        return CircuitGraph(
+            nodes, edges, self._tokens, self.model, layers, self.metric, "share of the way from corrupted to clean"
+        )
+
+    @functools.cached_property
+    def faithfulness(self) -> Faithfulness:
+        """`by_size()` with its own settings, measured when first asked for."""
+        return self.by_size()
+
+    def by_size(
+        self,
+        sizes: Sequence[int] | None = None,
+        *,
+        draws: int = DRAWS,
+        oracle: bool | None = None,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> Faithfulness:
+        """Faithfulness and completeness by size, beside random graphs and the oracle; `Faithfulness` has the columns.
+
+        sizes: numbers of parts; by default 1, 2, 4, ... and all.  draws: random graphs of each size.  seed: of the draws.
+        oracle: whether each single part is patched exactly, to know what circuit that would choose; by default where there are
+            at most 512 parts.
+        Costs (2 + draws) runs for each size and pair, and one for each part with the oracle. With parts="edges" a run has a row
+        for every input of a layer's heads. Raises Unavailable where the model is not what it was when the circuit was found.
+        """
+        return measure(
+            self._study,
+            self._order,
+            self.method,
+            parts=self.parts,
+            held_out=self._held_out,
+            sizes=sizes,
+            draws=draws,
+            oracle=oracle,
+            seed=seed,
+            progress=progress,
+        )
+
+    def on(self, pairs: object, metric: object) -> Circuit:
+        """The same ranking, to be measured on other pairs; table and effects stay those it was found with.
+
+        Only there `p` says whether the circuit beats random graphs.
+        """
+        found = tuple(contrasts_of(self._study.lab, pairs, metric))
+        if self.positions and check_positions(found) != self._study.parts.positions:
+            raise BadInput(
+                f"This circuit is of texts of {self._study.parts.positions} tokens, position by position; give pairs of as many."
+            )
+        study = dataclasses.replace(self._study, contrasts=found)
+        return dataclasses.replace(self, _study=study, _held_out=True)
+
+    def keeping(self, parts: int | Sequence[str], *, progress: bool = False) -> float:
+        """Faithfulness where only some parts are kept: so many of the strongest, or those named as in the graph.
+
+        Edges are named "sender -> receiver", with via in brackets where there is one: "head 0.1 -> head 1.2 (k)".
+        """
+        kept = self._numbers(parts)
+        return float(self._study.shares("clean", [self._study.others(kept)], "measuring", progress)[0])
+
+    def without(self, parts: int | Sequence[str], *, progress: bool = False) -> float:
+        """What is left, as a share of the way from corrupted to clean, where some parts are corrupted; see `keeping`."""
+        return float(self._study.shares("clean", [self._numbers(parts)], "measuring", progress)[0])
+
+    def _numbers(self, parts: int | Sequence[str]) -> np.ndarray:
+        if checks.as_whole(parts) is not None:
+            return self._order[: checks.whole("parts", parts, 0, self._study.parts.size)]
+        names = checks.series("parts", parts, 'a number, or a list of names such as "head 3.5"')
+        known = self._by_name
+        for name in names:
+            if name not in known:
+                near = checks.near(name, known)
+                raise BadInput(f"There is no part {checks.shown(name)} here{near}; they are named as in .graph.")
+        return np.array(sorted({known[str(name)] for name in names}), dtype=np.int64)
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, int]:
+        parts = self._study.parts
+        if isinstance(parts, Parts):
+            return {parts.node(number, 0.0).id: number for number in range(parts.size)}
+        found = {}
+        for number in range(parts.size):
+            sender, receiver, position = parts.place(number)
+            at = "" if position is None else f" @{position}"
+            via = f" ({receiver.via})" if receiver.via else ""
+            found[f"{sender.id}{at} -> {receiver.id}{at}{via}"] = number
+        return found
+
+
+def find(
+    lab: LabLike,
+    pairs: object,
+    metric: Metric | Sequence[Metric],
+    method: Method = "eap-ig",
+    parts: What = "heads",
+    *,
+    steps: int = STEPS,
+    positions: bool = False,
+    progress: bool = True,
+) -> Circuit:
+    """Find the parts of a model that carry what tells clean texts from corrupted ones.
+
+    pairs: a list of (clean, corrupted), each two texts of equally many tokens.
+    metric: a function of the logits (T, vocabulary) of a text, float32, that gives a number, or a list of one for each pair.
+    parts: "heads" (heads and MLPs), "neurons" (single neurons of the MLPs), or "edges" (what a head, an MLP or the embedding
+        writes, as a later head's queries, keys or values, an MLP or the output reads it).
+    method: "exact" patches one part after another, a run each; "attribution" takes the gradient at the corrupted text times
+        the difference (Nanda 2023; of edges, EAP: Syed et al. 2023); "eap-ig" the mean of the gradients at `steps` points on
+        the way from the corrupted to the clean text's embeddings (Hanna et al. 2024).
+    positions: whether a part counts at each position by itself; pairs then have one length.
+    Returns a `Circuit`: its table ranks the parts, `.graph` holds them for a picture, `.faithfulness` measures circuits by
+    size. Keeping a circuit sets everything else to its activation in the corrupted text; the embedding is the clean text's.
+    parts="edges" keeps the embedding's edges, too, only where they are in the circuit. Heads stay as they are where parts is
+    "neurons".
+    What it can't show: a part whose activation is the same in both texts has no effect, however much it does.
+    Raises BadInput for pairs or a metric that can't be used, Unavailable where the model does not have the parts, NotEnoughMemory
+    where there are more parts than memory holds, before anything is run.
+    """
+    check_lab(lab)
+    method = checks.one_of("method", method, ("eap-ig", "attribution", "exact"), problem="is no way to find a circuit")
+    parts = checks.one_of("parts", parts, ("heads", "edges", "neurons"), problem="is nothing a circuit is made of")
+    steps = checks.whole("steps", steps, 1)
+    positions = checks.flag("positions", positions)
+    contrasts = contrasts_of(lab, pairs, metric)
+    at = check_positions(contrasts) if positions else None
+    names = ("queries", "values", "head_output", "attention_output", "mlp_output", "residual")
+    with lab.turn():
+        model, anatomy = lab.model, lab.anatomy
+        if parts == "edges":
+            check_plain(lab, names, "; edges between parts are not to be had then, take parts='heads'")
+        else:
+            check_plain(lab, INSTRUMENTS[parts][:1])
+        state = state_of(model)
+        check_memory(lab, parts, max(len(contrast.clean) for contrast in contrasts), at)
+        whole = Edges.of(model, anatomy, contrasts[0], at) if parts == "edges" else Parts.of(anatomy, parts, at)
+        study = Study(lab, tuple(contrasts), whole, state)
+        used = steps if method == "eap-ig" else None
+        ranked = _exact(study, progress) if method == "exact" else _by_gradient(study, used)
+    order = np.argsort(-np.abs(ranked.effects), kind="stable")
+    tokens = tuple(token_strings(lab.tokenizer, contrasts[0].clean))
+    one = contrasts[0].metric
+    return Circuit(
+        _frame(whole, order, ranked.effects, tokens),
+        parts,
+        method,
+        used,
+        len(contrasts),
+        float(ranked.span.clean.mean()),
+        float(ranked.span.corrupted.mean()),
+        positions,
+        getattr(one, "__name__", type(one).__name__),
+        lab.name,
+        study,
+        order,
+        ranked.effects,
+        _nodes(whole, ranked) if isinstance(whole, Edges) else (),
+        tokens,
+        False,
+    )
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """effects: (parts,).  senders: of edges, what each sender does by itself, (senders, positions or 1)."""
+
+    effects: np.ndarray
+    senders: np.ndarray
+    span: Span
+
+
+def _by_gradient(study: Study, steps: int | None) -> _Ranked:
+    model, anatomy, parts = study.lab.model, study.lab.anatomy, study.parts
+    changes, senders, clean, corrupted = [], [], [], []
+    for contrast in study.contrasts:
+        if isinstance(parts, Edges):
+            change, of_senders, both = edge_effects(model, anatomy, parts, contrast, steps)
+        else:
+            change, both = effects(model, anatomy, parts, contrast, steps)
+            of_senders = np.zeros((0, 1))
+        changes.append(change)
+        senders.append(of_senders)
+        clean.append(both.clean_value)
+        corrupted.append(both.corrupted_value)
+    span = Span(np.array(clean), np.array(corrupted))
+    return _Ranked(span.share_of(np.array(changes)), span.share_of(np.array(senders)), span)
+
+
+def _exact(study: Study, progress: bool) -> _Ranked:
+    parts = study.parts
+    singles = [np.array([number]) for number in range(parts.size)]
+    leaving = parts.leaving() if isinstance(parts, Edges) else []
+    with running.Progress("patching", (len(singles) + len(leaving)) * len(study.contrasts), "run", progress) as bar:
+        values, span = study.values("corrupted", [*singles, *leaving], bar)
+    if bar.interrupted:
+        raise KeyboardInterrupt
+    found = span.share(values)
+    senders = found[len(singles) :].reshape(-1, parts.positions or 1)
+    return _Ranked(found[: len(singles)], senders, span)
+
+
+def _nodes(edges: Edges, ranked: _Ranked) -> tuple[CircuitNode, ...]:
+    """Input and output, then the senders, strongest first; with positions each at each."""
+    at: list[int | None] = [None] if edges.positions is None else list(range(edges.positions))
+    found: list[CircuitNode] = []
+    for number, sender in enumerate(edges.senders):
+        kind: Kind = "input" if sender.layer is None else "mlp" if sender.head is None else "head"
+        for column, position in enumerate(at):
+            effect = float(ranked.senders[number, column])
+            name = node_id(kind, sender.layer, sender.head, position)
+            found.append(CircuitNode(name, kind, sender.layer, sender.head, position, effect))
+    first = [node for node in found if node.kind == "input"]
+    # all of the metric's difference reaches the output
+    last = [CircuitNode(node_id("output", position=p), "output", None, None, p, 1.0) for p in at[-1:]]
+    rest = [node for node in found if node.kind != "input"]
+    return (*first, *last, *sorted(rest, key=lambda node: -abs(node.effect)))
+
+
+def _frame(parts: Parts | Edges, order: np.ndarray, effects: np.ndarray, tokens: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    columns: dict[str, list[object]] = {}
+
+    def put(**values: object) -> None:
+        for name, value in values.items():
+            columns.setdefault(name, []).append(value)
+
+    for number in order.tolist():
+        if isinstance(parts, Edges):
+            sender, receiver, position = parts.place(number)
+            put(sender=sender.id, receiver=receiver.id, via=receiver.via)
+        else:
+            group, index, position = parts.place(number)
+            if group.kind == "neuron":
+                put(layer=group.layer, neuron=index, part="neuron")
+            else:
+                put(layer=group.layer, head=index if group.kind == "head" else None, part=group.kind)
+        if position is not None:
+            put(position=position, token=tokens[position])
+    columns["effect"] = effects[order].tolist()
+    frame = pd.DataFrame(columns)
+    return frame.astype({"head": "Int64"}) if "head" in frame else frame
+
+
+def check_memory(lab: LabLike, what: What, tokens: int, positions: int | None) -> None:
+    """Raise NotEnoughMemory where there are more parts, or edges, than are free to hold; says what would fit."""
+    anatomy = lab.anatomy
+    width = int(getattr(lab.model.get_input_embeddings(), "weight").shape[-1])  # noqa: B009
+    item = max(4, lab.dtype.itemsize)
+    if what == "edges":
+        heads = [layer.heads or 0 for layer in anatomy.layers]
+        empty = Edges.between(
+            heads, [layer.mlp is not None for layer in anatomy.layers], [False] * len(heads), {}, positions
+        )
+        count, noun = empty.size, "edges"
+        # what each sender wrote, twice, and the gradients of one layer's receivers
+        held = (2 * len(empty.senders) + 6 * max(heads, default=0)) * tokens * width * item
+    else:
+        whole = Parts.of(anatomy, what, positions)
+        count, noun = whole.size, "neurons" if what == "neurons" else "heads and MLPs"
+        rows = {"head": 1, "mlp": width, "neuron": 1}
+        sizes = [
+            g.count * (anatomy.layers[g.layer].value_size or 1 if g.kind == "head" else rows[g.kind])
+            for g in whole.groups
+        ]
+        held = 4 * sum(sizes) * tokens * item
+    needed, free = held + count * ROW_BYTES, free_bytes(str(lab.device))
+    if needed <= ROOM * free:
+        return
+    each = count * ROW_BYTES // tokens if positions else 0
+    fixed = 0 if positions else count * ROW_BYTES
+    fits = int((ROOM * free - fixed) / (held / tokens + each))
+    texts = f"texts of at most {fits:,} tokens" if fits > 1 else "a smaller model"
+    others = [option for option, there in (("positions=False", positions), ("parts='heads'", what != "heads")) if there]
+    raise NotEnoughMemory(
+        f"{lab.name} has {count:,} {noun} on {tokens:,} tokens, which need {human_bytes(needed)} where {human_bytes(int(free))} "
+        f"are free; give {checks.listed([texts, *others], 'or')}."
+    )

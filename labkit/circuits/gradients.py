@@ -1,0 +1,114 @@
+"""Gradients of a metric by activations: at the corrupted text, or on average on the way from it to the clean one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from labkit.circuits.contrasts import Contrast, Tensors, kept_by
+from labkit.errors import BadInput, Unavailable
+from labkit.trace import running
+from labkit.trace.capture import observing
+from labkit.trace.edits import Site, installed
+from labkit.trace.pairs import Metric, scores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from labkit.trace.anatomy import Anatomy
+    from labkit.trace.passes import TokenAxis
+
+
+class Point(NamedTuple):
+    """Some points of the way, in one pass. live: by instrument and layer, within autograd's graph, a row a point.
+
+    total: the metric summed over the rows, which do not depend on each other.  share: of one row in the mean over all points.
+    """
+
+    live: Tensors
+    total: torch.Tensor
+    share: float
+
+
+def check_weights(model: PreTrainedModel) -> None:
+    """Raise Unavailable where autograd can't go through the weights."""
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise Unavailable(
+            "This model was loaded under torch.inference_mode, and autograd can't go through its weights; load it outside."
+        )
+
+
+def points(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    contrast: Contrast,
+    names: Sequence[str],
+    steps: int | None,
+    ends: Callable[[str], tuple[torch.Tensor, torch.Tensor]],
+) -> Iterator[Point]:
+    """Passes whose graph is kept: over the corrupted text, or with `steps` over the middles of as many parts of the way.
+
+    The way is straight, from the corrupted to the clean text in `way(anatomy)`. names: instruments whose tensors are wanted.
+    ends: clean and corrupted, each (T, d), of an instrument of layer 0.
+    """
+    check_weights(model)
+    count = 1 if steps is None else steps
+    size = running.copies(model, len(contrast.corrupted), count)
+    start = way(anatomy)
+    for first in range(0, count, size):
+        at = range(first, min(first + size, count))
+        edit: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if steps is not None:
+            clean, corrupted = ends(start)
+            part = torch.tensor([(k + 0.5) / steps for k in at], device=clean.device, dtype=clean.dtype)[:, None, None]
+            edit = installed(model, anatomy, [Site(start, 0, _putting(corrupted + part * (clean - corrupted)))])
+        with edit, observing(model, anatomy, kept_by(names), gradients=True) as captured:
+            logits = running.forward(model, [contrast.corrupted] * len(at), grad=True).all_logits
+        with torch.inference_mode(False), torch.enable_grad():
+            total = torch.stack([_scalar(contrast.metric, row) for row in logits]).sum()
+            yield Point(captured.live, total, 1 / count)
+
+
+def way(anatomy: Anatomy) -> str:
+    """The instrument in which the way from the corrupted to the clean text is straight: the embedding where it can be had."""
+    return "residual" if anatomy.support.get("embedding") else "embedding"
+
+
+def mean_gradients(point_passes: Iterator[Point], names: Sequence[str]) -> Tensors:
+    """The mean over all points of the metric's gradient, by instrument and layer."""
+    found: Tensors = {name: {} for name in names}
+    for point in point_passes:
+        wanted = [(name, layer, x) for name in names for layer, x in point.live.get(name, {}).items()]
+        slopes = torch.autograd.grad(point.total, [x for *_, x in wanted], allow_unused=True)
+        for (name, layer, x), slope in zip(wanted, slopes, strict=True):
+            mean = torch.zeros_like(x[0]) if slope is None else slope.detach().sum(0) * point.share
+            found[name][layer] = found[name][layer] + mean if layer in found[name] else mean
+    return found
+
+
+def _putting(value: torch.Tensor) -> Callable[[torch.Tensor, TokenAxis], torch.Tensor]:
+    return lambda _whole, _axis: value
+
+
+def _scalar(metric: Metric, logits: torch.Tensor) -> torch.Tensor:
+    name = getattr(metric, "__name__", metric)
+    no_way = (
+        "so no gradient goes through it; compute it from the logits with torch, or patch exactly (method='exact', or "
+        "lk.patching)."
+    )
+    try:
+        value = metric(scores(logits))
+    except RuntimeError as error:
+        if "requires grad" not in str(error):
+            raise
+        raise BadInput(f"The metric {name} leaves torch's graph, {no_way}") from error
+    if not isinstance(value, torch.Tensor) or not value.requires_grad:
+        raise BadInput(
+            f"The metric {name} returned a {type(value).__name__} that is not derived from its logits, {no_way}"
+        )
+    if value.numel() != 1:
+        raise BadInput(f"The metric {name} returned a Tensor of shape {tuple(value.shape)}; return one number.")
+    return value.reshape(()).double()
