@@ -385,6 +385,11 @@ def run_edges(
     advance: running.Progress | None = None,
 ) -> tuple[np.ndarray, Both]:
     """(sets,) the metric of the base text where along each set's edges the other text's activations are handed on."""
+    if not running.answers_in_lists(model).even:
+        raise Unavailable(
+            f"Edges of this {anatomy.family} can't be patched: it answers otherwise in a list than alone, and each row of a "
+            "pass is one input; take parts='heads'."
+        )
     both = Both.take(model, anatomy, contrast, WRITTEN)
     ids, other = (contrast.clean, both.corrupted) if base == "clean" else (contrast.corrupted, both.clean)
     inputs = 3 * max(edges.heads) + 1

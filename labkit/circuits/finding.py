@@ -304,10 +304,15 @@ def _nodes(edges: Edges, ranked: _Ranked) -> tuple[CircuitNode, ...]:
             name = node_id(kind, sender.layer, sender.head, position)
             found.append(CircuitNode(name, kind, sender.layer, sender.head, position, effect))
     first = [node for node in found if node.kind == "input"]
-    # all of the metric's difference reaches the output
-    last = [CircuitNode(node_id("output", position=p), "output", None, None, p, 1.0) for p in at[-1:]]
     rest = [node for node in found if node.kind != "input"]
-    return (*first, *last, *sorted(rest, key=lambda node: -abs(node.effect)))
+    last = edges.receivers[-1]
+    reached = ranked.effects[last.start :].reshape(last.senders, -1).sum(0)
+    # all of the metric's difference reaches the output; at one position as much as its edges bring there
+    outputs = [
+        CircuitNode(node_id("output", position=p), "output", None, None, p, 1.0 if p is None else float(reached[p]))
+        for p in at
+    ]
+    return (*first, *outputs, *sorted(rest, key=lambda node: -abs(node.effect)))
 
 
 def _frame(parts: Parts | Edges, order: np.ndarray, effects: np.ndarray, tokens: Sequence[str]) -> pd.DataFrame:
