@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from labkit.views.attention_view import attention as attention
     from labkit.views.charts import memory as memory
     from labkit.views.chat_view import chat as chat
+    from labkit.views.circuit_view import circuit as circuit
     from labkit.views.dose_chart import doses as doses
     from labkit.views.features_view import features as features
     from labkit.views.generation_charts import drafts as drafts
@@ -45,6 +46,7 @@ _NAMES = {
     "attention_view": ("attention",),
     "charts": ("memory",),
     "chat_view": ("chat",),
+    "circuit_view": ("circuit",),
     "dose_chart": ("doses",),
     "features_view": ("features",),
     "generation_charts": ("drafts", "throughput"),

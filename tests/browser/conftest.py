@@ -75,3 +75,18 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
         context.close()
     assert outside == [], "requests left the machine"
     assert errors == [], "the page reported errors"
+
+
+@pytest.fixture
+def violations() -> Callable[[Any], list[Any]]:
+    """What axe-core finds wrong with a page: violations(page). The test is skipped where LABKIT_AXE names no axe.min.js."""
+    axe = os.environ.get("LABKIT_AXE", "")
+    if not Path(axe).is_file():
+        pytest.skip("LABKIT_AXE names no axe.min.js to check accessibility with")
+
+    def found(page: Any) -> list[Any]:
+        page.add_script_tag(path=axe)
+        script = "axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 200))]))"
+        return list(page.evaluate(script))
+
+    return found

@@ -104,3 +104,10 @@ def pump(page: Any, view: anywidget.AnyWidget) -> list[dict[str, Any]]:
     for content, buffers in answers:
         answer(page, content, buffers)
     return list(asked)
+
+
+def tell(page: Any, view: Any, seconds: float = 10.0) -> None:
+    """What the page asked for, done by the view, and the page told."""
+    pump(page, view)
+    assert view.wait(seconds)
+    receive(page, state(view))

@@ -19,6 +19,8 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from circuits_by_hand import TOKENS as CIRCUIT_TOKENS
+from circuits_by_hand import found, random_circuit
 from featured import dashboard, dictionary, random_featured
 from generations import speculated, story, throughput_table
 from nbconvert import HTMLExporter
@@ -294,6 +296,9 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "attention": lambda: lk.views.attention(patterned(TOKENS, random_patterns(len(TOKENS)))),
     "attribution": lambda: lk.views.attribution(attribution_table()),
     "chat": a_chat,
+    "circuit": lambda: lk.views.circuit(
+        found(random_circuit([*CIRCUIT_TOKENS, HOSTILE], metric=HOSTILE, model=HOSTILE))
+    ),
     "damage": lambda: lk.views.damage(damage_table()),
     "doses": lambda: lk.views.doses(doses_table(), concept="whales"),
     "drafts": lambda: lk.views.drafts(speculated()),

@@ -90,7 +90,7 @@ function names({ plot, x, y }, { lines }) {
 }
 
 /** The lines themselves. @type {(at: Scales, given: Given) => SVGElement[]} */
-const linesOf = ({ x, y }, { lines }) =>
+export const linesOf = ({ x, y }, { lines }) =>
   lines.map(({ points, colour }, i) => shape("path", { d: linePath(points.map(([at, value]) => [x(at), y(value)])), ...look("line", colour ?? i, "dashed") }));
 
 /**

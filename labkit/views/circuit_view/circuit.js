@@ -1,0 +1,336 @@
+// The circuit view: the picture with its slider, the part in focus, groups, and what is knocked out.
+
+import { aloud } from "../kit/aloud.js";
+import { box, counted, decimal, make, sayOrHide, setText, unread, visibleLabel } from "../kit/common.js";
+import { button, sliderFor } from "../kit/controls.js";
+import { statusLine } from "../kit/field.js";
+import { pictureGrid } from "../kit/grid.js";
+import { legend } from "../kit/legend.js";
+import { lineChart, linesOf, plain } from "../kit/line_chart.js";
+import { mount } from "../kit/mount.js";
+import { shape } from "../kit/plot.js";
+import { groupLetter, layOut, measuredAt, membersOf, nearestStop, partAt, partTarget, placeWords, readGraph, shownAt, signed, stops } from "./logic.js";
+import { kindSample, paint, paintFocus } from "./paint.js";
+import { partPanel } from "./panel.js";
+
+/** @typedef {import("../kit/mount.js").Mounted} Mounted */
+/** @typedef {import("./logic.js").Facts} Facts */
+/** @typedef {import("./logic.js").Layout} Layout */
+/** @typedef {import("./logic.js").Shown} Shown */
+/** @typedef {import("./logic.js").Measured} Measured */
+
+const GUTTER = 54; // of the layers' numbers
+const CURVE_HEIGHT = 130;
+const LABEL_KEYS = "Arrow keys go from part to part, Enter pins it, Delete knocks it out, Escape lets go.";
+
+/**
+ * How much is kept: the slider, what that carries, and the curve. Returns {element, draw(shown), chart(width)}.
+ * @param {Mounted} view
+ * @param {number} total
+ * @param {(size: number) => void} moved
+ */
+function sizeBar(view, total, moved) {
+  const facts = /** @type {Facts} */ (view.get("facts"));
+  const curve = /** @type {Measured[]} */ (view.get("curve"));
+  const measured = [...new Set(curve.flatMap((row) => Object.keys(row)))].filter((name) => name !== "size");
+  const found = stops(total, curve.map((row) => row.size));
+  const { label, slider, output, say } = sliderFor("Size", view.id("size"), { min: 0, max: Math.max(0, found.length - 1), step: 1 }, (step) => moved(found[step]));
+  slider.disabled = found.length < 2;
+  const words = make("p", "lk-circuit-measured");
+  const picture = make("div", "lk-circuit-curve");
+  picture.setAttribute("role", "img");
+  const element = box("lk-circuit-size", box("lk-circuit-bar", label, slider, output), words, picture);
+  picture.hidden = measured.length === 0;
+  return {
+    element,
+    draw() {
+      const size = view.get("size");
+      const step = nearestStop(found, size);
+      if (found[Number(slider.value)] !== size) slider.value = String(step);
+      say(`${size} of ${total} ${facts.by}`);
+      const said = measured.map((name) => measuredAt(curve, size, name));
+      setText(words, measured.length > 0 ? said.filter(Boolean).join(" · ") : "How much of the answer they carry was not measured.");
+      words.classList.toggle("lk-muted", measured.length === 0);
+    },
+    chart() {
+      const width = Math.floor(picture.clientWidth);
+      if (measured.length === 0 || width < 120) return;
+      const size = view.get("size");
+      const lines = measured.map((name) => ({ name: name.replaceAll("_", " "), points: curve.map((row) => /** @type {[number, number]} */ ([row.size, row[name] ?? NaN])) }));
+      picture.setAttribute("aria-label", `Curves of ${measured.join(", ").replaceAll("_", " ")}. ${words.textContent}`);
+      const here = (/** @type {import("../kit/line_chart.js").Scales} */ { x, plot, across }) => {
+        const at = x(Math.min(across.high, Math.max(across.low, size)));
+        return shape("line", { x1: at, x2: at, y1: plot.top, y2: plot.bottom, class: "lk-circuit-here" });
+      };
+      const given = { lines, width, height: CURVE_HEIGHT, x: facts.by, y: "share", zero: true, named: true };
+      picture.replaceChildren(lineChart(given, "Not measured", (at, all) => [...linesOf(at, all), here(at)]));
+    },
+  };
+}
+
+/** @param {{model: import("../kit/ask.js").Model, el: HTMLElement}} widget */
+function render(widget) {
+  const view = mount(widget, "lk-circuit");
+  const { root, exported } = view;
+  root.classList.add("lk-panes");
+  const facts = /** @type {Facts} */ (view.get("facts"));
+  const read = () => readGraph(facts, view.get("places"), view.get("effects"), view.get("links"), view.get("weights"), view.get("direct"));
+  let graph = read();
+  const at = new Map(facts.ids.map((id, i) => [id, i]));
+  const placesOf = (/** @type {string[]} */ ids) => new Set(ids.flatMap((id) => at.get(id) ?? []));
+  /** @type {Shown} */
+  let shown = { parts: new Set(), links: [] };
+  /** @type {Layout} */
+  let layout = { width: 0, height: 0, rows: [], columns: [], spots: [], place: new Map() };
+  /** @type {number | null} */
+  let pointed = null;
+  /** @type {number[]} */
+  let framed = []; // the parts of a group that is pointed at
+
+  const head = make("p", "lk-muted");
+  const parts = graph.parts.filter(({ rank }) => rank > 0).length;
+  head.append(make("strong", "", plain(facts.model, 80)), ` · ${plain(facts.metric, 120)} · ${counted(parts, "part")}, ${counted(graph.links.length, "edge")}`);
+  const bar = sizeBar(view, graph.ranked.length, (size) => {
+    view.set("size", size);
+  });
+  const key = make("div", "lk-small");
+  const spoken = aloud(view);
+  const status = statusLine();
+  const removing = statusLine();
+
+  const [under, over] = [make("canvas", "lk-circuit-canvas"), make("canvas", "lk-circuit-canvas lk-circuit-over")];
+  unread(under, over);
+  const picture = pictureGrid("lk-circuit-picture", {
+    label: `The circuit: layers downward, tokens across. ${LABEL_KEYS}`,
+    at: (x, y) => partAt(layout, x, y),
+    point,
+    choose: (i) => choose(i),
+    key: press,
+  });
+  picture.append(under, over);
+  const names = make("div", "lk-circuit-tokens");
+  const gutter = make("div", "lk-circuit-gutter");
+  unread(names, gutter);
+  const scroller = box("lk-circuit-scroll", make("div", "lk-circuit-corner"), names, gutter, picture);
+  const foot = make("p", "lk-foot");
+  const panel = partPanel(view, () => graph, { go: choose, pin, knock, name: (i, text) => entitle("names", i, text), group: (i, text) => entitle("groups", i, text) });
+  const groups = make("section", "lk-circuit-groups");
+  const removal = box("lk-circuit-removal");
+  const side = box("lk-circuit-side", panel.element, removal, removing.element, groups);
+  const left = box("lk-circuit-left", scroller, foot, key);
+  root.append(head, bar.element, status.element, box("lk-split lk-circuit-panes", left, side), spoken.element);
+  status.element.hidden = exported;
+  removing.element.hidden = exported;
+
+  const focus = () => at.get(view.get("focus")) ?? null;
+
+  // what somebody does ---------------------------------------------------------------------------------------------
+
+  /** @param {number | null} i */
+  function point(i) {
+    if (pointed === i) return;
+    pointed = i;
+    drawFocus();
+  }
+  /** @param {number | null} i */
+  function choose(i) {
+    if (i !== null && !shown.parts.has(i)) pin(i); // an edge of the panel leads to it: it is to be seen
+    view.set("focus", i === null ? "" : facts.ids[i]);
+  }
+  /** @param {number} i */
+  function pin(i) {
+    toggle("pins", i);
+  }
+  /** @type {(trait: "pins" | "knocked", i: number) => string[]} */
+  function toggled(trait, i) {
+    const now = /** @type {string[]} */ (view.get(trait));
+    return now.includes(facts.ids[i]) ? now.filter((id) => id !== facts.ids[i]) : [...now, facts.ids[i]];
+  }
+  /** @type {(trait: "pins" | "knocked", i: number) => void} */
+  const toggle = (trait, i) => view.set(trait, toggled(trait, i));
+  /** @param {number} i */
+  function knock(i) {
+    if (exported || !view.get("can_remove") || graph.parts[i].rank === 0) return;
+    removing.hear(view.wire.tell({ knocked: toggled("knocked", i) }));
+  }
+  /** @type {(trait: "names" | "groups", i: number, text: string) => void} */
+  function entitle(trait, i, text) {
+    const { [facts.ids[i]]: _, ...others } = view.get(trait);
+    view.set(trait, text.trim() ? { ...others, [facts.ids[i]]: text.trim() } : others);
+  }
+  /** @param {KeyboardEvent} event */
+  function press({ key }) {
+    const now = focus();
+    if (key === "Escape") {
+      choose(null);
+      return now !== null;
+    }
+    if (now !== null && key === "Enter") pin(now);
+    else if (now !== null && (key === "Delete" || key === "Backspace")) knock(now);
+    else {
+      const target = partTarget(layout, key, now);
+      if (target === null) return false;
+      choose(target);
+      reveal(target);
+    }
+    return true;
+  }
+  /** @param {number} i */
+  function reveal(i) {
+    const spot = layout.place.get(i);
+    if (spot === undefined) return;
+    const [x, y] = [GUTTER + spot.x, names.offsetHeight + spot.y];
+    if (x - 30 < scroller.scrollLeft + GUTTER || x + 30 > scroller.scrollLeft + scroller.clientWidth) scroller.scrollLeft = x - scroller.clientWidth / 2;
+    if (y - 30 < scroller.scrollTop + names.offsetHeight || y + 30 > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = y - scroller.clientHeight / 2;
+  }
+
+  // what is drawn --------------------------------------------------------------------------------------------------
+
+  const marks = () => ({
+    pins: placesOf(view.get("pins")),
+    knocked: placesOf(view.get("knocked")),
+    letters: new Map(membersOf(view.get("groups")).flatMap(([, ids], k) => ids.map((id) => /** @type {[number, number]} */ ([at.get(id) ?? -1, k])))),
+  });
+  const labels = () => new Map(Object.entries(view.get("names")).map(([id, name]) => [at.get(id) ?? -1, plain(/** @type {string} */ (name), 16)]));
+
+  function drawPicture() {
+    const width = scroller.clientWidth - GUTTER;
+    if (width < 60) return;
+    shown = shownAt(graph, view.get("size"), [...placesOf(view.get("pins"))]);
+    layout = layOut(graph, shown, facts, width, labels());
+    paint(view, under, graph, shown, layout, marks());
+    for (const canvas of [under, over]) Object.assign(canvas.style, { width: `${layout.width}px`, height: `${layout.height}px` });
+    Object.assign(picture.style, { width: `${layout.width}px`, height: `${layout.height}px` });
+    drawNames();
+    drawFocus();
+  }
+  function drawNames() {
+    gutter.replaceChildren(
+      ...layout.rows.map(({ top, bottom, text, empty }) => {
+        const row = make("span", empty ? "lk-circuit-none" : "", text);
+        Object.assign(row.style, { top: `${top}px`, height: `${bottom - top}px` });
+        return row;
+      }),
+    );
+    gutter.style.height = `${layout.height}px`;
+    names.hidden = layout.columns.every(({ position }) => position === null);
+    const flat = layout.columns.every(({ left, right, position }) => position === null || right - left > 44);
+    names.classList.toggle("lk-circuit-upright", !flat);
+    names.replaceChildren(
+      ...layout.columns.map(({ left, right, position, empty }) => {
+        const name = make("bdi", empty ? "lk-circuit-none" : "", position === null ? "all positions" : visibleLabel(facts.tokens[position], flat ? 14 : 12));
+        if (position !== null) name.title = `${position}: ${visibleLabel(facts.tokens[position], 60)}`;
+        Object.assign(name.style, { left: `${left}px`, width: `${right - left}px` });
+        return name;
+      }),
+    );
+    names.style.width = `${layout.width}px`;
+    picture.setAttribute("aria-description", `${counted(layout.spots.length, "part")} shown, ${counted(shown.links.length, "edge")}.`);
+  }
+  function drawFocus() {
+    const now = pointed ?? focus();
+    under.classList.toggle("lk-circuit-faded", now !== null || framed.length > 0);
+    paintFocus(view, over, graph, shown, layout, marks(), now, framed);
+    setText(foot, now === null ? "Point at a part for its effect." : sentence(now));
+  }
+  /** @param {number} i */
+  function sentence(i) {
+    const part = graph.parts[i];
+    const name = view.get("names")[part.id];
+    const unit = facts.unit ? ` ${plain(facts.unit, 40)}` : "";
+    const effect = part.rank > 0 ? `: ${signed(part.effect)}${unit}, rank ${part.rank}` : "";
+    return `${name ? `${name}, ` : ""}${placeWords(part, facts.tokens)}${effect}; ${counted(graph.in[i].length, "edge")} in, ${graph.out[i].length} out`;
+  }
+  function drawKey() {
+    const kinds = [...new Set(graph.parts.map(({ kind }) => kind))].filter((kind) => kind !== "input" && kind !== "output");
+    const title = { head: "head", mlp: "MLP", neuron: "neuron", feature: "feature", error: "error" };
+    key.replaceChildren(
+      legend([
+        { sample: kindSample(view, kinds[0] ?? "head", 1), text: "raises the metric" },
+        { sample: kindSample(view, kinds[0] ?? "head", -1), text: "lowers it; such edges are dashed" },
+        ...kinds.map((kind) => ({ sample: kindSample(view, kind, 1), text: title[/** @type {keyof typeof title} */ (kind)] ?? kind })),
+      ]),
+    );
+  }
+  function drawGroups() {
+    const found = membersOf(view.get("groups"));
+    groups.hidden = found.length === 0;
+    const list = make("ul", "lk-circuit-list");
+    for (const [k, [name, ids]] of found.entries()) {
+      const members = ids.flatMap((id) => at.get(id) ?? []);
+      const sum = members.reduce((total, i) => total + (graph.parts[i].effect || 0), 0);
+      const line = make("li");
+      const letter = make("span", "lk-circuit-letter", groupLetter(k));
+      letter.style.setProperty("--lk-colour", `var(--lk-series-${k % 6})`);
+      const show = button(name, "", () => choose(members[0]));
+      show.classList.add("lk-circuit-go");
+      for (const event of ["pointerenter", "focus"]) show.addEventListener(event, () => ((framed = members), drawFocus()));
+      for (const event of ["pointerleave", "blur"]) show.addEventListener(event, () => ((framed = []), drawFocus()));
+      line.append(letter, " ", show, ` ${counted(members.length, "part")}, effects together ${signed(sum)}`);
+      list.append(line);
+    }
+    groups.replaceChildren(make("h2", "", "Groups"), list);
+  }
+  function drawRemoval() {
+    const knocked = /** @type {string[]} */ (view.get("knocked"));
+    removal.hidden = knocked.length === 0;
+    if (knocked.length === 0) return removal.replaceChildren();
+    const { ids, what, unit, before, after } = view.get("removed");
+    const fresh = JSON.stringify(ids) === JSON.stringify(knocked);
+    const number = (/** @type {number | null} */ value) => (value === null ? "no number" : decimal(value, 4));
+    const change = fresh && before !== null && after !== null ? ` (${signed(after - before)}${unit ? ` ${plain(unit, 40)}` : ""})` : "";
+    const words = fresh ? `${what[0].toUpperCase()}${what.slice(1)}: ${number(before)} → ${number(after)}${change}` : "Reading the text without them …";
+    const back = button("Put all back", "", () => removing.hear(view.wire.tell({ knocked: [] })));
+    back.hidden = exported;
+    const said = make("p", "lk-circuit-outcome", words);
+    const which = make("p", "lk-muted", knocked.map((id) => placeWords(graph.parts[at.get(id) ?? 0], facts.tokens)).join(", "));
+    removal.replaceChildren(make("h2", "", `Knocked out: ${counted(knocked.length, "part")}, set to zero`), which, said, back);
+  }
+
+  function drawAll() {
+    bar.draw();
+    bar.chart();
+    drawPicture();
+    panel.draw(focus());
+    drawGroups();
+    drawRemoval();
+  }
+  drawKey();
+  drawAll();
+  view.on(["size", "pins", "names", "groups"], drawAll);
+  view.on("focus", () => {
+    drawFocus();
+    panel.draw(focus());
+    spoken.say(() => (focus() === null ? null : sentence(/** @type {number} */ (focus()))));
+  });
+  view.on(["direct", "looked"], () => {
+    graph = read();
+    panel.draw(focus());
+  });
+  view.on(["knocked", "removed"], () => {
+    drawPicture();
+    panel.draw(focus());
+    drawRemoval();
+  });
+  const follow = () => {
+    status.draw(view.get("status"), "reading the text …");
+    sayOrHide(status.element, status.element.textContent ?? "");
+    removing.draw(view.get("removing"), "reading the text without them …");
+  };
+  follow();
+  view.on(["status", "removing"], follow);
+  view.themed(() => {
+    drawKey();
+    drawAll();
+  });
+  view.resized(() => {
+    view.theme.read();
+    drawKey();
+    drawAll();
+  });
+  view.atEnd(status.clear);
+  view.atEnd(removing.clear);
+  return view.unmount;
+}
+
+export default { render };

@@ -1,0 +1,134 @@
+"""The circuit view in a real browser: moved, pointed at, named, knocked out, saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stand_in
+from circuits_by_hand import TOKENS, found, random_circuit
+from generations import HOSTILE
+
+import labkit as lk
+
+pytestmark = pytest.mark.browser
+
+Open = Callable[..., Any]
+PICTURE = ".lk-circuit-picture"
+INK = """() => {
+    const canvas = document.querySelector('.lk-circuit-canvas');
+    const bytes = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    let inked = 0;
+    for (let i = 3; i < bytes.length; i += 4) inked += bytes[i] > 0;
+    return inked;
+}"""
+
+
+def shown(page: Any) -> str:
+    return str(page.locator(PICTURE).get_attribute("aria-description"))
+
+
+def test_the_file_is_gone_through_with_keys_and_keeps_what_was_noted(open_page: Open, tmp_path: Path) -> None:
+    view = lk.views.circuit(found(random_circuit()), size=8)
+    first = view.table.id[0]
+    view.name(first, "mover <b>")
+    view.group(view.table.id[:3].tolist(), "copying")
+    page = open_page(view.to_html(tmp_path / "circuit.html"))
+    view.close()
+    assert page.get_by_text("faithfulness 0.710 · completeness 0.400 · random 0.050").is_visible()
+    assert page.get_by_text("8 of 40 parts").is_visible()
+    assert "3 parts, effects together" in page.locator(".lk-circuit-groups").inner_text()
+    assert page.evaluate(INK) > 500
+    before = shown(page)
+    page.get_by_role("slider", name="Size").press("ArrowRight")
+    assert page.get_by_text("9 of 40 parts").is_visible()
+    assert page.get_by_text("faithfulness 0.710 at 8, 0.875 at 16").is_visible()
+    assert shown(page) != before
+    # keys alone: to a part, pinned, on to another, let go
+    page.locator(PICTURE).focus()
+    titles = []
+    for key in ("Home", "ArrowDown", "ArrowDown", "ArrowUp", "Enter"):
+        page.keyboard.press(key)
+        titles.append(page.locator(".lk-circuit-panel h2").inner_text())
+    assert titles[1] == titles[3] != titles[2]
+    assert page.get_by_role("button", name="Unpin").is_visible()
+    page.keyboard.press("Escape")
+    assert titles[1] not in page.locator(".lk-circuit-panel h2").inner_text()
+    # a group leads to its first part, which has the name that was given
+    page.get_by_role("button", name="copying").click()
+    assert page.locator(".lk-circuit-panel h2").inner_text().startswith("mover <b>")
+    assert page.get_by_role("button", name="Knock out").is_disabled()
+    assert page.get_by_text("Knocking out needs the notebook's kernel.").is_visible()
+    # an edge leads to its other end
+    page.locator(".lk-circuit-edges .lk-circuit-go").first.click()
+    assert not page.locator(".lk-circuit-panel h2").inner_text().startswith("mover <b>")
+
+
+def test_a_part_is_named_grouped_and_knocked_out_live(open_page: Open, tmp_path: Path) -> None:
+    view = lk.views.circuit(random_circuit(), knock_out=lambda nodes: 2.5 - len(nodes))
+    page = open_page(view.to_html(tmp_path / "circuit.html"))
+    stand_in.draw(page, view)
+    page.locator(PICTURE).focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowUp")
+    page.get_by_label("Name").fill("mine")
+    page.get_by_label("Name").press("Enter")
+    page.get_by_label("Group").fill("ours")
+    page.get_by_label("Group").press("Enter")
+    page.get_by_role("button", name="Knock out").click()
+    stand_in.tell(page, view)
+    part = view.focus
+    assert (view.names, view.groups, view.knocked) == ({part: "mine"}, {part: "ours"}, [part])
+    assert "2.5000 → 1.5000 (−1.00 logits)" in page.locator(".lk-circuit-outcome").inner_text()
+    page.locator(PICTURE).focus()
+    page.keyboard.press("Delete")
+    stand_in.tell(page, view)
+    assert view.knocked == []
+    assert not page.locator(".lk-circuit-removal").is_visible()
+    view.close()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_hostile_tokens_stay_text_in_a_narrow_cell(open_page: Open, tmp_path: Path, dark: bool) -> None:
+    graph = random_circuit(HOSTILE, model=HOSTILE[1], metric="".join(HOSTILE))
+    view = lk.views.circuit(graph, size=40)
+    view.name(view.table.id[0], HOSTILE[0])
+    view.group(view.table.id[:2].tolist(), HOSTILE[1])
+    view.focus = view.table.id[0]
+    page = open_page(view.to_html(tmp_path / "hostile.html"), width=420, dark=dark)
+    view.close()
+    assert page.evaluate("window.broken") is None
+    assert page.locator("main img, main script").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "a long token widens the page"
+
+
+def test_five_hundred_parts_of_sixty_four_tokens_are_drawn(open_page: Open, tmp_path: Path) -> None:
+    tokens = [TOKENS[i % len(TOKENS)] for i in range(64)]
+    view = lk.views.circuit(random_circuit(tokens, layers=30, heads=9, parts=500, edges=2000), size=500)
+    page = open_page(view.to_html(tmp_path / "large.html"))
+    view.close()
+    assert page.locator(".lk-circuit-tokens bdi").count() == 64
+    assert int(shown(page).split()[0]) > 500
+    page.locator(PICTURE).focus()
+    page.keyboard.press("End")
+    scrolled = page.evaluate(
+        "(() => { const s = document.querySelector('.lk-circuit-scroll'); return s.scrollTop; })()"
+    )
+    assert scrolled > 100, "what is in focus is brought into sight"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing_in_a_circuit(
+    open_page: Open, violations: Callable[[Any], list[Any]], tmp_path: Path, dark: bool
+) -> None:
+    view = lk.views.circuit(found(random_circuit()), knock_out=lambda nodes: 2.5 - len(nodes))
+    view.knock_out(view.table.id[0])
+    assert view.wait(10)
+    view.group(view.table.id[:2].tolist(), "ours")
+    view.focus = view.table.id[0]
+    page = open_page(view.to_html(tmp_path / "axe.html"), dark=dark)
+    stand_in.draw(page, view)
+    assert violations(page) == []
+    view.close()
