@@ -10,19 +10,33 @@ if TYPE_CHECKING:
     from labkit.circuits.attributing import Agreement as Agreement
     from labkit.circuits.attributing import Attribution as Attribution
     from labkit.circuits.attributing import attribution as attribution
+    from labkit.circuits.directions import Direction as Direction
+    from labkit.circuits.directions import EditCost as EditCost
+    from labkit.circuits.directions import ablate_direction as ablate_direction
+    from labkit.circuits.directions import difference_of_means as difference_of_means
+    from labkit.circuits.directions import edit_cost as edit_cost
     from labkit.circuits.finding import Circuit as Circuit
     from labkit.circuits.finding import find as find
     from labkit.circuits.graph import CircuitEdge as CircuitEdge
     from labkit.circuits.graph import CircuitGraph as CircuitGraph
     from labkit.circuits.graph import CircuitNode as CircuitNode
     from labkit.circuits.measuring import Faithfulness as Faithfulness
+    from labkit.circuits.probing import Probe as Probe
+    from labkit.circuits.probing import probe as probe
+    from labkit.circuits.pushing import Steers as Steers
+    from labkit.circuits.pushing import steers as steers
+    from labkit.circuits.refusals import is_refusal as is_refusal
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
     "attributing": ("Agreement", "Attribution", "attribution"),
+    "directions": ("Direction", "EditCost", "ablate_direction", "difference_of_means", "edit_cost"),
     "finding": ("Circuit", "find"),
     "graph": ("CircuitEdge", "CircuitGraph", "CircuitNode"),
     "measuring": ("Faithfulness",),
+    "probing": ("Probe", "probe"),
+    "pushing": ("Steers", "steers"),
+    "refusals": ("is_refusal",),
 }
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, _NAMES)

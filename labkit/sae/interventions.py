@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from labkit import checks
 from labkit.errors import BadInput
 from labkit.sae.dictionary import SAE, Feature, checked_feature, checked_sae
+from labkit.trace.along import check_width, unit
 from labkit.trace.edits import Edit, patch
 
 __all__ = ["clamp", "splice", "steer"]
@@ -103,11 +103,7 @@ def splice(sae: SAE, *, error: bool = False, tokens: str = AFTER_THE_FIRST) -> E
 
 
 def _fits(x: Tensor, direction: Tensor) -> None:
-    if x.shape[-1] != len(direction):
-        raise BadInput(
-            f"This direction has {len(direction)} numbers and the model's residual stream {x.shape[-1]}: they don't "
-            "belong together; load the model the autoencoder was trained on."
-        )
+    check_width(x, direction, "load the model the autoencoder was trained on")
 
 
 def number(value: object, what: str) -> float:
@@ -119,12 +115,7 @@ def number(value: object, what: str) -> float:
 
 
 def _direction(what: object) -> Tensor:
-    if not isinstance(what, Tensor) or what.ndim != 1:
-        raise BadInput("steer takes a feature, such as sae[1234], or a direction (d_model,) as a tensor.")
-    length = float(what.detach().float().norm())
-    if not math.isfinite(length) or length == 0:
-        raise BadInput("This direction has no length, or numbers that are none; give another.")
-    return what.detach().float().cpu() / length
+    return unit(what, "steer takes a feature, such as sae[1234], or a direction (d_model,) as a tensor.")
 
 
 def _layer(layer: object) -> int:
