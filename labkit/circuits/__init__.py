@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from labkit.circuits.pushing import Steers as Steers
     from labkit.circuits.pushing import steers as steers
     from labkit.circuits.refusals import is_refusal as is_refusal
+    from labkit.circuits.routed_features import ExpertFeatures as ExpertFeatures
+    from labkit.circuits.routed_features import counted_on as counted_on
+    from labkit.circuits.routed_features import expert_features as expert_features
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
@@ -37,6 +40,7 @@ _NAMES = {
     "probing": ("Probe", "probe"),
     "pushing": ("Steers", "steers"),
     "refusals": ("is_refusal",),
+    "routed_features": ("ExpertFeatures", "counted_on", "expert_features"),
 }
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, _NAMES)

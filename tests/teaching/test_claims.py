@@ -42,7 +42,7 @@ def test_the_ledger_is_complete() -> None:
     assert rows["phi3-85"].outcome == "untestable"
 
 
-ON_THE_DEFAULT_MODEL = {"golden-gate"}
+ON_THE_DEFAULT_MODEL = {"golden-gate", "layer-11-broken"}
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,16 @@ def test_outcomes_follow_from_the_numbers() -> None:
     assert low <= texts == stated <= high
     assert plain <= chance < texts, "beside no steering and a random feature"
     assert max(pushed, means) <= 100
+    told = rows["sae-roles"].value
+    assert told is not None
+    assert rows["sae-roles"].outcome == ("held" if told > 32 / 2 else "refuted")  # one feature for each
+    costs, low, high, first, later = (
+        float(n) for n in re.findall(r"\d\.\d\d\b", rows["layer-11-broken"].comparison)[:5]
+    )
+    assert costs == rows["layer-11-broken"].value
+    assert first + later == pytest.approx(costs, abs=0.011)
+    assert low < costs < high
+    assert rows["layer-11-broken"].outcome == ("held" if low <= 0 else "refuted")  # nobody would miss a broken layer
     masked = rows["json-for-free"].comparison
     assert (
         f"{round(20 * (rows['json-for-free'].value or 0))} of 20 (76 to 99 %) answers are valid with the mask" in masked
