@@ -7,7 +7,7 @@ own last residual into the trace's own logits; else Unavailable is raised, so no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -70,7 +70,24 @@ def logit_lens(lab: LabLike, trace: Trace, *, k: int = 1) -> LogitLens:
     Raises Unavailable when something was not kept or the way to the logits is not found, BadInput for a bad k.
     Logit lens: nostalgebraist 2020; its limits: Belrose et al. 2023.
     """
-    ending = _ending(lab, trace, ("residual", "logits"))
+    ending = ending_of(lab, trace, ("residual", "logits"))
+    frame = lens_frame(lab, trace, ending, range(trace.layers + 1), trace.residual, k=k)
+    return LogitLens(frame, trace.model, trace.layers)
+
+
+def lens_frame(
+    lab: LabLike,
+    trace: Trace,
+    ending: Ending,
+    layers: Sequence[int],
+    state: Callable[[int], torch.Tensor],
+    *,
+    k: int = 1,
+) -> pd.DataFrame:
+    """The table of `logit_lens` for any lens: what is read where the last residual would be.
+
+    state: of a layer, (T, d_model), taken for the last residual.
+    """
     logits = trace.logits
     vocabulary = logits.shape[-1]
     k = checks.whole("k", k, 1, vocabulary)
@@ -84,8 +101,8 @@ def logit_lens(lab: LabLike, trace: Trace, *, k: int = 1) -> LogitLens:
         likely = final.exp()
         entropy = -torch.where(likely > 0, likely * final, 0).sum(-1)
         target = following[chunk].to(final.device)[:, None]
-        for i in range(trace.layers + 1):
-            lens = ending.logits(trace.residual(i)[chunk]).to(final.device)
+        for i in layers:
+            lens = ending.logits(state(i)[chunk]).to(final.device)
             total = lens.logsumexp(-1)
             expected = (likely * lens).sum(-1)
             if bool(expected.isnan().any()):  # a vocabulary with tokens ruled out: 0 · -inf
@@ -117,7 +134,7 @@ def logit_lens(lab: LabLike, trace: Trace, *, k: int = 1) -> LogitLens:
     frame = pd.DataFrame(rows, columns=columns).sort_values(["layer", "position"], ignore_index=True)
     frame = frame.astype({"top_id": "Int64", "next_id": "Int64", "rank": "Int64"})
     frame = frame.astype({"top_probability": "float64", "logprob": "float64", "kl": "float64"})
-    return LogitLens(frame, trace.model, trace.layers)
+    return frame
 
 
 def lens_logits(lab: LabLike, trace: Trace, layers: int | Sequence[int] | None = None) -> torch.Tensor:
@@ -126,7 +143,7 @@ def lens_logits(lab: LabLike, trace: Trace, layers: int | Sequence[int] | None =
     layers: 0..layers as in `logit_lens`, negative from the end; None is all of them (4 bytes each: (layers + 1) · T ·
     vocabulary). Raises BadInput for a layer that is not there, and Unavailable as `logit_lens` does.
     """
-    ending = _ending(lab, trace, ("residual", "logits"))
+    ending = ending_of(lab, trace, ("residual", "logits"))
     if (one := checks.as_whole(layers)) is not None:
         return ending.logits(trace.residual(one))
     there = trace.layers + 1
@@ -195,12 +212,12 @@ def logit_attribution(
     """
     by = checks.one_of("by", by, ("layer", "head"), problem="is no way to attribute a logit")
     needed = ("residual", "attention_output", "mlp_output", "logits", *(("head_output",) if by == "head" else ()))
-    ending = _ending(lab, trace, needed)
+    ending = ending_of(lab, trace, needed)
     position = checks.index("position", position, len(trace), of="this text has")
     last = trace.residual(trace.layers)[position]
     raw = ending.uncapped(last[None])[0].double().cpu()
-    wanted = int(raw.argmax()) if token is None else _token_id(lab.tokenizer, len(raw), token)
-    other = None if against is None else _token_id(lab.tokenizer, len(raw), against)
+    wanted = int(raw.argmax()) if token is None else token_id(lab.tokenizer, len(raw), token)
+    other = None if against is None else token_id(lab.tokenizer, len(raw), against)
     if wanted == other:
         raise BadInput(
             "token and against are the same token, and the difference of their logits is zero; choose another."
@@ -330,8 +347,11 @@ def _norms(module: nn.Module | None) -> list[nn.Module]:
 
 
 @dataclass(frozen=True)
-class _Ending:
-    """Final norm, projection to the unembedding's width (opt), unembedding, factor, softcap."""
+class Ending:
+    """The way from the last residual to the logits.
+
+    Final norm, projection to the unembedding's width (opt), unembedding, factor, softcap.
+    """
 
     norm: nn.Module | None
     projection: nn.Module | None
@@ -355,6 +375,13 @@ class _Ending:
         raw = self.uncapped(residual)
         return raw if self.softcap is None else self.softcap * torch.tanh(raw / self.softcap)
 
+    def direction(self, like: torch.Tensor, token: int) -> torch.Tensor:
+        """(d_model,) float64: along which a last residual `like`, (d_model,), raises a token's logit, the norm's scale held."""
+        row, _ = self.read_out(like, token)
+        norm = _frozen(self.norm, like)
+        direction = row * norm.gain
+        return direction - direction.mean() if norm.centred else direction
+
     def read_out(self, like: torch.Tensor, token: int) -> tuple[torch.Tensor, float]:
         """(d_model,) float64 and a constant: a token's logit is their product with the norm's output, plus the constant.
 
@@ -371,7 +398,7 @@ class _Ending:
         return row.double().cpu() * self.factor, float(out.detach()) * self.factor
 
 
-def _ending(lab: LabLike, trace: Trace, needed: Sequence[str]) -> _Ending:
+def ending_of(lab: LabLike, trace: Trace, needed: Sequence[str]) -> Ending:
     """The way to the logits, proved on the trace's own last residual. Raises Unavailable when it is not found."""
     for what in needed:
         if what in trace.reasons:
@@ -392,7 +419,7 @@ def _ending(lab: LabLike, trace: Trace, needed: Sequence[str]) -> _Ending:
             f"{trace.model} has no unembedding (it gives no logits over tokens); load a causal language model."
         )
     width = trace.residual(0).shape[-1]
-    ending = _Ending(anatomy.final_norm, _projection(model, anatomy, width), anatomy.unembedding, model.dtype)
+    ending = Ending(anatomy.final_norm, _projection(model, anatomy, width), anatomy.unembedding, model.dtype)
 
     logits = trace.logits
     numbers = logits.isfinite().all(-1).nonzero()[:, 0]
@@ -416,7 +443,7 @@ def _ending(lab: LabLike, trace: Trace, needed: Sequence[str]) -> _Ending:
     caps = [float(cap) for name in SOFTCAPS if (cap := getattr(config, name, None))]
     for softcap in (*caps, None):
         factor = _factor(raw, truth, softcap, tolerance)
-        found = _Ending(ending.norm, ending.projection, ending.unembedding, ending.dtype, factor, softcap)
+        found = Ending(ending.norm, ending.projection, ending.unembedding, ending.dtype, factor, softcap)
         if raw.shape != truth.shape:
             break
         off = (found.logits(residual).double().cpu() - truth).abs().max()
@@ -517,7 +544,7 @@ def _tolerance(x: torch.Tensor) -> float:
     return max(TOLERANCE.get(x.dtype, TOLERANCE[torch.bfloat16]), 1e-6)  # a trace's logits are float32 at best
 
 
-def _token_id(tokenizer: PreTrainedTokenizerBase, size: int, token: str | int) -> int:
+def token_id(tokenizer: PreTrainedTokenizerBase, size: int, token: str | int) -> int:
     """The id of a single token given by text or id. Raises BadInput with how a text of several splits."""
     if checks.as_whole(token) is not None:
         return checks.index("token", token, size, of="this vocabulary has", negative=False)
