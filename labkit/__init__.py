@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from labkit import quantization as quantization
     from labkit import sae as sae
     from labkit import views as views
+    from labkit.circuits.lens_reading import lens as lens
+    from labkit.circuits.swaps import swap as swap
     from labkit.errors import BadInput as BadInput
     from labkit.errors import BadModelFile as BadModelFile
     from labkit.errors import DownloadFailed as DownloadFailed
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
 
 # module -> its names
 _NAMES = {
+    "circuits.lens_reading": ("lens",),
+    "circuits.swaps": ("swap",),
     "errors": (
         "BadInput",
         "BadModelFile",

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from labkit.circuits.graph import CircuitEdge as CircuitEdge
     from labkit.circuits.graph import CircuitGraph as CircuitGraph
     from labkit.circuits.graph import CircuitNode as CircuitNode
+    from labkit.circuits.jacobian_lens import JacobianLens as JacobianLens
+    from labkit.circuits.lens_files import load_lens as load_lens
+    from labkit.circuits.lens_fitting import fit_lens as fit_lens
+    from labkit.circuits.lens_reading import LensReading as LensReading
+    from labkit.circuits.lens_reading import LensTable as LensTable
+    from labkit.circuits.lens_reading import lens as lens
     from labkit.circuits.measuring import Faithfulness as Faithfulness
     from labkit.circuits.probing import Probe as Probe
     from labkit.circuits.probing import probe as probe
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from labkit.circuits.routed_features import ExpertFeatures as ExpertFeatures
     from labkit.circuits.routed_features import counted_on as counted_on
     from labkit.circuits.routed_features import expert_features as expert_features
+    from labkit.circuits.swaps import swap as swap
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
@@ -41,6 +48,11 @@ _NAMES = {
     "pushing": ("Steers", "steers"),
     "refusals": ("is_refusal",),
     "routed_features": ("ExpertFeatures", "counted_on", "expert_features"),
+    "jacobian_lens": ("JacobianLens",),
+    "lens_files": ("load_lens",),
+    "lens_fitting": ("fit_lens",),
+    "lens_reading": ("LensReading", "LensTable", "lens"),
+    "swaps": ("swap",),
 }
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, _NAMES)

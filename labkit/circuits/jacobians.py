@@ -11,11 +11,13 @@ from one number of h_last, put at all of V at once, gives a row of every J_l.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from labkit.errors import BadInput, Unavailable
 from labkit.trace import running
@@ -56,7 +58,7 @@ def text_jacobians(
     together: int | None = None,
     stop: threading.Event | None = None,
 ) -> torch.Tensor:
-    """(layers − 1, rows, d_model) float32 on the CPU: J_0, J_1, ... of one text, [l, i, j] the i-th number of the last by j of l's.
+    """(layers − 1, rows, d_model) float32 on the CPU: J_0, J_1, ... of one text; [l, i, j] is the last's number i by l's j.
 
     ids: at least LEAST tokens; all are read.  rows: which of the d_model rows; None for all.  together: how many of them
     share a pass, each on a copy of the text; None for as many as the device gains from.  stop: ends it with Stopped.
@@ -68,7 +70,9 @@ def text_jacobians(
     wanted = list(range(width) if rows is None else rows)
     size = running.copies(lab.model, len(ids), len(wanted), most=together)
     inside = slice(SKIPPED, len(ids) - 1)
-    with observing(lab.model, lab.anatomy, ("residual",), gradients=True) as captured:
+    # torch's fused attention takes as long backward on a CPU, for texts so short, as all the rest of the model together
+    plain = sdpa_kernel(SDPBackend.MATH) if lab.device.type == "cpu" else contextlib.nullcontext()
+    with plain, observing(lab.model, lab.anatomy, ("residual",), gradients=True) as captured:
         running.forward(lab.model, [list(ids)] * size, logits="none", grad=True)
     live = captured.live["residual"]
     last, before = live[len(lab.anatomy.layers)], [live[i] for i in range(1, len(lab.anatomy.layers))]

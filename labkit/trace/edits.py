@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 class Edit:
     """A change to the model, for `lab.edit`. where: places, as text. value: what is put there, or a function of it.
 
+    A mapping of the places gives each a value of its own.
     check: called with the lab before anything is changed; raises for a model that the change is not for.
     """
 
@@ -219,7 +220,8 @@ def _sites(anatomy: Anatomy, edit: Edit) -> list[Site | RouterSite]:
             [layer.heads for layer in anatomy.layers],
             [layer.kv_heads for layer in anatomy.layers],
         )
-        value = edit.value if callable(edit.value) else _as_tensor(edit.value, text, "The value")
+        given = edit.value[text] if isinstance(edit.value, Mapping) else edit.value
+        value = given if callable(given) else _as_tensor(given, text, "The value")
         change = _change(place, value)
         sites += [Site(place.name, layer, change) for layer in _layers(anatomy, place)]
     return sites

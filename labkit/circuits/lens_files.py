@@ -1,0 +1,229 @@
+"""Jacobian lenses in files: safetensors, and the published format of neuronpedia/jacobian-lens.
+
+A published lens is what torch.save makes of {"J": {l: (d_model, d_model)}, "n_prompts", "source_layers", "d_model"}, where l
+is the layer that a state leaves; a checkpoint of a fit has the sums as "jacobian_sum" and "n_done" instead. labkit counts by
+the layer that a state enters, one more. In safetensors the same numbers have the names "J.0", "J.1", ..., and the facts are
+the file's metadata. What labkit ships is stored in eight bits a number with a scale for each row ("scale.0", ...).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from labkit.circuits.jacobian_lens import JacobianLens, plain_name
+from labkit.errors import BadInput, BadModelFile, ModelNotFound
+from labkit.models.files.safetensors_header import read_safetensors_header
+from labkit.models.shipped import ASSETS
+
+SHIPPED = "labkit-lens"
+FILE = "lens.safetensors"
+PICKLES = (".pt", ".pth")
+_MOST_LAYERS = 10_000
+_STORED = ("F32", "F16", "BF16", "I8")
+_LEVELS = 127
+
+
+def load_lens(
+    path: str | Path, *, model: str | None = None, layers: int | None = None, allow_pickle: bool = False
+) -> JacobianLens:
+    """A Jacobian lens from a file: one that `JacobianLens.save` wrote, or a published one.
+
+    path: NAME.safetensors; or NAME.pt, such as "gpt2-small/jlens/Salesforce-wikitext/gpt2_jacobian_lens.pt" of
+        neuronpedia/jacobian-lens, as huggingface_hub.hf_hub_download(...) gives its place on disk.
+    model: the name of the model it is of, where its file does not say or calls it otherwise.  layers: how many that model has,
+        where its file does not say and the lens leaves out some; None takes it to be of all layers but the last.
+    allow_pickle: a .pt file is a pickle. It is opened by torch's reader of tensors and plain values alone (weights_only),
+        which runs no code of the file's, but only when this is asked for.
+    Raises ModelNotFound where there is no such file, BadModelFile for a damaged one or one that is no such lens, and for a
+    pickle that was not asked for.
+    """
+    if not isinstance(path, str | Path):
+        raise BadInput(f"A lens is loaded from a file, and a {type(path).__name__} names none; give its path.")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ModelNotFound(
+            f"There is no file {str(path)!r}; give the path of a .safetensors file that lens.save wrote, or of a published .pt."
+        )
+    if file.suffix in PICKLES:
+        if not allow_pickle:
+            raise BadModelFile(
+                f"{file.name} is a pickle, which can run code when it is opened carelessly; load_lens(path, allow_pickle=True) "
+                "reads the tensors and numbers of a published lens alone, and lens.save('lens.safetensors') then writes it "
+                "without."
+            )
+        return _from_pickle(file, model, layers)
+    return _from_safetensors(file, model, layers)
+
+
+def shipped_lens(name: str) -> JacobianLens | None:
+    """The lens that comes with labkit for the model of a name; None where there is none."""
+    folder = ASSETS / SHIPPED
+    if not (folder / FILE).is_file() or plain_name(name) != _shipped_model(folder):
+        return None
+    return _from_safetensors(folder / FILE, None, None)
+
+
+def _shipped_model(folder: Path) -> str:
+    return plain_name(read_safetensors_header(folder / FILE).metadata.get("model", ""))
+
+
+# writing --------------------------------------------------------------------------------------------------------------
+
+
+def write(lens: JacobianLens, path: str | Path, *, bits: int = 16) -> Path:
+    """Write a lens, whole or not at all. bits: 8 stores each row as whole numbers up to 127 times a scale of its own."""
+    file = Path(path).expanduser()
+    if file.suffix not in (".safetensors", *PICKLES):
+        raise BadInput(
+            f"A lens is saved as NAME.safetensors, or as NAME.pt as published ones are, and not as {file.name}."
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    try:
+        if file.suffix in PICKLES:
+            _write_pickle(lens, part)
+        else:
+            _write_safetensors(lens, part, bits)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    return file
+
+
+def _write_pickle(lens: JacobianLens, file: Path) -> None:
+    layers = sorted(lens.jacobians)
+    content: dict[str, Any] = {
+        "J": {layer - 1: lens.jacobians[layer].half() for layer in layers},
+        "n_prompts": lens.prompts,
+        "source_layers": [layer - 1 for layer in layers],
+        "d_model": lens.d_model,
+        "metadata": {"target_layer": lens.layers - 1} | ({} if lens.model is None else {"model_name": lens.model}),
+    }
+    torch.save(content, file)
+
+
+def _write_safetensors(lens: JacobianLens, file: Path, bits: int) -> None:
+    from safetensors.torch import save_file
+
+    tensors: dict[str, torch.Tensor] = {}
+    for layer, matrix in lens.jacobians.items():
+        if bits == 8:
+            scale = (matrix.abs().amax(1, keepdim=True) / _LEVELS).clamp_min(1e-30)
+            tensors[f"J.{layer - 1}"] = (matrix / scale).round().to(torch.int8)
+            tensors[f"scale.{layer - 1}"] = scale[:, 0].float().contiguous()
+        else:
+            tensors[f"J.{layer - 1}"] = matrix.half().contiguous()
+    facts = {
+        "format": "jacobian-lens",
+        "n_prompts": str(lens.prompts),
+        "d_model": str(lens.d_model),
+        "source_layers": json.dumps([layer - 1 for layer in sorted(lens.jacobians)]),
+        "target_layer": str(lens.layers - 1),
+        "agreement": json.dumps({layer: round(value, 5) for layer, value in lens.agreement.items()}),
+        "notes": json.dumps(lens.notes),
+    }
+    save_file(tensors, file, metadata=facts if lens.model is None else facts | {"model": lens.model})
+
+
+# reading --------------------------------------------------------------------------------------------------------------
+
+
+def _from_safetensors(file: Path, model: str | None, layers: int | None) -> JacobianLens:
+    header = read_safetensors_header(file)
+    facts = header.metadata
+    names = {name: name.partition(".")[2] for name in header.tensors if name.startswith("J.")}
+    if not names or not all(number.isdecimal() and int(number) < _MOST_LAYERS for number in names.values()):
+        raise BadModelFile(
+            f"{file.name} holds no Jacobian lens, whose matrices are called J.0, J.1 and so on; give another."
+        )
+    for name in names:
+        dtype, shape, _ = header.tensors[name]
+        if dtype not in _STORED or len(shape) != 2:
+            raise _wrong(file, f"{name} is {dtype} of shape {shape}")
+        scale = header.tensors.get(f"scale.{names[name]}")
+        if dtype == "I8" and (scale is None or scale[:2] != ("F32", shape[:1])):
+            raise _wrong(file, f"{name} has no scale for each row")
+    from safetensors.torch import load_file
+
+    held = load_file(file)
+    matrices: dict[int, torch.Tensor] = {}
+    for name, number in names.items():
+        matrix = held[name].float()
+        matrices[int(number)] = matrix * held[f"scale.{number}"][:, None] if held[name].dtype == torch.int8 else matrix
+    try:
+        told = {int(layer): float(value) for layer, value in json.loads(facts.get("agreement", "{}")).items()}
+        notes = tuple(str(note) for note in json.loads(facts.get("notes", "[]")))
+        prompts = int(facts.get("n_prompts", "0"))
+        last = int(facts["target_layer"]) if "target_layer" in facts else None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _wrong(file, "what it says about itself can't be read") from error
+    return _made(file, matrices, prompts, model or facts.get("model"), layers, last, told, notes)
+
+
+def _from_pickle(file: Path, model: str | None, layers: int | None) -> JacobianLens:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, zipfile and pickle raise all kinds
+        raise BadModelFile(
+            f"{file.name} can't be read as tensors and plain values; fetch it again, from where published lenses are."
+        ) from error
+    sums = content.get("jacobian_sum") if isinstance(content, dict) else None
+    matrices = content.get("J", sums) if isinstance(content, dict) else None
+    if (
+        not isinstance(matrices, dict)
+        or not matrices
+        or not all(isinstance(m, torch.Tensor) for m in matrices.values())
+    ):
+        raise BadModelFile(f"{file.name} holds no Jacobian lens, which has its matrices under 'J'; give another.")
+    facts = content.get("metadata")
+    facts = facts if isinstance(facts, dict) else {}
+    target = content.get("target_layer", facts.get("target_layer"))
+    name = content.get("model_name", facts.get("model_name"))
+    try:
+        prompts = int(content.get("n_prompts", content.get("n_done", 0)))
+        found = {int(layer): matrix for layer, matrix in matrices.items()}
+        last = None if target is None else int(target)
+    except (ValueError, TypeError) as error:
+        raise _wrong(file, "what it says about itself can't be read") from error
+    if matrices is sums:
+        if prompts < 1:
+            raise _wrong(file, "it is a fit that has not begun")
+        found = {layer: matrix.float() / prompts for layer, matrix in found.items()}
+    return _made(file, found, prompts, model or (name if isinstance(name, str) else None), layers, last, {}, ())
+
+
+def _made(
+    file: Path,
+    matrices: dict[int, torch.Tensor],
+    prompts: int,
+    model: str | None,
+    layers: int | None,
+    last: int | None,
+    agreement: dict[int, float],
+    notes: tuple[str, ...],
+) -> JacobianLens:
+    """A lens of what a file held, by the layer a state leaves. last: the layer its matrices lead to, where the file says."""
+    shapes = {tuple(matrix.shape) for matrix in matrices.values()}
+    shape = next(iter(shapes))
+    if len(shapes) > 1 or len(shape) != 2 or shape[0] != shape[1] or not math.prod(shape):
+        raise _wrong(file, f"its matrices are of the shapes {sorted(shapes)}, and should be square and alike")
+    highest = max(matrices)
+    count = layers if layers is not None else (highest + 1 if last is None else last) + 1
+    if not 0 <= min(matrices) <= highest < count - 1:
+        raise _wrong(file, f"it has a matrix for the output of layer {highest}, of a model with {count} layers")
+    if last is not None and last != count - 1:
+        raise _wrong(file, f"its matrices lead to the output of layer {last}, and not of the last, {count - 1}")
+    for layer, matrix in matrices.items():
+        if not bool(matrix.isfinite().all()):
+            raise _wrong(file, f"the matrix of layer {layer} holds numbers that are none")
+    found = {layer + 1: matrix.float().contiguous() for layer, matrix in sorted(matrices.items())}
+    return JacobianLens(found, prompts, model, count, agreement, notes)
+
+
+def _wrong(file: Path, what: str) -> BadModelFile:
+    return BadModelFile(f"{file.name} is no whole Jacobian lens: {what}; fetch it again, or give another.")
