@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from labkit import views as views
     from labkit.circuits.lens_reading import lens as lens
     from labkit.circuits.swaps import swap as swap
+    from labkit.circuits.two_models import compare as compare
     from labkit.errors import BadInput as BadInput
     from labkit.errors import BadModelFile as BadModelFile
     from labkit.errors import DownloadFailed as DownloadFailed
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "circuits.lens_reading": ("lens",),
     "circuits.swaps": ("swap",),
+    "circuits.two_models": ("compare",),
     "errors": (
         "BadInput",
         "BadModelFile",

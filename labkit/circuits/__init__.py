@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from labkit.circuits.routed_features import counted_on as counted_on
     from labkit.circuits.routed_features import expert_features as expert_features
     from labkit.circuits.swaps import swap as swap
+    from labkit.circuits.two_models import Comparison as Comparison
+    from labkit.circuits.two_models import compare as compare
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
@@ -53,6 +55,7 @@ _NAMES = {
     "lens_fitting": ("fit_lens",),
     "lens_reading": ("LensReading", "LensTable", "lens"),
     "swaps": ("swap",),
+    "two_models": ("Comparison", "compare"),
 }
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, _NAMES)

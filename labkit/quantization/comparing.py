@@ -86,16 +86,20 @@ def logits_of(documents: Documents, lab: LabLike) -> Run:
 
 def check_same_tokens(original: LabLike, other: LabLike) -> None:
     """Raise BadInput where two labs do not mean the same by a token's number."""
-    if other.tokenizer is original.tokenizer:
-        return
-    ours: dict[str, int] = getattr(original.tokenizer, "get_vocab", dict)()
-    theirs: dict[str, int] = getattr(other.tokenizer, "get_vocab", dict)()
-    if ours != theirs:
-        odd = len(set(ours.items()) ^ set(theirs.items()))
+    if odd := different_tokens(original, other):
         raise BadInput(
             f"{other.name} and {original.name} have different vocabularies ({odd:,} entries differ), so their predictions "
             "can't be compared token by token; give the original that the quantized model was made of."
         )
+
+
+def different_tokens(original: LabLike, other: LabLike) -> int:
+    """How many entries of two labs' vocabularies differ; 0 where a token's number means the same to both."""
+    if other.tokenizer is original.tokenizer:
+        return 0
+    ours: dict[str, int] = getattr(original.tokenizer, "get_vocab", dict)()
+    theirs: dict[str, int] = getattr(other.tokenizer, "get_vocab", dict)()
+    return len(set(ours.items()) ^ set(theirs.items())) if ours != theirs else 0
 
 
 def _padded(documents: Batched, group: Sequence[int], width: int) -> torch.Tensor:
