@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
@@ -45,6 +47,11 @@ _SETTINGS = '%llguidance {"no_forcing": true}\n'
 _UNSATISFIABLE = "Unsatisfiable schema: "
 _NO_TOKEN = "NoExtension"  # how llguidance says that no token goes on
 MOST_SAID = 200  # characters of what llguidance says
+# llguidance's compiler goes down from rule to rule on the machine's own stack, and one that runs over ends the process. A
+# rule is 8 characters at least and takes up to 4 KiB.
+SHALLOW = 4096  # characters of a grammar for which any thread's stack will do
+STACK_BYTES = 512 * 2**20  # for the largest that llguidance takes; memory is taken up only as far as it is used
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -102,9 +109,17 @@ def read(given: object) -> Form | None:
     if isinstance(given, Sequence) and not isinstance(given, bytes):
         wanted = "choices that are texts, none of them empty, such as ['yes', 'no']"
         choices = checks.texts("form", given) or checks.refuse("form", given, wanted)
+        if (bad := next((one for one in choices if not _is_text(one)), None)) is not None:
+            raise BadInput(
+                f"The choice {checks.shown(bad)} holds a surrogate, which no text of tokens does; leave it out."
+            )
         written = "|".join(dict.fromkeys(regular.literal(choice) for choice in choices))
         return _checked("choices", _start(written), given)
     checks.refuse("form", given, WANTED)
+
+
+def _is_text(text: str) -> bool:
+    return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
 
 
 def _of_model(model: Any) -> str:
@@ -143,7 +158,7 @@ def _checked(kind: FormKind, lark: str, given: object) -> Form:
     """The form, once llguidance has read it."""
     matcher = _llguidance().LLMatcher
     grammar = matcher.grammar_from_lark(f"{lark}\n{_SETTINGS}")
-    failed, said = matcher.validate_grammar_with_warnings(grammar)
+    failed, said = _deep(lambda: matcher.validate_grammar_with_warnings(grammar), grammar)
     if failed or said:
         raise _refused(kind, said[0])
     return Form(kind, grammar, given)
@@ -159,6 +174,8 @@ def _refused(kind: FormKind, said: str) -> BadInput:
         if reason.startswith("Regex is empty"):
             reason = "no text has its pattern, format and length together"
         return BadInput(f"Nothing satisfies this schema: {reason}.")
+    if "symbols.len()" in reason:
+        reason = "it has too many rules"
     if "recursion limit" in reason:
         reason = "it is nested too deeply"
     if "oneOf constraints" in reason:
@@ -173,6 +190,31 @@ def _sentence(said: str) -> str:
     text = " ".join(" ".join(line.split()) for line in lines if not re.match(r"\s*(\d+ \||\^+\s*$|$)", line))
     text = re.sub(r"^at \d+\(\d+\): failed to compile JSON schema: ", "", text)
     return (text if len(text) <= MOST_SAID else text[: MOST_SAID - 1] + "…").rstrip(".")
+
+
+def _deep(work: Callable[[], _Made], grammar: str) -> _Made:
+    """What `work` makes of a grammar, on a stack that is deep enough for it."""
+    if len(grammar) <= SHALLOW:
+        return work()
+    found: Future[_Made] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:
+            found.set_exception(error)
+
+    thread = threading.Thread(target=run, name="labkit-form", daemon=True)
+    with _STACKS:
+        before = threading.stack_size(STACK_BYTES)
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(before)
+    return found.result()
+
+
+_STACKS = threading.Lock()  # the size is one for the whole process
 
 
 def _llguidance() -> Any:
@@ -295,7 +337,8 @@ def _compiled(form: Form, of: Vocabulary) -> llguidance.LLMatcher:
     """The form's matcher at its beginning, for this tokenizer: made once and kept. It is to be copied, not moved."""
     kept = of.compiled
     if form.grammar not in kept:
-        matcher = _llguidance().LLMatcher(of.guidance, form.grammar, log_level=0)
+        made = _llguidance().LLMatcher
+        matcher = _deep(lambda: made(of.guidance, form.grammar, log_level=0), form.grammar)
         if matcher.is_error():
             raise _refused(form.kind, matcher.get_error())
         first = matcher.deep_copy()

@@ -3,13 +3,15 @@
 llguidance reads JSON Schema strictly, but passes over keywords that it doesn't know, so that a slip of the pen would lift a
 constraint. So the whole schema is gone through here. On the way it is written more narrowly where llguidance 1.9 would let
 something through: names of properties spelt with escapes, 29 February of any year, `\\d` and its like, which validators read
-in two ways, properties counted twice that are named twice. Every text that comes out satisfies the schema; of the texts that
-do, some can't be written: other orders of properties, more white space, 2.0 for the integer 2, escapes that JSON can do without.
+in two ways, properties counted twice that are named twice, bounds that float64 does not hold. Every text that comes out
+satisfies the schema; of the texts that do, some can't be written: other orders of properties, more white space, 2.0 for the
+integer 2, escapes that JSON can do without, numbers beyond 2^53 where there is a bound.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeGuard
@@ -96,6 +98,8 @@ GUIDANCE_FORMATS = (
 )  # llguidance's own, tested against other readings of each
 
 MOST_VISITS = 20_000
+LEAST = 1e-15  # what stands for the next number to 0
+EXACT = 2**53 - 1  # up to here float64, in which llguidance counts, holds every whole number and the next one
 
 # reading ---------------------------------------------------------------------------------------------------------------
 
@@ -354,17 +358,34 @@ def _count(reading: _Reading, schema: dict[str, Any], value: Any, place: str) ->
 def _number(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
     if not _is_number(value):
         reading.malformed(value, place, "a number")
-    if place.endswith("/multipleOf") and value <= 0:
-        reading.malformed(value, place, "a number above 0")
+    keyword = place.rpartition("/")[2]
+    if keyword == "multipleOf":
+        if value <= 0:
+            reading.malformed(value, place, "a number above 0")
+        return
+    lower = keyword.endswith("inimum")
+    if value > EXACT if lower else value < -EXACT:
+        reading.refuse(f"{value:,} as {keyword} at {place}, beyond {EXACT:,}, up to which numbers are exact")
+    bound = max(value, -EXACT) if lower else min(value, EXACT)
+    if keyword.startswith("exclusive") and bound == int(bound) and "number" in _types(schema):
+        # Where the other bound lies before the next whole number, llguidance would let this one through.
+        bound = (LEAST if lower else -LEAST) if bound == 0 else math.nextafter(bound, math.inf if lower else -math.inf)
+    schema[keyword] = bound
 
 
 def _enum(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
     if not isinstance(value, list) or not value:
         reading.malformed(value, place, "a list of values, not empty")
+    _const(reading, schema, value, place)
 
 
 def _const(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
-    """Any value will do."""
+    """Any value will do, but for numbers that llguidance would write as others."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _const(reading, schema, each, place)
+    elif _is_number(value) and abs(value) > EXACT:
+        reading.refuse(f"{value:,} at {place}, beyond {EXACT:,}, up to which numbers are exact", wanted="a text")
 
 
 def _reference(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
+import subprocess
 import sys
 import threading
 import weakref
@@ -379,6 +381,7 @@ def test_ids_past_the_vocabulary_are_forbidden(tiny_lab: lk.Lab) -> None:
         ([], r"form=\[\]"),
         (["a", ""], "form="),
         (["a", 1], "form="),
+        (["a", "b\ud800"], "surrogate"),
         ({"a", "b"}, "form="),
         (int, "form="),
         ('start: "a"', "lk.Grammar"),
@@ -425,6 +428,58 @@ def test_a_grammar_of_many_rules_is_compiled_and_followed() -> None:
     held = _held(lk.Grammar("start: r0\n" + rules), fuzz.tiny_tokenizer())
     assert held.accepts("01x")
     assert not held.accepts("02x")
+
+
+_CHAIN = """
+import sys
+import threading
+
+import fuzz
+
+import labkit as lk
+from labkit.errors import BadInput
+from labkit.generation import forms
+
+threading.stack_size(2**20)  # less than any system gives
+
+
+def hold(count, terminals):
+    name = "T" if terminals else "r"
+    rules = "\\n".join(f'{name}{i}: "a" {name}{i + 1} | "b"' for i in range(count))
+    form = forms.read(lk.Grammar(f'start: {name}0\\n{rules}\\n{name}{count}: "c"'))
+    return forms.FormMasks(form, fuzz.tiny_tokenizer(), [2], 1)
+
+
+def run():
+    for count, terminals in ((100, False), (20_000, False), (100_000, True)):
+        held = hold(count, terminals)
+        print(held.accepts("aab"), held.accepts("ac"))
+    try:
+        hold(100_000, False)
+    except BadInput as error:
+        print(error)
+    print(threading.stack_size())
+
+
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
+
+
+def test_rules_that_lead_from_one_to_the_next_do_not_end_the_process() -> None:
+    """llguidance goes down from rule to rule on the machine's stack: in a process of its own, as one that runs over is gone."""
+    path = os.pathsep.join([str(Path(fuzz.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", _CHAIN],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = "This grammar can't be enforced: it has too many rules."
+    assert done.stdout.splitlines() == ["True False"] * 3 + [said, str(2**20)]
 
 
 def test_a_form_that_takes_too_much_work_is_said_and_what_there_is_kept(tiny_lab: lk.Lab) -> None:

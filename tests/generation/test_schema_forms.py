@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import ipaddress
 import json
 import random
+from decimal import Decimal
 from typing import Any
 
 import fuzz
@@ -104,6 +106,13 @@ def test_what_is_no_json_or_has_too_much_white_space(text: str) -> None:
         ({"type": "string", "pattern": r"^\d+$"}, '"١٢"'),
         ({"type": "string", "pattern": r"^\D$"}, '"١"'),
         ({"type": "string", "pattern": r"^[^\d]$"}, '"١"'),
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, "0"),
+        ({"type": "number", "exclusiveMinimum": -0.0, "exclusiveMaximum": 0.5}, "0"),
+        ({"exclusiveMaximum": 0, "minimum": -0.5}, "-0"),
+        ({"allOf": [{"type": "number", "exclusiveMinimum": 1}, {"maximum": 1.5}]}, "1"),
+        ({"type": "number", "minimum": -14999999999999999, "maximum": 0}, "-15000000000000000"),
+        ({"type": "number", "exclusiveMaximum": 9999999999999999}, "9999999999999999"),
+        ({"type": "integer", "minimum": -(2**63) - 5, "maximum": 0}, str(-(2**63) - 6)),
     ],
 )
 def test_what_would_be_too_loose(schema: dict[str, Any], text: str) -> None:
@@ -168,6 +177,34 @@ def test_addresses_are_what_pythons_ipaddress_reads() -> None:
     assert read > 10
 
 
+def test_bounds_hold_to_the_last_digit() -> None:
+    """Numbers at and beside their bounds, told by decimal arithmetic."""
+    rng = random.Random(0)
+    for _ in range(60):
+        one, other = (rng.choice([rng.randint(-2, 2), rng.randint(-200, 200) / rng.choice([10, 100])]) for _ in "ab")
+        low, high = rng.choice(["minimum", "exclusiveMinimum"]), rng.choice(["maximum", "exclusiveMaximum"])
+        schema = {"type": rng.choice(["number", "integer"]), low: min(one, other), high: max(one, other)}
+        least, most = Decimal(str(schema[low])), Decimal(str(schema[high]))
+        near = [bound + Decimal(step) for bound in (least, most) for step in ("0", "1", "-1", "0.001", "-0.001")]
+        held = None
+        with contextlib.suppress(BadInput):  # where nothing lies between the bounds
+            held = masks(schema)
+        for number in near:
+            text = f"{number.normalize():f}"
+            there = number >= least if low == "minimum" else number > least
+            there &= number <= most if high == "maximum" else number < most
+            there &= schema["type"] == "number" or number == int(number)
+            assert (held is not None and held.accepts(text)) == there, (schema, text)
+
+
+def test_wide_bounds_are_drawn_in_to_where_numbers_are_exact() -> None:
+    schema = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}  # of a 64-bit integer
+    assert accepts(schema, "-9007199254740991")
+    assert accepts(schema, "12")
+    assert not accepts(schema, str(2**63))
+    assert accepts({"const": [2**53 - 1]}, "[9007199254740991]")
+
+
 # what is refused -----------------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +241,10 @@ REFUSED: list[tuple[Any, str]] = [
     ({"minimum": "3"}, "#/minimum.*a number"),
     ({"exclusiveMinimum": True}, "#/exclusiveMinimum"),
     ({"multipleOf": 0}, "#/multipleOf.*above 0"),
+    ({"type": "integer", "minimum": 2**63, "maximum": 2**63 + 9}, r"minimum at #/minimum.*exact"),
+    ({"exclusiveMaximum": -1e19}, r"exclusiveMaximum at #/exclusiveMaximum.*exact"),
+    ({"const": -(2**63)}, "#/const.*exact.*a text"),  # would end the process
+    ({"enum": [{"id": [2**70]}]}, "#/enum.*exact"),
     ({"required": "a"}, "#/required"),
     ({"minLength": -1}, "#/minLength"),
     ({"maxItems": 1.5}, "#/maxItems"),
