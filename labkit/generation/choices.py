@@ -82,7 +82,8 @@ def distribution(lab: LabLike, generation: Generation, step: int, k: int = 10) -
     probable), logprob (the model's own, nats), a column for each stage that was on with the log-probability after it (form,
     repetition_penalty, temperature, top_k, top_p, min_p, greedy; minus infinity once it is cut), sampled_logprob (after all),
     cut_by (the stage that cut it, "" for none) and taken (bool).
-    Raises BadInput for a step that is not there. The caller does not need the lab's turn.
+    Raises BadInput for a step that is not there, Unavailable where the model now gives NaN. The caller does not need the lab's
+    turn.
     """
     import pandas as pd
 
@@ -187,6 +188,8 @@ def _logits(lab: LabLike, generation: Generation, step: int) -> tuple[torch.Tens
         sharing=sharing,
     )
     assert seen.found is not None
+    if bool(seen.found.isnan().any()):
+        raise decode.nan_error(step + 1)
     recorded, ids = generation.top_logprobs[step], generation.top_ids[step]
     now = seen.found.log_softmax(-1)
     tolerance = TOLERANCE.get(model.dtype, COARSEST)

@@ -248,10 +248,16 @@ def decode(
         if not ran_out_of_memory(error):
             raise
         width, tokens = max(len(r.prompts) for r in recorders), max(len(r.steps) for r in recorders)
-        raise NotEnoughMemory(
-            f"Memory ran out after {tokens:,} tokens of {width:,} text{'s' * (width != 1)} at once; what was generated is in "
-            "lab.last_generation: generate fewer texts at a time or fewer tokens, or free some memory."
-        ) from error
+        raise out_of_memory(tokens, width) from error
+
+
+def out_of_memory(tokens: int, texts: int) -> NotEnoughMemory:
+    """What is said of memory that ran out after so many tokens of so many texts, which were kept."""
+    written = "what was generated is in lab.last_generation" if tokens else "nothing was generated"
+    return NotEnoughMemory(
+        f"Memory ran out after {tokens:,} token{'s' * (tokens != 1)} of {texts:,} text{'s' * (texts != 1)} at once; {written}: "
+        "generate fewer texts at a time or fewer tokens, or free some memory."
+    )
 
 
 def _write(engine: loop.Engine, recorder: _Recorder) -> None:
@@ -517,7 +523,7 @@ class _Recorder(StoppingCriteria):
             own = self.own = self.scores.float().log_softmax(-1)
             self.scores = None
             if bool(own[:, 0].isnan().any()):  # one NaN makes all of its row so
-                raise _nan_error(len(self.steps) + 1)
+                raise nan_error(len(self.steps) + 1)
         assert self.own is not None
         return self.own
 
@@ -723,7 +729,8 @@ def _seeded(seed: int | None) -> Iterator[None]:
                 torch.mps.set_rng_state(before)
 
 
-def _nan_error(step: int) -> Unavailable:
+def nan_error(step: int) -> Unavailable:
+    """What is said of a model that gave NaN for the token `step`, counted from 1."""
     return Unavailable(
         f"The model's scores are NaN at token {step}, so nothing can be chosen; load it with dtype='float32', and check the "
         "weights if it persists."

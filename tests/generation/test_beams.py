@@ -10,7 +10,7 @@ import torch
 from families import FAMILIES, Tokens, build
 
 import labkit as lk
-from labkit.errors import BadInput
+from labkit.errors import BadInput, Unavailable
 
 PROMPT = [5, 17, 33]
 
@@ -97,3 +97,43 @@ def test_numbers_and_branches_of_a_beam() -> None:
     assert one["beam 1"].ids == lab.generate(PROMPT, max_new_tokens=6).ids
     with pytest.raises(BadInput, match="width"):
         lk.generation.beams(lab, PROMPT, 0)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, ValueError])
+def test_what_was_found_is_kept_when_it_is_cut_short(error: type[BaseException]) -> None:
+    lab = lab_of()
+    whole = lk.generation.beams(lab, PROMPT, 2, max_new_tokens=4)
+    lk.generation.beams(lab, PROMPT, 2, max_new_tokens=2)
+    steps = 0
+
+    def fail(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps > 4:
+            raise error
+
+    handle = lab.model.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(lk.NotEnoughMemory if error is MemoryError else error) as caught:
+            lk.generation.beams(lab, PROMPT, 2, max_new_tokens=9)
+    finally:
+        handle.remove()
+    if error is MemoryError:
+        assert "after 4 tokens of 2 texts" in str(caught.value)
+    left = lab.last_generation
+    assert [one.ids for one in left] == [whole[name].ids for name in whole]
+    reason = "interrupted" if error is KeyboardInterrupt else "stopped"
+    assert [one.finish_reason for one in left] == [reason] * 2
+    assert torch.allclose(left[0].logprobs, whole["beam 1"].logprobs, atol=1e-5)
+    assert left[0].branch(1, 7, max_new_tokens=4).ids[:2] == [left[0].ids[0], 7]
+
+
+def test_scores_that_are_nan_are_no_ranking() -> None:
+    lab = lab_of()
+    gen = lab.generate(PROMPT, max_new_tokens=3)
+    with torch.no_grad():
+        next(lab.model.parameters())[PROMPT[0]] = float("nan")
+    with pytest.raises(Unavailable, match="NaN at token 1"):
+        lk.generation.beams(lab, PROMPT, 2)
+    with pytest.raises(Unavailable, match="NaN at token 2"):
+        gen.distribution(1)

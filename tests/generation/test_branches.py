@@ -191,6 +191,21 @@ def test_an_interrupt_keeps_what_was_written(lab: lk.Lab) -> None:
     assert kept_one.branch(7, 50).ids[:8] == [*whole.ids[:7], 50]
 
 
+def test_memory_that_runs_out_before_a_token_leaves_nothing_and_says_so(lab: lk.Lab) -> None:
+    parent = lab.generate(PROMPT, max_new_tokens=TOTAL)
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    handle = lab.model.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(lk.NotEnoughMemory, match="after 0 tokens of 1 text at once; nothing was generated"):
+            parent.branch(4, 42)
+    finally:
+        handle.remove()
+    assert lab.last_generation is parent
+
+
 def test_what_a_branch_costs(lab: lk.Lab) -> None:
     """One pass of two tokens in place of the prompt and the text so far, then one token a pass."""
     parent = lab.generate(list(range(3, 63)), max_new_tokens=TOTAL)
