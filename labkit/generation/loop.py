@@ -42,6 +42,21 @@ class Engine(Protocol):
         ...
 
 
+BEGUN = 1024  # tokens that there is place for at first
+
+
+def begun(ids: Sequence[int], room: int) -> torch.Tensor:
+    """(1, places): a text's ids with place for tokens to come, `room` of them at most; more is made by `doubled`."""
+    row = torch.zeros(1, len(ids) + min(room, BEGUN), dtype=torch.long)
+    row[0, : len(ids)] = torch.tensor(ids)
+    return row
+
+
+def doubled(row: torch.Tensor) -> torch.Tensor:
+    """A row of ids with as much place again: a user may allow more tokens than memory has place for."""
+    return torch.cat([row, torch.zeros_like(row)], dim=1)
+
+
 def write(
     feed: Feed,
     ids: Sequence[int],
@@ -60,8 +75,7 @@ def write(
     given = len(ids)
     logits = feed.start(ids, room, stopped=stopped)
     total = given + room
-    told = torch.empty(1, total, dtype=torch.long)
-    told[0, :given] = torch.tensor(ids)
+    told = begun(ids, room)
     row = told.to(logits.device)  # the same where that is the CPU
     for length in range(given, total):
         if length == given and stopped():
@@ -69,6 +83,10 @@ def write(
         seen = cast("torch.LongTensor", row[:, :length])
         scores = processors(seen, cast("torch.FloatTensor", logits[None].float()))
         chosen = torch.multinomial(scores.softmax(-1), 1)[0, 0] if sampled else scores[0].argmax()
+        if length == told.shape[1]:
+            apart = row is not told
+            told = doubled(told)
+            row = doubled(row) if apart else told
         row[0, length] = chosen
         told[0, length] = int(chosen)
         last = length + 1 == total

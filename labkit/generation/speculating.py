@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import torch
 
 from labkit.errors import BadInput, Unavailable
+from labkit.generation.loop import begun, doubled
 from labkit.generation.speculation import LEAST_MATCH, LOOK_UP, Draft, Round
 from labkit.models.tokens import REPLACEMENT
 from labkit.trace import running
@@ -81,7 +82,7 @@ def speculate(
         )
     ids = list(prompt)
     end = len(ids) + room
-    row = torch.tensor([ids + [0] * room])  # the ids, for processors
+    row = begun(ids, room)  # the ids, for processors
     reader = running.reader(model, end)
     draw = _Draw(seed)
     with _drafter(model, tokenizer, draft, reader, end, draw, filters, ends) as propose:
@@ -101,6 +102,8 @@ def speculate(
                         id_, taken = draw.judged(scores, proposal.ids[position], proposal.chances[position])
                     else:
                         id_, taken = draw.one(scores), False
+                    if len(ids) == row.shape[1]:
+                        row = doubled(row)
                     row[0, len(ids)] = id_
                     ids.append(id_)
                     accepted, kept = accepted + taken, kept + 1

@@ -15,7 +15,7 @@ from families import FAMILIES, Tokens, build
 
 import labkit as lk
 from labkit.errors import Unavailable
-from labkit.generation import fast
+from labkit.generation import fast, loop
 from labkit.trace import running
 
 LONG = 20
@@ -194,3 +194,23 @@ def test_torch_compiles_the_step_for_real(tiny_lab: lk.Lab, monkeypatch: pytest.
     for _ in range(2):
         same(tiny_lab.generate("abc", chat=False, max_new_tokens=LONG, speed="fast"), plain)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("settings", [{"speed": "fast"}, {"speculation": "prompt_lookup"}], ids=str)
+def test_as_many_tokens_as_a_user_likes(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model without a limit may be allowed more tokens than memory has place for: place is made as they come."""
+    lab = lk.Lab(build(FAMILIES["bloom"]), Tokens(), name="bloom")
+    assert lab.context is None
+    monkeypatch.setattr(loop, "BEGUN", 4)
+    plain = lab.generate([5, 17, 33, 5, 17], max_new_tokens=20)
+    stop = threading.Event()
+
+    def enough(gen: lk.Generation) -> None:
+        if len(gen) == 20:
+            stop.set()
+
+    gen = lab.generate(
+        [5, 17, 33, 5, 17], max_new_tokens=10**15, on_token=enough, stop_event=stop, alternatives=2, **settings
+    )
+    assert gen.ids[:20] == plain.ids
+    assert gen.finish_reason == "stopped"
