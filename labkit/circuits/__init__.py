@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from labkit.circuits.graph import CircuitGraph as CircuitGraph
     from labkit.circuits.graph import CircuitNode as CircuitNode
     from labkit.circuits.jacobian_lens import JacobianLens as JacobianLens
+    from labkit.circuits.lens_comparing import LensQuality as LensQuality
+    from labkit.circuits.lens_comparing import lens_quality as lens_quality
     from labkit.circuits.lens_files import load_lens as load_lens
     from labkit.circuits.lens_fitting import fit_lens as fit_lens
     from labkit.circuits.lens_reading import LensReading as LensReading
@@ -51,6 +53,7 @@ _NAMES = {
     "refusals": ("is_refusal",),
     "routed_features": ("ExpertFeatures", "counted_on", "expert_features"),
     "jacobian_lens": ("JacobianLens",),
+    "lens_comparing": ("LensQuality", "lens_quality"),
     "lens_files": ("load_lens",),
     "lens_fitting": ("fit_lens",),
     "lens_reading": ("LensReading", "LensTable", "lens"),

@@ -3,28 +3,40 @@
     python -m labkit.recipes.texts gather WORK/texts     # once; the same texts as for the mixture of experts
     python -m labkit.recipes.lens agree WORK             # whether bfloat16 will do: on two texts, beside float32
     python -m labkit.recipes.lens fit   WORK             # goes on where it was; may be stopped at any time
+    python -m labkit.recipes.lens pack  WORK             # what there is, into labkit/assets/labkit-lens, with the record
+    python -m labkit.recipes.lens measure WORK           # beside other lenses on held-out text, into its card
 
 Every prompt is LENGTH tokens of another document of those that labkit's own models are trained on; the passages that come
 with labkit, on which lenses are compared, are of documents that were set aside. The model runs in bfloat16, which takes half
 the time of float32; `agree` shows what that changes. WORK/sums.safetensors holds the sums of the Jacobians of the prompts at
-even and at odd places, whole after each prompt, so that the two halves can be compared and the fit can go on later.
+even and at odd places, whole after each prompt, so that the two halves can be compared and the fit can go on later. What is
+shipped has eight bits a number, with a scale for each row of a matrix; `measure` says what that costs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from labkit.circuits.jacobian_lens import JacobianLens
 from labkit.circuits.jacobians import LENGTH, text_jacobians
+from labkit.circuits.lens_comparing import lens_quality
+from labkit.circuits.lens_files import FILE, SHIPPED, load_lens, write
+from labkit.circuits.lens_fitting import lens_of_sums
+from labkit.models.shipped import ASSETS
+from labkit.models.texts import texts as held_out_texts
 from labkit.recipes import texts
+from labkit.recipes.signing import sign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +49,11 @@ SEED = 0
 MODEL = "smollm2-135m-instruct"
 KINDS = ("prose", "encyclopaedia", "python")  # in turn; the model was hardly trained on the others
 CHARACTERS = 2_000  # of a document, from which LENGTH tokens are taken: enough in every kind
+FOLDER = ASSETS / SHIPPED
+RECORD = Path(__file__).parent / "records" / "lens.jsonl"
+QUALITY, DIFFERENCES = "quality.csv", "differences.csv"
+DOCUMENTS = 10  # held-out passages of each kind, on which lenses are compared
+MEASURED = tuple(range(1, 30, 2))  # layers
 SUMS = "sums.safetensors"
 HALVES = ("even", "odd")
 TRIED_ROWS = tuple(range(5, 576, 18))  # on which `agree` compares
@@ -132,13 +149,99 @@ def agree(work: Path) -> None:
         print(f"layer {layer:2}: rounding {a:.3f}, the difference of the prompts {b:.3f}")
 
 
+def fitted(work: Path) -> JacobianLens:
+    """The lens of all prompts so far, in float32."""
+    sums, done = load_sums(work)
+    return lens_of_sums(sums["even"], sums["odd"], done, MODEL)
+
+
+def pack(work: Path) -> None:
+    """Write the lens in eight bits, the record of its fit, and the checksums."""
+    whole = fitted(work)
+    write(whole, FOLDER / FILE, bits=8)
+    shutil.copy(work / "record.jsonl", RECORD)
+    shipped = load_lens(FOLDER / FILE)
+    off = [float((shipped.jacobians[i] - m).norm() / m.norm()) for i, m in whole.jacobians.items()]
+    print(f"{whole!r}; eight bits change a matrix by {min(off):.4f} to {max(off):.4f} of its norm")
+    sign(FOLDER)
+
+
+def measure(work: Path) -> None:
+    """Compare the shipped lens with others on the held-out passages, and with itself in float32; write the card."""
+    lab, shipped, whole = _lab("float32"), load_lens(FOLDER / FILE), fitted(work)
+    held = held_out_texts(DOCUMENTS)
+    some = {kind: held[kind] for kind in KINDS}
+    found = lens_quality(lab, some, lens=shipped, layers=MEASURED, positions=12)
+    found.table.round(4).to_csv(FOLDER / QUALITY, index=False)
+    found.differences.round(4).to_csv(FOLDER / DIFFERENCES, index=False)
+    if whole.prompts == shipped.prompts:
+        few = {kind: held[kind][:2] for kind in KINDS}
+        exact, stored = (
+            lens_quality(lab, few, lens=one, layers=(5, 15, 25), positions=12, progress=False)
+            for one in (whole, shipped)
+        )
+        off = (exact.table[["kl", "next", "later"]] - stored.table[["kl", "next", "later"]]).abs()[:3].max()
+        print("what eight bits change at most:", off.round(5).to_dict())
+    finish()
+
+
+def finish() -> None:
+    """Write the card from what was measured, and the checksums."""
+    (FOLDER / "README.md").write_text(card(), "utf-8")
+    sign(FOLDER)
+
+
+def card() -> str:
+    """The card, its figures from the lens, the record and the tables beside it."""
+    lens = load_lens(FOLDER / FILE)
+    lines = [json.loads(line) for line in RECORD.read_text("utf-8").splitlines()][1 : lens.prompts + 1]
+    table, differences = pd.read_csv(FOLDER / QUALITY), pd.read_csv(FOLDER / DIFFERENCES)
+    cells = {(row["way"], row["layer"]): row for _, row in table[table["way"] != "unigram"].iterrows()}
+    prior = table[table["way"] == "unigram"].iloc[0]
+    layers = sorted({int(layer) for _, layer in cells})
+    rows = []
+    for layer in layers:
+        shown = [f"{cells[way, layer][measure]:.2f}" for measure in ("kl", "next", "later") for way in SHOWN]
+        rows.append(f"| {layer} | {lens.agreement[layer]:.2f} | {' | '.join(shown)} |")
+    rows.append(f"| unigram | | {' | '.join(f'{prior[m]:.2f} | | ' for m in ('kl', 'next', 'later')).strip()} |")
+    over = differences[differences["against"] == "logit"]
+    said = []
+    for measure, name in (("kl", "KL"), ("next", "the next token"), ("later", "later tokens")):
+        here = over[over["measure"] == measure]
+        better = here.loc[here["high"] < 0, "layer"].tolist()
+        worse = here.loc[here["low"] > 0, "layer"].tolist()
+        said.append(f"- {name}: the Jacobian lens is better at layers {_listed(better)}, worse at {_listed(worse)}")
+    template = (Path(__file__).parent / "lens_card.md").read_text("utf-8")
+    return template.format(
+        prompts=lens.prompts,
+        length=LENGTH,
+        megabytes=(FOLDER / FILE).stat().st_size / 1e6,
+        minutes=sum(line["seconds"] for line in lines) / 60,
+        documents=DOCUMENTS * len(KINDS),
+        kinds=", ".join(KINDS),
+        low=min(lens.agreement.values()),
+        high=max(lens.agreement.values()),
+        rows="\n".join(rows),
+        said="\n".join(said),
+    )
+
+
+SHOWN = ("jacobian", "logit", "shuffled")
+
+
+def _listed(layers: list[int]) -> str:
+    return ", ".join(map(str, layers)) if layers else "none"
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("agree", "fit"))
+    parser.add_argument("what", choices=("agree", "fit", "pack", "measure", "finish"))
     parser.add_argument("work", type=Path)
     parser.add_argument("--stop-after", type=int, help="end `fit` when it has so many prompts")
     arguments = parser.parse_args()
     if arguments.what == "fit":
         fit(arguments.work, stop_after=arguments.stop_after)
+    elif arguments.what == "finish":
+        finish()
     else:
-        agree(arguments.work)
+        {"agree": agree, "pack": pack, "measure": measure}[arguments.what](arguments.work)

@@ -98,16 +98,12 @@ def lens_frame(
     for start in range(0, len(trace), step):
         chunk = slice(start, min(start + step, len(trace)))
         final = logits[chunk].log_softmax(-1)
-        likely = final.exp()
-        entropy = -torch.where(likely > 0, likely * final, 0).sum(-1)
+        likely, entropy = likelihoods(final)
         target = following[chunk].to(final.device)[:, None]
         for i in layers:
             lens = ending.logits(state(i)[chunk]).to(final.device)
             total = lens.logsumexp(-1)
-            expected = (likely * lens).sum(-1)
-            if bool(expected.isnan().any()):  # a vocabulary with tokens ruled out: 0 · -inf
-                expected = torch.where(likely > 0, likely * lens, 0).sum(-1)
-            kl = (total - expected - entropy).clamp_min(0).tolist()  # rounding can put it a hair below
+            kl = divergence(likely, entropy, lens, total).tolist()
             best = lens.topk(k)
             chosen = lens.gather(-1, target)
             rank = (lens > chosen).sum(-1).tolist()
@@ -135,6 +131,23 @@ def lens_frame(
     frame = frame.astype({"top_id": "Int64", "next_id": "Int64", "rank": "Int64"})
     frame = frame.astype({"top_probability": "float64", "logprob": "float64", "kl": "float64"})
     return frame
+
+
+def likelihoods(final: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, vocabulary) probabilities, and (n,) their entropy in nats, of log-probabilities."""
+    likely = final.exp()
+    return likely, -torch.where(likely > 0, likely * final, 0).sum(-1)
+
+
+def divergence(likely: torch.Tensor, entropy: torch.Tensor, lens: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """(n,) nats: KL(the model's own prediction || a lens's), from its `likelihoods`.
+
+    lens: (n, vocabulary) logits; total: (n,) their logsumexp.
+    """
+    expected = (likely * lens).sum(-1)
+    if bool(expected.isnan().any()):  # a vocabulary with tokens ruled out: 0 · -inf
+        expected = torch.where(likely > 0, likely * lens, 0).sum(-1)
+    return (total - expected - entropy).clamp_min(0)  # rounding can put it a hair below
 
 
 def lens_logits(lab: LabLike, trace: Trace, layers: int | Sequence[int] | None = None) -> torch.Tensor:
