@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from labkit.views.generation_charts import drafts as drafts
     from labkit.views.generation_charts import throughput as throughput
     from labkit.views.lens_chart import attribution as attribution
-    from labkit.views.lens_chart import lens as lens
+    from labkit.views.lens_view import lens as lens
     from labkit.views.live_panel import live as live
     from labkit.views.lora_charts import runs as runs
     from labkit.views.lora_charts import updates as updates
@@ -50,7 +50,8 @@ _NAMES = {
     "dose_chart": ("doses",),
     "features_view": ("features",),
     "generation_charts": ("drafts", "throughput"),
-    "lens_chart": ("attribution", "lens"),
+    "lens_chart": ("attribution",),
+    "lens_view": ("lens",),
     "live_panel": ("live",),
     "lora_charts": ("runs", "updates"),
     "mask_view": ("mask",),

@@ -109,13 +109,11 @@ def test_five_hundred_parts_of_sixty_four_tokens_are_drawn(open_page: Open, tmp_
     view = lk.views.circuit(random_circuit(tokens, layers=30, heads=9, parts=500, edges=2000), size=500)
     page = open_page(view.to_html(tmp_path / "large.html"))
     view.close()
-    assert page.locator(".lk-circuit-tokens bdi").count() == 64
+    assert page.locator(".lk-sheet-columns bdi").count() == 64
     assert int(shown(page).split()[0]) > 500
     page.locator(PICTURE).focus()
     page.keyboard.press("End")
-    scrolled = page.evaluate(
-        "(() => { const s = document.querySelector('.lk-circuit-scroll'); return s.scrollTop; })()"
-    )
+    scrolled = page.evaluate("(() => { const s = document.querySelector('.lk-sheet'); return s.scrollTop; })()")
     assert scrolled > 100, "what is in focus is brought into sight"
 
 

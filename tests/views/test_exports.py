@@ -23,6 +23,7 @@ from circuits_by_hand import TOKENS as CIRCUIT_TOKENS
 from circuits_by_hand import found, random_circuit
 from featured import dashboard, dictionary, random_featured
 from generations import speculated, story, throughput_table
+from lenses_by_hand import HandLens
 from nbconvert import HTMLExporter
 from PIL import Image
 from routed import random_routed
@@ -306,6 +307,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "features": lambda: lk.views.features(random_featured(8)),
     "grid": lambda: lk.views.grid(a_matrix()),
     "lens": lambda: lk.views.lens(lens_table()),
+    "lens, grid": lambda: lk.views.lens(HandLens(TOKENS, kind=HOSTILE, words=[*TOKENS, HOSTILE])),
     "live": a_panel,
     "live, bars": lambda: a_panel("bars"),
     "mask": lambda: lk.views.mask(hand_mask(hostile=HOSTILE)),

@@ -1,7 +1,7 @@
 // The circuit view: the picture with its slider, the part in focus, groups, and what is knocked out.
 
 import { aloud } from "../kit/aloud.js";
-import { box, counted, decimal, make, sayOrHide, setText, unread, visibleLabel } from "../kit/common.js";
+import { box, counted, decimal, make, pixels, sayOrHide, setText, unread, visibleLabel } from "../kit/common.js";
 import { button, sliderFor } from "../kit/controls.js";
 import { statusLine } from "../kit/field.js";
 import { pictureGrid } from "../kit/grid.js";
@@ -9,6 +9,7 @@ import { legend } from "../kit/legend.js";
 import { lineChart, linesOf, plain } from "../kit/line_chart.js";
 import { mount } from "../kit/mount.js";
 import { shape } from "../kit/plot.js";
+import { sheet } from "../kit/sheet.js";
 import { groupLetter, layOut, measuredAt, membersOf, nearestStop, partAt, partTarget, placeWords, readGraph, shownAt, signed, stops } from "./logic.js";
 import { kindSample, paint, paintFocus } from "./paint.js";
 import { partPanel } from "./panel.js";
@@ -19,7 +20,6 @@ import { partPanel } from "./panel.js";
 /** @typedef {import("./logic.js").Shown} Shown */
 /** @typedef {import("./logic.js").Measured} Measured */
 
-const GUTTER = 54; // of the layers' numbers
 const CURVE_HEIGHT = 130;
 const LABEL_KEYS = "Arrow keys go from part to part, Enter pins it, Delete knocks it out, Escape lets go.";
 
@@ -108,16 +108,13 @@ function render(widget) {
     key: press,
   });
   picture.append(under, over);
-  const names = make("div", "lk-circuit-tokens");
-  const gutter = make("div", "lk-circuit-gutter");
-  unread(names, gutter);
-  const scroller = box("lk-circuit-scroll", make("div", "lk-circuit-corner"), names, gutter, picture);
+  const scroller = sheet(picture);
   const foot = make("p", "lk-foot");
   const panel = partPanel(view, () => graph, { go: choose, pin, knock, name: (i, text) => entitle("names", i, text), group: (i, text) => entitle("groups", i, text) });
   const groups = make("section", "lk-circuit-groups");
   const removal = box("lk-circuit-removal");
   const side = box("lk-circuit-side", panel.element, removal, removing.element, groups);
-  const left = box("lk-circuit-left", scroller, foot, key);
+  const left = box("lk-circuit-left", scroller.element, foot, key);
   root.append(head, bar.element, status.element, box("lk-split lk-circuit-panes", left, side), spoken.element);
   status.element.hidden = exported;
   removing.element.hidden = exported;
@@ -179,9 +176,7 @@ function render(widget) {
   function reveal(i) {
     const spot = layout.place.get(i);
     if (spot === undefined) return;
-    const [x, y] = [GUTTER + spot.x, names.offsetHeight + spot.y];
-    if (x - 30 < scroller.scrollLeft + GUTTER || x + 30 > scroller.scrollLeft + scroller.clientWidth) scroller.scrollLeft = x - scroller.clientWidth / 2;
-    if (y - 30 < scroller.scrollTop + names.offsetHeight || y + 30 > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = y - scroller.clientHeight / 2;
+    scroller.reveal(spot.x, spot.y);
   }
 
   // what is drawn --------------------------------------------------------------------------------------------------
@@ -194,37 +189,27 @@ function render(widget) {
   const labels = () => new Map(Object.entries(view.get("names")).map(([id, name]) => [at.get(id) ?? -1, plain(/** @type {string} */ (name), 16)]));
 
   function drawPicture() {
-    const width = scroller.clientWidth - GUTTER;
+    const width = scroller.element.clientWidth - scroller.gutter;
     if (width < 60) return;
     shown = shownAt(graph, view.get("size"), [...placesOf(view.get("pins"))]);
     layout = layOut(graph, shown, facts, width, labels());
     paint(view, under, graph, shown, layout, marks());
-    for (const canvas of [under, over]) Object.assign(canvas.style, { width: `${layout.width}px`, height: `${layout.height}px` });
-    Object.assign(picture.style, { width: `${layout.width}px`, height: `${layout.height}px` });
+    for (const each of [under, over, picture]) pixels(each, { width: layout.width, height: layout.height });
     drawNames();
     drawFocus();
   }
   function drawNames() {
-    gutter.replaceChildren(
-      ...layout.rows.map(({ top, bottom, text, empty }) => {
-        const row = make("span", empty ? "lk-circuit-none" : "", text);
-        Object.assign(row.style, { top: `${top}px`, height: `${bottom - top}px` });
-        return row;
-      }),
+    scroller.drawRows(layout.rows.map(({ empty, ...row }) => ({ ...row, quiet: empty })));
+    scroller.drawColumns(
+      layout.columns.map(({ left, right, position, empty }) => ({
+        left,
+        right,
+        token: position === null ? null : facts.tokens[position],
+        text: "all positions",
+        quiet: empty,
+        said: position === null ? "" : `${position}: ${visibleLabel(facts.tokens[position], 60)}`,
+      })),
     );
-    gutter.style.height = `${layout.height}px`;
-    names.hidden = layout.columns.every(({ position }) => position === null);
-    const flat = layout.columns.every(({ left, right, position }) => position === null || right - left > 44);
-    names.classList.toggle("lk-circuit-upright", !flat);
-    names.replaceChildren(
-      ...layout.columns.map(({ left, right, position, empty }) => {
-        const name = make("bdi", empty ? "lk-circuit-none" : "", position === null ? "all positions" : visibleLabel(facts.tokens[position], flat ? 14 : 12));
-        if (position !== null) name.title = `${position}: ${visibleLabel(facts.tokens[position], 60)}`;
-        Object.assign(name.style, { left: `${left}px`, width: `${right - left}px` });
-        return name;
-      }),
-    );
-    names.style.width = `${layout.width}px`;
     picture.setAttribute("aria-description", `${counted(layout.spots.length, "part")} shown, ${counted(shown.links.length, "edge")}.`);
   }
   function drawFocus() {
