@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from labkit import checks
 from labkit.generation import decode, kept
@@ -45,17 +44,6 @@ class _Beam:
 
     def score(self, length_penalty: float) -> float:
         return float(self.logprob / len(self.ids) ** length_penalty)
-
-
-class _Scores(LogitsProcessor):
-    """Keeps the scores of the one step of a run."""
-
-    def __init__(self) -> None:
-        self.found = torch.empty(0)
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        self.found = scores.float()
-        return scores
 
 
 def beams(
@@ -205,19 +193,11 @@ def _read(
     found: dict[int, torch.Tensor] = {}
     left: dict[int, Past | None] = {}
     for group in running.generation_groups(lab.model, [len(row) for row in rows]):
-        seen = _Scores()
         sharing = running.Sharing([pasts[i] for i in group], keep=True)
-        running.generate(
-            lab.model,
-            [rows[i] for i in group],
-            GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=True),
-            processors=lambda _padding, seen=seen: LogitsProcessorList([seen]),  # type: ignore[misc]
-            criteria=StoppingCriteriaList(),
-            sharing=sharing,
-        )
-        if bool(seen.found.isnan().any()):
+        scores = running.next_scores(lab.model, [rows[i] for i in group], sharing)
+        if bool(scores.isnan().any()):
             raise decode.nan_error(len(rows[group[0]]) - prompt + 1)
         for place, i in enumerate(group):
-            found[i] = seen.found[place].log_softmax(-1).cpu()
+            found[i] = scores[place].log_softmax(-1).cpu()
             left[i] = sharing.kept[place] if sharing.kept else None
     return torch.stack([found[i] for i in range(len(rows))]), [left[i] for i in range(len(rows))]

@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from labkit import checks
 from labkit.errors import BadInput, LabClosed, Unavailable
@@ -362,14 +361,7 @@ class _Begun:
 
         began = time.perf_counter()
         if not self.head:  # of a model without a cache it is there
-            running.generate(
-                self.model,
-                [self.row],
-                GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=True),
-                processors=lambda _padding: LogitsProcessorList(),
-                criteria=StoppingCriteriaList(),
-                sharing=self.sharing,
-            )
+            running.next_scores(self.model, [self.row], self.sharing)
             self.end([0], self.sharing)
         nothing = replace(
             self.parent,

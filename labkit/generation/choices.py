@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from labkit import checks
 from labkit.errors import BadInput
@@ -159,17 +158,6 @@ def _stages(lab: LabLike, generation: Generation, step: int, logits: torch.Tenso
     return found
 
 
-class _Scores(LogitsProcessor):
-    """Keeps the scores of a run's first step."""
-
-    def __init__(self) -> None:
-        self.found: torch.Tensor | None = None
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        self.found = scores[0].float().cpu() if self.found is None else self.found
-        return scores
-
-
 def _logits(lab: LabLike, generation: Generation, step: int) -> tuple[torch.Tensor, int, str]:
     """(vocabulary,) the model's scores for token `step`; how many tokens were not run for it; what is to be said of it."""
     model, source = lab.model, generation.source
@@ -178,20 +166,11 @@ def _logits(lab: LabLike, generation: Generation, step: int) -> tuple[torch.Tens
     if source is not None and source.lab() is lab and source.state.holds(state_of(model)):
         past = source.past(len(row) - 1)
     sharing = running.Sharing([past])
-    seen = _Scores()
-    running.generate(
-        model,
-        [row],
-        GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=True),
-        processors=lambda _padding: LogitsProcessorList([seen]),
-        criteria=StoppingCriteriaList(),
-        sharing=sharing,
-    )
-    assert seen.found is not None
-    if bool(seen.found.isnan().any()):
+    scores = running.next_scores(model, [row], sharing)[0].cpu()
+    if bool(scores.isnan().any()):
         raise decode.nan_error(step + 1)
     recorded, ids = generation.top_logprobs[step], generation.top_ids[step]
-    now = seen.found.log_softmax(-1)
+    now = scores.log_softmax(-1)
     tolerance = TOLERANCE.get(model.dtype, COARSEST)
     note = ""
     if not generation.engine.startswith("transformers"):
@@ -200,4 +179,4 @@ def _logits(lab: LabLike, generation: Generation, step: int) -> tuple[torch.Tens
         now[ids], recorded, rtol=0, atol=tolerance * max(1.0, float(recorded.abs().max()))
     ):
         note = "the model no longer computes what was recorded: the numbers are those of the model as it is now"
-    return seen.found, sharing.reused[0] if sharing.reused else 0, note
+    return scores, sharing.reused[0] if sharing.reused else 0, note

@@ -19,6 +19,7 @@ from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.generation import regular, schemas
 from labkit.generation.vocabulary import Vocabulary, vocabulary
+from labkit.trace.past import in_common
 
 if TYPE_CHECKING:
     import llguidance
@@ -247,7 +248,7 @@ class FormMasks:
         """
         matcher, taken = self._matchers[row], self._ids[row]
         ids = ids if self.ends.isdisjoint(ids) else [id_ for id_ in ids if id_ not in self.ends]
-        same = len(taken) if taken == ids[: len(taken)] else _common(taken, ids)
+        same = len(taken) if taken == ids[: len(taken)] else in_common(taken, ids)
         if same < len(taken):
             matcher.rollback(len(taken) - same)
             del taken[same:]
@@ -326,11 +327,6 @@ def _too_much(matcher: llguidance.LLMatcher) -> Unavailable:
         f"The form can't be followed any further: {_sentence(matcher.get_error())}. Make it simpler, above all repeats with "
         "large bounds and rules that can be read in many ways."
     )
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many ids two lists begin with in common."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _compiled(form: Form, of: Vocabulary) -> llguidance.LLMatcher:

@@ -6,14 +6,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
-
 from labkit.errors import Unavailable
 from labkit.generation.decode import check_prompt
 from labkit.models.memory import human_bytes
 from labkit.trace import running
 from labkit.trace.input import Encoded
-from labkit.trace.past import Past, State, state_of
+from labkit.trace.past import Past, State, in_common, state_of
 from labkit.trace.turns import steady
 
 if TYPE_CHECKING:
@@ -42,9 +40,7 @@ class Prefix:
         """What a prompt's ids may begin with; None where they begin otherwise, or the model is not what it was."""
         if self.past is None or not self.state.holds(state):
             return None
-        same = next(
-            (i for i, (a, b) in enumerate(zip(self.ids, row, strict=False)) if a != b), min(len(self.ids), len(row))
-        )
+        same = in_common(self.ids, row)
         return self.past.first(same) if same else None
 
     def close(self) -> None:
@@ -72,14 +68,7 @@ def read(lab: LabLike, prompt: Encoded) -> Prefix:
     way = running.way_to_generate(model, prompt.ids)
     sharing = running.Sharing(keep=True)
     began = time.perf_counter()
-    running.generate(
-        model,
-        [prompt.ids],
-        GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=True),
-        processors=lambda _padding: LogitsProcessorList(),
-        criteria=StoppingCriteriaList(),
-        sharing=sharing,
-    )
+    running.next_scores(model, [prompt.ids], sharing)
     seconds = time.perf_counter() - began
     if not sharing.kept or not running.goes_on(model, beyond_pad=way.beyond_pad):
         why = sharing.why or "it does not go on from keys and values that were kept"

@@ -41,6 +41,11 @@ class Past:
         return sum(tensor.numel() * tensor.element_size() for layer in self.layers for tensor in layer or ())
 
 
+def in_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids two texts begin with in common."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
 def pasts_of(cache: object, padding: Sequence[int]) -> tuple[list[Past], str]:
     """Each text's part of a run's cache, without the padding before it; or none, and the reason.
 

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.cache_utils import CacheLayerMixin
 
 from labkit.errors import BadInput, Unavailable
 from labkit.models.config import context_length, first_number, input_device
-from labkit.trace.past import Past, Plan, cache_of, pasts_of, plan
+from labkit.trace.past import Past, Plan, cache_of, in_common, pasts_of, plan
 from labkit.trace.probing import COARSEST, TOLERANCE, evaluating, modules_of
 
 if TYPE_CHECKING:
@@ -676,6 +676,35 @@ def generate(
     return sequences[:, batch.ids.shape[1] :]
 
 
+class _Keeper(LogitsProcessor):
+    """Keeps the scores of a run's first step."""
+
+    def __init__(self) -> None:
+        self.found = torch.empty(0)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self.found = self.found if len(self.found) else scores.float()
+        return scores
+
+
+def next_scores(model: PreTrainedModel, rows: Sequence[Ids], sharing: Sharing) -> torch.Tensor:
+    """(texts, vocabulary) float32, where the model put them: the scores of the token after each text.
+
+    They are the last logits of `forward`, by a run of `generate` that takes keys and values over and leaves them.
+    rows: texts that may share a run (`generates_in_lists`).
+    """
+    keeper = _Keeper()
+    generate(
+        model,
+        rows,
+        GenerationConfig(max_new_tokens=1, do_sample=False, use_cache=True),
+        processors=lambda _padding: LogitsProcessorList([keeper]),
+        criteria=StoppingCriteriaList(),
+        sharing=sharing,
+    )
+    return keeper.found
+
+
 # going on from what was kept ------------------------------------------------------------------------------------------
 
 
@@ -883,10 +912,7 @@ class Reader:
     def _pass(self, ids: Sequence[int], last: int, upto: nn.Module | None) -> Output:
         text = list(ids)
         there = self._ids if upto is not None else self._ids[: self._whole]
-        kept = next(
-            (i for i, (a, b) in enumerate(zip(there, text, strict=False)) if a != b), min(len(there), len(text))
-        )
-        kept = min(kept, len(text) - last)
+        kept = min(in_common(there, text), len(text) - last)
         new = checked_ids(self.model, text)[kept:]
         before, _GENERATING.now = generating(), True
         try:

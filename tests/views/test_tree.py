@@ -56,6 +56,17 @@ def test_branches_branch_again_are_named_and_saved(tmp_path) -> None:
     view.close()
 
 
+def test_texts_of_one_name_are_saved_apart() -> None:
+    view = tree()
+    for at, token in ((1, " dog"), (0, "A"), (2, " ran")):
+        view.branch(at, token, of=0)
+        assert view.wait(10)
+    for number, name in ((1, "x"), (2, "x (3)"), (3, "x")):
+        view.rename(number, name)
+    assert view.tree.names == ["text", "x", "x (3)", "x (4)"]
+    view.close()
+
+
 def test_what_cannot_be_branched_is_refused_with_the_reason() -> None:
     view = tree()
     for given, said in (

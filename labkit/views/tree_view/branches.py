@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ import traitlets
 from labkit.checks import whole
 from labkit.errors import BadInput
 from labkit.markup import clean, counted, one_line, shorten
+from labkit.trace.past import in_common
 from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job, Run
 from labkit.views.kit.running_text import pieces
@@ -120,8 +122,7 @@ def branching_in(tree: Tree, names: dict[int, str]) -> Brancher:
 
 def parted_at(one: Generation, other: Generation) -> int:
     """The first token in which two texts differ; where one goes on as the other, that behind its end."""
-    both = zip(one.ids, other.ids, strict=False)
-    return next((i for i, (a, b) in enumerate(both) if a != b), min(len(one.ids), len(other.ids)))
+    return in_common(one.ids, other.ids)
 
 
 @dataclass
@@ -242,7 +243,8 @@ class BranchTraits(TokenTraits, ChoiceTraits):
         names: list[str] = []
         for i, node in enumerate(self._tree):
             name = node.name or ("text" if i == 0 else f"branch {i}")
-            names.append(f"{name} ({i})" if name in names else name)
+            numbered = (f"{name} ({number})" for number in itertools.count(i))
+            names.append(next(one for one in itertools.chain([name], numbered) if one not in names))
         return names
 
     def save(self, path: str | Path) -> Path:
