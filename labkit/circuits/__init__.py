@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from labkit.circuits.lens_reading import LensTable as LensTable
     from labkit.circuits.lens_reading import lens as lens
     from labkit.circuits.measuring import Faithfulness as Faithfulness
+    from labkit.circuits.paths import PathPatching as PathPatching
+    from labkit.circuits.paths import path_patching as path_patching
     from labkit.circuits.probing import Probe as Probe
     from labkit.circuits.probing import probe as probe
     from labkit.circuits.pushing import Steers as Steers
@@ -48,6 +50,7 @@ _NAMES = {
     "finding": ("Circuit", "find"),
     "graph": ("CircuitEdge", "CircuitGraph", "CircuitNode"),
     "measuring": ("Faithfulness",),
+    "paths": ("PathPatching", "path_patching"),
     "probing": ("Probe", "probe"),
     "pushing": ("Steers", "steers"),
     "refusals": ("is_refusal",),

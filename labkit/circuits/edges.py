@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from labkit.circuits.contrasts import Both, Contrast
+from labkit.circuits.contrasts import Both, Contrast, check_plain
 from labkit.circuits.gradients import Point, points, way
 from labkit.circuits.graph import node_id
 from labkit.errors import Unavailable
@@ -30,12 +30,26 @@ if TYPE_CHECKING:
 
     from labkit.circuits.parts import Base
     from labkit.trace.anatomy import Anatomy
+    from labkit.trace.lab_like import LabLike
     from labkit.trace.passes import TokenAxis
 
 NAMES = ("residual", "queries", "keys", "values", "head_output", "attention_output", "mlp_output")
+INSTRUMENTS = (
+    "queries",
+    "values",
+    "head_output",
+    "attention_output",
+    "mlp_output",
+    "residual",
+)  # without which there are none
 WRITTEN = ("residual", "head_output", "attention_output", "mlp_output")
 READS = ("q", "k", "v")
 SLACK = 50  # times a pass's own rounding: what sums of many parts may be off by
+
+
+def check_edges(lab: LabLike) -> None:
+    """Raise Unavailable where a model's queries, keys, values or summands of the stream are not seen."""
+    check_plain(lab, INSTRUMENTS, "; edges between parts are not to be had then, take parts='heads'")
 
 
 @dataclass(frozen=True)

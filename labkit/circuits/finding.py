@@ -12,7 +12,7 @@ import numpy as np
 
 from labkit import checks
 from labkit.circuits.contrasts import check_plain, contrasts_of
-from labkit.circuits.edges import Edges, edge_effects
+from labkit.circuits.edges import Edges, check_edges, edge_effects
 from labkit.circuits.graph import CircuitEdge, CircuitGraph, CircuitNode, Kind, node_id
 from labkit.circuits.measuring import DRAWS, Faithfulness, measure
 from labkit.circuits.parts import INSTRUMENTS, Parts, effects
@@ -218,11 +218,10 @@ def find(
     positions = checks.flag("positions", positions)
     contrasts = contrasts_of(lab, pairs, metric)
     at = check_positions(contrasts) if positions else None
-    names = ("queries", "values", "head_output", "attention_output", "mlp_output", "residual")
     with lab.turn():
         model, anatomy = lab.model, lab.anatomy
         if parts == "edges":
-            check_plain(lab, names, "; edges between parts are not to be had then, take parts='heads'")
+            check_edges(lab)
         else:
             check_plain(lab, INSTRUMENTS[parts][:1])
         state = state_of(model)

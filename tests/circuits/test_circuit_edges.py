@@ -10,7 +10,7 @@ import torch
 from families import FAMILIES, Tokens, build
 
 import labkit as lk
-from labkit.circuits import find
+from labkit.circuits import find, path_patching
 from labkit.circuits.edges import Edges, Receiver
 from labkit.trace import interface
 from labkit.trace.edits import patch
@@ -176,6 +176,30 @@ def test_something_else_that_reads_the_stream_is_found_out() -> None:
     attention.o_proj.register_forward_pre_hook(lambda _m, args: (args[0] * torch.sigmoid(held["x"]),))
     with pytest.raises(lk.Unavailable, match="take parts='heads'"):
         find(lk.Lab(lab.model, Tokens(), name="gated"), [(CLEAN, OTHER)], metric, "attribution", "edges", **QUIET)
+
+
+def test_path_patching_is_patching_that_edge() -> None:
+    lab = make_lab("llama3")
+    pairs = [(CLEAN, OTHER), (CLEAN[:5], OTHER[:5])]
+    exact = find(lab, pairs, metric, "exact", "edges", **QUIET)
+    effects = exact.table.set_index(["sender", "receiver", "via"])["effect"]
+    paths = path_patching(lab, pairs, metric, ["head 0.1", "mlp 0"], ["head 1.2", "head 1.3 (v)", "output"], **QUIET)
+    assert len(paths) == 2 * 5
+    assert paths["effect"].abs().is_monotonic_decreasing
+    for row in paths.to_dict("records"):
+        assert row["effect"] == pytest.approx(effects[row["sender"], row["receiver"], row["via"]], abs=1e-5)
+    direct = path_patching(lab, pairs, metric, "input", **QUIET)
+    assert direct.table.to_dict("records")[0].keys() == {"sender", "receiver", "via", "effect"}
+    assert direct["receiver"].tolist() == ["output"]
+    for senders, receivers, said in (
+        ("heads 0.1", "output", r"no sender 'heads 0\.1' \(did you mean 'head 0\.1'\?\)"),
+        ("head 0.1", "head 1.9", "no receiver 'head 1.9'"),
+        ("mlp 1", "head 1.2", "does not write before"),
+        ([], "output", "senders is empty"),
+        ("input", 3, "receivers=3"),
+    ):
+        with pytest.raises(lk.BadInput, match=said):
+            path_patching(lab, pairs, metric, senders, receivers, **QUIET)  # type: ignore[arg-type]
 
 
 def test_numbers_of_edges() -> None:
