@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from labkit.circuits.probing import probe as probe
     from labkit.circuits.pushing import Steers as Steers
     from labkit.circuits.pushing import steers as steers
+    from labkit.circuits.recorded import RecordedRefusals as RecordedRefusals
+    from labkit.circuits.recorded import recorded_refusals as recorded_refusals
+    from labkit.circuits.recorded import refusal_prompts as refusal_prompts
     from labkit.circuits.refusals import is_refusal as is_refusal
     from labkit.circuits.routed_features import ExpertFeatures as ExpertFeatures
     from labkit.circuits.routed_features import counted_on as counted_on
@@ -53,6 +56,7 @@ _NAMES = {
     "paths": ("PathPatching", "path_patching"),
     "probing": ("Probe", "probe"),
     "pushing": ("Steers", "steers"),
+    "recorded": ("RecordedRefusals", "recorded_refusals", "refusal_prompts"),
     "refusals": ("is_refusal",),
     "routed_features": ("ExpertFeatures", "counted_on", "expert_features"),
     "jacobian_lens": ("JacobianLens",),

@@ -298,7 +298,8 @@ def load(
     """An adapter in peft's format, for this lab.
 
     source: the folder that adapter.save() or peft wrote; or a hub name (owner/name), of which only adapter_config.json and
-        adapter_model.safetensors are fetched; or one that comes with labkit: "labkit-capitals", "labkit-dates".
+        adapter_model.safetensors are fetched; or one that comes with labkit: "labkit-capitals", "labkit-dates",
+        "labkit-refusal".
     other_base: put it on a model that it wasn't trained on, as long as names and shapes fit.
     The base is told by the fingerprint that labkit writes. Of an adapter from elsewhere only names and shapes can be
     checked; a note says so.

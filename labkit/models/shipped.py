@@ -120,6 +120,7 @@ def checked(model: ShippedModel) -> Path:
 
 
 ADAPTERS = {f"labkit-{name}": ASSETS / "labkit-lora" / name for name in ("capitals", "dates")}
+ADAPTERS["labkit-refusal"] = ASSETS / "labkit-refusal"
 """Adapters of the default model, by the name under which `lk.lora.load` knows them."""
 
 

@@ -47,5 +47,5 @@ def test_a_changed_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_name_that_is_nothing_tells_of_them(tiny_lab: lk.Lab) -> None:
-    with pytest.raises(lk.LabError, match="labkit-capitals and labkit-dates"):
+    with pytest.raises(lk.LabError, match="labkit-capitals, labkit-dates and labkit-refusal"):
         lk.lora.load(tiny_lab, "labkit-caps/")

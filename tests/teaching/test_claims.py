@@ -117,6 +117,12 @@ def test_outcomes_follow_from_the_numbers() -> None:
     answers = [int(n) for n in re.findall(r"(\d+)(?=, \d| in (?:float32|bfloat16))", rows["temperature-0"].comparison)]
     assert rows["temperature-0"].value == max(answers)
     assert rows["temperature-0"].outcome == ("held" if max(answers) == 1 else "refuted")
+    refused = [tuple(map(int, pair)) for pair in re.findall(r"(\d+) of (\d+)", rows["alignment-tax"].comparison)]
+    edgy_before, plain_before, edgy, plain, alike, ablated = (some / of for some, of in refused)
+    assert rows["alignment-tax"].value == round(100 * (plain - plain_before), 1)
+    (low,) = re.findall(r"\((\d+) to \d+ %\)", rows["alignment-tax"].comparison)
+    assert rows["alignment-tax"].outcome == ("held" if int(low) > 100 * plain_before + 10 else "refuted")
+    assert edgy_before <= ablated < plain < edgy <= alike
 
 
 def test_the_notebook_runs_the_experiment_of_the_ledger() -> None:

@@ -213,6 +213,7 @@ COMPUTE: dict[str, Callable[[], Computed]] = {
     "harder-to-squeeze": lambda: Computed(*quantized.harder_to_squeeze()),
     "ternary": lambda: Computed(*quantized.ternary()),
     "lora-small": lambda: Computed(*tuned.lora_small()),
+    "alignment-tax": lambda: Computed(*tuned.alignment_tax()),
     "neftune": lambda: Computed(*tuned.neftune()),
     "schedule-free": lambda: Computed(*tuned.schedule_free()),
     "mixtral-20": lambda: Computed(*mixtures.mixtral_20()),

@@ -51,3 +51,21 @@ def _change(runs: pd.DataFrame, column: str, without: object, with_: object, wor
         )
     small = runs[runs["model"] == SMALL].groupby(column)["held_out"].median()
     return round(float(small[with_] - small[without]), 2), f"{words}, {'; '.join(sentences)} (medians; short tunings)"
+
+
+def alignment_tax() -> tuple[float, str]:
+    """How many percent of plainly harmless prompts a model refuses that was taught to refuse others, less its base."""
+    from labkit.circuits import recorded_refusals
+
+    rows = recorded_refusals().table.to_dict("records")
+    found = {(row["model"], row["set"]): row for row in rows}
+    said = {place: f"{row['refused']} of {row['prompts']}" for place, row in found.items()}
+    plain, before = found["tuned", "plain"], found["base", "plain"]
+    return round(100 * (plain["share"] - before["share"]), 1), (
+        f"the default model, itself tuned to follow instructions, refuses {said['base', 'edgy']} harmless prompts that sound "
+        f"dangerous and {said['base', 'plain']} plain ones; taught by 40 steps of LoRA to refuse the first kind it refuses "
+        f"{said['tuned', 'edgy']} of those held out, and of plain ones {said['tuned', 'plain']} "
+        f"({100 * plain['low']:.0f} to {100 * plain['high']:.0f} %), asked in the same words {said['tuned', 'alike']}; with one "
+        f"direction ablated {said['tuned, direction ablated', 'edgy']}; one small model and one tuning, so it tells that this "
+        "can happen and not how often it does"
+    )
