@@ -80,6 +80,9 @@ def found(graph: CircuitGraph, parts: str = "heads") -> Any:
             "faithfulness": faithful,
             "completeness": [0.9, 0.8, 0.6, 0.4, 0.2, float("nan")],
             "random": [0.0, 0.01, 0.02, 0.05, 0.1, 0.3],
+            "random_low": [-0.1, -0.05, 0.0, 0.01, 0.02, 0.1],
+            "random_high": [0.1, 0.1, 0.15, 0.2, 0.3, 0.6],
+            "p": float("nan"),
         }
     )
     return SimpleNamespace(graph=graph, faithfulness=table, parts=parts)

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  cellOf, groupLetter, layOut, measuredAt, membersOf, nearestStop, partAt, partTarget, placeWords, readGraph, shortLabel, shownAt, signed, stops,
+  cellOf, groupLetter, layOut, lineNames, measuredAt, membersOf, nearestStop, partAt, partTarget, placeWords, readGraph, shortLabel, shownAt, signed, stops,
 } from "../../labkit/views/circuit_view/logic.js";
 
 const KINDS = ["input", "head", "mlp", "neuron", "feature", "error", "output"];
@@ -122,4 +122,8 @@ test("a pattern is read packed or whole", () => {
   assert.equal(cellOf(Uint8Array.of(1, 2, 3), 2, 1, 0), 2);
   assert.equal(cellOf(Uint8Array.of(1, 2, 3), 2, 0, 1), 0);
   assert.equal(cellOf(Uint8Array.of(1, 9, 2, 3), 2, 0, 1), 9);
+});
+
+test("ends of intervals and p-values are no lines", () => {
+  assert.deepEqual(lineNames([{ size: 1, good: 0.5, random: 0.1, random_low: 0, random_high: 0.2, p: 0.05 }]), ["good", "random"]);
 });

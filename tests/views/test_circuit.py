@@ -70,6 +70,7 @@ def test_nodes_and_edges_are_sent_as_they_were_given() -> None:
     assert sent == [(edge.sender, edge.receiver, edge.via) for edge in graph.edges]
     assert view.facts["by"] == "parts"
     assert [row["faithfulness"] for row in view.curve] == found(graph).faithfulness.faithfulness.tolist()
+    assert "p" not in view.curve[0], "what was measured nowhere is left out"
     assert view.curve[-1]["completeness"] is None, "what was not measured is no number"
     view.close()
 
@@ -187,6 +188,32 @@ def test_a_function_of_one_s_own_is_asked_in_its_place() -> None:
     assert view.wait(SECONDS)
     assert seen == [[], ["head 1.0", "head 0.1"]]
     assert (view.removed["before"], view.removed["after"], view.removed["what"]) == (3.0, 1.0, "logit of c")
+    view.close()
+
+
+@pytest.mark.parametrize("parts", ["heads", "edges"])
+def test_a_circuit_that_was_searched_for_is_taken_as_it_is(lab: lk.Lab, parts: str) -> None:
+    clean, corrupted = ([Letters.index(c) for c in text] for text in (TEXT, "abcdeae"))
+    circuit = lk.circuits.find(lab, [(clean, corrupted)], lambda logits: logits[-1, Letters.index("c")], parts=parts)  # type: ignore[arg-type]
+    table = circuit.by_size([1, 2], draws=3, oracle=False, progress=False).table
+    view = lk.views.circuit(circuit, lab, faithfulness=table, size=2)
+    assert view.wait(SECONDS)
+    assert view.facts["by"] == ("edges" if parts == "edges" else "parts")
+    assert [row["faithfulness"] for row in view.curve] == table.faithfulness.tolist()
+    assert view.looked["token"] == "c"
+    induction = f"head {INDUCTION[0]}.{INDUCTION[1]}"
+    view.knock_out(induction)
+    assert view.wait(SECONDS)
+    if parts == "heads":  # corrupted, as the circuit itself does it
+        assert view.removed["before"] == pytest.approx(1.0)
+        assert view.removed["after"] == circuit.without([induction])
+        assert view.removed["how"] == "set to the corrupted texts'"
+    else:
+        assert view.removed["how"] == "set to zero"
+    view.close()
+    view = lk.views.circuit(circuit, faithfulness=False)
+    assert view.curve == []
+    assert view.can_remove is (parts == "heads")
     view.close()
 
 

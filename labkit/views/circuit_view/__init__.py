@@ -12,10 +12,10 @@ import traitlets
 from labkit.checks import whole
 from labkit.errors import BadInput
 from labkit.views.base import View, clean, module, shorten, style, visible
-from labkit.views.circuit_view.graphs import END, Curve, curve_of, described, graph_of, name_of, ranked
+from labkit.views.circuit_view.graphs import END, Curve, curve_of, described, graph_of, measured, name_of, ranked
 from labkit.views.circuit_view.looking import KEEP, Looked, direct_effects, pattern_of, trace_of
 from labkit.views.circuit_view.picture import drawn
-from labkit.views.circuit_view.removing import Removal, remover
+from labkit.views.circuit_view.removing import Removal, Remover, corrupting, own, zeroing
 from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job, Run
 from labkit.views.kit.traits import Change, Proposal
@@ -43,6 +43,7 @@ def circuit(
     trace: Trace | None = None,
     metric: Callable[..., Any] | None = None,
     knock_out: Callable[[Sequence[CircuitNode]], float] | None = None,
+    faithfulness: Any = None,
     size: int | None = None,
 ) -> CircuitView:
     """Show a circuit: layers downward, tokens across, each part as large as its effect, each edge as wide as its own.
@@ -50,18 +51,34 @@ def circuit(
     A slider says how many parts (or edges) are kept, strongest first, and what share of the model's answer they carry where
     that was measured. A click on a part gives its numbers, its edges and its token; parts can be pinned, named and grouped,
     and a file (`to_html`) keeps that.
-    found: a CircuitGraph, or what `lk.circuits.find` returned: then `.faithfulness`, a row for each size, is drawn, too.
-    lab: with it a part also shows what it writes on the logit of the model's first choice (`lk.logit_attribution`), a head its
-        pattern, and parts can be knocked out: set to zero where they write, and the text read again.
+    found: a CircuitGraph, or what `lk.circuits.find` returned.
+    lab: with it a part also shows what it writes on the logit of the model's first choice (`lk.logit_attribution`), and a head
+        its pattern.
     trace: of the graph's own text, kept with `labkit.views.circuit_view.KEEP`; by default the lab reads the graph's tokens.
-    metric: a function of the text's logits (T, vocabulary) that gives the number to be watched when parts are knocked out; by
-        default the mean loss in nats a token.
-    knock_out: instead of that, a function of CircuitNodes that gives the number without them; called in a worker thread.
+    What becomes of the model without a part is computed when it is knocked out: by `knock_out`, a function of a list of
+        CircuitNodes that gives a number (called in a worker thread); else with `metric`, a function of the text's logits
+        (T, vocabulary), the parts set to zero; else by the circuit's own `without` (of heads and neurons: the parts set to what
+        they are in the corrupted texts, and the share of the clean metric that is left); else, of a lab, the parts set to zero
+        and the mean loss of the text.
+    faithfulness: a table with a row for each size, such as `found.on(other_pairs, metric).faithfulness`; by default that of
+        `found`, which is measured now where it was not yet; False: none.
     size: how many parts are shown at first.
     Raises BadInput for anything that is no graph, and for one that contradicts itself.
     """
     graph, by = graph_of(found)
-    return CircuitView(graph, curve_of(found), by, lab=lab, trace=trace, metric=metric, knock_out=knock_out, size=size)
+    if faithfulness is None:
+        faithfulness = getattr(found, "faithfulness", None)
+    without = None if knock_out is not None or metric is not None or by == "edges" else getattr(found, "without", None)
+    return CircuitView(
+        graph,
+        curve_of(faithfulness),
+        by,
+        lab=lab,
+        trace=trace,
+        remove=own(knock_out, graph) if knock_out is not None else corrupting(without) if callable(without) else None,
+        metric=metric,
+        size=size,
+    )
 
 
 class CircuitView(View):
@@ -112,7 +129,7 @@ class CircuitView(View):
     knocked = traitlets.List(traitlets.Unicode()).tag(sync=True)
     """Parts that are switched off."""
     removed = traitlets.Dict().tag(sync=True)
-    """What became of it: ids, what, before, after."""
+    """What became of it: ids, what, unit, how (the parts were changed), before, after."""
     removing = traitlets.Dict().tag(sync=True)
     """As `Job` says it."""
 
@@ -125,7 +142,7 @@ class CircuitView(View):
         lab: TracingLab | None,
         trace: Trace | None,
         metric: Callable[..., Any] | None,
-        knock_out: Callable[[Sequence[CircuitNode]], float] | None,
+        remove: Remover | None,
         size: int | None,
     ) -> None:
         self.graph = graph
@@ -142,11 +159,10 @@ class CircuitView(View):
             failed="It can't be knocked out:",
             give_up=lambda _ids: self._forget_removal(),
         )
-        self._remover = remover(lab, self._text, metric) if knock_out is None and lab is not None else None
-        self._knock_out = knock_out
+        self._remover = zeroing(lab, self._text, metric) if remove is None and lab is not None else remove
         total = len(ranked(graph, by))
         sent = described(graph, by)
-        super().__init__(can_look=lab is not None, can_remove=lab is not None or knock_out is not None)
+        super().__init__(can_look=lab is not None, can_remove=self._remover is not None)
         with self.hold_sync():
             self.facts = sent.facts
             self.places, self.effects = sent.places.tobytes(), sent.effects.tobytes()
@@ -246,15 +262,12 @@ class CircuitView(View):
 
     def _remove(self, ids: tuple[str, ...], run: Run) -> Removal:
         nodes = [self._nodes[id] for id in ids]
-        if self._knock_out is not None:
-            before = float(self._knock_out([]))
-            return Removal(self.graph.metric, self.graph.unit, before, float(self._knock_out(nodes)))
         assert self._remover is not None
-        return self._remover(nodes, stop=run.stop)
+        return self._remover(nodes, run.stop)
 
     def _show_removal(self, ids: tuple[str, ...], removal: Removal) -> str:
         values = {"before": _finite(removal.before), "after": _finite(removal.after)}
-        self.removed = {"ids": list(ids), "what": removal.what, "unit": removal.unit, **values}
+        self.removed = {"ids": list(ids), "what": removal.what, "unit": removal.unit, "how": removal.how, **values}
         return ""
 
     def _forget_removal(self) -> None:
@@ -270,8 +283,8 @@ class CircuitView(View):
         by, total = str(self.facts["by"]), len(ranked(self.graph, str(self.facts["by"])))
         said = f"{self.graph.model}: the {self.size} strongest of {total} {by}; metric: {self.graph.metric}"
         row = next((row for row in self.curve if row["size"] == self.size), None)
-        measured = [] if row is None else [f"{k} {v:.3f}" for k, v in row.items() if k != "size" and v is not None]
-        return "; ".join([said, *measured])
+        numbers = {} if row is None else {name: row[name] for name in [*measured(self.curve), "p"] if name in row}
+        return "; ".join([said, *(f"{name} {value:.3f}" for name, value in numbers.items() if value is not None)])
 
     def _static_text(self) -> str:
         unit = f" {self.graph.unit}" if self.graph.unit else ""

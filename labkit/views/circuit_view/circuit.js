@@ -10,7 +10,7 @@ import { lineChart, linesOf, plain } from "../kit/line_chart.js";
 import { mount } from "../kit/mount.js";
 import { shape } from "../kit/plot.js";
 import { sheet } from "../kit/sheet.js";
-import { groupLetter, layOut, measuredAt, membersOf, nearestStop, partAt, partTarget, placeWords, readGraph, shownAt, signed, stops } from "./logic.js";
+import { groupLetter, layOut, lineNames, measuredAt, membersOf, nearestStop, partAt, partTarget, placeWords, readGraph, shownAt, signed, stops } from "./logic.js";
 import { kindSample, paint, paintFocus } from "./paint.js";
 import { partPanel } from "./panel.js";
 
@@ -32,7 +32,7 @@ const LABEL_KEYS = "Arrow keys go from part to part, Enter pins it, Delete knock
 function sizeBar(view, total, moved) {
   const facts = /** @type {Facts} */ (view.get("facts"));
   const curve = /** @type {Measured[]} */ (view.get("curve"));
-  const measured = [...new Set(curve.flatMap((row) => Object.keys(row)))].filter((name) => name !== "size");
+  const measured = lineNames(curve);
   const found = stops(total, curve.map((row) => row.size));
   const { label, slider, output, say } = sliderFor("Size", view.id("size"), { min: 0, max: Math.max(0, found.length - 1), step: 1 }, (step) => moved(found[step]));
   slider.disabled = found.length < 2;
@@ -48,7 +48,8 @@ function sizeBar(view, total, moved) {
       const step = nearestStop(found, size);
       if (found[Number(slider.value)] !== size) slider.value = String(step);
       say(`${size} of ${total} ${facts.by}`);
-      const said = measured.map((name) => measuredAt(curve, size, name));
+      const exact = curve.some((row) => row.size === size);
+      const said = [...measured, ...(exact ? ["p"] : [])].map((name) => measuredAt(curve, size, name));
       setText(words, measured.length > 0 ? said.filter(Boolean).join(" · ") : "How much of the answer they carry was not measured.");
       words.classList.toggle("lk-muted", measured.length === 0);
     },
@@ -62,8 +63,16 @@ function sizeBar(view, total, moved) {
         const at = x(Math.min(across.high, Math.max(across.low, size)));
         return shape("line", { x1: at, x2: at, y1: plot.top, y2: plot.bottom, class: "lk-circuit-here" });
       };
+      const band = (/** @type {import("../kit/line_chart.js").Scales} */ { x, y, plot }, /** @type {string} */ name, /** @type {number} */ i) => {
+        const there = curve.filter((row) => typeof row[`${name}_low`] === "number" && typeof row[`${name}_high`] === "number");
+        const within = (/** @type {number} */ value) => Math.min(plot.bottom, Math.max(plot.top, y(value)));
+        const edge = (/** @type {Measured} */ row, /** @type {string} */ end) => `${x(row.size).toFixed(1)} ${within(/** @type {number} */ (row[`${name}_${end}`])).toFixed(1)}`;
+        if (there.length < 2) return [];
+        const d = `M${there.map((row) => edge(row, "low")).join("L")}L${there.toReversed().map((row) => edge(row, "high")).join("L")}Z`;
+        return [shape("path", { d, class: "lk-circuit-band", style: `--lk-colour: var(--lk-series-${i % 6})` })];
+      };
       const given = { lines, width, height: CURVE_HEIGHT, x: facts.by, y: "share", zero: true, named: true };
-      picture.replaceChildren(lineChart(given, "Not measured", (at, all) => [...linesOf(at, all), here(at)]));
+      picture.replaceChildren(lineChart(given, "Not measured", (at, all) => [...measured.flatMap((name, i) => band(at, name, i)), ...linesOf(at, all), here(at)]));
     },
   };
 }
@@ -260,7 +269,7 @@ function render(widget) {
     const knocked = /** @type {string[]} */ (view.get("knocked"));
     removal.hidden = knocked.length === 0;
     if (knocked.length === 0) return removal.replaceChildren();
-    const { ids, what, unit, before, after } = view.get("removed");
+    const { ids, what, unit, how, before, after } = view.get("removed");
     const fresh = JSON.stringify(ids) === JSON.stringify(knocked);
     const number = (/** @type {number | null} */ value) => (value === null ? "no number" : decimal(value, 4));
     const change = fresh && before !== null && after !== null ? ` (${signed(after - before)}${unit ? ` ${plain(unit, 40)}` : ""})` : "";
@@ -269,7 +278,7 @@ function render(widget) {
     back.hidden = exported;
     const said = make("p", "lk-circuit-outcome", words);
     const which = make("p", "lk-muted", knocked.map((id) => placeWords(graph.parts[at.get(id) ?? 0], facts.tokens)).join(", "));
-    removal.replaceChildren(make("h2", "", `Knocked out: ${counted(knocked.length, "part")}, set to zero`), which, said, back);
+    removal.replaceChildren(make("h2", "", `Knocked out: ${counted(knocked.length, "part")}${fresh && how ? `, ${how}` : ""}`), which, said, back);
   }
 
   function drawAll() {

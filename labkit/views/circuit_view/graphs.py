@@ -108,17 +108,29 @@ def described(graph: CircuitGraph, by: str) -> Sent:
     )
 
 
-def curve_of(found: Any) -> Curve:
-    """What was measured at each size: the number columns of a result's `faithfulness`; empty where there are none."""
-    table: pd.DataFrame | None = getattr(found, "faithfulness", None)
-    table = getattr(table, "table", table)
+def curve_of(faithfulness: Any) -> Curve:
+    """What was measured at each size: the number columns of a table that has sizes; empty where there is none."""
+    table: pd.DataFrame | None = getattr(faithfulness, "table", faithfulness)
     if table is None or "size" not in getattr(table, "columns", ()):
         return []
-    names = [str(name) for name in table.columns if name != "size" and table[name].dtype.kind in "fiu"]
+    names = [
+        str(name)
+        for name in table.columns
+        if name != "size" and table[name].dtype.kind in "fiu" and table[name].notna().any()
+    ]
     rows = table.sort_values("size").drop_duplicates("size", keep="last").to_dict("records")
     return [
         {"size": int(row["size"]), **{name: float(row[name]) if math.isfinite(row[name]) else None for name in names}}
         for row in rows
+    ]
+
+
+def measured(curve: Curve) -> list[str]:
+    """The names of a curve's lines; its other columns are the ends of intervals, and p-values."""
+    return [
+        name
+        for name in (curve[0] if curve else {})
+        if name not in ("size", "p") and not name.endswith(("_low", "_high"))
     ]
 
 

@@ -105,6 +105,12 @@ export function shownAt(graph, size, kept) {
  * @typedef {{size: number} & Record<string, number | null>} Measured
  */
 
+/** The names of a curve's lines: its other columns are ends of intervals, and p-values. @param {Measured[]} curve */
+export function lineNames(curve) {
+  const names = new Set(curve.flatMap((row) => Object.keys(row)));
+  return [...names].filter((name) => name !== "size" && name !== "p" && !/_(low|high)$/.test(name));
+}
+
 /**
  * What was measured at a size, or at those on either side of it, in words; "" where nothing was.
  * @type {(curve: Measured[], size: number, name: string) => string}

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labkit.markup import visible
-from labkit.views.circuit_view.graphs import END, Curve, label_of, ranked
+from labkit.views.circuit_view.graphs import END, Curve, label_of, measured, ranked
 from labkit.views.drawing.figures import drawn as figure_drawn
 from labkit.views.drawing.page import MARGIN, WIDTH, Page
 from labkit.views.drawing.scene import ACCENT, INK, LINE, MUTED, PAPER, Dot, Path, Picture, Words, fitted
@@ -54,13 +54,12 @@ def drawn(
         if node.kind not in END
     ]
     page.table(rows[:LISTED], ("part", "token", unit), caption="The strongest", right=(2,))
-    measured = [name for name in (curve[0] if curve else {}) if name != "size"]
     lines = {
         name: (
             [float(row["size"] or 0) for row in curve],
             [math.nan if (value := row[name]) is None else value for row in curve],
         )
-        for name in measured
+        for name in measured(curve)
     }
     if lines:
         page.paragraph("What is left of the model's answer, by size", bold=True, gap=0.0)
