@@ -250,7 +250,9 @@ class FormMasks:
         ids = ids if self.ends.isdisjoint(ids) else [id_ for id_ in ids if id_ not in self.ends]
         same = len(taken) if taken == ids[: len(taken)] else in_common(taken, ids)
         if same < len(taken):
-            matcher.rollback(len(taken) - same)
+            if not matcher.rollback(len(taken) - same):  # none with stop= or max_tokens= in a grammar
+                matcher, same = self._first.deep_copy(), 0
+                self._matchers[row] = matcher
             del taken[same:]
         for id_ in ids[same:]:
             if id_ in self._barred(row) or matcher.try_consume_tokens([id_]) != 1:
@@ -278,6 +280,8 @@ class FormMasks:
         if self.complete(row):
             found[[id_ for id_ in self._ends if id_ < width]] = True
         if not found.any():
+            if (matcher := self._matchers[row]).is_error() and not matcher.get_error().startswith(_NO_TOKEN):
+                raise _too_much(matcher)
             after = b"".join(self.vocabulary.tokens[id_] for id_ in self._ids[row]).decode("utf-8", "replace")
             raise Unavailable(
                 f"No token of this model goes on in the form after {checks.shown(after)}: its tokenizer does not have the "

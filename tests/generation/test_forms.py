@@ -308,6 +308,23 @@ def test_a_row_may_be_taken_back_and_go_another_way() -> None:
     assert held.complete(0), "a token that was refused leaves no trace"
 
 
+@pytest.mark.parametrize(
+    "grammar",
+    ['start: x "z" y\nx[max_tokens=3]: /[ab]+/\ny: /[a-z]+/', 'start: x /[0-9]+/\nx[stop="stop"]: /(?s:.*)/'],
+    ids=["max_tokens", "stop"],
+)
+def test_a_row_is_taken_back_where_llguidance_can_not(grammar: str) -> None:
+    tokenizer = fuzz.tiny_tokenizer()
+    held, width = _held(lk.Grammar(grammar), tokenizer), len(tokenizer)
+    one, other = tokenizer("abzx").input_ids, tokenizer("bab").input_ids
+    for ids in (one, one[:2], other, one[:1], one):
+        held.follow(0, ids)
+        fresh = _held(lk.Grammar(grammar), tokenizer)
+        fresh.follow(0, ids)
+        assert torch.equal(held.allowed(0, width), fresh.allowed(0, width))
+        assert held.complete(0) == fresh.complete(0)
+
+
 def test_no_character_that_the_tokenizer_lacks_is_waited_for() -> None:
     tokenizer = KINDS["metaspace"]()
     with pytest.raises(BadInput, match="Nothing that this model's tokens can spell"):
