@@ -277,6 +277,7 @@ class EditCost:
 
     kl: KL(without the edits || with them), nats a token, with 95 % over texts (low, high).  same: the share of tokens of
     which the likeliest next one stays.  loss: change of the loss, nats a token.  texts, tokens: how many were counted.
+    notes: whether texts were cut to the model's context.
     """
 
     kl: float
@@ -286,6 +287,7 @@ class EditCost:
     loss: float
     texts: int
     tokens: int
+    notes: tuple[str, ...] = ()
 
 
 def edit_cost(
@@ -325,4 +327,5 @@ def edit_cost(
         loss=float((damage.loss - damage.original_loss).mean()),
         texts=int((tokens > 0).sum()),
         tokens=len(damage.kl),
+        notes=tuple(documents.cut),
     )

@@ -215,3 +215,27 @@ def test_an_edit_that_does_nothing_costs_nothing(tiny_lab: lk.Lab) -> None:
         lk.circuits.edit_cost(tiny_lab, [], POSITIVE)
     with pytest.raises(lk.BadInput, match="edit_cost takes edits"):
         lk.circuits.edit_cost(tiny_lab, [torch.ones(32)], POSITIVE)  # type: ignore[list-item]
+
+
+def test_what_was_cut_is_said(tiny_lab: lk.Lab) -> None:
+    found = lk.circuits.edit_cost(tiny_lab, lk.circuits.ablate_direction(torch.ones(32)), [[5] * 200, POSITIVE[0]])
+    assert found.notes == ("1 document was cut to the model's context of 128 tokens.",)
+
+
+def test_messages_are_prompts_and_may_differ_in_who_is_to_speak(tiny_lab: lk.Lab) -> None:
+    """A persona: the same questions behind two system prompts, held out question by question."""
+
+    def asked(system: str) -> list[list[dict[str, str]]]:
+        return [[{"role": "system", "content": system}, {"role": "user", "content": text}] for text in POSITIVE]
+
+    found = lk.circuits.difference_of_means(
+        tiny_lab, asked("a cat"), asked("the dog"), 1, chat=True, pairs=True, shuffles=63
+    )
+    with_cat = tiny_lab.generate(asked("a cat")[0], max_new_tokens=1).prompt_ids
+    assert tiny_lab.tokenizer.decode(with_cat).endswith("assistant\n"), "read where the answer begins"
+    first = tiny_lab.trace(with_cat, keep="residual").residual(1)[-1]
+    other = tiny_lab.trace(
+        tiny_lab.generate(asked("the dog")[0], max_new_tokens=1).prompt_ids, keep="residual"
+    ).residual(1)[-1]
+    assert float((first - other) @ found.vector) > 0
+    assert found.separation == 1.0
