@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from labkit.views.mask_view import mask as mask
     from labkit.views.mix_view import mix as mix
     from labkit.views.patching_chart import patching as patching
+    from labkit.views.probe_chart import probe as probe
     from labkit.views.quantization_charts import formats as formats
     from labkit.views.quantization_charts import sensitivity as sensitivity
     from labkit.views.quantization_charts import squeeze as squeeze
@@ -57,6 +58,7 @@ _NAMES = {
     "mask_view": ("mask",),
     "mix_view": ("mix",),
     "patching_chart": ("patching",),
+    "probe_chart": ("probe",),
     "quantization_charts": ("formats", "sensitivity", "squeeze"),
     "quantization_view": ("quantization",),
     "routes_view": ("routes",),

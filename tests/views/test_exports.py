@@ -292,6 +292,12 @@ def a_training() -> Any:
     return lk.views.training(run)
 
 
+def probes_table() -> pd.DataFrame:
+    accuracy, low, high = [0.5, 0.75, 0.875], [0.4, 0.65, 0.8], [0.6, 0.85, 0.95]
+    columns = {"layer": [0, 1, 2], "accuracy": accuracy, "low": low, "high": high}
+    return pd.DataFrame(columns | {"control": [0.4, 0.45, 0.5], "token_alone": 0.6, "chance": 0.5})
+
+
 MAKERS: dict[str, Callable[[], Any]] = {
     "adapter": an_adapter,
     "attention": lambda: lk.views.attention(patterned(TOKENS, random_patterns(len(TOKENS)))),
@@ -315,6 +321,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "memory": a_memory,
     "mix": a_mix,
     "patching": lambda: lk.views.patching(patching_table()),
+    "probe": lambda: lk.views.probe(probes_table()),
     "quantization": a_quantization,
     "routes": lambda: lk.views.routes(random_routed(12)),
     "runs": lambda: lk.views.runs(runs_table(), x="rank", y=("accuracy", "forgetting"), by="method"),
@@ -342,6 +349,7 @@ NUMBERS = {  # a number that each of them shows, as its table has it: (column, v
     "lens": ("top_probability", 0.47),
     "live": ("b", 19 / 7),
     "patching": ("effect", 0.5),
+    "probe": ("accuracy", 0.875),
     "quantization": ("bits_per_weight", 4.5),
     "runs": ("median", 0.13125),
     "sensitivity": ("kl", 1.25),
