@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from labkit import checks
-from labkit.circuits.contrasts import Both, Contrast, check_plain
-from labkit.circuits.gradients import mean_gradients, points, way
+from labkit.circuits.contrasts import Contrast, check_plain
+from labkit.circuits.gradients import linearised, mean_gradients
 from labkit.errors import BadInput
 from labkit.models.tokens import token_strings
 from labkit.results import Result
@@ -141,12 +141,8 @@ def attribution(
     with lab.turn():
         model, anatomy = lab.model, lab.anatomy
         check_plain(lab, [name])
-        both = Both.take(model, anatomy, contrast, [name] if steps is None else [name, way(anatomy)])
-
-        def ends(start: str) -> tuple[torch.Tensor, torch.Tensor]:
-            return both.clean[start][0], both.corrupted[start][0]
-
-        slopes = mean_gradients(points(model, anatomy, contrast, [name], steps, ends), [name])[name]
+        both, passes = linearised(model, anatomy, contrast, [name], steps, [name])
+        slopes = mean_gradients(passes, [name])[name]
     effects: dict[int, torch.Tensor] = {}
     for layer in BY_NAME[name].layers(anatomy):
         product = (both.difference(name, layer).double() * slopes[layer].double())[..., where, :].sum(-1)

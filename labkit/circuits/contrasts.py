@@ -93,17 +93,26 @@ class Both:
         """Run both texts. keep: instruments, as in `lab.trace`. The caller has the lab's turn."""
         texts = [contrast.clean, contrast.corrupted]
         together = running.copies(model, len(contrast.clean), 2) == 2
-        found: list[Tensors] = []
-        values: list[float] = []
-        for rows in [texts] if together else [[text] for text in texts]:
-            with observing(model, anatomy, keep) as captured:
-                logits = running.forward(model, rows).all_logits
-            for row in range(len(rows)):
-                kept = {name: {i: t[row] for i, t in sorted(by.items())} for name, by in captured.layered.items()}
-                found.append(kept)
-                values.append(value_of(contrast.metric, logits[row]))
-        check_values(*values)
-        return Both(found[0], found[1], values[0], values[1])
+        groups = [texts] if together else [[text] for text in texts]
+        found = [one for rows in groups for one in _observed(model, anatomy, contrast.metric, rows, keep)]
+        return Both.of(*found)
+
+    @staticmethod
+    def beside(
+        model: PreTrainedModel,
+        anatomy: Anatomy,
+        contrast: Contrast,
+        keep: Sequence[str],
+        corrupted: tuple[Tensors, float],
+    ) -> Both:
+        """Run the clean text alone, where the corrupted one was run before."""
+        (clean,) = _observed(model, anatomy, contrast.metric, [contrast.clean], keep)
+        return Both.of(clean, corrupted)
+
+    @staticmethod
+    def of(clean: tuple[Tensors, float], corrupted: tuple[Tensors, float]) -> Both:
+        check_values(clean[1], corrupted[1])
+        return Both(clean[0], corrupted[0], clean[1], corrupted[1])
 
     def difference(self, name: str, layer: int) -> torch.Tensor:
         """Clean less corrupted."""
@@ -113,6 +122,20 @@ class Both:
     def span(self) -> float:
         """The metric's difference, clean less corrupted."""
         return self.clean_value - self.corrupted_value
+
+
+def _observed(
+    model: PreTrainedModel, anatomy: Anatomy, metric: Metric, rows: Sequence[list[int]], keep: Sequence[str]
+) -> list[tuple[Tensors, float]]:
+    """Of each text its activations and the metric."""
+    with observing(model, anatomy, keep) as captured:
+        logits = running.forward(model, rows).all_logits
+    return [(row_of(captured.layered, row), value_of(metric, logits[row])) for row in range(len(rows))]
+
+
+def row_of(layered: Tensors, row: int) -> Tensors:
+    """One text's part of what a pass left."""
+    return {name: {layer: tensor[row] for layer, tensor in sorted(by.items())} for name, by in layered.items()}
 
 
 def kept_by(names: Sequence[str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ is in, and what the rows compute is put together again behind its projections.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from labkit.circuits.contrasts import Both, Contrast, check_plain
-from labkit.circuits.gradients import Point, points, way
+from labkit.circuits.gradients import Point, linearised, no_ends, points
 from labkit.circuits.graph import node_id
 from labkit.errors import Unavailable
 from labkit.trace import running
@@ -146,10 +147,13 @@ class Edges:
             tuple(senders), tuple(receivers), tuple(heads), tuple(mlps), tuple(parallel), writing, start, positions
         )
 
+    @functools.cached_property
+    def _starts(self) -> np.ndarray:
+        return np.array([receiver.start for receiver in self.receivers])
+
     def place(self, number: int) -> tuple[Sender, Receiver, int | None]:
         """An edge by its number: its ends, and its position."""
-        starts = [receiver.start for receiver in self.receivers]
-        receiver = self.receivers[int(np.searchsorted(starts, number, side="right")) - 1]
+        receiver = self.receivers[int(np.searchsorted(self._starts, number, side="right")) - 1]
         sender, position = divmod(number - receiver.start, self.positions or 1)
         return self.senders[sender], receiver, None if self.positions is None else position
 
@@ -230,7 +234,7 @@ def _check_sums(anatomy: Anatomy, both: Both, heads: Sequence[int], mlps: Sequen
 
 def _parallel(model: PreTrainedModel, anatomy: Anatomy, contrast: Contrast, mlps: Sequence[bool]) -> tuple[bool, ...]:
     """Of each layer whether its MLP does not depend on what its attention wrote."""
-    (point,) = points(model, anatomy, Contrast(contrast.clean, contrast.corrupted, _any), NAMES, None, _no_ends)
+    (point,) = points(model, anatomy, Contrast(contrast.clean, contrast.corrupted, _any), NAMES, None, no_ends)
     found = []
     for layer, there in enumerate(mlps):
         wrote = point.live.get("attention_output", {}).get(layer)
@@ -247,10 +251,6 @@ def _any(logits: torch.Tensor) -> torch.Tensor:
     return logits.sum()
 
 
-def _no_ends(_name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    raise AssertionError("asked for without steps")
-
-
 # by gradient ----------------------------------------------------------------------------------------------------------
 
 
@@ -262,15 +262,11 @@ def edge_effects(
     Also the same of each sender by itself, (senders,) or (senders, positions), by the gradient of its whole output, and both
     runs. Raises Unavailable where receivers' gradients don't sum to that of the stream: then something else reads it.
     """
-    both = Both.take(model, anatomy, contrast, WRITTEN if steps is None else (*WRITTEN, way(anatomy)))
+    both, passes = linearised(model, anatomy, contrast, NAMES, steps, WRITTEN)
     written = edges.written(both)
-
-    def ends(start: str) -> tuple[torch.Tensor, torch.Tensor]:
-        return both.clean[start][0], both.corrupted[start][0]
-
     found = np.zeros(edges.size)
     nodes = np.zeros((len(edges.senders), edges.positions or 1))
-    for point in points(model, anatomy, contrast, NAMES, steps, ends):
+    for point in passes:
         whole = _whole_gradients(point, edges)
         below = whole["residual"][len(anatomy.layers)]
         _add(found, edges, edges.receivers[-1:], [below], written, point.share)

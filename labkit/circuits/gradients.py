@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from labkit.circuits.contrasts import Contrast, Tensors, kept_by
+from labkit.circuits.contrasts import Both, Contrast, Tensors, kept_by, row_of
 from labkit.errors import BadInput, Unavailable
 from labkit.trace import running
 from labkit.trace.capture import observing
@@ -26,9 +26,11 @@ class Point(NamedTuple):
     """Some points of the way, in one pass. live: by instrument and layer, within autograd's graph, a row a point.
 
     total: the metric summed over the rows, which do not depend on each other.  share: of one row in the mean over all points.
+    seen: the tensors by themselves, where they were asked for by name.
     """
 
     live: Tensors
+    seen: Tensors
     total: torch.Tensor
     share: float
 
@@ -69,7 +71,37 @@ def points(
             logits = running.forward(model, [contrast.corrupted] * len(at), grad=True).all_logits
         with torch.inference_mode(False), torch.enable_grad():
             total = torch.stack([_scalar(contrast.metric, row) for row in logits]).sum()
-            yield Point(captured.live, total, 1 / count)
+            yield Point(captured.live, captured.layered, total, 1 / count)
+
+
+def linearised(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    contrast: Contrast,
+    names: Sequence[str],
+    steps: int | None,
+    keep: Sequence[str],
+) -> tuple[Both, Iterator[Point]]:
+    """Both plain runs, and the passes whose graph is kept. Without steps the corrupted text is run only once, with its graph.
+
+    keep: instruments of the plain runs, each among the names.
+    """
+    if steps is None:
+        (point,) = points(model, anatomy, contrast, names, None, no_ends)
+        return Both.beside(model, anatomy, contrast, keep, (row_of(point.seen, 0), float(point.total.detach()))), iter(
+            [point]
+        )
+    both = Both.take(model, anatomy, contrast, [*keep, way(anatomy)])
+
+    def ends(start: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return both.clean[start][0], both.corrupted[start][0]
+
+    return both, points(model, anatomy, contrast, names, steps, ends)
+
+
+def no_ends(_name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `points` is given without steps, when it asks for none."""
+    raise AssertionError("asked for without steps")
 
 
 def way(anatomy: Anatomy) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from labkit.circuits.contrasts import Both, Contrast, Tensors
-from labkit.circuits.gradients import mean_gradients, points, way
+from labkit.circuits.gradients import linearised, mean_gradients
 from labkit.circuits.graph import CircuitNode, Kind, node_id
 from labkit.trace import running
 from labkit.trace.edits import Site, installed
@@ -69,10 +70,13 @@ class Parts:
             size += count * (positions or 1)
         return Parts(names, tuple(groups), size, positions)
 
+    @functools.cached_property
+    def _starts(self) -> np.ndarray:
+        return np.array([group.start for group in self.groups])
+
     def place(self, number: int) -> tuple[Group, int, int | None]:
         """A part by its number: its group, its index there, its position."""
-        starts = [group.start for group in self.groups]
-        group = self.groups[int(np.searchsorted(starts, number, side="right")) - 1]
+        group = self.groups[int(np.searchsorted(self._starts, number, side="right")) - 1]
         index, position = divmod(number - group.start, self.positions or 1)
         return group, index, None if self.positions is None else position
 
@@ -105,13 +109,8 @@ def effects(
     model: PreTrainedModel, anatomy: Anatomy, parts: Parts, contrast: Contrast, steps: int | None
 ) -> tuple[np.ndarray, Both]:
     """(size,) what setting each part to its clean activation would change the metric by, to first order; and both runs."""
-    keep = parts.names if steps is None else (*parts.names, way(anatomy))
-    both = Both.take(model, anatomy, contrast, keep)
-
-    def ends(start: str) -> tuple[torch.Tensor, torch.Tensor]:
-        return both.clean[start][0], both.corrupted[start][0]
-
-    slopes = mean_gradients(points(model, anatomy, contrast, parts.names, steps, ends), parts.names)
+    both, passes = linearised(model, anatomy, contrast, parts.names, steps, parts.names)
+    slopes = mean_gradients(passes, parts.names)
     found = np.zeros(parts.size)
     for group in parts.groups:
         product = both.difference(group.name, group.layer).double() * slopes[group.name][group.layer].double()
