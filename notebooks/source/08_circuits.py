@@ -1,0 +1,468 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 8 · Circuits: which parts of a model make it say so
+#
+# [![Open in Colab](attachment:colab.png)]({{COLAB}})
+#
+# *The keys to the old cabinet ...* **are**. *The key to the old cabinet ...* **is**. The model gets it right. Where in its thirty
+# layers does it know, and which of its parts carry the answer to the place where it is needed? In this notebook you follow one
+# behaviour all the way: from what each layer is about to say, to the heads that matter, to a circuit that is put to the test by
+# taking everything else away.
+#
+# ![How much of the answer comes back when one position is patched, by layer](attachment:08_circuits.png)
+#
+# | | |
+# |---|---|
+# | **Time** | {{MINUTES}} minutes in all, in {{SECTIONS}} sections; each can be done alone |
+# | **Contains** | {{EXERCISES}}, {{PREDICTIONS}}, {{CLAIMS}} put to the test |
+# | **Runs on** | any computer with {{MEMORY}} of free memory; no GPU, no account |
+# | **You need** | to read Python and a little PyTorch; what a layer and a head are (notebooks 01 and 02) |
+# | **You will be able to** | read a layer with a lens, patch exactly and by gradient, test a circuit, and tell what can be read from what is used |
+
+# %% [markdown]
+# ## Set-up
+# In Colab the first cell installs labkit, without touching the PyTorch that is there. Elsewhere it only checks. The second
+# puts the model on the bench, and says what all sections measure.
+#
+# Each pair of texts differs in one noun, which is plural in the **clean** text and singular in the **corrupted** one. The
+# **metric** is the model's logit of " are" less its logit of " is" after the last token: above 0 it prefers the plural.
+#
+# **Run these two. Then start at any section.**
+
+# %%
+# set-up
+
+# %%
+import pandas as pd
+import torch
+
+lab = lk.load(dtype="float32", device="cpu")
+IS, ARE = (lab.tokenizer(w, add_special_tokens=False)["input_ids"][0] for w in (" is", " are"))
+
+
+def plural(logits):
+    return logits[-1, ARE] - logits[-1, IS]
+
+
+clean, corrupted = "The keys to the old cabinet", "The key to the old cabinet"
+pairs = [
+    (clean, corrupted),
+    ("The pictures on the wall", "The picture on the wall"),
+    ("The books near the window", "The book near the window"),
+    ("The boys with the red hat", "The boy with the red hat"),
+]
+others = [  # kept apart, to test on
+    ("The trees behind the house", "The tree behind the house"),
+    ("The letters from the king", "The letter from the king"),
+    ("The cars in the street", "The car in the street"),
+]
+
+# %% [markdown]
+# ## 1 · A behaviour to explain
+# *4 minutes · easy · is it there at all?*
+#
+# Before you explain a behaviour, make sure that it exists. The noun just before the verb is singular in every text (*cabinet*,
+# *wall*), so a model that only looked at the nearest noun would say "is" each time.
+
+# %% tags=["nbval-check-output"]
+for one, other in pairs + others:
+    values = [float(plural(lab.trace(text, keep="logits").logits)) for text in (one, other)]
+    print(f"{one:30} {values[0]:5.1f}   {other:30} {values[1]:5.1f}")
+
+# %% [markdown]
+# Seven of seven, and by a wide margin: a difference of 5 between two logits makes one word about 150 times as likely as the other.
+# And what does a change do that should not matter? Another adjective:
+
+# %% tags=["nbval-check-output"]
+for text in ("The keys to the old cabinet", "The keys to the new cabinet"):
+    print(f"{text:30} {float(plural(lab.trace(text, keep='logits').logits)):5.1f}")
+
+# %% [markdown]
+# **To take away:** a behaviour is a number, measured on several texts, beside a change that should leave it alone.
+
+# %% [markdown]
+# ## 2 · What each layer is about to say
+# *13 minutes · medium · a logit lens by hand*
+#
+# Every layer adds to one running sum, the **residual stream**. After the last layer the model's ending turns it into logits: a norm,
+# and a product with the **unembedding**, one row for each token. A **logit lens** applies that ending to what enters an earlier layer
+# (nostalgebraist 2020). It asks: if the model stopped here, what would it say?
+
+# %%
+# exercise: circuits.lens as checked
+
+# %%
+if checked.passed:
+    trace = lab.trace(clean, keep=("residual", "logits"))
+    ending = lab.model.get_submodule("model.norm").weight, lab.model.get_submodule("lm_head").weight
+    own = lens(trace.residual(20), *ending)
+    print("by hand and labkit's agree:", torch.allclose(own, lk.lens_logits(lab, trace, 20)[0], atol=1e-2))
+
+# %% [markdown]
+# The model has layers 0 to 29. From which layer's entrance on does the lens, at the last token, prefer " are" for good?
+
+# %%
+first = lk.predict("circuits.when", "The layer from which on the lens prefers are", low=0, high=30)
+first
+
+# %%
+seen = {}
+for text in (clean, corrupted):
+    trace = lab.trace(text, keep=("residual", "logits"))
+    logits = lk.lens_logits(lab, trace)[:, -1]
+    seen[text] = logits[:, ARE] - logits[:, IS]
+turned = int((seen[clean] <= 0).nonzero().max()) + 1
+first.show(turned)
+
+# %% tags=["nbval-check-output"]
+shown = pd.DataFrame({text: values.tolist() for text, values in seen.items()})
+print(shown.loc[[0, 6, 12, 18, 24, 26, 27, 28, 30]].round(1).to_string())
+
+# %% [markdown]
+# (Row 30 is what leaves the last layer.) For 27 layers both texts look the same through the lens, and both look singular. Then, within
+# two layers, the plural appears. The large number in row 0 says nothing: there the last token's own embedding is read, before any
+# layer has done anything. Look at all of it: what is the first choice at each layer and token?
+
+# %%
+reading = lk.lens(lab, lab.trace(clean, keep=("residual", "logits")), kind="logit")
+for layer in (12, 20, 26, 27, 28, 30):
+    tokens = [reading.top(layer, position, 1)[0][0] for position in range(len(reading.trace))]
+    print(f"layer {layer:2}:", *(f"{token!r:12}" for token in tokens))
+
+# %% [markdown]
+# Is the plural *not there* before layer 27, or does the lens not see it? A lens only sees what is already written in the words of the
+# output. Section 6 looks with other eyes.
+#
+# **To take away:** a logit lens is the model's own ending, applied early. What it doesn't show may be there all the same.
+
+# %% [markdown]
+# ## 3 · Put one piece back
+# *12 minutes · medium · activation patching*
+#
+# The lens only looks. To know what a part *does*, change it: run the corrupted text, put in one activation from the clean run, and see
+# how much of the clean answer comes back. This is **activation patching** (Meng et al. 2022; Wang et al. 2022). Its result is given
+# on a scale from the corrupted metric to the clean one.
+
+# %%
+# exercise: circuits.effect
+
+# %% [markdown]
+# First the residual stream, at two positions: the noun, and the last token.
+
+# %%
+residual = lk.patching(lab, clean, corrupted, plural, positions=[1, -1], progress=False)
+table = residual.pivot(index="layer", columns="token", values="effect")
+
+# %% tags=["nbval-check-output"]
+print(table.loc[[0, 6, 12, 18, 24, 26, 27, 28, 30]].round(1).abs().to_string())
+
+# %% [markdown]
+# As clear as it gets: up to layer 26 all of it is at the noun, and from layer 28 on at the last token. Something carries it over, in
+# layers 26 and 27. What moves things between tokens? Attention heads. There are nine in each of the thirty layers.
+
+# %%
+best = lk.predict("circuits.best", "The effect of the best head of 270", unit="%", low=0, high=100)
+best
+
+# %%
+heads = lk.patching(lab, clean, corrupted, plural, at="head", progress=False)
+ranked = heads.sort_values("effect", ascending=False)
+best.show(round(100 * ranked["effect"].iloc[0]))
+
+# %% tags=["nbval-check-output"]
+print(ranked[["layer", "head", "effect"]].head(4).round(2).to_string(index=False))
+print(f"half of the 270 heads have an effect below {heads['effect'].abs().median():.2f}")
+
+# %% [markdown]
+# One head, number 0 of layer 26, brings most of the answer back. Where does it look, from the last token?
+
+# %% tags=["nbval-check-output"]
+trace = lab.trace(clean)
+for layer, head in ((26, 0), (27, 8)):
+    row = trace.attention(layer, head)[-1]
+    print(f"head {layer}.{head}:", *(f"{t}={p:.2f}" for t, p in zip(trace.tokens, row.tolist())))
+
+# %% [markdown]
+# The effects add up to more than 1, and need not add up to anything: a later head reads what an earlier one wrote, so both can
+# bring back the same.
+#
+# **To take away:** patching says what a part does to this metric, on this pair. The null is the many parts that do nothing.
+
+# %% [markdown]
+# ## 4 · All heads at once
+# *11 minutes · medium · gradient times difference*
+#
+# 270 heads took 270 runs. There are 46,080 neurons, too. **Attribution patching** (Nanda 2023) estimates all patches from two runs
+# forward and one back: the gradient says how much the metric rises with each number, and the difference how far the number would go.
+
+# %%
+# exercise: circuits.attribution as checked
+
+# %%
+library = lk.circuits.attribution(lab, clean, corrupted, plural, at="head")
+if checked.passed:
+    one = lab.trace(clean, keep="head_output")
+    two = lab.trace(corrupted, keep="head_output", gradients=plural)
+    rise = attribution(
+        one.head_output(26), two.head_output(26), two.gradient("head_output", 26)
+    )
+    whole = library.clean - library.corrupted
+    own = library[library["layer"] == 26]["effect"].tolist()
+    print("by hand and labkit's agree:", torch.allclose(rise / whole, torch.tensor(own), atol=1e-4))
+
+# %% [markdown]
+# An estimate is worth what it is worth beside the truth. Exact patching of the heads that matter, beside the estimate, and the same
+# for the residual stream:
+
+# %%
+exact = lk.patching(lab, clean, corrupted, plural, positions=[1, -1], progress=False)
+stream = lk.circuits.attribution(lab, clean, corrupted, plural, positions=[1, -1])
+steps = lk.circuits.attribution(lab, clean, corrupted, plural, positions=[1, -1], steps=10)
+
+# %% tags=["nbval-check-output"]
+top = library.sort_values("effect", ascending=False).head(3)
+print(top[["layer", "head", "effect"]].round(1).to_string(index=False))
+print(f"residual stream, correlation with exact: {stream.against(exact).pearson:.1f}")
+print(f"with the gradient along ten steps:       {steps.against(exact).pearson:.1f}")
+
+# %% [markdown]
+# The heads come in the right order. Of the residual stream at the noun the estimate is wrong, even in sign: replacing a whole
+# word is a long way to go, and a slope holds for a short one. **Integrated gradients** average the slope over steps along
+# the way (for circuits: Hanna et al. 2024), at the price of a run forward and back for each step.
+#
+# **To take away:** gradient times difference ranks many small parts cheaply. Check it against exact patching before you believe it.
+
+# %% [markdown]
+# ## 5 · Take everything else away
+# *13 minutes · medium · a circuit and its test*
+#
+# A **circuit** is a set of parts that does the job by itself. To find one: rank the parts, and keep the strongest.
+
+# %%
+# exercise: circuits.strongest
+
+# %% [markdown]
+# labkit ranks all 300 heads and MLPs, over four pairs and with integrated gradients:
+
+# %%
+circuit = lk.circuits.find(lab, pairs, plural, progress=False)
+circuit.head(8)
+
+# %% [markdown]
+# Now the test. Keep the strongest parts as they are in the clean text and set **everything else** to what it is in the corrupted one.
+# Is the answer still there? **Faithfulness** is 0 for the corrupted answer and 1 for the whole model's. And it is measured on pairs
+# that the circuit was not found on.
+
+# %%
+kept = lk.predict("circuits.kept", "Faithfulness of the 32 strongest of 300 parts", unit="%", low=0, high=100)
+kept
+
+# %%
+tested = circuit.on(others, plural).by_size([2, 8, 32, 64], draws=4, oracle=False, progress=False)
+kept.show(round(100 * tested.set_index("size").loc[32, "faithfulness"]))
+
+# %% tags=["nbval-check-output"]
+print(tested[["size", "faithfulness", "random", "completeness"]].round(1).abs().to_string(index=False))
+
+# %% [markdown]
+# About a tenth of the parts carries most of the answer; as many **random** parts carry nothing. **Completeness** turns the test round:
+# corrupt the circuit, keep the rest; near 0, the rest can't do it. (Two parts are enough for that: one of them is the MLP of layer 0,
+# which makes *key* or *keys* of the word piece, and without it nothing later knows the noun.) So being needed is cheap to show, and
+# being enough is not.
+#
+# See the circuit on its text. Move the slider, open a part, knock it out:
+
+# %%
+placed = lk.circuits.find(lab, pairs[:1], plural, "attribution", positions=True, progress=False)
+lk.views.circuit(placed.graph.strongest(60), lab, metric=plural)
+
+# %% [markdown]
+# **To take away:** a circuit is a claim: these parts are enough. Test it on other texts, beside random parts.
+
+# %% [markdown]
+# ## 6 · Read is not used
+# *16 minutes · medium · a probe by hand*
+#
+# The lens saw no plural at the last token before layer 27. A **probe** is a small classifier trained on activations, and it may see
+# what is not written in the words of the output. Twenty nouns, each in singular and plural, read at the last token, *garden*:
+
+# %%
+nouns = "key book boy tree letter car dog picture king door farmer window teacher river".split()
+nouns += "ship table bird house friend street".split()
+texts = [f"The {word} in the garden" for noun in nouns for word in (noun, noun + "s")]
+labels = ["singular", "plural"] * len(nouns)
+groups = [noun for noun in nouns for _ in range(2)]
+
+# %%
+# exercise: circuits.probe_step as checked
+
+# %%
+if checked.passed:
+    traces = lab.trace(texts, keep="residual")
+    x = torch.stack([trace.residual(12)[-1] for trace in traces])
+    x = (x - x.mean(0)) / x.std(0)
+    y = torch.tensor([float(label == "plural") for label in labels])
+    weight, bias = torch.zeros(x.shape[1]), torch.tensor(0.0)
+    for _ in range(100):
+        weight, bias = probe_step(x[:28], y[:28], weight, bias, 0.1)
+    said = (x[28:] @ weight + bias > 0).float()
+    print(f"layer 12, six nouns it was not trained on: {(said == y[28:]).float().mean():.0%} right")
+
+# %%
+read = lk.predict("circuits.read", "Accuracy of a probe at layer 12 (chance is 50)", unit="%", low=0, high=100)
+read
+
+# %%
+probe = lk.circuits.probe(lab, texts, labels, [0, 6, 12, 18, 24, 27], groups=groups, controls=1)
+read.show(round(100 * probe.set_index("layer").loc[12, "accuracy"]))
+
+# %% tags=["nbval-check-output"]
+print(probe[["layer", "accuracy"]].round(1).to_string(index=False))
+print(f"from the tokens alone: {probe.bag.accuracy:.1f}")
+
+# %% [markdown]
+# A noun is always held out with both its forms, so nothing can be learnt by heart; from the tokens alone nothing is told (0.5). At the
+# last token the number of the subject can be **read** from layer 6 on. But section 3 patched this very place, and up to layer 26
+# nothing came back. It can be read there, and it is not what the answer is made of. Take it out and see:
+
+# %%
+# exercise: circuits.take_out as checked
+
+# %%
+direction = lk.circuits.difference_of_means(
+    lab, texts[1::2], texts[::2], [12, 28], pairs=True, shuffles=20
+)
+unit = {each.layer: each.vector / each.vector.norm() for each in direction}
+
+
+def without(layer, vector):
+    # at the last token only; what take_out does
+    return lk.patch(f"residual[{layer}] @ -1", lambda x: x - (x @ vector)[:, None] * vector)
+
+
+def mean_plural():
+    return sum(float(plural(lab.trace(t, keep="logits").logits)) for t in texts[1::2]) / len(nouns)
+
+
+rows = {"whole model": mean_plural()}
+for layer, vector in unit.items():
+    random = torch.randn(len(vector), generator=torch.Generator().manual_seed(0))
+    for name, each in (("number", vector), ("random", random / random.norm())):
+        with lab.edit(without(layer, each)):
+            rows[f"layer {layer} without its {name} direction"] = mean_plural()
+
+# %% tags=["nbval-check-output"]
+for name, value in rows.items():
+    print(f"{name:38} {value:5.1f}")
+
+# %% [markdown]
+# The mean preference for " are" over twenty plurals. At layer 12, where the probe reads it almost without fault, taking the
+# direction out of the last token changes next to nothing. At layer 28 it does. A random direction does nothing in either.
+#
+# **To take away:** a probe tells what can be read. What is used, only a change tells.
+
+# %% [markdown]
+# ## 7 · Two claims
+# *8 minutes · easy · a broken layer, and experts told apart*
+#
+# **"Layer 11 of this model is broken"**, somebody reported (TransformerLens#924). Leave it out (what it adds becomes 0), and
+# its neighbours beside it: at all tokens, and at all but the first.
+
+# %%
+some = {
+    kind: [lab.tokenizer(text)["input_ids"][:16] for text in texts_of_kind]
+    for kind, texts_of_kind in lk.moe.texts(5, characters=200).items()
+}
+costs = {}
+for layer in (10, 11, 12):
+    for name, at in (("everywhere", ""), ("but at the first token", " @ 1:")):
+        parts = (f"attention_output[{layer}]{at}", f"mlp_output[{layer}]{at}")
+        change = lab.edit(*(lk.patch(part, 0.0) for part in parts))
+        every = lk.compare(lab, change, "loss", some)
+        costs[layer, name] = every[every["kind"] == "all"].iloc[0]
+
+# %% tags=["nbval-check-output"]
+for (layer, name), cost in costs.items():
+    print(f"layer {layer} left out {name:22} adds {cost['difference']:.2f} nats a token")
+
+# %% tags=["answer"]
+lk.claim("layer-11-broken", round(costs[11, "everywhere"]["difference"], 2), note="left out")
+
+# %% [markdown]
+# Far from broken: few layers are missed as much. But nearly all of that is one thing. At a text's first token its MLP writes a vector over a
+# hundred times as long as any other (a **massive activation**: Sun et al. 2024), and heads that have nothing to look for look there. Who
+# compares activations number by number finds huge differences in this layer; at the other tokens it is like its neighbours.
+#
+# **"Autoencoders could tell experts apart."** A small autoencoder on what enters layer 3 of labkit's mixture of experts (notebooks 06
+# and 07), trained on half of the texts; on the other half: what does a feature tell about where a token is sent?
+
+# %%
+mixture = lk.load("labkit-moe", dtype="float32", device="cpu")
+passages = lk.moe.texts(12)
+learn = [text for kind in lk.circuits.counted_on(passages).values() for text in kind]
+x = torch.cat([lk.sae.residual(mixture, text, 3)[1:] for text in learn])
+plan = lk.sae.Settings(
+    features=512,
+    k=16,
+    tokens=100_000,
+    batch=1024,
+    learning_rate=2e-3,
+    warm_up=10_000,
+    dead_after=50_000,
+)
+training = lk.sae.train(x, plan, layer=3, model=mixture.name)
+while True:
+    try:
+        next(training)
+    except StopIteration as end:
+        sae = end.value
+        break
+told = lk.circuits.expert_features(
+    mixture, sae, passages, shuffles=1, untrained=2, draws=100, progress=False
+)
+
+# %% tags=["nbval-check-output"]
+shown = told.set_index("known").loc[["token", "feature", "untrained feature"]]
+print(shown[["information", "shuffled", "untrained_routers"]].round(0).abs().to_string())
+print(f"bits there are to tell: {told.entropy:.0f}")
+
+# %% tags=["answer"]
+lk.claim("sae-roles", told.told, note="one feature tells more than half of what there is to know")
+
+# %% [markdown]
+# A token's strongest feature tells about as much as the token itself, a bit of five, and not much less about routers that were never
+# trained. No single feature comes near to saying what an expert is for.
+#
+# **To take away:** ask what a number would be if the claim were false, and measure that, too.
+
+# %% [markdown]
+# ## What you have seen
+# - A logit lens is the model's ending applied early; the plural shows from layer 27 on.
+# - Patching shows where it is: at the noun up to layer 26, at the last token afterwards. Head 26.0 carries most of it over.
+# - Gradient times difference ranks all heads from three passes; over long ways it misleads.
+# - A tenth of the parts is enough for most of the answer, random parts for none of it.
+# - A probe reads the number at the last token twenty layers before it is used there.
+#
+# Can you say, without looking: why are patching effects no shares of a whole? Why is a circuit tested on other texts? What does a
+# perfect probe not show?
+#
+# <details><summary>Answers</summary>
+#
+# Later parts read what earlier ones wrote, so several can bring back the same. The strongest of many look good on the texts they were
+# chosen on. That the model uses what the probe reads.
+# </details>
+
+# %%
+lk.progress()
+
+# %% [markdown]
+# **To read more:** K. Wang et al., *Interpretability in the Wild* (2022); K. Meng et al., *Locating and Editing Factual Associations in
+# GPT* (2022); N. Nanda, *Attribution Patching* (2023); M. Hanna et al., *Have Faith in Faithfulness* (2024); J. Hewitt and P. Liang,
+# *Designing and Interpreting Probes with Control Tasks* (2019); M. Sun et al., *Massive Activations in Large Language Models* (2024).
