@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from labkit.views.charts import memory as memory
     from labkit.views.chat_view import chat as chat
     from labkit.views.circuit_view import circuit as circuit
+    from labkit.views.compare_chart import compare as compare
     from labkit.views.dose_chart import doses as doses
     from labkit.views.features_view import features as features
     from labkit.views.generation_charts import drafts as drafts
@@ -48,6 +49,7 @@ _NAMES = {
     "charts": ("memory",),
     "chat_view": ("chat",),
     "circuit_view": ("circuit",),
+    "compare_chart": ("compare",),
     "dose_chart": ("doses",),
     "features_view": ("features",),
     "generation_charts": ("drafts", "throughput"),

@@ -286,6 +286,11 @@ def an_adapter() -> AdapterView:
     return view
 
 
+def compare_table() -> pd.DataFrame:
+    columns = {"kind": [HOSTILE], "value": [1.0], "other": [1.5], "difference": [0.5], "low": [0.25], "high": [0.75]}
+    return pd.DataFrame({**columns, "documents": [9]})
+
+
 def a_training() -> Any:
     run = HandRun(20, title=f"LoRA {HOSTILE}", prompt=HOSTILE)
     run.step(20)
@@ -306,6 +311,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "circuit": lambda: lk.views.circuit(
         found(random_circuit([*CIRCUIT_TOKENS, HOSTILE], metric=HOSTILE, model=HOSTILE))
     ),
+    "compare": lambda: lk.views.compare(compare_table()),
     "damage": lambda: lk.views.damage(damage_table()),
     "doses": lambda: lk.views.doses(doses_table(), concept="whales"),
     "drafts": lambda: lk.views.drafts(speculated()),
@@ -342,6 +348,7 @@ NUMBERS = {  # a number that each of them shows, as its table has it: (column, v
     "adapter": ("kl", 1.5),
     "attention": ("weight", 1.0),
     "attribution": ("contribution", 2.125),
+    "compare": ("difference", 0.5),
     "damage": ("loss_change", 3.0),
     "doses": ("share", 0.125),
     "drafts": ("verify_seconds", 0.0625),
