@@ -95,6 +95,17 @@ def against_exact(neurons: int) -> list[Result]:
     return [*results, _once(what, f"patching, at the pace of {chosen.size} neurons", "neurons", took)]
 
 
+def worth_of_neurons() -> None:
+    """How much circuits of neurons carry, by the way in which they were found, on the sentence alone."""
+    tokenizer = default_lab().tokenizer
+    sentence = tuple(tokenizer(text.strip())["input_ids"] for text in (CLEAN, CORRUPTED))
+    for method in ("attribution", "eap-ig"):
+        circuit = lk.circuits.find(default_lab(), [sentence], metric, method, "neurons", progress=False)  # type: ignore[arg-type]
+        table = circuit.by_size([100, 300, 1000, 3000], draws=2, progress=False).table
+        print(f"circuits of neurons found by {method}, on the {len(sentence[0])} tokens of the sentence alone:")
+        print(table[["size", "faithfulness", "completeness", "random"]].to_string(index=False), flush=True)
+
+
 def _once(claim: str, theirs: str, parts: str, seconds: float) -> Result:
     began = time.perf_counter()
     ours(parts)
@@ -197,6 +208,7 @@ def main() -> None:
     if "--json" not in sys.argv:
         report(results)
         sys.stdout.flush()
+        worth_of_neurons()
     more = against_exact(16 if quick else 100)
     report([*results, *more] if "--json" in sys.argv else more)
 
