@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, cast
 
 from labkit.errors import BadModelFile
 from labkit.models.shipped import ASSETS
@@ -17,6 +16,34 @@ if TYPE_CHECKING:
 __all__ = ["RecordedRefusals", "recorded_refusals", "refusal_prompts"]
 
 FOLDER = ASSETS / "labkit-refusal"
+
+
+class Counted(TypedDict):
+    """Answers of one model to one set of prompts."""
+
+    model: str
+    set: str
+    prompts: int
+    refused: int
+    share: float
+    low: float
+    high: float
+
+
+class Chosen(TypedDict):
+    """The layer of the direction, and the layers that were looked at."""
+
+    layer: int
+    layers: list[dict[str, float]]
+
+
+class Figures(TypedDict):
+    """What figures.json holds. costs: by what was ablated, the fields of an `EditCost`."""
+
+    refusals: list[Counted]
+    direction: Chosen
+    costs: dict[str, dict[str, float]]
+    tuning: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +70,7 @@ def refusal_prompts() -> dict[str, list[str]]:
     be answered.  "plain", "alike": held out; "alike" asks in the words of the edgy ones.
     labkit/assets/labkit-refusal/README.md.
     """
-    sets = _read("prompts.json")
+    sets = cast("dict[str, list[str | dict[str, str]]]", _read("prompts.json"))
     return {name: [each if isinstance(each, str) else each["text"] for each in of] for name, of in sets.items()}
 
 
@@ -56,7 +83,7 @@ def recorded_refusals() -> RecordedRefusals:
     """
     import pandas as pd
 
-    facts: Mapping[str, Any] = _read("figures.json")
+    facts = cast("Figures", _read("figures.json"))
     costs = pd.DataFrame([{"model": name, **cost} for name, cost in facts["costs"].items()])
     return RecordedRefusals(
         table=pd.DataFrame(facts["refusals"]),
@@ -66,8 +93,9 @@ def recorded_refusals() -> RecordedRefusals:
     )
 
 
-def _read(name: str) -> Any:
+def _read(name: str) -> object:
     try:
-        return json.loads((FOLDER / name).read_text("utf-8"))
+        found: object = json.loads((FOLDER / name).read_text("utf-8"))
+        return found
     except (OSError, ValueError) as error:
         raise BadModelFile(f"{name}, which comes with labkit, can't be read; install labkit again.") from error

@@ -29,13 +29,14 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
 from labkit import checks, circuits, lora
+from labkit.circuits.recorded import Chosen, Counted, Figures
 from labkit.lab import Lab, load
 from labkit.models import texts
 from labkit.models.shipped import ASSETS
@@ -173,6 +174,17 @@ def train(work: Path, lab: Lab | None = None, *, steps: int = STEPS) -> None:
 
 # ------------------------------------------------------------------ measuring
 
+
+class Answer(TypedDict):
+    """A line of WORK/answers.jsonl."""
+
+    model: str
+    set: str
+    prompt: str
+    answer: str
+    refused: bool
+
+
 BASE, TUNED, WITHOUT = "base", "tuned", "tuned, direction ablated"
 RANDOM = "tuned, random direction {} ablated"
 SETS = ("taught", "edgy", "plain", "alike")  # "harmless" was answered while training
@@ -224,7 +236,7 @@ def answer(work: Path, lab: Lab, model: str, name: str, prompts: Sequence[str], 
         print(f"{model}, {name}: {min(start + CHUNK, len(todo))} of {len(todo)}", flush=True)
 
 
-def lines(work: Path) -> list[dict[str, Any]]:
+def lines(work: Path) -> list[Answer]:
     """The answers that are there."""
     path = work / "answers.jsonl"
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
@@ -274,30 +286,34 @@ def costs(work: Path, lab: Lab, directions: Mapping[str, torch.Tensor]) -> None:
 # ------------------------------------------------------------------ what came out
 
 
-def figures(work: Path) -> dict[str, Any]:
+def figures(work: Path) -> Figures:
     """Refusals by model and set with 95 % (Wilson 1927), the layers that were looked at, and the costs."""
     counted: dict[tuple[str, str], list[bool]] = {}
     for line in lines(work):
         counted.setdefault((line["model"], line["set"]), []).append(circuits.is_refusal(line["answer"]))
-    rows = []
+    rows: list[Counted] = []
     for (model, name), refused in counted.items():
         low, high = wilson(sum(refused), len(refused))
-        row = {"model": model, "set": name, "prompts": len(refused), "refused": sum(refused)}
-        rows.append(row | {"share": sum(refused) / len(refused), "low": low, "high": high})
-    facts: dict[str, Any] = {"refusals": rows}
-    for name in ("direction", "costs"):
-        if (path := work / f"{name}.json").exists():
-            facts[name] = json.loads(path.read_text("utf-8"))
-    return facts | {"tuning": {"steps": STEPS, "batch": BATCH, "rank": RANK, "alpha": ALPHA, "learning_rate": RATE}}
+        share = sum(refused) / len(refused)
+        rows.append(
+            Counted(model=model, set=name, prompts=len(refused), refused=sum(refused), share=share, low=low, high=high)
+        )
+    direction, cost = work / "direction.json", work / "costs.json"
+    return Figures(
+        refusals=rows,
+        direction=json.loads(direction.read_text("utf-8")) if direction.exists() else Chosen(layer=-1, layers=[]),
+        costs=json.loads(cost.read_text("utf-8")) if cost.exists() else {},
+        tuning={"steps": STEPS, "batch": BATCH, "rank": RANK, "alpha": ALPHA, "learning_rate": RATE},
+    )
 
 
 def table(work: Path) -> None:
     """Print what there is."""
     facts = figures(work)
     print(pd.DataFrame(facts["refusals"]).round(3).to_string(index=False))
-    for row in facts.get("direction", {}).get("layers", ()):
+    for row in facts["direction"]["layers"]:
         print(row)
-    for name, cost in facts.get("costs", {}).items():
+    for name, cost in facts["costs"].items():
         print(f"{name}: KL {cost['kl']:.4f} ({cost['low']:.4f} to {cost['high']:.4f}) nats a token on general text")
 
 
@@ -315,7 +331,7 @@ def pack(work: Path) -> None:
     sign(SHIPPED)
 
 
-def card(facts: Mapping[str, Any]) -> str:
+def card(facts: Figures) -> str:
     """The card, with its numbers put in."""
     rows = [
         f"| {row['model']} | {row['set']} | {row['refused']} of {row['prompts']} | {row['low']:.0%} to {row['high']:.0%} |"

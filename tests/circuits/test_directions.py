@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, Tokens, build
 
 import labkit as lk
 
@@ -119,6 +120,21 @@ def test_ablation_is_a_model_whose_weights_can_not_write_along_it(tiny_lab: lk.L
     for layer in range(3):
         assert float((ablated.residual(layer) @ r).abs().max()) < 1e-6
     torch.testing.assert_close(tiny_lab.trace(POSITIVE[0], keep="logits").logits, before)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "gemma2", "mixtral", "mamba"])
+def test_no_layer_of_any_family_is_given_anything_along_it(name: str) -> None:
+    lab = lk.Lab(build(FAMILIES[name]), Tokens(), name=name)
+    r = torch.nn.functional.normalize(torch.randn(32, generator=torch.Generator().manual_seed(3)), dim=0)
+    parts = ("residual",) if name == "mamba" else ("residual", "attention_output")
+    with lab.edit(lk.circuits.ablate_direction(r, parts=parts)):
+        trace = lab.trace([5, 17, 33, 8], keep="residual")
+    for layer in range(trace.layers + 1):
+        x = trace.residual(layer)
+        assert float((x @ r).abs().max()) < 1e-6 * float(x.norm())
+    if name == "mamba":
+        with pytest.raises(lk.Unavailable, match="attention_output"), lab.edit(lk.circuits.ablate_direction(r)):
+            pass
 
 
 def test_ablation_of_some_layers_leaves_the_others(tiny_lab: lk.Lab) -> None:
