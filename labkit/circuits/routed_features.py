@@ -1,6 +1,6 @@
 """What features of a sparse autoencoder tell about the experts of a mixture, beside what the token tells, and beside chance.
 
-Any number is told by many labels on few tokens, so nothing is told on the text it was learnt from: what goes with which expert
+Labels that are many tell any number on few tokens, so nothing is told on the text it was learnt from: what goes with which expert
 is counted on some documents, and how well that foretells the router's choice is measured on others, in bits.
 """
 
