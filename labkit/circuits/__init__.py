@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from labkit.circuits.lens_comparing import lens_quality as lens_quality
     from labkit.circuits.lens_files import load_lens as load_lens
     from labkit.circuits.lens_fitting import fit_lens as fit_lens
+    from labkit.circuits.lens_live import LensColumn as LensColumn
+    from labkit.circuits.lens_live import generate_with_lens as generate_with_lens
     from labkit.circuits.lens_reading import LensReading as LensReading
     from labkit.circuits.lens_reading import LensTable as LensTable
     from labkit.circuits.lens_reading import lens as lens
@@ -63,6 +65,7 @@ _NAMES = {
     "lens_comparing": ("LensQuality", "lens_quality"),
     "lens_files": ("load_lens",),
     "lens_fitting": ("fit_lens",),
+    "lens_live": ("LensColumn", "generate_with_lens"),
     "lens_reading": ("LensReading", "LensTable", "lens"),
     "swaps": ("swap",),
     "two_models": ("Comparison", "compare"),

@@ -66,7 +66,7 @@ class LensReading:
 
     def state(self, layer: int) -> torch.Tensor:
         """(T, d_model): the states at a layer, carried on to where the last residual would be."""
-        there = self._there(layer)
+        there = self.there(layer)
         return carried(self.lens, self.trace.residual(there), there)
 
     def logits(self, layer: int) -> torch.Tensor:
@@ -97,13 +97,14 @@ class LensReading:
         given = (
             [one] if one is not None else self.layers if layers is None else checks.series("layers", layers, "layers")
         )
-        wanted = list(dict.fromkeys(map(self._there, given)))
+        wanted = list(dict.fromkeys(map(self.there, given)))
         if not wanted:
             raise BadInput(f"layers is empty; choose from {checks.some(self.layers)}.")
         frame = lens_frame(self._lab, self.trace, self.ending, wanted, self.state, k=k)
         return LensTable(frame, self.kind, self.model, self.trace.layers)
 
-    def _there(self, layer: object) -> int:
+    def there(self, layer: object) -> int:
+        """A layer that it reads at, counted from 0. Raises BadInput for another."""
         found = checks.index("layer", layer, self.trace.layers + 1, of="the lens reads")
         if self.lens is not None:
             self.lens.jacobian(found)
