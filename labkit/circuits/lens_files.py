@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import torch
 from labkit.circuits.jacobian_lens import JacobianLens, plain_name
 from labkit.errors import BadInput, BadModelFile, ModelNotFound
 from labkit.models.files.safetensors_header import read_safetensors_header
-from labkit.models.shipped import ASSETS
+from labkit.models.shipped import checked_lens
 
-SHIPPED = "labkit-lens"
+SHIPPED_MODEL = "smollm2-135m-instruct"
 FILE = "lens.safetensors"
 PICKLES = (".pt", ".pth")
 _MOST_LAYERS = 10_000
@@ -61,15 +62,15 @@ def load_lens(
 
 
 def shipped_lens(name: str) -> JacobianLens | None:
-    """The lens that comes with labkit for the model of a name; None where there is none."""
-    folder = ASSETS / SHIPPED
-    if not (folder / FILE).is_file() or plain_name(name) != _shipped_model(folder):
+    """The lens that comes with labkit for the model of a name; None where there is none. Raises BadModelFile when damaged."""
+    if plain_name(name) != SHIPPED_MODEL:
         return None
-    return _from_safetensors(folder / FILE, None, None)
+    return _shipped()
 
 
-def _shipped_model(folder: Path) -> str:
-    return plain_name(read_safetensors_header(folder / FILE).metadata.get("model", ""))
+@cache
+def _shipped() -> JacobianLens:
+    return _from_safetensors(checked_lens() / FILE, None, None)
 
 
 # writing --------------------------------------------------------------------------------------------------------------

@@ -124,6 +124,16 @@ ADAPTERS["labkit-refusal"] = ASSETS / "labkit-refusal"
 """Adapters of the default model, by the name under which `lk.lora.load` knows them."""
 
 
+LENS = "labkit-lens"  # of the default model
+
+
+def checked_lens() -> Path:
+    """The folder of the shipped lens, every file as it was shipped. Raises BadModelFile otherwise."""
+    if wrong := _problems(ASSETS / LENS):
+        raise BadModelFile(f"{LENS}, which comes with labkit, is damaged ({wrong[0]}); install labkit again.")
+    return ASSETS / LENS
+
+
 def checked_adapter(name: str) -> Path | None:
     """The folder of a shipped adapter, every file as it was shipped; None for another name. Raises BadModelFile."""
     folder = ADAPTERS.get(name.lower())

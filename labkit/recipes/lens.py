@@ -31,9 +31,9 @@ from safetensors.torch import save_file
 from labkit.circuits.jacobian_lens import JacobianLens
 from labkit.circuits.jacobians import LENGTH, text_jacobians
 from labkit.circuits.lens_comparing import lens_quality
-from labkit.circuits.lens_files import FILE, SHIPPED, load_lens, write
+from labkit.circuits.lens_files import FILE, SHIPPED_MODEL, load_lens, write
 from labkit.circuits.lens_fitting import lens_of_sums
-from labkit.models.shipped import ASSETS
+from labkit.models.shipped import ASSETS, LENS
 from labkit.models.texts import texts as held_out_texts
 from labkit.recipes import texts
 from labkit.recipes.signing import sign
@@ -46,14 +46,15 @@ if TYPE_CHECKING:
     from labkit.lab import Lab
 
 SEED = 0
-MODEL = "smollm2-135m-instruct"
+MODEL = SHIPPED_MODEL
 KINDS = ("prose", "encyclopaedia", "python")  # in turn; the model was hardly trained on the others
 CHARACTERS = 2_000  # of a document, from which LENGTH tokens are taken: enough in every kind
-FOLDER = ASSETS / SHIPPED
+FOLDER = ASSETS / LENS
 RECORD = Path(__file__).parent / "records" / "lens.jsonl"
 QUALITY, DIFFERENCES = "quality.csv", "differences.csv"
 DOCUMENTS = 10  # held-out passages of each kind, on which lenses are compared
 MEASURED = tuple(range(1, 30, 2))  # layers
+STORED_AT = (5, 15, 25)  # layers at which the cost of eight bits is measured
 SUMS = "sums.safetensors"
 HALVES = ("even", "odd")
 TRIED_ROWS = tuple(range(5, 576, 18))  # on which `agree` compares
@@ -177,10 +178,11 @@ def measure(work: Path) -> None:
     if whole.prompts == shipped.prompts:
         few = {kind: held[kind][:2] for kind in KINDS}
         exact, stored = (
-            lens_quality(lab, few, lens=one, layers=(5, 15, 25), positions=12, progress=False)
-            for one in (whole, shipped)
+            lens_quality(lab, few, lens=one, layers=STORED_AT, positions=12, progress=False) for one in (whole, shipped)
         )
-        off = (exact.table[["kl", "next", "later"]] - stored.table[["kl", "next", "later"]]).abs()[:3].max()
+        off = (
+            (exact.table[["kl", "next", "later"]] - stored.table[["kl", "next", "later"]]).abs()[: len(STORED_AT)].max()
+        )
         print("what eight bits change at most:", off.round(5).to_dict())
     finish()
 
