@@ -43,7 +43,8 @@ def swap(
         second layer would undo that at the first, so with several layers None is "larger", and with one it is "all".
     tokens: which, as places write them; "1:" leaves the first alone, where a model parks attention.
     random: a seed; then the stream is moved by as much at every token, in a random plane instead of that of the concepts: what
-        any change of this size would do.
+        any change of this size would do. At several layers it leaves the coordinates as they are and so is made at each, where
+        the exchange is made once and kept: there it is the larger change of the two, and a strict comparison.
     With v the two directions in which the state's logits of the tokens grow, J_l^T · gain · W_U, V = [v_source, v_target] and
     c = V⁺ h the coordinates of a state h in their plane, h becomes h + strength · V (c exchanged − c); what is outside of the
     plane stays. Patching in lens coordinates: Gurnee et al. 2026.
