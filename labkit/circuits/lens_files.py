@@ -3,7 +3,7 @@
 A published lens is what torch.save makes of {"J": {l: (d_model, d_model)}, "n_prompts", "source_layers", "d_model"}, where l
 is the layer that a state leaves; a checkpoint of a fit has the sums as "jacobian_sum" and "n_done" instead. labkit counts by
 the layer that a state enters, one more. In safetensors the same numbers have the names "J.0", "J.1", ..., and the facts are
-the file's metadata. What labkit ships is stored in eight bits a number with a scale for each row ("scale.0", ...).
+the file's metadata. What labkit ships is stored in eight bits a number; every GROUP numbers of a row have a scale ("scale.0").
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ PICKLES = (".pt", ".pth")
 _MOST_LAYERS = 10_000
 _STORED = ("F32", "F16", "BF16", "I8")
 _LEVELS = 127
+GROUP = 32  # numbers of a row that share a scale; a narrower or uneven row has one
+_SMALLEST = 1e-7  # scale that float16 still holds
 
 
 def load_lens(
@@ -77,7 +79,7 @@ def _shipped() -> JacobianLens:
 
 
 def write(lens: JacobianLens, path: str | Path, *, bits: int = 16) -> Path:
-    """Write a lens, whole or not at all. bits: 8 stores each row as whole numbers up to 127 times a scale of its own."""
+    """Write a lens, whole or not at all. bits: 8 stores whole numbers up to 127, with a float16 scale for every GROUP of them."""
     file = Path(path).expanduser()
     if file.suffix not in (".safetensors", *PICKLES):
         raise BadInput(
@@ -114,9 +116,12 @@ def _write_safetensors(lens: JacobianLens, file: Path, bits: int) -> None:
     tensors: dict[str, torch.Tensor] = {}
     for layer, matrix in lens.jacobians.items():
         if bits == 8:
-            scale = (matrix.abs().amax(1, keepdim=True) / _LEVELS).clamp_min(1e-30)
-            tensors[f"J.{layer - 1}"] = (matrix / scale).round().to(torch.int8)
-            tensors[f"scale.{layer - 1}"] = scale[:, 0].float().contiguous()
+            width = matrix.shape[1]
+            groups = matrix.unflatten(1, (-1, GROUP if width % GROUP == 0 else width))
+            scale = (groups.abs().amax(2, keepdim=True) / _LEVELS).clamp_min(_SMALLEST).half()
+            whole = (groups / scale.float()).round().clamp(-_LEVELS, _LEVELS)
+            tensors[f"J.{layer - 1}"] = whole.to(torch.int8).flatten(1)
+            tensors[f"scale.{layer - 1}"] = scale[..., 0].contiguous()
         else:
             tensors[f"J.{layer - 1}"] = matrix.half().contiguous()
     facts = {
@@ -146,16 +151,18 @@ def _from_safetensors(file: Path, model: str | None, layers: int | None) -> Jaco
         dtype, shape, _ = header.tensors[name]
         if dtype not in _STORED or len(shape) != 2:
             raise _wrong(file, f"{name} is {dtype} of shape {shape}")
-        scale = header.tensors.get(f"scale.{names[name]}")
-        if dtype == "I8" and (scale is None or scale[:2] != ("F32", shape[:1])):
-            raise _wrong(file, f"{name} has no scale for each row")
+        if dtype == "I8" and not _fits(shape, header.tensors.get(f"scale.{names[name]}")):
+            raise _wrong(file, f"{name} has no scale for its numbers")
     from safetensors.torch import load_file
 
     held = load_file(file)
     matrices: dict[int, torch.Tensor] = {}
     for name, number in names.items():
         matrix = held[name].float()
-        matrices[int(number)] = matrix * held[f"scale.{number}"][:, None] if held[name].dtype == torch.int8 else matrix
+        if held[name].dtype == torch.int8:
+            scale = held[f"scale.{number}"].float()
+            matrix = (matrix.unflatten(1, (scale.shape[1], -1)) * scale[..., None]).flatten(1)
+        matrices[int(number)] = matrix
     try:
         told = {int(layer): float(value) for layer, value in json.loads(facts.get("agreement", "{}")).items()}
         notes = tuple(str(note) for note in json.loads(facts.get("notes", "[]")))
@@ -164,6 +171,13 @@ def _from_safetensors(file: Path, model: str | None, layers: int | None) -> Jaco
     except (ValueError, TypeError, AttributeError) as error:
         raise _wrong(file, "what it says about itself can't be read") from error
     return _made(file, matrices, prompts, model or facts.get("model"), layers, last, told, notes)
+
+
+def _fits(shape: tuple[int, ...], scale: tuple[str, tuple[int, ...], int] | None) -> bool:
+    """Whether a tensor of scales is of groups of a matrix's rows."""
+    if scale is None or scale[0] != "F16" or len(scale[1]) != 2 or scale[1][0] != shape[0]:
+        return False
+    return scale[1][1] > 0 and shape[1] % scale[1][1] == 0
 
 
 def _from_pickle(file: Path, model: str | None, layers: int | None) -> JacobianLens:

@@ -10,7 +10,7 @@ Every prompt is LENGTH tokens of another document of those that labkit's own mod
 with labkit, on which lenses are compared, are of documents that were set aside. The model runs in bfloat16, which takes half
 the time of float32; `agree` shows what that changes. WORK/sums.safetensors holds the sums of the Jacobians of the prompts at
 even and at odd places, whole after each prompt, so that the two halves can be compared and the fit can go on later. What is
-shipped has eight bits a number, with a scale for each row of a matrix; `measure` says what that costs.
+shipped has eight bits a number, with a scale for every 32 of a row; `measure` says what that costs.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from labkit import checks
 from labkit.circuits.jacobian_lens import JacobianLens
 from labkit.circuits.jacobians import LENGTH, text_jacobians
 from labkit.circuits.lens_comparing import lens_quality
@@ -51,7 +52,7 @@ KINDS = ("prose", "encyclopaedia", "python")  # in turn; the model was hardly tr
 CHARACTERS = 2_000  # of a document, from which LENGTH tokens are taken: enough in every kind
 FOLDER = ASSETS / LENS
 RECORD = Path(__file__).parent / "records" / "lens.jsonl"
-QUALITY, DIFFERENCES = "quality.csv", "differences.csv"
+QUALITY, DIFFERENCES, COST = "quality.csv", "differences.csv", "cost.json"
 DOCUMENTS = 10  # held-out passages of each kind, on which lenses are compared
 MEASURED = tuple(range(1, 30, 2))  # layers
 STORED_AT = (5, 15, 25)  # layers at which the cost of eight bits is measured
@@ -175,15 +176,15 @@ def measure(work: Path) -> None:
     found = lens_quality(lab, some, lens=shipped, layers=MEASURED, positions=12)
     found.table.round(4).to_csv(FOLDER / QUALITY, index=False)
     found.differences.round(4).to_csv(FOLDER / DIFFERENCES, index=False)
-    if whole.prompts == shipped.prompts:
-        few = {kind: held[kind][:2] for kind in KINDS}
-        exact, stored = (
-            lens_quality(lab, few, lens=one, layers=STORED_AT, positions=12, progress=False) for one in (whole, shipped)
-        )
-        off = (
-            (exact.table[["kl", "next", "later"]] - stored.table[["kl", "next", "later"]]).abs()[: len(STORED_AT)].max()
-        )
-        print("what eight bits change at most:", off.round(5).to_dict())
+    few = {kind: held[kind][:2] for kind in KINDS}
+    exact, stored = (
+        lens_quality(lab, few, lens=one, layers=STORED_AT, positions=12, progress=False) for one in (whole, shipped)
+    )
+    names = ["kl", "next", "later"]
+    off = (exact.table[names] - stored.table[names]).abs()[: len(STORED_AT)].max()
+    (FOLDER / COST).write_text(
+        json.dumps({name: round(float(off[name]), 4) for name in names}, indent=1) + "\n", "utf-8"
+    )
     finish()
 
 
@@ -205,19 +206,25 @@ def card() -> str:
     for layer in layers:
         shown = [f"{cells[way, layer][measure]:.2f}" for measure in ("kl", "next", "later") for way in SHOWN]
         rows.append(f"| {layer} | {lens.agreement[layer]:.2f} | {' | '.join(shown)} |")
-    rows.append(f"| unigram | | {' | '.join(f'{prior[m]:.2f} | | ' for m in ('kl', 'next', 'later')).strip()} |")
+    of_none = " | | | ".join(f"{prior[measure]:.2f}" for measure in ("kl", "next", "later"))
+    rows.append(f"| unigram | | {of_none} | | |")
     over = differences[differences["against"] == "logit"]
     said = []
     for measure, name in (("kl", "KL"), ("next", "the next token"), ("later", "later tokens")):
         here = over[over["measure"] == measure]
         better = here.loc[here["high"] < 0, "layer"].tolist()
         worse = here.loc[here["low"] > 0, "layer"].tolist()
-        said.append(f"- {name}: the Jacobian lens is better at layers {_listed(better)}, worse at {_listed(worse)}")
+        said.append(
+            f"- {name}: the Jacobian lens is better at {_listed(better, layers)}, worse at {_listed(worse, layers)}"
+        )
     template = (Path(__file__).parent / "lens_card.md").read_text("utf-8")
     return template.format(
         prompts=lens.prompts,
         length=LENGTH,
         megabytes=(FOLDER / FILE).stat().st_size / 1e6,
+        cost=", ".join(
+            f"{value:.3f} ({name})" for name, value in json.loads((FOLDER / COST).read_text("utf-8")).items()
+        ),
         minutes=sum(line["seconds"] for line in lines) / 60,
         documents=DOCUMENTS * len(KINDS),
         kinds=", ".join(KINDS),
@@ -231,8 +238,11 @@ def card() -> str:
 SHOWN = ("jacobian", "logit", "shuffled")
 
 
-def _listed(layers: list[int]) -> str:
-    return ", ".join(map(str, layers)) if layers else "none"
+def _listed(some: list[int], layers: list[int]) -> str:
+    """ "all of these layers", "layers 25 and 29", "no layer"."""
+    if len(some) in (0, len(layers)):
+        return "all of these layers" if some else "no layer"
+    return f"layer{'s' * (len(some) > 1)} {checks.listed(some)}"
 
 
 if __name__ == "__main__":

@@ -310,13 +310,26 @@ def test_a_checkpoint_of_a_published_fit_is_a_lens(tmp_path: Path) -> None:
     assert found.model == "m"
 
 
-def test_eight_bits_with_a_scale_for_each_row_lose_little(lab: lk.Lab, tmp_path: Path) -> None:
-    fitted = _fitted(lab)
-    path = lens_files.write(fitted, tmp_path / "small.safetensors", bits=8)
-    again = lk.circuits.load_lens(path)
-    for layer, matrix in fitted.jacobians.items():
-        most = matrix.abs().amax(1, keepdim=True) / 127 / 2
-        assert bool(((again.jacobians[layer] - matrix).abs() <= most * 1.001).all())
+@pytest.mark.parametrize(("width", "groups"), [(64, 2), (24, 1)])
+def test_eight_bits_with_a_scale_for_each_group_lose_little(width: int, groups: int, tmp_path: Path) -> None:
+    matrix = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
+    matrix[:, 0] *= 50  # costs its own group alone
+    path = lens_files.write(JacobianLens({1: matrix}, 3, "m", 2), tmp_path / "small.safetensors", bits=8)
+    again = lk.circuits.load_lens(path).jacobians[1]
+    parts = matrix.unflatten(1, (groups, -1))
+    most = parts.abs().amax(2, keepdim=True) / 127 * 0.5 * 1.05
+    assert bool(((again - matrix).unflatten(1, (groups, -1)).abs() <= most + 1e-3 * parts.abs()).all())
+
+
+def test_eight_bits_without_their_scales_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = lens_files.write(JacobianLens({1: torch.eye(64)}, 3, "m", 2), tmp_path / "small.safetensors", bits=8)
+    held = load_file(path)
+    for scale in (None, held["scale.0"][:5], held["scale.0"].float()):
+        save_file({"J.0": held["J.0"]} | ({} if scale is None else {"scale.0": scale.contiguous()}), path)
+        with pytest.raises(lk.BadModelFile, match=r"J\.0 has no scale"):
+            lk.circuits.load_lens(path)
 
 
 def test_pickles_and_damaged_files_are_refused(lab: lk.Lab, tmp_path: Path) -> None:

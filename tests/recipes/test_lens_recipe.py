@@ -113,6 +113,6 @@ def test_what_is_shipped_is_the_fit_with_its_card(work: Path, capsys: pytest.Cap
     assert "| unigram |" in card
     assert "{" not in card
     sums = json.loads((recipe.FOLDER / "SHA256.json").read_text("utf-8"))
-    assert set(sums) == {recipe.FILE, recipe.QUALITY, recipe.DIFFERENCES}
+    assert set(sums) == {recipe.FILE, recipe.QUALITY, recipe.DIFFERENCES, recipe.COST}
     recipe.agree(work)
     assert "layer  2: rounding 0.000" in capsys.readouterr().out
