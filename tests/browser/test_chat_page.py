@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,11 @@ from labkit.views.chat_view import ChatView
 pytestmark = pytest.mark.browser
 
 Open = Callable[..., Any]
+Violations = Callable[[Any], list[Any]]
 
 
 def panel(**given: Any) -> ChatView:
     return ChatView(lambda _messages, **_settings: generation(ROOT), branch=branch, name="tiny-model", **given)
-
-
-def tell(page: Any, view: ChatView) -> None:
-    """What the page asked for, done, and the page told."""
-    stand_in.pump(page, view)
-    assert view.wait(10)
-    stand_in.receive(page, stand_in.state(view))
 
 
 def test_a_reply_is_asked_for_branched_and_traced(open_page: Open, tmp_path: Path) -> None:
@@ -37,20 +30,20 @@ def test_a_reply_is_asked_for_branched_and_traced(open_page: Open, tmp_path: Pat
     assert not page.locator(".lk-chat-behind").is_visible()
     page.get_by_label("Say something").fill("Hi")
     page.get_by_label("Say something").press("Enter")
-    tell(page, view)
+    stand_in.tell(page, view)
     assert page.locator(".lk-chat-turn .lk-prose").all_inner_texts() == ["Hi", "The cat sat"]
     assert page.get_by_label("Say something").input_value() == ""
     # its tokens are there at once; a click on an alternative branches the reply
     page.locator(".lk-list .lk-tl-token").nth(1).click()
     page.get_by_role("button", name="Branch here with dog").click()
-    tell(page, view)
+    stand_in.tell(page, view)
     assert page.locator(".lk-chat-turn .lk-prose").last.inner_text() == "The dog on"
     assert page.get_by_role("treeitem").count() == 2
     page.get_by_role("button", name="Trace this reply").click()
-    tell(page, view)
+    stand_in.tell(page, view)
     page.get_by_text("This page can't show it here: run chat.traces[-1]").wait_for()
     page.get_by_role("button", name="Tokens and branches").click()
-    tell(page, view)
+    stand_in.tell(page, view)
     assert not page.locator(".lk-chat-behind").is_visible()
     view.close()
 
@@ -62,7 +55,7 @@ def test_settings_are_told_and_a_reply_under_way_is_seen_and_stopped(open_page: 
     page.get_by_label("Temperature").press("Home")
     page.get_by_label("System prompt").fill("Be brief.")
     page.get_by_label("System prompt").blur()
-    tell(page, view)
+    stand_in.tell(page, view)
     assert (view.temperature, view.system) == (0, "Be brief.")
     assert page.get_by_label("Top-p").is_disabled()
     assert page.get_by_text("0.00 (greedy)").is_visible()
@@ -95,18 +88,14 @@ def test_the_file_is_read_without_a_kernel_and_hostile_text_stays_text(
     view.close()
 
 
-@pytest.mark.skipif(
-    not Path(os.environ.get("LABKIT_AXE", "")).is_file(),
-    reason="LABKIT_AXE names no axe.min.js to check accessibility with",
-)
 @pytest.mark.parametrize("dark", [False, True])
-def test_axe_finds_nothing_in_a_conversation(open_page: Open, tmp_path: Path, dark: bool) -> None:
+def test_axe_finds_nothing_in_a_conversation(
+    open_page: Open, violations: Violations, tmp_path: Path, dark: bool
+) -> None:
     view = panel(trace=lambda run: panel())
     view.say("Hi")
     assert view.wait(10)
     page = open_page(view.to_html(tmp_path / "axe.html"), dark=dark)
     stand_in.draw(page, view)
-    page.add_script_tag(path=os.environ["LABKIT_AXE"])
-    found = page.evaluate("axe.run().then(r => r.violations.map(v => [v.id, v.nodes.map(n => n.html.slice(0, 200))]))")
-    assert found == []
+    assert violations(page) == []
     view.close()

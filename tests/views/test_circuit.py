@@ -207,7 +207,7 @@ def test_a_circuit_that_was_searched_for_is_taken_as_it_is(lab: lk.Lab, parts: s
     if parts == "heads":  # corrupted, as the circuit itself does it
         assert view.removed["before"] == pytest.approx(1.0)
         assert view.removed["after"] == circuit.without([induction])
-        assert view.removed["how"] == "set to the corrupted texts'"
+        assert view.removed["how"] == "as in the corrupted texts"
     else:
         assert view.removed["how"] == "set to zero"
     view.close()

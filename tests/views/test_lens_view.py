@@ -109,6 +109,22 @@ def test_what_is_read_while_it_is_written_is_what_is_read_afterwards(lab: lk.Lab
     after.close()
 
 
+def test_edits_are_in_force_while_it_is_written_and_are_read(lab: lk.Lab) -> None:
+    edit = lk.patch("residual[1]", lambda states: -states)
+    view = lk.views.lens(lab, prompt="abc", edits=[edit], k=2, max_new_tokens=4, chat=False)
+    assert view.wait(SECONDS)
+    with lab.edit(edit):
+        run = lab.generate("abc", max_new_tokens=4, chat=False)
+        ids = [*run.prompt_ids, *run.ids][:-1]
+        after = lk.views.lens(lk.lens(lab, lab.trace(ids, keep=("residual", "logits")), kind="logit"), k=2)
+    assert (cells(view)[0] == cells(after)[0]).all()
+    assert np.allclose(cells(view)[1], cells(after)[1], atol=2e-5)
+    plain = lk.views.lens(lk.lens(lab, lab.trace(ids, keep=("residual", "logits")), kind="logit"), k=2)
+    assert not np.allclose(cells(view)[1], cells(plain)[1], atol=2e-5)
+    for each in (view, after, plain):
+        each.close()
+
+
 def test_a_stop_keeps_what_was_written(lab: lk.Lab) -> None:
     seen = threading.Event()
     view = lk.views.lens(lab, prompt="abc", max_new_tokens=400, chat=False)

@@ -22,6 +22,7 @@ from labkit.views.lens_view.picture import drawn
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labkit.trace.edits import Edit
     from labkit.trace.lens import LogitLens
     from labkit.views.chart import Chart
     from labkit.views.drawing.scene import Picture
@@ -48,6 +49,7 @@ def lens(
     prompt: str,
     kind: str | Sequence[str] = ...,
     fitted: Any = ...,
+    edits: Sequence[Edit] = ...,
     k: int = ...,
     title: str | None = ...,
     **settings: Any,
@@ -58,6 +60,7 @@ def lens(
     prompt: str | None = None,
     kind: str | Sequence[str] = "logit",
     fitted: Any = None,
+    edits: Sequence[Edit] = (),
     k: int = SHOWN,
     colour: Literal["top", "next"] = "top",
     title: str | None = None,
@@ -69,7 +72,8 @@ def lens(
         a reading of `lk.lens(lab, trace, kind)`, a list of them, or a dict with names of one's own: a widget. A cell shows its
             distribution when it is clicked; two lenses of one text stand side by side.
         a lab, with `prompt`: the same while the text is written, a column for each token as it comes, with a Stop button.
-            kind: of the lens, or several; fitted: a `JacobianLens` for kind="jacobian", by default the shipped one; settings:
+            kind: of the lens, or several; fitted: a `JacobianLens` for kind="jacobian", by default the shipped one; edits:
+            in force while it writes, such as [lk.swap(...)]: a `with lab.edit(...)` around the call is over by then; settings:
             of lab.generate, such as max_new_tokens=40 or temperature=0.8.
         the table of `lk.logit_lens`, or part of it (`frame[frame.position > 3]`): a chart. colour: the probability of the token
             in the cell ("top") or of the token that actually follows ("next").
@@ -86,7 +90,7 @@ def lens(
         if not all(callable(getattr(what, name, None)) for name in ("generate", "trace", "edit")):
             raise BadInput(f"A prompt is written on by a lab, and a {type(what).__name__} is none; give the lab first.")
         kinds = [kind] if isinstance(kind, str) else list(kind)
-        write, layers = writer(what, kinds, fitted, k=k, **settings)
+        write, layers = writer(what, kinds, fitted, k=k, edits=edits, **settings)
         return LensView(kinds, layers, model=what.name, k=k, title=title, write=write, prompt=prompt)
     given = what if isinstance(what, Mapping) else {}
     readings: list[Any] = list(given.values()) if given else list(what) if isinstance(what, list | tuple) else [what]

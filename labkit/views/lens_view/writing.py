@@ -14,7 +14,7 @@ import torch
 
 from labkit.circuits.lens_reading import carried, fitted_for, tops
 from labkit.models.tokens import token_strings
-from labkit.trace.edits import patch
+from labkit.trace.edits import Edit, patch
 from labkit.trace.lab_like import TracingLab
 from labkit.trace.lens import ending_of
 from labkit.views.lens_view.cells import Cell, Column
@@ -32,8 +32,11 @@ class WritingLab(TracingLab, Protocol):
     def generate(self, prompt: Any, **settings: Any) -> Generation: ...
 
 
-def writer(lab: WritingLab, kinds: Sequence[str], fitted: Any, *, k: int, **settings: Any) -> tuple[Write, list[int]]:
-    """What writes on a prompt and hands out columns, and the layers it reads at. settings: of lab.generate.
+def writer(
+    lab: WritingLab, kinds: Sequence[str], fitted: Any, *, k: int, edits: Sequence[Edit] = (), **settings: Any
+) -> tuple[Write, list[int]]:
+    """What writes on a prompt and hands out columns, and the layers it reads at. settings: of lab.generate; edits: in force while
+    it writes, and read with what they change.
 
     Raises as `lk.lens` does for a kind that is not there for this lab.
     """
@@ -75,7 +78,7 @@ def writer(lab: WritingLab, kinds: Sequence[str], fitted: Any, *, k: int, **sett
                 columns.append(column(position, names[position], position >= len(ids)))
             take(columns)
 
-        with lab.edit(*(patch(f"residual[{layer}]", keep(layer)) for layer in layers)):
+        with lab.edit(*edits, *(patch(f"residual[{layer}]", keep(layer)) for layer in layers)):
             run = lab.generate(prompt, **settings, on_token=follow, stop_event=stop)
         follow(run)
         done = f"{len(run.ids)} tokens written"
