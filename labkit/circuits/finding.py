@@ -52,7 +52,7 @@ class Circuit(Result):
         parts="edges": sender, receiver (as `CircuitNode.id`), via ("q", "k", "v", or ""), effect.
         With positions=True also position and token, of the first pair's clean text.
     parts, method, steps: as asked; steps only of "eap-ig".  pairs: how many.  clean, corrupted: the metric's mean over the pairs.
-    positions: whether parts are told apart by position.  metric: its name.  model: its name.
+    positions: whether parts are told apart by position.  metric: its name.  model: its name.  layers: how many it has.
     """
 
     parts: What
@@ -64,6 +64,7 @@ class Circuit(Result):
     positions: bool
     metric: str
     model: str
+    layers: int
     _study: Study
     _order: np.ndarray  # all parts, strongest first
     _effects: np.ndarray  # of all parts, by number
@@ -92,9 +93,8 @@ class Circuit(Result):
             nodes, edges = tuple(node for node in nodes if node.id in ends), tuple(found)
         else:
             nodes = tuple(parts.node(number, float(self._effects[number])) for number in numbers)
-        layers = len(self._study.lab.anatomy.layers)
         return CircuitGraph(
-            nodes, edges, self._tokens, self.model, layers, self.metric, "share of the way from corrupted to clean"
+            nodes, edges, self._tokens, self.model, self.layers, self.metric, "share of the way from corrupted to clean"
         )
 
     @functools.cached_property
@@ -229,6 +229,7 @@ def find(
         whole = Edges.of(model, anatomy, contrasts[0], at) if parts == "edges" else Parts.of(anatomy, parts, at)
         study = Study(lab, tuple(contrasts), whole, state)
         used = steps if method == "eap-ig" else None
+        layers = len(anatomy.layers)
         ranked = _exact(study, progress) if method == "exact" else _by_gradient(study, used)
     order = np.argsort(-np.abs(ranked.effects), kind="stable")
     tokens = tuple(token_strings(lab.tokenizer, contrasts[0].clean))
@@ -244,6 +245,7 @@ def find(
         positions,
         getattr(one, "__name__", type(one).__name__),
         lab.name,
+        layers,
         study,
         order,
         ranked.effects,

@@ -202,3 +202,19 @@ def test_no_weight_is_touched_and_frozen_ones_do() -> None:
     with lab.edit(patch("mlp_output[*]", 0.0)):
         within = attribution(lab, CLEAN, OTHER, metric, at="mlp")
     assert (within["effect"] == 0).all()
+
+
+@pytest.mark.real_model
+def test_on_the_default_model_steps_come_near_exact_patching(default_lab: lk.Lab) -> None:
+    """Who is given the drink: Mary or John. One gradient at the corrupted text misses what MLP 0 does at the name."""
+    tokenizer = default_lab.tokenizer
+    mary, john = (tokenizer(name)["input_ids"][-1] for name in (" Mary", " John"))
+    clean, corrupted = (f"When Mary and John went to the store, {name} gave a drink to" for name in ("John", "Mary"))
+    texts = (default_lab, clean, corrupted, lambda logits: logits[-1, mary] - logits[-1, john])
+    exact = lk.patching(*texts, at="mlp", positions=[9, -1], progress=False)
+    one, several = (
+        attribution(*texts, at="mlp", positions=[9, -1], steps=steps).against(exact) for steps in (None, 10)
+    )
+    assert exact.clean > exact.corrupted
+    assert several.pearson > 0.9
+    assert several.pearson > one.pearson

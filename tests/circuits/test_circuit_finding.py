@@ -325,6 +325,7 @@ def test_a_lab_that_was_closed_edited_or_written_to() -> None:
     lab.close()
     with pytest.raises(lk.LabError, match="closed"):
         circuit.keeping(3)
+    assert len(circuit.graph.nodes) == 10  # what was found stays
     with pytest.raises(lk.LabError, match="closed"):
         find(lab, [(CLEAN, OTHER)], metric)
     with pytest.raises(lk.BadInput, match="takes a Lab"):
