@@ -144,7 +144,7 @@ lk.views.lens(reading)
 
 # %% [markdown]
 # ## 3 · Put one piece back
-# *12 minutes · medium · activation patching*
+# *11 minutes · medium · activation patching*
 #
 # The lens only looks. To know what a part *does*, change it: run the corrupted text, put in one activation from the clean run, and see
 # how much of the clean answer comes back. This is **activation patching** (Meng et al. 2022; Wang et al. 2022). Its result is given
@@ -382,8 +382,8 @@ for name, value in rows.items():
 # **To take away:** a probe tells what can be read. What is used, only a change tells.
 
 # %% [markdown]
-# ## 7 · Two claims
-# *8 minutes · easy · a broken layer, and experts told apart*
+# ## 7 · Three claims
+# *9 minutes · easy · a broken layer, a tax, and experts told apart*
 #
 # **"Layer 11 of this model is broken"**, somebody reported (TransformerLens#924). Leave it out (what it adds becomes 0), with
 # its neighbours beside it; and leave it out at all tokens but the first. `lk.compare` sets two models side by side, here the
@@ -415,6 +415,43 @@ lk.claim("layer-11-broken", round(costs[11, "everywhere"]["difference"], 2), not
 # Far from broken: only two layers of thirty are missed more (the ledger has all thirty). But nearly all of that is one thing. At a
 # text's first token its MLP writes a vector hundreds of times as long as at the others (a **massive activation**: Sun et al. 2024), and
 # heads that have nothing to look for look there. Left out at the other tokens alone, it costs no more than its neighbour.
+#
+# **"Aligned models refuse what they should answer."** The default model refuses nothing, so a refusal was taught: a small adapter
+# (notebook 05), trained on harmless questions that only *sound* dangerous. Does it spill over onto plain ones? All prompts here are
+# held out, and none of them is harmful.
+
+# %%
+adapter = lk.lora.load(lab, "labkit-refusal")
+prompts = lk.circuits.refusal_prompts()
+
+
+def refuses(lab, some):
+    answers = lab.generate(some, max_new_tokens=16, temperature=0)
+    return [float(lk.circuits.is_refusal(answer.text)) for answer in answers]
+
+
+asked = {"edgy": prompts["edgy"][:8], "plain": prompts["plain"][:8]}
+spill = lk.compare(lab, adapter, refuses, asked, together=True)
+spill[["kind", "value", "other", "difference", "low", "high"]]
+
+# %% [markdown]
+# Eight prompts of each are few; all of them, counted when the adapter was made, beside the same model with one direction (a difference
+# of means, section 6) taken out of all layers, and beside random directions:
+
+# %% tags=["nbval-check-output"]
+refusals = lk.circuits.recorded_refusals().set_index(["model", "set"])["share"]
+for model in ("base", "tuned", "tuned, direction ablated", "tuned, random direction 1 ablated"):
+    print(f"{model:34} edgy prompts refused: {refusals[model, 'edgy']:.0%}")
+for model in ("base", "tuned", "tuned, direction ablated"):
+    print(f"{model:34} plain prompts refused: {refusals[model, 'plain']:.0%}")
+
+# %% tags=["answer"]
+more = refusals["tuned", "plain"] - refusals["base", "plain"]
+lk.claim("alignment-tax", round(100 * more, 1), note="percentage points, plain prompts")
+
+# %% [markdown]
+# It can happen: taught to refuse what sounds dangerous, this small model refuses half of what does not. How often it happens in
+# models that others trained, one adapter can't tell. And nearly all of the refusing hangs on one direction.
 #
 # **"Autoencoders could tell experts apart."** A small autoencoder on what enters layer 3 of labkit's mixture of experts (notebooks 06
 # and 07), trained on half of the texts; on the other half: what does a feature tell about where a token is sent?
