@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -143,7 +143,18 @@ def compare(
         documents=len(flat),
         draws=draws,
         seed=seed,
-        notes=(f"no interval, since {why}",) if few else (),
+        notes=(*((f"no interval, since {why}",) if few else ()), *_narrow(rows)),
+    )
+
+
+def _narrow(rows: Sequence[Mapping[str, object]]) -> tuple[str, ...]:
+    """What is to be known where every text differs by the same: drawing them again then shows no spread, whatever it is."""
+    same = [cast("int", row["documents"]) for row in rows if row["difference"] and row["low"] == row["high"]]
+    if not same:
+        return ()
+    return (
+        "an interval without a width says that all texts drawn differ by the same, and not that others would, too: there were "
+        f"{min(same)}",
     )
 
 

@@ -435,8 +435,9 @@ spill = lk.compare(lab, adapter, refuses, asked, together=True)
 spill[["kind", "value", "other", "difference", "low", "high"]]
 
 # %% [markdown]
-# Eight prompts of each are few; all of them, counted when the adapter was made, beside the same model with one direction (a difference
-# of means, section 6) taken out of all layers, and beside random directions:
+# Eight prompts of each are few. (Where all eight do the same, drawing them again shows no spread: an interval without a width is no
+# certainty.) All of them, counted when the adapter was made, beside the same model with one direction (a difference of means, section
+# 6) taken out of all layers, and beside a random direction:
 
 # %% tags=["nbval-check-output"]
 refusals = lk.circuits.recorded_refusals().set_index(["model", "set"])["share"]

@@ -66,6 +66,9 @@ def test_the_interval_is_of_the_paired_difference(tiny_lab: lk.Lab) -> None:
         def __exit__(self, *_: object) -> None:
             change["now"] = 0.0
 
+    found = lk.compare(tiny_lab, Turned(), lambda _lab, _text: change["now"], TEXTS)
+    assert "an interval without a width says that all texts drawn differ by the same" in repr(found)
+    assert not lk.compare(tiny_lab, tiny_lab, measure, TEXTS).notes
     row = lk.compare(tiny_lab, Turned(), measure, TEXTS).iloc[0]
     assert (row["difference"], row["low"], row["high"]) == pytest.approx((1.0, 1.0, 1.0), abs=1e-9)
     assert change["now"] == 0.0
