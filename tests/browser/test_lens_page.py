@@ -84,16 +84,29 @@ def test_a_text_grows_and_is_stopped(open_page: Open, tmp_path: Path) -> None:
     view.close()
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_hostile_tokens_stay_text(open_page: Open, violations: Any, tmp_path: Path, dark: bool) -> None:
+def hostile() -> LensView:
     one = HandLens(HOSTILE, words=HOSTILE, model=HOSTILE[0])
     two = HandLens(HOSTILE, words=HOSTILE, kind=HOSTILE[1])
     view = lk.views.lens([one, two], title=HOSTILE[0])
     view.held = [3, 5]
-    page = open_page(view.to_html(tmp_path / "hostile.html"), width=420, dark=dark)
+    return view
+
+
+def test_hostile_tokens_stay_text(open_page: Open, tmp_path: Path) -> None:
+    view = hostile()
+    page = open_page(view.to_html(tmp_path / "hostile.html"), width=420)
+    view.close()
     assert page.evaluate("window.broken") is None
     assert page.locator("main img, main script").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "a long token widens the page"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing_in_a_lens(
+    open_page: Open, violations: Callable[[Any], list[Any]], tmp_path: Path, dark: bool
+) -> None:
+    view = hostile()
+    page = open_page(view.to_html(tmp_path / "axe.html"), width=420, dark=dark)
     stand_in.draw(page, view)
     assert violations(page) == []
     view.close()
