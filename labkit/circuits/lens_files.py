@@ -12,7 +12,6 @@ import json
 import math
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -100,7 +99,7 @@ def write(lens: JacobianLens, path: str | Path, *, bits: int = 16) -> Path:
 
 def _write_pickle(lens: JacobianLens, file: Path) -> None:
     layers = sorted(lens.jacobians)
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "J": {layer - 1: lens.jacobians[layer].half() for layer in layers},
         "n_prompts": lens.prompts,
         "source_layers": [layer - 1 for layer in layers],

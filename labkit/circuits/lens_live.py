@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from labkit import checks
 from labkit.circuits.jacobian_lens import JacobianLens
@@ -31,7 +31,7 @@ class WritingLab(TracingLab, Protocol):
         *,
         on_token: Callable[[Generation], None],
         stop_event: threading.Event | None,
-        **settings: Any,
+        **settings: object,
     ) -> Generation: ...
 
 
@@ -63,7 +63,7 @@ def generate_with_lens(
     chat: bool | None = None,
     template: Mapping[str, object] | None = None,
     stop_event: threading.Event | None = None,
-    **settings: Any,
+    **settings: object,
 ) -> tuple[Generation, LensReading]:
     """Generate as `lab.generate` does, and hand out what a lens reads at every position as soon as it is there.
 
