@@ -27,6 +27,7 @@ GIVEN: dict[str, Any] = {  # names of the reader's own, by heading
 }
 LONGEST = 300  # characters of a shipped passage: enough to run on
 TUNING = "What tuning teaches, and what it costs"
+CIRCUITS = "Which parts make it say so"
 OF_YOUR_OWN = "Your own model"  # its files and its addresses are the reader's
 
 
@@ -43,7 +44,8 @@ def runs() -> dict[str, list[str]]:
 
 
 def test_the_blocks_are_found() -> None:
-    assert {"A first example", "Who takes which token", "What bits cost", TUNING, OF_YOUR_OWN, *GIVEN} == runs().keys()
+    shown = {"A first example", "Who takes which token", "What bits cost", TUNING, CIRCUITS, OF_YOUR_OWN, *GIVEN}
+    assert shown == runs().keys()
 
 
 def test_what_generate_takes_is_told_where_it_is_shown() -> None:
