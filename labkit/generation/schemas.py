@@ -21,6 +21,9 @@ from labkit import checks
 from labkit.errors import BadInput
 from labkit.generation import regular
 
+Json = Any  # what JSON holds; its kind is asked before it is used
+Schema = dict[str, Json]
+
 # Between two parts of the JSON there is nothing, a space, or a line break with an indent: a model that likes white space
 # would otherwise write it without end.
 WHITE_SPACE = r"\x20|\n\x20{0,24}|\n\t{0,6}"
@@ -112,7 +115,7 @@ def grammar(schema: Mapping[str, object], *, of: str = "", closed: bool = False)
     return f"start: %json {json.dumps(checked(schema, of=of, closed=closed))}"
 
 
-def checked(schema: Mapping[str, object], *, of: str = "", closed: bool = False) -> dict[str, Any]:
+def checked(schema: Mapping[str, object], *, of: str = "", closed: bool = False) -> Schema:
     """A copy of a schema, its keywords known and enforced, with llguidance's settings."""
     try:
         root = json.loads(json.dumps(schema, allow_nan=False))
@@ -146,13 +149,13 @@ def embedded(lark: str) -> str:
 class _Reading:
     """One schema on its way through. What has to be written otherwise is changed in place."""
 
-    def __init__(self, root: dict[str, Any], *, of: str, closed: bool) -> None:
+    def __init__(self, root: Schema, *, of: str, closed: bool) -> None:
         self.root, self.of, self.closed = root, of, closed
-        self.seen: dict[str, Any] = {}  # schemas by their place
+        self.seen: Schema = {}  # schemas by their place
         self.anchors: dict[str, str] = {}
         self.references: list[tuple[str, str]] = []  # (place, target)
-        self.choices: list[dict[str, Any]] = []  # schemas with oneOf
-        self.formats: list[dict[str, Any]] = []  # schemas with a format of FORMATS
+        self.choices: list[Schema] = []  # schemas with oneOf
+        self.formats: list[Schema] = []  # schemas with a format of FORMATS
         self.visits = 0
 
     def schema(self, schema: object, place: str) -> None:
@@ -180,7 +183,7 @@ class _Reading:
                 )
         self.together(schema, place)
 
-    def together(self, schema: dict[str, Any], place: str) -> None:
+    def together(self, schema: Schema, place: str) -> None:
         """What several keywords say of an object together."""
         required = set(schema.get("required", ()))
         if schema.get("minProperties", 0) > len(required) + 1:
@@ -213,7 +216,7 @@ class _Reading:
             return self.anchors.get(reference[1:], reference)
         return "/".join(_escaped(_unescaped(unquote(part))) for part in reference.split("/"))
 
-    def followed(self, schema: Any) -> Any:
+    def followed(self, schema: Json) -> Json:
         """A schema, or what it refers to where it does nothing else."""
         for _ in range(len(self.seen)):
             if not isinstance(schema, dict) or "$ref" not in schema or set(schema) - {"$ref", *ANNOTATIONS}:
@@ -221,7 +224,7 @@ class _Reading:
             schema = self.seen[self.target(schema["$ref"])]
         return schema
 
-    def one_of(self, schema: dict[str, Any]) -> None:
+    def one_of(self, schema: Schema) -> None:
         """oneOf as anyOf, where a value that both alternatives could have tells them apart; else it is llguidance's to say."""
         ways = [self.followed(way) for way in schema["oneOf"]]
         if not self.disjoint(ways):
@@ -232,7 +235,7 @@ class _Reading:
         else:
             schema |= written
 
-    def disjoint(self, ways: list[Any]) -> bool:
+    def disjoint(self, ways: list[Json]) -> bool:
         values = [_values(way) for way in ways]
         if _apart(values):
             return True
@@ -256,7 +259,7 @@ class _Reading:
             return False
         return self._endless(self.seen.get(place), place, (*within, place))
 
-    def _endless(self, schema: Any, place: str, within: tuple[str, ...]) -> bool:
+    def _endless(self, schema: Json, place: str, within: tuple[str, ...]) -> bool:
         if not isinstance(schema, dict):
             return False
         inner = [self.target(schema["$ref"])] if "$ref" in schema else []
@@ -291,16 +294,16 @@ class _Reading:
 
 # keywords ----------------------------------------------------------------------------------------------------------------
 
-_Reader = Callable[[_Reading, dict[str, Any], Any, str], None]
+_Reader = Callable[[_Reading, Schema, Json, str], None]
 
 
-def _one_schema(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
+def _one_schema(reading: _Reading, schema: Schema, value: Json, place: str) -> None:
     if isinstance(value, list) and place.endswith("/items"):
         reading.malformed(value, place, "one schema, and those of the first items as prefixItems")
     reading.schema(value, place)
 
 
-def _schemas(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
+def _schemas(reading: _Reading, schema: Schema, value: Json, place: str) -> None:
     if not isinstance(value, list) or not value:
         reading.malformed(value, place, "a list of schemas, not empty")
     for i, each in enumerate(value):
@@ -309,14 +312,14 @@ def _schemas(reading: _Reading, schema: dict[str, Any], value: Any, place: str) 
         reading.choices.append(schema)
 
 
-def _named(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
+def _named(reading: _Reading, schema: Schema, value: Json, place: str) -> None:
     if not isinstance(value, dict):
         reading.malformed(value, place, "an object whose values are schemas")
     for name, each in value.items():
         reading.schema(each, f"{place}/{_escaped(name)}")
 
 
-def _patterned(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
+def _patterned(reading: _Reading, schema: Schema, value: Json, place: str) -> None:
     _named(reading, schema, value, place)
     written = {_anchored(reading, pattern, place): each for pattern, each in value.items()}
     if len(written) < len(value):
@@ -324,13 +327,13 @@ def _patterned(reading: _Reading, schema: dict[str, Any], value: Any, place: str
     schema["patternProperties"] = written
 
 
-def _pattern(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
+def _pattern(reading: _Reading, schema: Schema, value: Json, place: str) -> None:
     if not isinstance(value, str):
         reading.malformed(value, place, "a regular expression")
     schema["pattern"] = _anchored(reading, value, place)
 
 
-def _format(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
+def _format(reading: _Reading, schema: Schema, value: Json, place: str) -> None:
     if not isinstance(value, str) or value not in (*FORMATS, *GUIDANCE_FORMATS):
         known = checks.listed(sorted([*FORMATS, *GUIDANCE_FORMATS]), "or")
         reading.refuse(f"the format {checks.shown(value)} at {place}", wanted=f"a pattern, or one of {known}")
@@ -338,24 +341,24 @@ def _format(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -
         reading.formats.append(schema)
 
 
-def _types_named(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
+def _types_named(reading: _Reading, schema: Schema, value: Json, place: str) -> None:
     given = value if isinstance(value, list) else [value]
     if not given or any(one not in TYPES for one in given) or len(set(given)) < len(given):
         reading.malformed(value, place, f"one of {checks.listed(TYPES, 'or')}, or a list of them")
 
 
-def _names(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
+def _names(reading: _Reading, schema: Schema, value: Json, place: str) -> None:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value) or len(set(value)) < len(value):
         reading.malformed(value, place, "a list of names, none of them twice")
 
 
-def _count(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
+def _count(reading: _Reading, schema: Schema, value: Json, place: str) -> None:
     if not _is_number(value) or value != int(value) or value < 0:
         reading.malformed(value, place, "a whole number from 0")
     schema[place.rpartition("/")[2]] = int(value)
 
 
-def _number(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
+def _number(reading: _Reading, schema: Schema, value: Json, place: str) -> None:
     if not _is_number(value):
         reading.malformed(value, place, "a number")
     keyword = place.rpartition("/")[2]
@@ -373,13 +376,13 @@ def _number(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -
     schema[keyword] = bound
 
 
-def _enum(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
+def _enum(reading: _Reading, schema: Schema, value: Json, place: str) -> None:
     if not isinstance(value, list) or not value:
         reading.malformed(value, place, "a list of values, not empty")
     _const(reading, schema, value, place)
 
 
-def _const(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
+def _const(reading: _Reading, schema: Schema, value: Json, place: str) -> None:
     """Any value will do, but for numbers that llguidance would write as others."""
     if isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
@@ -388,7 +391,7 @@ def _const(reading: _Reading, schema: dict[str, Any], value: Any, place: str) ->
         reading.refuse(f"{value:,} at {place}, beyond {EXACT:,}, up to which numbers are exact", wanted="a text")
 
 
-def _reference(reading: _Reading, schema: dict[str, Any], value: Any, place: str) -> None:
+def _reference(reading: _Reading, schema: Schema, value: Json, place: str) -> None:
     if not isinstance(value, str) or not value.startswith("#"):
         reading.malformed(value, place, 'a place in the schema itself, such as "#/$defs/name"')
     reading.references.append((place, value))
@@ -422,12 +425,12 @@ def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _types(schema: dict[str, Any]) -> set[str]:
+def _types(schema: Schema) -> set[str]:
     given = schema.get("type", TYPES)
     return {given} if isinstance(given, str) else {*given}
 
 
-def _values(schema: Any) -> set[str] | None:
+def _values(schema: Json) -> set[str] | None:
     """The values that a schema leaves, as JSON; None where it does not list them."""
     if isinstance(schema, dict) and "const" in schema:
         return {_canonical(schema["const"])}
