@@ -161,7 +161,7 @@ residual = lk.patching(lab, clean, corrupted, plural, positions=[1, -1], progres
 table = residual.pivot(index="layer", columns="token", values="effect")
 
 # %% tags=["nbval-check-output"]
-print(table.loc[[0, 6, 12, 18, 24, 26, 27, 28, 30]].round(1).abs().to_string())
+print((table.loc[[0, 6, 12, 18, 24, 26, 27, 28, 30]].round(1) + 0.0).to_string())
 
 # %% [markdown]
 # As clear as it gets: up to layer 26 all of it is at the noun, and from layer 28 on at the last token. Something carries it over, in
@@ -277,7 +277,7 @@ kept.show(round(100 * tested.set_index("size").loc[32, "faithfulness"]))
 
 # %% tags=["nbval-check-output"]
 shown = tested[["size", "faithfulness", "random", "completeness"]]
-print(shown.round(1).abs().to_string(index=False))
+print((shown.round(1) + 0.0).to_string(index=False))
 
 # %% [markdown]
 # About a tenth of the parts carries most of the answer; as many **random** parts carry nothing. **Completeness** turns the test round:
@@ -499,6 +499,64 @@ lk.claim("sae-roles", told.told, note="one feature tells more than half of what 
 # **To take away:** ask what a number would be if the claim were false, and measure that, too.
 
 # %% [markdown]
+# ## 8 · A lens of averages
+# *Extra, 6 minutes · hard · the Jacobian lens, and a swap*
+#
+# The logit lens reads a state as if the layers that follow did nothing. The **Jacobian lens** (Gurnee et al. 2026) asks where a state
+# leads *on average*: `J` is the mean, over many texts, of the derivative of the last residual stream, here and at later tokens, with
+# respect to this layer's. The reading is `softmax(unembedding(norm(J h)))`; with `J = I` it is the logit lens. labkit brings one for
+# this model, fitted on 25 texts (its card has the numbers).
+
+# %%
+place = "The capital of France is the city of"
+trace = lab.trace(place, keep=("residual", "logits"))
+lenses = {kind: lk.lens(lab, trace, kind=kind) for kind in ("logit", "jacobian")}
+for layer in (9, 12, 15, 18):
+    for kind, each in lenses.items():
+        words = [word for word, _, _ in each.top(layer, -1, 4)]
+        print(f"layer {layer:2}  {kind:9}", *map(repr, words))
+
+# %% [markdown]
+# It speaks of cities where the logit lens sees punctuation. But is it the better lens? One good example shows nothing. On passages
+# that it was not fitted on: **kl**, how far its reading is from the model's own prediction, in nats; **next**, the rank of the token
+# that follows, and **later**, of the eight after it, as log10(1 + rank). Lower is better.
+
+# %%
+passages = lk.moe.texts(2, characters=300)
+some = passages["prose"] + passages["encyclopaedia"]
+quality = lk.circuits.lens_quality(lab, some, layers=[9, 15, 21, 27], progress=False)
+print(quality[["way", "layer", "kl", "next", "later"]].round(1).to_string(index=False))
+
+# %% [markdown]
+# Nearer to the model's prediction at all four layers, and still worse than a guess from frequency (**unigram**) until late; at layer 21
+# the matrix of another layer (**other layer**) does no worse. The tokens that come it ranks lower than the logit lens does in the
+# middle of the model, and what comes later it does not show at all, on average. (The paper's models are far larger, and its lenses
+# were fitted on more texts.)
+#
+# A reading is a claim about the model; a change tests it. **Swap** exchanges the coordinates of two words in the lens's space, at one
+# layer, in every token but the first. Beside it, a change of the same length in a plane of random directions:
+
+# %%
+paris, rome = (
+    lab.tokenizer(w, add_special_tokens=False)["input_ids"][0] for w in (" Paris", " Rome")
+)
+
+
+def chances():
+    likely = lab.next_logits(place, chat=False).softmax(-1)
+    return f"Paris {likely[paris]:.1%}, Rome {likely[rome]:.1%}"
+
+
+print(f"{'as it is':30}", chances())
+for name, seed in (("France and Italy swapped", None), ("a random plane, as far", 0)):
+    edit = lk.swap(lenses["jacobian"], " France", " Italy", layers=[8], random=seed)
+    with lab.edit(edit):
+        print(f"{name:30}", chances())
+
+# %% [markdown]
+# **To take away:** a lens that reads well in one place can read badly on average; what it reads is worth what a change along it does.
+
+# %% [markdown]
 # ## What you have seen
 # - A logit lens is the model's ending applied early; the plural shows from layer 27 on.
 # - Patching shows where it is: at the noun up to layer 26, at the last token afterwards. Head 26.0 carries most of it over.
@@ -521,4 +579,5 @@ lk.progress()
 # %% [markdown]
 # **To read more:** K. Wang et al., *Interpretability in the Wild* (2022); K. Meng et al., *Locating and Editing Factual Associations in
 # GPT* (2022); N. Nanda, *Attribution Patching* (2023); M. Hanna et al., *Have Faith in Faithfulness* (2024); J. Hewitt and P. Liang,
-# *Designing and Interpreting Probes with Control Tasks* (2019); M. Sun et al., *Massive Activations in Large Language Models* (2024).
+# *Designing and Interpreting Probes with Control Tasks* (2019); M. Sun et al., *Massive Activations in Large Language Models* (2024);
+# W. Gurnee et al., *Verbalizable Representations Form a Global Workspace in Language Models* (2026).
