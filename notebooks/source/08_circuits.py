@@ -20,7 +20,7 @@
 #
 # | | |
 # |---|---|
-# | **Time** | {{MINUTES}} minutes in all, in {{SECTIONS}} sections; each can be done alone |
+# | **Time** | {{MINUTES}} minutes in {{SECTIONS}} sections, an extra section takes {{EXTRA_MINUTES}} more. Each section can be done alone |
 # | **Contains** | {{EXERCISES}}, {{PREDICTIONS}}, {{CLAIMS}} put to the test |
 # | **Runs on** | any computer with {{MEMORY}} of free memory; no GPU, no account |
 # | **You need** | to read Python and a little PyTorch; what a layer and a head are (notebooks 01 and 02) |
