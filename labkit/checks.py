@@ -63,7 +63,7 @@ def as_whole(value: object) -> int | None:
 
 def as_number(value: object) -> float | None:
     """The value as a float, where it is a finite number: also numpy's and a tensor of one, but not True, NaN or "1"."""
-    value = _plain(value)
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
     try:
@@ -73,7 +73,7 @@ def as_number(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """A number out of an array or a tensor as Python's own; anything else as it is."""
     item = getattr(value, "item", None)
     try:
@@ -252,7 +252,7 @@ def refuse(name: str, value: object, wanted: str) -> NoReturn:
 
 def shown(value: object) -> str:
     """A value as it stands in a sentence: numbers as Python writes them, and nothing longer than a line or two."""
-    text = repr(_plain(value))
+    text = repr(plain(value))
     text = " ".join(text.split()) if getattr(value, "ndim", 0) else text  # of an array over several lines
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 

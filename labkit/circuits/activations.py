@@ -149,7 +149,7 @@ def groups_of(rows: Sequence[Sequence[int]], given: object = None) -> np.ndarray
     for i, row in enumerate(rows):
         keys: list[object] = [("ids", tuple(row))]
         if given is not None:
-            keys.append(("name", checks.shown(names[i])))
+            keys.append(("name", repr(checks.plain(names[i]))))  # whole: long names may begin alike
         for key in keys:
             parent[root(i)] = root(first.setdefault(key, i))
     return np.unique([root(i) for i in range(len(rows))], return_inverse=True)[1].astype(np.int64)

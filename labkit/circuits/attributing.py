@@ -19,6 +19,7 @@ from labkit.errors import BadInput
 from labkit.models.tokens import token_strings
 from labkit.results import Result
 from labkit.trace.instruments import BY_NAME, PATCHED, filled
+from labkit.trace.lab_like import check_lab
 from labkit.trace.pairs import Metric, check_metric, pair_ids, positions_of
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def attribution(
     Raises BadInput as `lk.patching` does and for a metric without gradient, Unavailable where the model does not have what is
     to be patched.
     """
+    check_lab(lab)
     at = checks.one_of("at", at, PATCHED, problem="is nothing that can be patched")
     steps = None if steps is None else checks.whole("steps", steps, 1)
     check_metric(metric)

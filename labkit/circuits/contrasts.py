@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, dict[int, torch.Tensor]]  # by instrument and layer, of one text: (T, d) or (heads, T, d_head)
 
-__all__ = ["Both", "Contrast", "check_plain", "contrasts_of"]
+__all__ = ["Both", "Contrast", "check_plain", "contrasts_of", "naming"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,17 @@ def contrasts_of(lab: LabLike, pairs: object, metric: object) -> list[Contrast]:
         assert callable(one)
         found.append(Contrast(clean, corrupted, one))
     return found
+
+
+@contextlib.contextmanager
+def naming(number: int, count: int) -> Iterator[None]:
+    """Say of which of several pairs a BadInput is."""
+    try:
+        yield
+    except BadInput as error:
+        if count == 1:
+            raise
+        raise BadInput(f"Pair {number}: {error}") from error
 
 
 def check_plain(lab: LabLike, names: Sequence[str], remedy: str = "") -> None:

@@ -23,6 +23,7 @@ from labkit.circuits.activations import (
 from labkit.circuits.holding_out import check_enough, folds_of, share
 from labkit.errors import BadInput
 from labkit.quantization.comparing import compare, logits_of
+from labkit.quantization.intervals import LEAST_DOCUMENTS
 from labkit.statistics import dealt, interval, null, permuted_within, resampled
 from labkit.trace.along import check_width, unit
 from labkit.trace.documents import Documents
@@ -73,10 +74,13 @@ class Direction:
         return found
 
     def __repr__(self) -> str:
+        shuffled = "labels not shuffled"
+        if self.chance == self.chance:
+            shuffled = f"shuffled labels {self.chance:.0%} (97.5 %: {self.chance_high:.0%})"
         return (
             f"Direction(layer {self.layer} of {self.model}, length {float(self.vector.norm()):.3g}; separates "
-            f"{self.separation:.0%} of held-out texts ({self.separation_low:.0%} to {self.separation_high:.0%}), shuffled labels "
-            f"{self.chance:.0%} (97.5 %: {self.chance_high:.0%}); {self.positive} positive, {self.negative} negative)"
+            f"{self.separation:.0%} of held-out texts ({self.separation_low:.0%} to {self.separation_high:.0%}), {shuffled}; "
+            f"{self.positive} positive, {self.negative} negative)"
         )
 
 
@@ -248,7 +252,7 @@ def ablate_direction(
         several = (
             [layers] if checks.as_whole(layers) is not None else checks.series("layers", layers, "a list of layers")
         )
-        inside = [str(checks.whole("layers", layer)) for layer in several]
+        inside = [str(checks.whole("layers", layer, 0)) for layer in several]
         if not inside:
             raise BadInput("layers is empty, so nothing would be changed; give some, or None for all.")
 
@@ -259,12 +263,10 @@ def ablate_direction(
         return (rows - (rows @ here)[..., None] * here).to(x)
 
     def belongs(lab: LabLike) -> None:
-        if isinstance(direction, Direction) and (width := getattr(lab.config, "hidden_size", None)) not in (
-            None,
-            len(r),
-        ):
+        if (width := getattr(lab.config, "hidden_size", None)) not in (None, len(r)):
+            found_in = direction.model if isinstance(direction, Direction) else "the model it was found in"
             raise BadInput(
-                f"This direction has {len(r)} numbers and the residual stream of {lab.name} {width}; load {direction.model}."
+                f"This direction has {len(r)} numbers and the residual stream of {lab.name} {width}; load {found_in}."
             )
 
     places = tuple(f"{part}[{layer}]" for layer in inside for part in dict.fromkeys(chosen))
@@ -275,7 +277,8 @@ def ablate_direction(
 class EditCost:
     """What edits do to what a model says of text: nothing would be a kl of exactly 0.
 
-    kl: KL(without the edits || with them), nats a token, with 95 % over texts (low, high).  same: the share of tokens of
+    kl: KL(without the edits || with them), nats a token, with 95 % over texts (low, high; NaN where fewer than
+    5 were counted, which show too little of how texts differ).  same: the share of tokens of
     which the likeliest next one stays.  loss: change of the loss, nats a token.  texts, tokens: how many were counted.
     notes: whether texts were cut to the model's context.
     """
@@ -318,11 +321,12 @@ def edit_cost(
     tokens = np.bincount(damage.document, minlength=count)
     kl = np.bincount(damage.document, weights=damage.kl, minlength=count)
     weights = resampled(np.zeros(int((tokens > 0).sum()), np.int64), draws, np.random.default_rng(seed))
+    enough = int((tokens > 0).sum()) >= LEAST_DOCUMENTS
     low, high = interval(weights @ kl[tokens > 0] / (weights @ tokens[tokens > 0]))
     return EditCost(
         kl=float(damage.kl.mean()),
-        low=float(low),
-        high=float(high),
+        low=float(low) if enough else float("nan"),
+        high=float(high) if enough else float("nan"),
         same=float(damage.same.mean()),
         loss=float((damage.loss - damage.original_loss).mean()),
         texts=int((tokens > 0).sum()),

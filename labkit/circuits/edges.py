@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from labkit.circuits.contrasts import Both, Contrast, check_plain
-from labkit.circuits.gradients import Point, linearised, no_ends, points
+from labkit.circuits.gradients import Point, check_slopes, linearised, no_ends, points
 from labkit.circuits.graph import node_id
 from labkit.errors import Unavailable
 from labkit.trace import running
 from labkit.trace.edits import Site, installed
-from labkit.trace.pairs import value_of
+from labkit.trace.pairs import patched_value
 from labkit.trace.probing import COARSEST, TOLERANCE
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ SLACK = 50  # times a pass's own rounding: what sums of many parts may be off by
 
 def check_edges(lab: LabLike) -> None:
     """Raise Unavailable where a model's queries, keys, values or summands of the stream are not seen."""
-    check_plain(lab, INSTRUMENTS, "; edges between parts are not to be had then, take parts='heads'")
+    instead = ", take parts='heads'" if lab.anatomy.support.get("head_output") is None else ""
+    check_plain(lab, INSTRUMENTS, f"; edges between parts are not to be had then{instead}")
 
 
 @dataclass(frozen=True)
@@ -293,6 +294,7 @@ def _whole_gradients(point: Point, edges: Edges) -> dict[str, dict[int, torch.Te
     """The metric's gradient by every tensor, with a row a point, as autograd gives it; zero where nothing depends on it."""
     wanted = [(name, layer, x) for name in NAMES for layer, x in point.live.get(name, {}).items()]
     slopes = torch.autograd.grad(point.total, [x for *_, x in wanted], allow_unused=True, retain_graph=True)
+    check_slopes(slopes)
     found: dict[str, dict[int, torch.Tensor]] = {name: {} for name in NAMES}
     for (name, layer, x), slope in zip(wanted, slopes, strict=True):
         found[name][layer] = torch.zeros_like(x) if slope is None else slope.detach()
@@ -411,7 +413,7 @@ def run_edges(
         with installed(model, anatomy, rewired.sites()):
             logits = running.forward(model, [ids] * (len(some) * inputs)).all_logits
         for row in range(len(some)):
-            found.append(value_of(contrast.metric, logits[row * inputs]))
+            found.append(patched_value(contrast.metric, logits[row * inputs]))
             if advance is not None:
                 advance.advance()
     return np.array(found), both

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from labkit import checks
-from labkit.circuits.contrasts import check_plain, contrasts_of
+from labkit.circuits.contrasts import check_plain, contrasts_of, naming
 from labkit.circuits.edges import Edges, check_edges, edge_effects
 from labkit.circuits.graph import CircuitEdge, CircuitGraph, CircuitNode, Kind, node_id
 from labkit.circuits.measuring import DRAWS, Faithfulness, measure
@@ -75,6 +75,14 @@ class Circuit(Result):
     def _title(self) -> str:
         by = f"{self.method}, {self.steps} steps" if self.steps else self.method
         return f"Circuit of {self.parts} of {self.model}, by {by}, from {self.pairs} pair{'s' * (self.pairs != 1)}"
+
+    def _remarks(self) -> Sequence[str]:
+        parts = self._study.parts
+        if isinstance(parts, Edges) or self.parts != "heads" or "mlp_output" in parts.names:
+            return ()
+        return (
+            "MLPs are not among the parts, since what they write can't be had from this model: they run as they are.",
+        )
 
     @property
     def graph(self) -> CircuitGraph:
@@ -197,8 +205,8 @@ def find(
 
     pairs: a list of (clean, corrupted), each two texts of equally many tokens.
     metric: a function of the logits (T, vocabulary) of a text, float32, that gives a number, or a list of one for each pair.
-    parts: "heads" (heads and MLPs), "neurons" (single neurons of the MLPs), or "edges" (what a head, an MLP or the embedding
-        writes, as a later head's queries, keys or values, an MLP or the output reads it).
+    parts: "heads" (heads, and MLPs where what they write can be had), "neurons" (single neurons of the MLPs), or "edges" (what
+        a head, an MLP or the embedding writes, as a later head's queries, keys or values, an MLP or the output reads it).
     method: "exact" patches one part after another, a run each; "attribution" takes the gradient at the corrupted text times
         the difference (Nanda 2023; of edges, EAP: Syed et al. 2023); "eap-ig" the mean of the gradients at `steps` points on
         the way from the corrupted to the clean text's embeddings (Hanna et al. 2024).
@@ -267,12 +275,13 @@ class _Ranked:
 def _by_gradient(study: Study, steps: int | None) -> _Ranked:
     model, anatomy, parts = study.lab.model, study.lab.anatomy, study.parts
     changes, senders, clean, corrupted = [], [], [], []
-    for contrast in study.contrasts:
-        if isinstance(parts, Edges):
-            change, of_senders, both = edge_effects(model, anatomy, parts, contrast, steps)
-        else:
-            change, both = effects(model, anatomy, parts, contrast, steps)
-            of_senders = np.zeros((0, 1))
+    for number, contrast in enumerate(study.contrasts):
+        with naming(number, len(study.contrasts)):
+            if isinstance(parts, Edges):
+                change, of_senders, both = edge_effects(model, anatomy, parts, contrast, steps)
+            else:
+                change, both = effects(model, anatomy, parts, contrast, steps)
+                of_senders = np.zeros((0, 1))
         changes.append(change)
         senders.append(of_senders)
         clean.append(both.clean_value)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from labkit.trace.anatomy import Anatomy
     from labkit.trace.passes import TokenAxis
 
+FINITE = "choose a metric that is finite for all logits, such as a difference of two of them"
+
 
 class Point(NamedTuple):
     """Some points of the way, in one pass. live: by instrument and layer, within autograd's graph, a row a point.
@@ -71,6 +73,12 @@ def points(
             logits = running.forward(model, [contrast.corrupted] * len(at), grad=True).all_logits
         with torch.inference_mode(False), torch.enable_grad():
             total = torch.stack([_scalar(contrast.metric, row) for row in logits]).sum()
+            # what both texts give is checked with their plain runs; a gradient may be finite where the metric is not
+            if steps is not None and not bool(total.isfinite()):
+                raise BadInput(
+                    f"The metric is {float(total.detach())} on the way from the corrupted to the clean text; {FINITE}, or "
+                    "take the gradient at the corrupted text alone (method='attribution', or steps=None)."
+                )
             yield Point(captured.live, captured.layered, total, 1 / count)
 
 
@@ -115,10 +123,20 @@ def mean_gradients(point_passes: Iterator[Point], names: Sequence[str]) -> Tenso
     for point in point_passes:
         wanted = [(name, layer, x) for name in names for layer, x in point.live.get(name, {}).items()]
         slopes = torch.autograd.grad(point.total, [x for *_, x in wanted], allow_unused=True)
+        check_slopes(slopes)
         for (name, layer, x), slope in zip(wanted, slopes, strict=True):
             mean = torch.zeros_like(x[0]) if slope is None else slope.detach().sum(0) * point.share
             found[name][layer] = found[name][layer] + mean if layer in found[name] else mean
     return found
+
+
+def check_slopes(slopes: Sequence[torch.Tensor | None]) -> None:
+    """Raise BadInput where a gradient is NaN or infinite."""
+    if not all(slope is None or bool(slope.isfinite().all()) for slope in slopes):
+        raise BadInput(
+            f"The metric's gradient is NaN or infinite, so no effect can be estimated; {FINITE}, load the model in "
+            "float32, or patch exactly (method='exact', or lk.patching)."
+        )
 
 
 def _putting(value: torch.Tensor) -> Callable[[torch.Tensor, TokenAxis], torch.Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from labkit import checks
+
 Kind = Literal["input", "head", "mlp", "neuron", "feature", "error", "output"]
 
 
@@ -68,7 +70,11 @@ class CircuitGraph:
     unit: str
 
     def strongest(self, size: int) -> CircuitGraph:
-        """A graph of so many edges, and the nodes at their ends; of so many nodes, where there are no edges."""
+        """A graph of so many edges, and the nodes at their ends; of so many nodes, where there are no edges.
+
+        Raises BadInput for a size below 0.
+        """
+        size = checks.whole("size", size, 0)
         if not self.edges:
             return replace(self, nodes=self.nodes[:size])
         edges = self.edges[:size]

@@ -38,6 +38,15 @@ class JacobianLens:
     agreement: Mapping[int, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise BadInput unless there is a matrix at least, and all are square and alike."""
+        shapes = sorted({tuple(matrix.shape) for matrix in self.jacobians.values()})
+        if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][0] != shapes[0][1]:
+            held = f"matrices of the shapes {checks.listed(map(str, shapes))}" if shapes else "no matrix"
+            raise BadInput(
+                f"A Jacobian lens has a matrix (d_model, d_model) for each layer, all alike, and this one has {held}."
+            )
+
     @property
     def d_model(self) -> int:
         return int(next(iter(self.jacobians.values())).shape[0])

@@ -13,6 +13,7 @@ import numpy as np
 
 from labkit import checks
 from labkit.circuits.study import Study
+from labkit.errors import BadInput
 from labkit.results import Result
 from labkit.statistics import interval, p_value
 
@@ -74,6 +75,8 @@ def measure(
     total = study.parts.size
     asked = doubling(total) if sizes is None else checks.series("sizes", sizes, "a list of whole numbers")
     chosen = sorted({checks.whole("sizes", size, 0, total) for size in asked})
+    if not chosen:
+        raise BadInput(f"sizes is empty; give numbers of parts from 0 to {total}, or None for 1, 2, 4, ... and all.")
     draws, seed = checks.whole("draws", draws, 0), checks.seed(seed)
     oracle = (total <= ORACLE_PARTS and found_by != "exact") if oracle is None else checks.flag("oracle", oracle)
     rng = np.random.default_rng(seed)

@@ -16,7 +16,7 @@ from labkit.circuits.graph import CircuitNode, Kind, node_id
 from labkit.trace import running
 from labkit.trace.edits import Site, installed
 from labkit.trace.instruments import BY_NAME
-from labkit.trace.pairs import value_of
+from labkit.trace.pairs import patched_value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -146,7 +146,7 @@ def run_sets(
         with installed(model, anatomy, sites):
             logits = running.forward(model, [ids] * len(some)).all_logits
         for row in logits:
-            found.append(value_of(contrast.metric, row))
+            found.append(patched_value(contrast.metric, row))
             if advance is not None:
                 advance.advance()
     return np.array(found), both

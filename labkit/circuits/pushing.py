@@ -160,6 +160,11 @@ def _measured(
     for amount in amounts:
         changes = pushed(amount * length * along) - before
         others = np.array([(pushed(amount * length * other) - before).mean() for other in drawn])
+        if amount and not changes.any() and not others.any():
+            raise BadInput(
+                f"No push changes anything: tokens={tokens!r} names no token of these prompts that the metric sees; give longer "
+                "prompts, or other tokens."
+            )
         low, high = interval(weights @ changes)
         change = float(changes.mean())
         p = p_value(abs(change), np.abs(others))

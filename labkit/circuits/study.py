@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labkit.circuits.contrasts import Contrast
+from labkit.circuits.contrasts import Contrast, naming
 from labkit.circuits.edges import Edges, run_edges
 from labkit.circuits.parts import Base, Parts, run_sets
 from labkit.errors import BadInput, Unavailable
@@ -63,11 +63,12 @@ class Study:
                     f"{self.lab.name} is not what it was when this circuit was found: edits or an adapter were put on or taken "
                     "off, or weights written; find the circuit anew."
                 )
-            for contrast in self.contrasts:
-                if isinstance(self.parts, Edges):
-                    values, both = run_edges(model, self.lab.anatomy, self.parts, contrast, base, sets, advance)
-                else:
-                    values, both = run_sets(model, self.lab.anatomy, self.parts, contrast, base, sets, advance)
+            for number, contrast in enumerate(self.contrasts):
+                with naming(number, len(self.contrasts)):
+                    if isinstance(self.parts, Edges):
+                        values, both = run_edges(model, self.lab.anatomy, self.parts, contrast, base, sets, advance)
+                    else:
+                        values, both = run_sets(model, self.lab.anatomy, self.parts, contrast, base, sets, advance)
                 found.append(values)
                 clean.append(both.clean_value)
                 corrupted.append(both.corrupted_value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -20,6 +20,7 @@ from labkit.errors import BadInput
 from labkit.models.texts import texts as shipped_texts
 from labkit.models.tokens import token_bytes, token_strings
 from labkit.quantization.comparing import different_tokens
+from labkit.quantization.intervals import LEAST_DOCUMENTS
 from labkit.results import Result, as_table
 from labkit.statistics import interval, resampled
 from labkit.trace.documents import Documents
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DRAWS = 1_000
-LEAST_DOCUMENTS = 5  # of a kind; of fewer, drawing them again shows too little of how they differ
 READY = ("loss", "bits_per_byte", "entropy", "accuracy")
 PER_TOKEN = ("loss", "entropy", "accuracy")
 UNITS = {"loss": "nats a token", "bits_per_byte": "bits a byte", "entropy": "nats a token", "accuracy": "of the tokens"}
@@ -44,7 +44,8 @@ Measure = Callable[[LabLike, object], object]
 class Comparison(Result):
     """A measure on two models; `compare` tells the columns of the table.
 
-    measure: its name.  unit: of a ready one.  model, other: their names.  documents: how many.  draws, seed: of the intervals.
+    measure: its name.  unit: of a ready one.  model, other: their names.  documents: how many were counted.
+    draws, seed: of the intervals.
     """
 
     measure: str
@@ -127,6 +128,14 @@ def compare(
             f"The measure gives {len(first.keys)} numbers for {lab.name} and {len(beside.keys)} for {name}, or other rows, so "
             "they can't be set side by side; let it give the same rows for both."
         )
+    if not first.once:  # a document of one token has none to predict, and is none of those that are drawn again
+        there = (first.counted > 0) | (beside.counted > 0)
+        first, beside, kind_of = first.of(there), beside.of(there), kind_of[there]
+        for number, kind in enumerate(kinds):
+            if not (kind_of == number).any():
+                raise BadInput(
+                    f"No text of kind {kind!r} has a token to predict; give longer ones, or leave the kind out."
+                )
     rows = _rows(first, beside, tuple(kinds), kind_of, draws, seed)
     few = int(np.bincount(kind_of).min()) < LEAST_DOCUMENTS or first.once
     why = (
@@ -140,7 +149,7 @@ def compare(
         unit=UNITS.get(measure, "") if isinstance(measure, str) else "",
         model=lab.name,
         other=name,
-        documents=len(flat),
+        documents=len(flat) if first.once else len(kind_of),
         draws=draws,
         seed=seed,
         notes=(*((f"no interval, since {why}",) if few else ()), *_narrow(rows)),
@@ -222,6 +231,10 @@ class _Found:
     sums: np.ndarray
     counted: np.ndarray
     once: bool = False
+
+    def of(self, documents: np.ndarray) -> _Found:
+        """The same of some documents, (documents,) bool."""
+        return replace(self, sums=self.sums[documents], counted=self.counted[documents])
 
 
 def _ready(lab: LabLike, kinds: dict[str, list[object]], measure: str) -> _Found:

@@ -70,6 +70,17 @@ def value_of(metric: Metric, logits: torch.Tensor) -> float:
         ) from error
 
 
+def patched_value(metric: Metric, logits: torch.Tensor) -> float:
+    """The metric of a run in which something was patched. Raises BadInput also where it is not finite, as a logarithm may be."""
+    value = value_of(metric, logits)
+    if not math.isfinite(value):
+        raise BadInput(
+            f"The metric {getattr(metric, '__name__', metric)} is finite for both texts and {value} where a part is patched, so "
+            "that effect can't be said; choose a metric that is finite for all logits, such as a difference of two of them."
+        )
+    return value
+
+
 def check_values(clean: float, corrupted: float) -> None:
     """Raise BadInput where the metric is no finite number or does not tell the two texts apart."""
     for value, text in ((clean, "clean"), (corrupted, "corrupted")):

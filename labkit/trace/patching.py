@@ -20,7 +20,7 @@ from labkit.trace import running
 from labkit.trace.capture import observing
 from labkit.trace.edits import Site, installed
 from labkit.trace.instruments import BY_NAME, PATCHED, filled
-from labkit.trace.pairs import Metric, check_metric, check_values, pair_ids, positions_of, value_of
+from labkit.trace.pairs import Metric, check_metric, check_values, pair_ids, patched_value, positions_of, value_of
 from labkit.trace.passes import TokenAxis
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _measure(
             with installed(model, anatomy, _patches(base, runs)):
                 logits = running.forward(model, [base.ids] * size).all_logits
             for row, run in enumerate(runs):
-                values[run] = value_of(metric, logits[row])
+                values[run] = patched_value(metric, logits[row])
                 bar.advance()
     return bar.interrupted
 

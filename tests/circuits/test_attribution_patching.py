@@ -170,14 +170,15 @@ def test_against_exact_patching() -> None:
         ({"metric": lambda logits: logits[-1]}, r"returned a Tensor of shape \(\d+,\)"),
         ({"metric": lambda logits: logits[-1, 0] * float("nan")}, "clean text is nan"),
         ({"positions": []}, "names no token"),
+        ({"lab": 3}, "takes a Lab"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Converting a tensor")
 def test_bad_input(settings: dict[str, Any], said: str) -> None:
     lab = make_lab()
-    arguments = {"clean": CLEAN, "corrupted": OTHER, "metric": metric} | settings
+    arguments = {"lab": lab, "clean": CLEAN, "corrupted": OTHER, "metric": metric} | settings
     with pytest.raises(lk.BadInput, match=said):
-        attribution(lab, **arguments)
+        attribution(**arguments)
     assert hooks(lab.model) == 0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from adding_model import ADDING, DECOY, FIRST, SECOND, adding_lab, neuron
-from families import FAMILIES, Tokens, build
+from families import FAMILIES, UNUSUAL, Tokens, build
 from induction_model import INDUCTION, PREVIOUS, induction_lab
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -25,6 +25,16 @@ NOTHING = 1e-4  # effects below are rounding, and what a softmax of 30 leaves
 
 def metric(logits: torch.Tensor) -> torch.Tensor:
     return logits[-1, 7] - logits[-1, 40]
+
+
+def log_of_difference(logits: torch.Tensor) -> torch.Tensor:
+    """Finite for both texts; NaN for what lies between."""
+    return (metric(logits) + 0.6).log()
+
+
+def steep_at_the_corrupted_text(logits: torch.Tensor) -> torch.Tensor:
+    """Finite everywhere, with a slope that is not."""
+    return (metric(logits) - metric(logits).detach()).sqrt() + metric(logits)
 
 
 def make_lab(family: str = "llama3") -> lk.Lab:
@@ -279,6 +289,15 @@ def test_a_real_circuit_beats_random_ones_on_other_pairs() -> None:
             {"pairs": [(CLEAN, OTHER), (CLEAN, OTHER[1:])]},
             "Pair 1: The clean text has 7 tokens and the corrupted one 6",
         ),
+        ({"pairs": [(CLEAN, OTHER), (CLEAN, CLEAN)]}, "Pair 1: The metric is .* nothing to bring back"),
+        ({"metric": log_of_difference, "steps": 20}, "is nan on the way from the corrupted to the clean text"),
+        ({"metric": log_of_difference, "method": "exact"}, "where a part is patched"),
+        ({"metric": log_of_difference, "method": "exact", "parts": "edges"}, "where a part is patched"),
+        ({"metric": steep_at_the_corrupted_text, "method": "attribution"}, "gradient is NaN or infinite"),
+        (
+            {"metric": steep_at_the_corrupted_text, "method": "attribution", "parts": "edges"},
+            "gradient is NaN or infinite",
+        ),
         ({"metric": [metric, metric]}, "1 pairs and 2 metrics"),
         ({"metric": 3}, "a function of the logits"),
         ({"metric": [3]}, "Pair 0: metric is to be a function"),
@@ -297,6 +316,25 @@ def test_bad_input(settings: dict[str, Any], said: str) -> None:
     arguments = {"pairs": [(CLEAN, OTHER)], "metric": metric, **QUIET} | settings
     with pytest.raises(lk.BadInput, match=said):
         find(make_lab(), **arguments)
+
+
+def test_sizes_that_name_no_circuit_are_refused() -> None:
+    found = find(make_lab(), [(CLEAN, OTHER)], metric, **QUIET)
+    with pytest.raises(lk.BadInput, match="sizes is empty"):
+        found.by_size([], **QUIET)
+    with pytest.raises(lk.BadInput, match="size=-1 can't be used"):
+        found.graph.strongest(-1)
+    assert not found.graph.strongest(0).nodes
+
+
+def test_where_mlps_are_not_seen_the_circuit_says_so() -> None:
+    lab = lk.Lab(build(UNUSUAL["bert"]), Tokens(), name="bert")
+    said = str(find(lab, [(CLEAN, OTHER)], metric, **QUIET))
+    assert "MLPs are not among the parts" in said
+    assert "MLPs are not" not in str(find(make_lab(), [(CLEAN, OTHER)], metric, **QUIET))
+    recurrent = make_lab("mamba")
+    with pytest.raises(lk.Unavailable, match=r"edges between parts are not to be had then\.$"):
+        find(recurrent, [(CLEAN, OTHER)], metric, parts="edges", **QUIET)
 
 
 def test_a_metric_without_gradient_is_patched_exactly() -> None:

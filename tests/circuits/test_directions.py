@@ -40,6 +40,7 @@ def test_it_is_the_difference_of_what_traces_hold(tiny_lab: lk.Lab) -> None:
         assert each.separation_low < 1.0
         assert each.chance < each.separation
     one = lk.circuits.difference_of_means(tiny_lab, POSITIVE, NEGATIVE, 1)
+    assert "nan" not in repr(lk.circuits.difference_of_means(tiny_lab, POSITIVE, NEGATIVE, 1, shuffles=0))
     torch.testing.assert_close(one.vector, found[1].vector)
     assert "layer 1 of tiny" in repr(one)
     assert float(one.unit.norm()) == pytest.approx(1)
@@ -166,6 +167,7 @@ def test_it_holds_while_text_is_generated(tiny_lab: lk.Lab) -> None:
         (((torch.ones(32),), {"parts": ()}), "parts is empty"),
         (((torch.ones(32),), {"parts": ("mlp",)}), "parts='mlp' can't be used"),
         (((torch.ones(32),), {"layers": 1.5}), "layers=1.5"),
+        (((torch.ones(32),), {"layers": -1}), "layers=-1"),  # the last layer, or what leaves it?
     ],
 )
 def test_what_can_not_be_ablated_is_refused(given: tuple[Any, dict[str, Any]], said: str) -> None:
@@ -180,7 +182,7 @@ def test_a_direction_of_another_model_is_refused_and_leaves_nothing(tiny_lab: lk
         pytest.raises(lk.BadInput, match="This direction has 31 numbers"),
         tiny_lab.edit(lk.circuits.ablate_direction(torch.ones(31))),
     ):
-        tiny_lab.trace(POSITIVE[0], keep="logits")
+        pass
     with (
         pytest.raises(lk.BadInput, match="no layer 7"),
         tiny_lab.edit(lk.circuits.ablate_direction(torch.ones(32), layers=7)),
@@ -231,6 +233,14 @@ def test_an_edit_that_does_nothing_costs_nothing(tiny_lab: lk.Lab) -> None:
         lk.circuits.edit_cost(tiny_lab, [], POSITIVE)
     with pytest.raises(lk.BadInput, match="edit_cost takes edits"):
         lk.circuits.edit_cost(tiny_lab, [torch.ones(32)], POSITIVE)  # type: ignore[list-item]
+
+
+def test_of_few_texts_no_interval_is_claimed(tiny_lab: lk.Lab) -> None:
+    edit = lk.circuits.ablate_direction(torch.ones(32))
+    few, enough = (lk.circuits.edit_cost(tiny_lab, edit, POSITIVE[:count]) for count in (4, 5))
+    assert np.isnan([few.low, few.high]).all()
+    assert few.kl > 0
+    assert enough.low <= enough.kl <= enough.high
 
 
 def test_what_was_cut_is_said(tiny_lab: lk.Lab) -> None:

@@ -267,6 +267,14 @@ def test_a_lens_of_another_model_is_refused(lab: lk.Lab, other: Any, said: str) 
         lk.lens(another, _traced(another), lens=fitted)
 
 
+@pytest.mark.parametrize(
+    "matrices", [{}, {1: torch.ones(4, 3)}, {1: torch.eye(4), 2: torch.eye(3)}, {1: torch.ones(4)}]
+)
+def test_matrices_that_are_no_lens_are_refused(matrices: dict[int, torch.Tensor]) -> None:
+    with pytest.raises(lk.BadInput, match=r"all alike, and this one has (no matrix|matrices of the shapes)"):
+        lk.circuits.JacobianLens(matrices, 4, "tiny", 3)
+
+
 # files ----------------------------------------------------------------------------------------------------------------
 
 

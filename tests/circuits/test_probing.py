@@ -86,6 +86,8 @@ def test_a_text_is_never_judged_by_its_own_double(tiny_lab: lk.Lab) -> None:
 def test_texts_of_a_group_are_held_out_together() -> None:
     rows = [[1], [2], [3], [1], [4], [5]]
     assert groups_of(rows).tolist() == groups_of(rows, range(6)).tolist() == [0, 1, 2, 0, 3, 4]
+    assert len(set(groups_of([[i] for i in range(6)], ["long " * 100 + str(i) for i in range(6)]))) == 6
+    assert len(set(groups_of([[i] for i in range(6)], torch.arange(6) // 2))) == 3
     joined = groups_of(rows, ["a", "b", "b", "c", "c", "d"])
     assert joined[0] == joined[3] == joined[4]  # through the double, and its group
     assert joined[1] == joined[2]
@@ -311,3 +313,5 @@ def test_steering_goes_along_the_residual_alone(tiny_lab: lk.Lab) -> None:
         residual.steers(tiny_lab, texts, lambda logits: logits, layer=1)
     with pytest.raises(lk.BadInput, match="Give several prompts"):
         residual.steers(tiny_lab, texts[:1], lambda logits: logits[-1, 3], layer=1)
+    with pytest.raises(lk.BadInput, match="No push changes anything"):
+        residual.steers(tiny_lab, [[11], [12]], lambda logits: logits[-1, 3], layer=1, random=2)

@@ -122,6 +122,17 @@ def test_vectors_tables_and_all_texts_at_once(tiny_lab: lk.Lab, other: lk.Lab) -
     assert "no interval" in repr(once)
 
 
+def test_texts_without_a_token_to_predict_are_not_counted(tiny_lab: lk.Lab, other: lk.Lab) -> None:
+    texts = [TEXTS[0], TEXTS[1], *([5], [6], [7], [8])]
+    found = lk.compare(tiny_lab, other, "loss", texts)
+    plain = lk.compare(tiny_lab, other, "loss", TEXTS[:2])
+    pd.testing.assert_frame_equal(found.table, plain.table)
+    assert found.documents == 2
+    assert np.isnan(found["low"][0])
+    with pytest.raises(lk.BadInput, match="No text of kind 'short' has a token to predict"):
+        lk.compare(tiny_lab, other, "loss", {"long": TEXTS[:2], "short": [[5], [6]]})
+
+
 def test_an_edit_and_an_adapter_stand_for_a_model(tiny_lab: lk.Lab) -> None:
     edited = lk.compare(tiny_lab, tiny_lab.edit(lk.ablate_head(0, 1)), "loss", TEXTS)
     with tiny_lab.edit(lk.ablate_head(0, 1)):
