@@ -159,7 +159,7 @@ def test_positions_of_an_edge() -> None:
         ("gemma2", "a norm or a gate stands after them"),
         ("olmo2", "a norm or a gate stands after them"),
         ("falcon_grouped", "parts='heads'"),
-        ("mamba", "parts='heads'"),
+        ("mamba", "not to be had then"),
     ],
 )
 def test_where_edges_cant_be_told_apart(family: str, said: str) -> None:
