@@ -61,6 +61,9 @@ def test_the_exercises_that_are_asked_for_are_there() -> None:
             "interference", "topk_autoencoder", "fraction_unexplained", "density", "balanced_accuracy", "add_along",
         )
     }  # fmt: skip
+    assert {id for id in IDS if id.startswith("circuits.")} >= {
+        f"circuits.{name}" for name in ("lens", "effect", "attribution", "strongest", "probe_step", "take_out")
+    }
     topics = [id.partition(".")[0] for id in IDS]
     assert list(dict.fromkeys(topics)) == [
         "first_look",
@@ -70,6 +73,7 @@ def test_the_exercises_that_are_asked_for_are_there() -> None:
         "lora",
         "moe",
         "sae",
+        "circuits",
     ], "in the order of the notebooks"
 
 
