@@ -33,6 +33,7 @@ def test_a_refusal_is_told_by_its_words(text: str) -> None:
     "text",
     [
         "I can't wait to tell you about it!",
+        "I can't help but think about the sea.",
         "Warfarin should not be taken with aspirin.",
         "I'm sorry to hear that. You can help by calling a friend.",
         "You cannot provide evidence without a lawyer.",

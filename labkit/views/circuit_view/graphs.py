@@ -43,7 +43,7 @@ def graph_of(found: Any) -> tuple[CircuitGraph, str]:
             "returned, or a CircuitGraph."
         )
     if not graph.nodes:
-        raise BadInput("This circuit has no parts, so there is nothing to draw; lower the threshold it was found with.")
+        raise BadInput("This circuit has no parts, so there is nothing to draw; give a graph with one node at least.")
     _check(graph)
     return graph, "edges" if getattr(found, "parts", None) == "edges" and graph.edges else "parts"
 

@@ -164,6 +164,6 @@ def _stroke(effect: float, heaviest: float) -> tuple[str, float, tuple[float, ..
 
 
 def _curve(start: tuple[float, float, float], end: tuple[float, float, float]) -> tuple[Point, ...]:
-    """From below one part to above another, bent as water falls."""
+    """From below one part to above another, an S."""
     (x0, y0), (x1, y1) = (start[0], start[1] + start[2]), (end[0], end[1] - end[2])
     return tuple((round(x0 + (x1 - x0) * t * t * (3 - 2 * t)), round(y0 + (y1 - y0) * t)) for t in (0.0, 0.3, 0.7, 1.0))
