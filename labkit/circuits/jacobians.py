@@ -87,4 +87,9 @@ def text_jacobians(
         more = start + size < len(wanted)
         for layer, gradient in enumerate(torch.autograd.grad(last, before, ends, retain_graph=more)):
             found[layer, start : start + len(some)] = gradient[: len(some), inside].float().mean(1)
+    if not bool(found.isfinite().all()):
+        raise Unavailable(
+            f"A Jacobian of {lab.name} holds NaN or infinity, which would spoil the average: a weight is NaN, or the dtype too "
+            "narrow; load the model in float32."
+        )
     return found

@@ -160,6 +160,16 @@ def test_a_model_that_looks_both_ways_or_has_one_layer_is_refused() -> None:
     single = _lab(LAYERED, layers=1)
     with pytest.raises(lk.Unavailable, match="single layer"):
         _fitted(single)
+    with pytest.raises(lk.Unavailable, match="looks at later tokens too"):
+        _fitted(_lab(LAYERED, is_causal=False))
+
+
+def test_jacobians_that_are_no_numbers_spoil_no_average() -> None:
+    lab = _lab(LAYERED)
+    with torch.no_grad():
+        lab.model.model.layers[2].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(lk.Unavailable, match="holds NaN or infinity"):
+        _fitted(lab)
 
 
 # reading --------------------------------------------------------------------------------------------------------------
