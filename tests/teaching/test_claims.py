@@ -33,7 +33,8 @@ def test_the_ledger_is_complete() -> None:
         assert row.notebook in NOTEBOOKS.values()
         assert row.stated.endswith(".")
         assert row.how.endswith(".")
-        assert (row.value is None) == (row.outcome in {"open", "untestable"}), row.id
+        # what can't be tested may still have the number of the nearest thing that can
+        assert row.outcome == "untestable" or (row.value is None) == (row.outcome == "open"), row.id
         assert (row.recorded is not None) == (row.kind == "time" and row.value is not None), row.id
         assert (row.value is not None) == (row.id in compute.COMPUTE), row.id
         if row.recorded:
@@ -120,8 +121,9 @@ def test_outcomes_follow_from_the_numbers() -> None:
     refused = [tuple(map(int, pair)) for pair in re.findall(r"(\d+) of (\d+)", rows["alignment-tax"].comparison)]
     edgy_before, plain_before, edgy, plain, alike, ablated = (some / of for some, of in refused)
     assert rows["alignment-tax"].value == round(100 * (plain - plain_before), 1)
-    (low,) = re.findall(r"\((\d+) to \d+ %\)", rows["alignment-tax"].comparison)
-    assert rows["alignment-tax"].outcome == ("held" if int(low) > 100 * plain_before + 10 else "refuted")
+    # the one model that others aligned refuses nothing, and the one that does was taught to
+    assert edgy_before == plain_before == 0
+    assert rows["alignment-tax"].outcome == "untestable"
     assert edgy_before <= ablated < plain < edgy <= alike
 
 

@@ -31,7 +31,8 @@ class Claim:
     """One row of the ledger.
 
     stated: what an article says, which need not be true.  how: the way it is tested.  value: the number that came out,
-    with its unit; None where there is none yet.  comparison: the number beside the statement, in a sentence.
+        with its unit; where the statement can't be tested, that of the nearest thing that can; None where there is none.
+    comparison: the number beside the statement, in a sentence.
     kind: "exact" (arithmetic), "measured" (deterministic), "time" (holds for one machine, which
         recorded names: times, and what rounding decides).
     tolerance: largest difference from value, relative, that is taken for the same.
