@@ -10,9 +10,8 @@ writes the pair's sum. All else is zero.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import torch
+from characters import Characters
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import labkit as lk
@@ -25,27 +24,11 @@ ADDING = 1  # the layer whose MLP adds
 SHARPNESS, CERTAINTY = 30.0, 20.0
 
 
-class Figures:
-    """A tokenizer of single characters: numbers, "=", and sums as letters from "A", which is 0."""
-
-    pad_token_id = 0
-    alphabet = "0123=ABCDEFG"
-
-    def __call__(self, text: str, **_settings: object) -> SimpleNamespace:
-        return SimpleNamespace(input_ids=[self.alphabet.index(c) for c in text])
-
-    def __len__(self) -> int:
-        return TOKENS
-
-    def convert_ids_to_tokens(self, id_: int) -> str:
-        return self.alphabet[id_]
-
-    def decode(self, ids: list[int], **_options: object) -> str:
-        return "".join(self.alphabet[i] for i in ids)
+FIGURES = "0123=ABCDEFG"  # numbers, "=", and sums as letters from "A", which is 0
 
 
 def adding_lab() -> lk.Lab:
-    return lk.Lab(adding_model(), Figures(), name="adder")
+    return lk.Lab(adding_model(), Characters(FIGURES), name="adder")
 
 
 def neuron(a: int, b: int) -> int:

@@ -10,9 +10,8 @@ All other heads have weights of zero and so look evenly at what they may see.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import torch
+from characters import Characters
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import labkit as lk
@@ -24,27 +23,11 @@ SHARPNESS = 30.0  # a matching score; all others are 0
 CERTAINTY = 20.0  # the logit of a token copied
 
 
-class Letters:
-    """A tokenizer of single characters."""
-
-    pad_token_id = 0
-    alphabet = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN"
-
-    def __call__(self, text: str, **_settings: object) -> SimpleNamespace:
-        return SimpleNamespace(input_ids=[self.alphabet.index(c) for c in text])
-
-    def __len__(self) -> int:
-        return VOCABULARY
-
-    def convert_ids_to_tokens(self, id_: int) -> str:
-        return self.alphabet[id_]
-
-    def decode(self, ids: list[int], **_options: object) -> str:
-        return "".join(self.alphabet[i] for i in ids)
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN"
 
 
 def induction_lab() -> lk.Lab:
-    return lk.Lab(induction_model(), Letters(), name="copier")
+    return lk.Lab(induction_model(), Characters(LETTERS), name="copier")
 
 
 @torch.no_grad()

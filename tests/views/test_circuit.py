@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from circuits_by_hand import TOKENS, found, random_circuit
-from induction_model import HEADS, INDUCTION, PREVIOUS, induction_lab
+from induction_model import HEADS, INDUCTION, LETTERS, PREVIOUS, induction_lab
 
 import labkit as lk
 from labkit.circuits import CircuitEdge, CircuitGraph, CircuitNode
@@ -110,7 +110,7 @@ def test_the_table_is_ranked_and_has_names_and_groups() -> None:
 
 
 def test_what_a_part_writes_on_the_logits_is_the_attribution(view: CircuitView, lab: lk.Lab) -> None:
-    trace = lab.trace([Letters.index(c) for c in TEXT], keep=KEEP)
+    trace = lab.trace([LETTERS.index(c) for c in TEXT], keep=KEEP)
     known = lk.logit_attribution(lab, trace, by="head").table
     of = {(row.layer, row.head): row.contribution for row in known[known.component == "head"].itertuples()}
     direct = dict(zip(view.facts["ids"], np.frombuffer(view.direct, "<f4").tolist(), strict=True))
@@ -123,12 +123,9 @@ def test_what_a_part_writes_on_the_logits_is_the_attribution(view: CircuitView, 
     assert view.looked["position"] == len(TEXT) - 1
 
 
-Letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN"
-
-
 def test_a_head_s_pattern_is_the_trace_s(view: CircuitView, lab: lk.Lab) -> None:
     n = len(TEXT)
-    pattern = lab.trace([Letters.index(c) for c in TEXT], keep="attention").attention(*INDUCTION).numpy()
+    pattern = lab.trace([LETTERS.index(c) for c in TEXT], keep="attention").attention(*INDUCTION).numpy()
     answer = view._answer_pattern(*INDUCTION)
     codes = np.frombuffer(answer.buffers[0], np.uint8)
     shown = np.zeros((n, n))
@@ -148,11 +145,11 @@ def test_what_becomes_of_the_text_without_a_head_is_what_an_edit_makes_of_it(vie
     view.knock_out(f"head {INDUCTION[0]}.{INDUCTION[1]}")
     assert view.wait(SECONDS)
     with lab.edit(lk.ablate_head(*INDUCTION)):
-        ids = [Letters.index(c) for c in TEXT]
+        ids = [LETTERS.index(c) for c in TEXT]
         expected = float(lab.trace(ids, keep="logits").loss[1:].mean())
     assert view.removed["after"] == pytest.approx(expected, abs=1e-6)
     # without the head all letters are equally likely: what it copied wrongly at first costs nothing any more
-    assert view.removed["after"] == pytest.approx(math.log(len(Letters)), abs=1e-4)
+    assert view.removed["after"] == pytest.approx(math.log(len(LETTERS)), abs=1e-4)
     assert view.removed["unit"] == "nats a token"
     view.knock_out()
     assert (view.knocked, view.removed) == ([], {})
@@ -162,7 +159,7 @@ def test_a_part_at_a_position_is_knocked_out_there_alone(lab: lk.Lab) -> None:
     """Earlier than the end the induction head is of no use to the last token."""
 
     def certainty(logits: torch.Tensor) -> torch.Tensor:
-        return logits[-1].softmax(-1)[Letters.index("c")]
+        return logits[-1].softmax(-1)[LETTERS.index("c")]
 
     last = len(TEXT) - 1
     graph = copying(position=last)
@@ -193,8 +190,8 @@ def test_a_function_of_one_s_own_is_asked_in_its_place() -> None:
 
 @pytest.mark.parametrize("parts", ["heads", "edges"])
 def test_a_circuit_that_was_searched_for_is_taken_as_it_is(lab: lk.Lab, parts: str) -> None:
-    clean, corrupted = ([Letters.index(c) for c in text] for text in (TEXT, "abcdeae"))
-    circuit = lk.circuits.find(lab, [(clean, corrupted)], lambda logits: logits[-1, Letters.index("c")], parts=parts)  # type: ignore[arg-type]
+    clean, corrupted = ([LETTERS.index(c) for c in text] for text in (TEXT, "abcdeae"))
+    circuit = lk.circuits.find(lab, [(clean, corrupted)], lambda logits: logits[-1, LETTERS.index("c")], parts=parts)  # type: ignore[arg-type]
     table = circuit.by_size([1, 2], draws=3, oracle=False, progress=False).table
     view = lk.views.circuit(circuit, lab, faithfulness=table, size=2)
     assert view.wait(SECONDS)
@@ -303,7 +300,7 @@ def test_sixty_four_tokens_stay_far_below_two_megabytes(lab: lk.Lab, tmp_path: P
     assert view.to_svg(tmp_path / "circuit.svg").stat().st_size < 60_000
     view.close()
     # with the patterns of all heads of a model of two layers
-    text = (Letters * 2)[:64]
+    text = (LETTERS * 2)[:64]
     nodes = tuple(head(layer, i, p, 1.0) for layer in (0, 1) for i in range(HEADS) for p in range(64))
     graph = CircuitGraph(nodes, (), tuple(text), "copier", 2, "loss", "nats")
     view = lk.views.circuit(graph, lab)
