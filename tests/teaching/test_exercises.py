@@ -61,6 +61,12 @@ def test_the_exercises_that_are_asked_for_are_there() -> None:
             "interference", "topk_autoencoder", "fraction_unexplained", "density", "balanced_accuracy", "add_along",
         )
     }  # fmt: skip
+    assert {id for id in IDS if id.startswith("landscape.")} >= {
+        f"landscape.{name}" for name in ("parameters", "step_time", "training_bytes", "merge", "bits_per_byte")
+    }
+    assert {id for id in IDS if id.startswith("long_context.")} >= {
+        f"long_context.{name}" for name in ("angles", "yarn", "alibi", "window", "scan", "hidden_attention")
+    }
     assert {id for id in IDS if id.startswith("circuits.")} >= {
         f"circuits.{name}" for name in ("lens", "effect", "attribution", "strongest", "probe_step", "take_out")
     }
@@ -74,6 +80,8 @@ def test_the_exercises_that_are_asked_for_are_there() -> None:
         "moe",
         "sae",
         "circuits",
+        "landscape",
+        "long_context",
     ], "in the order of the notebooks"
 
 
