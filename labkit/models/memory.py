@@ -163,7 +163,7 @@ def memory(
     name, config = named_config(name_or_config)
     weights = _dtype_name(dtype)
     cache = _cache_dtype_name(weights, cache_dtype)
-    architecture = _architecture(_Key(_fingerprint(config), config))
+    architecture = _architecture(ConfigKey(fingerprint(config), config))
     stored = architecture.parameters + architecture.buffer_elements
     return _memory(name, architecture, tokens, batch, math.ceil(stored * _BITS[weights] / 8), weights, cache)
 
@@ -177,7 +177,7 @@ def model_memory(model: PreTrainedModel, *, tokens: int = 8192, batch: int = 1) 
     tokens, batch = checks.whole("tokens", tokens, 0), checks.whole("batch", batch, 1)
     name, config = named_config(model)
     try:
-        architecture = _architecture(_Key(_fingerprint(config), config))
+        architecture = _architecture(ConfigKey(fingerprint(config), config))
     except BadInput as error:  # a class of the user's own: its weights are here to be counted
         architecture = _describe(model, config, None, (f"The cache is not known: {error}",))
     tensors = _stored_tensors(model)
@@ -299,7 +299,7 @@ def _config_from_fields(fields: Json) -> PreTrainedConfig:
         )
         raise BadInput(f"model_type {model_type!r} is not known to the installed transformers: {hint}")
     try:
-        with _quiet():
+        with quiet():
             return AutoConfig.for_model(model_type, **fields)
     except Exception as error:  # configuration classes check and compute as they are made, each in its own way
         raise BadInput(
@@ -327,11 +327,12 @@ def _not_found(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _LayerCache:
+class LayerCache:
     """What one layer's cache holds for one sequence.
 
     growing, fixed: elements in the cache's dtype; growing is for each token, up to limit tokens.
     growing_bytes, fixed_bytes: bytes held in a dtype of their own, whatever the cache's (float32 states).
+    state: elements of a recurrent state that is a matrix, whatever their dtype; they are in fixed or fixed_bytes too.
     """
 
     growing: int = 0
@@ -339,6 +340,7 @@ class _LayerCache:
     growing_bytes: int = 0
     fixed_bytes: int = 0
     limit: int | None = None
+    state: int = 0
 
     def size_bytes(self, tokens: int, itemsize: float) -> float:
         held = tokens if self.limit is None else min(tokens, self.limit)
@@ -355,7 +357,7 @@ class _Architecture:
     active_parameters: int
     buffer_elements: int
     parts: dict[str, int]
-    layers: tuple[_LayerCache, ...] | None
+    layers: tuple[LayerCache, ...] | None
     latent_elements: int | None
     positions: int | None
     notes: tuple[str, ...]
@@ -371,14 +373,14 @@ class _Architecture:
 
 
 @dataclass(frozen=True)
-class _Key:
+class ConfigKey:
     """A configuration as a key for caching: equal when its fields are."""
 
     text: str
     config: PreTrainedConfig = field(compare=False, hash=False)
 
 
-def _fingerprint(config: PreTrainedConfig) -> str:
+def fingerprint(config: PreTrainedConfig) -> str:
     fields = config.to_dict()
     return json.dumps([type(config).__name__, fields], sort_keys=True, default=str)
 
@@ -415,19 +417,19 @@ def _memory(
 
 
 @lru_cache(maxsize=128)
-def _architecture(key: _Key) -> _Architecture:
+def _architecture(key: ConfigKey) -> _Architecture:
     model = skeleton(key.config)
-    layers, notes = _measure_cache(model, _text_config(key.config))
+    layers, notes = measure_cache(model, text_config(key.config))
     return _describe(model, key.config, layers, notes)
 
 
 def _describe(
     model: PreTrainedModel,
     config: PreTrainedConfig,
-    layers: tuple[_LayerCache, ...] | None,
+    layers: tuple[LayerCache, ...] | None,
     cache_notes: tuple[str, ...],
 ) -> _Architecture:
-    text = _text_config(config)
+    text = text_config(config)
     parts = _count_parts(model)
     active, notes = _active_parameters(text, parts)
     rank, rotary = getattr(text, "kv_lora_rank", None), getattr(text, "qk_rope_head_dim", None)
@@ -443,13 +445,13 @@ def _describe(
     )
 
 
-def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """The language model's part of a configuration that has several."""
     return config.get_text_config(decoder=True)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """transformers' warnings (kernels that are missing, token ids) say nothing about sizes."""
     from transformers.utils import logging
 
@@ -474,7 +476,7 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     try:
         # Eager attention is the one implementation every family has; batched experts need no token counts from the
         # device, which the meta device can't give.
-        with _quiet(), torch.device("meta"):
+        with quiet(), torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
                 config, dtype=torch.bfloat16, attn_implementation="eager", experts_implementation="batched_mm"
             )
@@ -554,16 +556,16 @@ def _persistent_buffers(model: PreTrainedModel) -> list[torch.Tensor]:
 # -------------------------------------------------------------------------------------------------------- the cache
 
 
-def _measure_cache(
+def measure_cache(
     model: PreTrainedModel, config: PreTrainedConfig
-) -> tuple[tuple[_LayerCache, ...] | None, tuple[str, ...]]:
+) -> tuple[tuple[LayerCache, ...] | None, tuple[str, ...]]:
     """What each layer's cache holds, read off after two tokens; None, and the reason, where that can't be done."""
     import torch
 
     # Some families look for padding among the ids to warn of it; ids without values can't be looked at.
     model.config.pad_token_id = None
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             output = model(input_ids=torch.zeros((1, 2), dtype=torch.long, device="meta"), use_cache=True)
     except Exception as error:  # any family's forward may need real numbers; sizes of the weights still stand
         return None, (f"The cache can't be measured for {config.model_type}: {_reason(error)}",)
@@ -578,7 +580,7 @@ def _measure_cache(
         return None, (
             f"{config.model_type} hands back no cache that transformers keeps by layer: its size is not known.",
         )
-    measured: list[_LayerCache] = []
+    measured: list[LayerCache] = []
     heads: set[int] = set()
     windows: list[int] = []
     for layer in layers:
@@ -594,7 +596,12 @@ def _measure_cache(
         # transformers keeps the last window - 1 tokens: the next one brings the window's last place itself.
         limit = window - 1 if window and window > 1 else None
         held = keys.shape[-2] if keys is not None else 2
-        measured.append(_sum_layer(model.dtype, held, limit, growing, fixed))
+        matrices = [state for state in _tensors(getattr(layer, "recurrent_states", None)) if state.dim() > 2]
+        measured.append(
+            replace(
+                _sum_layer(model.dtype, held, limit, growing, fixed), state=sum(state.numel() for state in matrices)
+            )
+        )
     return tuple(measured), _cache_notes(config, measured, heads, windows)
 
 
@@ -647,7 +654,7 @@ def _tensors(value: object) -> list[torch.Tensor]:
 
 def _sum_layer(
     dtype: torch.dtype, held: int, limit: int | None, growing: list[torch.Tensor], fixed: list[torch.Tensor]
-) -> _LayerCache:
+) -> LayerCache:
     """Sizes of a layer that holds `held` tokens. Tensors of another dtype than the model's keep theirs."""
 
     def elements(tensors: list[torch.Tensor]) -> int:
@@ -656,7 +663,7 @@ def _sum_layer(
     def other_bytes(tensors: list[torch.Tensor]) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.dtype != dtype)
 
-    return _LayerCache(
+    return LayerCache(
         growing=elements(growing) // held,
         growing_bytes=other_bytes(growing) // held,
         fixed=elements(fixed),
@@ -666,7 +673,7 @@ def _sum_layer(
 
 
 def _cache_notes(
-    config: PreTrainedConfig, layers: list[_LayerCache], heads: set[int], windows: list[int]
+    config: PreTrainedConfig, layers: list[LayerCache], heads: set[int], windows: list[int]
 ) -> tuple[str, ...]:
     notes = []
     for window in sorted(set(windows)):
