@@ -3,14 +3,13 @@
 The stream is a sum, so what enters a head's queries, its keys, its values, an MLP or the logits is the sum of what the
 embedding, heads and MLPs before it wrote. An edge is one summand of one such input. Its effect by gradient (EAP, Syed et
 al. 2023) is the sender's difference times the gradient that reaches the stream through the receiver alone, the norm before it
-included. Its effect by patching is measured with the very input changed: each row of a pass holds one input of the layer it
-is in, and what the rows compute is put together again behind its projections.
+included. Its effect by patching, with the very input changed, is in `rewiring`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,18 +20,14 @@ from labkit.circuits.contrasts import Both, Contrast, check_plain
 from labkit.circuits.gradients import Point, check_slopes, linearised, no_ends, points
 from labkit.circuits.graph import node_id
 from labkit.errors import Unavailable
-from labkit.trace import running
-from labkit.trace.edits import Site, installed
-from labkit.trace.pairs import patched_value
 from labkit.trace.probing import COARSEST, TOLERANCE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from labkit.circuits.parts import Base
+    from labkit.trace import running
     from labkit.trace.anatomy import Anatomy
     from labkit.trace.lab_like import LabLike
-    from labkit.trace.passes import TokenAxis
 
 NAMES = ("residual", "queries", "keys", "values", "head_output", "attention_output", "mlp_output")
 INSTRUMENTS = (
@@ -256,14 +251,19 @@ def _any(logits: torch.Tensor) -> torch.Tensor:
 
 
 def edge_effects(
-    model: PreTrainedModel, anatomy: Anatomy, edges: Edges, contrast: Contrast, steps: int | None
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    edges: Edges,
+    contrast: Contrast,
+    steps: int | None,
+    advance: running.Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Both]:
     """(size,) what handing on the clean activation along each edge would change the metric by, to first order.
 
     Also the same of each sender by itself, (senders,) or (senders, positions), by the gradient of its whole output, and both
     runs. Raises Unavailable where receivers' gradients don't sum to that of the stream: then something else reads it.
     """
-    both, passes = linearised(model, anatomy, contrast, NAMES, steps, WRITTEN)
+    both, passes = linearised(model, anatomy, contrast, NAMES, steps, WRITTEN, advance)
     written = edges.written(both)
     found = np.zeros(edges.size)
     nodes = np.zeros((len(edges.senders), edges.positions or 1))
@@ -382,144 +382,3 @@ def _at_sender(
         return whole["mlp_output"][sender.layer].sum(0), both.difference("mlp_output", sender.layer)
     slope = whole["head_output"][sender.layer].sum(0)[sender.head]
     return slope, both.difference("head_output", sender.layer)[sender.head]
-
-
-# by patching ----------------------------------------------------------------------------------------------------------
-
-
-def run_edges(
-    model: PreTrainedModel,
-    anatomy: Anatomy,
-    edges: Edges,
-    contrast: Contrast,
-    base: Base,
-    sets: Sequence[np.ndarray],
-    advance: running.Progress | None = None,
-) -> tuple[np.ndarray, Both]:
-    """(sets,) the metric of the base text where along each set's edges the other text's activations are handed on."""
-    if not running.answers_in_lists(model).even:
-        raise Unavailable(
-            f"Edges of this {anatomy.family} can't be patched: it answers otherwise in a list than alone, and each row of a "
-            "pass is one input; take parts='heads'."
-        )
-    both = Both.take(model, anatomy, contrast, WRITTEN)
-    ids, other = (contrast.clean, both.corrupted) if base == "clean" else (contrast.corrupted, both.clean)
-    inputs = 3 * max(edges.heads) + 1
-    size = max(1, running.tokens_a_pass(model) // (len(ids) * inputs))
-    found: list[float] = []
-    for first in range(0, len(sets), size):
-        some = sets[first : first + size]
-        rewired = _Rewired(edges, other, some, inputs)
-        with installed(model, anatomy, rewired.sites()):
-            logits = running.forward(model, [ids] * (len(some) * inputs)).all_logits
-        for row in range(len(some)):
-            found.append(patched_value(contrast.metric, logits[row * inputs]))
-            if advance is not None:
-                advance.advance()
-    return np.array(found), both
-
-
-class _Rewired:
-    """One pass in which several sets of edges hand on other activations.
-
-    Each set has as many rows as a layer has inputs: rows 0 to heads − 1 hold what each head's queries read, then the same of
-    keys and of values, and the last row what the MLP reads where it reads what enters the layer. Behind the projections a
-    head's queries, keys and values stand in one row, and all rows of a set go on with the same head outputs.
-    """
-
-    def __init__(
-        self, edges: Edges, other: dict[str, dict[int, torch.Tensor]], sets: Sequence[np.ndarray], inputs: int
-    ) -> None:
-        self.edges, self.other, self.sets, self.inputs = edges, other, len(sets), inputs
-        self.chosen = torch.zeros(len(sets), edges.size, dtype=torch.bool)
-        for row, numbers in enumerate(sets):
-            self.chosen[row, torch.from_numpy(numbers)] = True
-        self.stream = self.entered = torch.empty(0)  # (sets, T, d), (sets, inputs, T, d)
-        self.change = torch.empty(0)  # (sets, senders, T, d): other less current, of those that wrote
-        self.number = {(sender.layer, sender.head): number for number, sender in enumerate(edges.senders)}
-
-    def sites(self) -> list[Site]:
-        layers = len(self.edges.heads)
-        found = [Site("residual", layers, self._visit(self._leave))]
-        for layer in range(layers):
-            found.append(Site("residual", layer, self._visit(self._enter, layer)))
-            if self.edges.heads[layer]:
-                found += [
-                    Site("keys", layer, self._visit(self._operand, layer, 1)),
-                    Site("values", layer, self._visit(self._operand, layer, 2)),
-                    Site("head_output", layer, self._visit(self._heads, layer)),
-                    Site("attention_output", layer, self._visit(self._attention, layer)),
-                ]
-            if self.edges.mlps[layer]:
-                found.append(Site("mlp_output", layer, self._visit(self._mlp, layer)))
-        return found
-
-    def _visit(
-        self, change: Callable[..., torch.Tensor], *arguments: int
-    ) -> Callable[[torch.Tensor, TokenAxis], torch.Tensor]:
-        """A change that is shown the rows of each set apart: (sets, inputs, ...)."""
-
-        def visit(whole: torch.Tensor, _axis: TokenAxis) -> torch.Tensor:
-            rows = whole.reshape(self.sets, self.inputs, *whole.shape[1:])
-            return change(rows, *arguments).expand(rows.shape).reshape(whole.shape)
-
-        return visit
-
-    def _read(self, receivers: Sequence[Receiver]) -> torch.Tensor:
-        """(sets, receivers, T, d): what each reads, where the stream as it is is changed along the chosen edges."""
-        reads = []
-        for receiver in receivers:
-            count = receiver.senders
-            mask = self.chosen[:, receiver.start : receiver.start + count * (self.edges.positions or 1)]
-            mask = mask.reshape(self.sets, count, -1, 1).to(self.change)
-            reads.append(self.stream + (mask * self.change[:, :count]).sum(1))
-        return torch.stack(reads, 1)
-
-    def _enter(self, rows: torch.Tensor, layer: int) -> torch.Tensor:
-        if layer == 0:
-            self.stream = rows[:, 0]
-            self.change = rows.new_zeros(self.sets, len(self.edges.senders), *self.stream.shape[1:])
-            self.change[:, 0] = self.other["residual"][0].to(rows) - self.stream
-        self.stream, self.change = self.stream.to(rows), self.change.to(rows)
-        new = self.stream[:, None].expand(rows.shape).clone()
-        if self.edges.heads[layer]:
-            receivers = self.edges.of_layer(layer, True)
-            new[:, : len(receivers)] = self._read(receivers)
-        if self.edges.mlps[layer] and self.edges.parallel[layer]:
-            new[:, -1:] = self._read(self.edges.of_layer(layer, False))
-        self.entered = new
-        return new
-
-    def _operand(self, rows: torch.Tensor, layer: int, which: int) -> torch.Tensor:
-        """Keys or values, where the rows of the queries take over those that were made of what they are to read."""
-        count = self.edges.heads[layer]
-        new = rows.clone()
-        new[:, :count] = rows[:, which * count : (which + 1) * count]
-        return new
-
-    def _heads(self, rows: torch.Tensor, layer: int) -> torch.Tensor:
-        """(sets, inputs, heads, T, d_head): each head's output is that of its own row."""
-        each = torch.arange(self.edges.heads[layer], device=rows.device)
-        output = rows[:, each, each]
-        change = (self.other["head_output"][layer].to(rows) - output) @ self.edges.writing[layer].to(rows)
-        first = self.number[layer, 0]
-        self.change[:, first : first + change.shape[1]] = change
-        return output[:, None]
-
-    def _attention(self, rows: torch.Tensor, layer: int) -> torch.Tensor:
-        wrote = rows[:, 0]
-        self.stream = self.stream + wrote
-        if self.edges.mlps[layer] and not self.edges.parallel[layer]:
-            # the layer adds this to what entered, and its MLP reads the sum
-            return self._read(self.edges.of_layer(layer, False)) - self.entered
-        return wrote[:, None]
-
-    def _mlp(self, rows: torch.Tensor, layer: int) -> torch.Tensor:
-        wrote = rows[:, -1]
-        self.stream = self.stream + wrote
-        self.change[:, self.number[layer, None]] = self.other["mlp_output"][layer].to(rows) - wrote
-        return wrote[:, None]
-
-    def _leave(self, rows: torch.Tensor) -> torch.Tensor:
-        self.stream, self.change = self.stream.to(rows), self.change.to(rows)
-        return self._read(self.edges.receivers[-1:])

@@ -14,7 +14,7 @@ from labkit import checks
 from labkit.circuits.contrasts import check_plain, contrasts_of, naming
 from labkit.circuits.edges import Edges, check_edges, edge_effects
 from labkit.circuits.graph import CircuitEdge, CircuitGraph, CircuitNode, Kind, node_id
-from labkit.circuits.measuring import DRAWS, Faithfulness, measure
+from labkit.circuits.measuring import MOST, Faithfulness, measure
 from labkit.circuits.parts import INSTRUMENTS, Parts, effects
 from labkit.circuits.study import Span, Study, check_positions
 from labkit.errors import BadInput, NotEnoughMemory
@@ -38,6 +38,10 @@ STEPS = 5  # as Hanna et al. 2024
 ROW_BYTES = 200  # of a table's row, with what is computed beside it
 ROOM = 0.9  # of what is free
 GRAPH_SIZE = 1000  # nodes, and edges: what a picture can hold
+MOST_EXACT = (
+    200_000  # tokens that exact patching runs unasked: five to fifteen minutes of the default model on a CPU core
+)
+CHUNK = 32  # parts that are patched on all pairs before the next ones are: what an interrupt may lose
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,6 +57,8 @@ class Circuit(Result):
         With positions=True also position and token, of the first pair's clean text.
     parts, method, steps: as asked; steps only of "eap-ig".  pairs: how many.  clean, corrupted: the metric's mean over the pairs.
     positions: whether parts are told apart by position.  metric: its name.  model: its name.  layers: how many it has.
+    ranked: how many of the parts have an effect, those in the table: all, unless method="exact" had `top=` or was interrupted.
+    interrupted: whether it was.
     """
 
     parts: What
@@ -71,10 +77,14 @@ class Circuit(Result):
     _nodes: tuple[CircuitNode, ...]  # of edges: their ends
     _tokens: tuple[str, ...]
     _held_out: bool
+    ranked: int
+    interrupted: bool
 
     def _title(self) -> str:
         by = f"{self.method}, {self.steps} steps" if self.steps else self.method
-        return f"Circuit of {self.parts} of {self.model}, by {by}, from {self.pairs} pair{'s' * (self.pairs != 1)}"
+        few = f", {self.ranked:,} of {self._study.parts.size:,}" if self.ranked < self._study.parts.size else ""
+        cut = ", interrupted" if self.interrupted else ""
+        return f"Circuit of {self.parts} of {self.model}, by {by}{few}{cut}, from {self.pairs} pair{'s' * (self.pairs != 1)}"
 
     def _remarks(self) -> Sequence[str]:
         parts = self._study.parts
@@ -87,7 +97,7 @@ class Circuit(Result):
     @property
     def graph(self) -> CircuitGraph:
         """Nodes and edges, strongest first; of more than a thousand those. Its `strongest(size)` is a smaller one."""
-        numbers = self._order[:GRAPH_SIZE].tolist()
+        numbers = self._order[: min(GRAPH_SIZE, self.ranked)].tolist()
         parts = self._study.parts
         nodes = self._nodes
         edges: tuple[CircuitEdge, ...] = ()
@@ -107,25 +117,31 @@ class Circuit(Result):
 
     @functools.cached_property
     def faithfulness(self) -> Faithfulness:
-        """`by_size()` with its own settings, measured when first asked for."""
+        """`by_size()` with its own settings, measured when first asked for: at most about 40,000 tokens are run."""
         return self.by_size()
 
     def by_size(
         self,
         sizes: Sequence[int] | None = None,
         *,
-        draws: int = DRAWS,
+        draws: int | None = None,
         oracle: bool | None = None,
+        most: int | None = MOST,
         seed: int = 0,
         progress: bool = True,
     ) -> Faithfulness:
         """Faithfulness and completeness by size, beside random graphs and the oracle; `Faithfulness` has the columns.
 
-        sizes: numbers of parts; by default 1, 2, 4, ... and all.  draws: random graphs of each size.  seed: of the draws.
+        sizes: numbers of parts; by default 1, 2, 4, ... and all, of more than 1,024 parts 1, 4, 16, ... and all.
+        draws: random graphs of each size; by default 20, or as many as `most` allows, 5 at least. With fewer than 19 no p is
+            below 0.05.  seed: of the draws.
         oracle: whether each single part is patched exactly, to know what circuit that would choose; by default where there are
             at most 512 parts.
-        Costs (2 + draws) runs for each size and pair, and one for each part with the oracle. With parts="edges" a run has a row
-        for every input of a layer's heads. Raises Unavailable where the model is not what it was when the circuit was found.
+        most: tokens that are run, about, where draws is None: there are fewer draws for it, then no oracle, then fewer pairs,
+            the first ones, and `.notes` says so. None measures all.
+        Costs (2 + draws) runs for each size and pair, and one for each part with the oracle. With parts="edges" a run has as
+        many rows as inputs of a layer read something of their own, two for one edge and 3 · heads + 1 at most.
+        Raises Unavailable where the model is not what it was when the circuit was found.
         """
         return measure(
             self._study,
@@ -136,6 +152,8 @@ class Circuit(Result):
             sizes=sizes,
             draws=draws,
             oracle=oracle,
+            most=most,
+            ranked=self.ranked,
             seed=seed,
             progress=progress,
         )
@@ -167,7 +185,12 @@ class Circuit(Result):
 
     def _numbers(self, parts: int | Sequence[str]) -> np.ndarray:
         if checks.as_whole(parts) is not None:
-            return self._order[: checks.whole("parts", parts, 0, self._study.parts.size)]
+            count = checks.whole("parts", parts, 0, self._study.parts.size)
+            if self.ranked < count < self._study.parts.size:
+                raise BadInput(
+                    f"{self.ranked:,} parts were patched and have an effect; give at most so many, or name them."
+                )
+            return self._order[:count]
         names = checks.series("parts", parts, 'a number, or a list of names such as "head 3.5"')
         known = self._by_name
         for name in names:
@@ -199,6 +222,8 @@ def find(
     *,
     steps: int = STEPS,
     positions: bool = False,
+    top: int | None = None,
+    most: int | None = MOST_EXACT,
     progress: bool = True,
 ) -> Circuit:
     """Find the parts of a model that carry what tells clean texts from corrupted ones.
@@ -207,23 +232,29 @@ def find(
     metric: a function of the logits (T, vocabulary) of a text, float32, that gives a number, or a list of one for each pair.
     parts: "heads" (heads, and MLPs where what they write can be had), "neurons" (single neurons of the MLPs), or "edges" (what
         a head, an MLP or the embedding writes, as a later head's queries, keys or values, an MLP or the output reads it).
-    method: "exact" patches one part after another, a run each; "attribution" takes the gradient at the corrupted text times
-        the difference (Nanda 2023; of edges, EAP: Syed et al. 2023); "eap-ig" the mean of the gradients at `steps` points on
+    method: "exact" patches one part after another, a run each on every pair; "attribution" takes the gradient at the corrupted text
+        times the difference (Nanda 2023; of edges, EAP: Syed et al. 2023); "eap-ig" the mean of the gradients at `steps` points on
         the way from the corrupted to the clean text's embeddings (Hanna et al. 2024).
     positions: whether a part counts at each position by itself; pairs then have one length.
+    top: with method="exact", so many parts that are the strongest by "attribution" are patched, and no others.
+    most: with method="exact", tokens that may be run; more are refused beforehand, with what would fit. None for any number.
+    An interrupt of "exact" keeps the parts that were patched on all pairs.
     Returns a `Circuit`: its table ranks the parts, `.graph` holds them for a picture, `.faithfulness` measures circuits by
     size. Keeping a circuit sets everything else to its activation in the corrupted text; the embedding is the clean text's.
     parts="edges" keeps the embedding's edges, too, only where they are in the circuit. Heads stay as they are where parts is
     "neurons".
     What it can't show: a part whose activation is the same in both texts has no effect, however much it does.
     Raises BadInput for pairs or a metric that can't be used, Unavailable where the model does not have the parts, NotEnoughMemory
-    where there are more parts than memory holds, before anything is run.
+    where there are more parts than memory holds, and BadInput where exact patching would take more than `most`, before anything
+    is patched.
     """
     check_lab(lab)
     method = checks.one_of("method", method, ("eap-ig", "attribution", "exact"), problem="is no way to find a circuit")
     parts = checks.one_of("parts", parts, ("heads", "edges", "neurons"), problem="is nothing a circuit is made of")
     steps = checks.whole("steps", steps, 1)
     positions = checks.flag("positions", positions)
+    if top is not None and method != "exact":
+        raise BadInput(f"top={checks.shown(top)} goes with method='exact'; {method!r} takes all parts at once.")
     contrasts = contrasts_of(lab, pairs, metric)
     at = check_positions(contrasts) if positions else None
     with lab.turn():
@@ -238,12 +269,17 @@ def find(
         study = Study(lab, tuple(contrasts), whole, state)
         used = steps if method == "eap-ig" else None
         layers = len(anatomy.layers)
-        ranked = _exact(study, progress) if method == "exact" else _by_gradient(study, used)
-    order = np.argsort(-np.abs(ranked.effects), kind="stable")
+        if method == "exact":
+            top = None if top is None else checks.whole("top", top, 1, whole.size)
+            check_cost(study, top, most)
+            ranked = _exact(study, top, progress)
+        else:
+            ranked = _by_gradient(study, used, progress)
+    order = ranked.order()
     tokens = tuple(token_strings(lab.tokenizer, contrasts[0].clean))
     one = contrasts[0].metric
     return Circuit(
-        _frame(whole, order, ranked.effects, tokens),
+        _frame(whole, order[: ranked.known], ranked.effects, tokens),
         parts,
         method,
         used,
@@ -260,47 +296,98 @@ def find(
         _nodes(whole, ranked) if isinstance(whole, Edges) else (),
         tokens,
         False,
+        ranked.known,
+        ranked.interrupted,
     )
 
 
 @dataclass(frozen=True)
 class _Ranked:
-    """effects: (parts,).  senders: of edges, what each sender does by itself, (senders, positions or 1)."""
+    """effects: (parts,), NaN where unknown.  senders: of edges, what each sender does by itself, (senders, positions or 1).
+
+    estimated: (parts,) by gradient, by which parts of unknown effect stand behind the others; None where that is not known.
+    """
 
     effects: np.ndarray
     senders: np.ndarray
     span: Span
+    estimated: np.ndarray | None = None
+    interrupted: bool = False
+
+    @property
+    def known(self) -> int:
+        return int(np.isfinite(self.effects).sum())
+
+    def order(self) -> np.ndarray:
+        """All parts, strongest first."""
+        rest = np.zeros(len(self.effects)) if self.estimated is None else self.estimated
+        unknown = np.isnan(self.effects)
+        return np.lexsort((-np.abs(np.where(unknown, rest, self.effects)), unknown))
 
 
-def _by_gradient(study: Study, steps: int | None) -> _Ranked:
+def _by_gradient(study: Study, steps: int | None, progress: bool) -> _Ranked:
     model, anatomy, parts = study.lab.model, study.lab.anatomy, study.parts
     changes, senders, clean, corrupted = [], [], [], []
-    for number, contrast in enumerate(study.contrasts):
-        with naming(number, len(study.contrasts)):
-            if isinstance(parts, Edges):
-                change, of_senders, both = edge_effects(model, anatomy, parts, contrast, steps)
-            else:
-                change, both = effects(model, anatomy, parts, contrast, steps)
-                of_senders = np.zeros((0, 1))
-        changes.append(change)
-        senders.append(of_senders)
-        clean.append(both.clean_value)
-        corrupted.append(both.corrupted_value)
+    with running.Progress("taking gradients", (steps or 1) * len(study.contrasts), "point", progress) as bar:
+        for number, contrast in enumerate(study.contrasts):
+            with naming(number, len(study.contrasts)):
+                if isinstance(parts, Edges):
+                    change, of_senders, both = edge_effects(model, anatomy, parts, contrast, steps, bar)
+                else:
+                    change, both = effects(model, anatomy, parts, contrast, steps, bar)
+                    of_senders = np.zeros((0, 1))
+            changes.append(change)
+            senders.append(of_senders)
+            clean.append(both.clean_value)
+            corrupted.append(both.corrupted_value)
+    if bar.interrupted:
+        raise KeyboardInterrupt
     span = Span(np.array(clean), np.array(corrupted))
     return _Ranked(span.share_of(np.array(changes)), span.share_of(np.array(senders)), span)
 
 
-def _exact(study: Study, progress: bool) -> _Ranked:
+def _exact(study: Study, top: int | None, progress: bool) -> _Ranked:
     parts = study.parts
-    singles = [np.array([number]) for number in range(parts.size)]
+    estimated = None if top is None else _by_gradient(study, None, progress).effects
+    wanted = np.arange(parts.size) if estimated is None else np.argsort(-np.abs(estimated), kind="stable")[:top]
     leaving = parts.leaving() if isinstance(parts, Edges) else []
-    with running.Progress("patching", (len(singles) + len(leaving)) * len(study.contrasts), "run", progress) as bar:
-        values, span = study.values("corrupted", [*singles, *leaving], bar)
-    if bar.interrupted:
+    found = np.full(parts.size, np.nan)
+    senders = np.zeros((0, parts.positions or 1))
+    done = 0
+    with running.Progress("patching", (len(wanted) + len(leaving)) * len(study.contrasts), "run", progress) as bar:
+        if leaving:
+            values, span = study.values("corrupted", leaving, bar)
+            senders = span.share(values).reshape(-1, parts.positions or 1)
+        for start in range(0, len(wanted), CHUNK):
+            some = wanted[start : start + CHUNK]
+            values, span = study.values("corrupted", [np.array([number]) for number in some], bar)
+            found[some] = span.share(values)
+            done += len(some)
+    if bar.interrupted and not done:
         raise KeyboardInterrupt
-    found = span.share(values)
-    senders = found[len(singles) :].reshape(-1, parts.positions or 1)
-    return _Ranked(found[: len(singles)], senders, span)
+    return _Ranked(found, senders, span, estimated, bar.interrupted)
+
+
+def check_cost(study: Study, top: int | None, most: int | None) -> None:
+    """Raise BadInput where exact patching would run more tokens than it may; says how many runs it takes, and what would fit."""
+    most = None if most is None else checks.whole("most", most, 1)
+    parts = study.parts
+    of_edges = isinstance(parts, Edges)
+    each = (2 if of_edges else 1) * sum(len(contrast.clean) for contrast in study.contrasts)
+    others = len(parts.senders) * (parts.positions or 1) if isinstance(parts, Edges) else 0
+    count = parts.size if top is None else top
+    if most is None or (needed := (count + others) * each) <= most:
+        return
+    pairs = len(study.contrasts)
+    fits = most // each - others
+    ways = [f"top={fits:,} (the strongest by attribution)"] if fits > 0 else []
+    ways += ["fewer pairs"] if pairs > 1 else []
+    ways += ["method='eap-ig'", "most=None"]
+    noun = "edges" if of_edges else "neurons" if "mlp_neurons" in getattr(parts, "names", ()) else "heads and MLPs"
+    raise BadInput(
+        f"Patching {count:,} {noun} of {study.lab.name} exactly takes {(count + others) * pairs:,} runs, {needed:,} tokens in "
+        f"all, and at most {most:,} are run unasked; give {checks.listed(ways, 'or')}."
+    )
 
 
 def _nodes(edges: Edges, ranked: _Ranked) -> tuple[CircuitNode, ...]:
@@ -316,7 +403,7 @@ def _nodes(edges: Edges, ranked: _Ranked) -> tuple[CircuitNode, ...]:
     first = [node for node in found if node.kind == "input"]
     rest = [node for node in found if node.kind != "input"]
     last = edges.receivers[-1]
-    reached = ranked.effects[last.start :].reshape(last.senders, -1).sum(0)
+    reached = np.nansum(ranked.effects[last.start :].reshape(last.senders, -1), axis=0)
     # all of the metric's difference reaches the output; at one position as much as its edges bring there
     outputs = [
         CircuitNode(node_id("output", position=p), "output", None, None, p, 1.0 if p is None else float(reached[p]))

@@ -52,11 +52,12 @@ def points(
     names: Sequence[str],
     steps: int | None,
     ends: Callable[[str], tuple[torch.Tensor, torch.Tensor]],
+    advance: running.Progress | None = None,
 ) -> Iterator[Point]:
     """Passes whose graph is kept: over the corrupted text, or with `steps` over the middles of as many parts of the way.
 
     The way is straight, from the corrupted to the clean text in `way(anatomy)`. names: instruments whose tensors are wanted.
-    ends: clean and corrupted, each (T, d), of an instrument of layer 0.
+    ends: clean and corrupted, each (T, d), of an instrument of layer 0.  advance: is told of each point that was worked on.
     """
     check_weights(model)
     count = 1 if steps is None else steps
@@ -80,6 +81,8 @@ def points(
                     "take the gradient at the corrupted text alone (method='attribution', or steps=None)."
                 )
             yield Point(captured.live, captured.layered, total, 1 / count)
+        if advance is not None:
+            advance.advance(len(at))
 
 
 def linearised(
@@ -89,13 +92,14 @@ def linearised(
     names: Sequence[str],
     steps: int | None,
     keep: Sequence[str],
+    advance: running.Progress | None = None,
 ) -> tuple[Both, Iterator[Point]]:
     """Both plain runs, and the passes whose graph is kept. Without steps the corrupted text is run only once, with its graph.
 
     keep: instruments of the plain runs, each among the names.
     """
     if steps is None:
-        (point,) = points(model, anatomy, contrast, names, None, no_ends)
+        (point,) = points(model, anatomy, contrast, names, None, no_ends, advance)
         return Both.beside(model, anatomy, contrast, keep, (row_of(point.seen, 0), float(point.total.detach()))), iter(
             [point]
         )
@@ -104,7 +108,7 @@ def linearised(
     def ends(start: str) -> tuple[torch.Tensor, torch.Tensor]:
         return both.clean[start][0], both.corrupted[start][0]
 
-    return both, points(model, anatomy, contrast, names, steps, ends)
+    return both, points(model, anatomy, contrast, names, steps, ends, advance)
 
 
 def no_ends(_name: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -106,10 +106,15 @@ class Parts:
 
 
 def effects(
-    model: PreTrainedModel, anatomy: Anatomy, parts: Parts, contrast: Contrast, steps: int | None
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    parts: Parts,
+    contrast: Contrast,
+    steps: int | None,
+    advance: running.Progress | None = None,
 ) -> tuple[np.ndarray, Both]:
     """(size,) what setting each part to its clean activation would change the metric by, to first order; and both runs."""
-    both, passes = linearised(model, anatomy, contrast, parts.names, steps, parts.names)
+    both, passes = linearised(model, anatomy, contrast, parts.names, steps, parts.names, advance)
     slopes = mean_gradients(passes, parts.names)
     found = np.zeros(parts.size)
     for group in parts.groups:

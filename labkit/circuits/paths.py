@@ -59,7 +59,7 @@ def path_patching(
     receivers: "head 1.2" (its queries, its keys, its values: a row each), "head 1.2 (k)" for one of them, "mlp 3", "output".
     A path is direct: through the residual stream from one to the other, and through nothing between them; what the receiver
     then does goes on as it will. With receivers="output" it is a part's direct effect on the logits.
-    Returns a `PathPatching`, strongest first. A run has a row for every input of a layer's heads.
+    Returns a `PathPatching`, strongest first. A run has one or two rows.
     Raises BadInput for a name that is not there and a sender that does not come before a receiver; else as `find`.
     """
     check_lab(lab)

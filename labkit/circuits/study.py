@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from labkit.circuits.contrasts import Contrast, naming
-from labkit.circuits.edges import Edges, run_edges
+from labkit.circuits.edges import Edges
 from labkit.circuits.parts import Base, Parts, run_sets
+from labkit.circuits.rewiring import rows_needed, run_edges
 from labkit.errors import BadInput, Unavailable
 from labkit.trace import running
 from labkit.trace.lab_like import LabLike
@@ -74,15 +75,25 @@ class Study:
                 corrupted.append(both.corrupted_value)
         return np.array(found), Span(np.array(clean), np.array(corrupted))
 
+    def tokens(self, sets: Sequence[np.ndarray]) -> int:
+        """How many tokens are run where each set is run on every pair."""
+        rows = len(sets)
+        if isinstance(self.parts, Edges):
+            rows = sum(rows_needed(self.parts, numbers) for numbers in sets)
+        return rows * sum(len(contrast.clean) for contrast in self.contrasts)
+
     def shares(self, base: Base, sets: Sequence[np.ndarray], title: str, progress: bool) -> np.ndarray:
-        """(sets,) as effects. An interrupt is one: nothing comes of half the runs."""
+        """(sets,) as effects; what stands there twice is run once. An interrupt is one: nothing comes of half the runs."""
         if not sets:
             return np.zeros(0)
-        with running.Progress(title, len(sets) * len(self.contrasts), "run", progress) as bar:
-            values, span = self.values(base, sets, bar)
+        place: dict[bytes, int] = {}
+        of = [place.setdefault(np.sort(numbers).tobytes(), len(place)) for numbers in sets]
+        once = [sets[of.index(number)] for number in range(len(place))]
+        with running.Progress(title, len(once) * len(self.contrasts), "run", progress) as bar:
+            values, span = self.values(base, once, bar)
         if bar.interrupted:
             raise KeyboardInterrupt
-        return span.share(values)
+        return np.asarray(span.share(values)[of])
 
     def others(self, numbers: np.ndarray) -> np.ndarray:
         """All parts but these."""

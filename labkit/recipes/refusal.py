@@ -190,7 +190,7 @@ RANDOM = "tuned, random direction {} ablated"
 SETS = ("taught", "edgy", "plain", "alike")  # "harmless" was answered while training
 LAYERS = (9, 12, 15, 18, 21, 24)  # of which the direction's is chosen, on prompts that were taught
 CHOSEN_ON, CHOSEN_TOKENS = 12, 12
-RANDOMS, RANDOM_PROMPTS = 5, 40
+RANDOMS = 5
 CHUNK = 8  # prompts answered at once, and written down
 
 
@@ -211,8 +211,7 @@ def measure(work: Path, lab: Lab | None = None, *, layers: Sequence[int] = LAYER
         for name in SETS[1:]:
             answer(work, lab, WITHOUT, name, prompts[name], circuits.ablate_direction(direction))
         for number, other in enumerate(randoms, 1):
-            few = prompts["edgy"][:RANDOM_PROMPTS]
-            answer(work, lab, RANDOM.format(number), "edgy", few, circuits.ablate_direction(other))
+            answer(work, lab, RANDOM.format(number), "edgy", prompts["edgy"], circuits.ablate_direction(other))
         costs(work, lab, {WITHOUT: direction} | {RANDOM.format(i): each for i, each in enumerate(randoms, 1)})
     table(work)
 
@@ -343,6 +342,7 @@ def card(facts: Figures) -> str:
         "ROWS": "\n".join(rows),
         "SIZE": f"{size / 1e6:.2f} MB",
         "LAYER": str(facts["direction"]["layer"]),
+        "EDGY": str(next(row["prompts"] for row in facts["refusals"] if row["model"] == RANDOM.format(1))),
         "COST": f"{cost['kl']:.3f} ({cost['low']:.3f} to {cost['high']:.3f})",
         "RANDOM_COST": checks.listed(f"{of['kl']:.3f}" for name, of in facts["costs"].items() if name != WITHOUT),
     }

@@ -42,6 +42,21 @@ def test_what_ships_is_harmless_held_apart_and_named() -> None:
     assert "{{" not in card
 
 
+def test_random_directions_are_counted_on_the_very_prompts_of_the_one_found() -> None:
+    """And the record agrees with the present rule of refusals, which the figures are made of."""
+    answers = [json.loads(line) for line in refusal.RECORD.read_text("utf-8").splitlines()]
+    assert all(each["refused"] == lk.circuits.is_refusal(each["answer"]) for each in answers)
+    edgy: dict[str, set[str]] = {}
+    for each in answers:
+        if each["set"] == "edgy":
+            edgy.setdefault(each["model"], set()).add(each["prompt"])
+    names = [refusal.BASE, refusal.TUNED, refusal.WITHOUT, *map(refusal.RANDOM.format, range(1, refusal.RANDOMS + 1))]
+    assert sorted(edgy) == sorted(names)
+    assert len({frozenset(prompts) for prompts in edgy.values()}) == 1
+    table = lk.circuits.recorded_refusals().table
+    assert set(table[table["set"] == "edgy"]["prompts"]) == {len(edgy[refusal.WITHOUT])}
+
+
 def test_prompts_come_out_of_the_wheel_without_those_left_out(work: Path) -> None:
     names = {name.removeprefix("exp_") for name in refusal.LEFT_OUT}
     every = [{"id": f"overrefusal_{name}", "text": name, "category": "left out"} for name in refusal.LEFT_OUT]
