@@ -232,9 +232,9 @@ def find(
     metric: a function of the logits (T, vocabulary) of a text, float32, that gives a number, or a list of one for each pair.
     parts: "heads" (heads, and MLPs where what they write can be had), "neurons" (single neurons of the MLPs), or "edges" (what
         a head, an MLP or the embedding writes, as a later head's queries, keys or values, an MLP or the output reads it).
-    method: "exact" patches one part after another, a run each on every pair; "attribution" takes the gradient at the corrupted text
-        times the difference (Nanda 2023; of edges, EAP: Syed et al. 2023); "eap-ig" the mean of the gradients at `steps` points on
-        the way from the corrupted to the clean text's embeddings (Hanna et al. 2024).
+    method: "exact" patches one part after another, a run each on every pair; "attribution" takes the gradient at the
+        corrupted text times the difference (Nanda 2023; of edges, EAP: Syed et al. 2023); "eap-ig" the mean of the
+        gradients at `steps` points on the way from the corrupted to the clean text's embeddings (Hanna et al. 2024).
     positions: whether a part counts at each position by itself; pairs then have one length.
     top: with method="exact", so many parts that are the strongest by "attribution" are patched, and no others.
     most: with method="exact", tokens that may be run; more are refused beforehand, with what would fit. None for any number.
