@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from labkit import moe as moe
     from labkit import quantization as quantization
     from labkit import sae as sae
+    from labkit import tokenization as tokenization
     from labkit import views as views
     from labkit.circuits.lens_reading import lens as lens
     from labkit.circuits.swaps import swap as swap
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from labkit.teaching.prediction import predict as predict
     from labkit.teaching.progress import progress as progress
     from labkit.teaching.reset import reset as reset
+    from labkit.tokenization.splitting import tokens as tokens
     from labkit.trace.edits import Edit as Edit
     from labkit.trace.edits import ablate_head as ablate_head
     from labkit.trace.edits import ablate_heads as ablate_heads
@@ -89,6 +91,7 @@ _NAMES = {
     "teaching.prediction": ("predict",),
     "teaching.progress": ("progress",),
     "teaching.reset": ("reset",),
+    "tokenization.splitting": ("tokens",),
     "trace.edits": ("Edit", "ablate_head", "ablate_heads", "patch"),
     "trace.lens": ("lens_logits", "logit_attribution", "logit_lens"),
     "trace.patching": ("patching",),
@@ -103,6 +106,7 @@ _ROOMS = (
     "moe",
     "quantization",
     "sae",
+    "tokenization",
     "views",
 )
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-ROOMS = ("attention", "circuits", "generation", "lora", "moe", "quantization", "sae", "trace")
+ROOMS = ("attention", "circuits", "generation", "lora", "moe", "quantization", "sae", "tokenization", "trace")
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -67,7 +67,7 @@ def _token_string(tokenizer: PreTrainedTokenizerBase, id_: int) -> str:
 
 def _as_bytes(raw: str) -> str | None:
     """The bytes a byte-level token stands for, as <0x..> each; None when it is not written in that alphabet."""
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     if not all(character in alphabet for character in raw):
         return None
     data = bytes(alphabet[character] for character in raw)
@@ -75,7 +75,7 @@ def _as_bytes(raw: str) -> str | None:
 
 
 @cache
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """GPT-2's printable stand-ins for the 256 bytes (Radford et al. 2019): printable ones stand for themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     stand_ins = {chr(b): b for b in printable}

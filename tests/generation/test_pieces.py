@@ -73,9 +73,9 @@ def test_the_pieces_are_the_text_of_any_tokens(kind: str, data: st.DataObject) -
 def test_random_bytes(kind: str, data: bytes) -> None:
     """Each whole character is whole, whatever stands beside it; each byte of none is a replacement sign."""
     if kind == "byte_level":
-        from labkit.models.tokens import _byte_alphabet
+        from labkit.models.tokens import byte_alphabet
 
-        letters = {byte: letter for letter, byte in _byte_alphabet().items()}
+        letters = {byte: letter for letter, byte in byte_alphabet().items()}
         ids = [tokenizer_of(kind).convert_tokens_to_ids(letters[byte]) for byte in data]
         expected = data.decode("utf-8", "replace")
     else:
