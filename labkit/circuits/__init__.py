@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from labkit.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from labkit.circuits.active_parts import PartExample as PartExample
+    from labkit.circuits.active_parts import PartExamples as PartExamples
+    from labkit.circuits.active_parts import part_examples as part_examples
     from labkit.circuits.attributing import Agreement as Agreement
     from labkit.circuits.attributing import Attribution as Attribution
     from labkit.circuits.attributing import attribution as attribution
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
+    "active_parts": ("PartExample", "PartExamples", "part_examples"),
     "attributing": ("Agreement", "Attribution", "attribution"),
     "directions": ("Direction", "EditCost", "ablate_direction", "difference_of_means", "edit_cost"),
     "finding": ("Circuit", "find"),

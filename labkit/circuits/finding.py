@@ -95,6 +95,11 @@ class Circuit(Result):
         )
 
     @property
+    def texts(self) -> tuple[tuple[int, ...], ...]:
+        """The token ids of what it was found on: each pair's clean text, then its corrupted one."""
+        return tuple(tuple(ids) for each in self._study.contrasts for ids in (each.clean, each.corrupted))
+
+    @property
     def graph(self) -> CircuitGraph:
         """Nodes and edges, strongest first; of more than a thousand those. Its `strongest(size)` is a smaller one."""
         numbers = self._order[: min(GRAPH_SIZE, self.ranked)].tolist()

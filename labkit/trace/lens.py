@@ -356,6 +356,74 @@ def _norms(module: nn.Module | None) -> list[nn.Module]:
     return [m for m in module.children() if "norm" in type(m).__name__.lower()] if module is not None else []
 
 
+def neuron_contributions(
+    lab: LabLike, trace: Trace, neurons: Sequence[tuple[int, int]], token: int, *, position: int = -1
+) -> dict[tuple[int, int], float]:
+    """What single neurons of the MLPs wrote on a logit themselves: the rows "mlp" of `logit_attribution` taken apart.
+
+    trace: kept with "residual", "mlp_output", "mlp_neurons" and "logits".  neurons: (layer, neuron) each, from 0.  token: an id.
+    Returns {(layer, neuron): contribution}, logits: the neuron's activation times its column of the last projection, read out as
+    there, with the scales of norms held. Those of all neurons of a layer, and the projection's bias, sum to the MLP's
+    contribution; a layer where they don't (something stands between) is left out.
+    Raises as `logit_attribution` does.
+    """
+    ending = ending_of(lab, trace, ("residual", "mlp_output", "mlp_neurons", "logits"))
+    position = checks.index("position", position, len(trace), of="this text has")
+    last = trace.residual(trace.layers)[position]
+    direction, _ = ending.read_out(last, token)
+    norm = _frozen(ending.norm, last)
+    by_layer: dict[int, list[int]] = {}
+    for i, neuron in neurons:
+        by_layer.setdefault(i, []).append(neuron)
+    found: dict[tuple[int, int], float] = {}
+    for i, chosen in by_layer.items():
+        vectors = _neurons(lab.anatomy, trace, i, position, chosen)
+        if vectors is not None:
+            found |= zip([(i, neuron) for neuron in chosen], (norm.linear(vectors) @ direction).tolist(), strict=True)
+    return found
+
+
+def _neurons(anatomy: Anatomy, trace: Trace, i: int, position: int, chosen: Sequence[int]) -> torch.Tensor | None:
+    """(chosen, d_model): what neurons of a layer added; None where its neurons don't add up to what its MLP wrote."""
+    layer = anatomy.layers[i]
+    if layer.down_projection is None:
+        return None
+    values = trace.mlp_neurons(i)[position]
+    alone = torch.zeros(len(chosen) + 1, len(values), dtype=values.dtype, device=values.device)
+    alone[range(len(chosen)), list(chosen)] = values[list(chosen)]
+    alone[-1] = values  # all others together
+    alone[-1, list(chosen)] = 0
+    expected = trace.mlp_output(i)[position].double().cpu()
+    for after in (None, layer.mlp):
+        split = _through(layer.down_projection, None, after, alone)
+        if split is None:
+            continue
+        vectors, bias = split[0] * anatomy.multiplier, split[1] * anatomy.multiplier
+        if (vectors.sum(0) + bias - expected).norm() <= _tolerance(values) * expected.norm():
+            return vectors[:-1]
+    return None
+
+
+@torch.no_grad()
+def head_writes(anatomy: Anatomy, layer: int, head: int, like: torch.Tensor) -> torch.Tensor | None:
+    """(d_value, d_model): a head's part of the output projection, so that its outputs times this are what it writes.
+
+    like: outputs of the head, (T, d_value).  A norm before or after the projection is not in it. None where the layer's output
+    projection is not known, or takes something else.
+    """
+    here = anatomy.layers[layer]
+    if here.output_projection is None or not here.heads:
+        return None
+    width = like.shape[-1]
+    basis = torch.zeros(width + 1, here.heads * width, dtype=like.dtype, device=like.device)  # the last row: its bias
+    basis[:width, head * width : (head + 1) * width] = torch.eye(width, dtype=like.dtype)
+    try:
+        found = _run(here.output_projection, basis)
+    except RuntimeError:
+        return None
+    return (found[:-1] - found[-1]).float().cpu() * anatomy.multiplier
+
+
 # the way from the last residual to the logits -------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import pytest
 import stand_in
 from circuits_by_hand import TOKENS, found, random_circuit
 from generations import HOSTILE
+from induction_model import LETTERS, induction_lab
 
 import labkit as lk
 
@@ -75,8 +76,8 @@ def test_a_part_is_named_grouped_and_knocked_out_live(open_page: Open, tmp_path:
     page.keyboard.press("ArrowUp")
     page.get_by_label("Name").fill("mine")
     page.get_by_label("Name").press("Enter")
-    page.get_by_label("Group").fill("ours")
-    page.get_by_label("Group").press("Enter")
+    page.get_by_label("Group", exact=True).fill("ours")
+    page.get_by_label("Group", exact=True).press("Enter")
     page.get_by_role("button", name="Knock out").click()
     stand_in.tell(page, view)
     part = view.focus
@@ -88,6 +89,56 @@ def test_a_part_is_named_grouped_and_knocked_out_live(open_page: Open, tmp_path:
     assert view.knocked == []
     assert not page.locator(".lk-circuit-removal").is_visible()
     view.close()
+
+
+def test_a_group_is_folded_into_one_part_and_unfolded(open_page: Open, tmp_path: Path) -> None:
+    view = lk.views.circuit(found(random_circuit()), size=8)
+    ids, sums = view.table.id[:3].tolist(), view.table.effect[:3].sum()
+    view.group(ids, "ours <b>")
+    view.focus = ids[0]
+    page = open_page(view.to_html(tmp_path / "folded.html"))
+    view.close()
+    title = page.locator(".lk-circuit-panel h2")
+    before = int(shown(page).split()[0])
+    page.locator(PICTURE).focus()
+    page.keyboard.press("f")
+    assert title.inner_text() == "Group “ours·<b>”"
+    assert int(shown(page).split()[0]) == before - 2
+    assert page.locator(".lk-circuit-numbers").inner_text().replace("\n", " ").startswith(f"Effect {sums:+.3g}"[:9])
+    assert page.locator(".lk-circuit-edges").first.inner_text().count("layer") == 3, "its parts are listed"
+    assert page.get_by_text("group, folded").is_visible()
+    # arrows lead away from it and back to it
+    page.keyboard.press("ArrowDown")
+    assert not title.inner_text().startswith("Group")
+    page.keyboard.press("ArrowUp")
+    # and with the button it is taken apart
+    page.locator(".lk-circuit-groups").get_by_role("button", name="Unfold").click()
+    assert int(shown(page).split()[0]) == before
+    assert page.evaluate("window.broken") is None
+
+
+def test_examples_come_from_the_kernel_and_stay_in_the_file(open_page: Open, tmp_path: Path) -> None:
+    lab = induction_lab()
+    ids = [[LETTERS.index(c) for c in text] for text in ("abcdeab", "ghijklgh", "zyxwvzy")]
+    metric = LETTERS.index("c")
+    pairs = [(ids[0], [LETTERS.index(c) for c in "abcdeae"])]
+    circuit = lk.circuits.find(lab, pairs, lambda logits: logits[-1, metric])
+    view = lk.views.circuit(circuit, lab, faithfulness=False, texts=ids)
+    assert view.wait(30)
+    view.focus = "head 1.2"
+    page = open_page(view.to_html(tmp_path / "examples.html"))
+    passages = page.locator(".lk-circuit-passages .lk-tl-passage")
+    assert passages.count() == 3
+    assert "first tokens are left out" in page.locator(".lk-circuit-examples").inner_text()
+    passages.first.locator(".lk-tl-word").nth(2).hover()
+    assert page.locator(".lk-circuit-examples > p").last.inner_text().startswith("“")
+    stand_in.draw(page, view)
+    stand_in.pump(page, view)
+    passages.first.wait_for()
+    assert passages.count() == 3
+    assert "token" in passages.first.inner_text()
+    view.close()
+    lab.close()
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  cellOf, groupLetter, layOut, lineNames, measuredAt, membersOf, nearestStop, partAt, partTarget, placeWords, readGraph, shortLabel, shownAt, signed, stops,
+  cellOf, fold, foldShown, groupLetter, layOut, lineNames, measuredAt, membersOf, nearestStop, partAt, partTarget, placeWords, readGraph, shortLabel, shownAt, signed, stops,
 } from "../../labkit/views/circuit_view/logic.js";
 
 const KINDS = ["input", "head", "mlp", "neuron", "feature", "error", "output"];
@@ -126,4 +126,35 @@ test("a pattern is read packed or whole", () => {
 
 test("ends of intervals and p-values are no lines", () => {
   assert.deepEqual(lineNames([{ size: 1, good: 0.5, random: 0.1, random_low: 0, random_high: 0.2, p: 0.05 }]), ["good", "random"]);
+});
+
+test("a folded group is one part: its effects, direct effects and edges are sums, and it stands with its strongest", () => {
+  const { graph, facts } = graphOf(PARTS, [...LINKS, [1, 3, 0.25]]);
+  const folded = fold(graph, [["ours", [2, 3]]]);
+  const at = graph.parts.length;
+  const { parts, links } = folded.graph;
+  assert.deepEqual([parts.length, parts[at].kind, parts[at].effect, parts[at].layer, parts[at].position], [at + 1, "group", -1, 1, 2]);
+  const edges = links.map(({ from, to, effect }) => [from, to, Number(effect.toFixed(3))]);
+  assert.deepEqual(edges, [[0, 1, 0.1], [1, at, -0.65], [at, 5, 0.7], [0, 5, 3], [4, 5, 0.2]], "1 to 2 and 1 to 3 are one edge, 2 to 3 none");
+  assert.deepEqual([folded.graph.in[at], folded.graph.out[at]], [[1], [2]]);
+  assert.deepEqual([folded.graph.in[2], folded.graph.out[3]], [[], []], "what is in it is joined to nothing");
+  assert.equal(shortLabel(parts[at], facts.tokens), "ours");
+  assert.equal(placeWords(parts[at], facts.tokens), "group “ours”");
+  // with one of its parts the group is shown, with all of its edges' sum
+  const shown = foldShown(shownAt(graph, 1, []), folded);
+  assert.ok(shown.parts.has(at) && !shown.parts.has(2) && !shown.parts.has(3));
+  const layout = layOut(folded.graph, foldShown(shownAt(graph, 4, []), folded), facts, 600, new Map());
+  assert.ok(layout.place.has(at) && !layout.place.has(2));
+  // nothing folded: as it was
+  const plain = fold(graph, []);
+  assert.deepEqual([plain.graph.links, plain.graph.in, plain.graph.heaviest], [graph.links, graph.in, graph.heaviest]);
+  assert.deepEqual(foldShown(shownAt(graph, 3, []), plain), shownAt(graph, 3, []));
+});
+
+test("two folded groups are joined by the sum of what joins their parts", () => {
+  const { graph } = graphOf(PARTS, [[1, 2, 0.5], [1, 3, -0.2], [2, 4, 0.1]]);
+  const { graph: folded, links } = fold(graph, [["a", [1]], ["b", [2, 3, 4]]]);
+  assert.deepEqual(folded.links.map(({ from, to, effect }) => [from, to, Number(effect.toFixed(3))]), [[6, 7, 0.3]]);
+  assert.deepEqual(links, [0, 0, null]);
+  assert.ok(Number.isNaN(folded.parts[7].effect), "with a part that is not known the sum is not");
 });

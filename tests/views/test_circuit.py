@@ -123,6 +123,69 @@ def test_what_a_part_writes_on_the_logits_is_the_attribution(view: CircuitView, 
     assert view.looked["position"] == len(TEXT) - 1
 
 
+def test_what_a_neuron_writes_is_known_where_the_trace_kept_it() -> None:
+    import fuzz
+
+    from labkit.trace.lens import neuron_contributions
+
+    lab = lk.Lab(fuzz.tiny_model().eval(), fuzz.tiny_tokenizer(), name="tiny")
+    trace = lab.trace("to be or not", keep=(*KEEP, "mlp_neurons"))
+    last = len(trace) - 1
+    nodes = (CircuitNode("n", "neuron", 0, 3, last, 1.0), CircuitNode("m", "neuron", 0, 4, 0, 1.0))
+    graph = CircuitGraph(nodes, (), tuple(trace.tokens), "tiny", trace.layers, "x", "")
+    view = lk.views.circuit(graph, lab, trace=trace, texts=[])
+    assert view.wait(SECONDS)
+    direct = np.frombuffer(view.direct, "<f4")
+    token = lk.logit_attribution(lab, trace).token_id
+    assert direct[0] == pytest.approx(neuron_contributions(lab, trace, [(0, 3)], token)[0, 3], abs=1e-5)
+    assert direct[0] != 0
+    assert direct[1] == 0
+    view.close()
+    view = lk.views.circuit(graph, lab, trace=lab.trace("to be or not", keep=KEEP), texts=[])
+    assert view.wait(SECONDS)
+    assert math.isnan(np.frombuffer(view.direct, "<f4")[0])
+    assert "mlp_neurons" in view.looked["neurons"]
+    view.close()
+
+
+def test_each_part_has_the_texts_in_which_it_is_most_active(lab: lk.Lab, tmp_path: Path) -> None:
+    texts = [[LETTERS.index(c) for c in text] for text in (TEXT, "fghijfg", "aabbccd")]
+    view = lk.views.circuit(copying(), lab, texts=texts)
+    assert view.wait(SECONDS)
+    found = lk.circuits.part_examples(lab, [("head", *INDUCTION)], texts)["head", *INDUCTION]
+    sent = view._answer_examples("head", *INDUCTION).value
+    assert [each["from"] for each in sent["examples"]] == [f"text {each.text}" for each in found.top]
+    assert [each["position"] for each in sent["examples"]] == [each.position for each in found.top]
+    assert sent["median"] == pytest.approx(found.median)
+    assert view._answer_examples("mlp", 0, None).value is None, "no such part was asked for"
+    assert set(view._export_state()["examples"]) == {"head 1.2", "head 0.1", "head 1.0"}
+    view.close()
+    view = lk.views.circuit(copying(), lab)
+    assert view.wait(SECONDS)
+    (only,) = view._answer_examples("head", *INDUCTION).value["examples"]
+    assert only["from"] == "this text"
+    view.close()
+    view = lk.views.circuit(copying(), lab, texts=[])
+    assert view.wait(SECONDS)
+    assert view._answer_examples("head", *INDUCTION).value is None
+    view.close()
+
+
+def test_a_group_is_folded_by_its_name() -> None:
+    view = lk.views.circuit(random_circuit())
+    view.group(view.table.id[:3].tolist(), "ours")
+    view.fold("ours")
+    assert view.folded == ["ours"]
+    view.focus = "group ours"
+    view.fold("ours", on=False)
+    assert view.folded == []
+    with pytest.raises(lk.BadInput, match="is no group"):
+        view.fold("theirs")
+    with pytest.raises(lk.BadInput, match="no part of this circuit"):
+        view.focus = "group theirs"
+    view.close()
+
+
 def test_a_head_s_pattern_is_the_trace_s(view: CircuitView, lab: lk.Lab) -> None:
     n = len(TEXT)
     pattern = lab.trace([LETTERS.index(c) for c in TEXT], keep="attention").attention(*INDUCTION).numpy()
@@ -198,6 +261,10 @@ def test_a_circuit_that_was_searched_for_is_taken_as_it_is(lab: lk.Lab, parts: s
     assert view.facts["by"] == ("edges" if parts == "edges" else "parts")
     assert [row["faithfulness"] for row in view.curve] == table.faithfulness.tolist()
     assert view.looked["token"] == "c"
+    assert circuit.texts == (tuple(clean), tuple(corrupted))
+    if parts == "heads":
+        sent = view._answer_examples("head", *INDUCTION).value
+        assert {each["from"] for each in sent["examples"]} == {"clean text of pair 0", "corrupted text of pair 0"}
     induction = f"head {INDUCTION[0]}.{INDUCTION[1]}"
     view.knock_out(induction)
     assert view.wait(SECONDS)

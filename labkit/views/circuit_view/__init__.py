@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import traitlets
@@ -13,7 +14,16 @@ from labkit.checks import whole
 from labkit.errors import BadInput
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.circuit_view.graphs import END, Curve, curve_of, described, graph_of, measured, name_of, ranked
-from labkit.views.circuit_view.looking import KEEP, Looked, direct_effects, pattern_of, trace_of
+from labkit.views.circuit_view.looking import (
+    KEEP,
+    Looked,
+    Sampled,
+    direct_effects,
+    pattern_of,
+    sample_key,
+    sampled,
+    trace_of,
+)
 from labkit.views.circuit_view.picture import drawn
 from labkit.views.circuit_view.removing import Removal, Remover, corrupting, own, zeroing
 from labkit.views.kit.errors import Refused
@@ -34,6 +44,8 @@ __all__ = ["KEEP", "CircuitView", "circuit"]
 FIRST_SIZE = 24  # parts or edges that are shown at first
 NAME_CHARACTERS = 40
 PATTERN_BYTES = 400_000  # of heads' patterns in a file, the strongest heads first
+GROUP = "group "  # before its name, a folded group's id
+EXAMPLE_CHARACTERS = 300_000  # of examples in a file, likewise: with all else it stays below 2 MB
 
 
 def circuit(
@@ -44,17 +56,20 @@ def circuit(
     metric: Callable[..., Any] | None = None,
     knock_out: Callable[[Sequence[CircuitNode]], float] | None = None,
     faithfulness: Any = None,
+    texts: Sequence[object] | None = None,
     size: int | None = None,
 ) -> CircuitView:
     """Show a circuit: layers downward, tokens across, each part as large as its effect, each edge as wide as its own.
 
     A slider says how many parts (or edges) are kept, strongest first, and what share of the model's answer they carry where
-    that was measured. A click on a part gives its numbers, its edges and its token; parts can be pinned, named and grouped,
-    and a file (`to_html`) keeps that.
+    that was measured. A click on a part gives its numbers, its edges and its token; parts can be pinned, named and grouped, a
+    group can be folded into one, and a file (`to_html`) keeps that.
     found: a CircuitGraph, or what `lk.circuits.find` returned.
-    lab: with it a part also shows what it writes on the logit of the model's first choice (`lk.logit_attribution`), and a head
-        its pattern.
+    lab: with it a part also shows what it writes on the logit of the model's first choice (`lk.logit_attribution`), a head its
+        pattern, and each the texts in which it is most active (`lk.circuits.part_examples`).
     trace: of the graph's own text, kept with `labkit.views.circuit_view.KEEP`; by default the lab reads the graph's tokens.
+    texts: in which such examples are looked for, a pass each, 64 at most; by default those of the circuit's pairs, else the
+        graph's own; []: in none.
     What becomes of the model without a part is computed when it is knocked out: by `knock_out`, a function of a list of
         CircuitNodes that gives a number (called in a worker thread); else with `metric`, a function of the text's logits
         (T, vocabulary), the parts set to zero; else by the circuit's own `without` (of heads and neurons: the parts set to what
@@ -77,15 +92,33 @@ def circuit(
         trace=trace,
         remove=own(knock_out, graph) if knock_out is not None else corrupting(without) if callable(without) else None,
         metric=metric,
+        texts=_own_texts(found) if texts is None else Texts(list(texts), [f"text {i}" for i in range(len(texts))]),
         size=size,
     )
+
+
+def _own_texts(found: object) -> Texts | None:
+    """The texts of a circuit's pairs, and what each is called; None where they are not known."""
+    own = getattr(found, "texts", None)
+    if own is None:
+        return None
+    return Texts(
+        list(own), [f"{side} text of pair {i}" for i in range(len(own) // 2) for side in ("clean", "corrupted")]
+    )
+
+
+class Texts(NamedTuple):
+    """Texts to look for examples in, and what each is called."""
+
+    texts: list[object]
+    names: list[str]
 
 
 class CircuitView(View):
     """A circuit on show. `size` is how many parts or edges are kept, `focus` the id of the part that is looked at.
 
-    `pin(id)`, `name(id, name)`, `group(ids, name)` do what the buttons do; an empty name undoes it. `knock_out(*ids)` switches
-    parts off, none to put all back, and `wait()` waits for what becomes of it.
+    `pin(id)`, `name(id, name)`, `group(ids, name)`, `fold(name)` do what the buttons do; an empty name undoes it.
+    `knock_out(*ids)` switches parts off, none to put all back, and `wait()` waits for what becomes of it.
     """
 
     _title = "A circuit: which parts of the model make it say so"
@@ -113,6 +146,8 @@ class CircuitView(View):
     """What somebody calls a part, by its id."""
     groups = traitlets.Dict(key_trait=traitlets.Unicode(), value_trait=traitlets.Unicode()).tag(sync=True)
     """The group that a part is in, by its id."""
+    folded = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    """Groups that are drawn as one part."""
 
     can_look = traitlets.Bool(False).tag(sync=True)
     looked = traitlets.Dict().tag(sync=True)
@@ -124,6 +159,10 @@ class CircuitView(View):
     cells = traitlets.Bytes(b"").tag(sync=True)
     status = traitlets.Dict().tag(sync=True)
     """Of looking at the text, as `Job` says it."""
+    examples = traitlets.Dict().tag(sync=True)
+    """In a file: where parts are most active, by "head 3.5" (`looking.sampled`)."""
+    sampling = traitlets.Dict().tag(sync=True)
+    """Of looking for examples, as `Job` says it."""
 
     can_remove = traitlets.Bool(False).tag(sync=True)
     knocked = traitlets.List(traitlets.Unicode()).tag(sync=True)
@@ -143,6 +182,7 @@ class CircuitView(View):
         trace: Trace | None,
         metric: Callable[..., Any] | None,
         remove: Remover | None,
+        texts: Texts | None,
         size: int | None,
     ) -> None:
         self.graph = graph
@@ -159,6 +199,16 @@ class CircuitView(View):
             failed="It can't be knocked out:",
             give_up=lambda _ids: self._forget_removal(),
         )
+        self._samples: Sampled = {}
+        self._texts = Texts([], []) if lab is None else texts
+        self._sampling: Job[None, Sampled] = Job(
+            self,
+            self._sample,
+            self._show_samples,
+            status="sampling",
+            failed="No examples can be had:",
+            keep_stopped=True,
+        )
         self._remover = zeroing(lab, self._text, metric) if remove is None and lab is not None else remove
         total = len(ranked(graph, by))
         sent = described(graph, by)
@@ -170,9 +220,12 @@ class CircuitView(View):
             self.curve = curve
             self.size = min(total, FIRST_SIZE) if size is None else min(total, whole("size", size, 0))
         self._knocking.clear()
+        self._sampling.clear()
         self.observe(self._on_knocked, names="knocked")
         if lab is not None:
             self._looking.ask(None)
+            if self._texts is None or self._texts.texts:
+                self._sampling.ask(None)
 
     # what a user calls ------------------------------------------------------------------------------------------------
 
@@ -191,6 +244,14 @@ class CircuitView(View):
         given = [self._known(each) for each in ([ids] if isinstance(ids, str) else ids)]
         others = {id: group for id, group in self.groups.items() if id not in given}
         self.groups = {**others, **dict.fromkeys(given, name)} if name.strip() else others
+
+    def fold(self, name: str, on: bool = True) -> None:
+        """Draw a group as one part, effects and edges summed; on: False takes it apart. Raises BadInput for no group's name."""
+        if name not in self.groups.values():
+            raise BadInput(
+                f"{shorten(visible(name), 60)!r} is no group; put parts into one first: view.group(ids, name)."
+            )
+        self.folded = [each for each in self.folded if each != name] + ([name] if on else [])
 
     def knock_out(self, *ids: str) -> None:
         """Switch parts off, and no others; none to put all back. `wait()`, then `removed` says what became of it."""
@@ -213,13 +274,20 @@ class CircuitView(View):
         given: Mapping[str, str] = proposal["value"]
         return {self._known(id): shorten(clean(name).strip(), NAME_CHARACTERS) for id, name in given.items()}
 
+    @traitlets.validate("folded")
+    def _valid_folded(self, proposal: Proposal) -> list[str]:
+        return list(dict.fromkeys(shorten(clean(name).strip(), NAME_CHARACTERS) for name in proposal["value"]))
+
     @traitlets.validate("size")
     def _valid_size(self, proposal: Proposal) -> int:
         return int(min(max(0, proposal["value"]), len(ranked(self.graph, str(self.facts["by"])))))
 
     @traitlets.validate("focus")
     def _valid_focus(self, proposal: Proposal) -> str:
-        return self._known(proposal["value"]) if proposal["value"] else ""
+        value = str(proposal["value"])
+        if value.startswith(GROUP) and value.removeprefix(GROUP) in self.groups.values():
+            return value
+        return self._known(value) if value else ""
 
     def _known(self, id: str) -> str:
         if id not in self._nodes:
@@ -249,6 +317,25 @@ class CircuitView(View):
         if self._trace is None:
             raise BadInput("The text has not been read yet.")
         return Answer({"n": len(self._trace)}, [pattern_of(self._trace, layer, head)])
+
+    def _sample(self, _request: None, run: Run) -> Sampled:
+        assert self._lab is not None
+        texts = Texts([self._text().ids], ["this text"]) if self._texts is None else self._texts
+
+        def going(done: int, total: int) -> bool:
+            run.say(f"text {done + 1} of {total}", done=done, total=total)
+            return not run.stop.is_set()
+
+        return sampled(self._lab, self.graph, texts.texts, texts.names, going)
+
+    def _show_samples(self, _request: None, samples: Sampled) -> str:
+        self._samples = samples
+        return ""
+
+    @answers
+    def _answer_examples(self, kind: str, layer: int, index: int | None) -> Answer:
+        """Where a part is most active; null where that is not known."""
+        return Answer(self._samples.get(sample_key(kind, layer, index)))
 
     # knocking out -----------------------------------------------------------------------------------------------------
 
@@ -335,7 +422,21 @@ class CircuitView(View):
         state = super()._export_state()
         if self._trace is not None and self._lab is not None:
             state["patterns"], state["cells"] = self._patterns_written()
+        state["examples"] = self._samples_written()
         return state
+
+    def _samples_written(self) -> Sampled:
+        """The examples of the strongest parts, as many as a file has room for."""
+        written: Sampled = {}
+        room = EXAMPLE_CHARACTERS
+        for node in sorted(self.graph.nodes, key=lambda node: -abs(node.effect) if math.isfinite(node.effect) else 0.0):
+            key = "" if node.layer is None else sample_key(node.kind, node.layer, node.index)
+            if key in self._samples and key not in written:
+                room -= len(json.dumps(self._samples[key]))
+                if room < 0:
+                    break
+                written[key] = self._samples[key]
+        return written
 
     def _patterns_written(self) -> tuple[dict[str, list[int]], bytes]:
         """The patterns of the strongest heads, as many as a file has room for."""

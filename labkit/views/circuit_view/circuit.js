@@ -10,7 +10,7 @@ import { lineChart, linesOf, plain } from "../kit/line_chart.js";
 import { mount } from "../kit/mount.js";
 import { shape } from "../kit/plot.js";
 import { sheet } from "../kit/sheet.js";
-import { groupLetter, layOut, lineNames, measuredAt, membersOf, nearestStop, partAt, partTarget, placeWords, readGraph, shownAt, signed, stops } from "./logic.js";
+import { fold, foldShown, GROUP, groupLetter, layOut, lineNames, measuredAt, membersOf, nearestStop, partAt, partTarget, placeWords, readGraph, shownAt, signed, stops } from "./logic.js";
 import { kindSample, paint, paintFocus } from "./paint.js";
 import { partPanel } from "./panel.js";
 
@@ -21,7 +21,7 @@ import { partPanel } from "./panel.js";
 /** @typedef {import("./logic.js").Measured} Measured */
 
 const CURVE_HEIGHT = 130;
-const LABEL_KEYS = "Arrow keys go from part to part, Enter pins it, Delete knocks it out, Escape lets go.";
+const LABEL_KEYS = "Arrow keys go from part to part, Enter pins it, Delete knocks it out, F folds its group or takes it apart, Escape lets go.";
 
 /**
  * How much is kept: the slider, what that carries, and the curve. Returns {element, draw(shown), chart(width)}.
@@ -84,8 +84,15 @@ function render(widget) {
   root.classList.add("lk-panes");
   const facts = /** @type {Facts} */ (view.get("facts"));
   const read = () => readGraph(facts, view.get("places"), view.get("effects"), view.get("links"), view.get("weights"), view.get("direct"));
-  let graph = read();
+  let whole = read(); // with all parts by themselves
   const at = new Map(facts.ids.map((id, i) => [id, i]));
+  const foldNow = () => {
+    const folds = new Set(/** @type {string[]} */ (view.get("folded")));
+    const groups = membersOf(view.get("groups")).filter(([name]) => folds.has(name));
+    return fold(whole, groups.map(([name, ids]) => [name, ids.flatMap((id) => at.get(id) ?? [])]));
+  };
+  let folding = foldNow();
+  let graph = folding.graph; // with groups folded
   const placesOf = (/** @type {string[]} */ ids) => new Set(ids.flatMap((id) => at.get(id) ?? []));
   /** @type {Shown} */
   let shown = { parts: new Set(), links: [] };
@@ -97,9 +104,9 @@ function render(widget) {
   let framed = []; // the parts of a group that is pointed at
 
   const head = make("p", "lk-muted");
-  const parts = graph.parts.filter(({ rank }) => rank > 0).length;
-  head.append(make("strong", "", plain(facts.model, 80)), ` · ${plain(facts.metric, 120)} · ${counted(parts, "part")}, ${counted(graph.links.length, "edge")}`);
-  const bar = sizeBar(view, graph.ranked.length, (size) => {
+  const parts = whole.parts.filter(({ rank }) => rank > 0).length;
+  head.append(make("strong", "", plain(facts.model, 80)), ` · ${plain(facts.metric, 120)} · ${counted(parts, "part")}, ${counted(whole.links.length, "edge")}`);
+  const bar = sizeBar(view, whole.ranked.length, (size) => {
     view.set("size", size);
   });
   const key = make("div", "lk-small");
@@ -119,7 +126,7 @@ function render(widget) {
   picture.append(under, over);
   const scroller = sheet(picture);
   const foot = make("p", "lk-foot");
-  const panel = partPanel(view, () => graph, { go: choose, pin, knock, name: (i, text) => entitle("names", i, text), group: (i, text) => entitle("groups", i, text) });
+  const panel = partPanel(view, () => graph, { go: choose, pin, knock, name: (i, text) => entitle("names", i, text), group: (i, text) => entitle("groups", i, text), fold: foldOf, members: (i) => folding.members.get(i) ?? [] });
   const groups = make("section", "lk-circuit-groups");
   const removal = box("lk-circuit-removal");
   const side = box("lk-circuit-side", panel.element, removal, removing.element, groups);
@@ -128,7 +135,13 @@ function render(widget) {
   status.element.hidden = exported;
   removing.element.hidden = exported;
 
-  const focus = () => at.get(view.get("focus")) ?? null;
+  /** The part in focus; one in a folded group is that group. */
+  const focus = () => {
+    const id = view.get("focus");
+    const i = at.get(id);
+    if (i !== undefined) return folding.home(i);
+    return [...folding.members.keys()].find((i) => graph.parts[i].id === id) ?? null;
+  };
 
   // what somebody does ---------------------------------------------------------------------------------------------
 
@@ -140,27 +153,48 @@ function render(widget) {
   }
   /** @param {number | null} i */
   function choose(i) {
-    if (i !== null && !shown.parts.has(i)) pin(i); // an edge of the panel leads to it: it is to be seen
-    view.set("focus", i === null ? "" : facts.ids[i]);
+    if (i !== null && !shown.parts.has(folding.home(i))) pin(i); // an edge of the panel leads to it: it is to be seen
+    view.set("focus", i === null ? "" : graph.parts[folding.home(i)].id);
   }
   /** @param {number} i */
   function pin(i) {
     toggle("pins", i);
   }
+  /** The ids that a part stands for: its own, or those in the group. @param {number} i */
+  const idsOf = (i) => (folding.members.get(i) ?? [i]).map((each) => facts.ids[each]);
   /** @type {(trait: "pins" | "knocked", i: number) => string[]} */
   function toggled(trait, i) {
     const now = /** @type {string[]} */ (view.get(trait));
-    return now.includes(facts.ids[i]) ? now.filter((id) => id !== facts.ids[i]) : [...now, facts.ids[i]];
+    const own = idsOf(i);
+    const others = now.filter((id) => !own.includes(id));
+    return own.every((id) => now.includes(id)) ? others : [...others, ...own];
+  }
+  /** Fold the group of a part, or take a folded one apart. @param {number} i */
+  function foldOf(i) {
+    const apart = folding.members.get(i);
+    const name = apart ? graph.parts[i].id.slice(GROUP.length) : view.get("groups")[facts.ids[i]];
+    if (name === undefined) return;
+    foldGroup(name);
+  }
+  /** @param {string} name */
+  function foldGroup(name) {
+    const now = /** @type {string[]} */ (view.get("folded"));
+    const apart = now.includes(name);
+    const stands = apart ? folding.members.get([...folding.members.keys()].find((i) => graph.parts[i].id === GROUP + name) ?? -1)?.[0] : undefined;
+    const inside = view.get("groups")[view.get("focus")] === name || view.get("focus") === GROUP + name;
+    view.set("folded", apart ? now.filter((each) => each !== name) : [...now, name]);
+    if (inside) view.set("focus", apart ? facts.ids[stands ?? 0] : GROUP + name);
   }
   /** @type {(trait: "pins" | "knocked", i: number) => void} */
   const toggle = (trait, i) => view.set(trait, toggled(trait, i));
   /** @param {number} i */
   function knock(i) {
-    if (exported || !view.get("can_remove") || graph.parts[i].rank === 0) return;
+    if (exported || !view.get("can_remove") || (graph.parts[i].rank === 0 && !folding.members.has(i))) return;
     removing.hear(view.wire.tell({ knocked: toggled("knocked", i) }));
   }
   /** @type {(trait: "names" | "groups", i: number, text: string) => void} */
   function entitle(trait, i, text) {
+    if (i >= facts.ids.length) return;
     const { [facts.ids[i]]: _, ...others } = view.get(trait);
     view.set(trait, text.trim() ? { ...others, [facts.ids[i]]: text.trim() } : others);
   }
@@ -172,6 +206,7 @@ function render(widget) {
       return now !== null;
     }
     if (now !== null && key === "Enter") pin(now);
+    else if (now !== null && (key === "f" || key === "F")) foldOf(now);
     else if (now !== null && (key === "Delete" || key === "Backspace")) knock(now);
     else {
       const target = partTarget(layout, key, now);
@@ -190,17 +225,23 @@ function render(widget) {
 
   // what is drawn --------------------------------------------------------------------------------------------------
 
+  /** Of a folded group: all that is in it. @type {(ids: string[]) => Set<number>} */
+  const marked = (ids) => {
+    const own = placesOf(ids);
+    for (const [i, members] of folding.members) if (members.every((each) => own.has(each))) own.add(i);
+    return own;
+  };
   const marks = () => ({
-    pins: placesOf(view.get("pins")),
-    knocked: placesOf(view.get("knocked")),
-    letters: new Map(membersOf(view.get("groups")).flatMap(([, ids], k) => ids.map((id) => /** @type {[number, number]} */ ([at.get(id) ?? -1, k])))),
+    pins: marked(view.get("pins")),
+    knocked: marked(view.get("knocked")),
+    letters: new Map(membersOf(view.get("groups")).flatMap(([, ids], k) => ids.map((id) => /** @type {[number, number]} */ ([folding.home(at.get(id) ?? -1), k])))),
   });
   const labels = () => new Map(Object.entries(view.get("names")).map(([id, name]) => [at.get(id) ?? -1, plain(/** @type {string} */ (name), 16)]));
 
   function drawPicture() {
     const width = scroller.element.clientWidth - scroller.gutter;
     if (width < 60) return;
-    shown = shownAt(graph, view.get("size"), [...placesOf(view.get("pins"))]);
+    shown = foldShown(shownAt(whole, view.get("size"), [...placesOf(view.get("pins"))]), folding);
     layout = layOut(graph, shown, facts, width, labels());
     paint(view, under, graph, shown, layout, marks());
     for (const each of [under, over, picture]) pixels(each, { width: layout.width, height: layout.height });
@@ -232,17 +273,18 @@ function render(widget) {
     const part = graph.parts[i];
     const name = view.get("names")[part.id];
     const unit = facts.unit ? ` ${plain(facts.unit, 40)}` : "";
-    const effect = part.rank > 0 ? `: ${signed(part.effect)}${unit}, rank ${part.rank}` : "";
+    const within = folding.members.get(i);
+    const effect = within ? `: ${counted(within.length, "part")}, together ${signed(part.effect)}${unit}` : part.rank > 0 ? `: ${signed(part.effect)}${unit}, rank ${part.rank}` : "";
     return `${name ? `${name}, ` : ""}${placeWords(part, facts.tokens)}${effect}; ${counted(graph.in[i].length, "edge")} in, ${graph.out[i].length} out`;
   }
   function drawKey() {
-    const kinds = [...new Set(graph.parts.map(({ kind }) => kind))].filter((kind) => kind !== "input" && kind !== "output");
-    const title = { head: "head", mlp: "MLP", neuron: "neuron", feature: "feature", error: "error" };
+    const kinds = [...new Set(whole.parts.map(({ kind }) => kind))].filter((kind) => kind !== "input" && kind !== "output");
+    const title = { head: "head", mlp: "MLP", neuron: "neuron", feature: "feature", error: "error", group: "group, folded" };
     key.replaceChildren(
       legend([
         { sample: kindSample(view, kinds[0] ?? "head", 1), text: "raises the metric" },
         { sample: kindSample(view, kinds[0] ?? "head", -1), text: "lowers it; such edges are dashed" },
-        ...kinds.map((kind) => ({ sample: kindSample(view, kind, 1), text: title[/** @type {keyof typeof title} */ (kind)] ?? kind })),
+        ...[...kinds, ...(folding.members.size > 0 ? ["group"] : [])].map((kind) => ({ sample: kindSample(view, kind, 1), text: title[/** @type {keyof typeof title} */ (kind)] ?? kind })),
       ]),
     );
   }
@@ -252,15 +294,17 @@ function render(widget) {
     const list = make("ul", "lk-circuit-list");
     for (const [k, [name, ids]] of found.entries()) {
       const members = ids.flatMap((id) => at.get(id) ?? []);
-      const sum = members.reduce((total, i) => total + (graph.parts[i].effect || 0), 0);
+      const sum = members.reduce((total, i) => total + (whole.parts[i].effect || 0), 0);
       const line = make("li");
       const letter = make("span", "lk-circuit-letter", groupLetter(k));
       letter.style.setProperty("--lk-colour", `var(--lk-series-${k % 6})`);
       const show = button(name, "", () => choose(members[0]));
       show.classList.add("lk-circuit-go");
-      for (const event of ["pointerenter", "focus"]) show.addEventListener(event, () => ((framed = members), drawFocus()));
+      for (const event of ["pointerenter", "focus"]) show.addEventListener(event, () => ((framed = [...new Set(members.map(folding.home))]), drawFocus()));
       for (const event of ["pointerleave", "blur"]) show.addEventListener(event, () => ((framed = []), drawFocus()));
-      line.append(letter, " ", show, ` ${counted(members.length, "part")}, effects together ${signed(sum)}`);
+      const does = view.get("folded").includes(name) ? "Unfold" : "Fold";
+      const folds = button(does, `${does} ${plain(name, 40)}`, () => foldGroup(name));
+      line.append(letter, " ", show, ` ${counted(members.length, "part")}, effects together ${signed(sum)} `, folds);
       list.append(line);
     }
     groups.replaceChildren(make("h2", "", "Groups"), list);
@@ -277,7 +321,7 @@ function render(widget) {
     const back = button("Put all back", "", () => removing.hear(view.wire.tell({ knocked: [] })));
     back.hidden = exported;
     const said = make("p", "lk-circuit-outcome", words);
-    const which = make("p", "lk-muted", knocked.map((id) => placeWords(graph.parts[at.get(id) ?? 0], facts.tokens)).join(", "));
+    const which = make("p", "lk-muted", knocked.map((id) => placeWords(whole.parts[at.get(id) ?? 0], facts.tokens)).join(", "));
     removal.replaceChildren(make("h2", "", `Knocked out: ${counted(knocked.length, "part")}${fresh && how ? `, ${how}` : ""}`), which, said, back);
   }
 
@@ -291,20 +335,34 @@ function render(widget) {
   }
   drawKey();
   drawAll();
-  view.on(["size", "pins", "names", "groups"], drawAll);
+  const refold = () => {
+    folding = foldNow();
+    graph = folding.graph;
+    pointed = null;
+    framed = [];
+    drawKey();
+    drawAll();
+  };
+  view.on(["size", "pins", "names"], drawAll);
+  view.on(["groups", "folded"], refold);
   view.on("focus", () => {
     drawFocus();
     panel.draw(focus());
     spoken.say(() => (focus() === null ? null : sentence(/** @type {number} */ (focus()))));
   });
   view.on(["direct", "looked"], () => {
-    graph = read();
+    whole = read();
+    folding = foldNow();
+    graph = folding.graph;
     panel.draw(focus());
   });
   view.on(["knocked", "removed"], () => {
     drawPicture();
     panel.draw(focus());
     drawRemoval();
+  });
+  view.on("sampling", () => {
+    if (view.get("sampling").state === "done") panel.draw(focus());
   });
   const follow = () => {
     status.draw(view.get("status"), "reading the text …");

@@ -134,16 +134,17 @@ export function measuredAt(curve, size, name) {
 const WORDS = { head: "head", mlp: "MLP", neuron: "neuron", feature: "feature", error: "error" };
 
 /** "layer 3 head 5", without its position. @type {(part: Part, tokens: string[]) => string} */
-export function partWords({ kind, layer, index, position }, tokens) {
+export function partWords({ id, kind, layer, index, position }, tokens) {
   if (kind === "input") return position === null ? "token embeddings" : `token ${quotedToken(tokens, position)}`;
   if (kind === "output") return "logits";
+  if (kind === "group") return `group “${visibleLabel(id.slice(GROUP.length), 40)}”`;
   const own = `${WORDS[kind] ?? kind}${index === null ? "" : ` ${index}`}`;
   return layer === null ? own : `layer ${layer} ${own}`;
 }
 
 /** The same with its place. @type {(part: Part, tokens: string[]) => string} */
 export function placeWords(part, tokens) {
-  const where = part.position === null || part.kind === "input" ? "" : ` at ${quotedToken(tokens, part.position)} (${part.position})`;
+  const where = part.position === null || part.kind === "input" || part.kind === "group" ? "" : ` at ${quotedToken(tokens, part.position)} (${part.position})`;
   return partWords(part, tokens) + where;
 }
 
@@ -151,9 +152,10 @@ export function placeWords(part, tokens) {
 export const quotedToken = (tokens, position) => `“${visibleLabel(tokens[position] ?? "", 24)}”`;
 
 /** A label for the picture: "3.5" for head 5 of layer 3. @type {(part: Part, tokens: string[]) => string} */
-export function shortLabel({ kind, layer, index, position }, tokens) {
+export function shortLabel({ id, kind, layer, index, position }, tokens) {
   if (kind === "input") return position === null ? "tokens" : visibleLabel(tokens[position] ?? "", 8);
   if (kind === "output") return "logits";
+  if (kind === "group") return visibleLabel(id.slice(GROUP.length), 14);
   const own = `${layer ?? ""}${index === null ? "" : `.${index}`}`;
   return kind === "head" ? own : `${{ mlp: "MLP", neuron: "n", feature: "f", error: "err" }[kind] ?? kind} ${own}`;
 }
@@ -196,7 +198,7 @@ export function radius(part, graph) {
 }
 
 /** @type {Record<string, number>} */
-const ORDER = { input: 0, head: 1, mlp: 2, neuron: 2, feature: 2, error: 3, output: 4 };
+const ORDER = { input: 0, head: 1, group: 1, mlp: 2, neuron: 2, feature: 2, error: 3, output: 4 };
 
 /**
  * Where all that is shown stands, within a width where that is possible. names: labels that somebody gave, by place.
@@ -209,7 +211,7 @@ export function layOut(graph, shown, facts, width, names) {
   const boxes = new Map(
     all.map((i) => {
       const r = radius(parts[i], graph);
-      const label = names.get(i) ?? (labelled ? shortLabel(parts[i], facts.tokens) : "");
+      const label = names.get(i) ?? (labelled || parts[i].kind === "group" ? shortLabel(parts[i], facts.tokens) : "");
       return [i, { i, r, label, wide: Math.max(2 * r, 5.6 * [...label].length) + GAP, high: 2 * r + 3 + (label ? LABEL : 0) }];
     }),
   );
@@ -369,6 +371,76 @@ export function partTarget({ spots, place }, key, from) {
 export function cellOf(codes, n, query, key) {
   if (codes.length === n * n) return codes[query * n + key];
   return key > query ? 0 : codes[(query * (query + 1)) / 2 + key];
+}
+
+/** Before its name, the id of a group that is folded; as in __init__.py. */
+export const GROUP = "group ";
+
+/**
+ * A graph in which groups are one part each, after all others; what is in them stays in its place, joined to nothing.
+ * home: of each part in a folded group the place of that; others are at home themselves. links: of each link of the graph
+ * before the place of the one it is summed in, null for those within a group. members: of each folded group its parts.
+ * @typedef {{graph: Graph, home: (i: number) => number, links: (number | null)[], members: Map<number, number[]>}} Folded
+ */
+
+/**
+ * Groups folded: a group's effects, direct effects and edges are the sums of its parts', and it stands where the one with the
+ * largest effect does. members: of each group to fold its name and parts.
+ * @type {(graph: Graph, groups: [string, number[]][]) => Folded}
+ */
+export function fold(graph, groups) {
+  const parts = [...graph.parts];
+  /** @type {Map<number, number>} */
+  const homes = new Map();
+  /** @type {Map<number, number[]>} */
+  const members = new Map();
+  for (const [name, within] of groups) {
+    if (within.length === 0) continue;
+    const strongest = within.reduce((best, i) => (size(graph.parts[i].effect) > size(graph.parts[best].effect) ? i : best));
+    const sum = (/** @type {"effect" | "direct"} */ of) => within.reduce((total, i) => total + graph.parts[i][of], 0);
+    const { layer, position } = graph.parts[strongest];
+    members.set(parts.length, within);
+    for (const i of within) homes.set(i, parts.length);
+    parts.push({ id: GROUP + name, kind: "group", layer, index: null, position, effect: sum("effect"), direct: sum("direct"), rank: 0 });
+  }
+  const home = (/** @type {number} */ i) => homes.get(i) ?? i;
+  /** @type {Link[]} */
+  const links = [];
+  /** @type {Map<string, number>} */
+  const known = new Map();
+  const places = graph.links.map(({ from, to, via, effect }) => {
+    const [start, end] = [home(from), home(to)];
+    if (start === end) return null;
+    const by = members.has(end) ? "" : via; // of a group no input of one head
+    const folds = members.has(start) || members.has(end);
+    const key = `${start} ${end} ${by}`;
+    const there = folds ? known.get(key) : undefined;
+    if (there !== undefined) {
+      links[there].effect += effect;
+      return there;
+    }
+    known.set(key, links.length);
+    links.push({ from: start, to: end, via: by, effect });
+    return links.length - 1;
+  });
+  /** @type {Graph} */
+  const found = { ...graph, parts, links, in: parts.map(() => []), out: parts.map(() => []) };
+  for (const i of links.map((_, i) => i).sort((a, b) => size(links[b].effect) - size(links[a].effect))) {
+    found.in[links[i].to].push(i);
+    found.out[links[i].from].push(i);
+  }
+  found.largest = Math.max(1e-12, ...parts.flatMap(({ kind, effect }, i) => (END.has(kind) || homes.has(i) ? [] : [size(effect)])));
+  found.heaviest = Math.max(1e-12, ...links.map((each) => size(each.effect)));
+  return { graph: found, home, links: places, members };
+}
+
+/** What is shown of a folded graph, where this is shown of the one before. @type {(shown: Shown, folded: Folded) => Shown} */
+export function foldShown({ parts, links }, { home, links: places, graph }) {
+  const own = new Set(links.flatMap((i) => places[i] ?? []));
+  return {
+    parts: new Set([...parts].map(home)),
+    links: [...own].sort((a, b) => size(graph.links[b].effect) - size(graph.links[a].effect)),
+  };
 }
 
 /** Groups in the order of their names. @type {(groups: Record<string, string>) => [string, string[]][]} */

@@ -178,7 +178,11 @@ function outline(brush, kind, x, y, r) {
   }
   const half = 0.88 * r;
   if (kind === "mlp") brush.rect(x - half, y - half, 2 * half, 2 * half);
-  else if (kind === "input" || kind === "output") brush.roundRect(x - 1.3 * r, y - 0.75 * r, 2.6 * r, 1.5 * r, 3);
+  else if (kind === "group") {
+    // two, one behind the other
+    brush.roundRect(x - half - 2.5, y - half - 2.5, 2 * half, 2 * half, 2);
+    brush.roundRect(x - half, y - half, 2 * half, 2 * half, 2);
+  } else if (kind === "input" || kind === "output") brush.roundRect(x - 1.3 * r, y - 0.75 * r, 2.6 * r, 1.5 * r, 3);
   else corners(brush, { neuron: 4, feature: 6, error: 3 }[kind] ?? 5, x, y, 1.12 * r);
 }
 

@@ -5,9 +5,10 @@ import { barRow } from "../kit/bars.js";
 import { stamp, brushOf } from "../kit/canvas.js";
 import { bytesOf, Codes } from "../kit/codes.js";
 import { ramp } from "../kit/colour.js";
-import { box, make, percent, setText, visibleLabel } from "../kit/common.js";
+import { box, counted, make, percent, setText, visibleLabel } from "../kit/common.js";
 import { button } from "../kit/controls.js";
 import { plain } from "../kit/line_chart.js";
+import { examplesPane } from "./examples.js";
 import { cellOf, partWords, placeWords, quotedToken, signed } from "./logic.js";
 
 /** @typedef {import("../kit/mount.js").Mounted} Mounted */
@@ -20,9 +21,9 @@ const LEVELS = 254; // of a pattern's codes
 const SIDE = 200; // of a pattern, CSS pixels
 
 /**
- * What a panel does. act: of the buttons and fields.
+ * What a panel does, of the buttons and fields; members: the parts in a folded group, none of a part.
  * @typedef {{go: (i: number) => void, pin: (i: number) => void, knock: (i: number) => void, name: (i: number, text: string) => void,
- *   group: (i: number, text: string) => void}} Actions
+ *   group: (i: number, text: string) => void, fold: (i: number) => void, members: (i: number) => number[]}} Actions
  */
 
 /**
@@ -41,6 +42,7 @@ export function partPanel(view, graphNow, act) {
   const numbers = make("dl", "lk-circuit-numbers");
   const pin = button("Pin", "", () => at !== null && act.pin(at));
   const knock = button("Knock out", "", () => at !== null && act.knock(at));
+  const folds = button("Fold its group", "", () => at !== null && act.fold(at));
   const why = make("span", "lk-muted lk-small");
   const name = field("Name", "its own name", (text) => at !== null && act.name(at, text));
   const group = field("Group", "none", (text) => at !== null && act.group(at, text));
@@ -48,13 +50,18 @@ export function partPanel(view, graphNow, act) {
   known.id = view.id("groups");
   group.input.setAttribute("list", known.id);
   const pattern = patternPane(view, graphNow);
+  const examples = examplesPane(view, graphNow);
+  const within = make("ul", "lk-bars");
+  const inside = box("lk-circuit-edges", make("h3", "", "Its parts"), within);
   const [into, out] = [edgeList("From", "in"), edgeList("To", "out")];
   const body = box(
     "lk-circuit-body",
     numbers,
-    box("lk-actions", pin, knock, why),
+    box("lk-actions", pin, knock, folds, why),
     box("lk-circuit-fields", name.pair, group.pair, known),
+    inside,
     pattern.element,
+    examples.element,
     into.element,
     out.element,
   );
@@ -111,14 +118,17 @@ export function partPanel(view, graphNow, act) {
     /** @type {[string, string][]} */
     const rows = [];
     if (!ends || effect) rows.push(["Effect", `${signed(effect)}${unit}${effect > 0 ? ", raises the metric" : effect < 0 ? ", lowers it" : ""}`]);
+    const own = act.members(i).length;
+    if (own > 0) rows.push(["Together", counted(own, "part")]);
     if (rank > 0) rows.push(["Rank", `${rank} of ${parts.filter((each) => each.rank > 0).length}`]);
-    if (position !== null) rows.push(["Token", `${quotedToken(facts.tokens, position)} at ${position}`]);
-    else if (!ends) rows.push(["Token", "all of them together"]);
-    const { token, position: last } = view.get("looked");
+    if (position !== null && own === 0) rows.push(["Token", `${quotedToken(facts.tokens, position)} at ${position}`]);
+    else if (!ends && own === 0) rows.push(["Token", "all of them together"]);
+    const { token, position: last, neurons } = view.get("looked");
     if (token !== undefined && kind !== "output") {
-      const own = Number.isNaN(direct) ? "not known for a part of this kind" : `${signed(direct)} logits on “${visibleLabel(token, 24)}”`;
-      const elsewhere = position !== null && position !== last && !Number.isNaN(direct);
-      rows.push(["Direct", elsewhere ? `none: it writes at ${position}, and ${last} is read` : own]);
+      const unknown = own > 0 ? "not known of each of them" : (kind === "neuron" && neurons) || "not known for a part of this kind";
+      const known = Number.isNaN(direct) ? unknown : `${signed(direct)} logits on “${visibleLabel(token, 24)}”`;
+      const elsewhere = own === 0 && position !== null && position !== last && !Number.isNaN(direct);
+      rows.push(["Direct", elsewhere ? `none: it writes at ${position}, and ${last} is read` : known]);
     }
     if (by === "edges") rows.splice(1, 1);
     numbers.replaceChildren(...rows.flatMap(([term, words]) => [make("dt", "", term), make("dd", "", words)]));
@@ -137,9 +147,26 @@ export function partPanel(view, graphNow, act) {
       const words = partWords(part, facts.tokens);
       setText(title, own ? `${own} (${words})` : words[0].toUpperCase() + words.slice(1));
       drawNumbers(i);
-      setText(pin, view.get("pins").includes(part.id) ? "Unpin" : "Pin");
       const ends = part.kind === "input" || part.kind === "output";
-      setText(knock, view.get("knocked").includes(part.id) ? "Put back" : "Knock out");
+      const members = act.members(i);
+      const grouped = members.length > 0;
+      const off = /** @type {string[]} */ (view.get("knocked"));
+      const pinned = /** @type {string[]} */ (view.get("pins"));
+      const ids = grouped ? members.map((each) => facts.ids[each]) : [part.id];
+      setText(pin, ids.every((id) => pinned.includes(id)) ? "Unpin" : "Pin");
+      folds.hidden = !grouped && view.get("groups")[part.id] === undefined;
+      setText(folds, grouped ? "Unfold" : "Fold its group");
+      inside.hidden = !grouped;
+      within.replaceChildren(
+        ...members.map((each) => {
+          const { effect } = graphNow().parts[each];
+          const words = placeWords(graphNow().parts[each], facts.tokens);
+          const share = Math.abs(effect) / graphNow().largest || 0;
+          return barRow({ name: view.get("names")[facts.ids[each]] || words, share, number: signed(effect), className: effect < 0 ? "lk-circuit-lowers" : "" }).element;
+        }),
+      );
+      for (const each of [name, group]) each.pair.hidden = grouped;
+      setText(knock, ids.every((id) => off.includes(id)) ? "Put back" : "Knock out");
       knock.disabled = ends || view.exported || !view.get("can_remove");
       setText(why, ends ? "" : view.exported ? "Knocking out needs the notebook's kernel." : view.get("can_remove") ? "" : "Knocking out needs a lab: views.circuit(found, lab).");
       pin.hidden = ends;
@@ -148,6 +175,7 @@ export function partPanel(view, graphNow, act) {
       group.input.value = view.get("groups")[part.id] ?? "";
       known.replaceChildren(...[...new Set(/** @type {string[]} */ (Object.values(view.get("groups"))))].map((each) => new Option(each, each)));
       pattern.draw(i);
+      examples.draw(i);
       into.draw(i);
       out.draw(i);
     },
