@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("int8", "q8_0", "int4", "q4_0", "nf4", "int3", "int2", "ternary")
 HALF_BYTES = 2  # of a weight in 16 bits
-WHOLE = 2**20  # weights, up to which a matrix is packed to be counted
+STEP = 256  # groups, or weights of a group, by which what is stored grows evenly
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -122,24 +122,38 @@ def sizes(
 
 
 def packed_bytes(format: Format, shape: tuple[int, ...]) -> int:
-    """Bytes that a matrix of this shape takes in a format, by packing zeros: those of a large one follow from two smaller."""
+    """Bytes that a matrix of this shape takes in a format, by packing zeros: those of a large one follow from smaller ones."""
     columns, rows = shape[-1], torch.Size(shape[:-1]).numel()
-    if rows * columns <= WHOLE:
-        return _bytes_of_zeros(format, rows, columns)
-    # what is stored grows by the same for every 256 rows, whatever a grid packs together
-    step = 256
-    first, second = (_bytes_of_zeros(format, count * step + rows % step, columns) for count in (1, 2))
-    return first + (rows // step - 1) * (second - first)
+    size = format.size(columns, rows)
+    step = STEP if format.grid.code_count != 3 else 5 * STEP  # five ternary codes share a byte
+
+    def of_groups(groups: int) -> int:
+        return _grown(lambda wide: _bytes_of_zeros(format, groups, wide), size, step)
+
+    return _grown(of_groups, rows * columns // size, step)
 
 
-@lru_cache(maxsize=1024)
-def _bytes_of_zeros(format: Format, rows: int, columns: int) -> int:
-    return format.pack(torch.zeros(rows, columns, dtype=torch.float32)).size_bytes
+def _grown(count: Callable[[int], int], n: int, step: int) -> int:
+    """count(n), where what is stored grows by the same for every `step` more, whatever a grid packs together."""
+    if n < 3 * step:
+        return count(n)
+    first, second = (count(times * step + n % step) for times in (1, 2))
+    return first + (n // step - 1) * (second - first)
+
+
+@lru_cache(maxsize=4096)
+def _bytes_of_zeros(format: Format, groups: int, size: int) -> int:
+    return format.pack(torch.zeros(groups, size, dtype=torch.float32)).size_bytes
 
 
 def shapes_of(model: PreTrainedModel) -> Iterator[tuple[torch.Size, str]]:
     """Each parameter's shape (..., outputs, inputs), tied ones once, and what it is: layer, experts, head, tied, embedding or
     other."""
+    return ((shape, which) for _, shape, which in named_shapes(model))
+
+
+def named_shapes(model: PreTrainedModel) -> Iterator[tuple[str, torch.Size, str]]:
+    """The same with each parameter's name before it, of tied ones the first."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     seen: set[int] = set()
     for path, module in model.named_modules():
@@ -149,17 +163,18 @@ def shapes_of(model: PreTrainedModel) -> Iterator[tuple[torch.Size, str]]:
             if parameter is None or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
+            whole = f"{path}.{name}" if path else name
             if module is embedding:
                 tied = head is not None and head._parameters.get("weight") is parameter
-                yield parameter.shape, "tied" if tied else "embedding"
+                yield whole, parameter.shape, "tied" if tied else "embedding"
             elif module is head:
-                yield parameter.shape, "head" if name == "weight" else "other"
+                yield whole, parameter.shape, "head" if name == "weight" else "other"
             elif name in matrices:
                 shape = shape_of(module, name)
                 turned = torch.Size((*shape[:-2], shape[-1], shape[-2])) if matrices[name] else shape
-                yield turned, "experts" if kind == "experts" else "layer"
+                yield whole, turned, "experts" if kind == "experts" else "layer"
             else:
-                yield parameter.shape, "other"
+                yield whole, parameter.shape, "other"
 
 
 def chosen_share(config: PreTrainedConfig) -> float:

@@ -11,10 +11,10 @@ from labkit.quantization.counting import packed_bytes
 
 
 @pytest.mark.parametrize("name", ["int8", "int4", "nf4", "q4_0", "q6_k", "ternary"])
-def test_a_large_matrix_follows_from_smaller_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shape", [(1280, 256), (1000, 768), (3, 256, 1536), (4000, 512)])
+def test_a_large_matrix_follows_from_smaller_ones(name: str, shape: tuple[int, ...]) -> None:
     format = formats.of(name)
-    monkeypatch.setattr("labkit.quantization.counting.WHOLE", 0)
-    assert packed_bytes(format, (1280, 256)) == format.pack(torch.randn(1280, 256)).size_bytes
+    assert packed_bytes(format, shape) == format.pack(torch.randn(shape)).size_bytes
 
 
 def test_llama_at_four_bits_by_hand() -> None:
