@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from labkit import attention as attention
     from labkit import circuits as circuits
     from labkit import generation as generation
+    from labkit import landscape as landscape
     from labkit import lora as lora
     from labkit import moe as moe
     from labkit import quantization as quantization
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from labkit.generation.speculation import Speculation as Speculation
     from labkit.lab import Lab as Lab
     from labkit.lab import load as load
+    from labkit.landscape.planning import plan as plan
     from labkit.models.hardware import free_bytes as free_bytes
     from labkit.models.memory import Memory as Memory
     from labkit.models.memory import memory as memory
@@ -82,6 +84,7 @@ _NAMES = {
     "generation.record": ("Generation",),
     "generation.speculation": ("Draft", "Speculation"),
     "lab": ("Lab", "load"),
+    "landscape.planning": ("plan",),
     "models.hardware": ("free_bytes",),
     "models.memory": ("Memory", "memory"),
     "sae.interventions": ("clamp", "steer"),
@@ -102,6 +105,7 @@ _ROOMS = (
     "attention",
     "circuits",
     "generation",
+    "landscape",
     "lora",
     "moe",
     "quantization",

@@ -8,7 +8,18 @@ from types import ModuleType
 
 import pytest
 
-ROOMS = ("attention", "circuits", "generation", "lora", "moe", "quantization", "sae", "tokenization", "trace")
+ROOMS = (
+    "attention",
+    "circuits",
+    "generation",
+    "landscape",
+    "lora",
+    "moe",
+    "quantization",
+    "sae",
+    "tokenization",
+    "trace",
+)
 
 
 @pytest.mark.parametrize("room", ROOMS)
