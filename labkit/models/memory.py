@@ -439,10 +439,17 @@ def _describe(
         buffer_elements=sum(tensor.numel() for tensor in _persistent_buffers(model)),
         parts=parts,
         layers=layers,
-        latent_elements=(rank + rotary) * text.num_hidden_layers if rank and rotary else None,
+        latent_elements=_latent_elements(text, layers) if rank and rotary else None,
         positions=context_length(text),
         notes=notes + cache_notes,
     )
+
+
+def _latent_elements(config: PreTrainedConfig, layers: tuple[LayerCache, ...] | None) -> int:
+    """Elements of a token in the layers with latent attention: in a hybrid, those whose cache grows."""
+    held = config.num_hidden_layers if layers is None else sum(1 for layer in layers if layer.growing)
+    latents: int = (config.kv_lora_rank + config.qk_rope_head_dim) * held
+    return latents
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -524,9 +531,9 @@ def part(path: str, kind: str) -> str:
         return "experts"
     if where & {"self_attn", "attn", "attention", "self_attention"}:
         return "attention"
-    if where & {"mixer", "mamba", "linear_attn", "ssm", "conv", "temporal_block"}:
+    if where & {"mixer", "mamba", "linear_attn", "ssm", "conv", "temporal_block", "mlstm_layer"}:
         return "state space"
-    if where & {"mlp", "ffn", "feed_forward", "fc1", "fc2", "block_sparse_moe", "moe"}:
+    if where & {"mlp", "mlp_block", "ffn", "feed_forward", "fc1", "fc2", "block_sparse_moe", "moe"}:
         return "mlp"
     return "other"
 
@@ -572,6 +579,8 @@ def measure_cache(
     cache = getattr(output, "past_key_values", None)
     cache = cache if cache is not None else getattr(output, "cache_params", None)
     layers = getattr(cache, "layers", None)
+    if layers is None and (kept := _own_caches(model, cache)) is not None:
+        return kept
     if layers is None:
         states = getattr(output, "state", None)
         if isinstance(states, list | tuple) and all(isinstance(state, torch.Tensor) for state in states):
@@ -603,6 +612,43 @@ def measure_cache(
             )
         )
     return tuple(measured), _cache_notes(config, measured, heads, windows)
+
+
+def _own_caches(model: PreTrainedModel, cache: object) -> tuple[tuple[LayerCache, ...], tuple[str, ...]] | None:
+    """The caches of families that have a way of their own; None where this is none of them."""
+    import torch
+    from transformers import DynamicCache
+
+    states = getattr(cache, "rnn_state", None)
+    if isinstance(states, dict):  # xlstm: for each layer a matrix, a vector and a number of each head
+        each = [_tensors(states[layer]) for layer in states]
+        layers = tuple(
+            replace(_sum_layer(model.dtype, 1, None, [], held), state=sum(t.numel() for t in held if t.dim() > 3))
+            for held in each
+        )
+        return layers, (_RECURRENT,)
+    blocks = [block for block in model.modules() if hasattr(block, "conv1d_state") and hasattr(block, "rg_lru")]
+    if not blocks:
+        return None
+    # recurrentgemma: states lie in the modules, and keys and values in a cache that its forward does not hand back
+    attention = DynamicCache(config=model.config)
+    with quiet(), torch.no_grad():
+        ids = torch.zeros((1, 2), dtype=torch.long, device="meta")
+        model(input_ids=ids, use_cache=True, past_key_values=attention)
+    found: list[LayerCache] = []
+    windows: list[int] = []
+    for layer in attention.layers:
+        growing, _, _ = _layer_tensors(layer)
+        if growing:
+            window = int(model.config.attention_window_size)
+            windows.append(window)
+            limit = window - 1 if getattr(layer, "is_sliding", False) else None
+            found.append(_sum_layer(model.dtype, growing[0].shape[-2], limit, growing, []))
+    for block in blocks:
+        found.append(
+            _sum_layer(model.dtype, 1, None, [], _tensors([block.conv1d_state, block.rg_lru.recurrent_states]))
+        )
+    return tuple(found), _cache_notes(model.config, found, set(), windows if any(f.limit for f in found) else [])
 
 
 _RECURRENT = "The state is recurrent: its size does not grow with the tokens."

@@ -23,6 +23,7 @@ class Published:
     parameters: elements of the loaded model, tied weights once; a test recounts them from config.
     stated: the publisher's own count. It is rounded where only a rounded one was published, and larger than
         parameters where the checkpoint also stores a tied matrix a second time or constants such as rotary frequencies.
+        None where only a count of more than this is published, as of a model with its vision part; source says which.
     licence: an SPDX identifier, or the licence's name.  released: ISO date, to the day or the month.
     source: where the configuration and the count are from, with what could not be confirmed.
     taken: ISO date on which the numbers were taken.
@@ -33,7 +34,7 @@ class Published:
     name: str
     hub_id: str
     parameters: int
-    stated: int
+    stated: int | None
     licence: str
     released: str
     source: str

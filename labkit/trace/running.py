@@ -12,6 +12,7 @@ whether it generates from what it kept as it reads: where it does not, it genera
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 import sys
@@ -184,7 +185,11 @@ def prepared(model: PreTrainedModel, *, compiled: bool = False) -> Iterator[None
             "This model is on torch's meta device, which holds no numbers; load its weights with lk.load or from_pretrained."
         )
     checkpointing = [m for m in modules_of(model) if vars(m).get("gradient_checkpointing") is True]
-    with evaluating(model), contextlib.nullcontext() if compiled else uncompiled(model):
+    with (
+        evaluating(model),
+        _all_tokens_in_all_layers(model),
+        contextlib.nullcontext() if compiled else uncompiled(model),
+    ):
         for module in checkpointing:
             vars(module)["gradient_checkpointing"] = False
         try:
@@ -192,6 +197,30 @@ def prepared(model: PreTrainedModel, *, compiled: bool = False) -> Iterator[None
         finally:
             for module in checkpointing:
                 vars(module)["gradient_checkpointing"] = True
+
+
+@contextlib.contextmanager
+def _all_tokens_in_all_layers(model: PreTrainedModel) -> Iterator[None]:
+    """Gemma 4's last layers take keys and values from those before, and transformers gives them no other tokens than
+    those whose logits are asked for. While inside they get all, since a Trace or an edit means a layer's every token."""
+    slicing = [m for m in modules_of(model) if hasattr(type(m), _SLICING) and _SLICING not in vars(m)]
+    for module in slicing:
+        vars(module)[_SLICING] = functools.partial(_unsliced, getattr(module, _SLICING))
+    try:
+        yield
+    finally:
+        for module in slicing:
+            del vars(module)[_SLICING]
+
+
+_SLICING = "_maybe_slice_kv_shared_inputs"
+
+
+def _unsliced(slicing: Callable[..., object], *args: object, **keywords: object) -> object:
+    """Call it as for logits picked by a list of places: then it hands back what it was given."""
+    given = inspect.signature(slicing).bind(*args, **keywords)
+    given.arguments["logits_to_keep"] = torch.zeros(1, dtype=torch.long)
+    return slicing(*given.args, **given.kwargs)
 
 
 class _Uncompiled:

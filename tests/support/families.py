@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from scaled import scaled
+
 SMALL = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -150,6 +152,24 @@ UNUSUAL = {  # under the contract of the trace alone: what is built otherwise th
         uses=(0, 1, 0, 1, 0),
     ),
 }
+
+
+def _published(*names: str) -> dict[str, Family]:
+    """The published configurations of these names, scaled down."""
+    fields = {name: scaled(name) for name in names}
+    return {name: Family(of.pop("model_type"), of) for name, of in fields.items()}
+
+
+PUBLISHED = _published(  # under the contract of the trace, of sizes and of generation
+    *("gemma-2b", "gemma-4-e2b", "olmo-7b", "olmo-3-7b", "starcoder2-3b", "smollm3-3b", "phi-4-mini", "qwen-7b"),
+    *("glm-4-9b", "glm-4-9b-0414", "glm-4.5", "granite-3.1-2b", "llama-4-scout", "minimax-m2", "kimi-k2"),
+    *("codestral-mamba-7b", "falcon-mamba-7b"),
+)
+MIXED = _published(  # layers differ in what they have: tests/trace/test_mixed_layers.py
+    *("gemma-4-26b-a4b", "granite-4.0-h-small", "kimi-linear-48b-a3b", "qwen3-next-80b-a3b", "qwen3.5-27b"),
+    *("qwen3.5-35b-a3b", "xlstm-7b", "recurrentgemma-2b", "jamba-v0.1", "falcon-h1-0.5b", "nemotron-3-nano-30b-a3b"),
+    "lfm2-1.2b",
+)
 
 READING = SMALL | {"is_decoder": True}
 ENCODERS = {  # families of encoders, built as decoders

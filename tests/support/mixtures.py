@@ -68,7 +68,7 @@ def mixture(
         together = torch.stack(rows)
         if family == "qwen2_moe":
             together = together + block.shared_expert_gate(hidden).sigmoid() * block.shared_expert(hidden)
-        if family.startswith("deepseek"):
+        if family.startswith(("deepseek", "glm4_moe")):
             together = together + block.shared_experts(hidden)
         return together + block.bias if family == "jetmoe" else together
 

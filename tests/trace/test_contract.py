@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from by_hand import written_by_hand
-from families import FAMILIES, UNUSUAL, Family, Tokens, build
+from families import FAMILIES, PUBLISHED, UNUSUAL, Family, Tokens, build
 from mixtures import Blocks, chosen_and_there, mixture
 
 import labkit as lk
@@ -25,7 +25,7 @@ from labkit.trace.record import KEEP, LayerAttention, pattern
 TEXT = [5, 17, 33, 8, 91, 42, 17, 33, 64, 23, 5, 77, 12, 30, 9, 58, 71, 20, 11, 46]
 SHORT = TEXT[:11]
 PATTERNS_AGREE = 1e-5
-ALL = FAMILIES | UNUSUAL
+ALL = FAMILIES | UNUSUAL | PUBLISHED
 BOTH_WAYS = ("llama_both_ways", "bert")
 
 
@@ -356,7 +356,14 @@ def test_head_outputs_are_pattern_times_values(lab: lk.Lab) -> None:
         assert torch.allclose(trace.attention(layer) @ values.float(), trace.head_output(layer).float(), atol=1e-4)
 
 
-ROUTED_LAYERS = {"deepseek_v2": (1,), "deepseek_v2_groups": (1,), "deepseek_v3": (1,), "qwen3_moe_sparse_step": (1, 3)}
+ROUTED_LAYERS = {
+    "glm-4.5": (1,),
+    "kimi-k2": (1,),
+    "deepseek_v2": (1,),
+    "deepseek_v2_groups": (1,),
+    "deepseek_v3": (1,),
+    "qwen3_moe_sparse_step": (1, 3),
+}
 
 
 def test_routes_are_the_routers_choice(lab: lk.Lab) -> None:
