@@ -645,9 +645,8 @@ def _own_caches(model: PreTrainedModel, cache: object) -> tuple[tuple[LayerCache
             limit = window - 1 if getattr(layer, "is_sliding", False) else None
             found.append(_sum_layer(model.dtype, growing[0].shape[-2], limit, growing, []))
     for block in blocks:
-        found.append(
-            _sum_layer(model.dtype, 1, None, [], _tensors([block.conv1d_state, block.rg_lru.recurrent_states]))
-        )
+        states = _tensors([block.conv1d_state, getattr(block.rg_lru, "recurrent_states", None)])
+        found.append(_sum_layer(model.dtype, 1, None, [], states))
     return tuple(found), _cache_notes(model.config, found, set(), windows if any(f.limit for f in found) else [])
 
 
