@@ -109,6 +109,7 @@ _ROOMS = (
     "lora",
     "moe",
     "quantization",
+    "recurrent",
     "sae",
     "tokenization",
     "views",

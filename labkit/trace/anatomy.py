@@ -24,6 +24,7 @@ from labkit.trace import instruments, routers, running
 from labkit.trace.interface import Call, tapped
 from labkit.trace.patterns import KNOWN, called_with, mixed, visible
 from labkit.trace.probing import COARSEST, TOLERANCE, evaluating
+from labkit.trace.recurrences import Listener, Recurrence, Steps, compared, listening
 from labkit.trace.routers import Router, Sightings
 from labkit.trace.taps import Args, Keywords, first_tensor, layer_input
 
@@ -44,6 +45,7 @@ class Layer:
     output_projection: from the heads' outputs to the residual stream. router: of the MLP, where it is a mixture of experts.
     down_projection: the MLP's last linear map; what it is given are the MLP's neurons. Its width is `neurons`.
     heads, kv_heads, head_size, value_size: of this layer's attention; None where they are not known.
+    recurrence: where the layer carries a state from token to token, which labkit sees.
     why: what can't be had from this layer although it has it, each with the reason.
     """
 
@@ -59,6 +61,7 @@ class Layer:
     kv_heads: int | None = None
     head_size: int | None = None
     value_size: int | None = None
+    recurrence: Recurrence | None = None
     why: dict[str, str] = field(default_factory=dict)
 
 
@@ -147,6 +150,8 @@ def dissect(model: PreTrainedModel) -> Anatomy:
             why["attention"] = seen.unlike[index]
         if index in seen.twice:
             why |= dict.fromkeys(("attention", "values", "head_output"), seen.twice[index])
+        if (reason := seen.not_followed.get(index)) is not None:
+            why["state"] = reason
         down, neurons = None, None
         if mlp is not None and router is not None:
             why["mlp_neurons"] = (
@@ -171,6 +176,7 @@ def dissect(model: PreTrainedModel) -> Anatomy:
                 down_projection=down,
                 neurons=neurons,
                 **_sizes(seen, index, config, attention_module),
+                recurrence=None if index in seen.not_followed else seen.recurrences.get(index),
                 why=why,
             )
         )
@@ -238,6 +244,7 @@ class _Seen:
     linear: what a linear map was given and gave.  given: what a part of the residual stream's width was given.
     unlike: why a layer's patterns are not what its attention puts out.  twice: why its calls of attention can't be told.
     embedded: how often the embedding was asked.
+    recurrences: where a state is carried along.  not_followed: why labkit can't follow it.
     """
 
     order: list[nn.Module] = field(default_factory=list)
@@ -254,6 +261,8 @@ class _Seen:
     routing: dict[int, Sightings] = field(default_factory=dict)
     causal: bool = True
     embedded: int = 0
+    recurrences: dict[int, Recurrence] = field(default_factory=dict)
+    not_followed: dict[int, str] = field(default_factory=dict)
 
 
 class _WhoAttends:
@@ -301,6 +310,30 @@ class _WhoAttends:
                 "wrong; look at `head_output`"
             )
         return output
+
+
+class _WhoRecurs:
+    """Notes which module of which layer carries a state along, and whether labkit's recurrence is what it computes."""
+
+    def __init__(self, model: PreTrainedModel, seen: _Seen) -> None:
+        self.family, self.seen = str(model.config.get_text_config().model_type), seen
+
+    def look(self, module: nn.Module, function: str, steps: Steps | None, output: object) -> None:
+        layer = len(self.seen.order) - 1
+        if layer < 0 or not any(part is module for part in self.seen.order[layer].modules()):
+            return
+        if layer in self.seen.recurrences:
+            self.seen.not_followed[layer] = (
+                f"layer {layer} of {self.family} has several recurrences side by side; look at `residual`"
+            )
+        shape = () if steps is None else tuple(steps.start.shape[1:])
+        self.seen.recurrences[layer] = Recurrence(module, function, shape)
+        dtype = output[0].dtype if isinstance(output, tuple | list) else getattr(output, "dtype", torch.float32)
+        if steps is None or compared(steps, output) > 4 * TOLERANCE.get(dtype, COARSEST):
+            self.seen.not_followed[layer] = (
+                f"layer {layer} of {self.family} computes its recurrence ({function}) otherwise than labkit knows; look at "
+                "`residual`"
+            )
 
 
 def _agrees(call: Call, mask: torch.Tensor | None, output: torch.Tensor) -> bool:
@@ -376,7 +409,9 @@ def _probe(model: PreTrainedModel, stack: list[nn.Module], owner: nn.Module | No
             handles.append(part.register_forward_hook(keep_part, with_kwargs=True))
         for layer in layers:
             handles.append(layer.register_forward_hook(keep_output))
-        with tapped(model, _WhoAttends(model, seen)):
+        parts = [part for layer in layers for part in layer.modules()]
+        recurs = Listener(look=_WhoRecurs(model, seen).look)
+        with tapped(model, _WhoAttends(model, seen)), listening(parts, recurs):
             running.forward(model, [ids])
     finally:
         for handle in handles:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from labkit.errors import BadInput, Unavailable
+from labkit.errors import BadInput, NotEnoughMemory, Unavailable
+from labkit.models.hardware import free_bytes
+from labkit.models.memory import human_bytes
 from labkit.models.tokens import token_strings
 from labkit.trace import running
-from labkit.trace.instruments import INSTRUMENTS, Captured, differentiable
+from labkit.trace.instruments import BY_NAME, INSTRUMENTS, Captured, differentiable, state_bytes
 from labkit.trace.patterns import LayerAttention, alone, called_with, visible
 from labkit.trace.record import Routes, Trace
 from labkit.trace.taps import Taps, tapping
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Captured", "Scalar", "observing", "take"]
 
+STATES_SHARE = 0.8  # of free memory that recurrent states may take
 Scalar = Callable[[torch.Tensor], torch.Tensor]  # of the logits of one text, (T, vocabulary)
 
 
@@ -71,6 +74,7 @@ def take(
             raise Unavailable(f"{what} can't be had from {name}: {reasons[what]}.")
     if gradients is not None:
         _check_gradients(model, keep, gradients)
+    check_states(anatomy, keep, sum(map(len, texts)) * (1 if gradients is None else 3), str(model.device), name)
     found: dict[int, Trace] = {}
     for group in running.groups(model, [len(ids) for ids in texts], tokens=tokens, in_order=True):
         some = [texts[i] for i in group]
@@ -134,14 +138,35 @@ def _together(
                 scalar=scalars[row],
                 _logits=alone(logits) if "logits" in keep else None,
                 _attention=_attention(captured, row, n, masks),
-                _layered=_layered(captured.layered, row, n, width),
+                _layered=_shaped(anatomy, _layered(captured.layered, row, n, width)),
                 _routes=_routes(captured, row, n, output.ids.shape) if "routes" in keep else None,
-                _gradients=_layered(derivatives, row, n, width),
+                _gradients=_shaped(anatomy, _layered(derivatives, row, n, width)),
                 notes=_notes(anatomy, captured, logits, row, n),
                 special=tuple(sorted(special.intersection(ids))),
             )
         )
     return traces
+
+
+def check_states(anatomy: Anatomy, keep: Sequence[str], tokens: int, device: str, name: str) -> None:
+    """Raise NotEnoughMemory, before anything runs, where recurrent states of so many tokens would not fit.
+
+    A layer has a state for each token, which is as large as all it keeps of a text: there is no small form of it.
+    """
+    if "state" not in keep:
+        return
+    needed, free = (
+        2 * state_bytes(anatomy, tokens),
+        free_bytes(device),
+    )  # as the pass leaves them, and as a Trace has them
+    if needed > free * STATES_SHARE:
+        one = state_bytes(anatomy, 1)
+        most = int(free * STATES_SHARE) // (2 * one)
+        raise NotEnoughMemory(
+            f"The states of {name} take {human_bytes(one)} a token, and for {tokens:,} tokens {human_bytes(needed)} would be "
+            f"needed, of which {human_bytes(free)} are free on {device}; give up to {most:,} tokens, or change states by "
+            "lab.edit, which keeps none."
+        )
 
 
 # derivatives ----------------------------------------------------------------------------------------------------------
@@ -242,6 +267,15 @@ def _layered(
         kind: {i: alone(t[row, ..., -width:, :][..., :n, :]) for i, t in by_layer.items()}
         for kind, by_layer in kept.items()
     }
+
+
+def _shaped(anatomy: Anatomy, kept: dict[str, dict[int, torch.Tensor]]) -> dict[str, dict[int, torch.Tensor]]:
+    """What each token has in its own shape, where it passed as a row of numbers."""
+    for kind, by_layer in kept.items():
+        for layer, tensor in by_layer.items():
+            if (shape := BY_NAME[kind].shape_of(anatomy, layer)) is not None:
+                by_layer[layer] = tensor.unflatten(-1, shape)
+    return kept
 
 
 def _routes(captured: Captured, row: int, n: int, shape: Sequence[int]) -> Routes:

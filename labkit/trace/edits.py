@@ -198,6 +198,8 @@ def _visit(row: Instrument, change: Change, now: Pass) -> Visit:
     def visit(whole: torch.Tensor) -> torch.Tensor | None:
         if row.tokens == "cached":
             return change(whole, now.cached_axis(whole.shape[-2]))
+        if row.tokens == "each":
+            return change(whole, now.token_axis())
         return change(whole, now.logits_axis(whole.shape[1]) if row.tokens == "logits" else now.axis())
 
     return visit
@@ -222,8 +224,11 @@ def _sites(anatomy: Anatomy, edit: Edit) -> list[Site | RouterSite]:
         )
         given = edit.value[text] if isinstance(edit.value, Mapping) else edit.value
         value = given if callable(given) else _as_tensor(given, text, "The value")
-        change = _change(place, value)
-        sites += [Site(place.name, layer, change) for layer in _layers(anatomy, place)]
+        row = BY_NAME[place.name]
+        sites += [
+            Site(place.name, layer, _change(place, value, row.shape_of(anatomy, layer)))
+            for layer in _layers(anatomy, place)
+        ]
     return sites
 
 
@@ -292,8 +297,10 @@ def _layers(anatomy: Anatomy, place: Place) -> list[int]:
     return [place.layer]
 
 
-def _change(place: Place, value: Value) -> Change:
-    """What an edit does to the whole tensor of its place."""
+def _change(place: Place, value: Value, shape: tuple[int, ...] | None) -> Change:
+    """What an edit does to the whole tensor of its place. shape: of what each token has, where that is no row of numbers."""
+    if shape is not None:
+        value = _flat(place, value, shape)
 
     def change(whole: torch.Tensor, axis: TokenAxis) -> torch.Tensor | None:
         if place.head is not None and place.head >= whole.shape[1]:
@@ -316,6 +323,32 @@ def _change(place: Place, value: Value) -> Change:
         return new
 
     return change
+
+
+def _flat(place: Place, value: Value, shape: tuple[int, ...]) -> Value:
+    """A value for what is (tokens, *shape) as one for (tokens, d)."""
+    if callable(value):
+        function = value
+
+        def flat(given: torch.Tensor) -> torch.Tensor:
+            return _called(place, function, given.unflatten(-1, shape)).flatten(1)
+
+        return flat
+    if value.dim() <= len(shape):
+        try:
+            return value.expand(shape).flatten()
+        except RuntimeError as error:
+            raise BadInput(
+                f"{place}: a value of shape {tuple(value.shape)} does not fit a state of shape {shape}; give one that "
+                "broadcasts to it."
+            ) from error
+    try:
+        return value.expand(-1, *shape).flatten(1)
+    except RuntimeError as error:
+        raise BadInput(
+            f"{place}: a value of shape {tuple(value.shape)} does not fit (tokens, *state) = (tokens, "
+            f"{', '.join(map(str, shape))}); give one that broadcasts to it."
+        ) from error
 
 
 def _found(place: Place, value: Value, whole: torch.Tensor, axis: TokenAxis) -> list[Found]:

@@ -247,6 +247,24 @@ def _no_routes(anatomy: Anatomy) -> str | None:
     )
 
 
+def _no_state(anatomy: Anatomy) -> str | None:
+    if anatomy.virtual:
+        return (
+            "trained vectors stand before a text (prompt tuning), which states of its own tokens leave out; use the model "
+            "without them"
+        )
+    if any(layer.recurrence is not None for layer in anatomy.layers):
+        return None
+    if reasons := [layer.why["state"] for layer in anatomy.layers if "state" in layer.why]:
+        return reasons[0]
+    if all(layer.attention_module is not None for layer in anatomy.layers):
+        return f"every layer of {anatomy.family} is attention, which keeps keys and values and no state; look at `keys`"
+    return (
+        f"no layer of {anatomy.family} calls a recurrence that labkit knows (it has none, or computes it by code of its own); "
+        "look at `residual`"
+    )
+
+
 # how it is seen and changed -------------------------------------------------------------------------------------------
 
 
@@ -289,6 +307,28 @@ def _put_keys(taps: Taps, layer: int, visit: Visit) -> None:
 
 def _put_values(taps: Taps, layer: int, visit: Visit) -> None:
     taps.at_attention(layer, "value", visit)
+
+
+def _put_states(taps: Taps, layer: int, visit: Visit) -> None:
+    taps.states(layer, visit)
+
+
+def _see_states(taps: Taps, layer: int, into: Captured) -> None:
+    whole: list[torch.Tensor] = []  # (batch, T, d) of the pass under way
+
+    def visit(state: torch.Tensor) -> None:
+        token, tokens = taps.now.token
+        if token == 0:
+            whole[:] = [state.new_empty(len(state), tokens, state.shape[-1])]
+            into.layered.setdefault("state", {})[layer] = whole[0]
+        whole[0][:, token] = state.detach()[:, 0]
+
+    taps.states(layer, visit)
+
+
+def _state_shape(anatomy: Anatomy, layer: int) -> tuple[int, ...] | None:
+    recurrence = anatomy.layers[layer].recurrence
+    return None if recurrence is None else recurrence.shape
 
 
 def _put_embedding(taps: Taps, _layer: int, visit: Visit) -> None:
@@ -341,7 +381,9 @@ class Instrument:
     put: puts a visit on it, by which it is seen and changed; None where it can only be seen, and `no_edit` says why.
     see: how it is captured, where that is otherwise than by a visit.
     heads: what its heads are called, None where it has none.  kept_by: the name in `keep` that brings it, where another.
-    tokens: which tokens its token axis holds: those of the pass, all up to now, or those whose logits are asked for.
+    tokens: which tokens its token axis holds: those of the pass, all up to now, those whose logits are asked for, or one after
+        the other, since each follows from the one before.
+    token_shape: of what each token has, by layer, where that is no row of numbers; it passes as one all the same.
     patched_as: its name in lk.patching(at=).  storage: how it is saved; None where it is saved with another.
     shared: whether the tensor may be written to or needed elsewhere, so that what is seen must be a copy.
     """
@@ -357,10 +399,15 @@ class Instrument:
     see: Callable[[Taps, int, Captured], None] | None = None
     heads: Literal["head", "key-value head"] | None = None
     kept_by: str | None = None
-    tokens: Literal["pass", "cached", "logits"] = "pass"
+    tokens: Literal["pass", "cached", "logits", "each"] = "pass"
     patched_as: str | None = None
     storage: Storage | None = LAYERED
     shared: bool = True
+    token_shape: Callable[[Anatomy, int], tuple[int, ...] | None] | None = None
+
+    def shape_of(self, anatomy: Anatomy, layer: int) -> tuple[int, ...] | None:
+        """What each token has in a layer, where that is no row of numbers."""
+        return None if self.token_shape is None else self.token_shape(anatomy, layer)
 
     def layers(self, anatomy: Anatomy) -> list[int]:
         """The layers that have it; 0 for what there is once in a pass."""
@@ -379,7 +426,9 @@ class Instrument:
         """Put on what is needed to take derivatives by it in each layer."""
         for layer in self.layers(taps.anatomy):
             assert self.put is not None
-            self.put(taps, layer, self._tracking(layer, into))
+            self.put(
+                taps, layer, self._adding(taps, layer, into) if self.tokens == "each" else self._tracking(layer, into)
+            )
 
     def _keeping(self, layer: int, into: Captured) -> Visit:
         def visit(tensor: torch.Tensor) -> None:
@@ -395,6 +444,18 @@ class Instrument:
             live = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
             into.live.setdefault(self.name, {})[layer] = live
             return live.clone()  # the model may write into what it is given
+
+        return visit
+
+    def _adding(self, taps: Taps, layer: int, into: Captured) -> Visit:
+        """Of what comes token by token: the derivative by what is added to it, which is nothing."""
+
+        def visit(tensor: torch.Tensor) -> torch.Tensor:
+            token, tokens = taps.now.token
+            live = into.live.setdefault(self.name, {})
+            if token == 0:
+                live[layer] = torch.zeros(len(tensor), tokens, tensor.shape[-1]).to(tensor).requires_grad_()
+            return tensor + live[layer][:, token : token + 1]
 
         return visit
 
@@ -548,6 +609,21 @@ INSTRUMENTS = (
         patched_as="embedding",
     ),
     Instrument(
+        name="state",
+        shape="(T, *state)",
+        what=(
+            "the recurrent state of a layer after each token: (d_inner, d_state) of Mamba, (heads, d_head, d_state) of Mamba-2, "
+            "(heads, d_key, d_value) of a gated delta rule, (d, 3) of RWKV v4 (sum of values, sum of weights, their exponent)"
+        ),
+        why_not=_no_state,
+        there=lambda anatomy, layer: anatomy.layers[layer].recurrence is not None,
+        put=_put_states,
+        see=_see_states,
+        tokens="each",
+        token_shape=_state_shape,
+        patched_as="state",
+    ),
+    Instrument(
         name="routes",
         shape="(T, routed layers, k)",
         what="the experts a mixture's routers choose, their weights, and the router logits (T, routed layers, experts)",
@@ -579,6 +655,11 @@ def named(name: str) -> Instrument:
 def support(anatomy: Anatomy) -> dict[str, str | None]:
     """Each instrument with None, or the reason why this model does not have it and the remedy."""
     return {row.name: row.why_not(anatomy) for row in INSTRUMENTS}
+
+
+def state_bytes(anatomy: Anatomy, tokens: int) -> int:
+    """What the states of so many tokens take in float32, of all layers that have one."""
+    return 4 * tokens * sum(layer.recurrence.size for layer in anatomy.layers if layer.recurrence is not None)
 
 
 def differentiable(keep: Sequence[str]) -> list[Instrument]:

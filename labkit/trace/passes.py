@@ -78,6 +78,7 @@ class Pass:
         self.names = {module: inspect.signature(module.forward) for module in self.entrances}
         self.entered: nn.Module | None = None
         self.batch = self.tokens = 0
+        self.token = (0, 0)  # of a layer that goes through its tokens one by one: at which it is, of how many
         self.past: int | None = 0
         self.whole = False
         self.kept: object = 0
@@ -125,6 +126,11 @@ class Pass:
         """Of a tensor with the tokens of this pass."""
         past = self.past or 0
         return TokenAxis(range(past, past + self.tokens), *self._rows(), self.whole)
+
+    def token_axis(self) -> TokenAxis:
+        """Of the state after the token that a recurrent layer is at."""
+        at = (self.past or 0) + self.token[0]
+        return TokenAxis(range(at, at + 1), *self._rows(), self.whole)
 
     def cached_axis(self, count: int) -> TokenAxis:
         """Of keys or values: all tokens up to now, then room of a static cache; or the latest, in a window."""

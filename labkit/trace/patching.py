@@ -6,8 +6,8 @@ Meng et al. 2022 ("Locating and Editing Factual Associations in GPT", causal tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,8 +17,8 @@ from labkit.errors import Unavailable
 from labkit.models.tokens import token_strings
 from labkit.results import Result
 from labkit.trace import running
-from labkit.trace.capture import observing
-from labkit.trace.edits import Site, installed
+from labkit.trace.capture import check_states, observing
+from labkit.trace.edits import Change, Site, installed
 from labkit.trace.instruments import BY_NAME, PATCHED, filled
 from labkit.trace.pairs import Metric, check_metric, check_values, pair_ids, patched_value, positions_of, value_of
 from labkit.trace.passes import TokenAxis
@@ -86,9 +86,10 @@ def patching(
     clean, corrupted: two texts (token ids, messages, Generations) of equally many tokens.
     metric: is given the logits of one run, (T, vocabulary) float32, and returns a number; for instance
         `lambda logits: logits[-1, paris] - logits[-1, rome]`.
-    at: "residual" (entering each layer, and leaving the last), "attention" or "mlp" (what a layer adds) or "mlp_neurons"
-        (all of a layer's), one run for each layer and position; "embedding", one run for each position, layer 0 in the
-        table; or "head" (the head's output), one run for each layer and head. All there are: {patched}.
+    at: "residual" (entering each layer, and leaving the last), "attention" or "mlp" (what a layer adds), "mlp_neurons" (all
+        of a layer's) or "state" (of a recurrent layer, after a token), one run for each layer and position; "embedding", one
+        run for each position, layer 0 in the table; or "head" (the head's output), one run for each layer and head. All
+        there are: {patched}.
     positions: which tokens; all when None. With at="head", all of them are patched at once.
     batch_size: runs in one forward pass, two at least; by default about 512 tokens' worth on a CPU, 4,096 elsewhere.
     Returns a `Patching`: its table has one row a run, with layer, position, token, corrupted_token (with at="head": layer,
@@ -112,6 +113,7 @@ def patching(
                 f"{lab.name} can't be patched: trained vectors stand before its texts (prompt tuning); patch the model without "
                 "them: lk.Lab(model.get_base_model(), tokenizer)."
             )
+        check_states(anatomy, (name,), (most or 8) * n, str(model.device), lab.name)
         # a clean and a corrupted row at least, where rows may share a pass
         size = running.copies(model, n, max(2, _at_most(anatomy, name, len(where))), most=most)
         base = _Baseline.take(model, anatomy, name, clean_ids, corrupted_ids, size, metric)
@@ -210,12 +212,17 @@ def _patches(base: _Baseline, runs: Sequence[_Run]) -> list[Site]:
     for row, run in enumerate(runs):
         by_layer.setdefault(run.layer, []).append((row, run))
 
-    def change_of(mine: list[tuple[int, _Run]]) -> Callable[[torch.Tensor, TokenAxis], torch.Tensor]:
-        def change(whole: torch.Tensor, _view: TokenAxis) -> torch.Tensor:
+    def change_of(mine: list[tuple[int, _Run]]) -> Change:
+        def change(whole: torch.Tensor, axis: TokenAxis) -> torch.Tensor | None:
+            # all tokens are here, but of a state, which comes after one token at a time
+            here = [(row, run, [p for p in run.positions if p in axis.columns]) for row, run in mine]
+            if not any(positions for *_, positions in here):
+                return None
             new = whole.clone(memory_format=torch.contiguous_format)
-            for row, run in mine:
+            for row, run, positions in here:
                 target = new[row] if run.head is None else new[row, run.head]
-                target[list(run.positions)] = base.part(0, run)
+                given = base.part(0, replace(run, positions=tuple(positions)))
+                target[[axis.columns.index(p) for p in positions]] = given
             return new
 
         return change

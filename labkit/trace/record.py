@@ -236,6 +236,15 @@ class Trace:
         """(kv_heads, T, d_value), or (T, d_value) for a key-value head."""
         return self.tensor("values", layer, head)
 
+    def state(self, layer: int) -> torch.Tensor:
+        """(T, *state): the recurrent state of a layer after each token.
+
+        (T, d_inner, d_state) of Mamba, (T, heads, d_head, d_state) of Mamba-2, (T, heads, d_key, d_value) of a gated delta rule,
+        (T, d, 3) of RWKV v4: the sum of values, the sum of weights, and the exponent both are to be multiplied with. What a
+        layer's short convolution or token shift keeps beside it, its last inputs, is not in it.
+        """
+        return self.tensor("state", layer)
+
     def head_output(self, layer: int, head: int | None = None) -> torch.Tensor:
         """(heads, T, d_value), or (T, d_value): attention-weighted values, before the output projection."""
         return self.tensor("head_output", layer, head)

@@ -19,6 +19,7 @@ from labkit.errors import Unavailable
 from labkit.trace import running
 from labkit.trace.interface import Call, tapped
 from labkit.trace.passes import Pass
+from labkit.trace.recurrences import Listener, listening
 from labkit.trace.routers import Decide, Router, watch
 
 if TYPE_CHECKING:
@@ -195,6 +196,20 @@ class Taps:
                 visit(output)
 
         self._stack.callback(module.register_forward_hook(hook).remove)
+
+    def states(self, layer: int, visit: Visit) -> None:
+        """The state of a recurrent layer after each token of the pass, one after the other: (batch, 1, d), laid out flat."""
+        recurrence = self.anatomy.layers[layer].recurrence
+        assert recurrence is not None
+
+        def each(token: int, tokens: int, state: torch.Tensor) -> torch.Tensor | None:
+            if not self._uses.now(layer):
+                return None
+            self.now.token = (token, tokens)
+            new = visit(state.flatten(1)[:, None])
+            return None if new is None else new.reshape(state.shape).to(state.dtype)
+
+        self._stack.enter_context(listening([recurrence.module], Listener(visit=each)))
 
     def decisions(self, router: Router, layer: int, decide: Decide) -> None:
         """What a layer's router decides."""

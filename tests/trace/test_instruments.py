@@ -23,6 +23,11 @@ def dense() -> lk.Lab:
     return lk.Lab(build(FAMILIES["llama3"]), Tokens(), name="llama3")
 
 
+@pytest.fixture(scope="module")
+def recurrent() -> lk.Lab:
+    return lk.Lab(build(FAMILIES["mamba"]), Tokens(), name="mamba")
+
+
 def last_token(logits: torch.Tensor) -> torch.Tensor:
     return logits[-1, 7] - logits[-1, 11]
 
@@ -55,14 +60,15 @@ def test_support_has_each_row(dense: lk.Lab) -> None:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_by_its_name_alone(dense: lk.Lab, name: str, tmp_path: Path) -> None:
+def test_a_row_by_its_name_alone(dense: lk.Lab, recurrent: lk.Lab, name: str, tmp_path: Path) -> None:
     """Kept, read, differentiated, saved, opened and edited: what a new row has without another line."""
     row = named(name)
+    dense = recurrent if name == "state" else dense
     trace = dense.trace(IDS, keep=row.keep, gradients=last_token)
     layer = None if row.per == "pass" else 1
     value, gradient = trace.tensor(name, layer), trace.gradient(name, layer)
     assert value.shape == gradient.shape
-    assert value.shape[-2] == len(IDS)
+    assert value.shape[0 if row.token_shape is not None else -2] == len(IDS)
     assert bool(gradient.any())
     if row.heads is not None:
         assert torch.equal(trace.tensor(name, layer, 1), value[1])
@@ -81,14 +87,18 @@ def test_a_row_by_its_name_alone(dense: lk.Lab, name: str, tmp_path: Path) -> No
     place = f"{name} @ 3" if layer is None else f"{name}[{layer}] @ 3"
     with dense.edit(lk.patch(place, lambda x: x * 0 + 2.0)):
         edited = dense.trace(IDS, keep=(row.keep, "logits"))
-    assert bool((edited.tensor(name, layer)[..., 3, :] == 2).all())
-    assert torch.equal(edited.tensor(name, layer)[..., :3, :], value[..., :3, :])
+    now, before = edited.tensor(name, layer), value
+    if row.token_shape is not None:  # tokens come first, and what each has after them
+        now, before = now.flatten(1), before.flatten(1)
+    assert bool((now[..., 3, :] == 2).all())
+    assert torch.allclose(now[..., :3, :], before[..., :3, :], atol=0 if row.token_shape is None else 1e-6)
     assert not torch.allclose(edited.logits[3:], dense.trace(IDS, keep="logits").logits[3:])
 
 
 @pytest.mark.parametrize("at", PATCHED)
-def test_patching_takes_what_the_table_says(dense: lk.Lab, at: str) -> None:
+def test_patching_takes_what_the_table_says(dense: lk.Lab, recurrent: lk.Lab, at: str) -> None:
     """At every place at once a patch brings the clean run back; one by one it is an edit with the clean value."""
+    dense = recurrent if at == "state" else dense
     other = [*IDS[:4], 60, *IDS[5:]]
     found = lk.patching(dense, IDS, other, lambda logits: logits[-1, 7], at=at, progress=False)
     row = named(PATCHED[at])
@@ -273,7 +283,7 @@ def test_a_model_that_looks_both_ways_has_no_loss(tmp_path: Path) -> None:
 def test_several_streams_are_refused_and_all_else_is_seen() -> None:
     lab = lk.Lab(build(UNUSUAL["gemma3n"]), Tokens(), name="gemma3n")
     refused = {name for name, reason in lab.support().items() if reason is not None}
-    assert refused == {"residual", "attention_output", "mlp_output", "mlp_neurons", "routes"}
+    assert refused == {"residual", "attention_output", "mlp_output", "mlp_neurons", "state", "routes"}
     assert "residual streams" in str(lab.support()["residual"])
     for misuse in (
         lambda: lab.trace(IDS, keep="residual"),

@@ -1,0 +1,28 @@
+"""What stands in attention's place: state spaces and other recurrent layers, what they keep of a text and what that costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from labkit.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from labkit.recurrent.cells import Attention as Attention
+    from labkit.recurrent.cells import Mamba as Mamba
+    from labkit.recurrent.cells import Mamba2 as Mamba2
+    from labkit.recurrent.cells import RWKVTime as RWKVTime
+    from labkit.recurrent.cells import state_bytes as state_bytes
+    from labkit.recurrent.recalling import Recall as Recall
+    from labkit.recurrent.recalling import RecallModel as RecallModel
+    from labkit.recurrent.recalling import RecallTask as RecallTask
+    from labkit.recurrent.recalling import recall as recall
+    from labkit.recurrent.recalling import recall_events as recall_events
+    from labkit.recurrent.recalling import recorded_recall as recorded_recall
+
+# module -> its names, fetched when first asked for; no module is named like a function, which it would hide
+_NAMES = {
+    "cells": ("Attention", "Mamba", "Mamba2", "RWKVTime", "state_bytes"),
+    "recalling": ("Recall", "RecallModel", "RecallTask", "recall", "recall_events", "recorded_recall"),
+}
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, _NAMES, modules=("cells",))
