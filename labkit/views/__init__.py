@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from labkit.views.features_view import features as features
     from labkit.views.generation_charts import drafts as drafts
     from labkit.views.generation_charts import throughput as throughput
+    from labkit.views.language_chart import languages as languages
     from labkit.views.lens_chart import attribution as attribution
     from labkit.views.lens_view import lens as lens
     from labkit.views.live_panel import live as live
@@ -53,6 +54,7 @@ _NAMES = {
     "dose_chart": ("doses",),
     "features_view": ("features",),
     "generation_charts": ("drafts", "throughput"),
+    "language_chart": ("languages",),
     "lens_chart": ("attribution",),
     "lens_view": ("lens",),
     "live_panel": ("live",),

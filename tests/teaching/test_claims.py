@@ -43,7 +43,7 @@ def test_the_ledger_is_complete() -> None:
     assert rows["phi3-85"].outcome == "untestable"
 
 
-ON_THE_DEFAULT_MODEL = {"golden-gate", "layer-11-broken"}
+ON_THE_DEFAULT_MODEL = {"golden-gate", "language-tax", "layer-11-broken"}
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,9 @@ def test_outcomes_follow_from_the_numbers() -> None:
     assert edgy_before == plain_before == 0
     assert rows["alignment-tax"].outcome == "untestable"
     assert edgy_before <= ablated < plain < edgy <= alike
+    dearer, of = map(int, re.findall(r"in (\d+) of (\d+) languages", rows["language-tax"].comparison)[0])
+    assert rows["language-tax"].outcome == ("held" if dearer == of else "refuted")
+    assert f"{rows['language-tax'].value:.2f} times as many in the median one" in rows["language-tax"].comparison
 
 
 def test_the_notebook_runs_the_experiment_of_the_ledger() -> None:

@@ -17,6 +17,7 @@ from labkit.teaching.claims import (
     autoencoders,
     generated,
     generated_batches,
+    languages,
     layers,
     mixtures,
     quantized,
@@ -224,5 +225,6 @@ COMPUTE: dict[str, Callable[[], Computed]] = {
     "golden-gate": lambda: Computed(*autoencoders.golden_gate()),
     "json-for-free": lambda: Computed(*generated.json_for_free(), machine()),
     "spec-decoding": lambda: Computed(*speculated.spec_decoding(), machine()),
+    "language-tax": lambda: Computed(*languages.language_tax_claim()),
     "temperature-0": lambda: Computed(*generated_batches.temperature_0(), machine()),
 }

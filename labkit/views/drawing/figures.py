@@ -246,15 +246,20 @@ class _Drawing:
                 Path(points, line_colour(trace), float(trace.line.width or 2), DASHES.get(trace.line.dash or "", ()))
             )
         hovers = hovers_of(trace, len(points))
-        bars = trace.error_y
+        across, along = trace.error_x, trace.error_y
         for i, (px, py) in enumerate(points):
             if not (math.isfinite(px) and math.isfinite(py)):
                 continue
-            if bars is not None and bars.array is not None:
-                own = y.own(trace.y[i])
-                minus = bars.array if bars.arrayminus is None else bars.arrayminus
-                ends = ((px, y.at(own - number_of(minus[i]))), (px, y.at(own + number_of(bars.array[i]))))
-                self.add(Path(ends, bars.color or line_colour(trace), float(bars.thickness or 1.5)))
+            if along is not None and along.array is not None:
+                low, high = (y.at(end) for end in _ends(along, i, y.own(trace.y[i])))
+                self.add(
+                    Path(((px, low), (px, high)), along.color or line_colour(trace), float(along.thickness or 1.5))
+                )
+            if across is not None and across.array is not None:
+                low, high = (x.at(end) for end in _ends(across, i, x.own(trace.x[i])))
+                self.add(
+                    Path(((low, py), (high, py)), across.color or line_colour(trace), float(across.thickness or 1.5))
+                )
             if "markers" in mode:
                 self.add(*marker(trace.marker, i, px, py, line_colour(trace), hovers[i]))
             if "text" in mode and trace.text is not None:
@@ -417,6 +422,12 @@ class _Drawing:
                     self.add(Words(x, y + 4, each, 12.0, GREY))
                     continue
                 self.add(*sign(each, x, y), Words(x + 28, y + 4, plain(each.name), 12.0, GREY))
+
+
+def _ends(bars: Part, number: int, at: float) -> tuple[float, float]:
+    """Where the interval of a point begins and ends."""
+    minus = bars.array if bars.arrayminus is None else bars.arrayminus
+    return at - number_of(minus[number]), at + number_of(bars.array[number])
 
 
 def _across(axis: Axis, other: Axis, at: float, colour: str, width: float) -> Path:
