@@ -11,6 +11,7 @@ import torch
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.trace import running
+from labkit.trace.along import exact
 from labkit.trace.capture import observing
 from labkit.trace.input import as_ids, as_texts, encode
 from labkit.trace.instruments import BY_NAME, INSTRUMENTS
@@ -26,7 +27,7 @@ Position = str | int
 
 
 class Activations(NamedTuple):
-    """layers: of the model.  values: (layers, texts, d) float32."""
+    """layers: of the model.  values: (layers, texts, d) float32, or float64 of such a model."""
 
     layers: list[int]
     values: np.ndarray
@@ -108,7 +109,8 @@ def gathered(
         for of_layer, layer in zip(found, layers, strict=True):
             whole = captured.layered[at][layer]
             for place, i in enumerate(group):
-                x = whole[place, ..., -width:, :][..., : len(rows[i]), :].float()
+                x = whole[place, ..., -width:, :][..., : len(rows[i]), :]
+                x = exact(x)
                 x = x if x.dim() == 2 else x.transpose(0, 1).flatten(1)
                 of_layer[i] = _read(x, position).cpu()
     values = np.stack([torch.stack(of_layer).numpy() for of_layer in found])

@@ -21,13 +21,16 @@ from labkit.circuits.activations import (
     rows_of,
 )
 from labkit.circuits.holding_out import check_enough, folds_of, share
+from labkit.circuits.repeats import kinds_without_repeats
 from labkit.errors import BadInput
+from labkit.quantization.bases import Base, base_of
 from labkit.quantization.comparing import compare, logits_of
 from labkit.quantization.intervals import LEAST_DOCUMENTS
 from labkit.statistics import dealt, interval, null, permuted_within, resampled
-from labkit.trace.along import check_width, unit
+from labkit.trace.along import check_width, exact, unit
 from labkit.trace.documents import Documents
 from labkit.trace.edits import Edit, patch
+from labkit.trace.input import as_kinds
 from labkit.trace.lab_like import check_lab
 
 if TYPE_CHECKING:
@@ -43,14 +46,15 @@ PARTS = ("residual", "attention_output", "mlp_output")  # what of a layer a dire
 class Direction:
     """A direction in the residual stream, from `difference_of_means`. `lk.steer(d.vector, 5.0, layer=d.layer)` goes along it.
 
-    vector: (d_model,) float32, the mean over the positive texts less that over the negative ones, in the residual stream's
-    units.
+    vector: (d_model,) float32 (float64 of such a model), the mean over the positive texts less that over the negative
+    ones, in the residual stream's units.
     layer: that the stream enters; the number of layers for what leaves the last.  position: of the token read, or "last",
     "mean".
     separation: the share of held-out texts that lie nearer to their own mean along the direction, which was found without
         them and all that belong to them, in five folds; separation_low, separation_high: 95 % (Wilson 1927).
     chance, chance_high, p: of the same with the labels dealt anew: mean, 97.5 %, and how often that reaches `separation`.
     positive, negative: how many texts.  model: by name.  seed: of folds and shuffles.
+    base: the fingerprint of the model's weights, an adapter's left out; by it the direction is refused in another model.
     """
 
     vector: Tensor
@@ -66,10 +70,19 @@ class Direction:
     negative: int
     model: str
     seed: int
+    base: Base | None = None
+
+    def belongs(self, lab: LabLike) -> None:
+        """Raise BadInput for a lab of another model than the direction was found in."""
+        if self.base is not None and (differs := base_of(lab).differs(self.base)):
+            raise BadInput(
+                f"This direction was found in {self.base.name}, and {lab.name} {differs}; find it in this model, or give its "
+                "vector, to try it here all the same."
+            )
 
     @property
     def unit(self) -> Tensor:
-        """(d_model,) float32: the same at length 1."""
+        """(d_model,): the same at length 1."""
         found: Tensor = self.vector / self.vector.norm()
         return found
 
@@ -158,6 +171,7 @@ def difference_of_means(
     values = gathered(lab, there, at, layers, where).values.astype(np.float64)
     folds = folds_of(labels, groups, seed)
     others = _shuffled(labels, groups, shuffles, np.random.default_rng(seed))
+    base = base_of(lab)
     found = []
     for of_layer, x in zip(layers, values, strict=True):
         vector = x[labels == 1].mean(0) - x[labels == 0].mean(0)
@@ -173,7 +187,7 @@ def difference_of_means(
         )
         found.append(
             Direction(
-                vector=torch.from_numpy(vector).float(),
+                vector=torch.from_numpy(vector).to(torch.float64 if lab.dtype is torch.float64 else torch.float32),
                 layer=of_layer,
                 position=where,
                 separation=separation,
@@ -186,6 +200,7 @@ def difference_of_means(
                 negative=counts[1],
                 model=lab.name,
                 seed=seed,
+                base=base,
             )
         )
     return found[0] if checks.as_whole(layer) is not None else found
@@ -234,6 +249,7 @@ def ablate_direction(
     parts: what of a layer is projected: "residual", what enters it (with None also what leaves the last);
         "attention_output", so that its MLP does not read it either; "mlp_output". In a model without attention as labkit
         sees it give ("residual",).
+    A direction of another model is refused by its weights, a tensor by its width alone; float64 models are projected in float64.
     Directional ablation of Arditi et al. 2024 (arXiv:2406.11717, section 2.4). An edit like all others, for `lab.edit`.
     Raises BadInput for a direction that is none; `lab.edit` raises it for one of another width and for layers that are not
     there, and Unavailable for parts that the model does not have.
@@ -258,8 +274,8 @@ def ablate_direction(
 
     def without(x: Tensor) -> Tensor:
         check_width(x, r, "load the model it was found in")
-        rows = x.float()
-        here = r.to(rows.device)
+        rows = exact(x)
+        here = r.to(rows)
         return (rows - (rows @ here)[..., None] * here).to(x)
 
     def belongs(lab: LabLike) -> None:
@@ -268,6 +284,8 @@ def ablate_direction(
             raise BadInput(
                 f"This direction has {len(r)} numbers and the residual stream of {lab.name} {width}; load {found_in}."
             )
+        if isinstance(direction, Direction):
+            direction.belongs(lab)
 
     places = tuple(f"{part}[{layer}]" for layer in inside for part in dict.fromkeys(chosen))
     return replace(Edit(places, patch(places[0], without).value), check=belongs)
@@ -280,7 +298,7 @@ class EditCost:
     kl: KL(without the edits || with them), nats a token, with 95 % over texts (low, high; NaN where fewer than
     5 were counted, which show too little of how texts differ).  same: the share of tokens of
     which the likeliest next one stays.  loss: change of the loss, nats a token.  texts, tokens: how many were counted.
-    notes: whether texts were cut to the model's context.
+    notes: whether texts were cut to the model's context, or stood there twice.
     """
 
     kl: float
@@ -298,9 +316,9 @@ def edit_cost(
 ) -> EditCost:
     """What edits cost on text that they are not meant for: how far the next-token distributions move, token by token.
 
-    edits: one, or several that are on together.  texts: harmless or general ones.  draws: resamplings of texts for the
-    interval. Edits and adapters that are on already are so for both sides. Raises BadInput for no texts or ones without a
-    counted token.
+    edits: one, or several that are on together.  texts: harmless or general ones; one that stands there twice counts once.
+     draws: resamplings of texts for the interval. Edits and adapters that are on already are so for both sides. Raises
+    BadInput for no texts or ones without a counted token.
     """
     check_lab(lab)
     draws, seed = checks.whole("draws", draws, 1), checks.seed(seed)
@@ -310,7 +328,8 @@ def edit_cost(
         raise BadInput(
             "edit_cost takes edits such as lk.circuits.ablate_direction(d), and this is none; give at least one."
         )
-    documents = Documents(lab, texts)
+    kinds, repeated = kinds_without_repeats(lab, as_kinds(texts))
+    documents = Documents(lab, kinds)
 
     def edited(number: int) -> Tensor:
         with lab.edit(*changes):
@@ -331,5 +350,5 @@ def edit_cost(
         loss=float((damage.loss - damage.original_loss).mean()),
         texts=int((tokens > 0).sum()),
         tokens=len(damage.kl),
-        notes=tuple(documents.cut),
+        notes=(*documents.cut, *repeated),
     )

@@ -10,6 +10,8 @@ import torch
 
 from labkit import checks
 from labkit.errors import BadInput
+from labkit.quantization.bases import Base, base_of
+from labkit.trace.along import exact
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,13 +23,15 @@ if TYPE_CHECKING:
 class JacobianLens:
     """What a state at each layer adds, on average, to the last residual stream from its position on.
 
-    jacobians: {layer: (d_model, d_model) float32 on the CPU}, by the layer that the state enters, as `trace.residual`
-        counts; a published lens calls the same state the output of the layer before. They map a state at that layer into the
-        last residual stream, from which the model reads its answer. The last residual itself needs none.
+    jacobians: {layer: (d_model, d_model) float32 on the CPU, float64 of such a model}, by the layer that the state enters,
+        as `trace.residual` counts; a published lens calls the same state the output of the layer before. They map a state
+        at that layer into the last residual stream, from which the model reads its answer. The last residual itself needs
+        none.
     prompts: how many texts they are averaged over.  model: its name; None where a file does not say.  layers: it has.
     agreement: {layer: correlation of the entries off the diagonal of two lenses, each fitted on half of the texts}; empty
         where not known.
     notes: what is to be known of how it was made.
+    base: the fingerprint of the model's weights; None where a file does not have one, as published lenses.
     Gurnee et al. 2026, Verbalizable Representations Form a Global Workspace in Language Models.
     """
 
@@ -37,6 +41,7 @@ class JacobianLens:
     layers: int
     agreement: Mapping[int, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    base: Base | None = None
 
     def __post_init__(self) -> None:
         """Raise BadInput unless there is a matrix at least, and all are square and alike."""
@@ -72,10 +77,13 @@ class JacobianLens:
         matrix = self.jacobian(layer)
         if matrix is None:
             return states
-        return (states.float() @ matrix.to(states.device).T).to(states.dtype)
+        wide = exact(states)
+        return (wide @ matrix.to(wide).T).to(states.dtype)
 
     def belongs(self, lab: LabLike) -> None:
-        """Raise BadInput unless this lens was fitted on the lab's model."""
+        """Raise BadInput unless this lens was fitted on the lab's model, by its weights, or by its name where it has no
+        fingerprint of them.
+        """
         width, layers = int(lab.config.hidden_size), len(lab.anatomy.layers)
         remedy = "fit one for this model: lk.circuits.fit_lens(lab, texts)"
         if (width, layers) != (self.d_model, self.layers):
@@ -83,6 +91,13 @@ class JacobianLens:
                 f"This lens is of {self.model or 'a model'} with {self.layers} layers of width {self.d_model}, and {lab.name} "
                 f"has {layers} of {width}; {remedy}."
             )
+        if self.base is not None:
+            if differs := base_of(lab).differs(self.base):
+                raise BadInput(
+                    f"This lens was fitted on {self.base.name}, and {lab.name} {differs}; {remedy}, or, to read it with this one "
+                    "all the same: dataclasses.replace(lens, base=None, model=None)."
+                )
+            return
         if self.model is not None and plain_name(self.model) != plain_name(lab.name):
             raise BadInput(
                 f"This lens was fitted on {self.model}, and this is {lab.name}; {remedy}, or, if it is the same model under "

@@ -21,8 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from labkit.errors import BadInput, Unavailable
 from labkit.trace import running
+from labkit.trace.along import exact
 from labkit.trace.capture import observing
-from labkit.trace.record import check_predicts
 
 if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike
@@ -40,7 +40,11 @@ def check_differentiable(lab: LabLike) -> None:
     """Raise Unavailable for a model whose residual stream can't be followed to its end."""
     if reason := lab.anatomy.support.get("residual"):
         raise Unavailable(f"A lens reads the residual stream, and that of {lab.name} can't be had: {reason}.")
-    check_predicts(lab.anatomy.causal, lab.name)
+    if not lab.anatomy.causal:
+        raise Unavailable(
+            f"{lab.name} looks at later tokens too, so a state acts on earlier ones and is not read for what comes next; "
+            'fit a lens on a causal model, or ask what its states hold with lk.circuits.probe(lab, texts, labels, at="residual").'
+        )
     if running.virtual_tokens(lab.model):
         raise Unavailable(
             f"{lab.name} has trained vectors before its texts (prompt tuning); fit the lens on the model without them: "
@@ -58,8 +62,9 @@ def text_jacobians(
     together: int | None = None,
     stop: threading.Event | None = None,
 ) -> torch.Tensor:
-    """(layers − 1, rows, d_model) float32 on the CPU: J_0, J_1, ... of one text; [l, i, j] is the last's number i by l's j.
+    """(layers − 1, rows, d_model) on the CPU, float32, or float64 of such a model: J_0, J_1, ... of one text.
 
+    [l, i, j] is the last's number i by l's j.
     ids: at least LEAST tokens; all are read.  rows: which of the d_model rows; None for all.  together: how many of them
     share a pass, each on a copy of the text; None for as many as the device gains from.  stop: ends it with Stopped.
     The derivatives are computed in the model's own dtype. The caller has the lab's turn.
@@ -76,7 +81,7 @@ def text_jacobians(
         running.forward(lab.model, [list(ids)] * size, logits="none", grad=True)
     live = captured.live["residual"]
     last, before = live[len(lab.anatomy.layers)], [live[i] for i in range(1, len(lab.anatomy.layers))]
-    found = torch.empty(len(before), len(wanted), width)
+    found = torch.empty(len(before), len(wanted), width, dtype=exact(last).dtype)
     for start in range(0, len(wanted), size):
         if stop is not None and stop.is_set():
             raise Stopped
@@ -86,7 +91,7 @@ def text_jacobians(
             ends[copy, inside, row] = 1.0
         more = start + size < len(wanted)
         for layer, gradient in enumerate(torch.autograd.grad(last, before, ends, retain_graph=more)):
-            found[layer, start : start + len(some)] = gradient[: len(some), inside].float().mean(1)
+            found[layer, start : start + len(some)] = exact(gradient[: len(some), inside]).mean(1)
     if not bool(found.isfinite().all()):
         raise Unavailable(
             f"A Jacobian of {lab.name} holds NaN or infinity, which would spoil the average: a weight is NaN, or the dtype too "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from labkit import checks
 from labkit.circuits.jacobian_lens import JacobianLens
 from labkit.circuits.jacobians import SKIPPED
 from labkit.circuits.lens_reading import fitted_for
+from labkit.circuits.repeats import kinds_without_repeats
 from labkit.errors import BadInput
 from labkit.results import Result
 from labkit.statistics import interval, resampled
@@ -40,6 +41,7 @@ class LensQuality(Result):
     differences: the Jacobian lens less each of the others, document by document: against, layer, measure, difference, low,
     high; below 0 it is the better one.  documents, positions: how many were read, of each document at most.  ahead: how many
     tokens later ones are looked for.  model: its name.  prompts: that the Jacobian lens was fitted on.
+    notes: of documents that stood there twice.
     """
 
     differences: pd.DataFrame
@@ -48,6 +50,7 @@ class LensQuality(Result):
     ahead: int
     model: str
     prompts: int
+    notes: tuple[str, ...] = ()
 
     def _title(self) -> str:
         return (
@@ -56,7 +59,7 @@ class LensQuality(Result):
         )
 
     def _remarks(self) -> Sequence[str]:
-        return ("in brackets of 95 %, by documents drawn again; differences: .differences",)
+        return ("in brackets of 95 %, by documents drawn again; differences: .differences", *self.notes)
 
 
 class _Read(NamedTuple):
@@ -106,7 +109,8 @@ def lens_quality(
         fitted.jacobian(layer)
     if not wanted:
         raise BadInput("layers is empty; leave it away for all that the lens reads at.")
-    ids, kind_of, _ = documents_of(lab, as_kinds(texts))
+    kinds, notes = kinds_without_repeats(lab, as_kinds(texts))
+    ids, kind_of, _ = documents_of(lab, kinds)
     least = SKIPPED + ahead + 2
     long = [number for number, row in enumerate(ids) if len(row) >= least]
     if len(long) < LEAST_DOCUMENTS:
@@ -126,7 +130,7 @@ def lens_quality(
     if len(found) < LEAST_DOCUMENTS:
         raise BadInput(f"The comparison was ended after {len(found)} documents, too few to say anything.")
     weights = resampled(kind_of[long[: len(found)]], draws, rng)
-    return _result(lab.name, fitted, wanted, found, weights, positions, ahead)
+    return replace(_result(lab.name, fitted, wanted, found, weights, positions, ahead), notes=notes)
 
 
 def _elsewhere(layers: Sequence[int], rng: np.random.Generator) -> dict[int, int]:

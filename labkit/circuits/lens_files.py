@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from labkit.circuits.jacobian_lens import JacobianLens, plain_name
 from labkit.errors import BadInput, BadModelFile, ModelNotFound
 from labkit.models.files.safetensors_header import read_safetensors_header
 from labkit.models.shipped import checked_lens
+from labkit.quantization.bases import Base
 
 SHIPPED_MODEL = "smollm2-135m-instruct"
 FILE = "lens.safetensors"
@@ -26,6 +28,7 @@ PICKLES = (".pt", ".pth")
 _MOST_LAYERS = 10_000
 _STORED = ("F32", "F16", "BF16", "I8")
 _LEVELS = 127
+UNKNOWN = "its model can't be verified: the file has no fingerprint, so only name, layers and width are compared"
 GROUP = 32  # numbers of a row that share a scale; a narrower or uneven row has one
 _SMALLEST = 1e-7  # scale that float16 still holds
 
@@ -37,6 +40,8 @@ def load_lens(
 
     path: NAME.safetensors; or NAME.pt, such as "gpt2-small/jlens/Salesforce-wikitext/gpt2_jacobian_lens.pt" of
         neuronpedia/jacobian-lens, as huggingface_hub.hf_hub_download(...) gives its place on disk.
+    A file that labkit wrote has a fingerprint of the model's weights; of others, published ones among them, a note says that
+    only name, layers and width are compared.
     model: the name of the model it is of, where its file does not say or calls it otherwise.  layers: how many that model has,
         where its file does not say and the lens leaves out some; None takes it to be of all layers but the last.
     allow_pickle: a .pt file is a pickle. It is opened by torch's reader of tensors and plain values alone (weights_only),
@@ -71,7 +76,10 @@ def shipped_lens(name: str) -> JacobianLens | None:
 
 @cache
 def _shipped() -> JacobianLens:
-    return _from_safetensors(checked_lens() / FILE, None, None)
+    found = _from_safetensors(checked_lens() / FILE, None, None)
+    return replace(
+        found, notes=tuple(note for note in found.notes if note != UNKNOWN)
+    )  # its file's checksum was verified
 
 
 # writing --------------------------------------------------------------------------------------------------------------
@@ -104,7 +112,9 @@ def _write_pickle(lens: JacobianLens, file: Path) -> None:
         "n_prompts": lens.prompts,
         "source_layers": [layer - 1 for layer in layers],
         "d_model": lens.d_model,
-        "metadata": {"target_layer": lens.layers - 1} | ({} if lens.model is None else {"model_name": lens.model}),
+        "metadata": {"target_layer": lens.layers - 1}
+        | ({} if lens.model is None else {"model_name": lens.model})
+        | ({} if lens.base is None else {"base": lens.base.as_text()}),
     }
     torch.save(content, file)
 
@@ -130,8 +140,10 @@ def _write_safetensors(lens: JacobianLens, file: Path, bits: int) -> None:
         "source_layers": json.dumps([layer - 1 for layer in sorted(lens.jacobians)]),
         "target_layer": str(lens.layers - 1),
         "agreement": json.dumps({layer: round(value, 5) for layer, value in lens.agreement.items()}),
-        "notes": json.dumps(lens.notes),
+        "notes": json.dumps([note for note in lens.notes if note != UNKNOWN]),
     }
+    if lens.base is not None:
+        facts["base"] = lens.base.as_text()
     save_file(tensors, file, metadata=facts if lens.model is None else facts | {"model": lens.model})
 
 
@@ -169,7 +181,7 @@ def _from_safetensors(file: Path, model: str | None, layers: int | None) -> Jaco
         last = int(facts["target_layer"]) if "target_layer" in facts else None
     except (ValueError, TypeError, AttributeError) as error:
         raise _wrong(file, "what it says about itself can't be read") from error
-    return _made(file, matrices, prompts, model or facts.get("model"), layers, last, told, notes)
+    return _made(file, matrices, prompts, model or facts.get("model"), layers, last, told, notes, facts.get("base"))
 
 
 def _fits(shape: tuple[int, ...], scale: tuple[str, tuple[int, ...], int] | None) -> bool:
@@ -208,7 +220,17 @@ def _from_pickle(file: Path, model: str | None, layers: int | None) -> JacobianL
         if prompts < 1:
             raise _wrong(file, "it is a fit that has not begun")
         found = {layer: matrix.float() / prompts for layer, matrix in found.items()}
-    return _made(file, found, prompts, model or (name if isinstance(name, str) else None), layers, last, {}, ())
+    return _made(
+        file,
+        found,
+        prompts,
+        model or (name if isinstance(name, str) else None),
+        layers,
+        last,
+        {},
+        (),
+        facts.get("base"),
+    )
 
 
 def _made(
@@ -220,6 +242,7 @@ def _made(
     last: int | None,
     agreement: dict[int, float],
     notes: tuple[str, ...],
+    base: object,
 ) -> JacobianLens:
     """A lens of what a file held, by the layer a state leaves. last: the layer its matrices lead to, where the file says."""
     shapes = {tuple(matrix.shape) for matrix in matrices.values()}
@@ -236,7 +259,10 @@ def _made(
         if not bool(matrix.isfinite().all()):
             raise _wrong(file, f"the matrix of layer {layer} holds numbers that are none")
     found = {layer + 1: matrix.float().contiguous() for layer, matrix in sorted(matrices.items())}
-    return JacobianLens(found, prompts, model, count, agreement, notes)
+    told = Base.from_text(base if isinstance(base, str) else None)
+    if told is None:
+        notes = (*notes, UNKNOWN)
+    return JacobianLens(found, prompts, model, count, agreement, notes, told)
 
 
 def _wrong(file: Path, what: str) -> BadModelFile:

@@ -13,12 +13,14 @@ from torch import Tensor
 from labkit import checks
 from labkit.circuits.activations import rows_of
 from labkit.circuits.directions import Direction
+from labkit.circuits.repeats import without_repeats
 from labkit.errors import BadInput
 from labkit.results import Result
 from labkit.statistics import interval, p_value, resampled
 from labkit.trace import running
-from labkit.trace.along import check_width, unit
+from labkit.trace.along import check_width, exact, unit
 from labkit.trace.edits import patch
+from labkit.trace.lab_like import check_lab
 
 if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike
@@ -36,6 +38,7 @@ class Steers(Result):
 
     unsteered: the metric's mean without any.  length: of the direction, in the residual stream's units.  layer: before which
     it is added.  prompts: how many.  random: how many random directions.  model: by name.  seed: of them.
+    notes: of prompts that stood there twice.
     """
 
     unsteered: float
@@ -45,6 +48,7 @@ class Steers(Result):
     random: int
     model: str
     seed: int
+    notes: tuple[str, ...] = ()
 
     def _title(self) -> str:
         how = f"along a direction of length {self.length:.3g}: {self.prompts} prompts"
@@ -56,6 +60,7 @@ class Steers(Result):
     def _remarks(self) -> Sequence[str]:
         return (
             f"p: how often one of {self.random} random directions of that length changes at least as much, either way.",
+            *self.notes,
         )
 
 
@@ -75,8 +80,9 @@ def steers(
     """Push the residual stream along a direction and see what the model then says, beside random directions of the same length.
 
     direction: a Direction, or (d_model,) with the layer it is added before; added as it is, times each of the strengths.
-    prompts: at least two.  metric: of the logits of one prompt, (T, vocabulary) float32, gives a number, such as
-        `lambda logits: logits[-1, good] - logits[-1, bad]`; or a list with one for each prompt.
+    prompts: at least two different ones; the same with the same metric counts once.  metric: of the logits of one prompt,
+        (T, vocabulary) float32, gives a number, such as `lambda logits: logits[-1, good] - logits[-1, bad]`; or a list
+        with one for each prompt.
     tokens: which are pushed, as places write them; "1:" leaves the first alone.  random: directions drawn for comparison.
     A row for each strength: strength; value, the metric's mean over prompts; change, from the model left alone, with low and
     high (95 %, resampling prompts); random_low, random_high: where 95 % of the mean changes by random directions lie; p, how
@@ -90,11 +96,13 @@ def steers(
             raise BadInput(
                 f"This direction was found at layer {direction.layer}; leave layer away, or give its vector instead."
             )
+        check_lab(lab)
+        direction.belongs(lab)
         layer, vector = direction.layer, direction.vector
     else:
         vector = direction
     along = unit(vector, "steers takes a Direction, from difference_of_means, or a direction (d_model,) as a tensor.")
-    length = float(vector.detach().float().norm())
+    length = float(exact(vector.detach()).norm())
     if layer is None:
         raise BadInput("A direction of your own needs the layer it is added before: layer=15.")
     random, seed = checks.whole("random", random, 1), checks.seed(seed)
@@ -103,8 +111,6 @@ def steers(
         raise BadInput("There is no strength to push by; give some, such as (-1, 1).")
     rows = rows_of(lab, prompts, "prompts", chat=chat)
     layer = checks.index("layer", layer, len(lab.anatomy.layers) + 1, of=f"{lab.name} has")
-    if len(rows) < 2:
-        raise BadInput("Give several prompts: from one, nothing can be said about others.")
     metrics = (
         [metric] * len(rows)
         if callable(metric)
@@ -114,7 +120,11 @@ def steers(
         raise BadInput(
             f"There are {len(rows)} prompts and not as many metrics; give one function, or one for each prompt."
         )
-    return _measured(lab, along, length, layer, amounts, rows, metrics, random, tokens, seed)
+    once, notes = without_repeats(rows, [id(each) for each in metrics])
+    rows, metrics = [rows[place] for place in once], [metrics[place] for place in once]
+    if len(rows) < 2:
+        raise BadInput("Give several different prompts: from one, nothing can be said about others.")
+    return _measured(lab, along, length, layer, amounts, rows, metrics, random, tokens, seed, notes)
 
 
 def _measured(
@@ -128,6 +138,7 @@ def _measured(
     random: int,
     tokens: str,
     seed: int,
+    notes: tuple[str, ...],
 ) -> Steers:
     import pandas as pd
 
@@ -153,7 +164,7 @@ def _measured(
         return values
 
     drawn = torch.randn(random, len(along), generator=torch.Generator().manual_seed(seed))
-    drawn = drawn / drawn.norm(dim=1, keepdim=True)
+    drawn = (drawn / drawn.norm(dim=1, keepdim=True)).to(along)
     weights = resampled(np.zeros(len(rows), np.int64), DRAWS, np.random.default_rng(seed)) / len(rows)
     before = pushed(None)
     found = []
@@ -173,7 +184,7 @@ def _measured(
         )
     columns = ["strength", "value", "change", "low", "high", "random_low", "random_high", "p"]
     table = pd.DataFrame(found, columns=columns)
-    return Steers(table, float(before.mean()), length, layer, len(rows), random, lab.name, seed)
+    return Steers(table, float(before.mean()), length, layer, len(rows), random, lab.name, seed, notes)
 
 
 def _number(metric: object, logits: Tensor) -> float:

@@ -91,20 +91,21 @@ def expert_features(
         `counted_on` gives that half.
     Returns a row for each thing that may be known of a token, in its column `known`: "token" (its id), "feature" (the most
     active one), "untrained feature" (that of an untrained autoencoder of the same sizes), "token and feature", "token and
-    untrained feature". Columns: information (bits that knowing it saves in telling an expert drawn among the token's k, on
+    untrained feature". An autoencoder that does not fix how many features are active stands beside an untrained topk one with as
+    many as it has active on a token of these texts in the mean. Columns: information (bits that knowing it saves in
+    telling an expert drawn among the token's k, on
     documents it was not counted on: a lower bound of their mutual information, below 0 where what was counted misleads), low
     and high (95 %, documents drawn again), share (of the experts' entropy), shuffled, shuffled_high and p_shuffled (`shuffles`
     times the same with tokens or features dealt anew: within the document; where the token is known, among the occurrences of
     the token), untrained_routers and p_untrained_routers (mean over, and against, `untrained` routers of random directions that
     choose from the same inputs; whatever a feature tells about them it tells of any direction). NaN without.
     A feature that tells much need not name a role: compare it with the token, which a router mostly follows.
-    Raises Unavailable for a dense model and a layer without a router, BadInput for an autoencoder of another model or of a kind
-    that has no untrained one (other than topk), and for too few documents.
+    Raises Unavailable for a dense model and a layer without a router, BadInput for an autoencoder of another model and for too
+    few documents.
     """
     import pandas as pd
 
     from labkit.moe import collect
-    from labkit.sae import untrained as untrained_like
     from labkit.sae.dictionary import checked_sae
 
     shuffles, untrained = checks.whole("shuffles", shuffles, 0), checks.whole("untrained", untrained, 0)
@@ -117,7 +118,7 @@ def expert_features(
             f"{checks.listed(routing.layers, 'or')}."
         )
     counted, measured = halves(routing.kind_of, seed)
-    data = _Tokens.of(lab, sae, untrained_like(sae, seed), texts, routing, counted)
+    data = _Tokens.of(lab, sae, seed, texts, routing, counted)
     rng = np.random.default_rng(seed)
     weights = resampled(routing.kind_of[measured], draws, rng)
     rows = []
@@ -223,29 +224,30 @@ class _Tokens:
     ids: np.ndarray
 
     @classmethod
-    def of(
-        cls, lab: TracingLab, sae: SAE, random: SAE, texts: object, routing: Routing, counted: np.ndarray
-    ) -> _Tokens:
-        """What is read of the documents' tokens but the first, where the autoencoder is defined."""
+    def of(cls, lab: TracingLab, sae: SAE, seed: int, texts: object, routing: Routing, counted: np.ndarray) -> _Tokens:
+        """What is read of the documents' tokens but the first, where the autoencoder is defined. seed: of the untrained one."""
         import torch
 
+        from labkit.sae import untrained
         from labkit.sae.reading import residuals
         from labkit.trace.documents import documents_of
 
         documents, _, _ = documents_of(lab, texts)
         special = np.array(sorted(set(getattr(lab.tokenizer, "all_special_ids", None) or ())), dtype=np.int64)
-        good, active, untrained_active = [], [], []
+        good, active, read = [], [], []
         for ids, x in zip(documents, residuals(lab, [d.tolist() for d in documents], sae.layer), strict=True):
             seen = torch.from_numpy(~np.isin(ids, special))  # as the routing has them
             good.append(sae.defined(x)[seen].numpy())
             active.append(sae.active(x)[1][seen].numpy())
-            untrained_active.append(random.active(x)[1][seen].numpy())
+            read.append(x[seen])
         kept = np.flatnonzero(np.concatenate(good))
         if not len(kept):
             raise BadInput("The autoencoder is defined at no token of these texts; give longer ones.")
         layer = routing.layers.index(sae.layer)
-        chosen = np.concatenate(active)[kept]
-        by_chance = np.concatenate(untrained_active)[kept]
+        chosen = _joined(active)[kept]
+        mean = round(float((chosen >= 0).sum(1).mean()))
+        random = untrained(sae, seed, k=None if sae.k is not None else min(max(mean, 1), len(sae)))
+        by_chance = _joined([random.active(x)[1].numpy() for x in read])[kept]
         ids = routing.ids[kept]
         inside = np.isin(routing.document[kept], counted)
         others = () if routing.untrained is None else tuple(other[kept, layer] for other in routing.untrained)
@@ -322,6 +324,14 @@ class _Tokens:
         best = mutual_information(learnt).argmax(0)  # (experts,)
         there = _both(active[test], count, sent[test])[best, np.arange(self.n_experts)]
         return best, mutual_information(there)
+
+
+def _joined(tables: Sequence[np.ndarray]) -> np.ndarray:
+    """(N, n) of tables (rows, fewer than n or n), with -1 for what a row has not."""
+    width = max(table.shape[1] for table in tables)
+    return np.concatenate(
+        [np.pad(table, ((0, 0), (0, width - table.shape[1])), constant_values=-1) for table in tables]
+    )
 
 
 def _counts(label: np.ndarray, experts: np.ndarray, n_experts: int, labels: int) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from labkit import checks
+from labkit.circuits.repeats import kinds_without_repeats
 from labkit.errors import BadInput
 from labkit.models.texts import texts as shipped_texts
 from labkit.models.tokens import token_bytes, token_strings
@@ -84,14 +85,15 @@ def compare(
         token's distribution), "bits_per_byte" (the loss over the bytes of the same tokens); or a function of (lab, text) that
         gives a number, a vector (as long for each text), or a Result or DataFrame (as many rows for each text, told apart by
         its columns of whole numbers and words).
-    texts: a list, or kind -> a list; those that come with labkit when None.
+    texts: a list, or kind -> a list; those that come with labkit when None. A text that stands there twice counts once.
     together: the measure is a function of (lab, texts), the list of all texts: it gives one number for each, of which the mean
         is taken with its interval; or anything of the above once, which is shown without an interval.
     comparable: a measure of one's own says that it means the same under two tokenizers.
     Returns a row for each number that the measure gives, and of several kinds of text for each kind and "all": kind, the
     measure's own columns (of a vector: index), value, other, difference (other − value), low, high (95 % of the difference,
     documents drawn again within their kinds, the same for both; NaN where a kind has fewer than 5), documents. Ready measures
-    weigh every token (of bits_per_byte, byte) alike, those of one's own every text. A model beside itself differs by exactly 0.
+    weigh every token (of bits_per_byte, byte) alike, those of one's own every text. Where a vector or a table has NaN for a text
+    (a first token has no loss), the text is left out of that row, for both models. A model beside itself differs by exactly 0.
     Raises BadInput where the tokenizers differ and the measure is of tokens, for texts that can't be used, and for a measure
     that gives anything else. An exception in the measure passes through.
     """
@@ -110,6 +112,7 @@ def compare(
             raise BadInput(f"There is no text of kind {kind!r}; give some, or leave the kind out.")
     if not kinds:
         raise BadInput("There is no text to compare on; give a list of texts.")
+    kinds, repeated = kinds_without_repeats(lab, kinds)
     second, name = _second(lab, other)
     _check_tokens(lab, other, measure, comparable, kinds)
     flat = [text for some in kinds.values() for text in some]
@@ -128,8 +131,9 @@ def compare(
             f"The measure gives {len(first.keys)} numbers for {lab.name} and {len(beside.keys)} for {name}, or other rows, so "
             "they can't be set side by side; let it give the same rows for both."
         )
+    first, beside = _both_known(first, beside)
     if not first.once:  # a document of one token has none to predict, and is none of those that are drawn again
-        there = (first.counted > 0) | (beside.counted > 0)
+        there = np.any((first.counted > 0) | (beside.counted > 0), axis=1)
         first, beside, kind_of = first.of(there), beside.of(there), kind_of[there]
         for number, kind in enumerate(kinds):
             if not (kind_of == number).any():
@@ -152,7 +156,12 @@ def compare(
         documents=len(flat) if first.once else len(kind_of),
         draws=draws,
         seed=seed,
-        notes=(*((f"no interval, since {why}",) if few else ()), *_narrow(rows)),
+        notes=(
+            *((f"no interval, since {why}",) if few else ()),
+            *_narrow(rows),
+            *repeated,
+            *_missing(first),
+        ),
     )
 
 
@@ -223,7 +232,8 @@ def _check_tokens(
 class _Found:
     """What a measure gives: sums over counted; value = sum of sums / sum of counted.
 
-    keys: (column, value) pairs by which rows are told apart, one tuple a row.  sums: (documents, rows).  counted: (documents,).
+    keys: (column, value) pairs by which rows are told apart, one tuple a row.  sums: (documents, rows).  counted: (documents,
+    rows), 0 where a document has none, whose sum is 0 then.
     once: whether it was measured for all texts together, as the only document.
     """
 
@@ -246,7 +256,7 @@ def _ready(lab: LabLike, kinds: dict[str, list[object]], measure: str) -> _Found
     if measure == "bits_per_byte":
         sums = sums / math.log(2)
         counted = np.array([_bytes(lab, ids) for ids in documents.ids], dtype=np.float64)
-    return _Found([()], sums[:, None], counted)
+    return _Found([()], sums[:, None], counted[:, None])
 
 
 def _by_logits(lab: LabLike, documents: Documents, measure: str) -> np.ndarray:
@@ -277,8 +287,8 @@ def _own(measure: Measure, lab: LabLike, texts: list[object], together: bool) ->
         entries = _entries(given)
         keys = list(entries)
         if len(keys) == len(texts) and keys == [(("index", i),) for i in range(len(texts))]:
-            return _Found([()], np.array([[value] for value in entries.values()]), np.ones(len(texts)))
-        return _Found(keys, np.array([list(entries.values())]), np.ones(1), once=True)
+            return _counted([()], np.array([[value] for value in entries.values()]))
+        return _counted(keys, np.array([list(entries.values())]), once=True)
     found = [_entries(measure(lab, text)) for text in texts]
     keys = list(found[0])
     for number, entries in enumerate(found):
@@ -287,7 +297,33 @@ def _own(measure: Measure, lab: LabLike, texts: list[object], together: bool) ->
                 f"The measure gives {len(entries)} numbers for text {number} and {len(keys)} for text 0, or other rows; let it "
                 "give the same for each text, such as means, or measure all texts at once with together=True."
             )
-    return _Found(keys, np.array([list(entries.values()) for entries in found]), np.ones(len(texts)))
+    return _counted(keys, np.array([list(entries.values()) for entries in found]))
+
+
+def _counted(keys: list[Key], values: np.ndarray, once: bool = False) -> _Found:
+    """Of values, (documents, rows), those that are there. Raises BadInput for infinity."""
+    if np.isinf(values).any():
+        raise BadInput("The measure gave infinity; let it give finite numbers, or NaN where there is none.")
+    there = ~np.isnan(values)
+    return _Found(keys, np.where(there, values, 0.0), there.astype(np.float64), once)
+
+
+def _both_known(first: _Found, second: _Found) -> tuple[_Found, _Found]:
+    """Without what only one of the two has."""
+    alone = (first.counted > 0) != (second.counted > 0)
+    first, second = (
+        replace(one, sums=np.where(alone, 0.0, one.sums), counted=np.where(alone, 0.0, one.counted))
+        for one in (first, second)
+    )
+    return first, second
+
+
+def _missing(found: _Found) -> tuple[str, ...]:
+    """What is to be known where a measure has no number for some text."""
+    left = int((found.counted == 0).any(1).sum())
+    if not left:
+        return ()
+    return (f"{left} text{'s have' if left > 1 else ' has'} no number (NaN) in some rows, and no part in them",)
 
 
 def _entries(given: object) -> dict[Key, float]:
@@ -334,6 +370,12 @@ def _of_table(table: pd.DataFrame) -> dict[Key, float]:
 # side by side ---------------------------------------------------------------------------------------------------------
 
 
+def _interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % of (draws, rows), without draws that hold no text with a number."""
+    ends = [interval(column[~np.isnan(column)]) for column in samples.T]
+    return np.array([float(low) for low, _ in ends]), np.array([float(high) for _, high in ends])
+
+
 def _rows(
     first: _Found, second: _Found, kinds: tuple[str, ...], kind_of: np.ndarray, draws: int, seed: int
 ) -> list[dict[str, object]]:
@@ -344,13 +386,14 @@ def _rows(
     groups += [("all", np.ones(len(kind_of), bool))] if len(kinds) > 1 else []
     rows = []
     for kind, members in groups:
-        enough = int(np.bincount(kind_of[members])[np.unique(kind_of[members])].min()) >= LEAST_DOCUMENTS
+        known = (first.counted > 0) | (second.counted > 0)  # (documents, rows)
+        there = [known[members & (kind_of == kind)].sum(0) for kind in np.unique(kind_of[members])]
+        enough = np.min(there, axis=0) >= LEAST_DOCUMENTS
         with np.errstate(invalid="ignore", divide="ignore"):
-            values = [one.sums[members].sum(0) / one.counted[members].sum() for one in (first, second)]
+            values = [one.sums[members].sum(0) / one.counted[members].sum(0) for one in (first, second)]
             drawn = weights[:, members]
-            samples = [drawn @ one.sums[members] / (drawn @ one.counted[members])[:, None] for one in (first, second)]
-        difference = samples[1] - samples[0]
-        low, high = interval(difference) if enough else (np.full(len(first.keys), np.nan),) * 2
+            samples = [drawn @ one.sums[members] / (drawn @ one.counted[members]) for one in (first, second)]
+        low, high = (np.where(enough, end, np.nan) for end in _interval(samples[1] - samples[0]))
         for number, key in enumerate(first.keys):
             row: dict[str, object] = {"kind": kind} if len(kinds) > 1 else {}
             row |= {str(name): value for name, value in cast("tuple[tuple[str, object], ...]", key)}
@@ -360,7 +403,7 @@ def _rows(
                 "difference": float(values[1][number] - values[0][number]),
                 "low": float(low[number]),
                 "high": float(high[number]),
-                "documents": int(members.sum()),
+                "documents": int(known[members][:, number].sum()),
             }
             rows.append(row)
     return rows

@@ -19,9 +19,9 @@ from torch import nn
 from labkit import checks
 from labkit.errors import BadInput, BadModelFile, LabError, Unavailable
 from labkit.lora import adapter_files
-from labkit.lora.bases import Base, base_of, hub_name
 from labkit.lora.low_rank import LowRank, dense_weight, own_dense_weight, sizes
 from labkit.lora.settings import DTYPES
+from labkit.quantization.bases import Base, base_of, hub_name
 from labkit.quantization.weights import packed_shapes
 from labkit.trace import running
 from labkit.trace.adding import Change, Term, adding, own_parameters

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from labkit.errors import BadInput, BadModelFile
-from labkit.lora.bases import hub_name
 from labkit.models.sources import hub_endpoint
+from labkit.quantization.bases import hub_name
 from labkit.quantization.gguf_export import write_gguf
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ import torch
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.lora import checkpoints, methods
-from labkit.lora.bases import base_of
 from labkit.lora.costs import check_memory
 from labkit.lora.forgetting import Measuring, TextRows
 from labkit.lora.masks import Mask, Part, Prepared, prepared
@@ -25,6 +24,7 @@ from labkit.lora.samples import Sample
 from labkit.lora.settings import Settings, checked
 from labkit.lora.tuning import Plan, TunableLab, Tuning
 from labkit.lora.twins import float32_copy, twin
+from labkit.quantization.bases import base_of
 from labkit.quantization.quantizing import quantize
 from labkit.quantization.torch_products import PackedProduct
 from labkit.trace import running

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from labkit.errors import BadInput, LabError, Unavailable
 from labkit.lora import scripts
 from labkit.lora.adapters import Adapter, taken
-from labkit.lora.bases import hub_name
 from labkit.lora.methods import METHODS
 from labkit.lora.settings import Settings
 from labkit.lora.tuning import Step, TunableLab, Tuning
+from labkit.quantization.bases import hub_name
 from labkit.trace.building import is_quantized
 
 if TYPE_CHECKING:

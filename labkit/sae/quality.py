@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from labkit import checks
 from labkit.errors import BadInput
 from labkit.results import Result
 from labkit.sae.dictionary import SAE, checked_sae
@@ -68,19 +69,23 @@ class Quality(Result):
         return f"Quality({self.sae.name}: {', '.join(said)}, {self.tokens:,} tokens)"
 
 
-def untrained(sae: SAE, seed: int = 0) -> SAE:
+def untrained(sae: SAE, seed: int = 0, *, k: int | None = None) -> SAE:
     """An autoencoder of the same kind and sizes with random unit rows, and its transpose as encoder: a level of chance.
 
-    It keeps the trained one's decoder bias, about the mean of what is read. Raises BadInput for kinds other than topk
-    and abstopk.
+    It keeps the trained one's decoder bias, about the mean of what is read.
+    k: features active on a token, for a kind that does not fix how many: what stands beside such a one is a topk
+    autoencoder, since a threshold or a gate that was never trained says nothing. With topk and abstopk it is the trained
+    one's own. Raises BadInput for other kinds without k.
     """
     from dataclasses import replace
 
     checked_sae(sae)
-    if sae.k is None:
+    if sae.k is None and k is None:
         raise BadInput(
-            f"Only a topk autoencoder has an untrained one of the same kind; {sae.name} is {sae.architecture}."
+            f"Only a topk autoencoder has an untrained one of its kind; {sae.name} is {sae.architecture}, so give k, how many "
+            "features are to be active on a token."
         )
+    fixed = sae.k is not None
     rows = torch.randn(len(sae), sae.d_in, generator=torch.Generator().manual_seed(seed))
     rows /= rows.norm(dim=-1, keepdim=True)
     return replace(
@@ -89,6 +94,11 @@ def untrained(sae: SAE, seed: int = 0) -> SAE:
         encoder=rows.T.contiguous(),
         encoder_bias=torch.zeros(len(sae)),
         decoder=rows,
+        architecture=sae.architecture if fixed else "topk",
+        k=sae.k if fixed else checks.whole("k", k, 1, len(sae)),
+        threshold=None,
+        gate=None,
+        rescaled=sae.rescaled and fixed,
         folder=None,  # what is known of the trained one's features is not known of these
         _library=None,
     )

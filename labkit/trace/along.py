@@ -9,17 +9,26 @@ from torch import Tensor
 
 from labkit.errors import BadInput
 
-__all__ = ["check_width", "unit"]
+__all__ = ["check_width", "exact", "unit"]
+
+
+def exact(x: Tensor) -> Tensor:
+    """As it is computed with: float64 where it is that, and float32 otherwise."""
+    return x if x.dtype is torch.float64 else x.float()
 
 
 def unit(what: object, wanted: str) -> Tensor:
-    """(d,) float32 on the CPU, of length 1. wanted: the sentence that says what is taken.  Raises BadInput."""
+    """(d,) float32 on the CPU, of length 1; float64 of one in float64. wanted: the sentence that says what is taken.
+
+    Raises BadInput.
+    """
     if not isinstance(what, Tensor) or what.ndim != 1:
         raise BadInput(wanted)
-    length = float(what.detach().float().norm())
+    vector = exact(what.detach()).cpu()
+    length = float(vector.norm())
     if not math.isfinite(length) or length == 0:
         raise BadInput("This direction has no length, or numbers that are none; give another.")
-    return what.detach().to(torch.float32).cpu() / length
+    return vector / length
 
 
 def check_width(x: Tensor, direction: Tensor, remedy: str) -> None:

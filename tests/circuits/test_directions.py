@@ -191,6 +191,40 @@ def test_a_direction_of_another_model_is_refused_and_leaves_nothing(tiny_lab: lk
     assert hooks(tiny_lab.model) == before
 
 
+def test_a_direction_is_told_from_those_of_models_of_the_same_shape(tiny_lab: lk.Lab) -> None:
+    direction = lk.circuits.difference_of_means(tiny_lab, POSITIVE, NEGATIVE, 1)
+    other = copy.deepcopy(tiny_lab.model)
+    same = lk.Lab(copy.deepcopy(other), tiny_lab.tokenizer, name="the same")
+    with torch.no_grad():
+        other.model.layers[1].mlp.down_proj.weight.mul_(2)
+    tuned = lk.Lab(other, tiny_lab.tokenizer, name="tuned")
+    edit = lk.circuits.ablate_direction(direction)
+    with same.edit(edit):
+        pass
+    with pytest.raises(lk.BadInput, match="found in tiny, and tuned has other weights in its layers"), tuned.edit(edit):
+        pass
+    with pytest.raises(lk.BadInput, match="found in tiny, and tuned"):
+        lk.circuits.steers(tuned, direction, POSITIVE, lambda logits: logits[-1, 3])
+    with tuned.edit(lk.circuits.ablate_direction(direction.vector)):
+        pass
+    assert hooks(other) == hooks(tiny_lab.model)
+
+
+def test_a_float64_model_is_projected_in_float64(tiny_lab: lk.Lab) -> None:
+    lab = lk.Lab(copy.deepcopy(tiny_lab.model).double(), tiny_lab.tokenizer, name="wide")
+    direction = lk.circuits.difference_of_means(lab, POSITIVE, NEGATIVE, 1)
+    assert direction.vector.dtype is torch.float64
+    means = [
+        torch.stack([lab.trace(t, keep="residual").residual(1)[-1] for t in texts]).mean(0)
+        for texts in (POSITIVE, NEGATIVE)
+    ]
+    torch.testing.assert_close(direction.vector, means[0] - means[1], atol=1e-14, rtol=1e-12)
+    for given in (direction, direction.vector):
+        with lab.edit(lk.circuits.ablate_direction(given)):
+            trace = lab.trace(POSITIVE[0], keep="residual")
+        assert float((trace.residual(1) @ direction.unit).abs().max()) < 1e-13
+
+
 def test_an_interrupt_leaves_no_hook(tiny_lab: lk.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     from labkit.circuits import pushing
 
@@ -241,6 +275,27 @@ def test_of_few_texts_no_interval_is_claimed(tiny_lab: lk.Lab) -> None:
     assert np.isnan([few.low, few.high]).all()
     assert few.kl > 0
     assert enough.low <= enough.kl <= enough.high
+
+
+def test_a_text_that_occurs_twice_counts_once(tiny_lab: lk.Lab) -> None:
+    edit = lk.circuits.ablate_direction(torch.ones(32))
+    once, twice = (lk.circuits.edit_cost(tiny_lab, edit, texts) for texts in (POSITIVE, POSITIVE * 3))
+    assert (twice.kl, twice.low, twice.high, twice.texts) == (once.kl, once.low, once.high, 6)
+    assert twice.notes == ("12 texts stood there before and were left out",)
+    assert np.isnan(lk.circuits.edit_cost(tiny_lab, edit, POSITIVE[:1] * 9).low)
+    metric, settings = (lambda logits: logits[-1, 3]), {"layer": 1, "random": 3}
+    one, two = (
+        lk.circuits.steers(tiny_lab, torch.ones(32), prompts, metric, **settings)  # type: ignore[arg-type]
+        for prompts in (POSITIVE, POSITIVE * 2)
+    )
+    assert one.table.equals(two.table)
+    assert (one.prompts, two.prompts) == (6, 6)
+    assert "6 texts stood there before" in str(two)
+    each = [lambda logits, i=i: logits[-1, 3 + i] for i in range(2)]
+    own = lk.circuits.steers(tiny_lab, torch.ones(32), POSITIVE[:1] * 2, each, layer=1, random=2)  # type: ignore[arg-type]
+    assert own.prompts == 2, "the same text with another metric"
+    with pytest.raises(lk.BadInput, match="several different prompts"):
+        lk.circuits.steers(tiny_lab, torch.ones(32), POSITIVE[:1] * 4, metric, layer=1)
 
 
 def test_what_was_cut_is_said(tiny_lab: lk.Lab) -> None:

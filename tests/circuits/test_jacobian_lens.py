@@ -32,6 +32,16 @@ def _lab(name: str, layers: int = 3, **fields: Any) -> lk.Lab:
     return lk.Lab(build(deeper), Tokens(), name=f"tiny {name}")
 
 
+def _changed(name: str, what: str = "embed_tokens") -> lk.Lab:
+    """Another model of the same shapes."""
+    model = _lab(LAYERED).model
+    with torch.no_grad():
+        for parameter, value in model.named_parameters():
+            if what in parameter:
+                value.mul_(1.5)
+    return lk.Lab(model, Tokens(), name=name)
+
+
 def _traced(lab: lk.Lab, ids: list[int] = IDS) -> lk.Trace:
     return lab.trace(ids, keep=("residual", "logits"))
 
@@ -160,7 +170,9 @@ def test_a_model_that_looks_both_ways_or_has_one_layer_is_refused() -> None:
     single = _lab(LAYERED, layers=1)
     with pytest.raises(lk.Unavailable, match="single layer"):
         _fitted(single)
-    with pytest.raises(lk.Unavailable, match="looks at later tokens too"):
+    with pytest.raises(
+        lk.Unavailable, match=r"looks at later tokens too.*fit a lens on a causal model.*lk\.circuits\.probe"
+    ):
         _fitted(_lab(LAYERED, is_causal=False))
 
 
@@ -265,9 +277,10 @@ def test_what_cannot_be_read_is_refused(lab: lk.Lab) -> None:
     ("other", "said"),
     [
         (lambda: _lab(LAYERED, layers=4), "3 layers of width .* has 4 of"),
+        (lambda: _changed("another"), "was fitted on tiny llama3, and another has another embedding or other norms"),
         (
-            lambda: lk.Lab(_lab(LAYERED).model, Tokens(), name="another"),
-            "was fitted on tiny llama3, and this is another",
+            lambda: _changed("tiny llama3", "o_proj"),
+            "and tiny llama3 has other weights in its layers; fit one .*base=None",
         ),
     ],
 )
@@ -275,6 +288,53 @@ def test_a_lens_of_another_model_is_refused(lab: lk.Lab, other: Any, said: str) 
     fitted, another = _fitted(lab), other()
     with pytest.raises(lk.BadInput, match=said):
         lk.lens(another, _traced(another), lens=fitted)
+
+
+def test_the_same_model_under_another_name_is_told_by_its_weights(lab: lk.Lab, tmp_path: Path) -> None:
+    same = lk.Lab(_lab(LAYERED).model.to(torch.bfloat16), Tokens(), name="another")
+    fitted = _fitted(lab)
+    for kept in (
+        fitted,
+        *(lens_files.load_lens(fitted.save(tmp_path / name), allow_pickle=True) for name in ("l.safetensors", "l.pt")),
+    ):
+        assert kept.base == fitted.base
+        kept.belongs(same)
+        kept.belongs(lab)
+        with pytest.raises(lk.BadInput, match="other weights in its layers"):
+            kept.belongs(_changed("tiny llama3", "mlp"))
+    dataclasses.replace(fitted, base=None).belongs(_changed("tiny llama3", "mlp"))
+
+
+def test_a_lens_without_a_fingerprint_opens_with_a_note(lab: lk.Lab, tmp_path: Path) -> None:
+    published = dataclasses.replace(_fitted(lab), base=None)
+    for name in ("l.safetensors", "l.pt"):
+        opened = lens_files.load_lens(published.save(tmp_path / name), allow_pickle=True)
+        assert opened.notes == (lens_files.UNKNOWN,)
+        opened.belongs(lab)
+        with pytest.raises(lk.BadInput, match="was fitted on tiny llama3, and this is another"):
+            opened.belongs(_changed("another"))
+        assert lens_files.load_lens(opened.save(tmp_path / "again.safetensors")).notes == (lens_files.UNKNOWN,)
+
+
+def test_a_float64_model_is_read_in_float64() -> None:
+    lab = _lab(LAYERED)
+    lab.model.double()
+    fitted, trace = _fitted(lab), _traced(lab)
+    assert {matrix.dtype for matrix in fitted.jacobians.values()} == {torch.float64}
+    read = lk.lens(lab, trace, lens=fitted)
+    carried = trace.residual(2) @ fitted.jacobians[2].T
+    torch.testing.assert_close(read.state(2), carried, atol=1e-14, rtol=1e-13)
+    assert (read.state(2) - fitted.carried(trace.residual(2).float(), 2)).abs().max() > 1e-9, "float32 would show"
+    assert read.logits(2).dtype is torch.float32, "as those of a trace"
+
+
+def test_texts_that_occur_twice_are_one(lab: lk.Lab) -> None:
+    once, twice = _fitted(lab), lk.circuits.fit_lens(lab, [*TEXTS, TEXTS[0], [*TEXTS[1], 9]], length=24, progress=False)
+    assert twice.prompts == len(TEXTS) + 1, "the eighth differs within the tokens that are read"
+    assert twice.notes == ("1 text stood there before and was left out",)
+    assert once.notes == ()
+    with pytest.raises(lk.BadInput, match="3 texts with 18 tokens or more are too few"):
+        lk.circuits.fit_lens(lab, TEXTS[:3] * 2, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_it_is_the_same_each_time_and_can_be_of_some_layers(lab: lk.Lab, identit
 
 
 def test_what_cannot_be_compared_is_refused(lab: lk.Lab, identity: JacobianLens) -> None:
-    few = {"a": TEXTS["a"][:2], "b": [[4, 5, 6]] * 4}
+    few = {"a": TEXTS["a"][:2], "b": [[4, 5, 6 + i] for i in range(4)]}
     with pytest.raises(lk.BadInput, match="2 of 6 documents have 22 tokens or more, too few"):
         lk.circuits.lens_quality(lab, few, lens=identity, **QUICK)
     with pytest.raises(lk.BadInput, match="no matrix for layer 0"):

@@ -311,7 +311,7 @@ def test_steering_goes_along_the_residual_alone(tiny_lab: lk.Lab) -> None:
         residual.direction(1, "x")
     with pytest.raises(lk.BadInput, match="no finite number"):
         residual.steers(tiny_lab, texts, lambda logits: logits, layer=1)
-    with pytest.raises(lk.BadInput, match="Give several prompts"):
+    with pytest.raises(lk.BadInput, match="Give several different prompts"):
         residual.steers(tiny_lab, texts[:1], lambda logits: logits[-1, 3], layer=1)
     with pytest.raises(lk.BadInput, match="No push changes anything"):
         residual.steers(tiny_lab, [[11], [12]], lambda logits: logits[-1, 3], layer=1, random=2)

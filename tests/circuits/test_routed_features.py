@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import hand_mixture
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from planted import mirror
 import labkit as lk
 from labkit.circuits import counted_on, expert_features
 from labkit.circuits.routed_features import _Tokens
+from labkit.sae.dictionary import Gate
+from labkit.sae.quality import untrained
 
 WORDS = hand_mixture.WORDS
 
@@ -53,6 +57,32 @@ def test_features_that_are_the_experts_tell_all() -> None:
     assert found.experts["feature"].tolist()[:4] == [0, 1, 2, 3]
     assert np.isnan(found.experts["feature_share"][4]), "of an expert that is never chosen there is nothing to tell"
     assert "about 4 of 5 experts" in repr(found)
+
+
+def of_kind(kind: str) -> lk.sae.SAE:
+    """The same features, kept in another way: largest alike, since they are read alike."""
+    features = len(of_experts())
+    if kind == "gated":
+        nothing = torch.zeros(features)
+        return dataclasses.replace(of_experts(), architecture=kind, k=None, gate=Gate(nothing, nothing, nothing))
+    threshold = torch.full((features,), 0.01) if kind == "jumprelu" else None
+    return dataclasses.replace(of_experts(), architecture=kind, k=None, threshold=threshold)
+
+
+@pytest.mark.parametrize("kind", ["standard", "jumprelu", "gated"])
+def test_features_of_every_kind_tell_what_those_of_topk_do(kind: str) -> None:
+    lab, sae = hand_mixture.hand_lab(), of_kind(kind)
+    settings = {"shuffles": 3, "untrained": 2, "draws": 20, "progress": False}
+    plain, found = (expert_features(lab, one, texts(), **settings).set_index("known") for one in (of_experts(), sae))  # type: ignore[arg-type]
+    assert found.loc["feature", "information"] == pytest.approx(plain.loc["feature", "information"])
+    assert found.loc["token", "information"] == plain.loc["token", "information"]
+    assert found.loc["untrained feature", "share"] < found.loc["feature", "share"]
+    beside = untrained(sae, k=2)
+    assert (beside.architecture, beside.k, beside.gate, beside.threshold) == ("topk", 2, None, None)
+    x = lab.trace(texts()["a" if "a" in texts() else next(iter(texts()))][0], keep="residual").residual(1)
+    assert int((beside.encode(x) != 0).sum(1).max()) <= 2
+    with pytest.raises(lk.BadInput, match="so give k"):
+        untrained(sae)
 
 
 def test_a_constant_label_tells_nothing() -> None:
@@ -119,7 +149,5 @@ def test_what_cannot_be_told_is_refused(tiny_lab: lk.Lab) -> None:
         expert_features(lab, of_experts(), texts(3), progress=False)
     with pytest.raises(lk.Unavailable, match="has no routes to collect"):
         expert_features(tiny_lab, mirror(int(tiny_lab.config.hidden_size)), {"a": [[5, 6, 7]] * 4}, progress=False)
-    with pytest.raises(lk.BadInput, match="Only a topk autoencoder has an untrained one"):
-        expert_features(lab, mirror(2 * WORDS, layer=1), texts(), progress=False)
     with pytest.raises(lk.BadInput, match="shuffles=-1"):
         expert_features(lab, of_experts(), texts(), shuffles=-1)

@@ -80,10 +80,46 @@ def test_intervals_hold_the_truth_as_often_as_they_say(tiny_lab: lk.Lab) -> None
         rng = np.random.default_rng(seed)
         numbers = iter(rng.normal(0.0, 1.0, 60).tolist())
         row = lk.compare(
-            tiny_lab, tiny_lab, lambda _l, _t, n=numbers: next(n), [[5, 6]] * 30, draws=200, seed=seed
+            tiny_lab,
+            tiny_lab,
+            lambda _l, _t, n=numbers: next(n),
+            [[5, 6, 7 + i] for i in range(30)],
+            draws=200,
+            seed=seed,
         ).iloc[0]
         held += row["low"] <= 0 <= row["high"]
     assert 86 <= held <= 99
+
+
+def test_a_text_that_occurs_twice_counts_once(tiny_lab: lk.Lab, other: lk.Lab) -> None:
+    once, twice = (lk.compare(tiny_lab, other, texts=texts, draws=50) for texts in (TEXTS, TEXTS + TEXTS[:3]))
+    assert once.table.equals(twice.table)
+    assert twice.documents == 8
+    assert "3 texts stood there before and were left out" in str(twice)
+    with pytest.raises(lk.BadInput, match="All texts of kind 'b' stand in an earlier kind"):
+        lk.compare(tiny_lab, other, texts={"a": TEXTS, "b": TEXTS[:2]})
+
+
+def test_numbers_that_are_missing_for_some_texts_are_left_out_for_both(tiny_lab: lk.Lab, other: lk.Lab) -> None:
+    """A vector with a NaN: index 0 for each text, index 2 for two of them, and of one model alone for a third."""
+
+    def measure(lab: lk.Lab, text: object) -> torch.Tensor:
+        loss = lab.trace(text).loss[:4].clone()
+        loss[2] = float("nan") if text in TEXTS[:2] or (lab is other and text == TEXTS[2]) else loss[2]
+        return loss
+
+    found = lk.compare(tiny_lab, other, measure, TEXTS, draws=200).table
+    assert found["documents"].tolist() == [0, 8, 5, 8]
+    assert found.iloc[0][["value", "other", "difference", "low", "high"]].isna().all()
+    for index, texts in ((1, TEXTS), (2, TEXTS[3:]), (3, TEXTS)):
+        for lab, name in ((tiny_lab, "value"), (other, "other")):
+            by_hand = np.mean([float(lab.trace(text).loss[index]) for text in texts])
+            assert found.iloc[index][name] == pytest.approx(by_hand, abs=1e-6)
+        assert found.iloc[index]["low"] <= found.iloc[index]["difference"] <= found.iloc[index]["high"]
+    said = str(lk.compare(tiny_lab, other, measure, TEXTS, draws=10))
+    assert "8 texts have no number (NaN) in some rows" in said
+    with pytest.raises(lk.BadInput, match="gave infinity"):
+        lk.compare(tiny_lab, other, lambda _lab, _text: np.array([1.0, np.inf]), TEXTS)
 
 
 def test_vectors_tables_and_all_texts_at_once(tiny_lab: lk.Lab, other: lk.Lab) -> None:

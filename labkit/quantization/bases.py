@@ -1,4 +1,4 @@
-"""Which model an adapter belongs to: a fingerprint of a base's weights, and whether another model has the same."""
+"""Which model something was made from, an adapter, a lens or a direction: a fingerprint of its weights, and what differs."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Base:
 
     name: of the lab.  shapes: of the embedding and of all norms and biases outside of it, by name.  ends: values of the
     embedding and of the norms.  layers: values of some matrices of the layers; None of a quantized model, which has others.
-    Both are None in float16, which rounds otherwise.  packed: what most weights of a quantized model are stored as, in words;
-    None of another.
+    Both are None in float16, which rounds otherwise, and where weights lie on disk until they are used.  packed: what most
+    weights of a quantized model are stored as, in words; None of another.
     """
 
     name: str
@@ -99,14 +99,15 @@ def base_of(lab: LabLike) -> Base:
     plain = weight is not None and weight.is_floating_point()
     shape = tuple(weight.shape) if weight is not None else tuple(packed_shapes(embedding).get("weight", ()))
     shapes = _hash([json.dumps([shape, sorted((name, tuple(value.shape)) for name, value in small.items())]).encode()])
+    read = [*small.values(), *matrices.values(), *([] if weight is None else [weight])]
+    if lab.dtype == torch.float16 or any(value.is_meta for value in read):
+        return Base(lab.name, shapes, None, None, packed_type(model) if is_quantized(model) else None)
     ends = _hash([_sample(value) for _, value in sorted(small.items())] + ([_sample(weight)] if plain else []))  # type: ignore[arg-type]
     names = sorted(matrices)
     chosen = [names[i * (len(names) - 1) // (MATRICES - 1)] for i in range(MATRICES)] if names else []
     quantized = is_quantized(model)
     layers = None if quantized or not names else _hash([_sample(matrices[name]) for name in chosen])
     packed = packed_type(model) if quantized else None
-    if lab.dtype == torch.float16:
-        return Base(lab.name, shapes, None, None, packed)
     return Base(lab.name, shapes, ends, layers, packed)
 
 
