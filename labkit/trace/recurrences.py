@@ -24,7 +24,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Listener", "Recurrence", "Steps", "compared", "functions_of", "listening", "steps_of"]
+__all__ = [
+    "ChunkScan",
+    "GatedDelta",
+    "Listener",
+    "Recurrence",
+    "SelectiveScan",
+    "Steps",
+    "Wkv",
+    "compared",
+    "functions_of",
+    "listening",
+    "steps_of",
+]
 
 Function = Callable[..., object]
 Given = Mapping[str, object]  # the arguments of a call, by name
@@ -66,7 +78,7 @@ def _time_steps(given: Given, bias: str, shape: tuple[int, ...]) -> Tensor:
     return F.softplus(dt) if given.get("dt_softplus") or given.get("delta_softplus") else dt
 
 
-class _SelectiveScan:
+class SelectiveScan:
     """Mamba's, all tokens (Gu and Dao 2023): h = exp(dt A) h + dt B x, y = C h + D x. State (batch, d_inner, d_state)."""
 
     def __init__(self, given: Given) -> None:
@@ -126,7 +138,7 @@ def _one_token(given: Given, y: Tensor, x: Tensor, state: Tensor) -> Tensor:
     return y.to(x.dtype)
 
 
-class _ChunkScan:
+class ChunkScan:
     """Mamba-2's, all tokens (Dao and Gu 2024): one decay a head. State (batch, heads, d_head, d_state)."""
 
     def __init__(self, given: Given) -> None:
@@ -184,7 +196,7 @@ class _HeadStep:
         return _one_token(self.given, outputs[0], self.x, state)
 
 
-class _GatedDelta:
+class GatedDelta:
     """The gated delta rule (Yang et al. 2024, arXiv 2412.06464): what is stored at a key is corrected, not added to.
 
     State (batch, heads, d_key, d_value): S = g S + k (beta (v - kᵀ g S))ᵀ, y = qᵀ S.
@@ -219,7 +231,7 @@ class _GatedDelta:
         return torch.stack(list(outputs), 1).to(self.dtype), state if self.given.get("output_final_state") else None
 
 
-class _Wkv:
+class Wkv:
     """RWKV v4's (Peng et al. 2023): two sums, weighted by exp(key). State (batch, d, 3), as transformers keeps it.
 
     The three: the sum of values, the sum of weights, and the exponent both are to be multiplied with. What comes out at a
@@ -256,13 +268,13 @@ class _Wkv:
 
 
 FUNCTIONS: Mapping[str, Callable[[Given], Steps]] = {
-    "mamba_selective_scan": _SelectiveScan,
+    "mamba_selective_scan": SelectiveScan,
     "mamba_selective_state_update": _SelectiveStep,
-    "mamba2_chunk_scan": _ChunkScan,
+    "mamba2_chunk_scan": ChunkScan,
     "mamba2_selective_state_update": _HeadStep,
-    "torch_chunk_gated_delta_rule": _GatedDelta,
-    "torch_recurrent_gated_delta_rule": _GatedDelta,
-    "rwkv_linear_attention": _Wkv,
+    "torch_chunk_gated_delta_rule": GatedDelta,
+    "torch_recurrent_gated_delta_rule": GatedDelta,
+    "rwkv_linear_attention": Wkv,
 }
 
 
