@@ -215,6 +215,8 @@ def _attention_calls(
         return calls, measure_cache(model, config)[0]
     with _one_at_a_time:  # the registry is one for all threads
         ALL_ATTENTION_FUNCTIONS[_SHAPES] = told
+        # some caches take a second pass to measure, which is told of anew
+        again = model.register_forward_pre_hook(lambda *_: calls.clear())
         try:
             for module in model.modules():
                 own = getattr(module, "config", None)
@@ -223,6 +225,7 @@ def _attention_calls(
             with quiet():
                 layers, _ = measure_cache(model, config)
         finally:
+            again.remove()
             ALL_ATTENTION_FUNCTIONS.pop(_SHAPES, None)
     return calls, layers
 
