@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from labkit.lab import load as load
     from labkit.landscape.planning import plan as plan
     from labkit.models.hardware import free_bytes as free_bytes
+    from labkit.models.licences import Licence as Licence
+    from labkit.models.licences import licence as licence
     from labkit.models.memory import Memory as Memory
     from labkit.models.memory import memory as memory
     from labkit.sae.interventions import clamp as clamp
@@ -86,6 +88,7 @@ _NAMES = {
     "lab": ("Lab", "load"),
     "landscape.planning": ("plan",),
     "models.hardware": ("free_bytes",),
+    "models.licences": ("Licence", "licence"),
     "models.memory": ("Memory", "memory"),
     "sae.interventions": ("clamp", "steer"),
     "teaching.card": ("exercise",),

@@ -87,3 +87,25 @@ def get(name: str) -> Published | None:
     entry = _table()[short]
     hub_id = next((alias for alias in entry.aliases if alias.lower() == asked and "/" in alias), entry.hub_id)
     return replace(entry, hub_id=hub_id, config=copy.deepcopy(entry.config))
+
+
+def table() -> list[dict[str, str | int]]:
+    """All published models, a row each in the table's order, fit for a DataFrame.
+
+    Columns: name, hub_id, family (transformers' model_type), parameters, released, licence, allows, weights ("free",
+    "conditions", "research"), data and code (each "yes", "part", "no"), source, taken.
+    """
+    from labkit.models.licences import licence  # which reads this table
+
+    rows: list[dict[str, str | int]] = []
+    for entry in _table().values():
+        terms = licence(entry.name)
+        rows.append(
+            {
+                **{"name": entry.name, "hub_id": entry.hub_id, "family": str(entry.config["model_type"])},
+                **{"parameters": entry.parameters, "released": entry.released, "licence": entry.licence},
+                **{"allows": terms.allows, "weights": terms.weights, "data": terms.data, "code": terms.code},
+                **{"source": entry.source, "taken": entry.taken},
+            }
+        )
+    return rows
