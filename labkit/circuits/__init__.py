@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from labkit.circuits.active_parts import PartExample as PartExample
     from labkit.circuits.active_parts import PartExamples as PartExamples
     from labkit.circuits.active_parts import part_examples as part_examples
+    from labkit.circuits.aligning import Alignment as Alignment
+    from labkit.circuits.aligning import das as das
     from labkit.circuits.attributing import Agreement as Agreement
     from labkit.circuits.attributing import Attribution as Attribution
     from labkit.circuits.attributing import attribution as attribution
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
+    "aligning": ("Alignment", "das"),
     "active_parts": ("PartExample", "PartExamples", "part_examples"),
     "attributing": ("Agreement", "Attribution", "attribution"),
     "directions": ("Direction", "EditCost", "ablate_direction", "difference_of_means", "edit_cost"),

@@ -16,7 +16,7 @@ from labkit.trace.running import language_model
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from labkit.trace.lab_like import LabLike
+    from labkit.trace.lab_like import BuiltLab, LabLike
 
 HEADROOM = 0.1  # room for activations beside the weights, as a share of them, as when a model is loaded
 
@@ -81,3 +81,21 @@ def check_room(lab: LabLike, needed: int, what: str, remedy: str) -> None:
             f"{what} needs {human_bytes(wanted)} beside the model that is there, and {human_bytes(free)} are free on "
             f"{lab.device}; {remedy}."
         )
+
+
+def untrained_lab(lab: BuiltLab, seed: int) -> BuiltLab:
+    """A lab around a model of the same configuration with the random weights its own class begins with: nothing learnt.
+
+    Raises Unavailable for a quantized model and one spread over devices, NotEnoughMemory where both do not fit.
+    """
+    model = language_model(lab.model)
+    refuse_odd_weights(lab, "built anew untrained")
+    check_room(
+        lab, sum(t.numel() * t.element_size() for t in model.parameters()), "An untrained model", "leave it away"
+    )
+    with torch.random.fork_rng(), torch.device(model.device):
+        torch.manual_seed(seed)
+        made = type(model)._from_config(
+            model.config, dtype=model.dtype, attn_implementation=model.config._attn_implementation
+        )
+    return type(lab)(made.eval(), lab.tokenizer, name=f"untrained, like {lab.name}")
