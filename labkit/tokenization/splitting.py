@@ -71,7 +71,7 @@ class Tokens(Result):
         none. A token that adds no byte (a space that is no part of the text, a further token of one character) gives its loss
         to the token of that character, or to the next.
     bits_per_byte: of all bytes with a loss; None without a model.  first: the number of the first byte with a loss, or None.
-    notes: what was done to the text, and what is not known.
+    notes: what was done to the text, and what is not known.  merges: how many the tokenizer has.
     """
 
     text: str
@@ -82,6 +82,7 @@ class Tokens(Result):
     bits_per_byte: float | None
     first: int | None
     notes: tuple[str, ...]
+    merges: int
 
     @property
     def ids(self) -> list[int]:
@@ -114,18 +115,19 @@ class Tokens(Result):
         return self.notes
 
 
-def tokens(lab_or_tokenizer: object, text: str, *, loss: bool = True) -> Tokens:
+def tokens(lab_or_tokenizer: object, text: str, *, loss: bool = True, name: str | None = None) -> Tokens:
     """A text token by token: the bytes each stands for, how it came to be one, and with a lab what each byte costs.
 
     lab_or_tokenizer: a lab; or a tokenizer of transformers or of the tokenizers library, which gives no loss.
     text: with the tokens that the tokenizer puts around one (<s>), as `lab.trace` sees it.  loss: whether the model is asked;
-        its pass has to fit into the context, the tokens alone do not.
+        its pass has to fit into the context, the tokens alone do not.  name: to show, where several are side by side.
     The bytes joined are the text's, exactly. Where the tokenizer loses some (WordPiece drops white space, and what it does
     not know), its offsets say where each token came from, and `way`, `changed`, `dropped` and the notes say so.
     Raises BadInput for an empty text, half a surrogate pair, and a text longer than the model's context; Unavailable for a
     slow tokenizer that changes the text, and for a model whose logits are no predictions.
     """
-    tokenizer, lab, name = tokenizer_of(lab_or_tokenizer)
+    tokenizer, lab, own_name = tokenizer_of(lab_or_tokenizer)
+    name = own_name if name is None else str(name)
     loss = checks.flag("loss", loss)
     if not isinstance(text, str) or not text:
         raise BadInput(f"text={checks.shown(text)} has no tokens to show; give a text of at least one character.")
@@ -155,7 +157,7 @@ def tokens(lab_or_tokenizer: object, text: str, *, loss: bool = True) -> Tokens:
     cost = float(np.nansum(spread) / math.log(2) / len(known)) if len(known) else None
     first = int(known[0]) if len(known) else None
     notes = _notes(text, steps, spelt, items, spread, asked is not None)
-    return Tokens(_table(items), text, name, items, spelt.way, spread, cost, first, notes)
+    return Tokens(_table(items), text, name, items, spelt.way, spread, cost, first, notes, len(steps.merges))
 
 
 def _losses(lab: TracingLab, ids: Sequence[int]) -> np.ndarray:

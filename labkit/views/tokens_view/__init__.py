@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast, overload
 
 import traitlets
 
@@ -21,13 +22,28 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from labkit.generation.record import Generation
+    from labkit.tokenization import Tokens
     from labkit.views.drawing.scene import Picture
+    from labkit.views.split_view import SplitView
 
 
+@overload
 def tokens(
-    generation: Generation, *, alternatives: int = 5, prompt: bool = True, choose: Choose | None = None
-) -> TokensView:
-    """Show a generated text token by token: how probable each was, what else the model considered.
+    generation: Generation, *, alternatives: int = ..., prompt: bool = ..., choose: Choose | None = ...
+) -> TokensView: ...
+@overload
+def tokens(generation: Tokens | Sequence[Tokens]) -> SplitView: ...
+def tokens(
+    generation: Generation | Tokens | Sequence[Tokens],
+    *,
+    alternatives: int = 5,
+    prompt: bool = True,
+    choose: Choose | None = None,
+) -> TokensView | SplitView:
+    """Show a generated text token by token: how probable each was, what else the model considered. Or what `lk.tokens` gave.
+
+    generation: a Generation; or the tokens of a text (`lk.tokens`), or up to four of these side by side (two tokenizers, two
+        languages), which are shown with their bytes, ids, the merge that made each and the loss of each byte.
 
     Where it was held to a form, a strip under the text shows how much of the model's probability that forbade.
 
@@ -37,7 +53,12 @@ def tokens(
         distribution before and after each filter, computed when it is looked at.
     Raises BadInput when alternatives is not a whole number of at least 0.
     """
-    return TokensView(generation, alternatives=alternatives, prompt=prompt, choose=choose)
+    several = list(generation) if isinstance(generation, list | tuple) else [generation]
+    if several and all(hasattr(each, "byte_loss") for each in several):
+        from labkit.views.split_view import SplitView
+
+        return SplitView(cast("Sequence[Tokens]", several))
+    return TokensView(cast("Generation", generation), alternatives=alternatives, prompt=prompt, choose=choose)
 
 
 class TokenTraits(traitlets.HasTraits):
@@ -82,7 +103,9 @@ class TokensView(View, TokenTraits, ChoiceTraits):
         if not hasattr(generation, "top_logprobs"):
             many = isinstance(generation, list | tuple)
             given = "a list of them: show one of the list" if many else f"a {type(generation).__name__}"
-            raise BadInput(f"views.tokens shows a Generation, as lab.generate returns it, and this is {given}.")
+            raise BadInput(
+                f"views.tokens shows a Generation, as lab.generate returns it, or what lk.tokens gave, and this is {given}."
+            )
         self._alternatives = alternatives
         self._prompt = prompt
         self._generation = generation
