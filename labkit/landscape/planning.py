@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from labkit import checks
+from labkit.errors import BadInput
 from labkit.landscape import advising, placing, rooflines
 from labkit.landscape.cases import Case
-from labkit.landscape.footprints import CACHE_BITS, precision_name, refuse_unknown_cache
+from labkit.landscape.footprints import CACHE_BITS, PLAIN, precision_name, refuse_unknown_cache
 from labkit.landscape.machines import Device, Hardware, described
 from labkit.landscape.machines import hardware as _hardware
 from labkit.landscape.placing import DeviceMap
 from labkit.landscape.rooflines import Phase
-from labkit.landscape.structures import structure
+from labkit.landscape.structures import Structure, structure
+from labkit.landscape.training import Training, assumptions, usage, ways
 from labkit.models.memory import Countable, human_bytes
 from labkit.results import Result
 
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 
     from labkit.trace.lab_like import LabLike
 
-USES = ("inference",)
+USES = ("inference", "training")
 MOST_TOKENS = 10**8
+POINTS = ["phase", "flops", "bytes", "intensity", "attained", "ceiling", "seconds", "bound"]
 
 __all__ = ["Plan", "plan"]
 
@@ -103,6 +106,7 @@ def plan(
     host_bytes: int = 0,
     bandwidth_utilisation: float = rooflines.BANDWIDTH_UTILISATION,
     compute_utilisation: float = rooflines.COMPUTE_UTILISATION,
+    training: Training | None = None,
 ) -> Plan:
     """Whether a model fits some hardware, what bounds it, and how fast it is. Nothing is loaded or fetched.
 
@@ -113,7 +117,8 @@ def plan(
         "q4_k", ...). A format is that of the layers' matrices, scales included; embedding, norms, routers and head stay in 16
         bits, the head and embedding unless `head` names a format for them.
     tokens, batch: of each sequence, prompt and answer together; how many sequences at once.
-    use: "inference".
+    use: "inference", or "training" of all weights in the way `training` says (`lk.landscape.Training`; tokens and batch are then
+        those of a step over all cards, precision 16 bits or float32).
     cache_precision: of the KV cache: None (16 bits; float32 with float32), "int8", "int4" or "int2", in groups of 32 with scale
         and zero point.
     split: over several cards by "layers" (accelerate's device map: one card works at a time) or by "tensor" (each layer over
@@ -121,7 +126,8 @@ def plan(
     chunk: tokens of a prompt that are read at a time (generate's prefill_chunk_size); None for all at once.
     host_bytes: of the host's memory to which layers may go for which no card has room.
     bandwidth_utilisation, compute_utilisation: shares of the peaks that are reached.
-    Rows: quantized weights, weights, KV cache (or state), working memory.
+    Rows: quantized weights, weights, KV cache (or state), working memory; in training weights, gradients, optimizer,
+        activations, logits and with ZeRO 3 the layer that is gathered, of the fullest card.
     Columns: part, bytes, share (of what is usable).
     Raises BadInput for arguments that can't be used and unknown hardware, with the names near; ModelNotFound; Unavailable where
     a model's cache or operations can't be told.
@@ -149,6 +155,14 @@ def plan(
     loaded = getattr(model, "model", model) if hasattr(model, "tokenizer") else model
     name, found = structure(cast("Countable", loaded))
     name = str(getattr(model, "name", name)) if hasattr(model, "tokenizer") else name
+    if use == "training":
+        if precision not in PLAIN:
+            checks.refuse("precision", precision, "float32, bfloat16 or float16 to train in")
+        if training is not None and not isinstance(training, Training):
+            checks.refuse("training", training, "an lk.landscape.Training")
+        return _training(name, found, machine, precision, tokens, batch, training or Training())
+    if training is not None:
+        raise BadInput('training=... belongs to use="training"; give that too, or leave it out.')
     refuse_unknown_cache(found, name)
     case = Case(found, machine, precision, cache_precision, tokens, batch, split, chunk, head)
     return _inference(name, case, host_bytes, shares[0], shares[1])
@@ -215,12 +229,57 @@ def _inference(name: str, case: Case, host_bytes: int, bandwidth: float, compute
     )
 
 
+def _training(
+    name: str, found: Structure, machine: Hardware, precision: str, tokens: int, batch: int, how: Training
+) -> Plan:
+    import pandas as pd
+
+    used = usage(found, machine, precision, tokens, batch, how)
+    room = machine.device.usable_bytes
+    fits = used.total_bytes <= room
+    table = pd.DataFrame({"part": list(used.parts), "bytes": list(used.parts.values())})
+    table["share"] = table["bytes"] / room
+    change: dict[str, object] | None = {}
+    said = [f"It fits with {human_bytes(room - used.total_bytes)} of a card to spare."]
+    if not fits:
+        change, words, _ = next(ways(found, machine, precision, tokens, batch, how), (None, "", 0))
+        said = [
+            f"The cheapest change: {words}." if words else f"No way known here makes {name} fit {machine.device.name}."
+        ]
+    if used.hours is not None:
+        said.append(f"{how.dataset_tokens:,.4g} tokens take {used.hours:,.4g} hours.")
+    waits = used.compute is not None and used.exchange > used.compute
+    return Plan(
+        table,
+        model=name,
+        hardware=machine,
+        precision=precision,
+        cache_precision=precision,
+        tokens=tokens,
+        batch=batch,
+        use="training",
+        fits=fits,
+        bottleneck="memory" if not fits else "interconnect" if waits else "compute",
+        device_map=None,
+        advice=tuple(said),
+        change=change,
+        total_bytes=machine.count * used.total_bytes,
+        usable_bytes=machine.usable_bytes,
+        offloaded_bytes=0,
+        prefill_seconds=None,
+        token_seconds=None,
+        step_seconds=used.seconds if fits else None,
+        tokens_per_second=batch * tokens / used.seconds if fits and used.seconds else None,
+        points=pd.DataFrame(columns=POINTS),
+        assumptions=assumptions(found, machine, how, used.data),
+    )
+
+
 def _points(phases: Mapping[str, Phase], case: Case, bandwidth: float, compute: float) -> pd.DataFrame:
     import pandas as pd
 
     rates = case.rates(bandwidth, compute)
     nan = float("nan")
-    columns = ["phase", "flops", "bytes", "intensity", "attained", "ceiling", "seconds", "bound"]
     rows = [
         (
             phase.name,
@@ -236,7 +295,7 @@ def _points(phases: Mapping[str, Phase], case: Case, bandwidth: float, compute: 
         if phase.compute is not None
         or phase.name == "token"  # a prompt waits for operations, of which nothing is known
     ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=POINTS)
 
 
 def _assumptions(case: Case, bandwidth: float, compute: float) -> tuple[str, ...]:

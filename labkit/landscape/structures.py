@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 from labkit.errors import LabError
 from labkit.models import published
 from labkit.models.config import CHOSEN, EXPERTS, context_length, first_number
+from labkit.models.config import field as of_config
 from labkit.models.flops import Flops, Pairs, flops
 from labkit.models.memory import (
     ConfigKey,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")
 COUNTED = Path(__file__).with_name("counted.json")
 # bits of an element of the cache; each 32 share a scale of 16 bits and a zero point of one code, as `quantization.cached` has it
 CACHE_BITS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0, "int8": 8.75, "int4": 4.625, "int2": 2.5625}
@@ -82,7 +84,7 @@ class Structure:
     whole: classes of modules that transformers never splits over devices.
     cache: what each layer keeps of one sequence; None where it can't be told, and notes say why.  flops: None likewise.
     experts, chosen: of a mixture's layer, and of those for a token; None in a dense model.
-    positions: tokens it was made for.
+    positions: tokens it was made for.  activation: of the MLP, in transformers' name.
     """
 
     parameters: int
@@ -97,6 +99,7 @@ class Structure:
     experts: int | None
     chosen: int | None
     positions: int | None
+    activation: str
     notes: tuple[str, ...]
 
     @property
@@ -133,6 +136,7 @@ def _structure(key: ConfigKey) -> Structure:
         experts=first_number(config, *EXPERTS),
         chosen=first_number(config, *CHOSEN),
         positions=context_length(config),
+        activation=next((str(a) for name in ACTIVATIONS if (a := of_config(config, name))), ""),
         notes=notes,
     )
 
