@@ -187,7 +187,7 @@ def _activations(structure: Structure, size: int, how: Training) -> int:
     if how.checkpointing:
         inputs = len(kept) * structure.width * size // (how.tensor if how.sequence else 1)
         return inputs + max(divided)
-    return sum(divided) + last
+    return sum(divided) + last // (how.tensor if how.sequence else 1)
 
 
 def _of_layer(structure: Structure, layer: int, size: int) -> tuple[int, int]:
@@ -210,7 +210,9 @@ def _of_layer(structure: Structure, layer: int, size: int) -> tuple[int, int]:
     bytes_of_norms = 0
     for norm in norms:
         is_layer_norm = norm.name.rpartition(".")[0] in biased
-        width = norm.elements if norm.elements >= structure.width else heads
+        keys = min((w.shape[-2] for w in attention), default=heads)
+        of_a_head = keys if "k_norm" in norm.name else heads  # of each head by itself, where the norm is small
+        width = norm.elements if norm.elements >= structure.width else of_a_head
         bytes_of_norms += _norm_bytes(width, size, is_layer_norm=is_layer_norm)
     return inner, bytes_of_norms
 

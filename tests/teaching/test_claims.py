@@ -125,6 +125,15 @@ def test_outcomes_follow_from_the_numbers() -> None:
     assert edgy_before == plain_before == 0
     assert rows["alignment-tax"].outcome == "untestable"
     assert edgy_before <= ablated < plain < edgy <= alike
+    tokens = rows["seven-b-72h"].value
+    assert tokens is not None
+    assert rows["seven-b-72h"].outcome == ("held" if tokens >= 2000 else "refuted")  # billions, as it was trained on
+    assert rows["falcon-256"].outcome == ("held" if (rows["falcon-256"].value or 0) < 1 else "refuted")
+    cards = re.findall(r"(\S+) (\d+), (\d+) and (\d+) \((\d+) stated\)", rows["matrix-hardware"].comparison)
+    assert rows["matrix-hardware"].value == int(cards[0][1])
+    as_stated = {model: stated in bits for model, *bits, stated in cards}
+    assert rows["matrix-hardware"].outcome == ("held" if all(as_stated.values()) else "refuted")
+    assert all(int(whole) >= int(half) >= int(quarter) for _, whole, half, quarter, _ in cards)
     dearer, of = map(int, re.findall(r"in (\d+) of (\d+) languages", rows["language-tax"].comparison)[0])
     assert rows["language-tax"].outcome == ("held" if dearer == of else "refuted")
     assert f"{rows['language-tax'].value:.2f} times as many in the median one" in rows["language-tax"].comparison

@@ -20,9 +20,9 @@ def seven_b_72h() -> tuple[float, str]:
     years = SEVEN_B_TOKENS / found.tokens_per_second / 3600 / YEAR
     return (
         round(tokens / 1e9, 2),
-        f"in {HOURS} hours four A100-80GB at {how.utilisation:.0%} of their operations train {SEVEN_B} on {tokens / 1e9:.2f} "
-        f"billion tokens, {100 * tokens / SEVEN_B_TOKENS:.2f} % of the {SEVEN_B_TOKENS / 1e12:g} trillion it was trained on, "
-        f"which would take {years:.1f} years: time for a tuning, not for a training",
+        f"in {HOURS} hours four A100-80GB at {100 * how.utilisation:.0f} % of their operations train {SEVEN_B} on "
+        f"{tokens / 1e9:.2f} billion tokens, {100 * tokens / SEVEN_B_TOKENS:.2f} % of the {SEVEN_B_TOKENS / 1e12:g} trillion it "
+        f"was trained on, which would take {years:.1f} years: time for a tuning, not for a training",
     )
 
 
@@ -43,8 +43,8 @@ def falcon_256() -> tuple[float, str]:
     return (
         round(years, 1),
         f"its state fits 256 A100-40GB with tensor 8, pipeline 8 and data 4 ({state / 1e9:.1f} GB a card), but 3.5 trillion "
-        f"tokens take {years:.1f} years there at {how.utilisation:.0%} of the operations; its makers report up to 4,096 cards, "
-        f"on which it is {days:.0f} days",
+        f"tokens take {years:.1f} years there at {100 * how.utilisation:.0f} % of the operations; its makers report up to 4,096 "
+        f"cards, on which it is {days:.0f} days",
     )
 
 
