@@ -173,6 +173,7 @@ WAYS |= {
             [([*ids, i], [i, *ids]) for i in range(3, 23)],
             [i % 2 for i in range(20)],
             1,
+            position=-2,
             directions=32,
             steps=1,
             shuffles=0,

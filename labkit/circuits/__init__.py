@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from labkit.circuits.measuring import Faithfulness as Faithfulness
     from labkit.circuits.paths import PathPatching as PathPatching
     from labkit.circuits.paths import path_patching as path_patching
+    from labkit.circuits.personas import Persona as Persona
+    from labkit.circuits.personas import persona as persona
     from labkit.circuits.probing import Probe as Probe
     from labkit.circuits.probing import probe as probe
     from labkit.circuits.pushing import Steers as Steers
@@ -63,6 +65,7 @@ _NAMES = {
     "graph": ("CircuitEdge", "CircuitGraph", "CircuitNode"),
     "measuring": ("Faithfulness",),
     "paths": ("PathPatching", "path_patching"),
+    "personas": ("Persona", "persona"),
     "probing": ("Probe", "probe"),
     "pushing": ("Steers", "steers"),
     "recorded": ("RecordedRefusals", "recorded_refusals", "refusal_prompts"),

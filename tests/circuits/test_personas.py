@@ -1,0 +1,93 @@
+"""Personas: a direction between two system prompts, judged by the persona's own words, beside random pushes and their cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import labkit as lk
+from labkit.circuits import Persona, persona
+
+WORDS = ("mat", "tree", "dog", "cat", "other", "where")
+QUESTIONS = [f"the {one} and the {other}" for one in WORDS for other in WORDS[:2]]
+GENERAL = ["the cat sat on the mat", "the dog ran up the tree", "where the other dog sat"]
+QUICK: dict[str, Any] = {"layer": 1, "tokens": 4, "random": 4, "strengths": (1.0, 4.0)}
+
+
+def found(lab: lk.Lab, **change: Any) -> Persona:
+    given = {"questions": QUESTIONS, "system": "cat cat cat", "texts": GENERAL, **QUICK} | change
+    return persona(lab, given.pop("questions"), given.pop("system"), given.pop("texts"), **given)
+
+
+def asked(question: str, system: str | None = None) -> list[dict[str, str]]:
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return [*before, {"role": "user", "content": question}]
+
+
+def test_the_words_are_the_personas_and_the_likelihoods_those_of_a_trace(tiny_lab: lk.Lab) -> None:
+    result = found(tiny_lab)
+    assert len(result.answers) == result.questions == 6
+    likelihoods: dict[str, list[float]] = {"asked": [], "not": [], "pushed": []}
+    push = lk.patch("residual[1] @ 1:", lambda x: x + 4 * result.direction.vector)
+    for question, answer in result.answers.items():
+        made = tiny_lab.generate(asked(question, "cat cat cat"), max_new_tokens=4)
+        assert made.text == answer
+        for name, prompt, edits in (
+            ("asked", made.prompt_ids, ()),
+            ("not", tiny_lab.generate(asked(question), max_new_tokens=1).prompt_ids, ()),
+            ("pushed", tiny_lab.generate(asked(question), max_new_tokens=1).prompt_ids, (push,)),
+        ):
+            with tiny_lab.edit(*edits):
+                loss = tiny_lab.trace([*prompt, *made.ids]).loss[-len(made.ids) :]
+            likelihoods[name].append(-float(loss.mean()))
+    assert result.asked == pytest.approx(np.mean(likelihoods["asked"]), abs=1e-4)
+    assert result.unasked == pytest.approx(np.mean(likelihoods["not"]), abs=1e-4)
+    row = result.table.iloc[1]
+    assert row["likelihood"] == pytest.approx(np.mean(likelihoods["pushed"]), abs=1e-4)
+    assert row["change"] == pytest.approx(row["likelihood"] - result.unasked, abs=1e-6)
+    assert row["share"] == pytest.approx(row["change"] / (result.asked - result.unasked), rel=1e-3)
+    assert row["random_low"] <= row["random_high"]
+    assert row["kl"] == pytest.approx(lk.circuits.edit_cost(tiny_lab, push, GENERAL).kl, rel=1e-4)
+    assert row["random_kl"] > 0
+    assert result.table["p"].between(1 / 5, 1).all()
+    assert "its own words" in str(result)
+
+
+def test_the_direction_was_not_found_on_what_judges_it(tiny_lab: lk.Lab) -> None:
+    result = found(tiny_lab)
+    others = [question for question in QUESTIONS if question not in result.answers]
+    by_hand = lk.circuits.difference_of_means(
+        tiny_lab,
+        [asked(question, "cat cat cat") for question in others],
+        [asked(question) for question in others],
+        1,
+        chat=True,
+        pairs=True,
+    )
+    torch.testing.assert_close(result.direction.vector, by_hand.vector, atol=1e-5, rtol=1e-4)
+    assert result.direction.positive == 6
+
+
+def test_a_question_that_occurs_twice_counts_once(tiny_lab: lk.Lab) -> None:
+    once, twice = found(tiny_lab), found(tiny_lab, questions=[*QUESTIONS, QUESTIONS[0]])
+    assert once.table.equals(twice.table)
+    assert twice.notes == ("1 text stood there before and was left out",)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"questions": QUESTIONS[:5] * 3}, "5 different questions are too few .* give 10"),
+        ({"system": ""}, "system"),
+        ({"layer": 9}, "no layer 9"),
+        ({"random": 0}, "random=0"),
+        ({"tokens": 0}, "tokens=0"),
+        ({"strengths": ()}, "no strength"),
+    ],
+)
+def test_bad_input(tiny_lab: lk.Lab, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(lk.BadInput, match=said):
+        found(tiny_lab, **change)
