@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -17,7 +17,7 @@ from labkit.errors import BadInput, Unavailable
 from labkit.models.tokens import token_strings
 from labkit.results import Result
 from labkit.trace.lab_like import check_lab
-from labkit.trace.lens import Ending, ending_of, lens_frame
+from labkit.trace.lens import Ending, divergence, ending_of, lens_frame, likelihoods
 from labkit.trace.record import Trace
 
 if TYPE_CHECKING:
@@ -58,9 +58,11 @@ class LensReading:
     Nothing is computed before it is asked for: a cell, a column or a layer costs its own rows of the unembedding.
     """
 
-    def __init__(self, lab: LabLike, trace: Trace, kind: Kind, fitted: JacobianLens | None) -> None:
+    def __init__(
+        self, lab: LabLike, trace: Trace, kind: Kind, fitted: JacobianLens | None, ending: Ending | None = None
+    ) -> None:
         self.kind, self.lens, self.trace, self.model = kind, fitted, trace, trace.model
-        self.ending: Ending = ending_of(lab, trace, ("residual", "logits"))
+        self.ending: Ending = ending or ending_of(lab, trace, ("residual", "logits"))
         self.layers: tuple[int, ...] = tuple(range(trace.layers + 1)) if fitted is None else fitted.readable
         self._lab = lab
 
@@ -172,6 +174,23 @@ def fitted_for(lab: LabLike, kind: Kind, lens: JacobianLens | None) -> JacobianL
 # shared with what reads while the text is written ---------------------------------------------------------------------
 
 
+class Cell(NamedTuple):
+    """What a lens reads at a layer and position. top: the most probable tokens, the most probable first.
+
+    kl: nats, KL(the model's own prediction there || this one); 0 at the last layer.
+    """
+
+    top: list[Top]
+    kl: float
+
+
+class Held(NamedTuple):
+    """A lens and the layers it is read at, ascending. fitted: the `JacobianLens`; None for the logit lens."""
+
+    fitted: JacobianLens | None
+    layers: tuple[int, ...]
+
+
 def carried(fitted: JacobianLens | None, states: torch.Tensor, layer: int) -> torch.Tensor:
     """States of a layer, (..., d_model), where the last residual would be."""
     return states if fitted is None else fitted.carried(states, layer)
@@ -183,6 +202,42 @@ def column(
     """{layer: its k most probable tokens} from the states of one position, (d_model,) by layer."""
     rows = torch.stack([carried(fitted, state, layer) for layer, state in states.items()])
     return dict(zip(states, tops(lab, ending.logits(rows).softmax(-1), k), strict=True))
+
+
+def cells(
+    lab: LabLike,
+    ending: Ending,
+    lenses: Mapping[str, Held],
+    states: Mapping[int, torch.Tensor],
+    k: int,
+    memo: dict[int, str],
+) -> dict[tuple[str, int], Cell]:
+    """What several lenses read at one position: {(lens, layer): its cell}, all by one product with the unembedding.
+
+    states: (d_model,) by layer, the last residual's among them, which is every lens's last row and the model's own prediction.
+    memo: of tokens' texts, filled and used again.
+    """
+    last = max(states)
+    keys = [(name, layer) for name, held in lenses.items() for layer in held.layers if layer != last]
+    rows = [carried(lenses[name].fitted, states[layer], layer) for name, layer in keys]
+    logits = ending.logits(torch.stack([*rows, states[last]]))
+    total = logits.logsumexp(-1)
+    best = logits.topk(k)
+    final = logits[-1:] - total[-1:, None]
+    likely, entropy = likelihoods(final)
+    far = divergence(likely, entropy, logits, total)
+    far[-1] = 0.0
+    probabilities = (best.values - total[:, None]).exp().tolist()
+    found = [
+        Cell([Top(*one) for one in zip(token_strings(lab.tokenizer, ids, memo=memo), ids, values, strict=True)], kl)
+        for ids, values, kl in zip(best.indices.tolist(), probabilities, far.tolist(), strict=True)
+    ]
+    of = dict(zip(keys, found[:-1], strict=True))
+    return {
+        (name, layer): found[-1] if layer == last else of[name, layer]
+        for name, held in lenses.items()
+        for layer in held.layers
+    }
 
 
 def tops(lab: LabLike, probabilities: torch.Tensor, k: int) -> list[list[Top]]:

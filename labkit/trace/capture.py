@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from labkit.trace.anatomy import Anatomy
 
-__all__ = ["Captured", "Scalar", "observing", "take"]
+__all__ = ["Captured", "Scalar", "observing", "of_pass", "take"]
 
 STATES_SHARE = 0.8  # of free memory that recurrent states may take
 Scalar = Callable[[torch.Tensor], torch.Tensor]  # of the logits of one text, (T, vocabulary)
@@ -167,6 +167,26 @@ def check_states(anatomy: Anatomy, keep: Sequence[str], tokens: int, device: str
             f"needed, of which {human_bytes(free)} are free on {device}; give up to {most:,} tokens, or change states by "
             "lab.edit, which keeps none."
         )
+
+
+def of_pass(
+    tokenizer: PreTrainedTokenizerBase, anatomy: Anatomy, ids: Sequence[int], captured: Captured, name: str
+) -> Trace:
+    """The Trace of one text from a pass that was made for something else, such as the first of generating; its logits are not
+    in it. captured: what `observing` has of that pass, alone in its batch."""
+    return Trace(
+        tokens=token_strings(tokenizer, list(ids)),
+        ids=list(ids),
+        model=name,
+        family=anatomy.family,
+        layers=len(anatomy.layers),
+        heads=[layer.heads or 0 for layer in anatomy.layers],
+        kv_heads=[layer.kv_heads or 0 for layer in anatomy.layers],
+        keep=tuple(captured.layered),
+        reasons={what: reason for what, reason in anatomy.support.items() if reason is not None},
+        causal=anatomy.causal,
+        _layered=_layered(captured.layered, 0, len(ids), len(ids)),
+    )
 
 
 # derivatives ----------------------------------------------------------------------------------------------------------

@@ -86,10 +86,10 @@ def lens_frame(
 ) -> pd.DataFrame:
     """The table of `logit_lens` for any lens: what is read where the last residual would be.
 
-    state: of a layer, (T, d_model), taken for the last residual.
+    state: of a layer, (T, d_model), taken for the last residual.  Where the trace kept no logits, they come from its last state.
     """
-    logits = trace.logits
-    vocabulary = logits.shape[-1]
+    own = trace.logits if "logits" in trace.keep else None
+    vocabulary = (ending.logits(trace.residual(trace.layers)[:1]) if own is None else own).shape[-1]
     k = checks.whole("k", k, 1, vocabulary)
     memo: dict[int, str] = {}
     following = torch.tensor([*trace.ids[1:], 0])
@@ -97,7 +97,8 @@ def lens_frame(
     step = max(1, CHUNK // vocabulary)
     for start in range(0, len(trace), step):
         chunk = slice(start, min(start + step, len(trace)))
-        final = logits[chunk].log_softmax(-1)
+        logits = ending.logits(trace.residual(trace.layers)[chunk]) if own is None else own[chunk]
+        final = logits.log_softmax(-1)
         likely, entropy = likelihoods(final)
         target = following[chunk].to(final.device)[:, None]
         for i in layers:
@@ -489,21 +490,16 @@ def ending_of(lab: LabLike, trace: Trace, needed: Sequence[str]) -> Ending:
         raise Unavailable(
             f"{' and '.join(missing)} not kept in this trace; take it with lab.trace(..., keep=({names}))."
         )
-    model, anatomy = lab.model, lab.anatomy
-    if len(anatomy.layers) != trace.layers:
+    if len(lab.anatomy.layers) != trace.layers:
         raise BadInput(
-            f"This trace has {trace.layers} layers and the lab's model {len(anatomy.layers)}: it was taken from another "
+            f"This trace has {trace.layers} layers and the lab's model {len(lab.anatomy.layers)}: it was taken from another "
             "model; give the lab it came from."
         )
-    if anatomy.unembedding is None:
+    if lab.anatomy.unembedding is None:
         raise Unavailable(
             f"{trace.model} has no unembedding (it gives no logits over tokens); load a causal language model."
         )
-    width = trace.residual(0).shape[-1]
-    ending = Ending(anatomy.final_norm, _projection(model, anatomy, width), anatomy.unembedding, model.dtype)
-
-    logits = trace.logits
-    numbers = logits.isfinite().all(-1).nonzero()[:, 0]
+    numbers = trace.logits.isfinite().all(-1).nonzero()[:, 0]
     if not len(numbers):
         first = next((i for i in range(trace.layers + 1) if not bool(trace.residual(i).isfinite().all())), None)
         where = ": the embedding is none" if first == 0 else f": the residual is none after layer {(first or 0) - 1}"
@@ -514,12 +510,28 @@ def ending_of(lab: LabLike, trace: Trace, needed: Sequence[str]) -> Ending:
         torch.linspace(0, len(numbers) - 1, min(len(numbers), CHECKED_POSITIONS)).long().to(numbers.device)
     ]
     residual = trace.residual(trace.layers)
-    residual, truth = residual[chosen.to(residual.device)], logits[chosen].double().cpu()
+    return proved(lab, residual[chosen.to(residual.device)], trace.logits[chosen])
+
+
+def proved(lab: LabLike, residual: torch.Tensor, logits: torch.Tensor) -> Ending:
+    """The way to the logits, proved on some positions' last residuals, (n, d_model), and logits, (n, vocabulary).
+
+    Raises Unavailable where it does not turn the one into the other.
+    """
+    model, anatomy = lab.model, lab.anatomy
+    if anatomy.unembedding is None:
+        raise Unavailable(
+            f"{lab.name} has no unembedding (it gives no logits over tokens); load a causal language model."
+        )
+    ending = Ending(
+        anatomy.final_norm, _projection(model, anatomy, residual.shape[-1]), anatomy.unembedding, model.dtype
+    )
+    truth = logits.double().cpu()
     tolerance = _tolerance(residual)
     try:
         raw = ending.uncapped(residual).double().cpu()
     except RuntimeError as error:
-        raise Unavailable(_no_way(trace)) from error
+        raise Unavailable(_no_way(lab)) from error
     config = model.config.get_text_config()
     caps = [float(cap) for name in SOFTCAPS if (cap := getattr(config, name, None))]
     for softcap in (*caps, None):
@@ -530,12 +542,12 @@ def ending_of(lab: LabLike, trace: Trace, needed: Sequence[str]) -> Ending:
         off = (found.logits(residual).double().cpu() - truth).abs().max()
         if bool(off <= tolerance * truth.abs().max()):
             return found
-    raise Unavailable(_no_way(trace))
+    raise Unavailable(_no_way(lab))
 
 
-def _no_way(trace: Trace) -> str:
+def _no_way(lab: LabLike) -> str:
     return (
-        f"The final norm and unembedding don't turn the last residual of this {trace.family} into its logits: the trace is of "
+        f"The final norm and unembedding don't turn the last residual of this {lab.family} into its logits: the trace is of "
         "another model, or of this one before a change or under an edit, or its architecture does more at the end than is "
         "known here; trace the text anew with this lab."
     )

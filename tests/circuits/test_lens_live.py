@@ -54,7 +54,15 @@ def test_the_columns_are_those_of_the_finished_text(lab: lk.Lab, fitted: Jacobia
             assert [t.id for t in tops] == [t.id for t in expected[layer]]
             assert [t.probability for t in tops] == pytest.approx([t.probability for t in expected[layer]], abs=1e-5)
         assert one.layers[3][0].id == one.written_id  # greedy
+        far = whole.rows([1, 2, 3]).table
+        far = far[far.position == one.position].set_index("layer").kl
+        assert one.kl == pytest.approx(far.to_dict(), abs=1e-5)
     assert len(prompt.trace) == len(IDS)
+    before = whole.rows(k=2).table.query("position < @at", local_dict={"at": len(IDS)}).reset_index(drop=True)
+    read = prompt.rows(k=2).table
+    columns_alike = ["layer", "position", "top_id"]
+    assert read[columns_alike].equals(before[columns_alike])
+    assert read.kl.tolist() == pytest.approx(before.kl.tolist(), abs=1e-5)
     assert _hooks(lab) == 0
 
 
@@ -71,6 +79,25 @@ def test_some_layers_the_logit_lens_and_an_early_end(lab: lk.Lab) -> None:
     )
     assert (len(made.ids), made.finish_reason) == (2, "stopped")
     assert all(list(one.layers) == [0, 3] for one in columns)
+
+
+def test_nothing_is_run_twice(lab: lk.Lab, fitted: JacobianLens) -> None:
+    """A pass over the prompt and one for each token but the last, as without a lens."""
+
+    def passes(run: Any) -> list[int]:
+        widths: list[int] = []
+        seen = lab.model.get_input_embeddings().register_forward_hook(
+            lambda _m, given, _o: widths.append(given[0].shape[-1])
+        )
+        try:
+            run()
+        finally:
+            seen.remove()
+        return widths
+
+    lab.generate(IDS, max_new_tokens=4)
+    plain = passes(lambda: lab.generate(IDS, max_new_tokens=4))
+    assert passes(lambda: lk.circuits.generate_with_lens(lab, IDS, id, lens=fitted, max_new_tokens=4)) == plain
 
 
 def test_nothing_is_left_after_an_error(lab: lk.Lab, fitted: JacobianLens) -> None:

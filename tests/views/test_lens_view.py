@@ -109,6 +109,22 @@ def test_what_is_read_while_it_is_written_is_what_is_read_afterwards(lab: lk.Lab
     after.close()
 
 
+def test_fewer_layers_are_read_when_asked_for(lab: lk.Lab) -> None:
+    depth = len(lab.anatomy.layers)
+    view = lk.views.lens(lab, prompt="abc", k=2, max_new_tokens=3, chat=False, layers=[1])
+    assert view.wait(SECONDS)
+    assert (view.facts["layers"], view.facts["depth"]) == ([1, depth], depth)
+    tokens, _probabilities, divergences = cells(view)
+    run = lab.generate("abc", max_new_tokens=3, chat=False)
+    again = lab.trace([*run.prompt_ids, *run.ids][:-1], keep=("residual", "logits"))
+    after = lk.views.lens(lk.lens(lab, again, kind="logit"), k=2)
+    assert (tokens == cells(after)[0][:, :, [1, depth]]).all()
+    assert np.allclose(divergences, cells(after)[2][:, :, [1, depth]], atol=2e-5)
+    assert (divergences[..., 1] == 0).all(), "the last is the model's own"
+    view.close()
+    after.close()
+
+
 def test_edits_are_in_force_while_it_is_written_and_are_read(lab: lk.Lab) -> None:
     edit = lk.patch("residual[1]", lambda states: -states)
     view = lk.views.lens(lab, prompt="abc", edits=[edit], k=2, max_new_tokens=4, chat=False)
