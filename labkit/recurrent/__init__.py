@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from labkit.recurrent.cells import Mamba2 as Mamba2
     from labkit.recurrent.cells import RWKVTime as RWKVTime
     from labkit.recurrent.cells import state_bytes as state_bytes
+    from labkit.recurrent.lengths import LengthCosts as LengthCosts
+    from labkit.recurrent.lengths import comparable_models as comparable_models
+    from labkit.recurrent.lengths import length_costs as length_costs
     from labkit.recurrent.matrices import HiddenAttention as HiddenAttention
     from labkit.recurrent.matrices import HiddenLayer as HiddenLayer
     from labkit.recurrent.matrices import hidden_attention as hidden_attention
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
     "cells": ("Attention", "Mamba", "Mamba2", "RWKVTime", "state_bytes"),
+    "lengths": ("LengthCosts", "comparable_models", "length_costs"),
     "matrices": ("HiddenAttention", "HiddenLayer", "hidden_attention"),
     "recalling": ("Recall", "RecallModel", "RecallTask", "recall", "recall_events", "recorded_recall"),
 }

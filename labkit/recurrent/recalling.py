@@ -263,6 +263,9 @@ def recall_events(
 def recorded_recall() -> Recall:
     """Recall by bytes of state, measured once by `labkit/recipes/recall.py`: several sizes of each kind, longer trainings.
 
+    What a model recalls is what its state could hold and what its training has found of that: two seeds of a small state
+    differ by more than their intervals, and all had the same 1,000 steps.
+
     Each training of it again, such as the state space of d_state 16 and seed 0 (about half a minute):
     `recall("state space", task=RecallTask(pairs=(2, 4, 8, 16)), d_state=16, steps=1_000, seeds=0)`.
     Raises BadModelFile where the record can't be read.

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from labkit.views.quantization_charts import sensitivity as sensitivity
     from labkit.views.quantization_charts import squeeze as squeeze
     from labkit.views.quantization_view import quantization as quantization
+    from labkit.views.recurrent_charts import lengths as lengths
+    from labkit.views.recurrent_charts import recall as recall
     from labkit.views.routes_view import routes as routes
     from labkit.views.sampling_view import temperature as temperature
     from labkit.views.specialisation_chart import damage as damage
@@ -65,6 +67,7 @@ _NAMES = {
     "probe_chart": ("probe",),
     "quantization_charts": ("formats", "sensitivity", "squeeze"),
     "quantization_view": ("quantization",),
+    "recurrent_charts": ("lengths", "recall"),
     "routes_view": ("routes",),
     "sampling_view": ("temperature",),
     "specialisation_chart": ("damage", "specialisation"),

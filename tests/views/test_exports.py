@@ -303,6 +303,26 @@ def probes_table() -> pd.DataFrame:
     return pd.DataFrame(columns | {"control": [0.4, 0.45, 0.5], "token_alone": 0.6, "chance": 0.5})
 
 
+def recall_table() -> pd.DataFrame:
+    columns = {
+        "kind": [HOSTILE, "state space"],
+        "d_model": 16,
+        "d_state": pd.array([None, 4], dtype="Int64"),
+        "seed": 0,
+        "pairs": 8,
+    }
+    columns |= {"seed": 0, "pairs": 8}
+    numbers = {"accuracy": [0.875, 0.4375], "low": [0.8, 0.4], "high": [0.9, 0.5], "chance": 0.125, "among_read": 0.25}
+    return pd.DataFrame(columns | numbers | {"state_bytes": [2_000, 500]})
+
+
+def lengths_table() -> pd.DataFrame:
+    columns = {"model": [HOSTILE, HOSTILE], "tokens": [64, 1024], "state_bytes": [4_096, 65_536]}
+    return pd.DataFrame(
+        columns | {"computed_bytes": [4_096, 65_536], "read_seconds": [0.5, 8.0], "step_seconds": [0.0625, 0.125]}
+    )
+
+
 MAKERS: dict[str, Callable[[], Any]] = {
     "adapter": an_adapter,
     "attention": lambda: lk.views.attention(patterned(TOKENS, random_patterns(len(TOKENS)))),
@@ -318,6 +338,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "formats": lambda: lk.views.formats(formats_table()),
     "features": lambda: lk.views.features(random_featured(8)),
     "grid": lambda: lk.views.grid(a_matrix()),
+    "lengths": lambda: lk.views.lengths(lengths_table()),
     "lens": lambda: lk.views.lens(lens_table()),
     "lens, grid": lambda: lk.views.lens(HandLens(TOKENS, kind=HOSTILE, words=[*TOKENS, HOSTILE])),
     "live": a_panel,
@@ -329,6 +350,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "patching": lambda: lk.views.patching(patching_table()),
     "probe": lambda: lk.views.probe(probes_table()),
     "quantization": a_quantization,
+    "recall": lambda: lk.views.recall(recall_table()),
     "routes": lambda: lk.views.routes(random_routed(12)),
     "runs": lambda: lk.views.runs(runs_table(), x="rank", y=("accuracy", "forgetting"), by="method"),
     "sensitivity": lambda: lk.views.sensitivity(sensitivity_table()),
@@ -353,11 +375,13 @@ NUMBERS = {  # a number that each of them shows, as its table has it: (column, v
     "doses": ("share", 0.125),
     "drafts": ("verify_seconds", 0.0625),
     "formats": ("kl", 0.015625),
+    "lengths": ("step_seconds", 0.0625),
     "lens": ("top_probability", 0.47),
     "live": ("b", 19 / 7),
     "patching": ("effect", 0.5),
     "probe": ("accuracy", 0.875),
     "quantization": ("bits_per_weight", 4.5),
+    "recall": ("accuracy", 0.4375),
     "runs": ("median", 0.13125),
     "sensitivity": ("kl", 1.25),
     "specialisation": ("share", 0.98),
