@@ -71,6 +71,68 @@ def context_length(config: object) -> int | None:
     return first_number(text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
+_SIZES = (  # whole numbers above zero wherever a configuration has them
+    *LAYERS,
+    *QUERY_HEADS,
+    *KEY_VALUE_HEADS,
+    *(
+        "vocab_size",
+        "hidden_size",
+        "d_model",
+        "n_embd",
+        "head_dim",
+        "v_head_dim",
+        "qk_nope_head_dim",
+        "qk_rope_head_dim",
+    ),
+    *("kv_lora_rank", "q_lora_rank", "moe_intermediate_size", "state_size", "ssm_state_size", "mamba_d_state"),
+    *("linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim"),
+    *("max_position_embeddings", "n_positions", "max_seq_len"),
+)
+_NOT_NEGATIVE = (
+    *EXPERTS,
+    *CHOSEN,
+    "sliding_window",
+    "attention_window_size",
+    "attention_chunk_size",
+    "num_kv_shared_layers",
+)
+_MOST_LAYERS, _LARGEST = 2_000, 10**8
+
+
+def absurdity(config: object) -> str | None:
+    """What no model can have in a configuration, in a few words: sizes below one, heads that don't divide; None if all is well.
+
+    transformers builds many such models, and some it builds without end.
+    """
+    for name in (*_SIZES, *_NOT_NEGATIVE, "intermediate_size"):
+        value = field(config, name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        least = 0 if name in _NOT_NEGATIVE or (name == "intermediate_size" and first_number(config, *EXPERTS)) else 1
+        most = _MOST_LAYERS if name in LAYERS else None if name.startswith("max_") else _LARGEST
+        if not isinstance(value, int) or value < least:
+            return f"{name} is {value}, and has to be a whole number of {least} or more"
+        if most is not None and value > most:
+            return f"{name} is {value:,}, more than the {most:,} that labkit counts"
+    heads, shared = first_number(config, *QUERY_HEADS), first_number(config, *KEY_VALUE_HEADS)
+    if heads and shared and heads % shared:
+        return f"{heads} query heads can't share {shared} key-value heads evenly"
+    experts, chosen = first_number(config, *EXPERTS), first_number(config, *CHOSEN)
+    if experts and chosen and chosen > experts:
+        return f"{chosen} experts are chosen for a token, of {experts}"
+    for name in CHOSEN:
+        if experts and field(config, name) == 0:
+            return f"{name} is 0, and a token of a mixture goes to at least one of {experts} experts"
+    groups = first_number(config, "n_group")
+    if experts and groups and experts % groups:
+        return f"{experts} experts can't be dealt evenly to {groups} groups"
+    kinds = field(config, "layer_types")
+    if isinstance(kinds, list | tuple) and "sliding_attention" in kinds and field(config, "sliding_window") == 0:
+        return "sliding_window is 0, through which no layer would see a token"
+    return None
+
+
 def input_device(model: PreTrainedModel) -> torch.device:
     """The device a model's inputs go to, also where accelerate keeps some weights elsewhere until they are needed."""
     import torch

@@ -23,7 +23,7 @@ from labkit import checks
 from labkit.errors import BadInput, ModelNotFound
 from labkit.markup import escaped, html_table
 from labkit.models import catalog, published, shipped
-from labkit.models.config import CHOSEN, EXPERTS, KEY_VALUE_HEADS, by_layer, context_length, first_number
+from labkit.models.config import CHOSEN, EXPERTS, KEY_VALUE_HEADS, absurdity, by_layer, context_length, first_number
 from labkit.models.files import Json
 
 if TYPE_CHECKING:
@@ -57,6 +57,13 @@ _BITS = {
 }
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32"}
 _HALF_PRECISION_BYTES = 2
+
+REMOTE = {  # families that transformers has only as code fetched with the weights
+    "qwen": "it is counted as the 'qwen2' of the same arithmetic, memory('qwen-7b').",
+    "kimi_k2": "it is DeepSeek-V3's architecture: give its fields as 'deepseek_v3', or memory('kimi-k2').",
+    "kimi_k3": "no architecture of transformers computes the same; of Kimi there are kimi-k2 and kimi-linear-48b-a3b.",
+    "crystalcoder": "no architecture of transformers computes the same; of LLM360 there are amber and k2-65b.",
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -290,6 +297,10 @@ def _config_from_fields(fields: Json) -> PreTrainedConfig:
     model_type = fields.pop("model_type", None)
     if not model_type:
         raise BadInput("The configuration has no model_type; add one, such as {'model_type': 'llama', ...}.")
+    if model_type in REMOTE:
+        raise BadInput(
+            f"model_type {model_type!r} is code of the publisher's own, which is not run here: {REMOTE[model_type]}"
+        )
     if model_type not in CONFIG_MAPPING:
         near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=3)
         hint = (
@@ -316,7 +327,11 @@ def _reason(error: Exception) -> str:
 def _not_found(name: str) -> str:
     known = {**{name: name for name in shipped.MODELS}, **published.keys()}
     near = dict.fromkeys(known[key] for key in difflib.get_close_matches(name.strip().lower(), known, n=5, cutoff=0.55))
-    hint = f"did you mean {', '.join(list(near)[:3])}?" if near else f"known are {', '.join(published.names())}."
+    hint = (
+        f"did you mean {', '.join(list(near)[:3])}?"
+        if near
+        else "gpt2, llama-2-7b and qwen3-8b are some; labkit.models.published.names() lists all."
+    )
     return (
         f"No published model {name!r} and no folder of that name with a config.json: {hint} "
         "Any other model is counted from its configuration: memory(AutoConfig.from_pretrained(name))."
@@ -478,6 +493,10 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise BadInput(
             f"{config.model_type!r} is no causal language model; give the configuration of one, such as 'llama'."
+        )
+    if (wrong := absurdity(text_config(config))) is not None:
+        raise BadInput(
+            f"No model can be built from this {config.model_type!r} configuration: {wrong}. Correct that field."
         )
     config = copy.deepcopy(config)
     try:

@@ -445,6 +445,43 @@ def test_bad_input_is_one_sentence(what: Any, options: dict[str, Any]) -> None:
     assert len(str(caught.value)) < 400
 
 
+LLAMA, MIXTRAL = ({k: v for k, v in entry(name).config.items()} for name in ("llama-3.2-1b", "mixtral-8x7b"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"vocab_size": -1}, "vocab_size is -1"),
+        ({"hidden_size": 0}, "hidden_size is 0"),
+        ({"hidden_size": 10**9}, "more than the 100,000,000"),
+        ({"intermediate_size": 0}, "intermediate_size is 0"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers is -1"),
+        ({"num_hidden_layers": 100_000}, "more than the 2,000"),  # transformers would build them one by one
+        ({"num_attention_heads": -1}, "num_attention_heads is -1"),
+        ({"num_key_value_heads": 5}, "32 query heads can't share 5"),
+        ({"head_dim": -64}, "head_dim is -64"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings is 0"),
+        ({"vocab_size": 1.5}, "vocab_size"),
+        ({"num_hidden_layers": "7"}, "num_hidden_layers"),
+        ({"num_hidden_layers": None}, "num_hidden_layers"),
+        ({"rope_parameters": {"rope_type": "nope"}}, "nope"),
+        (MIXTRAL | {"num_experts_per_tok": 9}, "9 experts are chosen for a token, of 8"),
+        (MIXTRAL | {"num_experts_per_tok": 0}, "num_experts_per_tok is 0"),
+        (MIXTRAL | {"sliding_window": -5}, "sliding_window is -5"),
+        (entry("deepseek-v3").config | {"n_group": 7}, "256 experts can't be dealt evenly to 7 groups"),
+        (entry("gemma-2-2b").config | {"sliding_window": 0}, "through which no layer would see a token"),
+        ({"model_type": "qwen"}, r"memory\('qwen-7b'\)"),
+        ({"model_type": "kimi_k2"}, "DeepSeek-V3's architecture"),
+    ],
+)
+def test_what_no_model_can_have_is_one_sentence(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadInput, match=says) as caught:
+        memory(LLAMA | fields)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
 def test_damaged_config_file(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(BadInput, match=r"config\.json"):
