@@ -445,7 +445,7 @@ def test_bad_input_is_one_sentence(what: Any, options: dict[str, Any]) -> None:
     assert len(str(caught.value)) < 400
 
 
-LLAMA, MIXTRAL = ({k: v for k, v in entry(name).config.items()} for name in ("llama-3.2-1b", "mixtral-8x7b"))
+LLAMA, MIXTRAL = (entry(name).config for name in ("llama-3.2-1b", "mixtral-8x7b"))
 
 
 @pytest.mark.parametrize(
