@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from labkit.circuits.routed_features import counted_on as counted_on
     from labkit.circuits.routed_features import expert_features as expert_features
     from labkit.circuits.swaps import swap as swap
+    from labkit.circuits.tuned_fitting import fit_tuned_lens as fit_tuned_lens
+    from labkit.circuits.tuned_lens import TunedLens as TunedLens
     from labkit.circuits.two_models import Comparison as Comparison
     from labkit.circuits.two_models import compare as compare
 
@@ -78,6 +80,8 @@ _NAMES = {
     "lens_live": ("LensColumn", "generate_with_lens"),
     "lens_reading": ("LensReading", "LensTable", "lens"),
     "swaps": ("swap",),
+    "tuned_fitting": ("fit_tuned_lens",),
+    "tuned_lens": ("TunedLens",),
     "two_models": ("Comparison", "compare"),
 }
 

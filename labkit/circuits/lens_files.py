@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,14 +18,17 @@ from pathlib import Path
 import torch
 
 from labkit.circuits.jacobian_lens import JacobianLens, plain_name
+from labkit.circuits.tuned_lens import TunedLens
 from labkit.errors import BadInput, BadModelFile, ModelNotFound
 from labkit.models.files.safetensors_header import read_safetensors_header
 from labkit.models.shipped import checked_lens
 from labkit.quantization.bases import Base
+from labkit.trace.along import exact
 
 SHIPPED_MODEL = "smollm2-135m-instruct"
 FILE = "lens.safetensors"
 PICKLES = (".pt", ".pth")
+TUNED = "tuned-lens"
 _MOST_LAYERS = 10_000
 _STORED = ("F32", "F16", "BF16", "I8")
 _LEVELS = 127
@@ -36,7 +40,7 @@ _SMALLEST = 1e-7  # scale that float16 still holds
 def load_lens(
     path: str | Path, *, model: str | None = None, layers: int | None = None, allow_pickle: bool = False
 ) -> JacobianLens:
-    """A Jacobian lens from a file: one that `JacobianLens.save` wrote, or a published one.
+    """A Jacobian lens from a file: one that `JacobianLens.save` wrote, or a published one; or a `TunedLens` that was saved.
 
     path: NAME.safetensors; or NAME.pt, such as "gpt2-small/jlens/Salesforce-wikitext/gpt2_jacobian_lens.pt" of
         neuronpedia/jacobian-lens, as huggingface_hub.hf_hub_download(...) gives its place on disk.
@@ -92,10 +96,14 @@ def write(lens: JacobianLens, path: str | Path, *, bits: int = 16) -> Path:
         raise BadInput(
             f"A lens is saved as NAME.safetensors, or as NAME.pt as published ones are, and not as {file.name}."
         )
+    if isinstance(lens, TunedLens) and file.suffix in PICKLES:
+        raise BadInput(f"A tuned lens is saved as NAME.safetensors, and not as {file.name}.")
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
     try:
-        if file.suffix in PICKLES:
+        if isinstance(lens, TunedLens):
+            _write_tuned(lens, part)
+        elif file.suffix in PICKLES:
             _write_pickle(lens, part)
         else:
             _write_safetensors(lens, part, bits)
@@ -147,12 +155,56 @@ def _write_safetensors(lens: JacobianLens, file: Path, bits: int) -> None:
     save_file(tensors, file, metadata=facts if lens.model is None else facts | {"model": lens.model})
 
 
+def _write_tuned(lens: TunedLens, file: Path) -> None:
+    """The same file with biases "b.0", "b.1", ...; all counted by the layer that a state enters, and float32, since what
+    differs from the identity is small."""
+    from safetensors.torch import save_file
+
+    tensors = {f"J.{layer}": exact(matrix).contiguous() for layer, matrix in lens.jacobians.items()}
+    tensors |= {f"b.{layer}": exact(bias).contiguous() for layer, bias in lens.biases.items()}
+    facts = {
+        "format": TUNED,
+        "n_prompts": str(lens.prompts),
+        "layers": str(lens.layers),
+        "notes": json.dumps([note for note in lens.notes if note != UNKNOWN]),
+    }
+    facts |= {} if lens.model is None else {"model": lens.model}
+    facts |= {} if lens.base is None else {"base": lens.base.as_text()}
+    save_file(tensors, file, metadata=facts)
+
+
+def _tuned(file: Path, facts: Mapping[str, str], model: str | None) -> TunedLens:
+    from safetensors.torch import load_file
+
+    held = load_file(file)
+    try:
+        notes = tuple(str(note) for note in json.loads(facts.get("notes", "[]")))
+        matrices = {int(name[2:]): value for name, value in held.items() if name.startswith("J.")}
+        biases = {int(name[2:]): value for name, value in held.items() if name.startswith("b.")}
+        if not all(bool(value.isfinite().all()) for value in held.values()):
+            raise _wrong(file, "it holds numbers that are none")
+        base = Base.from_text(facts.get("base"))
+        return TunedLens(
+            jacobians=dict(sorted(matrices.items())),
+            prompts=int(facts.get("n_prompts", "0")),
+            model=model or facts.get("model"),
+            layers=int(facts["layers"]),
+            notes=notes if base else (*notes, UNKNOWN),
+            base=base,
+            biases=dict(sorted(biases.items())),
+        )
+    except (ValueError, TypeError, KeyError, BadInput) as error:
+        raise _wrong(file, "what it says about itself can't be read") from error
+
+
 # reading --------------------------------------------------------------------------------------------------------------
 
 
 def _from_safetensors(file: Path, model: str | None, layers: int | None) -> JacobianLens:
     header = read_safetensors_header(file)
     facts = header.metadata
+    if facts.get("format") == TUNED:
+        return _tuned(file, facts, model)
     names = {name: name.partition(".")[2] for name in header.tensors if name.startswith("J.")}
     if not names or not all(number.isdecimal() and int(number) < _MOST_LAYERS for number in names.values()):
         raise BadModelFile(

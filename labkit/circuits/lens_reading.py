@@ -13,6 +13,7 @@ import torch
 from labkit import checks
 from labkit.circuits.jacobian_lens import JacobianLens
 from labkit.circuits.lens_files import shipped_lens
+from labkit.circuits.tuned_lens import TunedLens
 from labkit.errors import BadInput, Unavailable
 from labkit.models.tokens import token_strings
 from labkit.results import Result
@@ -53,8 +54,9 @@ class LensTable(Result):
 class LensReading:
     """A lens held to a trace. Layers and positions are the trace's; `lens` makes it.
 
-    kind: "jacobian" or "logit".  layers: at which it reads, 0 to trace.layers as `trace.residual` counts; the last is the
-    model's own prediction.  lens: the `JacobianLens`; None for the logit lens.  trace, model: what it reads.
+    kind: "jacobian", "tuned" or "logit".  layers: at which it reads, 0 to trace.layers as `trace.residual` counts; the
+    last is the model's own prediction.  lens: the `JacobianLens` or `TunedLens`; None for the logit lens.  trace, model:
+    what it reads.
     Nothing is computed before it is asked for: a cell, a column or a layer costs its own rows of the unembedding.
     """
 
@@ -130,10 +132,10 @@ def lens(lab: LabLike, trace: Trace, kind: Kind = "jacobian", *, lens: JacobianL
 
     trace: kept with "residual" and "logits".
     kind: "jacobian": softmax(W_U · norm(J_l h)), J_l the average effect of a state at layer l on the last residual stream at
-        its own and later positions (Gurnee et al. 2026); "logit": J_l = I, as in `lk.logit_lens`; "tuned": a tuned lens
-        (Belrose et al. 2023) is not shipped, and refused.
+        its own and later positions (Gurnee et al. 2026); "logit": J_l = I, as in `lk.logit_lens`; "tuned":
+        softmax(W_U · norm(A_l h + b_l)), trained to foretell the model's prediction (Belrose et al. 2023); none is shipped.
     lens: a `JacobianLens` of this model, from `lk.circuits.fit_lens` or `load_lens`; None takes the one that comes with labkit,
-        which is of the default model.
+        which is of the default model. For kind="tuned" a `TunedLens`, from `lk.circuits.fit_tuned_lens` or `load_lens`.
     Layers count as `trace.residual` does, 0 what enters the first; a Jacobian lens reads from 1, and at the last layer all
     lenses are the model's own prediction. Returns a `LensReading`: `.top(layer, position, k)` gives (token, id, probability).
     What it can show: what a state leads to on average, over texts. What it can't: what this very text makes of it, since J_l
@@ -154,13 +156,23 @@ def fitted_for(lab: LabLike, kind: Kind, lens: JacobianLens | None) -> JacobianL
             f"lens is to be a JacobianLens, from lk.circuits.fit_lens or load_lens, and a {type(lens).__name__} is none."
         )
     if kind == "tuned":
-        raise Unavailable(
-            'There is no tuned lens for this model: labkit ships none and fits none; use kind="jacobian" or kind="logit".'
-        )
+        if lens is None:
+            raise Unavailable(
+                f"There is no tuned lens for {lab.name} here; fit one: lens = lk.circuits.fit_tuned_lens(lab, texts), then "
+                'lk.lens(lab, trace, kind="tuned", lens=lens); or use kind="jacobian" or kind="logit".'
+            )
+        if not isinstance(lens, TunedLens):
+            raise BadInput(
+                "This is a Jacobian lens and no tuned one; leave kind away, or fit one: lk.circuits.fit_tuned_lens."
+            )
+        lens.belongs(lab)
+        return lens
     if kind == "logit":
         if lens is not None:
             raise BadInput('The logit lens takes no fitted lens; leave lens away, or use kind="jacobian".')
         return None
+    if isinstance(lens, TunedLens):
+        raise BadInput('This is a tuned lens; read with it as kind="tuned".')
     found = lens or shipped_lens(lab.name)
     if found is None:
         raise Unavailable(

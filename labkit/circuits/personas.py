@@ -130,7 +130,7 @@ def persona(
     result = steers(
         lab, direction, rows, cast("Sequence[Callable[[Tensor], object]]", metrics), strengths=strengths, random=random, seed=seed
     )  # fmt: skip
-    own = float(np.mean([float(torch.tensor(one.logprobs).mean()) for _, one in spoken]))
+    own = float(np.mean([float(one.logprobs.mean()) for _, one in spoken]))
     table = _costed(lab, direction, result, texts, own, random, seed)
     answers = {given[once[i]]: one.text for i, one in spoken}
     columns = [

@@ -447,14 +447,14 @@ class Ending:
         x = x.to(self.dtype)
         return _run(self.unembedding, x if self.projection is None else _run(self.projection, x))
 
-    def uncapped(self, residual: torch.Tensor) -> torch.Tensor:
-        """(n, d_model) to (n, vocabulary) float32."""
-        with torch.no_grad():
+    def uncapped(self, residual: torch.Tensor, *, grad: bool = False) -> torch.Tensor:
+        """(n, d_model) to (n, vocabulary) float32. grad: keep what autograd needs."""
+        with torch.enable_grad() if grad else torch.no_grad():
             x = residual if self.norm is None else _run(self.norm, residual)
             return self.unembedded(x).float() * self.factor
 
-    def logits(self, residual: torch.Tensor) -> torch.Tensor:
-        raw = self.uncapped(residual)
+    def logits(self, residual: torch.Tensor, *, grad: bool = False) -> torch.Tensor:
+        raw = self.uncapped(residual, grad=grad)
         return raw if self.softcap is None else self.softcap * torch.tanh(raw / self.softcap)
 
     def direction(self, like: torch.Tensor, token: int) -> torch.Tensor:
