@@ -46,7 +46,7 @@ class Plan(Result):
     prefill_seconds, token_seconds: of the whole batch, at the utilisation assumed; None where the vendor states no operations
         a second (prefill), and in training.  tokens_per_second: of all sequences together.  step_seconds: of training.
     points: the operating points for a roofline: phase, flops, bytes, intensity (operations a byte), attained and ceiling
-        (operations a second), seconds, bound.
+        (operations a second of each card at work), seconds, bound.
     assumptions: what the times and bytes rest on.
     """
 
@@ -82,12 +82,13 @@ class Plan(Result):
     def _remarks(self) -> Sequence[str]:
         said = []
         if self.token_seconds is not None and self.tokens_per_second is not None:
-            first = "" if self.prefill_seconds is None else f"the prompts in {_time(self.prefill_seconds)}, then "
+            first = "" if self.prefill_seconds is None else f"The prompts take {_time(self.prefill_seconds)}. "
             said.append(
-                f"{first}{_time(self.token_seconds)} a token: {self.tokens_per_second:,.4g} tokens a second together."
+                f"{first}A token of each sequence takes {_time(self.token_seconds)}: {self.tokens_per_second:,.4g} tokens a "
+                "second together."
             )
         if self.step_seconds is not None:
-            said.append(f"{_time(self.step_seconds)} a step: {self.tokens_per_second or 0:,.4g} tokens a second.")
+            said.append(f"A step takes {_time(self.step_seconds)}: {self.tokens_per_second or 0:,.4g} tokens a second.")
         return (*said, *self.advice, *self.assumptions)
 
 
@@ -280,13 +281,14 @@ def _points(phases: Mapping[str, Phase], case: Case, bandwidth: float, compute: 
 
     rates = case.rates(bandwidth, compute)
     nan = float("nan")
+    at_once = case.hardware.count if case.split == "tensor" else 1
     rows = [
         (
             phase.name,
             phase.flops,
             phase.moved,
             phase.intensity,
-            phase.flops / phase.seconds,
+            phase.flops / phase.seconds / at_once,
             min(rates.peak_operations or nan, phase.intensity * rates.peak_bandwidth),
             phase.seconds,
             phase.bound,

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from labkit.views.circuit_view import circuit as circuit
     from labkit.views.compare_chart import compare as compare
     from labkit.views.dose_chart import doses as doses
+    from labkit.views.explorer_view import explorer as explorer
     from labkit.views.features_view import features as features
     from labkit.views.generation_charts import drafts as drafts
     from labkit.views.generation_charts import throughput as throughput
+    from labkit.views.landscape_charts import footprint as footprint
+    from labkit.views.landscape_charts import roofline as roofline
     from labkit.views.language_chart import languages as languages
     from labkit.views.lens_chart import attribution as attribution
     from labkit.views.lens_view import lens as lens
@@ -54,8 +57,10 @@ _NAMES = {
     "circuit_view": ("circuit",),
     "compare_chart": ("compare",),
     "dose_chart": ("doses",),
+    "explorer_view": ("explorer",),
     "features_view": ("features",),
     "generation_charts": ("drafts", "throughput"),
+    "landscape_charts": ("footprint", "roofline"),
     "language_chart": ("languages",),
     "lens_chart": ("attribution",),
     "lens_view": ("lens",),
