@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from labkit.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from labkit.recurrent.cells import MLSTM as MLSTM
     from labkit.recurrent.cells import Attention as Attention
+    from labkit.recurrent.cells import Hybrid as Hybrid
     from labkit.recurrent.cells import Mamba as Mamba
     from labkit.recurrent.cells import Mamba2 as Mamba2
     from labkit.recurrent.cells import RWKVTime as RWKVTime
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 # module -> its names, fetched when first asked for; no module is named like a function, which it would hide
 _NAMES = {
-    "cells": ("Attention", "Mamba", "Mamba2", "RWKVTime", "state_bytes"),
+    "cells": ("Attention", "Hybrid", "MLSTM", "Mamba", "Mamba2", "RWKVTime", "state_bytes"),
     "lengths": ("LengthCosts", "comparable_models", "length_costs"),
     "matrices": ("HiddenAttention", "HiddenLayer", "hidden_attention"),
     "recalling": ("Recall", "RecallModel", "RecallTask", "recall", "recall_events", "recorded_recall"),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Attention", "Mamba", "Mamba2", "RWKVTime", "scan", "scan_in_turn"]
+__all__ = ["MLSTM", "Attention", "Hybrid", "Mamba", "Mamba2", "RWKVTime", "scan", "scan_in_turn", "state_bytes"]
 
 State = tuple[Tensor, ...]
 Cell = TypeVar("Cell", bound=nn.Module)
@@ -287,6 +287,85 @@ class RWKVTime(nn.Module):
         return _linear(self.output, receptance * y), (hidden, old * values + new * value, old * weights + new, top)
 
 
+class MLSTM(nn.Module):
+    """The matrix cell of xLSTM: Beck et al. 2024, arXiv 2405.04517, equations 19 to 27; xLSTM 7B has this one alone.
+
+    Each head stores values at keys in a matrix, by an input gate exp(i) and a forget gate sigmoid(f), and a vector n of the keys
+    alone to divide by:
+
+        C_t = f_t C_(t-1) + i_t k_t v_tᵀ      n_t = f_t n_(t-1) + i_t k_t      h_t = q_tᵀ C_t / max(|q_tᵀ n_t|, 1)
+
+    Parameters are named as in transformers' xLSTMLayer. State: (C (batch, heads, d_key, d_value), n, m (batch, heads): C and n
+    are to be multiplied with exp(m), so that no gate overflows).
+    """
+
+    def __init__(self, d_model: int, *, heads: int = 4, d_key: int | None = None, soft_cap: float = 15.0) -> None:
+        super().__init__()
+        keys = heads * (d_key or d_model // heads)
+        self.heads, self.soft_cap, self.eps, self.norm_eps = heads, soft_cap, 1e-6, 1e-6
+        self.q, self.k = (nn.Linear(d_model, keys, bias=False) for _ in range(2))
+        self.v, self.ogate_preact, self.out_proj = (nn.Linear(d_model, d_model, bias=False) for _ in range(3))
+        self.igate_preact, self.fgate_preact = (nn.Linear(d_model, heads) for _ in range(2))
+        self.multihead_norm = nn.ParameterDict({"weight": nn.Parameter(torch.ones(d_model))})
+        with torch.no_grad():
+            self.fgate_preact.bias.copy_(torch.linspace(3, 6, heads))  # begins by keeping
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> Self:
+        """With the weights of transformers' xLSTMLayer (its matrices apart and without biases, values as wide as the model)."""
+        weights, config = layer.state_dict(), layer.config
+        heads = weights["igate_preact.bias"].shape[0]
+        d_key, d_model = weights["q.weight"].shape[0] // heads, weights["out_proj.weight"].shape[0]
+        cell = cls(d_model, heads=heads, d_key=d_key, soft_cap=float(config.gate_soft_cap))  # type: ignore[union-attr, arg-type]
+        cell.eps, cell.norm_eps = float(config.eps), float(config.norm_eps)  # type: ignore[union-attr, arg-type]
+        return _filled(cell, weights)
+
+    def asked(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        """(query, key, value (..., heads, d), log of the input gate, log of the forget gate (..., heads)) of (..., d_model)."""
+        query, key, value = (part(hidden).unflatten(-1, (self.heads, -1)) for part in (self.q, self.k, self.v))
+        enter, keep = (
+            self.soft_cap * torch.tanh(gate(hidden) / self.soft_cap) for gate in (self.igate_preact, self.fgate_preact)
+        )
+        return query * query.shape[-1] ** -0.5, key, value, enter, F.logsigmoid(keep)
+
+    def forward(self, hidden: Tensor, *, in_turn: bool = False) -> Tensor:
+        if in_turn:
+            state, outputs = self.start(len(hidden)), []
+            for x in hidden.unbind(1):
+                y, state = self.step(x, state)
+                outputs.append(y)
+            return torch.stack(outputs, 1)
+        query, key, value, enter, keep = self.asked(hidden)
+        kept = keep.cumsum(1).transpose(1, 2)  # log of all forget gates up to a token, (batch, heads, T)
+        logs = kept[..., :, None] - kept[..., None, :] + enter.transpose(1, 2)[..., None, :]
+        logs = logs.masked_fill(torch.ones_like(logs[0, 0], dtype=torch.bool).triu(1), -math.inf)
+        m = torch.maximum(logs.amax(-1), kept)
+        weights = torch.einsum("bthd,bshd->bhts", query, key) * (logs - m[..., None]).exp()
+        below = torch.maximum(weights.sum(-1).abs(), (-m).exp()) + self.eps
+        return self._out(torch.einsum("bhts,bshd->bthd", weights / below[..., None], value), hidden)
+
+    def _out(self, h: Tensor, hidden: Tensor) -> Tensor:
+        h = F.layer_norm(h, h.shape[-1:], eps=self.norm_eps).flatten(-2) * self.multihead_norm["weight"]
+        return _linear(self.out_proj, self.ogate_preact(hidden).sigmoid() * h)
+
+    def start(self, batch: int = 1) -> State:
+        zeros, heads = self.q.weight.new_zeros, self.heads
+        d_key, d_value = self.q.out_features // heads, self.v.out_features // heads
+        return zeros(batch, heads, d_key, d_value), zeros(batch, heads, d_key), zeros(batch, heads)
+
+    def step(self, hidden: Tensor, state: State) -> tuple[Tensor, State]:
+        """One token. hidden: (batch, d_model). Returns (output, the state after it)."""
+        matrix, vector, m = state
+        query, key, value, enter, keep = self.asked(hidden)
+        top = torch.maximum(keep + m, enter)
+        old, new = (keep + m - top).exp()[..., None], (enter - top).exp()[..., None]
+        matrix = old[..., None] * matrix + new[..., None] * key[..., :, None] * value[..., None, :]
+        vector = old * vector + new * key
+        below = torch.maximum((query * vector).sum(-1).abs(), (-top).exp()) + self.eps
+        h = (query[..., None, :] @ matrix)[..., 0, :] / below[..., None]
+        return self._out(h, hidden), (matrix, vector, top)
+
+
 class Attention(nn.Module):
     """Causal attention in the same clothes, to compare with: its state are all keys and values so far, and grows.
 
@@ -327,6 +406,33 @@ class Attention(nn.Module):
         keys, values = torch.cat([keys, k], 2), torch.cat([values, v], 2)
         y = F.scaled_dot_product_attention(q, keys, values)
         return _linear(self.out_proj, y.transpose(1, 2).flatten(-2)[:, 0]), (last, keys, values)
+
+
+class Hybrid(nn.Module):
+    """A state space, then attention, each behind a norm and added to the stream, as Jamba and its kind put them by turns.
+
+    The one carries the gist along at a fixed size, the other looks things up. State: of the first, then of the second.
+    """
+
+    def __init__(self, d_model: int, *, heads: int = 4, d_state: int = 16) -> None:
+        super().__init__()
+        self.space = Mamba2(d_model, heads=heads, d_state=d_state, expand=1)
+        self.attention = Attention(d_model, heads=heads)
+        self.norms = nn.ModuleList(nn.RMSNorm(d_model) for _ in range(2))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        hidden = hidden + self.space(self.norms[0](hidden))
+        return hidden + _linear(self.attention, self.norms[1](hidden))
+
+    def start(self, batch: int = 1) -> State:
+        return (*self.space.start(batch), *self.attention.start(batch))
+
+    def step(self, hidden: Tensor, state: State) -> tuple[Tensor, State]:
+        """One token. hidden: (batch, d_model). Returns (output, the state after it)."""
+        y, space = self.space.step(self.norms[0](hidden), state[:2])
+        hidden = hidden + y
+        y, attention = self.attention.step(self.norms[1](hidden), state[2:])
+        return hidden + y, (*space, *attention)
 
 
 def state_bytes(state: State) -> int:

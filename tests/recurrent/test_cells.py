@@ -7,15 +7,21 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from labkit.recurrent.cells import Attention, Mamba, Mamba2, RWKVTime, scan, scan_in_turn, state_bytes
+from labkit.recurrent.cells import MLSTM, Attention, Hybrid, Mamba, Mamba2, RWKVTime, scan, scan_in_turn, state_bytes
 
 SMALL = {"hidden_size": 32, "vocab_size": 50, "num_hidden_layers": 2}
 MORE: dict[str, dict[str, object]] = {
     "mamba": {"state_size": 4},
     "mamba2": {"state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 2, "chunk_size": 8},
     "rwkv": {"context_length": 64, "attention_hidden_size": 48},
+    "xlstm": {"num_heads": 4, "qk_dim_factor": 1.0, "num_blocks": 2},
 }
-CELLS: dict[str, type[Mamba | Mamba2 | RWKVTime]] = {"mamba": Mamba, "mamba2": Mamba2, "rwkv": RWKVTime}
+CELLS: dict[str, type[Mamba | Mamba2 | RWKVTime | MLSTM]] = {
+    "mamba": Mamba,
+    "mamba2": Mamba2,
+    "rwkv": RWKVTime,
+    "xlstm": MLSTM,
+}
 
 
 def layer(kind: str) -> nn.Module:
@@ -25,11 +31,14 @@ def layer(kind: str) -> nn.Module:
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.2 * torch.randn_like(weight)
+    if kind == "xlstm":
+        block: nn.Module = model.backbone.blocks[1].mlstm_layer
+        return block
     found: nn.Module = model.rwkv.blocks[1].attention if kind == "rwkv" else model.backbone.layers[1].mixer
     return found
 
 
-def walked(cell: Mamba | Mamba2 | RWKVTime | Attention, x: torch.Tensor) -> torch.Tensor:
+def walked(cell: Mamba | Mamba2 | RWKVTime | MLSTM | Attention | Hybrid, x: torch.Tensor) -> torch.Tensor:
     state, outputs = cell.start(len(x)), []
     for t in range(x.shape[1]):
         y, state = cell.step(x[:, t], state)
@@ -72,7 +81,8 @@ def test_the_scan_in_rounds_is_the_scan_in_turn(length: int) -> None:
 def test_attention_step_by_step_and_what_states_take() -> None:
     torch.manual_seed(0)
     cell, x = Attention(32, heads=4, width=4), torch.randn(2, 9, 32)
-    torch.testing.assert_close(walked(cell, x), cell(x), atol=1e-5, rtol=1e-5)
+    for each in (cell, Hybrid(32)):
+        torch.testing.assert_close(walked(each, x), each(x), atol=1e-5, rtol=1e-5)
     state = cell.start()
     assert state_bytes(state) == 32 * 3 * 4  # the convolution's inputs alone
     for t in range(1, 4):
