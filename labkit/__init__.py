@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from labkit import attention as attention
     from labkit import circuits as circuits
+    from labkit import context as context
     from labkit import generation as generation
     from labkit import landscape as landscape
     from labkit import lora as lora
@@ -107,6 +108,7 @@ _NAMES = {
 _ROOMS = (
     "attention",
     "circuits",
+    "context",
     "generation",
     "landscape",
     "lora",

@@ -11,6 +11,7 @@ import pytest
 ROOMS = (
     "attention",
     "circuits",
+    "context",
     "generation",
     "landscape",
     "lora",

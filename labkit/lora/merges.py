@@ -17,9 +17,9 @@ from labkit.errors import BadInput
 from labkit.lora.adapters import Adapter, by_name
 from labkit.lora.merging import untie, untied_note
 from labkit.lora.tuned_weights import taken_apart, tuned_weights
-from labkit.quantization.quantizing import copied
 from labkit.trace import running
 from labkit.trace.building import check_room, refuse_adapters, refuse_odd_weights
+from labkit.trace.copying import copied
 from labkit.trace.lab_like import BuiltLab, check_lab
 
 __all__ = ["dare", "merged", "slerp", "ties", "trimmed"]

@@ -16,11 +16,11 @@ from torch import nn
 from labkit.errors import BadInput, Unavailable
 from labkit.lora.adapters import MERGED
 from labkit.lora.low_rank import LowRank, dense_weight
-from labkit.quantization.quantizing import copied
 from labkit.quantization.unpacking import unpacked
 from labkit.quantization.weights import is_conv1d
 from labkit.trace import running
 from labkit.trace.building import check_room, is_quantized, refuse_added, refuse_odd_weights
+from labkit.trace.copying import copied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

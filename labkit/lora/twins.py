@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from labkit.quantization.layers import PackedWeight
-from labkit.quantization.quantizing import copied
 from labkit.trace import running
+from labkit.trace.copying import copied
 from labkit.trace.lab_like import BuiltLab
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -13,7 +12,6 @@ from torch import nn
 
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
-from labkit.models.resolve import say
 from labkit.quantization import backends, formats
 from labkit.quantization.calibration import Activations, check_memory, collecting, layer_by_layer, windows
 from labkit.quantization.grids import Format, GroupSize, refuse_damaged
@@ -24,6 +22,7 @@ from labkit.quantization.methods import METHODS, Choose, check_goes_with, lost, 
 from labkit.quantization.weights import Matrix, matrices
 from labkit.trace import running
 from labkit.trace.building import check_room, is_quantized, refuse_adapters, refuse_odd_weights
+from labkit.trace.copying import copied
 from labkit.trace.lab_like import check_lab
 from labkit.trace.overlaps import Seen
 
@@ -304,75 +303,6 @@ def _calibrate(
 def module_name(matrix: Matrix) -> str:
     """The path of the module that holds a matrix."""
     return matrix.name if matrix.parameter == "weight" else matrix.name.removesuffix(f".{matrix.parameter}")
-
-
-def copied(
-    model: PreTrainedModel,
-    without: Iterable[Matrix] = (),
-    instead: Mapping[nn.Module, nn.Module] | Mapping[torch.Tensor, torch.Tensor] | None = None,
-) -> PreTrainedModel:
-    """A model like this one with tensors of its own, and without those of some matrices, which stay on the meta device.
-
-    instead: modules and tensors that the copy gets in the places of some.
-    """
-    inner = running.language_model(model)
-    memo: dict[int, object] = {id(part): other for part, other in (instead or {}).items()}
-    for matrix in without:
-        parameter = matrix.module._parameters[matrix.parameter]
-        assert parameter is not None
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
-    users = 0
-    for module in inner.modules():  # hooks of edits that are on stay with the original, and so do a user's own
-        for hook in [hook for hooks in _hook_tables(module) for hook in hooks.values() if not _is_the_models(hook)]:
-            memo[id(hook)] = hook
-            users += not _made_in(hook).startswith("labkit.")
-    try:
-        new: PreTrainedModel = copy.deepcopy(inner, dict(memo))
-    except TypeError:  # a lock, a file, a socket: what can't be copied is shared
-        for module in inner.modules():
-            memo |= {id(value): value for value in vars(module).values() if not _is_copyable(value)}
-        try:
-            new = copy.deepcopy(inner, memo)
-        except TypeError as error:
-            raise Unavailable(
-                f"This model holds something that can't be copied ({error}); take it off the model before quantizing."
-            ) from error
-    for module in new.modules():
-        for hooks in _hook_tables(module):
-            for key in [key for key, hook in hooks.items() if not _is_the_models(hook)]:
-                del hooks[key]
-    new.eval()
-    if users:
-        say(
-            f"{users} hook{'s' if users > 1 else ''} of your own stay{'' if users > 1 else 's'} with the original; put them on "
-            "the quantized model too if it is to have them."
-        )
-    return new
-
-
-def _hook_tables(module: nn.Module) -> list[dict[int, object]]:
-    return [vars(module)[name] for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")]
-
-
-def _made_in(hook: object) -> str:
-    """The module that a hook was written in."""
-    return str(getattr(getattr(hook, "func", hook), "__module__", "") or "")
-
-
-def _is_the_models(hook: object) -> bool:
-    """Whether a hook belongs to the model, as those by which torch keeps weights normalized."""
-    return _made_in(hook).partition(".")[0] in ("torch", "transformers", "accelerate")
-
-
-def _is_copyable(value: object) -> bool:
-    """Whether something that hangs on a module, and is no part of the model, can be copied."""
-    if isinstance(value, dict | torch.Tensor | nn.Module):
-        return True
-    try:
-        copy.deepcopy(value)
-    except TypeError:
-        return False
-    return True
 
 
 def finished(

@@ -9,10 +9,10 @@ from torch import nn
 
 from labkit.errors import Unavailable
 from labkit.quantization.layers import PackedModule, PackedWeight
-from labkit.quantization.quantizing import copied
 from labkit.quantization.torch_products import PackedProduct
 from labkit.quantization.weights import is_conv1d
 from labkit.trace import running
+from labkit.trace.copying import copied
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -66,6 +66,16 @@ class RouterEdit(Edit):
     value: Mapping[int | None, Rerouting | Callable[[Router], torch.Tensor]]
 
 
+@dataclass(frozen=True, eq=False)
+class ModelEdit(Edit):
+    """A change of the model as a whole, for `lab.edit`; labkit.context makes them. where: what is changed, in words.
+
+    value: makes the change of a model for the length of a `with`, and undoes it whatever happens inside.
+    """
+
+    value: Callable[[PreTrainedModel], contextlib.AbstractContextManager[None]]
+
+
 def patch(where: str, value: object) -> Edit:
     """Put a value at a place of the model, or pass what is there through a function.
 
@@ -152,8 +162,16 @@ class RouterSite(NamedTuple):
         return weighing(self.router, self.change)
 
 
+class ModelSite(NamedTuple):
+    """The model as a whole, changed while inside."""
+
+    change: Callable[[PreTrainedModel], contextlib.AbstractContextManager[None]]
+
+
 @contextlib.contextmanager
-def installed(model: PreTrainedModel, anatomy: Anatomy, sites: Sequence[Site | RouterSite]) -> Iterator[None]:
+def installed(
+    model: PreTrainedModel, anatomy: Anatomy, sites: Sequence[Site | RouterSite | ModelSite]
+) -> Iterator[None]:
     """Make changes at sites for the length of a `with`."""
     if not sites:
         yield
@@ -168,6 +186,8 @@ def installed(model: PreTrainedModel, anatomy: Anatomy, sites: Sequence[Site | R
         for site in sites:
             if isinstance(site, RouterSite):
                 stack.enter_context(site.put_on())
+            elif isinstance(site, ModelSite):
+                stack.enter_context(site.change(model))
             else:
                 row = BY_NAME[site.name]
                 assert row.put is not None
@@ -208,13 +228,15 @@ def _visit(row: Instrument, change: Change, now: Pass) -> Visit:
 # from edits to changes ------------------------------------------------------------------------------------------------
 
 
-def _sites(anatomy: Anatomy, edit: Edit) -> list[Site | RouterSite]:
+def _sites(anatomy: Anatomy, edit: Edit) -> list[Site | RouterSite | ModelSite]:
     """The sites of one edit, checked."""
+    if isinstance(edit, ModelEdit):
+        return [ModelSite(edit.value)]
     if isinstance(edit, RouterEdit):
-        return _router_sites(anatomy, edit)
+        return [*_router_sites(anatomy, edit)]
     if not isinstance(edit, Edit):
         raise BadInput(f"lab.edit takes edits such as lk.ablate_head(5, 3) or lk.patch(...), and {edit!r} is none.")
-    sites: list[Site | RouterSite] = []
+    sites: list[Site | RouterSite | ModelSite] = []
     for text in edit.where:
         place = parse(
             text,
@@ -255,7 +277,7 @@ def _router_sites(anatomy: Anatomy, edit: RouterEdit) -> list[Site | RouterSite]
     return sites
 
 
-def _check_routers(sites: Sequence[Site | RouterSite]) -> None:
+def _check_routers(sites: Sequence[Site | RouterSite | ModelSite]) -> None:
     """Check that what is asked of each router, with what is asked of it already, leaves it a choice."""
     asked: dict[Router, Rerouting] = {}
     for site in sites:
