@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -162,7 +163,7 @@ def by_position(
     weights = resampled(np.zeros(count, np.int64), draws, np.random.default_rng(seed)) / max(count, 1)
     rows: list[dict[str, object]] = []
     for kind, values in nats.items():
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
+        for start, end in itertools.pairwise(edges):
             inside = slice(max(start - 1, 0), end - 1)  # nats[i] is of the token at position i + 1
             own = values[:, inside].mean(1)
             change = own - nats["default"][:, inside].mean(1) if "default" in nats else np.full(count, np.nan)

@@ -16,6 +16,8 @@ from labkit.trace import running
 from labkit.trace.input import as_ids
 
 if TYPE_CHECKING:
+    import torch
+
     from labkit.trace.lab_like import LabLike
 
 CHUNK = 512  # tokens read at a time: a CPU gains nothing from more
@@ -121,9 +123,7 @@ def read_losses(lab: LabLike, ids: Sequence[int], *, chunk: int = CHUNK, cached:
     return np.concatenate(parts)
 
 
-def _nats(logits: object, wanted: object) -> np.ndarray:
-    import torch
+def _nats(logits: torch.Tensor, wanted: torch.Tensor) -> np.ndarray:
     from torch.nn.functional import cross_entropy
 
-    assert isinstance(logits, torch.Tensor) and isinstance(wanted, torch.Tensor)
     return np.asarray(cross_entropy(logits, wanted, reduction="none").double().cpu().numpy())
