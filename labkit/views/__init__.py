@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from labkit.views.chat_view import chat as chat
     from labkit.views.circuit_view import circuit as circuit
     from labkit.views.compare_chart import compare as compare
+    from labkit.views.context_charts import attention_over_distance as attention_over_distance
+    from labkit.views.context_charts import loss_by_position as loss_by_position
+    from labkit.views.context_charts import needles as needles
+    from labkit.views.context_charts import rotation as rotation
+    from labkit.views.context_charts import streaming as streaming
     from labkit.views.dose_chart import doses as doses
     from labkit.views.explorer_view import explorer as explorer
     from labkit.views.features_view import features as features
@@ -56,6 +61,7 @@ _NAMES = {
     "chat_view": ("chat",),
     "circuit_view": ("circuit",),
     "compare_chart": ("compare",),
+    "context_charts": ("attention_over_distance", "loss_by_position", "needles", "rotation", "streaming"),
     "dose_chart": ("doses",),
     "explorer_view": ("explorer",),
     "features_view": ("features",),
