@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
-import labkit
 from labkit import checks
 from labkit.context.long_losses import LossByPosition, by_position
 from labkit.errors import BadModelFile
+from labkit.models.shipped import ASSETS
 
-RECORD = Path(labkit.__file__).parent / "recipes" / "records" / "context.jsonl"
+RECORD = ASSETS.parent / "recipes" / "records" / "context.jsonl"
 STRETCH = 64  # tokens of which a mean is kept
 
 
