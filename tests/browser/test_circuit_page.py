@@ -40,6 +40,7 @@ def test_the_file_is_gone_through_with_keys_and_keeps_what_was_noted(open_page: 
     view.close()
     assert page.get_by_text("faithfulness 0.710 · completeness 0.400 · random 0.050").is_visible()
     assert page.get_by_text("8 of 40 parts").is_visible()
+    assert "faithfulness: what is left of the answer with these alone" in page.locator(".lk-circuit-size").inner_text()
     assert "3 parts, effects together" in page.locator(".lk-circuit-groups").inner_text()
     assert page.evaluate(INK) > 500
     before = shown(page)
@@ -58,7 +59,7 @@ def test_the_file_is_gone_through_with_keys_and_keeps_what_was_noted(open_page: 
     page.keyboard.press("Escape")
     assert titles[1] not in page.locator(".lk-circuit-panel h2").inner_text()
     # a group leads to its first part, which has the name that was given
-    page.get_by_role("button", name="copying").click()
+    page.get_by_role("button", name="copying", exact=True).click()
     assert page.locator(".lk-circuit-panel h2").inner_text().startswith("mover <b>")
     assert page.get_by_role("button", name="Knock out").is_disabled()
     assert page.get_by_text("Knocking out needs the notebook's kernel.").is_visible()
@@ -102,7 +103,7 @@ def test_a_group_is_folded_into_one_part_and_unfolded(open_page: Open, tmp_path:
     before = int(shown(page).split()[0])
     page.locator(PICTURE).focus()
     page.keyboard.press("f")
-    assert title.inner_text() == "Group “ours·<b>”"
+    assert title.inner_text() == "Group “ours <b>”"
     assert int(shown(page).split()[0]) == before - 2
     assert page.locator(".lk-circuit-numbers").inner_text().replace("\n", " ").startswith(f"Effect {sums:+.3g}"[:9])
     assert page.locator(".lk-circuit-edges").first.inner_text().count("layer") == 3, "its parts are listed"

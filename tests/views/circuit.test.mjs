@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  cellOf, fold, foldShown, groupLetter, layOut, lineNames, measuredAt, membersOf, nearestStop, partAt, partTarget, placeWords, readGraph, shortLabel, shownAt, signed, stops,
+  cellOf, fold, foldShown, groupLetter, layOut, lineNames, meanings, measuredAt, membersOf, nearestStop, partAt, partTarget, placeWords, readGraph, shortLabel, shownAt, signed, stops,
 } from "../../labkit/views/circuit_view/logic.js";
 
 const KINDS = ["input", "head", "mlp", "neuron", "feature", "error", "output"];
@@ -149,6 +149,11 @@ test("a folded group is one part: its effects, direct effects and edges are sums
   const plain = fold(graph, []);
   assert.deepEqual([plain.graph.links, plain.graph.in, plain.graph.heaviest], [graph.links, graph.in, graph.heaviest]);
   assert.deepEqual(foldShown(shownAt(graph, 3, []), plain), shownAt(graph, 3, []));
+});
+
+test("what a curve's lines mean is said of those that are known", () => {
+  assert.equal(meanings(["random", "mine"]), "random: as many parts drawn at random.");
+  assert.equal(meanings(["mine"]), "");
 });
 
 test("two folded groups are joined by the sum of what joins their parts", () => {

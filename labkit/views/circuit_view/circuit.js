@@ -10,7 +10,7 @@ import { lineChart, linesOf, plain } from "../kit/line_chart.js";
 import { mount } from "../kit/mount.js";
 import { shape } from "../kit/plot.js";
 import { sheet } from "../kit/sheet.js";
-import { fold, foldShown, GROUP, groupLetter, layOut, lineNames, measuredAt, membersOf, nearestStop, partAt, partTarget, placeWords, readGraph, shownAt, signed, stops } from "./logic.js";
+import { fold, foldShown, GROUP, groupLetter, layOut, lineNames, meanings, measuredAt, membersOf, nearestStop, partAt, partTarget, placeWords, readGraph, shownAt, signed, stops } from "./logic.js";
 import { kindSample, paint, paintFocus } from "./paint.js";
 import { partPanel } from "./panel.js";
 
@@ -37,9 +37,11 @@ function sizeBar(view, total, moved) {
   const { label, slider, output, say } = sliderFor("Size", view.id("size"), { min: 0, max: Math.max(0, found.length - 1), step: 1 }, (step) => moved(found[step]));
   slider.disabled = found.length < 2;
   const words = make("p", "lk-circuit-measured");
+  const meaning = make("p", "lk-muted lk-small lk-circuit-meaning", meanings(measured));
+  meaning.hidden = !meaning.textContent;
   const picture = make("div", "lk-circuit-curve");
   picture.setAttribute("role", "img");
-  const element = box("lk-circuit-size", box("lk-circuit-bar", label, slider, output), words, picture);
+  const element = box("lk-circuit-size", box("lk-circuit-bar", label, slider, output), words, meaning, picture);
   picture.hidden = measured.length === 0;
   return {
     element,
@@ -60,7 +62,8 @@ function sizeBar(view, total, moved) {
       const lines = measured.map((name) => ({ name: name.replaceAll("_", " "), points: curve.map((row) => /** @type {[number, number]} */ ([row.size, row[name] ?? NaN])) }));
       picture.setAttribute("aria-label", `Curves of ${measured.join(", ").replaceAll("_", " ")}. ${words.textContent}`);
       const here = (/** @type {import("../kit/line_chart.js").Scales} */ { x, plot, across }) => {
-        const at = x(Math.min(across.high, Math.max(across.low, size)));
+        if (size < across.low || size > across.high) return shape("g", {}); // it was not measured there
+        const at = x(size);
         return shape("line", { x1: at, x2: at, y1: plot.top, y2: plot.bottom, class: "lk-circuit-here" });
       };
       const band = (/** @type {import("../kit/line_chart.js").Scales} */ { x, y, plot }, /** @type {string} */ name, /** @type {number} */ i) => {

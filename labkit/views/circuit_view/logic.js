@@ -111,6 +111,20 @@ export function lineNames(curve) {
   return [...names].filter((name) => name !== "size" && name !== "p" && !/_(low|high)$/.test(name));
 }
 
+/** @type {Record<string, string>} */
+const MEANINGS = {
+  faithfulness: "what is left of the answer with these alone (1 is all)",
+  completeness: "what is left without them (0 is nothing)",
+  random: "as many parts drawn at random",
+  oracle: "those that patching one by one would choose",
+};
+
+/** What a curve's lines mean, in a sentence; "" where none is known. @param {string[]} names */
+export function meanings(names) {
+  const said = names.flatMap((name) => (Object.hasOwn(MEANINGS, name) ? [`${name}: ${MEANINGS[name]}`] : []));
+  return said.length > 0 ? `${said.join("; ")}.` : "";
+}
+
 /**
  * What was measured at a size, or at those on either side of it, in words; "" where nothing was.
  * @type {(curve: Measured[], size: number, name: string) => string}
@@ -137,7 +151,7 @@ const WORDS = { head: "head", mlp: "MLP", neuron: "neuron", feature: "feature", 
 export function partWords({ id, kind, layer, index, position }, tokens) {
   if (kind === "input") return position === null ? "token embeddings" : `token ${quotedToken(tokens, position)}`;
   if (kind === "output") return "logits";
-  if (kind === "group") return `group “${visibleLabel(id.slice(GROUP.length), 40)}”`;
+  if (kind === "group") return `group “${visibleLabel(id.slice(GROUP.length), 40, { spaces: false })}”`;
   const own = `${WORDS[kind] ?? kind}${index === null ? "" : ` ${index}`}`;
   return layer === null ? own : `layer ${layer} ${own}`;
 }
@@ -149,13 +163,13 @@ export function placeWords(part, tokens) {
 }
 
 /** @type {(tokens: string[], position: number) => string} */
-export const quotedToken = (tokens, position) => `“${visibleLabel(tokens[position] ?? "", 24)}”`;
+export const quotedToken = (tokens, position) => `“${visibleLabel(tokens[position] ?? "", 24) || "(empty)"}”`;
 
 /** A label for the picture: "3.5" for head 5 of layer 3. @type {(part: Part, tokens: string[]) => string} */
 export function shortLabel({ id, kind, layer, index, position }, tokens) {
   if (kind === "input") return position === null ? "tokens" : visibleLabel(tokens[position] ?? "", 8);
   if (kind === "output") return "logits";
-  if (kind === "group") return visibleLabel(id.slice(GROUP.length), 14);
+  if (kind === "group") return visibleLabel(id.slice(GROUP.length), 14, { spaces: false });
   const own = `${layer ?? ""}${index === null ? "" : `.${index}`}`;
   return kind === "head" ? own : `${{ mlp: "MLP", neuron: "n", feature: "f", error: "err" }[kind] ?? kind} ${own}`;
 }

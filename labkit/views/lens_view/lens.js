@@ -94,7 +94,7 @@ function gridPane(view, cells, lens, act) {
     }
     const from = all.columns - view.get("written");
     for (const each of [under, over, picture]) pixels(each, { width: all.columns * wide, height: rows * HIGH });
-    scroller.drawRows(facts.layers.map((layer, row) => ({ top: row * HIGH, bottom: (row + 1) * HIGH, text: layer === facts.depth ? "output" : layer === 0 ? "0 in" : String(layer) })));
+    scroller.drawRows(facts.layers.map((layer, row) => ({ top: row * HIGH, bottom: (row + 1) * HIGH, text: layer === facts.depth ? "output" : layer === 0 ? "tokens" : String(layer) })));
     scroller.drawColumns(
       Array.from({ length: all.columns }, (_, column) => ({
         left: column * wide,
@@ -192,7 +192,7 @@ function render(widget) {
   const spoken = aloud(view);
   const nothing = make("p", "lk-muted");
   const panel = make("section", "lk-focus-panel lk-lens-panel");
-  const note = make("p", "lk-muted lk-small", "A cell shows the most probable token of its layer; underlined where it is what the model itself says in the end. A reading is a correlation, no cause.");
+  const note = make("p", "lk-muted lk-small", "Rows: how many layers the state has passed. A cell shows the token that the lens reads there as the most probable to follow; underlined where it is what the model itself says in the end. A reading is a correlation, no cause.");
   root.append(title, head, writing, bar, nothing, box("lk-lens-grids", ...grids.map(({ element }) => element)), panel, note, spoken.element);
 
   const lenses = () => [view.get("kind"), view.get("beside")].filter((name, i, all) => name && all.indexOf(name) === i);
