@@ -18,6 +18,8 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import labkit as lk
+from labkit.views.chart import Chart
+from labkit.views.kit.plots import curves
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -30,6 +32,7 @@ FORMATS = NOTEBOOKS / "04_quantization.png"
 TRAINING = NOTEBOOKS / "05_lora.png"
 ROUTES = NOTEBOOKS / "06_moe_routing.png"
 FEATURES = NOTEBOOKS / "07_sparse_autoencoders.png"
+CARRIED = NOTEBOOKS / "08_circuits.png"
 
 TEXT = ROOT / "docs" / "architecture.md"
 SHORT = "The cat sat on the mat. The cat sat on the"
@@ -40,8 +43,9 @@ WIDTH = 1240
 
 def main() -> None:
     """`python docs/pictures.py attention` takes those of the attention view alone; likewise `tokens`, `copying`, `routes`,
-    `features`, `branches`, `formats`, `training`."""
-    wanted = sys.argv[1:] or ["tokens", "attention", "copying", "routes", "features", "branches", "formats", "training"]
+    `features`, `branches`, `formats`, `training`, `carried`."""
+    every = ["tokens", "attention", "copying", "routes", "features", "branches", "formats", "training", "carried"]
+    wanted = sys.argv[1:] or every
     browser_path = next(p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n)))
     lab = lk.load()
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
@@ -63,6 +67,8 @@ def main() -> None:
         browser.close()
     if "formats" in wanted:
         formats()
+    if "carried" in wanted:
+        carried(lab)
 
 
 def formats() -> None:
@@ -79,6 +85,36 @@ def formats() -> None:
         progress=False,
     )
     save(lk.views.formats(table), FORMATS)
+
+
+def carried(lab: lk.Lab) -> None:
+    """Where the answer is, layer by layer: notebook 08's first patching, of two positions; a chart, which needs no browser."""
+    singular, plural = (lab.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in (" is", " are"))
+    clean, corrupted = "The keys to the old cabinet", "The key to the old cabinet"
+    found = lk.patching(
+        lab,
+        clean,
+        corrupted,
+        lambda logits: logits[-1, plural] - logits[-1, singular],
+        positions=[1, -1],
+        progress=False,
+    ).table
+    last = found.position.max()
+    lines = {
+        name: (rows.layer.tolist(), rows.effect.tolist())
+        for name, rows in (
+            ("patched at the noun, “keys”", found[found.position < last]),
+            ("patched at the last token, “cabinet”", found[found.position == last]),
+        )
+    }
+    figure = curves(
+        lines, x="layer that the patch enters", y="share of the answer that comes back", dashes=("solid", "dash")
+    )
+    figure.update_layout(
+        title="How much of “are” comes back when one position is patched", height=330, margin={"t": 60}
+    )
+    save(Chart(figure, found), CARRIED)
+    print(f"{CARRIED.relative_to(ROOT)}: {CARRIED.stat().st_size:,} bytes")
 
 
 def save(chart: Any, path: Path) -> None:
