@@ -17,6 +17,7 @@ from induction_model import HEADS, INDUCTION, LETTERS, PREVIOUS, induction_lab
 import labkit as lk
 from labkit.circuits import CircuitEdge, CircuitGraph, CircuitNode
 from labkit.views.circuit_view import KEEP, CircuitView
+from labkit.views.circuit_view.looking import sample_key
 from labkit.views.kit.codes import LEVELS
 
 SECONDS = 30
@@ -169,6 +170,34 @@ def test_each_part_has_the_texts_in_which_it_is_most_active(lab: lk.Lab, tmp_pat
     assert view.wait(SECONDS)
     assert view._answer_examples("head", *INDUCTION).value is None
     view.close()
+
+
+def test_a_file_holds_the_examples_of_the_strongest_parts_as_far_as_there_is_room(tmp_path: Path) -> None:
+    tokens = [TOKENS[i % len(TOKENS)] for i in range(64)]
+    graph = random_circuit(tokens, layers=30, heads=9, parts=500, edges=2000)
+    view = lk.views.circuit(graph)
+    example = {
+        "texts": ["word"] * 17,
+        "continued": [],
+        "called": [],
+        "values": [0.1234] * 17,
+        "peak": 12,
+        "position": 40,
+    }
+    sample = {"measure": "x" * 50, "median": 1.0, "tokens": 4000, "examples": [{**example, "from": "text 1"}] * 4}
+    keys = [sample_key(node.kind, node.layer, node.index) for node in graph.nodes if node.layer is not None]
+    view._samples = dict.fromkeys(keys, sample)
+    written = view._export_state()["examples"]
+    strongest = [key for key in dict.fromkeys(_by_strength(graph)) if key in written]
+    assert 0 < len(written) < len(set(keys))
+    assert list(written) == strongest == list(dict.fromkeys(_by_strength(graph)))[: len(written)]
+    assert view.to_html(tmp_path / "circuit.html").stat().st_size < 2_000_000 - 4 * 400_000 // 3, "with patterns, too"
+    view.close()
+
+
+def _by_strength(graph: CircuitGraph) -> list[str]:
+    nodes = sorted(graph.nodes, key=lambda node: -abs(node.effect))
+    return [sample_key(node.kind, node.layer, node.index) for node in nodes if node.layer is not None]
 
 
 def test_a_group_is_folded_by_its_name() -> None:
