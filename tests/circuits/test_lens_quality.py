@@ -78,6 +78,16 @@ def test_it_is_the_same_each_time_and_can_be_of_some_layers(lab: lk.Lab, identit
     assert sorted(once.table["layer"].dropna().unique()) == [2]
 
 
+def test_a_document_that_stands_there_twice_counts_once(lab: lk.Lab, identity: JacobianLens) -> None:
+    once = lk.circuits.lens_quality(lab, TEXTS, lens=identity, layers=[2], **QUICK)
+    twice = lk.circuits.lens_quality(
+        lab, {kind: [*of, of[0]] for kind, of in TEXTS.items()}, lens=identity, layers=[2], **QUICK
+    )
+    assert once.table.equals(twice.table)
+    assert twice.documents == once.documents
+    assert f"{len(TEXTS)} texts stood there before and were left out" in str(twice)
+
+
 def test_what_cannot_be_compared_is_refused(lab: lk.Lab, identity: JacobianLens) -> None:
     few = {"a": TEXTS["a"][:2], "b": [[4, 5, 6 + i] for i in range(4)]}
     with pytest.raises(lk.BadInput, match="2 of 6 documents have 22 tokens or more, too few"):
