@@ -283,7 +283,7 @@ def published_cache(name: str, tokens: int, batch: int, precision: str) -> int |
 
 @cache
 def _rows_by_name() -> dict[str, dict[str, object]]:
-    return {str(row["name"]): row for row in _recorded().values()}
+    return {name: row for row in _recorded().values() for name in cast("list[str]", row["names"])}
 
 
 def record(names: Iterable[str] = ()) -> int:
@@ -292,8 +292,11 @@ def record(names: Iterable[str] = ()) -> int:
     for name in sorted(names or published.names()):
         _, config = named_config(name)
         key = ConfigKey(fingerprint(config), config)
+        if (same := rows.get(_digest(key))) is not None:  # models of one configuration
+            cast("list[str]", same["names"]).append(name)
+            continue
         layers, operations, notes = _count(key, skeleton(config))
-        row: dict[str, object] = {"name": name, "notes": notes}
+        row: dict[str, object] = {"names": [name], "notes": notes}
         row["cache"] = None if layers is None else _rolled([list(vars(each).values()) for each in layers])
         row["flops"] = operations and {
             "weights": operations.weights,

@@ -8,6 +8,7 @@ import traitlets
 
 from labkit import checks
 from labkit.landscape import Plan, devices, hardware, plan
+from labkit.landscape.machines import THIS
 from labkit.models import published
 from labkit.models.memory import human_bytes
 from labkit.views.base import View, module, style
@@ -52,7 +53,7 @@ def explorer(
 ) -> ExplorerView:
     """Choose a published model, hardware, precision, length and batch, and see what it takes and what bounds it.
 
-    model: a published name or hub id.  hardware: by name, as of `lk.plan`; "this" is not among those to choose from.
+    model: a published name or hub id.  hardware: by name, as of `lk.plan`; "this" is the machine at hand, measured when it is first chosen.
     precision, tokens, batch: where it begins; numbers are rounded to the powers of two that can be chosen.
     The view's `plan` is what `lk.plan` gives for the choice. An exported file shows the choice it was written with.
     Raises ModelNotFound and BadInput as `lk.plan`.
@@ -102,7 +103,7 @@ class ExplorerView(View):
             self, lambda settings, _run: _planned(settings), self._show, status="status"
         )
         self.models = names
-        self.devices = sorted(devices()["name"], key=str.lower)
+        self.devices = [THIS, *sorted(devices()["name"], key=str.lower)]
         self.settings = start
         self._show(start, first)
         self._job.clear()
