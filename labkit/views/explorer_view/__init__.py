@@ -53,7 +53,8 @@ def explorer(
 ) -> ExplorerView:
     """Choose a published model, hardware, precision, length and batch, and see what it takes and what bounds it.
 
-    model: a published name or hub id.  hardware: by name, as of `lk.plan`; "this" is the machine at hand, measured when it is first chosen.
+    model: a published name or hub id.  hardware: by name, as of `lk.plan`; "this" is the machine at hand, then
+        measured.
     precision, tokens, batch: where it begins; numbers are rounded to the powers of two that can be chosen.
     The view's `plan` is what `lk.plan` gives for the choice. An exported file shows the choice it was written with.
     Raises ModelNotFound and BadInput as `lk.plan`.
