@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 import labkit as lk
-from labkit.tokenization import PatchModel, UnitModel, compare_units, compare_units_events, comparing
+from labkit.tokenization import PatchModel, UnitModel, compare_units, compare_units_events, comparing, recorded_units
 
 WORDS = ["a", "bb", "ccc", "dd", "e", "ff", "ggg", "hh", "i", "jj"]
 TEXTS = [f"the cat {word} sat on the mat, and the {word} dog ran é " * 4 for word in WORDS]
@@ -129,3 +129,10 @@ def test_events_stops_and_what_can_not_be_used() -> None:
     for bad in ({"d_model": 12}, {"kinds": ("words",)}, {"vocabulary": 100}, {"steps": 0}, {"texts": ["a"] * 3}):
         with pytest.raises(lk.BadInput):
             compare_units(**{"texts": TEXTS, **bad})
+
+
+def test_the_record_is_of_equal_compute_and_above_its_null() -> None:
+    rows = recorded_units().table.set_index("kind")
+    assert list(rows.index) == ["bytes", "pairs", "patches"]
+    assert (rows["high"] < rows["unigram"]).all()
+    assert rows["flops"].max() < 1.02 * rows["flops"].min()
