@@ -1,7 +1,7 @@
 """How long lk.plan takes: the first plan of each published model in a process, and the next one.
 
 Imports of transformers' modeling files are done beforehand. CPU seconds of this process, so that a busy machine does not
-count.
+count. Names of models as arguments: those alone (all of them take some minutes).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def seconds(name: str, precision: str) -> float:
 
 
 def main() -> None:
-    names = published.names()
+    names = sys.argv[1:] or published.names()
     for name in names:  # imports
         skeleton(named_config(name)[1])
     lk.plan("gpt2", hardware=MACHINE)
