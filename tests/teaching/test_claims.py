@@ -225,3 +225,19 @@ def test_the_timed_layers_are_of_one_size_and_compute_attention() -> None:
     assert torch.allclose(layer.keys[0, :, -1], (x @ layer.k.T).view(2, 8))
     counted = sum(w.numel() for w in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down))
     assert counted == shape.parameters
+
+
+def test_positions_in_one_line_are_judged_by_what_they_do_beyond_the_trained_length() -> None:
+    rows = claims.ledger()
+    one, yarn = rows["rope-one-line"], rows["yarn-128k"]
+    assert one.value is not None
+    assert yarn.value is not None
+    assert (one.outcome == "refuted") == (one.value > 0), "interpolation is to be no better than positions as they are"
+    assert yarn.outcome == "untestable"
+    assert yarn.value < 0 < one.value
+    found = lk.context.recorded("labkit-moe")
+    linear = found[(found["kind"] == "linear") & (found["position_to"] == 4_095)].iloc[0]
+    assert one.value == pytest.approx(linear["change"])
+    assert linear["change"] == pytest.approx(
+        linear["loss"] - found[(found["kind"] == "default") & (found["position_to"] == 4_095)].iloc[0]["loss"]
+    )
