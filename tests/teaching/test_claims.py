@@ -68,6 +68,8 @@ def test_outcomes_follow_from_the_numbers() -> None:
     assert grows is not None
     assert rows["flash-memory"].outcome == ("held" if grows < 1.5 else "refuted")
     assert "to the power 1.00 in tiles, 2.00 all at once" in rows["flash-memory"].comparison
+    assert rows["qwen-alibi"].outcome == ("held" if rows["qwen-alibi"].value else "refuted")
+    assert "which has ALiBi, does in every head (R² 1.0000)" in rows["qwen-alibi"].comparison, "the look finds it"
     assert rows["mixtral-20"].outcome == ("held" if round(rows["mixtral-20"].value or 0) == 20 else "refuted")
     named = rows["moe-roles"].value
     assert named is not None

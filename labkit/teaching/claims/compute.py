@@ -14,6 +14,7 @@ import torch
 
 from labkit.attention import peak_bytes
 from labkit.teaching.claims import (
+    architectures,
     autoencoders,
     generated,
     generated_batches,
@@ -222,6 +223,7 @@ COMPUTE: dict[str, Callable[[], Computed]] = {
     "alignment-tax": lambda: Computed(*tuned.alignment_tax()),
     "neftune": lambda: Computed(*tuned.neftune()),
     "schedule-free": lambda: Computed(*tuned.schedule_free()),
+    "qwen-alibi": lambda: Computed(*architectures.qwen_alibi()),
     "mixtral-20": lambda: Computed(*mixtures.mixtral_20()),
     "moe-roles": lambda: Computed(*mixtures.moe_roles()),
     "prune-blind": lambda: Computed(*mixtures.prune_blind()),
