@@ -72,7 +72,7 @@ def _first_layer(config: dict[str, object], seed: int) -> np.ndarray:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    import labkit as lk
+    from labkit.lab import Lab, load
 
     config = config | {name: value for name, value in TINY.items() if name in config}
     if isinstance(heads := config.get("head_dim"), int) and heads:
@@ -90,6 +90,6 @@ def _first_layer(config: dict[str, object], seed: int) -> np.ndarray:
             for parameter in model.parameters():
                 if parameter.dim() > 1:
                     parameter.normal_(0, 0.3)
-    lab = lk.Lab(model, lk.load("labkit-dense").tokenizer, name=f"untrained {kind}")
+    lab = Lab(model, load("labkit-dense").tokenizer, name=f"untrained {kind}")
     weights: np.ndarray = lab.trace([5] * TOKENS, keep="attention").attention(0).numpy()
     return weights
