@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import TYPE_CHECKING
 
 from labkit.errors import Unavailable
@@ -99,10 +100,11 @@ class Chart(Exports):
         return listed + (f"<p>{more:,} more rows: to_csv writes all.</p>" if more > 0 else "")
 
     def _page(self) -> str:
+        title = visible(self._title().replace("\n", " "))
         return html_page(
-            title=visible(self._title().replace("\n", " ")),
+            title=title,
             style=_STYLE,
-            body=f"<figure>{svg(self._image(), hover=True)}</figure>\n"
+            body=f"<h1>{html.escape(title)}</h1>\n<figure>{svg(self._image(), hover=True)}</figure>\n"
             f"<details><summary>The numbers</summary>{self._rows()}</details>\n"
             '<div id="said" hidden></div>',
             script=(KIT / "chart_page.js").read_text("utf-8"),
@@ -124,6 +126,7 @@ _STYLE = """\
 body { margin: 1rem auto; max-width: 72rem; padding: 0 0.5rem; background: #ffffff; color: #1b1f24;
   font: 14px/1.45 system-ui, -apple-system, "Segoe UI", "Liberation Sans", sans-serif; }
 figure { margin: 0; position: relative; overflow-x: auto; }
+h1 { position: absolute; width: 1px; height: 1px; margin: 0; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 table { font-size: 12px; font-variant-numeric: tabular-nums; }
 td, th { padding: 1px 12px 1px 0; }
 #said { position: fixed; pointer-events: none; max-width: 28rem; padding: 4px 8px; border-radius: 4px;

@@ -89,6 +89,20 @@ def test_a_part_is_named_grouped_and_knocked_out_live(open_page: Open, tmp_path:
     stand_in.tell(page, view)
     assert view.knocked == []
     assert not page.locator(".lk-circuit-removal").is_visible()
+    # a folded group is knocked out as a whole
+    other = next(id for id in view.table.id if id != part)
+    view.group([part, other], "ours")
+    view.fold("ours")
+    view.focus = "group ours"
+    stand_in.draw(page, view)
+    page.locator(PICTURE).focus()
+    page.keyboard.press("Delete")
+    stand_in.tell(page, view)
+    assert set(view.knocked) == {part, other}
+    assert "2.5000 → 0.5000" in page.locator(".lk-circuit-outcome").inner_text()
+    page.keyboard.press("Delete")
+    stand_in.tell(page, view)
+    assert view.knocked == []
     view.close()
 
 

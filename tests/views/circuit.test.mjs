@@ -152,7 +152,7 @@ test("a folded group is one part: its effects, direct effects and edges are sums
 });
 
 test("what a curve's lines mean is said of those that are known", () => {
-  assert.equal(meanings(["random", "mine"]), "random: as many parts drawn at random.");
+  assert.equal(meanings(["random", "mine"]), "random: the same of as many drawn at random.");
   assert.equal(meanings(["mine"]), "");
 });
 

@@ -115,7 +115,7 @@ export function lineNames(curve) {
 const MEANINGS = {
   faithfulness: "what is left of the answer with these alone (1 is all)",
   completeness: "what is left without them (0 is nothing)",
-  random: "as many parts drawn at random",
+  random: "the same of as many drawn at random",
   oracle: "those that patching one by one would choose",
 };
 
