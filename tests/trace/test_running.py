@@ -30,6 +30,7 @@ ELSEWHERE = {
     "lora/trainers.py": 1,  # two tokens in training, to see whether dropout draws from the process's random state
     "recipes/moe.py": 1,  # a training step: with dropout and gradients, as training is
     "recipes/squeeze.py": 1,  # the same
+    "recurrent/recalling.py": 2,  # a training step and a trial of modules made there, which are no models of transformers
     "models/memory.py": 1,  # two tokens on the meta device, where there is nothing to prepare: what a cache takes is counted
 }
 
