@@ -122,7 +122,7 @@ class Circuit(Result):
 
     @functools.cached_property
     def faithfulness(self) -> Faithfulness:
-        """`by_size()` with its own settings, measured when first asked for: at most about 40,000 tokens are run."""
+        """`by_size()` with its own settings, measured when first asked for: at most about 20,000 tokens are run."""
         return self.by_size()
 
     def by_size(

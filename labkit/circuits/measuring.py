@@ -22,7 +22,7 @@ from labkit.statistics import interval, p_value
 DRAWS, FEWEST_DRAWS = 20, 5
 ORACLE_PARTS = 512  # exact patching of more single parts is not done unasked
 ORACLE_SIZE = 32
-MOST = 40_000  # tokens that are run unasked: one to three minutes of the default model on a CPU core
+MOST = 20_000  # tokens that are run unasked: about a minute of the default model on a quiet CPU core
 DOUBLING = 1024  # parts, up to which sizes are twice the one before, and four times beyond
 
 
