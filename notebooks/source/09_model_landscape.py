@@ -134,7 +134,7 @@ crossing
 
 # %%
 card = lk.landscape.hardware("A100-80GB").device
-counted = lk.memory("llama-2-7b", tokens=128)
+counted = lk.memory("llama-2-7b", tokens=1024)
 work = 2 * (counted.parameters - counted.parts["embeddings"])  # a multiplication and an addition
 texts = counted.weight_bytes / card.bandwidth * card.peak("bfloat16")[0] / work
 crossing.show(round(texts))
@@ -142,17 +142,17 @@ crossing.show(round(texts))
 # %% tags=["nbval-check-output"]
 print(f"computing is the limit from {texts:.0f} texts on, without caches")
 if checked.passed:
-    cache = counted.kv_cache_bytes  # of 128 tokens
-    for batch in (1, 16, 256, 1024):
+    cache = counted.kv_cache_bytes  # of 1,024 tokens
+    for batch in (1, 8, 32, 96):
         rate = card.bandwidth, card.peak("bfloat16")[0]
         bare = step_time(counted.weight_bytes, 0, work, batch, *rate)
         real = step_time(counted.weight_bytes, cache, work, batch, *rate)
         print(f"{batch:5} texts: {batch / bare:8,.0f} tokens a second, with caches {batch / real:8,.0f}")
 
 # %% [markdown]
-# Already the cache of 128 tokens keeps it from ever getting there: each text brings its own cache, and none of that reading is shared.
-# (LLaMA 2 7B has a key and value for each of its heads; models that share them between heads have a cache a fourth to an eighth as
-# large, notebook 02.) The **roofline** shows both limits at once: to the left, where little is computed for each byte, the slope
+# With caches of 1,024 tokens it never gets there: each text brings its own, none of that reading is shared, and it takes longer than
+# the computing for that text. (LLaMA 2 7B has a key and a value for each of its heads; models that share them between heads have a
+# cache a fourth to an eighth as large, notebook 02.) The **roofline** shows both limits at once: to the left, where little is computed for each byte, the slope
 # is the bandwidth; to the right the roof is the arithmetic.
 
 # %%
@@ -283,7 +283,12 @@ pd.DataFrame(
 # What is open can be checked. "Qwen marks positions with ALiBi": that is a question to the architecture, and the architecture is here.
 
 # %% tags=["nbval-check-output"]
-PLACEHOLDER qwen
+for name in ("qwen-7b", "qwen2.5-7b", "qwen3-8b", "qwen3.5-9b", "mpt-7b"):
+    try:
+        turned = lk.context.frequencies(name)
+        print(f"{name:11} rotates queries and keys ({len(turned.values)} pairs of numbers)")
+    except lk.Unavailable as none:
+        print(f"{name:11} {none}")
 
 # %% [markdown]
 # And what is not open can't. "A model of 3.8 billion parameters, distilled from one of 175 billion, keeps 85 % of its ability": neither
@@ -291,7 +296,7 @@ PLACEHOLDER qwen
 # distilling. Nothing here can be computed, and the ledger says so.
 
 # %%
-PLACEHOLDER phi3
+lk.claim("phi3-85")
 
 # %% [markdown]
 # **To take away:** open weights let you run a model, open data let you check what is said of it.

@@ -171,6 +171,11 @@ def test_a_claim_side_by_side_writes_nothing() -> None:
     assert "differs" not in repr(timed)
     assert "taken 20" in repr(timed)
     assert lk.claim("yarn-128k", 3).agrees is None
+    nothing = lk.claim("phi3-85")
+    assert nothing.value is nothing.agrees is None
+    assert "computed  nothing" in repr(nothing)
+    with pytest.raises(lk.BadInput, match="takes a number"):
+        lk.claim("gqa-40")  # one that can be tested
     assert "<b>" not in lk.claim("gqa-40", 1, note="<b>")._repr_html_()
     assert claims.LEDGER.read_bytes() == before
     with pytest.raises(lk.BadInput, match="did you mean gqa-40"):

@@ -71,20 +71,26 @@ def find(id: object) -> Claim:
 
 @dataclass(frozen=True, repr=False)
 class ClaimResult:
-    """A statement beside the number computed here and the ledger's. agrees: None where there is nothing to compare."""
+    """A statement beside the number computed here and the ledger's. agrees: None where there is nothing to compare.
+
+    value: None for a claim that can't be tested here, of which nothing is computed.
+    """
 
     claim: Claim
-    value: float
+    value: float | None
     note: str
     agrees: bool | None
 
     def _rows(self) -> list[tuple[str, str]]:
         claim = self.claim
         note = f" ({self.note})" if self.note else ""
-        rows = [("stated", claim.stated), ("computed", number_text(self.value, claim.unit) + note)]
+        computed = "nothing" if self.value is None else number_text(self.value, claim.unit)
+        rows = [("stated", claim.stated), ("computed", computed + note)]
         outcome = f"{claim.outcome}: {OUTCOMES[claim.outcome]}"
         if claim.value is not None:
             outcome += f"; {claim.comparison}" if claim.comparison else f"; {number_text(claim.value, claim.unit)}"
+        elif claim.comparison:
+            outcome += f"; {claim.comparison}"
         if claim.recorded:
             outcome += f" (taken {claim.recorded['date']} on {claim.recorded['machine']})"
         rows.append(("ledger", outcome))
@@ -104,14 +110,17 @@ class ClaimResult:
         return html_table(rows, caption=f"Claim {self.claim.id}", labelled=True, strong=strong)
 
 
-def claim(id: str, value: object, note: str = "") -> ClaimResult:
+def claim(id: str, value: object = None, note: str = "") -> ClaimResult:
     """Show a claim, the number computed here, and what the ledger says of it, side by side. Writes nothing.
 
-    value: a number (a tensor or an array of one is taken).  note: what the number is, in a few words.
+    value: a number (a tensor or an array of one is taken); left out for a claim that can't be tested here.
+    note: what the number is, in a few words.
     Where it differs from the ledger's by more than the claim's tolerance, that is said; a time is not compared.
     Raises BadInput for an id that is not in the ledger, or a value that is no number.
     """
     found = find(id)
+    if value is None and found.value is None and found.outcome == "untestable":
+        return ClaimResult(found, None, str(note), None)
     if hasattr(value, "item") and not isinstance(value, str):
         try:
             value = value.item()
