@@ -61,7 +61,7 @@ class Token:
 class Tokens(Result):
     """A text as its tokens: a sequence of `Token`, and a table with a row for each.
 
-    `found[3]`, `len(found)` and `for token in found` are of the tokens; `found["loss"]` is the table's column.
+    `found[3]`, `found[1:]`, `len(found)` and `for token in found` are of the tokens; `found["loss"]` is the table's column.
 
     table: token, id, bytes (hexadecimal), piece, special, added, unknown, changed, rank, score, loss (nats), bits_per_byte.
     text, name: the text, and whose tokens these are.  items: the tokens.
@@ -95,6 +95,8 @@ class Tokens(Result):
         return not any(token.changed or token.unknown or token.dropped for token in self.items)
 
     def __getitem__(self, key: object) -> Any:
+        if isinstance(key, slice):
+            return self.items[key]
         number = checks.as_whole(key)
         if number is None:
             return super().__getitem__(key)

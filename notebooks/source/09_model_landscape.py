@@ -59,9 +59,13 @@ GIB = 2**30
 for name in ("smollm2-135m", "llama-2-7b", "llama-2-70b", "mixtral-8x7b", "deepseek-v3"):
     counted = lk.memory(name, tokens=1)
     millions = f"{counted.parameters / 1e6:9,.0f} million"
-    print(f"{name:13} {millions}, for one token {counted.active_parameters / counted.parameters:4.0%}")
+    print(
+        f"{name:13} {millions}, for one token {counted.active_parameters / counted.parameters:4.0%}"
+    )
 if checked.passed:
-    same = parameters(8192, 28672, 80, 64, 8, 32000, False) == lk.memory("llama-2-70b").parameters
+    same = (
+        parameters(8192, 28672, 80, 64, 8, 32000, False) == lk.memory("llama-2-70b").parameters
+    )
     print("LLaMA 2 70B by hand, the same to the last number:", same)
 
 # %% [markdown]
@@ -83,6 +87,7 @@ cards = lk.predict(
     "landscape.cards", "A100 cards of 80 GB for LLaMA 2 70B in 16 bits", low=1, high=16
 )
 cards
+
 
 # %%
 def fewest(model, precision, most=64):
@@ -135,7 +140,9 @@ crossing
 # %%
 card = lk.landscape.hardware("A100-80GB").device
 counted = lk.memory("llama-2-7b", tokens=1024)
-work = 2 * (counted.parameters - counted.parts["embeddings"])  # a multiplication and an addition
+work = 2 * (
+    counted.parameters - counted.parts["embeddings"]
+)  # a multiplication and an addition
 texts = counted.weight_bytes / card.bandwidth * card.peak("bfloat16")[0] / work
 crossing.show(round(texts))
 
@@ -147,7 +154,9 @@ if checked.passed:
         rate = card.bandwidth, card.peak("bfloat16")[0]
         bare = step_time(counted.weight_bytes, 0, work, batch, *rate)
         real = step_time(counted.weight_bytes, cache, work, batch, *rate)
-        print(f"{batch:5} texts: {batch / bare:8,.0f} tokens a second, with caches {batch / real:8,.0f}")
+        print(
+            f"{batch:5} texts: {batch / bare:8,.0f} tokens a second, with caches {batch / real:8,.0f}"
+        )
 
 # %% [markdown]
 # With caches of 1,024 tokens it never gets there: each text brings its own, none of that reading is shared, and it takes longer than
@@ -157,7 +166,8 @@ if checked.passed:
 
 # %%
 plans = [
-    lk.plan("llama-3.1-8b", hardware="A100-80GB", tokens=1024, batch=batch) for batch in (1, 8, 64)
+    lk.plan("llama-3.1-8b", hardware="A100-80GB", tokens=1024, batch=batch)
+    for batch in (1, 8, 64)
 ]
 lk.views.roofline(plans)
 
@@ -178,7 +188,9 @@ lk.plan("phi-3-mini", hardware="iPhone14Pro-6GB", precision="int4", tokens=1024)
 # bits? What changes when the texts get ten times as long?
 
 # %%
-lk.views.explorer("qwen3-8b", hardware="RTX4090-24GB", precision="bfloat16", tokens=4096, batch=4)
+lk.views.explorer(
+    "qwen3-8b", hardware="RTX4090-24GB", precision="bfloat16", tokens=4096, batch=4
+)
 
 # %% [markdown]
 # **To take away:** four numbers decide: bytes of weights, bytes of cache, bandwidth, operations.
@@ -198,9 +210,7 @@ lk.views.explorer("qwen3-8b", hardware="RTX4090-24GB", precision="bfloat16", tok
 # How many do four cards get through in 72 hours, if they reach 40 % of what they can compute (a good training does)?
 
 # %%
-read = lk.predict(
-    "landscape.trained", "Billions of tokens in 72 hours", low=0, high=2000
-)
+read = lk.predict("landscape.trained", "Billions of tokens in 72 hours", low=0, high=2000)
 read
 
 # %%
@@ -267,7 +277,15 @@ lk.claim("falcon-256", round(years, 1), note="years on 256 cards")
 # training is there. And a licence says what may be done with them. One line each (the licence's own text holds):
 
 # %%
-names = ("llama-2-7b", "falcon-180b", "mistral-7b", "qwen2.5-7b", "phi-3-mini", "olmo-2-7b", "amber")
+names = (
+    "llama-2-7b",
+    "falcon-180b",
+    "mistral-7b",
+    "qwen2.5-7b",
+    "phi-3-mini",
+    "olmo-2-7b",
+    "amber",
+)
 terms = [lk.licence(name) for name in names]
 pd.DataFrame(
     {
@@ -345,7 +363,9 @@ if checked.passed:
     priced = found[1:]  # nothing stands before the first token: it has no loss
     losses = torch.tensor([token.loss for token in priced])
     sizes = torch.tensor([len(token.bytes) for token in priced])
-    print(f"by hand {bits_per_byte(losses, sizes):.2f}, labkit {found.bits_per_byte:.2f} bits per byte")
+    print(
+        f"by hand {bits_per_byte(losses, sizes):.2f}, labkit {found.bits_per_byte:.2f} bits per byte"
+    )
 
 # %% [markdown]
 # **To take away:** tokens are what was frequent in somebody's text. Their losses can't be compared between models, bits per byte can.
@@ -371,7 +391,9 @@ tax.show(round(float(mine.loc["Hindi", "relative"]), 1))
 for language in ("English", "Spanish", "German", "Chinese, simplified", "Arabic", "Hindi"):
     row = mine.loc[language]
     between = f"{row['low']:.1f} to {row['high']:.1f}"
-    print(f"{language:20} {row['relative']:5.1f} ({between}), in bytes {plain.loc[language, 'relative']:.1f}")
+    print(
+        f"{language:20} {row['relative']:5.1f} ({between}), in bytes {plain.loc[language, 'relative']:.1f}"
+    )
 
 # %%
 lk.views.languages(table)
@@ -390,6 +412,35 @@ lk.claim("language-tax", round(others["relative"].median(), 2), note="the median
 
 # %% [markdown]
 # **To take away:** a token is no unit of meaning. Count tokens in your own language before you compare prices or contexts.
+
+# %% [markdown]
+# ## 9 · Without a list of tokens
+# *Extra, 5 minutes · medium · models of bytes*
+#
+# A model can read plain bytes: no list, no tax but the script's own. The price is length. Three small models learn from the same text,
+# each for as many operations as the others: one of single bytes, one of byte pairs (a list of 512), and one that groups bytes into
+# **patches**, which begin where the next byte is hard to foresee (the idea of BLT, Pagnoni et al. 2024). Trained for longer than a
+# lesson has time for, and measured on documents held out:
+
+# %%
+lk.tokenization.recorded_units()
+
+# %% [markdown]
+# A **unigram** model knows how frequent each byte is and nothing else: what it takes is the mark that has to be beaten. The same live, for
+# some seconds each:
+
+# %%
+live = lk.views.live(
+    lambda stop: lk.tokenization.compare_units_events(
+        kinds=("bytes", "pairs"), steps=40, stop=stop
+    ),
+    y="bits per byte",
+    x="step",
+)
+live
+
+# %% [markdown]
+# **To take away:** at equal compute longer units see more text. That is why lists of tokens are still there.
 
 # %% [markdown]
 # ## What you have seen

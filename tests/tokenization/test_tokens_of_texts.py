@@ -72,6 +72,7 @@ def test_tokens_that_are_parts_of_characters_are_bytes_and_know_the_merge_that_m
     ]
     assert [token.rank for token in found] == [1, None, None, None]
     assert found[-1].id == found.ids[-1]
+    assert [token.text for token in found[1:3]] == [" ", "<0xC3>"]
     assert found["token"].tolist() == ["the", " ", "<0xC3>", "<0xA9>"]
     with pytest.raises(lk.BadInput, match="no token 4"):
         found[4]
