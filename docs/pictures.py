@@ -33,6 +33,8 @@ TRAINING = NOTEBOOKS / "05_lora.png"
 ROUTES = NOTEBOOKS / "06_moe_routing.png"
 FEATURES = NOTEBOOKS / "07_sparse_autoencoders.png"
 CARRIED = NOTEBOOKS / "08_circuits.png"
+FITS = NOTEBOOKS / "09_model_landscape.png"
+FAR = NOTEBOOKS / "10_long_context.png"
 
 TEXT = ROOT / "docs" / "architecture.md"
 SHORT = "The cat sat on the mat. The cat sat on the"
@@ -43,8 +45,9 @@ WIDTH = 1240
 
 def main() -> None:
     """`python docs/pictures.py attention` takes those of the attention view alone; likewise `tokens`, `copying`, `routes`,
-    `features`, `branches`, `formats`, `training`, `carried`."""
+    `features`, `branches`, `formats`, `training`, `carried`, `fits`, `far`."""
     every = ["tokens", "attention", "copying", "routes", "features", "branches", "formats", "training", "carried"]
+    every += ["fits", "far"]
     wanted = sys.argv[1:] or every
     browser_path = next(p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n)))
     lab = lk.load()
@@ -69,6 +72,16 @@ def main() -> None:
         formats()
     if "carried" in wanted:
         carried(lab)
+    if "fits" in wanted:
+        fits()
+    if "far" in wanted:
+        save(lk.views.loss_by_position(lk.context.recorded("labkit-squeeze")), FAR)
+
+
+def fits() -> None:
+    """LLaMA 2 70B on a card of 80 GB, at 16, 8 and 4 bits."""
+    asked = {"hardware": "A100-80GB", "tokens": 4096, "batch": 8}
+    save(lk.views.footprint([lk.plan("llama-2-70b", precision=p, **asked) for p in ("bfloat16", "int8", "int4")]), FITS)
 
 
 def formats() -> None:
