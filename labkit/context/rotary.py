@@ -16,6 +16,7 @@ import torch
 from labkit import checks
 from labkit.errors import BadInput, Unavailable
 from labkit.models.config import context_length, field, first_number
+from labkit.models.memory import named_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -46,10 +47,11 @@ class Frequencies:
         return 2 * math.pi / self.values
 
 
-def frequencies(what: LabLike | PreTrainedConfig, *, layer: int = 0, tokens: int | None = None) -> Frequencies:
+def frequencies(what: LabLike | PreTrainedConfig | str, *, layer: int = 0, tokens: int | None = None) -> Frequencies:
     """The rotary frequencies that a model's configuration asks for.
 
-    what: a Lab or a transformers configuration.  layer: which layer, where kinds of layers have frequencies of their own.
+    what: a Lab, a transformers configuration, or the name of a published model.
+    layer: which layer, where kinds of layers have frequencies of their own.
     tokens: how long the text is, for "dynamic" and "longrope", whose frequencies depend on it.
     Raises Unavailable for a model without rotary positions, or of a kind that is not known here.
     """
@@ -59,8 +61,8 @@ def frequencies(what: LabLike | PreTrainedConfig, *, layer: int = 0, tokens: int
 
 
 def text_config(what: object) -> PreTrainedConfig:
-    """The text model's configuration of a Lab or of a configuration."""
-    config = getattr(what, "config", what)
+    """The text model's configuration of a Lab, of a configuration, or of a published model's name."""
+    config = named_config(what)[1] if isinstance(what, str) else getattr(what, "config", what)
     if not hasattr(config, "get_text_config"):
         raise BadInput(f"This takes a Lab or a transformers configuration, and {checks.shown(what)} is none.")
     return cast("PreTrainedConfig", config.get_text_config())

@@ -298,15 +298,22 @@ pd.DataFrame(
 ).style.hide(axis="index").set_properties(**{"text-align": "left"})
 
 # %% [markdown]
-# What is open can be checked. "Qwen marks positions with ALiBi": that is a question to the architecture, and the architecture is here.
+# What is open can be checked. "Qwen marks positions with **ALiBi**" (a penalty on distance, notebook 10): that is a question to the
+# architecture, and the architecture is here. MPT has ALiBi; what has rotary positions has none:
 
 # %% tags=["nbval-check-output"]
-for name in ("qwen-7b", "qwen2.5-7b", "qwen3-8b", "qwen3.5-9b", "mpt-7b"):
+qwens = ("qwen-7b", "qwen2.5-7b", "qwen3-8b", "qwen3-next-80b-a3b", "qwen3.5-9b")
+rotated = []
+for name in (*qwens, "mpt-7b"):
     try:
-        turned = lk.context.frequencies(name)
-        print(f"{name:11} rotates queries and keys ({len(turned.values)} pairs of numbers)")
-    except lk.Unavailable as none:
-        print(f"{name:11} {none}")
+        pairs = len(lk.context.frequencies(name).values)
+        rotated.append(name)
+        print(f"{name:18} rotates queries and keys: {pairs} pairs of numbers a head")
+    except lk.Unavailable:
+        print(f"{name:18} rotates nothing")
+
+# %% tags=["answer"]
+lk.claim("qwen-alibi", len([name for name in qwens if name not in rotated]), note="of five")
 
 # %% [markdown]
 # And what is not open can't. "A model of 3.8 billion parameters, distilled from one of 175 billion, keeps 85 % of its ability": neither

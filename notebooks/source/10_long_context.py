@@ -308,7 +308,11 @@ panel
 
 # %%
 recalled = lk.predict(
-    "long_context.recall", "Recalled of 16 pairs by the smallest state", unit="%", low=0, high=100
+    "long_context.recall",
+    "Recalled of 16 pairs by the smallest state",
+    unit="%",
+    low=0,
+    high=100,
 )
 recalled
 
@@ -346,7 +350,10 @@ lk.views.recall(record)
 # %%
 if checked.passed:
     matrix = hidden_attention(decay[:, 3], written[:, 3] / x[:, 3:4], read)
-    print("matrix times inputs is the output:", torch.allclose(matrix @ x[:, 3], library[:, 3], atol=1e-5))
+    print(
+        "matrix times inputs is the output:",
+        torch.allclose(matrix @ x[:, 3], library[:, 3], atol=1e-5),
+    )
 
 # %% [markdown]
 # So it can be looked at like attention. A small Mamba with random weights, all its layers, in the view of notebook 02:

@@ -188,7 +188,16 @@ def test_what_can_not_be_stretched_is_refused() -> None:
     with pytest.raises(lk.Unavailable, match="dynamic"):
         lk.context.scaled(lab, "dynamic")
     with pytest.raises(lk.BadInput, match="Lab"):
-        lk.context.frequencies("llama")  # type: ignore[arg-type]
+        lk.context.frequencies(4)  # type: ignore[arg-type]
+    with pytest.raises(lk.ModelNotFound, match="llama-2"):
+        lk.context.frequencies("llama-2")
+
+
+def test_a_published_model_is_known_by_its_name() -> None:
+    found = lk.context.frequencies("llama-2-7b")
+    assert (len(found.values), found.channels, found.trained) == (64, 128, 4096)
+    with pytest.raises(lk.Unavailable, match="mpt has no rotary positions"):
+        lk.context.frequencies("mpt-7b")
 
 
 @pytest.mark.parametrize("heads", [1, 4, 6, 12, 16])

@@ -74,8 +74,7 @@ def lens(
         a lab, with `prompt`: the same while the text is written, a column for each token as it comes, with a Stop button.
             kind: of the lens, or several; fitted: a `JacobianLens` for kind="jacobian", by default the shipped one; edits:
             in force while it writes, such as [lk.swap(...)]: a `with lab.edit(...)` around the call is over by then; settings:
-            of lab.generate, such as max_new_tokens=40 or temperature=0.8, and layers=[...], those to read: half of them take
-            half of what reading costs.
+            of lab.generate, such as max_new_tokens=40 or temperature=0.8, and layers=[...], those to read.
         the table of `lk.logit_lens`, or part of it (`frame[frame.position > 3]`): a chart. colour: the probability of the token
             in the cell ("top") or of the token that actually follows ("next").
     k: how many tokens of each distribution are kept.  title: above it; of a chart by default a sentence that says after how

@@ -43,7 +43,10 @@ function render(widget) {
           list.focus(token, { follow: byKey });
           show(number, token);
         },
-        leave: () => list.focus(null) ?? false,
+        leave: () => {
+          list.focus(null);
+          return false;
+        },
         say: (token) => spoken(number, token),
       },
     });
