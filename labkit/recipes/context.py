@@ -3,9 +3,10 @@
     python -m labkit.recipes.context            # writes labkit/recipes/records/context.jsonl
 
 A line a document and way of stretching, with the mean loss of every 64 tokens. A line that is there is not run again, so
-that a run that was ended goes on. Two models that come with labkit, trained with 256 and 1,024 positions, are read to four times that. The run of the default
-model, trained with 8,192, is listed but has not been made: by the time of one attention, a text of 12,288 takes about two
-minutes of a free core in each way and one of 32,768 ten, most of it attention, which grows with the square.
+that a run that was ended goes on. Two models that come with labkit, trained with 256 and 1,024 positions, are read to four
+times that. The run of the default model, trained with 8,192, is listed but has not been made: by the time of one attention,
+a text of 12,288 takes about two minutes of a free core in each way and one of 32,768 ten, most of it attention, which grows
+with the square.
 """
 
 from __future__ import annotations
