@@ -81,7 +81,7 @@ STRETCHED = [
     *(("llama3", kind) for kind in ("default", "linear", "llama3", "ntk", "yarn")),
     *((family, kind) for family in ("mixtral", "gpt_neox", "gemma3", "deepseek_v3") for kind in ("ntk", "yarn")),
     ("phi3", "yarn"),
-    ("cohere", "linear"),
+    ("olmo2", "linear"),
 ]
 
 
