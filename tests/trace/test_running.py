@@ -31,7 +31,8 @@ ELSEWHERE = {
     "recipes/moe.py": 1,  # a training step: with dropout and gradients, as training is
     "recipes/squeeze.py": 1,  # the same
     "recurrent/recalling.py": 2,  # a training step and a trial of modules made there, which are no models of transformers
-    "models/memory.py": 1,  # two tokens on the meta device, where there is nothing to prepare: what a cache takes is counted
+    "tokenization/comparing.py": 4,  # training steps and trials of modules made there
+    "models/memory.py": 2,  # tokens on the meta device, where there is nothing to prepare: what a cache takes is counted
 }
 
 

@@ -323,6 +323,47 @@ def lengths_table() -> pd.DataFrame:
     )
 
 
+def languages_table() -> pd.DataFrame:
+    columns = {"tokenizer": [HOSTILE, HOSTILE, "bytes", "bytes"], "language": ["English", HOSTILE] * 2}
+    numbers = {"relative": [1.0, 2.5, 1.0, 1.25], "low": [1.0, 2.0, 1.0, 1.0], "high": [1.0, 3.0, 1.0, 1.5]}
+    return pd.DataFrame(columns | numbers | {"tokens": [40, 100, 160, 200], "bytes": [160, 200] * 2})
+
+
+def positions_table() -> pd.DataFrame:
+    columns = {
+        "kind": ["default", "default", HOSTILE, HOSTILE],
+        "position_from": [0, 64] * 2,
+        "position_to": [63, 127] * 2,
+    }
+    numbers = {"loss": [3.0, 4.0, 3.0, 3.5], "low": [2.5, 3.5, 2.5, 3.0], "high": [3.5, 4.5, 3.5, 4.0]}
+    return pd.DataFrame(columns | numbers | {"change": [0.0, 0.0, 0.0, -0.5], "unigram": 6.0})
+
+
+def needles_table() -> pd.DataFrame:
+    columns = {"length": [64, 128, 64, 128], "depth": [0.0, 0.0, 1.0, 1.0], "found": [1.0, 0.5, 0.75, 0.25]}
+    return pd.DataFrame(columns | {"low": 0.125, "high": 1.0, "rank": 2.0, "trials": 4})
+
+
+def distances_table() -> pd.DataFrame:
+    columns = {"layer": [0, 0, 1, 1], "head": 0, "distance_from": [0, 1] * 2, "distance_to": [0, 1] * 2}
+    return pd.DataFrame(columns | {"share": [0.75, 0.25, 0.375, 0.625], "even": 0.5})
+
+
+def rotation_table() -> pd.DataFrame:
+    columns = {"pair": [0, 1], "wavelength": [6.25, 625.0], "turns": [40.0, 0.4]}
+    return pd.DataFrame(columns | {"query_size": [1.0, 2.0], "key_size": [0.5, 1.5], "weight": [0.25, 0.75]})
+
+
+def windows_table() -> pd.DataFrame:
+    columns = {"kept": ["all", HOSTILE, "window and sinks"], "loss": [3.0, 4.25, 3.125]}
+    columns |= {"low": [2.5, 4.0, 2.5], "high": [3.5, 4.5, 3.75], "change": [0.0, 1.25, 0.125]}
+    return pd.DataFrame(columns | {"cache_bytes": [4_096, 512, 512], "tokens_kept": [256, 32, 32]})
+
+
+def plans() -> list[Any]:
+    return [lk.plan("llama-2-7b", hardware="RTX4090-24GB", precision=bits) for bits in ("bfloat16", "int4")]
+
+
 MAKERS: dict[str, Callable[[], Any]] = {
     "adapter": an_adapter,
     "attention": lambda: lk.views.attention(patterned(TOKENS, random_patterns(len(TOKENS)))),
@@ -363,6 +404,15 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "training": a_training,
     "tree": lambda: lk.views.tree([story(), story(model=HOSTILE)]),
     "updates": lambda: lk.views.updates(updates_table()),
+    "languages": lambda: lk.views.languages(languages_table()),
+    "loss_by_position": lambda: lk.views.loss_by_position(positions_table()),
+    "needles": lambda: lk.views.needles(needles_table()),
+    "attention_over_distance": lambda: lk.views.attention_over_distance(distances_table()),
+    "rotation": lambda: lk.views.rotation(rotation_table()),
+    "streaming": lambda: lk.views.streaming(windows_table()),
+    "footprint": lambda: lk.views.footprint(plans()),
+    "roofline": lambda: lk.views.roofline(plans()),
+    "explorer": lambda: lk.views.explorer("llama-2-7b", hardware="RTX4090-24GB", precision="int4"),
     "teaching: prediction": a_prediction,
     "teaching: result": a_curve,
 }
@@ -390,6 +440,12 @@ NUMBERS = {  # a number that each of them shows, as its table has it: (column, v
     "throughput": ("tokens_per_second", 96.5),
     "training": ("kl", 0.15),
     "updates": ("relative", 0.1875),
+    "languages": ("relative", 2.5),
+    "loss_by_position": ("loss", 3.5),
+    "needles": ("found", 0.25),
+    "attention_over_distance": ("share", 0.625),
+    "rotation": ("key_size", 1.5),
+    "streaming": ("loss", 4.25),
     "teaching: prediction": ("guess", 40),
     "teaching: result": ("result", 9.0),
 }
