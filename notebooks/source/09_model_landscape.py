@@ -19,7 +19,7 @@
 #
 # | | |
 # |---|---|
-# | **Time** | {{MINUTES}} minutes in {{SECTIONS}} sections, an extra section takes {{EXTRA_MINUTES}} more. Each section can be done alone |
+# | **Time** | {{MINUTES}} minutes in {{SECTIONS}} sections, two extra sections and an extra exercise take {{EXTRA_MINUTES}} more. Each section can be done alone |
 # | **Contains** | {{EXERCISES}}, {{PREDICTIONS}}, {{CLAIMS}} put to the test |
 # | **Runs on** | any computer with {{MEMORY}} of free memory; no GPU, no account |
 # | **You need** | to read Python; what a layer, a head and a KV cache are (notebooks 01 and 02) |
@@ -197,7 +197,7 @@ lk.views.explorer(
 
 # %% [markdown]
 # ## 5 · What a training takes
-# *12 minutes · medium · 16 bytes and 6 operations*
+# *8 minutes, with the extra exercise 12 · medium · 16 bytes and 6 operations*
 #
 # A training keeps more than the weights: a gradient for each of them, and what the optimiser remembers.
 
@@ -271,7 +271,7 @@ lk.claim("falcon-256", round(years, 1), note="years on 256 cards")
 
 # %% [markdown]
 # ## 6 · What is open?
-# *6 minutes · easy · weights, data, code, licences*
+# *Extra, 6 minutes · easy · weights, data, code, licences*
 #
 # "Open" may mean that the **weights** can be had, that the **data** they were trained on can be looked at, or that the **code** of the
 # training is there. And a licence says what may be done with them. One line each (the licence's own text holds):

@@ -19,7 +19,7 @@
 #
 # | | |
 # |---|---|
-# | **Time** | {{MINUTES}} minutes in {{SECTIONS}} sections, an extra section takes {{EXTRA_MINUTES}} more. Each section can be done alone |
+# | **Time** | {{MINUTES}} minutes in {{SECTIONS}} sections, two extra sections take {{EXTRA_MINUTES}} more. Each section can be done alone |
 # | **Contains** | {{EXERCISES}}, {{PREDICTIONS}}, {{CLAIMS}} put to the test |
 # | **Runs on** | any computer with {{MEMORY}} of free memory; no GPU, no account |
 # | **You need** | to read Python and a little PyTorch; what queries, keys and a KV cache are (notebook 02) |
@@ -147,7 +147,7 @@ lk.claim("yarn-128k", end.loc["yarn", "change"], note="labkit's mixture, last ei
 
 # %% [markdown]
 # ## 3 · No positions at all
-# *6 minutes · medium · ALiBi by hand*
+# *Extra, 6 minutes · medium · ALiBi by hand*
 #
 # Others do without angles: they make far keys count less.
 
