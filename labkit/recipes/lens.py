@@ -36,6 +36,7 @@ from labkit.circuits.lens_files import FILE, SHIPPED_MODEL, load_lens, write
 from labkit.circuits.lens_fitting import lens_of_sums
 from labkit.models.shipped import ASSETS, LENS
 from labkit.models.texts import texts as held_out_texts
+from labkit.quantization.bases import base_of
 from labkit.recipes import texts
 from labkit.recipes.signing import sign
 
@@ -154,7 +155,7 @@ def agree(work: Path) -> None:
 def fitted(work: Path) -> JacobianLens:
     """The lens of all prompts so far, in float32."""
     sums, done = load_sums(work)
-    return lens_of_sums(sums["even"], sums["odd"], done, MODEL)
+    return lens_of_sums(sums["even"], sums["odd"], done, MODEL, base=base_of(_lab("float32")))
 
 
 def pack(work: Path) -> None:

@@ -505,7 +505,7 @@ lk.claim("sae-roles", told.told, note="one feature tells more than half of what 
 # The logit lens reads a state as if the layers that follow did nothing. The **Jacobian lens** (Gurnee et al. 2026) asks where a state
 # leads *on average*: `J` is the mean, over many texts, of the derivative of the last residual stream, here and at later tokens, with
 # respect to this layer's. The reading is `softmax(unembedding(norm(J h)))`; with `J = I` it is the logit lens. labkit brings one for
-# this model, fitted on 25 texts (its card has the numbers).
+# this model, fitted on 100 texts (its card has the numbers).
 
 # %%
 place = "The capital of France is the city of"
