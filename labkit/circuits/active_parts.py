@@ -31,6 +31,7 @@ MEASURES = {
     "mlp": "length of what it writes on the residual stream",
     "neuron": "its activation",
 }
+WANTED = '(kind, layer, index) each: ("head", 3, 5), ("neuron", 2, 117) or ("mlp", 4, None), counted from 0'
 MOST_TEXTS = 64
 MOST_TOKENS = 128  # of a text, its first
 BEFORE, AFTER = 12, 4  # tokens of an example around its peak
@@ -91,11 +92,11 @@ def part_examples(
     What it can show: where a part does much. What it can't: what that is for, and what else it does elsewhere; the texts of a
     circuit's own pairs are all alike.
     Returns {part: its examples}; parts that the model does not have so are not in it.
-    Raises BadInput for texts that can't be read.
+    Raises BadInput for texts that can't be read, and for what is no part: another kind, a head or neuron without its index.
     """
     check_lab(lab)
     k = checks.whole("k", k, 1)
-    wanted = list(dict.fromkeys(parts))
+    wanted = list(dict.fromkeys(_checked(part) for part in checks.series("parts", parts, WANTED)))
     distinct: dict[tuple[int, ...], int] = {}
     longest = min(MOST_TOKENS, lab.context or MOST_TOKENS)
     for number, text in enumerate(as_texts(texts)):
@@ -136,9 +137,20 @@ def part_examples(
     }
 
 
+def _checked(part: object) -> Part:
+    """Raise BadInput for what is no part. One that the model does not have is left out later."""
+    kind, layer, index = part if isinstance(part, tuple) and len(part) == 3 else (None, None, None)
+    layer, index = checks.as_whole(layer), None if kind == "mlp" and index is None else checks.as_whole(index)
+    if kind not in INSTRUMENTS or layer is None or layer < 0 or (index is None) != (kind == "mlp") or (index or 0) < 0:
+        raise BadInput(f"{checks.shown(part)} is no part; give {WANTED}.")
+    return str(kind), layer, index
+
+
 def _activity(lab: LabLike, trace: Trace, part: Part, lengths: Lengths) -> np.ndarray:
     """(T,) float32; NaN where the model does not have the part. lengths: filled as heads are met."""
     kind, layer, index = part
+    if layer >= trace.layers:
+        return np.full(len(trace), np.nan, np.float32)
     try:
         values = trace.tensor(INSTRUMENTS[kind], layer)
         if kind == "neuron":

@@ -9,7 +9,7 @@ Geiger et al. 2023, Finding Alignments Between Interpretable Causal Variables an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -39,6 +39,7 @@ __all__ = ["Alignment", "das"]
 
 PLACES = ("residual", "attention_output", "mlp_output")
 LEAST = 20  # pairs: of which a quarter is held out
+DRAWS = 5  # times that random directions are drawn: each costs a pass over the pairs held out
 HELD_OUT = 0.25
 
 
@@ -48,9 +49,9 @@ class Alignment(Result):
 
     table: a row for each `swapped`, on pairs that were held out: accuracy, how often the model's answer, among those that
         occur, is the one that the graph demands; low, high: 95 % (Wilson 1927); of what was repeated the lowest and
-        highest; pairs. "learned"; "random directions" (as many, not trained); "whole state"; "nothing" (the text left
-        alone); "answers dealt anew" (the same training where answers are dealt among the pairs, judged by such answers);
-        "untrained model" (the same training in a model of this kind that learnt nothing).
+        highest; pairs. "learned"; "random directions" (as many, not trained, drawn five times);
+        "whole state"; "nothing" (the text left alone); "answers dealt anew" (the same training where answers are dealt among
+        the pairs, judged by such answers); "untrained model" (the same training in a model of this kind that learnt nothing).
     basis: (d_model, directions), orthonormal, in the state's own dtype.  at, layer, position: where.
     answers: how many different ones there are.  trained_on: pairs.  loss: nats, the mean of the last tenth of the steps.
     model: by name.  seed: of the split, the start and what was dealt.  notes: of pairs that stood there twice.
@@ -77,16 +78,24 @@ class Alignment(Result):
     def _remarks(self) -> Sequence[str]:
         return self.notes
 
-    def interchange(self, lab: LabLike, source: object) -> Edit:
-        """An edit that gives whatever text is run the variable of `source`, a text; for `lab.edit`."""
+    def belongs(self, lab: LabLike) -> None:
+        """Raise BadInput for a lab of another model than the directions were learned in."""
         if self.base is not None and (differs := base_of(lab).differs(self.base)):
             raise BadInput(
                 f"This alignment was learned in {self.base.name}, and {lab.name} {differs}; learn it in this model."
             )
+
+    def interchange(self, lab: LabLike, source: object) -> Edit:
+        """An edit that gives whatever text is run the variable of `source`, a text; for `lab.edit`.
+
+        Raises BadInput for a lab of another model than this was learned in, and so does `lab.edit` there.
+        """
+        self.belongs(lab)
         (row,) = rows_of(lab, [source], "source", chat=False)
         checked_position(self.position, [row])
         there = torch.from_numpy(gathered(lab, [row], self.at, [self.layer], self.position).values[0, 0])
-        return patch(f"{self.at}[{self.layer}] @ {self.position}", partial(_swapped, there, self.basis))
+        edit = patch(f"{self.at}[{self.layer}] @ {self.position}", partial(_swapped, there, self.basis))
+        return replace(edit, check=self.belongs)
 
 
 def _swapped(source: Tensor, basis: Tensor, x: Tensor) -> Tensor:
@@ -162,7 +171,13 @@ def das(
         run = _Run(lab, task, settings)
         basis, loss = run.trained(learnt, task.wanted, seed, bar)
         put("learned", [run.accuracy(held, task.wanted, basis)])
-        put("random directions", [run.accuracy(held, task.wanted, _start(width, directions, seed + 1).to(basis))])
+        put(
+            "random directions",
+            [
+                run.accuracy(held, task.wanted, _start(width, directions, seed + number).to(basis))
+                for number in range(1, DRAWS + 1)
+            ],
+        )
         put("whole state", [run.accuracy(held, task.wanted, torch.eye(width).to(basis))])
         put("nothing", [run.accuracy(held, task.wanted, None)])
         dealt = []
@@ -226,9 +241,20 @@ def _task(lab: LabLike, pairs: object, answers: object, position: int) -> tuple[
     for number, pair in enumerate(given):
         if isinstance(pair, str | bytes) or not isinstance(pair, Sequence) or len(pair) != 2:
             raise BadInput(f"Pair {number} is {checks.shown(pair)}; give (base, source), two texts.")
-    both = [rows_of(lab, [cast("Sequence[object]", pair)[side] for pair in given], name, chat=False) if given else []
-            for side, name in enumerate(("the bases", "the sources"))]  # fmt: skip
-    once, notes = without_repeats([[*base, -1, *source] for base, source in zip(*both, strict=True)])
+    if not given:
+        raise BadInput(f"There is no pair to learn from; give {LEAST} different ones at least.")
+    both = [
+        rows_of(lab, [cast("Sequence[object]", pair)[side] for pair in given], name, chat=False)
+        for side, name in enumerate(("the bases", "the sources"))
+    ]
+    rows = [[*base, -1, *source] for base, source in zip(*both, strict=True)]
+    size = running.embedding_rows(lab.model)
+    ids = [token_id(lab.tokenizer, size, cast("str | int", name)) for name in named]
+    answer_of: dict[tuple[int, ...], int] = {}
+    for number, (row, token) in enumerate(zip(rows, ids, strict=True)):
+        if answer_of.setdefault(tuple(row), token) != token:
+            raise BadInput(f"Pair {number} stands there before with another answer; a causal graph gives one for each.")
+    once, notes = without_repeats(rows, noun="pair")
     if len(once) < LEAST:
         raise BadInput(
             f"{len(once)} different pairs are too few to learn from some and judge by others; give {LEAST} at least."
@@ -237,8 +263,7 @@ def _task(lab: LabLike, pairs: object, answers: object, position: int) -> tuple[
     at = checks.whole("position", position)
     checked_position(at, bases)
     checked_position(at, sources)
-    size = running.embedding_rows(lab.model)
-    ids = [token_id(lab.tokenizer, size, cast("str | int", named[place])) for place in once]
+    ids = [ids[place] for place in once]
     tokens = sorted(set(ids))
     if len(tokens) < 2:
         raise BadInput("All pairs have the same answer, so nothing is to be learned; give pairs whose answers differ.")

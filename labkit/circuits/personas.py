@@ -7,6 +7,7 @@ words where the persona was not asked for, beside pushes of the same length at r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from labkit import checks
 from labkit.circuits.activations import rows_of
 from labkit.circuits.directions import Direction, difference_of_means, edit_cost
 from labkit.circuits.holding_out import LEAST
-from labkit.circuits.pushing import Steers, steers
+from labkit.circuits.pushing import Steers, random_directions, steers
 from labkit.circuits.repeats import without_repeats
 from labkit.errors import BadInput
 from labkit.results import Result
@@ -42,7 +43,7 @@ class Persona(Result):
 
     direction: the `Direction`, found on other questions than these.  asked: nats a token, the persona's answers where it is asked
     for.  unasked: the same words where it is not.  answers: the persona's own, by question.  questions: how many were judged.
-    model: by name.  notes: of what was left out.
+    random: how many random directions the changes were compared with.  model: by name.  notes: of what was left out.
     """
 
     direction: Direction
@@ -62,9 +63,10 @@ class Persona(Result):
 
     def _beneath(self) -> Mapping[str, Mapping[str, float]]:
         way = self.asked - self.unasked
+        share = (0.0, 1.0) if way > 0 else (math.nan, math.nan)
         return {
-            "not pushed": {"strength": 0.0, "likelihood": self.unasked, "change": 0.0, "share": 0.0},
-            "asked for": {"likelihood": self.asked, "change": way, "share": 1.0},
+            "not pushed": {"strength": 0.0, "likelihood": self.unasked, "change": 0.0, "share": share[0]},
+            "asked for": {"likelihood": self.asked, "change": way, "share": share[1]},
         }
 
     def _remarks(self) -> Sequence[str]:
@@ -96,29 +98,37 @@ def persona(
     random: directions drawn for comparison; the cost of five of them is measured.
     A row for each strength: strength; likelihood, log-probability of the persona's answers where it is not asked for, nats
     a token; change, from no push, with low and high (95 %, questions drawn again); share, of the way to where the persona
-    is asked for; random_low and random_high, where 95 % of the mean changes by random directions lie; p, how often one of
-    those is at least as large, either way; kl, nats a token on `texts`; random_kl, the mean of random directions.
+    is asked for (NaN where asking makes its words no likelier); random_low and random_high, where 95 % of the mean
+    changes by random directions lie; p, how often one of those is at least as large, either way; kl, nats a token on
+    `texts`; random_kl, the mean of random directions.
     Raises BadInput for too few questions and a model without chat template.
     """
     import pandas as pd
 
     check_lab(lab)
     tokens, random, seed = checks.whole("tokens", tokens, 1), checks.whole("random", random, 1), checks.seed(seed)
-    (system,) = checks.texts("system", system)[:1] or ("",)
+    if not isinstance(system, str) or not system.strip():
+        raise BadInput(
+            f"system={checks.shown(system)} asks for no persona; give the system prompt that does, one text."
+        )
     given = list(checks.texts("questions", questions))
     once, notes = without_repeats(rows_of(lab, given, "questions", chat=False))
-    if not system or len(once) < 2 * LEAST:
+    if len(once) < 2 * LEAST:
         raise BadInput(
             f"{len(once)} different questions are too few to find a persona on half and judge it by the others; give {2 * LEAST}."
-            if system
-            else "system is empty, so there is no persona; give the system prompt that asks for it."
         )
     asked, plain = ([_asked(given[place], prompt) for place in once] for prompt in (system, other))
     order = np.random.default_rng(seed).permutation(len(once))
     found_on, judged = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
     direction = difference_of_means(
-        lab, [asked[i] for i in found_on], [plain[i] for i in found_on], checks.whole("layer", layer), chat=True,
-    pairs=True, seed=seed )  # fmt: skip
+        lab,
+        [asked[i] for i in found_on],
+        [plain[i] for i in found_on],
+        checks.whole("layer", layer),
+        chat=True,
+        pairs=True,
+        seed=seed,
+    )
     prompts = rows_of(lab, [asked[i] for i in judged], "questions", chat=True)
     made = lab.generate(prompts, max_new_tokens=tokens, chat=False, alternatives=1)
     spoken = [(place, one) for place, one in zip(judged, made, strict=True) if one.ids]
@@ -128,8 +138,14 @@ def persona(
     rows = [row + list(one.ids) for row, (_, one) in zip(before, spoken, strict=True)]
     metrics = [partial(_likelihood, list(one.ids)) for _, one in spoken]
     result = steers(
-        lab, direction, rows, cast("Sequence[Callable[[Tensor], object]]", metrics), strengths=strengths, random=random, seed=seed
-    )  # fmt: skip
+        lab,
+        direction,
+        rows,
+        cast("Sequence[Callable[[Tensor], object]]", metrics),
+        strengths=strengths,
+        random=random,
+        seed=seed,
+    )
     own = float(np.mean([float(one.logprobs.mean()) for _, one in spoken]))
     table = _costed(lab, direction, result, texts, own, random, seed)
     answers = {given[once[i]]: one.text for i, one in spoken}
@@ -147,16 +163,25 @@ def persona(
         "random_kl",
     ]
     return Persona(
-        pd.DataFrame(table)[columns], direction, own, result.unsteered, answers, len(spoken), random, lab.name, (*notes,
-    *result.notes) )  # fmt: skip
+        pd.DataFrame(table)[columns],
+        direction,
+        own,
+        result.unsteered,
+        answers,
+        len(spoken),
+        random,
+        lab.name,
+        (*notes, *result.notes),
+    )
 
 
 def _costed(
     lab: GeneratingLab, direction: Direction, found: Steers, texts: Sequence[object], own: float, random: int, seed: int
 ) -> list[dict[str, object]]:
     """The rows of a push, with how far it goes and what it costs; the random directions are the first that it was measured by."""
-    drawn = torch.randn(random, len(direction.vector), generator=torch.Generator().manual_seed(seed))[:COSTED]
-    others = [direction.vector.norm() * one / one.norm() for one in drawn]
+    drawn = random_directions(random, direction.vector, seed)[:COSTED]
+    others = [direction.vector.norm() * one for one in drawn]
+    way = own - found.unsteered
     rows = []
     for row in found.table.to_dict("records"):
         strength = float(row["strength"])
@@ -168,7 +193,7 @@ def _costed(
             {str(name): value for name, value in row.items()}
             | {
                 "likelihood": row["value"],
-                "share": float(row["change"]) / (own - found.unsteered),
+                "share": float(row["change"]) / way if way > 0 else math.nan,
                 "kl": kl,
                 "random_kl": float(np.mean(random_kl)),
             }

@@ -163,8 +163,7 @@ def _measured(
                     values[i] = _number(metrics[i], output.all_logits[place, : len(rows[i])].float())
         return values
 
-    drawn = torch.randn(random, len(along), generator=torch.Generator().manual_seed(seed))
-    drawn = (drawn / drawn.norm(dim=1, keepdim=True)).to(along)
+    drawn = random_directions(random, along, seed)
     weights = resampled(np.zeros(len(rows), np.int64), DRAWS, np.random.default_rng(seed)) / len(rows)
     before = pushed(None)
     found = []
@@ -185,6 +184,12 @@ def _measured(
     columns = ["strength", "value", "change", "low", "high", "random_low", "random_high", "p"]
     table = pd.DataFrame(found, columns=columns)
     return Steers(table, float(before.mean()), length, layer, len(rows), random, lab.name, seed, notes)
+
+
+def random_directions(count: int, like: Tensor, seed: int) -> Tensor:
+    """(count, d_model) of length 1, uniform over the sphere, in the dtype and on the device of a direction."""
+    drawn = torch.randn(count, len(like), generator=torch.Generator().manual_seed(seed))
+    return (drawn / drawn.norm(dim=1, keepdim=True)).to(like)
 
 
 def _number(metric: object, logits: Tensor) -> float:

@@ -17,12 +17,12 @@ __all__ = ["kinds_without_repeats", "without_repeats"]
 
 
 def without_repeats(
-    rows: Sequence[Sequence[int]], beside: Sequence[Hashable] | None = None
+    rows: Sequence[Sequence[int]], beside: Sequence[Hashable] | None = None, *, noun: str = "text"
 ) -> tuple[list[int], tuple[str, ...]]:
     """The places of texts that are the first of their token ids, and a note where others are left out.
 
     beside: what else makes a text another one, such as a metric of its own. Ids are compared, so that texts that differ in a
-    space are two.
+    space are two.  noun: what they are called in the note.
     """
     first: dict[Hashable, int] = {}
     for place, row in enumerate(rows):
@@ -31,7 +31,7 @@ def without_repeats(
     left = len(rows) - len(kept)
     if not left:
         return kept, ()
-    return kept, (f"{left} text{'s' * (left != 1)} stood there before and {'were' if left != 1 else 'was'} left out",)
+    return kept, (f"{left} {noun}{'s' * (left != 1)} stood there before and {'were' if left != 1 else 'was'} left out",)
 
 
 def kinds_without_repeats(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from labkit.trace.lab_like import TracingLab
 
 LEAST_TEXTS = 8  # of which a quarter is held out
-LEAST = 4  # tokens of a text, of which the first is left out: a model parks attention there
+LEAST = 4  # tokens of a text, of which the first is left out: many models use it as an attention sink
 HELD_OUT = 0.25
 
 
@@ -166,7 +166,7 @@ def _quality(
     import pandas as pd
 
     count = len(training.maps)
-    others = np.roll(np.arange(count), 1 + count // 2)  # each layer with the map of another
+    others = np.roll(np.arange(count), max(1, count // 2))  # each layer with the map of another
     sums = np.zeros((count, 4))
     positions = 0
     for ids in texts:

@@ -23,9 +23,9 @@ class TunedLens(JacobianLens):
     jacobians: {layer: A_l}, (d_model, d_model): a matrix that carries a state on, as in a `JacobianLens`, and here no
         Jacobian but trained.  biases: {layer: b_l}, (d_model,).  prompts: texts that it was trained on.
     quality: a row for each layer, on texts held out: kl of the tuned lens, nats; logit, of the logit lens; other_layer, of
-        this lens with the map of another layer; constant, of the mean prediction on the training texts, whatever the
-    state. None from a file. Belrose et al. 2023, Eliciting Latent Predictions from Transformers with the Tuned Lens
-    (arXiv:2303.08112).
+        this lens with the map of another layer; constant, of the mean prediction on the
+        training texts, whatever the state. None from a file.
+    Belrose et al. 2023, Eliciting Latent Predictions from Transformers with the Tuned Lens (arXiv:2303.08112).
     """
 
     biases: Mapping[int, torch.Tensor] = field(default_factory=dict)

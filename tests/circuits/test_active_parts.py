@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from families import FAMILIES, Tokens, build
@@ -66,7 +68,19 @@ def test_it_is_bounded_and_can_be_ended(lab: lk.Lab) -> None:
 
 
 def test_what_is_not_there_is_left_out_or_refused(lab: lk.Lab) -> None:
-    assert list(lk.circuits.part_examples(lab, [("neuron", 0, 99_999), ("head", 0, 0)], texts(1))) == [("head", 0, 0)]
+    missing: list[Any] = [("neuron", 0, 99_999), ("mlp", 99, None), ("head", 0, 99)]
+    assert list(lk.circuits.part_examples(lab, [*missing, ("head", 0, 0)], texts(1))) == [("head", 0, 0)]
+    odd: list[Any] = [
+        ("feature", 0, 3),
+        ("head", 1, None),
+        ("mlp", 1, 2),
+        ("neuron", -1, 2),
+        ("neuron", 0, -1),
+        "head 0.1",
+    ]
+    for part in odd:
+        with pytest.raises(lk.BadInput, match=r"is no part; give \(kind, layer, index\)"):
+            lk.circuits.part_examples(lab, [part], texts(1))
     with pytest.raises(lk.BadInput, match="no text"):
         lk.circuits.part_examples(lab, [("mlp", 0, None)], [])
     with pytest.raises(lk.BadInput, match="list of texts"):

@@ -70,7 +70,9 @@ def _by_hand(model: Any, ids: list[int], layer: int) -> torch.Tensor:
             handle.remove()
         return seen[0][0]
 
-    whole = torch.autograd.functional.jacobian(last, torch.zeros(len(ids), model.config.hidden_size).double())
+    whole = torch.autograd.functional.jacobian(
+        last, torch.zeros(len(ids), model.config.hidden_size).double(), vectorize=True
+    )
     counted = range(16, len(ids) - 1)
     total = sum(whole[later, :, here, :] for here in counted for later in counted if later >= here)
     return total / len(counted)  # type: ignore[return-value, operator]

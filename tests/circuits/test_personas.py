@@ -13,12 +13,16 @@ from labkit.circuits import Persona, persona
 
 WORDS = ("mat", "tree", "dog", "cat", "other", "where")
 QUESTIONS = [f"the {one} and the {other}" for one in WORDS for other in WORDS[:2]]
+ASKED, NO_LIKELIER = (
+    "ran",
+    "cat cat cat",
+)  # what the model then says is likelier behind the first, and not behind the second
 GENERAL = ["the cat sat on the mat", "the dog ran up the tree", "where the other dog sat"]
 QUICK: dict[str, Any] = {"layer": 1, "tokens": 4, "random": 4, "strengths": (1.0, 4.0)}
 
 
 def found(lab: lk.Lab, **change: Any) -> Persona:
-    given = {"questions": QUESTIONS, "system": "cat cat cat", "texts": GENERAL, **QUICK} | change
+    given = {"questions": QUESTIONS, "system": ASKED, "texts": GENERAL, **QUICK} | change
     return persona(lab, given.pop("questions"), given.pop("system"), given.pop("texts"), **given)
 
 
@@ -33,7 +37,7 @@ def test_the_words_are_the_personas_and_the_likelihoods_those_of_a_trace(tiny_la
     likelihoods: dict[str, list[float]] = {"asked": [], "not": [], "pushed": []}
     push = lk.patch("residual[1] @ 1:", lambda x: x + 4 * result.direction.vector)
     for question, answer in result.answers.items():
-        made = tiny_lab.generate(asked(question, "cat cat cat"), max_new_tokens=4)
+        made = tiny_lab.generate(asked(question, ASKED), max_new_tokens=4)
         assert made.text == answer
         for name, prompt, edits in (
             ("asked", made.prompt_ids, ()),
@@ -61,7 +65,7 @@ def test_the_direction_was_not_found_on_what_judges_it(tiny_lab: lk.Lab) -> None
     others = [question for question in QUESTIONS if question not in result.answers]
     by_hand = lk.circuits.difference_of_means(
         tiny_lab,
-        [asked(question, "cat cat cat") for question in others],
+        [asked(question, ASKED) for question in others],
         [asked(question) for question in others],
         1,
         chat=True,
@@ -69,6 +73,21 @@ def test_the_direction_was_not_found_on_what_judges_it(tiny_lab: lk.Lab) -> None
     )
     torch.testing.assert_close(result.direction.vector, by_hand.vector, atol=1e-5, rtol=1e-4)
     assert result.direction.positive == 6
+
+
+def test_no_share_is_claimed_of_a_persona_that_makes_its_words_no_likelier(tiny_lab: lk.Lab) -> None:
+    assert found(tiny_lab)["share"].notna().all()
+    result = found(tiny_lab, system=NO_LIKELIER)
+    assert result.asked < result.unasked
+    assert result["share"].isna().all()
+    assert result["change"].notna().all()
+
+
+def test_another_system_prompt_beside_it_is_heeded(tiny_lab: lk.Lab) -> None:
+    plain, beside = found(tiny_lab), found(tiny_lab, other="dog dog")
+    assert plain.asked == pytest.approx(beside.asked)
+    assert abs(plain.unasked - beside.unasked) > 1e-4
+    assert not torch.allclose(plain.direction.vector, beside.direction.vector, atol=1e-4)
 
 
 def test_a_question_that_occurs_twice_counts_once(tiny_lab: lk.Lab) -> None:
@@ -81,7 +100,8 @@ def test_a_question_that_occurs_twice_counts_once(tiny_lab: lk.Lab) -> None:
     ("change", "said"),
     [
         ({"questions": QUESTIONS[:5] * 3}, "5 different questions are too few .* give 10"),
-        ({"system": ""}, "system"),
+        ({"system": " "}, "asks for no persona"),
+        ({"system": ["cat", "dog"]}, "asks for no persona"),
         ({"layer": 9}, "no layer 9"),
         ({"random": 0}, "random=0"),
         ({"tokens": 0}, "tokens=0"),

@@ -9,6 +9,7 @@ import fuzz
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, Tokens, build
 from induction_model import induction_lab
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -151,13 +152,15 @@ def test_no_probe_of_an_untrained_model_beats_the_token_more_often_than_five_per
 def test_every_instrument_of_layers_can_be_read(tiny_lab: lk.Lab, at: str) -> None:
     from labkit.circuits.activations import gathered
 
+    lab = lk.Lab(build(FAMILIES["mamba"]), Tokens(), name="mamba") if at == "state" else tiny_lab
     texts = random_texts(6, 4) + random_texts(5, 7, seed=1)
-    got = gathered(tiny_lab, texts, at, [0, 1], "last").values
+    got = gathered(lab, texts, at, [0, 1], "last").values
     for i, text in enumerate(texts):
-        trace = tiny_lab.trace(text, keep=BY_NAME[at].keep)
+        trace = lab.trace(text, keep=BY_NAME[at].keep)
         for layer in (0, 1):
             whole = trace.tensor(at, layer)
-            last = whole[-1] if whole.dim() == 2 else whole[:, -1].flatten()
+            by_token = at == "state" or whole.dim() == 2  # else by head
+            last = whole[-1].flatten() if by_token else whole[:, -1].flatten()
             np.testing.assert_allclose(got[layer, i], last.float().numpy(), atol=1e-5)
 
 

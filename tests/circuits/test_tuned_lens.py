@@ -108,6 +108,12 @@ def test_on_texts_held_out_it_is_nearer_than_the_logit_lens_and_than_maps_of_oth
     assert quality["kl"].is_monotonic_decreasing
 
 
+def test_the_map_of_another_layer_is_of_another_one_where_there_are_two() -> None:
+    quality = fit_tuned_lens(make_lab(num_hidden_layers=2), TEXTS, steps=40, **QUICK).quality
+    assert quality is not None
+    assert (quality["other_layer"] - quality["kl"]).abs().min() > 1e-3
+
+
 def test_on_a_layer_that_has_nothing_to_do_with_the_prediction_it_is_no_better_than_a_constant() -> None:
     """The null: where what is read was put in at random, text after text, nothing can be foretold from it on other texts."""
     lab = make_lab()
