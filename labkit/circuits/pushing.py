@@ -189,7 +189,8 @@ def _measured(
 def random_directions(count: int, like: Tensor, seed: int) -> Tensor:
     """(count, d_model) of length 1, uniform over the sphere, in the dtype and on the device of a direction."""
     drawn = torch.randn(count, len(like), generator=torch.Generator().manual_seed(seed))
-    return (drawn / drawn.norm(dim=1, keepdim=True)).to(like)
+    found: Tensor = (drawn / drawn.norm(dim=1, keepdim=True)).to(like)
+    return found
 
 
 def _number(metric: object, logits: Tensor) -> float:
