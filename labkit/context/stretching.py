@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 Made = TypeVar("Made", bound="BuiltLab")
 SCALINGS = ("default", "linear", "ntk", "dynamic", "yarn", "llama3", "longrope")
 FULL, SLIDING = "full_attention", "sliding_attention"
+MOST_TIMES, MOST_POSITIONS = 1e6, 10**9
 LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
@@ -103,6 +104,13 @@ class Scaling:
             )
         if not isinstance(own.get("rope_theta"), int | float):
             raise Unavailable(no_rotary(config))
+        pairs = turned_channels(config, own)[0] // 2
+        for name in ("short_factor", "long_factor"):
+            given = self.more.get(name)
+            if isinstance(given, list) and len(given) != pairs:
+                raise BadInput(
+                    f"{name} has {len(given)} numbers, and a head of this {config.model_type} has {pairs} pairs."
+                )
         new: dict[str, object] = dict(own)
         if self.kind == "ntk":
             turned, _ = turned_channels(config, own)
@@ -134,8 +142,8 @@ _MORE = {
 def scaling(kind: str, factor: float, trained: int | None = None, **more: object) -> Scaling:
     """A scaling, its arguments checked. See `positions`."""
     kind = checks.one_of("kind", kind, SCALINGS)
-    factor = checks.number("factor", factor, 1.0)
-    trained = None if trained is None else checks.whole("trained", trained, 2)
+    factor = checks.number("factor", factor, 1.0, MOST_TIMES)
+    trained = None if trained is None else checks.whole("trained", trained, 2, MOST_POSITIONS)
     known = _MORE.get(kind, ())
     for name, value in more.items():
         if name not in known:
@@ -145,7 +153,34 @@ def scaling(kind: str, factor: float, trained: int | None = None, **more: object
         raise BadInput(
             "longrope was searched for each model: give short_factor= and long_factor=, a number for each pair."
         )
-    return Scaling(kind, factor, trained, more)
+    return Scaling(kind, factor, trained, {name: _checked(name, value) for name, value in _in_order(more).items()})
+
+
+def _checked(name: str, value: object) -> object:
+    """A parameter of a scaling as transformers takes it, which checks none of them."""
+    if name == "truncate":
+        return checks.flag(name, value)
+    if name in ("short_factor", "long_factor"):
+        return [checks.number(name, each, above=0) for each in checks.series(name, value, "a number for each pair")]
+    return checks.number(name, value, above=0)
+
+
+def _in_order(more: Mapping[str, object]) -> Mapping[str, object]:
+    """The same, after a look at the ends of ramps: between equal ones there would be a division by zero."""
+    for low, high, otherwise in (
+        ("beta_slow", "beta_fast", (1.0, 32.0)),
+        ("low_freq_factor", "high_freq_factor", (1.0, 4.0)),
+    ):
+        if low in more or high in more:
+            ends = [
+                checks.number(name, more.get(name, own), above=0)
+                for name, own in zip((low, high), otherwise, strict=True)
+            ]
+            if ends[0] >= ends[1]:
+                raise BadInput(
+                    f"{low}={ends[0]:g} and {high}={ends[1]:g} leave no ramp between; {high} is the larger one."
+                )
+    return more
 
 
 def positions(kind: str = "yarn", factor: float = 4.0, *, trained: int | None = None, **more: object) -> ModelEdit:
@@ -163,7 +198,7 @@ def positions(kind: str = "yarn", factor: float = 4.0, *, trained: int | None = 
     wanted = scaling(kind, factor, trained, **more)
 
     def check(lab: LabLike) -> None:
-        rotary_modules(running.language_model(lab.model))
+        _check_not_stretched(rotary_modules(running.language_model(lab.model)), wanted.kind)
         wanted.config(lab.config)
 
     return ModelEdit((f"positions, {kind} by {factor:g}",), lambda model: _stretched(model, wanted), check)
@@ -184,6 +219,7 @@ def scaled(lab: Made, kind: str = "yarn", factor: float = 4.0, *, trained: int |
     with lab.turn():
         inner = running.language_model(lab.model)
         modules = rotary_modules(inner)
+        _check_not_stretched(modules, kind)
         config = wanted.config(lab.config)
         same = {tensor: tensor for tensor in [*inner.parameters(), *inner.buffers()]}
         model = copied(inner, instead=same)
@@ -193,11 +229,31 @@ def scaled(lab: Made, kind: str = "yarn", factor: float = 4.0, *, trained: int |
                 setattr(own, name, value)
         for path in modules:
             parent = model.get_submodule(path.rpartition(".")[0])
-            setattr(parent, path.rpartition(".")[2], _built(modules[path], own))
+            new = _built(modules[path], own)
+            if kind != "default":
+                vars(new)[_STRETCHED] = f"{kind}, {factor:g} times"
+            setattr(parent, path.rpartition(".")[2], new)
     note = f"positions: {kind}, {factor:g} times {trained or context_length(lab.config):,}"
     return type(lab)(
         model, lab.tokenizer, name=f"{lab.name}, {kind} ×{factor:g}", licence=lab.licence, notes=(*lab.notes, note)
     )
+
+
+_STRETCHED = "stretched_by_labkit"  # on a rotary module: what a configuration does not tell of NTK-aware scaling
+
+
+def _check_not_stretched(modules: Mapping[str, nn.Module], kind: str) -> None:
+    """Raise Unavailable where an edit has stretched the positions, or they are those of a lab made by `scaled`."""
+    for module in modules.values():
+        if "forward" in vars(module):
+            raise Unavailable(
+                "The positions are changed by an edit already, and another scaling would take its place; leave that edit first."
+            )
+        if kind != "default" and (how := vars(module).get(_STRETCHED)):
+            raise Unavailable(
+                f"This lab's positions are stretched already ({how}), and a second scaling on top would be another model; "
+                "take the lab that it was made from."
+            )
 
 
 # the modules ----------------------------------------------------------------------------------------------------------
@@ -236,6 +292,7 @@ def _stretched(model: PreTrainedModel, wanted: Scaling) -> Iterator[None]:
     inner = running.language_model(model)
     config = inner.config.get_text_config()
     modules = rotary_modules(inner)
+    _check_not_stretched(modules, wanted.kind)
     new = wanted.config(config)
     limit = next(name for name in LIMITS if isinstance(getattr(config, name, None), int))
     reach = max(int((wanted.trained or getattr(config, limit)) * wanted.factor), 2)
@@ -243,6 +300,8 @@ def _stretched(model: PreTrainedModel, wanted: Scaling) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.callback(setattr, config, limit, before)
         setattr(config, limit, reach)
+        if wanted.kind in ("dynamic", "longrope"):
+            stack.enter_context(running.turned_by_length(inner, wanted.trained or before))
         for module in modules.values():
             stack.enter_context(handing_on(module, _guarded(_built(module, new), wanted, new)))
         yield
@@ -276,7 +335,9 @@ def _guarded(module: nn.Module, wanted: Scaling, config: PreTrainedConfig) -> Ca
                 f"With {wanted.kind!r} positions a text of {last:,} tokens has other frequencies than the keys its cache holds; "
                 'read it in one pass (lab.trace), or take "ntk" or "yarn", whose frequencies stay.'
             )
-        return module(x, position_ids, *rest, **named)
+        # transformers keeps the frequencies of the longest text so far for shorter ones too; a new module has seen none
+        own = _built(module, config) if wanted.kind == "dynamic" and last > trained else module
+        return own(x, position_ids, *rest, **named)
 
     return forward
 

@@ -39,8 +39,8 @@ def windowed(window: int, sinks: int = 0) -> ModelEdit:
     """An edit by which each token sees the newest `window` tokens, itself included, and the first `sinks` of the text.
 
     `with lab.edit(lk.context.windowed(256, sinks=4)): ...`. Holds in every layer, for traces, generation and cached runs; layers
-    with a window of their own keep the narrower of the two. The cache itself keeps all: what it could drop is what no later
-    token sees, and `streaming` counts it.
+    with a window of their own keep the narrower of the two, and so do several such edits. The cache itself keeps all: what it
+    could drop is what no later token sees, and `streaming` counts it.
     `lab.edit` raises Unavailable where a model's attention can't be reached.
     """
     window, sinks = checks.whole("window", window, 1), checks.whole("sinks", sinks, 0)
@@ -90,6 +90,8 @@ class _Window:
                 mask = mask.tril(keys - queries)
         mask = mask[..., :keys]
         sees = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        # of several windows each counts by what was seen before the first: what one has cut would move the places of the next
+        sees = call.shared.setdefault("seen without windows", sees)
         # places are counted among the keys that some query sees, so that padding and what a cache has not filled are none
         place = sees.any(-2, keepdim=True).long().cumsum(-1) - 1  # (..., 1, keys)
         here = (place * sees).amax(-1, keepdim=True)  # (..., queries, 1): its own, the last it sees

@@ -12,7 +12,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import torch
@@ -31,6 +31,7 @@ class Call:
     query: (batch, heads, T, d_head), after rotary embedding.  key, value: (batch, kv_heads, keys, d_head).
     mask: what the implementation was given: None, bool (True may look) or added to the scores.
     options: the keywords of the call.  implementation: "sdpa" or "eager", which take None as mask otherwise.
+    shared: what a listener leaves for those after it.
     """
 
     module: torch.nn.Module
@@ -40,6 +41,7 @@ class Call:
     mask: torch.Tensor | None
     options: dict[str, object]
     implementation: str = "sdpa"
+    shared: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def everything(self) -> torch.Tensor:
         """A mask through which each query sees each key, (1, 1, T, keys)."""

@@ -19,7 +19,7 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
@@ -185,6 +185,9 @@ def prepared(model: PreTrainedModel, *, compiled: bool = False) -> Iterator[None
             "This model is on torch's meta device, which holds no numbers; load its weights with lk.load or from_pretrained."
         )
     checkpointing = [m for m in modules_of(model) if vars(m).get("gradient_checkpointing") is True]
+    for module in modules_of(model):
+        if vars(module).get("rope_type") == "dynamic":
+            _forget_longest(module)
     with (
         evaluating(model),
         _all_tokens_in_all_layers(model),
@@ -197,6 +200,15 @@ def prepared(model: PreTrainedModel, *, compiled: bool = False) -> Iterator[None
         finally:
             for module in checkpointing:
                 vars(module)["gradient_checkpointing"] = True
+
+
+def _forget_longest(rotary: nn.Module) -> None:
+    """Back to the frequencies of a short text: transformers' dynamic NTK keeps those of the longest one that it has read."""
+    first, limit = getattr(rotary, "original_inv_freq", None), getattr(rotary, "original_max_seq_len", None)
+    now = getattr(rotary, "inv_freq", None)
+    if isinstance(first, torch.Tensor) and isinstance(now, torch.Tensor) and limit is not None:
+        rotary.register_buffer("inv_freq", first.to(now.device), persistent=False)
+        vars(rotary)["max_seq_len_cached"] = limit
 
 
 @contextlib.contextmanager
@@ -412,7 +424,7 @@ def groups(
     order = list(range(len(lengths)))
     if not in_order:
         order.sort(key=lambda i: lengths[i])
-    found = _grouped(order, lengths, budget, even=False)
+    found = _grouped(order, lengths, budget, even=_by_length(model, lengths))
     if any(len(group) > 1 for group in found) and not (lists := answers_in_lists(model)).padded:
         found = _grouped(order, lengths, budget, even=True) if lists.even else [[i] for i in order]
     return [sorted(group) for group in found]
@@ -421,11 +433,45 @@ def groups(
 def generation_groups(model: PreTrainedModel, lengths: Sequence[int]) -> list[list[int]]:
     """Which texts share a run of `generate`: all of them, those of one length, or each by itself."""
     order = list(range(len(lengths)))
-    if len(order) < 2 or (lists := generates_in_lists(model)).padded:
+    by_length = _by_length(model, lengths)
+    if len(order) < 2 or ((lists := generates_in_lists(model)).padded and not by_length):
         return [order] if order else []
     if not lists.even:
         return [[i] for i in order]
     return [[i for i in order if lengths[i] == length] for length in dict.fromkeys(lengths)]
+
+
+_BY_LENGTH: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()  # beyond so many tokens
+
+
+@contextlib.contextmanager
+def turned_by_length(model: PreTrainedModel, tokens: int) -> Iterator[None]:
+    """While inside, texts of a model share a pass with those of their own length alone, where one is longer than `tokens`."""
+    before = _BY_LENGTH.get(model)
+    _BY_LENGTH[model] = tokens
+    try:
+        yield
+    finally:
+        if before is None:
+            del _BY_LENGTH[model]
+        else:
+            _BY_LENGTH[model] = before
+
+
+def _by_length(model: PreTrainedModel, lengths: Sequence[int]) -> bool:
+    """Whether rotary frequencies follow from the longest text of a pass (dynamic NTK, LongRoPE) and some text is so long."""
+    inner = language_model(model)
+    limit = _BY_LENGTH.get(inner)
+    if limit is None:
+        config = inner.config.get_text_config()
+        given = getattr(config, "rope_parameters", None)
+        kinds = [given, *given.values()] if isinstance(given, Mapping) else []
+        found = [
+            kind for kind in kinds if isinstance(kind, Mapping) and kind.get("rope_type") in ("dynamic", "longrope")
+        ]
+        own = [kind.get("original_max_position_embeddings") or context_length(config) for kind in found]
+        limit = min((each for each in own if isinstance(each, int)), default=None)
+    return limit is not None and max(lengths, default=0) > limit
 
 
 def copies(model: PreTrainedModel, tokens: int, runs: int, *, most: int | None = None) -> int:
