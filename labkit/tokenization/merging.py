@@ -75,8 +75,18 @@ def merges(lab_or_tokenizer: object, text: str) -> Merges:
     ranks = {pair: rank for rank, pair in reversed(list(enumerate(steps.merges)))}
     vocabulary = beneath.get_vocab(with_added_tokens=False)
     rows: list[dict[str, object]] = []
-    words, ends, notes = _words(beneath, text), [], []
-    for number, word in enumerate(words):
+    words: list[str] = []
+    ends: list[tuple[str, ...]] = []
+    notes: list[str] = []
+    has_added = False
+    for number, (word, is_added) in enumerate(_words(beneath, text)):
+        words.append(word)
+        if is_added:
+            has_added = True
+            notes.append(f"{word!r} was added to the vocabulary and is taken whole, before any merge.")
+            rows.append(_row(number, 0, "", "", None, [word]))
+            ends.append((word,))
+            continue
         whole = steps.ignore_merges and word in vocabulary
         parts = [word] if whole else _first_pieces(word, steps, vocabulary)
         if whole:
@@ -92,12 +102,32 @@ def merges(lab_or_tokenizer: object, text: str) -> Merges:
         if own != parts and steps.unknown not in own:
             raise Unavailable(f"{name} splits {word!r} into {own}, and its merges give {parts}: it works otherwise.")
         ends.append(tuple(own))
+    own_pieces = beneath.encode(text, add_special_tokens=False).tokens
+    if has_added and own_pieces != [piece for word in ends for piece in word]:
+        raise Unavailable(
+            f"{name} splits this text otherwise around the tokens that were added to it; give the parts alone."
+        )
     table = pd.DataFrame(rows).astype({"rank": "Int64"})
     return Merges(table, tuple(words), tuple(ends), tuple(notes))
 
 
-def _words(beneath: Tokenizer, text: str) -> list[str]:
-    """The text as it is split before any merge, as the vocabulary writes it."""
+def _words(beneath: Tokenizer, text: str) -> list[tuple[str, bool]]:
+    """The text as it is split before any merge, as the vocabulary writes it, and which parts are tokens added to it."""
+    found: list[tuple[str, bool]] = []
+    added = beneath.get_added_tokens_decoder()
+    encoded = beneath.encode(text, add_special_tokens=False)
+    at = 0
+    for id_, token, (start, end) in zip(encoded.ids, encoded.tokens, encoded.offsets, strict=True):
+        if id_ in added:
+            found += [(word, False) for word in _split(beneath, text[at:start])]
+            found.append((token, True))
+            at = end
+    return found + [(word, False) for word in _split(beneath, text[at:])]
+
+
+def _split(beneath: Tokenizer, text: str) -> list[str]:
+    if not text:
+        return []
     changed = beneath.normalizer.normalize_str(text) if beneath.normalizer is not None else text
     if beneath.pre_tokenizer is None:
         return [changed]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tokenizers_of_kinds
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import labkit as lk
@@ -206,6 +206,22 @@ def test_merges_are_the_libraries_own_in_the_order_of_their_ranks() -> None:
         assert [piece for word in made.pieces for piece in word] == tokenizer.backend_tokenizer.encode(
             text, add_special_tokens=False
         ).tokens or "<|im_end|>" in text
+
+
+def test_no_merge_reaches_into_a_token_that_was_added() -> None:
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=290, initial_alphabet=letters, special_tokens=["<|im_start|>"], show_progress=False
+    )
+    inner.train_from_iterator(["hello world user hello user"] * 5, trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=inner)
+    made.add_tokens([AddedToken("foo", lstrip=True)])
+    for text in ("<|im_start|>user hello", "hello foo world", "foo<|im_start|>foo", "hello world"):
+        found = merges(made, text)
+        assert [piece for word in found.pieces for piece in word] == made.tokenize(text)
+        assert len(found.notes) == sum(text.count(token) for token in ("<|im_start|>", "foo"))
 
 
 def test_merges_with_word_ends_and_whole_words() -> None:
