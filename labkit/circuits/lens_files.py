@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -80,10 +79,7 @@ def shipped_lens(name: str) -> JacobianLens | None:
 
 @cache
 def _shipped() -> JacobianLens:
-    found = _from_safetensors(checked_lens() / FILE, None, None)
-    return replace(
-        found, notes=tuple(note for note in found.notes if note != UNKNOWN)
-    )  # its file's checksum was verified
+    return _from_safetensors(checked_lens() / FILE, None, None)
 
 
 # writing --------------------------------------------------------------------------------------------------------------

@@ -5,8 +5,18 @@ from __future__ import annotations
 import pytest
 
 import labkit as lk
+from labkit.circuits.lens_files import shipped_lens
 
 TEXT = "The capital of France is the city of"
+
+
+def test_it_is_told_by_its_models_weights() -> None:
+    """A fingerprint, so that another model of that name is refused, and no note that its model can't be verified."""
+    found = shipped_lens("smollm2-135m-instruct")
+    assert found is not None
+    assert found.base is not None
+    assert (found.base.ends is None, found.base.layers is None) == (False, False)
+    assert found.notes == ()
 
 
 @pytest.mark.real_model
