@@ -140,6 +140,10 @@ test("a folded group is one part: its effects, direct effects and edges are sums
   assert.deepEqual([folded.graph.in[2], folded.graph.out[3]], [[], []], "what is in it is joined to nothing");
   assert.equal(shortLabel(parts[at], facts.tokens), "ours");
   assert.equal(placeWords(parts[at], facts.tokens), "group “ours”");
+  const direct = fold({ ...graph, parts: graph.parts.map((part, i) => ({ ...part, direct: i / 4 })) }, [["ours", [2, 3]]]);
+  assert.equal(direct.graph.parts[at].direct, 1.25);
+  const apart = fold(graph, [["ours", [1, 2]]]).graph.parts[at];
+  assert.deepEqual([apart.layer, apart.position], [1, 2], "of 0.5 in layer 0 and -2 in layer 1");
   // with one of its parts the group is shown, with all of its edges' sum
   const shown = foldShown(shownAt(graph, 1, []), folded);
   assert.ok(shown.parts.has(at) && !shown.parts.has(2) && !shown.parts.has(3));
