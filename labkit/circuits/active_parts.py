@@ -69,7 +69,9 @@ class PartExamples:
 
 def part_of(node: CircuitNode) -> Part | None:
     """What a node is apart from its position; None for what has no activation of its own here."""
-    return (node.kind, node.layer, node.index) if node.kind in INSTRUMENTS and node.layer is not None else None
+    if node.kind not in INSTRUMENTS or node.layer is None or (node.index is None) != (node.kind == "mlp"):
+        return None
+    return node.kind, node.layer, node.index
 
 
 def part_examples(
@@ -92,7 +94,8 @@ def part_examples(
     What it can show: where a part does much. What it can't: what that is for, and what else it does elsewhere; the texts of a
     circuit's own pairs are all alike.
     Returns {part: its examples}; parts that the model does not have so are not in it.
-    Raises BadInput for texts that can't be read, and for what is no part: another kind, a head or neuron without its index.
+    Raises BadInput for texts that can't be read, for what is no part: another kind, a head or neuron without its index, and for
+    a layer that the model does not have.
     """
     check_lab(lab)
     k = checks.whole("k", k, 1)

@@ -13,7 +13,7 @@ import numpy as np
 from labkit import checks
 from labkit.circuits.contrasts import check_plain, contrasts_of, naming
 from labkit.circuits.edges import Edges, check_edges, edge_effects
-from labkit.circuits.graph import CircuitEdge, CircuitGraph, CircuitNode, Kind, node_id
+from labkit.circuits.graph import SHARE, CircuitEdge, CircuitGraph, CircuitNode, Kind, node_id
 from labkit.circuits.measuring import MOST, Faithfulness, measure
 from labkit.circuits.parts import INSTRUMENTS, Parts, effects
 from labkit.circuits.study import Span, Study, check_positions
@@ -116,9 +116,7 @@ class Circuit(Result):
             nodes, edges = tuple(node for node in nodes if node.id in ends), tuple(found)
         else:
             nodes = tuple(parts.node(number, float(self._effects[number])) for number in numbers)
-        return CircuitGraph(
-            nodes, edges, self._tokens, self.model, self.layers, self.metric, "share of the way from corrupted to clean"
-        )
+        return CircuitGraph(nodes, edges, self._tokens, self.model, self.layers, self.metric, SHARE)
 
     @functools.cached_property
     def faithfulness(self) -> Faithfulness:

@@ -7,6 +7,9 @@ from typing import Literal
 
 from labkit import checks
 
+SHARE = "share of the way from corrupted to clean"
+"""The unit of effects on a metric of two texts, as in `lk.patching`."""
+
 Kind = Literal["input", "head", "mlp", "neuron", "feature", "error", "output"]
 
 

@@ -85,3 +85,9 @@ def test_what_is_not_there_is_left_out_or_refused(lab: lk.Lab) -> None:
         lk.circuits.part_examples(lab, [("mlp", 0, None)], [])
     with pytest.raises(lk.BadInput, match="list of texts"):
         lk.circuits.part_examples(lab, [("mlp", 0, None)], "a text")
+
+
+def test_a_part_that_the_model_does_not_have_is_left_out(lab: lk.Lab) -> None:
+    assert list(
+        lk.circuits.part_examples(lab, [("head", 0, 99), ("neuron", 0, 10**6), ("mlp", 0, None)], texts(1))
+    ) == [("mlp", 0, None)]

@@ -157,6 +157,7 @@ test("a folded group is one part: its effects, direct effects and edges are sums
 
 test("what a curve's lines mean is said of those that are known", () => {
   assert.equal(meanings(["random", "mine"]), "random: the same of as many drawn at random.");
+  assert.match(meanings(["faithfulness", "random"], true), /drawn at random, 95 % of them in the shaded band\.$/);
   assert.equal(meanings(["mine"]), "");
 });
 

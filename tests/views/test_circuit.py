@@ -291,6 +291,7 @@ def test_a_circuit_that_was_searched_for_is_taken_as_it_is(lab: lk.Lab, parts: s
     assert [row["faithfulness"] for row in view.curve] == table.faithfulness.tolist()
     assert view.looked["token"] == "c"
     assert circuit.texts == (tuple(clean), tuple(corrupted))
+    assert view.facts["signs"] == ("towards the clean text", "away from it"), "be that up or down the metric"
     if parts == "heads":
         sent = view._answer_examples("head", *INDUCTION).value
         assert {each["from"] for each in sent["examples"]} == {"clean text of pair 0", "corrupted text of pair 0"}
@@ -301,6 +302,7 @@ def test_a_circuit_that_was_searched_for_is_taken_as_it_is(lab: lk.Lab, parts: s
         assert view.removed["before"] == pytest.approx(1.0)
         assert view.removed["after"] == circuit.without([induction])
         assert view.removed["how"] == "as in the corrupted texts"
+        assert "from corrupted to clean" in view.removed["what"]
     else:
         assert view.removed["how"] == "set to zero"
     view.close()

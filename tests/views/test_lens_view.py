@@ -114,10 +114,14 @@ def test_fewer_layers_are_read_when_asked_for(lab: lk.Lab) -> None:
     view = lk.views.lens(lab, prompt="abc", k=2, max_new_tokens=3, chat=False, layers=[1])
     assert view.wait(SECONDS)
     assert (view.facts["layers"], view.facts["depth"]) == ([1, depth], depth)
+    few = f", read after 2 of them, {len(view.tokens)} tokens" if depth > 2 else f", {len(view.tokens)} tokens"
+    assert view._describe() == f"logit: {depth} layers{few}"
     tokens, _probabilities, divergences = cells(view)
     run = lab.generate("abc", max_new_tokens=3, chat=False)
     again = lab.trace([*run.prompt_ids, *run.ids][:-1], keep=("residual", "logits"))
     after = lk.views.lens(lk.lens(lab, again, kind="logit"), k=2)
+    assert after.facts["layers"] == list(range(depth + 1))
+    assert after.facts["extent"] == f"{depth} layers", "what enters the first is a row, and no layer"
     assert (tokens == cells(after)[0][:, :, [1, depth]]).all()
     assert np.allclose(divergences, cells(after)[2][:, :, [1, depth]], atol=2e-5)
     assert (divergences[..., 1] == 0).all(), "the last is the model's own"

@@ -73,8 +73,8 @@ def circuit(
     What becomes of the model without a part is computed when it is knocked out: by `knock_out`, a function of a list of
         CircuitNodes that gives a number (called in a worker thread); else with `metric`, a function of the text's logits
         (T, vocabulary), the parts set to zero; else by the circuit's own `without` (of heads and neurons: the parts set to what
-        they are in the corrupted texts, and the share of the clean metric that is left); else, of a lab, the parts set to zero
-        and the mean loss of the text.
+        they are in the corrupted texts, and the share of the way from the corrupted metric to the clean one that is left); else,
+        of a lab, the parts set to zero and the mean loss of the text.
     faithfulness: a table with a row for each size, such as `found.on(other_pairs, metric).faithfulness`; by default that of
         `found`, which is measured now where it was not yet; False: none.
     size: how many parts are shown at first.

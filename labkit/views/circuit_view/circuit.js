@@ -37,7 +37,7 @@ function sizeBar(view, total, moved) {
   const { label, slider, output, say } = sliderFor("Size", view.id("size"), { min: 0, max: Math.max(0, found.length - 1), step: 1 }, (step) => moved(found[step]));
   slider.disabled = found.length < 2;
   const words = make("p", "lk-circuit-measured");
-  const meaning = make("p", "lk-muted lk-small lk-circuit-meaning", meanings(measured));
+  const meaning = make("p", "lk-muted lk-small lk-circuit-meaning", meanings(measured, curve.some((row) => typeof row.random_low === "number")));
   meaning.hidden = !meaning.textContent;
   const picture = make("div", "lk-circuit-curve");
   picture.setAttribute("role", "img");
@@ -285,8 +285,8 @@ function render(widget) {
     const title = { head: "head", mlp: "MLP", neuron: "neuron", feature: "feature", error: "error", group: "group, folded" };
     key.replaceChildren(
       legend([
-        { sample: kindSample(view, kinds[0] ?? "head", 1), text: "raises the metric" },
-        { sample: kindSample(view, kinds[0] ?? "head", -1), text: "lowers it; such edges are dashed" },
+        { sample: kindSample(view, kinds[0] ?? "head", 1), text: facts.signs[0] },
+        { sample: kindSample(view, kinds[0] ?? "head", -1), text: `${facts.signs[1]}${whole.links.length > 0 ? "; such edges are dashed" : ""}` },
         ...[...kinds, ...(folding.members.size > 0 ? ["group"] : [])].map((kind) => ({ sample: kindSample(view, kind, 1), text: title[/** @type {keyof typeof title} */ (kind)] ?? kind })),
       ]),
     );

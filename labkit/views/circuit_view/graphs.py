@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from labkit.circuits.graph import CircuitEdge, CircuitGraph, CircuitNode, Kind
+from labkit.circuits.graph import SHARE, CircuitEdge, CircuitGraph, CircuitNode, Kind
 from labkit.errors import BadInput
 from labkit.markup import clean, shorten, visible
 
@@ -92,6 +92,7 @@ def described(graph: CircuitGraph, by: str) -> Sent:
         "model": clean(graph.model),
         "metric": clean(graph.metric),
         "unit": clean(graph.unit),
+        "signs": signs(graph),
         "layers": graph.layers,
         "tokens": [shorten(clean(token), TOKEN_CHARACTERS) for token in graph.tokens],
         "ids": [node.id for node in graph.nodes],
@@ -106,6 +107,11 @@ def described(graph: CircuitGraph, by: str) -> Sent:
         np.asarray(links, "<i4").reshape(-1, 3),
         np.asarray([edge.effect for edge in graph.edges], "<f4"),
     )
+
+
+def signs(graph: CircuitGraph) -> tuple[str, str]:
+    """What an effect above 0 does, and one below; a share of the way to a clean metric may well lower the metric."""
+    return ("towards the clean text", "away from it") if graph.unit == SHARE else ("raises the metric", "lowers it")
 
 
 def curve_of(faithfulness: Any) -> Curve:

@@ -10,7 +10,7 @@ import { decimal, significant, visibleLabel } from "../kit/common.js";
 /** from, to: places among the parts. @typedef {{from: number, to: number, via: string, effect: number}} Link */
 /**
  * What `CircuitView.facts` holds. by: what a size counts.
- * @typedef {{model: string, metric: string, unit: string, layers: number, tokens: string[], ids: string[], kinds: string[],
+ * @typedef {{model: string, metric: string, unit: string, signs: [string, string], layers: number, tokens: string[], ids: string[], kinds: string[],
  *   vias: string[], by: "parts" | "edges"}} Facts
  */
 /**
@@ -119,9 +119,13 @@ const MEANINGS = {
   oracle: "those that patching one by one would choose",
 };
 
-/** What a curve's lines mean, in a sentence; "" where none is known. @param {string[]} names */
-export function meanings(names) {
-  const said = names.flatMap((name) => (Object.hasOwn(MEANINGS, name) ? [`${name}: ${MEANINGS[name]}`] : []));
+/**
+ * What a curve's lines mean, in a sentence; "" where none is known. shaded: whether random graphs have their band.
+ * @type {(names: string[], shaded?: boolean) => string}
+ */
+export function meanings(names, shaded = false) {
+  const more = (/** @type {string} */ name) => (shaded && name === "random" ? ", 95 % of them in the shaded band" : "");
+  const said = names.flatMap((name) => (Object.hasOwn(MEANINGS, name) ? [`${name}: ${MEANINGS[name]}${more(name)}`] : []));
   return said.length > 0 ? `${said.join("; ")}.` : "";
 }
 

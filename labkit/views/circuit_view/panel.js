@@ -117,7 +117,7 @@ export function partPanel(view, graphNow, act) {
     const unit = facts.unit ? ` ${plain(facts.unit, 40)}` : "";
     /** @type {[string, string][]} */
     const rows = [];
-    if (!ends || effect) rows.push(["Effect", `${signed(effect)}${unit}${effect > 0 ? ", raises the metric" : effect < 0 ? ", lowers it" : ""}`]);
+    if (!ends || effect) rows.push(["Effect", `${signed(effect)}${unit}${effect > 0 ? `, ${facts.signs[0]}` : effect < 0 ? `, ${facts.signs[1]}` : ""}`]);
     const own = act.members(i).length;
     if (own > 0) rows.push(["Together", counted(own, "part")]);
     if (rank > 0) rows.push(["Rank", `${rank} of ${parts.filter((each) => each.rank > 0).length}`]);

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labkit.markup import visible
-from labkit.views.circuit_view.graphs import END, Curve, label_of, measured, ranked
+from labkit.views.circuit_view.graphs import END, Curve, label_of, measured, ranked, signs
 from labkit.views.drawing.figures import drawn as figure_drawn
 from labkit.views.drawing.page import MARGIN, WIDTH, Page
 from labkit.views.drawing.scene import ACCENT, INK, LINE, MUTED, PAPER, Dot, Path, Picture, Words, fitted
@@ -40,7 +40,8 @@ def drawn(
         f"{len(each)} {name}" for each, name in ((nodes[MOST_PARTS:], "parts"), (edges[MOST_EDGES:], "edges")) if each
     ]
     page.drawing(_graph(graph, nodes[:MOST_PARTS], edges[:MOST_EDGES], names))
-    page.key([(ACCENT, "raises the metric: filled"), (AGAINST, "lowers it: hollow, edges dashed")])
+    more, less = signs(graph)
+    page.key([(ACCENT, f"{more}: filled"), (AGAINST, f"{less}: hollow{', edges dashed' if edges else ''}")])
     if left_out:
         page.note(f"Left out of this picture, and in the view: the weakest {' and '.join(left_out)}.")
     unit = graph.unit or "effect"

@@ -72,7 +72,9 @@ def corrupting(without: Callable[[Sequence[str]], float]) -> Remover:
     def remove(nodes: Sequence[CircuitNode], _stop: threading.Event) -> Removal:
         before = float(without([]))
         after = float(without([node.id for node in nodes]))
-        return Removal("the share of the clean metric that is left", "", before, after, "as in the corrupted texts")
+        return Removal(
+            "the share of the way from corrupted to clean that is left", "", before, after, "as in the corrupted texts"
+        )
 
     return remove
 

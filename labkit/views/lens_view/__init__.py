@@ -10,6 +10,7 @@ import traitlets
 
 from labkit.checks import whole
 from labkit.errors import BadInput
+from labkit.markup import counted
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.kit.errors import Refused
 from labkit.views.kit.job import Job, Run
@@ -120,7 +121,8 @@ class LensView(View):
     _written_again = True
 
     facts = traitlets.Dict().tag(sync=True)
-    """model, title, kinds, layers (the numbers of the rows), k, depth (the row of this number is the model's own prediction)."""
+    """model, title, kinds, layers (the numbers of the rows), k, depth (the row of this number is the model's own prediction),
+    extent (how many layers there are and are read, in words)."""
     tokens = traitlets.List(traitlets.Unicode()).tag(sync=True)
     written = traitlets.Int(0).tag(sync=True)
     """How many of the tokens, at the end, the model wrote itself."""
@@ -178,6 +180,7 @@ class LensView(View):
             "layers": self._layers,
             "k": k,
             "depth": max(self._layers, default=0),
+            "extent": self._extent(),
         }
         self.kind = self._names[0]
         self.beside = self._names[1] if len(self._names) > 1 else ""
@@ -236,7 +239,12 @@ class LensView(View):
     # what is written --------------------------------------------------------------------------------------------------
 
     def _describe(self) -> str:
-        return f"{', '.join(self._names)}: {len(self._layers)} layers, {len(self._columns)} tokens"
+        return f"{', '.join(self._names)}: {self._extent()}, {len(self._columns)} tokens"
+
+    def _extent(self) -> str:
+        """The rows are as many as the layers and one, where what enters the first is read, too; they may be few of them."""
+        depth, rows = max(self._layers, default=0), sum(layer > 0 for layer in self._layers)
+        return counted(depth, "layer") + (f", read after {rows} of them" if rows < depth else "")
 
     def _static_text(self) -> str:
         lines = [f"{self.facts['title'] or self._title}: {self._describe()}"]

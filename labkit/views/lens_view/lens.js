@@ -122,7 +122,7 @@ function gridPane(view, cells, lens, act) {
       const room = scroller.element.clientWidth - scroller.gutter;
       if (room < 60) return;
       setText(title, `${plain(lens(), 40)} lens`);
-      picture.setAttribute("aria-description", `${counted(rows, "layer")}, ${counted(cells().columns, "token")}, ${plain(lens(), 40)} lens.`);
+      picture.setAttribute("aria-description", `${plain(facts.extent, 80)}; ${counted(cells().columns, "token")}, ${plain(lens(), 40)} lens.`);
       wide = cellWidth(cells().columns, room);
       drawCells();
       drawFocus();
@@ -236,7 +236,7 @@ function render(widget) {
     first.select.value = view.get("kind");
     setOptions(second.select, [{ value: "", title: "none" }, ...names.filter(({ value }) => value !== view.get("kind"))], view.get("beside"));
     const written = view.get("written");
-    head.replaceChildren(make("strong", "", plain(facts.model, 80)), ` · ${counted(facts.layers.length, "layer")} · ${counted(cells.columns, "token")}${written > 0 ? `, the last ${written} written by the model` : ""}`);
+    head.replaceChildren(make("strong", "", plain(facts.model, 80)), ` · ${plain(facts.extent, 80)} · ${counted(cells.columns, "token")}${written > 0 ? `, the last ${written} written by the model` : ""}`);
     sayOrHide(nothing, cells.columns > 0 ? "" : "Nothing has been read yet.");
     for (const grid of grids) grid.draw();
     drawScale();

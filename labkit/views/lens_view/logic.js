@@ -2,7 +2,7 @@
 
 import { bytesOf } from "../kit/codes.js";
 
-/** @typedef {{model: string, title: string, kinds: string[], layers: number[], k: number, depth: number}} Facts */
+/** @typedef {{model: string, title: string, kinds: string[], layers: number[], k: number, depth: number, extent: string}} Facts */
 /** kl: NaN where it is not known. @typedef {{tokens: string[], probabilities: number[], kl: number}} Cell */
 /**
  * All cells, and the numbers that they are found by. columns: of tokens.

@@ -24,7 +24,7 @@ def drawn(title: str, columns: Sequence[Column], layers: Sequence[int], kinds: S
     page.note("In each cell the token a lens reads there, darker where it is more probable; layers downward.")
     if len(shown) < len(columns) or len(rows) < len(layers):
         page.note(
-            f"The last {len(shown)} of {len(columns)} tokens, {len(rows)} of {len(layers)} layers; the view has all of them."
+            f"The last {len(shown)} of {len(columns)} tokens, {len(rows)} of {len(layers)} rows; the view has all of them."
         )
     for kind in kinds:
         page.paragraph(f"{kind} lens", bold=True, gap=0.0)
