@@ -85,7 +85,7 @@ def checked_position(position: object, rows: Sequence[Sequence[int]]) -> Positio
     for number, row in enumerate(rows):
         if not -len(row) <= at < len(row):
             raise BadInput(
-                f"Text {number} has {len(row)} tokens and none at position {at}; give one that all texts have, such as -1, the last."
+                f"Text {number} has {len(row)} tokens and none at position {at}; give one that all have, such as -1, the last."
             )
     return at
 

@@ -94,8 +94,7 @@ def part_examples(
     What it can show: where a part does much. What it can't: what that is for, and what else it does elsewhere; the texts of a
     circuit's own pairs are all alike.
     Returns {part: its examples}; parts that the model does not have so are not in it.
-    Raises BadInput for texts that can't be read, for what is no part: another kind, a head or neuron without its index, and for
-    a layer that the model does not have.
+    Raises BadInput for texts that can't be read, and for what is no part: another kind, a head or neuron without its index.
     """
     check_lab(lab)
     k = checks.whole("k", k, 1)

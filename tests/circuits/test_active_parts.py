@@ -9,7 +9,7 @@ import pytest
 from families import FAMILIES, Tokens, build
 
 import labkit as lk
-from labkit.circuits.active_parts import AFTER, BEFORE, MOST_TEXTS, MOST_TOKENS
+from labkit.circuits.active_parts import AFTER, BEFORE, MOST_TEXTS, MOST_TOKENS, part_of
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,9 @@ def test_what_is_not_there_is_left_out_or_refused(lab: lk.Lab) -> None:
         lk.circuits.part_examples(lab, [("mlp", 0, None)], "a text")
 
 
-def test_a_part_that_the_model_does_not_have_is_left_out(lab: lk.Lab) -> None:
-    assert list(
-        lk.circuits.part_examples(lab, [("head", 0, 99), ("neuron", 0, 10**6), ("mlp", 0, None)], texts(1))
-    ) == [("mlp", 0, None)]
+def test_a_node_without_an_activation_of_its_own_is_no_part() -> None:
+    node = lk.circuits.CircuitNode
+    assert part_of(node("head 1.0 @3", "head", 1, 0, 3, 0.5)) == ("head", 1, 0)
+    assert part_of(node("mlp 1", "mlp", 1, None, None, 0.5)) == ("mlp", 1, None)
+    for odd in (node("mlp 1.2", "mlp", 1, 2, None, 0.5), node("head 1", "head", 1, None, None, 0.5)):
+        assert part_of(odd) is None
