@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from labkit.errors import BadInput
 from labkit.landscape import Plan
+from labkit.markup import counted
 from labkit.models.memory import human_bytes
 from labkit.views.chart import Chart
 from labkit.views.kit.plots import INK, OKABE_ITO, Row, below_title, escaped, template, titled
@@ -24,6 +25,7 @@ ORDER = (
     "activations",
 )
 SYMBOLS = {"prefill": "square", "token": "circle"}
+WORDS = {"prefill": "prompt"}
 DASHES = ("solid", "dash", "dot", "dashdot")
 
 
@@ -38,6 +40,7 @@ def footprint(plans: Plan | Sequence[Plan], *, title: str | None = None) -> Char
 
     shown = _plans(plans)
     names = [_label(plan, i) for i, plan in enumerate(shown)]
+    short, shared = _told_apart(shown)
     rows: list[Row] = []
     for name, plan in zip(names, shown, strict=True):
         for part, size in zip(plan.table["part"], plan.table["bytes"], strict=True):
@@ -53,7 +56,7 @@ def footprint(plans: Plan | Sequence[Plan], *, title: str | None = None) -> Char
         ]
         figure.add_bar(
             x=[size / GIB for size in own],
-            y=names,
+            y=list(range(len(names))),
             orientation="h",
             name=escaped(kind),
             marker={"color": OKABE_ITO[number % len(OKABE_ITO)]},
@@ -70,7 +73,7 @@ def footprint(plans: Plan | Sequence[Plan], *, title: str | None = None) -> Char
             y=[i - 0.42, i + 0.42],
             mode="lines",
             line={"color": INK, "width": 2, "dash": "dash"},
-            name="usable",
+            name="usable of one card" if any(plan.use == "training" for plan in shown) else "usable",
             showlegend=i == 0,
             hoverinfo="skip",
         )
@@ -78,11 +81,16 @@ def footprint(plans: Plan | Sequence[Plan], *, title: str | None = None) -> Char
     figure.update_layout(
         template=template(),
         barmode="stack",
-        title=escaped(title) if title else _fit_sentence(shown),
-        height=150 + 46 * len(shown),
-        margin={"t": 76},
+        title=escaped(title) if title else _fit_sentence(shown, short, shared),
+        height=170 + 46 * len(shown),
+        margin={"t": 96},
         xaxis={"title": titled("GiB"), "range": [0, 1.04 * most]},
-        yaxis={"showgrid": False, "range": [len(shown) - 0.5, -0.5]},
+        yaxis={
+            "showgrid": False,
+            "range": [len(shown) - 0.5, -0.5],
+            "tickvals": list(range(len(names))),
+            "ticktext": short,
+        },
     )
     return Chart(figure, table)
 
@@ -101,6 +109,8 @@ def roofline(plans: Plan | Sequence[Plan], *, title: str | None = None) -> Chart
     if any(plan.use != "inference" for plan in shown):
         raise BadInput("A roofline is of inference: a step of training has no bytes counted; give plans of inference.")
     tables = []
+    short, shared = _told_apart(shown)
+    names = {_label(plan, i): text for i, (plan, text) in enumerate(zip(shown, short, strict=True))}
     for i, plan in enumerate(shown):
         points = plan.points.copy()
         points.insert(0, "plan", _label(plan, i))
@@ -132,7 +142,7 @@ def roofline(plans: Plan | Sequence[Plan], *, title: str | None = None) -> Chart
             x=list(own["intensity"]),
             y=[value / 1e12 for value in own["attained"]],
             mode="markers+text",
-            text=[escaped(f" {phase} ") for phase in own["phase"]],
+            text=[f" {WORDS.get(str(phase), escaped(str(phase)))} " for phase in own["phase"]],
             textposition=["middle left" if phase == "prefill" else "middle right" for phase in own["phase"]],
             textfont={"size": 11, "color": INK},
             marker={
@@ -140,16 +150,16 @@ def roofline(plans: Plan | Sequence[Plan], *, title: str | None = None) -> Chart
                 "color": OKABE_ITO[number % len(OKABE_ITO)],
                 "symbol": [SYMBOLS.get(str(phase), "circle") for phase in own["phase"]],
             },
-            name=escaped(str(name)),
+            name=names[str(name)],
             customdata=[_point(row) for row in own.to_dict("records")],
             hovertemplate="%{customdata}<extra></extra>",
         )
     figure.update_layout(
         template=template(),
-        title=escaped(title) if title else _roof_sentence(shown),
-        height=440,
-        margin={"t": 76},
-        xaxis=_decades("operations a byte (logarithmic)", low, high),
+        title=escaped(title) if title else _roof_sentence(shown, shared),
+        height=460,
+        margin={"t": 96},
+        xaxis=_decades("operations for each byte read (logarithmic)", low, high),
         yaxis=_decades("10¹² operations a second (logarithmic)", min(heights) / 1.6, max(heights) * 1.6),
     )
     return Chart(figure, table)
@@ -166,6 +176,22 @@ def _plans(given: object) -> list[Plan]:
 def _label(plan: Plan, i: int) -> str:
     """What tells a plan from others; numbered, since a bar for each is wanted even of two that are alike."""
     return f"{i + 1}. {plan.model}, {plan.precision}, {plan.batch} x {plan.tokens:,}, {plan.hardware.name}"
+
+
+def _told_apart(shown: Sequence[Plan]) -> tuple[list[str], str]:
+    """Names of the plans by that alone in which they differ, and what they share; escaped."""
+    told = [
+        (plan.model, plan.precision, counted(plan.batch, "text"), f"{plan.tokens:,} tokens", plan.hardware.name)
+        for plan in shown
+    ]
+    differ = [len(set(column)) > 1 for column in zip(*told, strict=True)]
+    if not any(differ):  # one plan, or plans that differ in something rarer: a split, a way of training
+        return [f"{i + 1}" if len(shown) > 1 else "" for i in range(len(shown))], escaped(", ".join(told[0]))
+    short = [", ".join(word for word, own in zip(words, differ, strict=True) if own) for words in told]
+    if len(set(short)) < len(short):
+        short = [f"{i + 1}. {text}" for i, text in enumerate(short)]
+    shared = ", ".join(word for word, own in zip(told[0], differ, strict=True) if not own)
+    return [escaped(text) for text in short], escaped(shared)
 
 
 def _kind(part: str) -> str:
@@ -188,7 +214,7 @@ def _decades(title: str, low: float, high: float) -> dict[str, object]:
         "type": "log",
         "range": [math.log10(low), math.log10(high)],
         "tickvals": [10.0**power for power in powers],
-        "ticktext": [f"{10.0**power:g}" if -3 <= power <= 4 else f"10^{power}" for power in powers],
+        "ticktext": [f"{10.0**power:,.15g}" if -3 <= power <= 6 else f"10^{power}" for power in powers],
     }
 
 
@@ -202,18 +228,25 @@ def _point(row: dict[object, object]) -> str:
     )
 
 
-def _fit_sentence(shown: Sequence[Plan]) -> str:
-    fitting = [plan for plan in shown if plan.fits]
+def _fit_sentence(shown: Sequence[Plan], short: Sequence[str], shared: str) -> str:
+    fitting = [text for plan, text in zip(shown, short, strict=True) if plan.fits]
     if len(shown) == 1:
-        said = f"{escaped(shown[0].model)} {'fits' if fitting else 'does not fit'} {escaped(shown[0].hardware.name)}"
+        room = f"{human_bytes(_needed(shown[0]))} of {human_bytes(_room(shown[0]))}"
+        card = "a card" if shown[0].use == "training" else escaped(shown[0].hardware.name)
+        said = f"{escaped(shown[0].model)} {'fits' if fitting else 'does not fit'}: {room} of {card}"
     else:
-        said = f"{len(fitting)} of {len(shown)} fit"
-    return said + below_title("dashed: the memory that a model may take")
+        said = f"{len(fitting)} of {len(shown)} fit" + (f": {fitting[0]}" if len(fitting) == 1 else "")
+    return said + below_title(shared) * bool(shared) + below_title("dashed: the memory that a model may take")
 
 
-def _roof_sentence(shown: Sequence[Plan]) -> str:
+def _needed(plan: Plan) -> int:
+    return int(plan.table["bytes"].sum())
+
+
+def _roof_sentence(shown: Sequence[Plan], shared: str) -> str:
     bounds = {
         str(row["bound"]) for plan in shown for row in plan.points.to_dict("records") if str(row["phase"]) == "token"
     }
     said = f"Making a token is bound by {' or by '.join(sorted(bounds))}" if bounds else "Roofline"
-    return said + below_title("under the slope bandwidth bounds, under the flat part the operations a second")
+    legend = "slope: bandwidth is the limit; flat: operations are; below the line: what is reached"
+    return said + below_title(shared) * bool(shared) + below_title(legend)

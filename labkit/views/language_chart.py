@@ -34,7 +34,7 @@ def languages(found: Result | pd.DataFrame, *, title: str | None = None) -> Char
     """What `lk.tokenization.language_tax` returned: a row for each language, a point with 95 % for each tokenizer.
 
     The scale is logarithmic, since these are ratios: 2 and a half are equally far from the reference, the line at 1. Plain bytes
-    are a grey tick; characters are not drawn. The dearest language of the first tokenizer stands above.
+    are a grey ring; characters are not drawn. The dearest language of the first tokenizer stands above.
     Returns a Chart, its figure plotly's. Raises BadInput for another result and for more than 100 languages.
     """
     import plotly.graph_objects as go

@@ -142,8 +142,8 @@ def _recall_hover(row: Row) -> str:
 def _recall_sentence(shown: pd.DataFrame, by: str, pairs: int | None) -> str:
     note = below_title("bars: 95 %, each sequence counted as one answer")
     if by == "pairs":
-        most = shown[shown["pairs"] == shown["pairs"].max()].groupby("kind", sort=False)["accuracy"].mean()
-        said = ", ".join(f"{escaped(str(kind))} {share:.0%}" for kind, share in most.items())
+        most = shown[shown["pairs"] == shown["pairs"].max()]
+        said = ", ".join(f"{escaped(str(kind))} {_by_size(own)}" for kind, own in most.groupby("kind", sort=False))
         return f"Of {int(shown['pairs'].max())} pairs recalled: {said}{note}"
     own = shown[shown["kind"] == "state space"]
     own = own if len(own) else shown
@@ -153,9 +153,21 @@ def _recall_sentence(shown: pd.DataFrame, by: str, pairs: int | None) -> str:
     if least == most:
         return f"{kind} recalls {means.iloc[0]:.0%} of {pairs} pairs with {counted(least, 'byte')}{note}"
     return (
-        f"{kind} recalls {means.iloc[0]:.0%} of {pairs} pairs with {least:,} bytes of state, {means.iloc[-1]:.0%} with "
-        f"{most:,}{note}"
+        f"{kind} recalls {means.iloc[0]:.0%} of {pairs} pairs with {least:,} bytes, {means.iloc[-1]:.0%} with {most:,}"
+        f"{_attention_beside(shown)}{note}"
     )
+
+
+def _by_size(own: pd.DataFrame) -> str:
+    """The share recalled; of several sizes, from the worst to the best: their mean says nothing about any."""
+    means = own.groupby("state_bytes")["accuracy"].mean()
+    low, high = f"{means.min():.0%}", f"{means.max():.0%}"
+    return low if low == high else f"{low} to {high} by its size"
+
+
+def _attention_beside(shown: pd.DataFrame) -> str:
+    own = shown[shown["kind"] == "attention"]
+    return f"; attention {_by_size(own).removesuffix(' by its size')}" if len(own) and len(own) < len(shown) else ""
 
 
 def lengths(
@@ -204,7 +216,7 @@ def lengths(
         height=420,
         margin={"t": 90},
         xaxis=_log_axis("tokens read (logarithmic)", [float(x) for x in table["tokens"]]),
-        yaxis={"title": titled(unit), "type": "log", "exponentformat": "none"},
+        yaxis=_log_axis(unit, [float(value) for value in table[column] if value > 0] or [1.0]) | {"showgrid": True},
     )
     return Chart(figure, table)
 
@@ -219,9 +231,14 @@ def _length_hover(row: Row) -> str:
 def _length_sentence(table: pd.DataFrame, column: str, measure: str) -> str:
     first, last = int(table["tokens"].min()), int(table["tokens"].max())
     ends = table.pivot_table(index="model", columns="tokens", values=column, sort=False)
-    what = {"bytes": "bytes kept", "step": "the time of a new token", "read": "the time of reading"}[measure]
+    what = {"bytes": "Bytes kept", "step": "Time of a new token", "read": "Time of reading"}[measure]
     if first == last:
-        return f"{what[0].upper()}{what[1:]} at {counted(last, 'token')}"
+        return f"{what} at {counted(last, 'token')}"
+    more = "as many" if measure == "bytes" else "as long"
     grows = (ends[last] / ends[first]).dropna()
-    said = ", ".join(f"{escaped(str(name))} {times:.2g} times" for name, times in grows.items() if math.isfinite(times))
-    return f"From {first:,} to {last:,} tokens {what} become{'' if measure == 'bytes' else 's'}" + below_title(said)
+    said = ", ".join(
+        f"{escaped(str(name))} " + ("the same" if round(times, 2) == 1 else f"{times:.2g} times {more}")
+        for name, times in grows.items()
+        if math.isfinite(times)
+    )
+    return f"{what} at {last:,} tokens, beside {first:,}" + below_title(said)

@@ -31,12 +31,22 @@ def test_loss_by_position(tmp_path: Path) -> None:
     nats = np.tile(np.linspace(3, 5, 15), (3, 1)) + np.arange(3)[:, None]
     found = by_position({"default": nats, "yarn": nats - 1}, nats + 3, model="m", trained=4, factor=4, bins=4)
     chart = lk.views.loss_by_position(found)
-    assert "yarn has the lowest loss" in chart.layout.title.text
+    assert "Loss at the end of 16 tokens, beside default: yarn −1.00 nats" in chart.layout.title.text
+    assert "bars: 95 % of the difference" in chart.layout.title.text
+    yarn = next(line for line in chart.data if line.name == "yarn")
+    assert max(yarn.error_y.array) < 0.01, "each document differs by one nat: nothing is unsure about that"
+    assert next(line for line in chart.data if line.name == "default").error_y.array is None
     assert [line.name for line in chart.data if line.mode == "lines+markers"] == ["default", "yarn"]
     assert chart.data[-1].name == "unigram"
     assert chart.layout.shapes[0].x0 == 4
     assert "nats" in written(chart, tmp_path)
     lk.views.loss_by_position(found.table)
+    alone = lk.views.loss_by_position(found.table[found.table["kind"] == "default"])
+    assert "bands: 95 % by documents" in alone.layout.title.text
+    assert any(trace.fill == "toself" for trace in alone.data)
+    far = lk.views.loss_by_position(found.table.assign(unigram=40.0))
+    assert "unigram" not in [line.name for line in far.data], "it would press the others flat"
+    assert "unigram: 40.00 nats, above this chart" in far.layout.title.text
 
 
 def test_needles(tmp_path: Path) -> None:
@@ -52,6 +62,8 @@ def test_needles(tmp_path: Path) -> None:
     chart = lk.views.needles(found)
     assert chart.layout.title.text == "The needle is found in 50% of the trials; chance is 10%"
     assert chart.data[0].z[0][0] == 0.5
+    assert chart.data[0].text[0][0] == "2 of 4"
+    assert chart.data[0].texttemplate
     written(chart, tmp_path)
 
 
@@ -67,13 +79,16 @@ def test_attention_over_distance_and_rotation(lab: lk.Lab, tmp_path: Path) -> No
     chart = lk.views.rotation(turned)
     assert torch.allclose(torch.tensor(chart.data[0].x), turned.frequencies.wavelengths)
     assert "<b>tiny" not in written(chart, tmp_path)
+    drawn = chart.to_svg(tmp_path / "turned.svg").read_text("utf-8")
+    assert ">0<" in drawn, "an axis that goes to zero does so where it is drawn without plotly, too"
 
 
 def test_streaming(lab: lk.Lab, tmp_path: Path) -> None:
     found = lk.context.streaming(lab, [TEXT, TEXT[::-1]], window=8, sinks=2, tokens=40, progress=False)
     chart = lk.views.streaming(found)
     assert "With 25% of the cache" in chart.layout.title.text
-    assert list(chart.data[0].y) == ["all", "window", "window and sinks"]
+    assert [str(name).split(",")[0] for name in chart.data[0].y] == ["all", "window", "window and sinks"]
+    assert chart.data[0].y[0].endswith(lk.models.memory.human_bytes(int(found.table["cache_bytes"].iloc[0])))
     written(chart, tmp_path)
 
 

@@ -23,6 +23,22 @@ def test_the_bars_are_the_bytes_of_the_plans() -> None:
     assert lk.views.footprint(training).table["usable_bytes"].iloc[0] == training.hardware.device.usable_bytes
 
 
+def test_plans_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    plans = [lk.plan("llama-2-13b", hardware="T4", precision=p, tokens=1024) for p in ("bfloat16", "int4")]
+    chart = lk.views.footprint(plans)
+    assert list(chart.layout.yaxis.ticktext) == ["bfloat16", "int4"]
+    assert chart.layout.title.text.startswith("1 of 2 fit: int4<br>")
+    assert "llama-2-13b, 1 text, 1,024 tokens, T4-16GB" in chart.layout.title.text
+    written = chart.to_svg(tmp_path / "bytes.svg").read_text("utf-8")
+    assert ">bfloat16<" in written, "a drawn chart has the names, too"
+    batches = [lk.plan("llama-2-7b", hardware="A100-80GB", tokens=512, batch=batch) for batch in (1, 8)]
+    marks = [trace for trace in lk.views.roofline(batches).data if trace.mode == "markers+text"]
+    assert [trace.name for trace in marks] == ["1 text", "8 texts"]
+    assert [text.strip() for text in marks[0].text] == ["prompt", "token"]
+    same = lk.views.footprint([plans[1], plans[1]])
+    assert list(same.layout.yaxis.ticktext) == ["1", "2"]
+
+
 def test_points_lie_under_the_roof(tmp_path: Path) -> None:
     plans = [
         lk.plan("llama-2-7b", hardware=name, tokens=512, batch=4, split=split)

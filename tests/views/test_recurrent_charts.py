@@ -37,6 +37,7 @@ def test_recall_by_bytes_of_state(tmp_path: Path) -> None:
     assert list(points["state space"].x) == own["state_bytes"].tolist()
     assert list(points["state space"].y) == own["accuracy"].tolist()
     assert "of 16 pairs" in repr(chart)
+    assert "; attention 99% to 100%" in repr(chart)
     dashed = next(trace for trace in chart.data if trace.name == "any value it has read")
     assert list(dashed.y) == pytest.approx([record.task.among_read(16)] * len(dashed.y), abs=1e-5)
     for name, write in (("c.html", chart.to_html), ("c.svg", chart.to_svg)):
@@ -53,6 +54,7 @@ def test_recall_by_pairs() -> None:
     line = next(t for t in chart.data if t.mode == "lines" and t.legendgroup == "hybrid")
     assert list(line.x) == [2, 4, 8, 16]
     assert "16 pairs recalled" in repr(chart)
+    assert "state space 14% to 98% by its size" in repr(lk.views.recall(recorded_recall(), by="pairs"))
     with pytest.raises(lk.BadInput, match="2, 4, 8 or 16"):
         lk.views.recall(table, pairs=5)
     with pytest.raises(lk.BadInput, match="by="):
@@ -62,7 +64,12 @@ def test_recall_by_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("measure", "times"), [("bytes", "attention 16 times"), ("step", "4 times"), ("read", "17 times")]
+    ("measure", "times"),
+    [
+        ("bytes", "attention 16 times as many, &lt;b&gt;space&lt;/b&gt; the same"),
+        ("step", "4 times"),
+        ("read", "17 times"),
+    ],
 )
 def test_what_length_costs(measure: str, times: str) -> None:
     chart = lk.views.lengths(LengthCosts(COSTS, 3, 8, 1), measure=measure)  # type: ignore[arg-type]

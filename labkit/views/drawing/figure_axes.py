@@ -119,6 +119,11 @@ class Axes:
         low, high = (min(known), max(known)) if known else (0.0, 1.0)
         room = (0.06 * (high - low) or 0.5) if padded else 0.0
         axis.low, axis.high = low - room, high + room
+        if (
+            layout.rangemode == "tozero" and not axis.logarithmic
+        ):  # as plotly does: 0 is an end, unless values lie on both sides
+            axis.low = 0.0 if low >= 0 else axis.low
+            axis.high = 0.0 if high <= 0 < high - low else axis.high
 
     def _extent(self, trace: Part, axis: Axis) -> tuple[list[float], bool]:
         kind = axis.name[0]
