@@ -52,9 +52,10 @@ class Alignment(Result):
         highest; pairs. "learned"; "random directions" (as many, not trained, drawn five times);
         "whole state"; "nothing" (the text left alone); "answers dealt anew" (the same training where answers are dealt among
         the pairs, judged by such answers); "untrained model" (the same training in a model of this kind that learnt nothing).
-    basis: (d_model, directions), orthonormal, in the state's own dtype.  at, layer, position: where.
+    basis: (d_model, directions), orthonormal, float32, or float64 of such a model.  at, layer, position: where.
     answers: how many different ones there are.  trained_on: pairs.  loss: nats, the mean of the last tenth of the steps.
     model: by name.  seed: of the split, the start and what was dealt.  notes: of pairs that stood there twice.
+    base: the fingerprint of the model's weights, by which it is refused in another model.
     """
 
     basis: Tensor

@@ -297,7 +297,7 @@ function render(widget) {
     const list = make("ul", "lk-circuit-list");
     for (const [k, [name, ids]] of found.entries()) {
       const members = ids.flatMap((id) => at.get(id) ?? []);
-      const sum = members.reduce((total, i) => total + (whole.parts[i].effect || 0), 0);
+      const sum = members.reduce((total, i) => total + whole.parts[i].effect, 0); // as of the folded group: not known where one is not
       const line = make("li");
       const letter = make("span", "lk-circuit-letter", groupLetter(k));
       letter.style.setProperty("--lk-colour", `var(--lk-series-${k % 6})`);
