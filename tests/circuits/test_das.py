@@ -91,6 +91,28 @@ def test_training_touches_no_weight_and_leaves_no_hook(lab: lk.Lab, first: Align
     assert again.table.equals(first.table[:4])
 
 
+def test_every_row_is_judged_by_pairs_that_no_training_saw(lab: lk.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    from labkit.circuits import aligning
+
+    learnt, judged = [], []
+    trained, accuracy = aligning._Run.trained, aligning._Run.accuracy
+
+    def training(self: Any, pairs: np.ndarray, *given: Any) -> Any:
+        learnt.append(set(pairs.tolist()))
+        return trained(self, pairs, *given)
+
+    def judging(self: Any, pairs: np.ndarray, *given: Any) -> float:
+        judged.append(set(pairs.tolist()))
+        return accuracy(self, pairs, *given)
+
+    monkeypatch.setattr(aligning._Run, "trained", training)
+    monkeypatch.setattr(aligning._Run, "accuracy", judging)
+    das(lab, PAIRS, FIRST, ADDING, **(QUICK | {"steps": 1, "shuffles": 1, "untrained": 1}))
+    assert (len(learnt), len(judged)) == (3, 10)
+    assert all(each == learnt[0] for each in learnt)
+    assert all(each == set(range(100)) - learnt[0] for each in judged)
+
+
 def test_random_directions_are_drawn_several_times_and_a_pair_counts_once(lab: lk.Lab) -> None:
     settings: dict[str, Any] = {"directions": 52, "steps": 1, "shuffles": 0, "untrained": 0, "progress": False}
     once, twice = (das(lab, PAIRS + more, FIRST + own, ADDING, **settings)
