@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from labkit import checks
+from labkit.errors import BadInput
 from labkit.results import Result
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ def train_events(
     Events are dicts with done, total and values (the loss, or what was evaluated), about 200 of them with a loss.
     """
     steps = checks.whole("steps", steps, 1)
+    if not isinstance(module, nn.Module) or not any(p.requires_grad for p in module.parameters()):
+        checks.refuse("module", module, "a torch module with parameters that require a gradient")
     learning_rate = checks.number("learning_rate", learning_rate, above=0)
     schedule = checks.one_of("schedule", schedule, ("cosine", "constant"))
     warm_up = max(1, steps // 20) if warm_up is None else checks.whole("warm_up", warm_up, 0, steps)
@@ -215,6 +218,10 @@ def _run(
         with torch.inference_mode(False), torch.enable_grad():
             optimizer.zero_grad()
             value = loss(batch(generator))
+            if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+                raise BadInput(
+                    "What the loss function returned is no scalar tensor that depends on the module's parameters."
+                )
             found = float(value.detach())
             if not math.isfinite(found):
                 return found, math.nan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from labkit.landscape import placing, rooflines
@@ -41,6 +41,30 @@ class Case:
         )
 
     @property
+    def undealt(self) -> str | None:
+        """Why the layers can't be spread over the cards, None where they can: each card takes as many heads as the others."""
+        if self.split != "tensor":
+            return None
+        heads, shared, cards = self.structure.heads, self.structure.shared, self.hardware.count
+        if heads and heads % cards:
+            return f"{heads} heads can't be dealt evenly to {cards} cards"
+        if shared and shared % cards and cards % shared:
+            return f"{shared} key-value heads can't be dealt evenly to {cards} cards"
+        return None
+
+    @property
+    def copies(self) -> int:
+        """How often each part of the cache is there: with more cards than key-value heads, several cards need the same ones."""
+        if self.split != "tensor" or not self.structure.shared:
+            return 1
+        return max(1, self.hardware.count // self.structure.shared)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Over all devices."""
+        return self.copies * self.footprint.cache_bytes
+
+    @property
     def total_bytes(self) -> int:
         """Over all devices: each that works has working memory of its own."""
         own = self.footprint
@@ -54,13 +78,13 @@ class Case:
         dealt = sum(
             own.weights[w.name] for w in self.structure.weights if w.which in ("layer", "experts", "head", "tied")
         )
-        return own.weight_bytes - dealt + -(-(dealt + own.cache_bytes) // cards) + own.working
+        return own.weight_bytes - dealt + -(-(dealt + self.cache_bytes) // cards) + own.working
 
     def fits(self) -> bool:
         """Quickly, without a device map: one card filled after another, or all evenly."""
         device = self.hardware.device
         if self.split == "tensor":
-            return self._bytes_of_one() <= device.usable_bytes
+            return self.undealt is None and self._bytes_of_one() <= device.usable_bytes
         return placing.packs(self.structure, self.footprint, self.hardware.count, device.usable_bytes)
 
     def rates(self, bandwidth: float, compute: float) -> Rates:
@@ -71,12 +95,14 @@ class Case:
         if self.structure.flops is None:
             return {}
         rates = self.rates(bandwidth, compute)
+        own = self.footprint
+        read = replace(own, cache=tuple(self.copies * size for size in own.cache)) if own.cache else own
         prefill = rooflines.prefill(
-            self.structure, self.footprint, rates, precision=self.precision, tokens=self.tokens, batch=self.batch,
+            self.structure, read, rates, precision=self.precision, tokens=self.tokens, batch=self.batch,
             chunk=self.chunk, split=self.split, cards=cards, away=away,
         )  # fmt: skip
         token = rooflines.token(
-            self.structure, self.footprint, rates, precision=self.precision, tokens=self.tokens, batch=self.batch,
+            self.structure, read, rates, precision=self.precision, tokens=self.tokens, batch=self.batch,
             split=self.split, cards=cards, away=away,
         )  # fmt: skip
         return {"prefill": prefill, "token": token}

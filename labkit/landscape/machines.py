@@ -12,6 +12,7 @@ from importlib import resources
 
 from labkit import checks
 from labkit.errors import BadInput
+from labkit.markup import counted
 from labkit.models.memory import human_bytes
 from labkit.results import Result
 
@@ -153,6 +154,11 @@ def hardware(name: str | Hardware | Device) -> Hardware:
         from labkit.landscape.here import this_machine
 
         here = this_machine()
+        if found and count > here.count:
+            raise BadInput(
+                f"This machine has {counted(here.count, 'device')}, and how {count} of them would be linked is not known; give "
+                '"this" for what is here, or hardware of the table.'
+            )
         return here.of(count) if found else here
     device = _index().get(_key(asked))
     if device is None:

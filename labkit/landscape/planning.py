@@ -123,7 +123,7 @@ def plan(
     cache_precision: of the KV cache: None (16 bits; float32 with float32), "int8", "int4" or "int2", in groups of 32 with scale
         and zero point.
     split: over several cards by "layers" (accelerate's device map: one card works at a time) or by "tensor" (each layer over
-        all cards, as transformers' tp_plan).
+        all cards, as transformers' tp_plan). Heads have to divide by the cards; key-value heads that are fewer stand on several.
     chunk: tokens of a prompt that are read at a time (generate's prefill_chunk_size); None for all at once.
     host_bytes: of the host's memory to which layers may go for which no card has room.
     bandwidth_utilisation, compute_utilisation: shares of the peaks that are reached.
@@ -166,6 +166,8 @@ def plan(
         raise BadInput('training=... belongs to use="training"; give that too, or leave it out.')
     refuse_unknown_cache(found, name)
     case = Case(found, machine, precision, cache_precision, tokens, batch, split, chunk, head)
+    if (why := case.undealt) is not None:
+        raise BadInput(f'{name} can\'t be split so: its {why}; take another number of cards, or split="layers".')
     return _inference(name, case, host_bytes, shares[0], shares[1])
 
 
@@ -189,8 +191,8 @@ def _inference(name: str, case: Case, host_bytes: int, bandwidth: float, compute
     rows = [
         (f"weights in {case.precision}", footprint.quantized),
         ("weights" if not footprint.quantized else "weights in 16 bits", footprint.unquantized),
-        ("KV cache" if structure_.flops and structure_.flops.attention else "state", footprint.cache_bytes),
-        ("working memory", total - footprint.weight_bytes - footprint.cache_bytes),
+        ("KV cache" if structure_.flops and structure_.flops.attention else "state", case.cache_bytes),
+        ("working memory", total - footprint.weight_bytes - case.cache_bytes),
     ]
     table = pd.DataFrame([row for row in rows if row[1]], columns=["part", "bytes"])
     table["share"] = table["bytes"] / usable
@@ -318,7 +320,16 @@ def _assumptions(case: Case, bandwidth: float, compute: float) -> tuple[str, ...
             if case.split == "layers"
             else "Every layer is spread over all cards, with two sums over them in each"
         )
-        said.append(f"{how}; {device.link_name or 'the link'} gives {(device.link or 0) / 1e9:.4g} GB/s each way.")
+        link = device.link or device.host
+        name = device.link_name or ("the link" if device.link else "the way over the host's memory")
+        over = (
+            f"{name} gives {link / 1e9:.4g} GB/s each way"
+            if link
+            else "no link is stated, and exchanging takes no time here"
+        )
+        said.append(f"{how}; {over}.")
+    if case.copies > 1:
+        said.append(f"Each key and value stands on {case.copies} cards, as there are fewer of their heads than cards.")
     if device.note:
         said.append(device.note.removeprefix("usable: "))
     positions = case.structure.positions

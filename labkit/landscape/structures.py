@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 from labkit.errors import LabError
 from labkit.models import published
-from labkit.models.config import CHOSEN, EXPERTS, context_length, first_number
+from labkit.models.config import CHOSEN, EXPERTS, KEY_VALUE_HEADS, QUERY_HEADS, context_length, first_number
 from labkit.models.config import field as of_config
 from labkit.models.flops import Flops, Pairs, flops
 from labkit.models.memory import (
@@ -84,6 +84,8 @@ class Structure:
     whole: classes of modules that transformers never splits over devices.
     cache: what each layer keeps of one sequence; None where it can't be told, and notes say why.  flops: None likewise.
     experts, chosen: of a mixture's layer, and of those for a token; None in a dense model.
+    heads: of its queries, None where layers differ.  shared: into how many parts the cache can be dealt: its key-value heads, 1
+    where all heads read the same; None where that is not told.
     positions: tokens it was made for.  activation: of the MLP, in transformers' name.
     """
 
@@ -101,6 +103,8 @@ class Structure:
     positions: int | None
     activation: str
     notes: tuple[str, ...]
+    heads: int | None = None
+    shared: int | None = None
 
     @property
     def active_parameters(self) -> int:
@@ -138,7 +142,19 @@ def _structure(key: ConfigKey) -> Structure:
         positions=context_length(config),
         activation=next((str(a) for name in ACTIVATIONS if (a := of_config(config, name))), ""),
         notes=notes,
+        heads=first_number(config, *QUERY_HEADS),
+        shared=_shared(config, cache_layers or ()),
     )
+
+
+def _shared(config: PreTrainedConfig, layers: Sequence[LayerCache]) -> int | None:
+    """Key-value heads, as far as the cache has them: latents are one for all heads, and so are Falcon-7B's keys."""
+    rank, rotary = first_number(config, "kv_lora_rank"), first_number(config, "qk_rope_head_dim")
+    if rank and rotary and any(layer.growing == rank + rotary for layer in layers):
+        return 1
+    if of_config(config, "multi_query") is True and of_config(config, "new_decoder_architecture") is not True:
+        return 1
+    return first_number(config, *KEY_VALUE_HEADS) or first_number(config, *QUERY_HEADS)
 
 
 def _layers(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str, ...]:

@@ -114,6 +114,8 @@ def usage(
     together = how.tensor * how.pipeline
     if count % together:
         checks.refuse("tensor * pipeline", together, f"what divides the {count} cards of {hardware.name}")
+    if structure.heads and structure.heads % how.tensor:
+        checks.refuse("tensor", how.tensor, f"what divides the {structure.heads} heads of a layer")
     data = count // together
     if batch % data:
         checks.refuse("batch", batch, f"a multiple of the {data} data-parallel replicas")

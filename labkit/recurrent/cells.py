@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from labkit import checks
+from labkit.errors import BadInput
+
 __all__ = ["MLSTM", "Attention", "Hybrid", "Mamba", "Mamba2", "RWKVTime", "scan", "scan_in_turn", "state_bytes"]
 
 State = tuple[Tensor, ...]
@@ -70,6 +73,7 @@ class Mamba(nn.Module):
     """
 
     def __init__(self, d_model: int, *, d_state: int = 16, width: int = 4, expand: int = 2) -> None:
+        _check_sizes(d_model, d_state=d_state, width=width, expand=expand)
         super().__init__()
         d_inner, rank = expand * d_model, math.ceil(d_model / 16)
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
@@ -85,7 +89,7 @@ class Mamba(nn.Module):
     @classmethod
     def of(cls, mixer: nn.Module) -> Self:
         """With the weights of transformers' MambaMixer (without biases on its large matrices, as released models are)."""
-        weights = mixer.state_dict()
+        weights = _weights(mixer, "MambaMixer")
         (d_inner, d_state), d_model = weights["A_log"].shape, weights["out_proj.weight"].shape[0]
         width = weights["conv1d.weight"].shape[-1]
         cell = cls(d_model, d_state=d_state, width=width, expand=d_inner // d_model)
@@ -138,6 +142,7 @@ class Mamba2(nn.Module):
     def __init__(
         self, d_model: int, *, heads: int = 4, d_state: int = 16, groups: int = 1, width: int = 4, expand: int = 2
     ) -> None:
+        _check_sizes(expand * d_model, heads, d_state=d_state, groups=groups, width=width)
         super().__init__()
         d_inner = expand * d_model
         mixed = d_inner + 2 * groups * d_state  # x, B and C all pass the convolution
@@ -154,7 +159,7 @@ class Mamba2(nn.Module):
     @classmethod
     def of(cls, mixer: nn.Module) -> Self:
         """With the weights of transformers' Mamba2Mixer (without biases on its large matrices, as released models are)."""
-        weights = mixer.state_dict()
+        weights = _weights(mixer, "Mamba2Mixer")
         d_model, d_inner = weights["out_proj.weight"].shape
         heads, groups = weights["A_log"].shape[0], int(mixer.n_groups)  # type: ignore[arg-type]
         width, mixed = weights["conv1d.weight"].shape[-1], weights["conv1d.weight"].shape[0]
@@ -232,6 +237,7 @@ class RWKVTime(nn.Module):
     """
 
     def __init__(self, d_model: int, d_attention: int | None = None) -> None:
+        _check_sizes(d_model)
         super().__init__()
         d = d_attention or d_model
         share = torch.arange(d_model) / d_model
@@ -246,7 +252,7 @@ class RWKVTime(nn.Module):
     @classmethod
     def of(cls, module: nn.Module) -> Self:
         """With the weights of transformers' RwkvSelfAttention."""
-        weights = module.state_dict()
+        weights = _weights(module, "RwkvSelfAttention")
         return _filled(cls(weights["output.weight"].shape[0], weights["output.weight"].shape[1]), weights)
 
     def asked(self, now: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -300,6 +306,7 @@ class MLSTM(nn.Module):
     """
 
     def __init__(self, d_model: int, *, heads: int = 4, d_key: int | None = None, soft_cap: float = 15.0) -> None:
+        _check_sizes(d_model, heads)
         super().__init__()
         keys = heads * (d_key or d_model // heads)
         self.heads, self.soft_cap, self.eps, self.norm_eps = heads, soft_cap, 1e-6, 1e-6
@@ -313,7 +320,7 @@ class MLSTM(nn.Module):
     @classmethod
     def of(cls, layer: nn.Module) -> Self:
         """With the weights of transformers' xLSTMLayer (its matrices apart and without biases, values as wide as the model)."""
-        weights, config = layer.state_dict(), layer.config
+        weights, config = _weights(layer, "xLSTMLayer"), layer.config
         heads = weights["igate_preact.bias"].shape[0]
         d_key, d_model = weights["q.weight"].shape[0] // heads, weights["out_proj.weight"].shape[0]
         cell = cls(d_model, heads=heads, d_key=d_key, soft_cap=float(config.gate_soft_cap))  # type: ignore[union-attr, arg-type]
@@ -374,6 +381,7 @@ class Attention(nn.Module):
     """
 
     def __init__(self, d_model: int, *, heads: int = 4, width: int = 0) -> None:
+        _check_sizes(d_model, heads)
         super().__init__()
         self.heads, self.width = heads, width
         self.conv1d = nn.Conv1d(d_model, d_model, width, groups=d_model) if width else None
@@ -447,8 +455,35 @@ def _first_steps(bias: Tensor, shortest: float = 1e-3, longest: float = 0.1) -> 
         bias.copy_(delta + torch.log(-torch.expm1(-delta)))  # softplus backwards
 
 
+def _weights(layer: nn.Module, kind: str) -> dict[str, Tensor]:
+    """A layer's weights. By its class: others hold weights of the same names and shapes, and normalise what these do not."""
+    own = type(layer)
+    if kind not in (each.__name__ for each in own.__mro__):
+        raise BadInput(f"This cell takes the weights of transformers' {kind}, and {own.__name__} computes otherwise.")
+    act = getattr(layer, "activation", "silu")
+    low, high = getattr(layer, "time_step_limit", None) or (0.0, math.inf)
+    if act not in ("silu", "swish") or low > 0 or high < math.inf:
+        raise BadInput(
+            f"This {kind} has the activation {act!r} and time steps from {low:g} to {high:g}; the cell has silu and no limit."
+        )
+    return layer.state_dict()
+
+
+def _check_sizes(d_model: int, heads: int = 1, **more: int) -> None:
+    """Raise BadInput for sizes below one, and a width that heads don't divide."""
+    for name, value in {"d_model": d_model, "heads": heads, **more}.items():
+        checks.whole(name, value, 1)
+    if d_model % heads:
+        checks.refuse("heads", heads, f"what divides {d_model}")
+
+
 def _filled(cell: Cell, weights: dict[str, Tensor]) -> Cell:
-    cell.load_state_dict(weights)
+    try:
+        cell.load_state_dict(weights)
+    except RuntimeError as error:  # torch names each tensor over many lines
+        raise BadInput(
+            f"A {type(cell).__name__} cell has no place for all of this layer's weights, such as biases."
+        ) from error
     return cell.to(next(iter(weights.values())).dtype)
 
 

@@ -60,9 +60,9 @@ class RecallTask:
     def __post_init__(self) -> None:
         checks.whole("keys", self.keys, 2)
         checks.whole("values", self.values, 2)
-        if not self.pairs:
+        if not (given := checks.series("pairs", self.pairs, "numbers of pairs, such as (4, 8)")):
             checks.refuse("pairs", self.pairs, "at least one number of pairs")
-        for n in self.pairs:
+        for n in given:
             checks.whole("pairs", n, 1, self.keys)
 
     @property

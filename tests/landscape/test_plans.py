@@ -180,6 +180,35 @@ def test_many_sequences_are_bound_by_compute_and_a_slow_link_by_the_interconnect
     assert one.token_seconds / 8 < spread.token_seconds < one.token_seconds
 
 
+def test_layers_are_spread_only_over_cards_that_the_heads_divide_by() -> None:
+    for name, cards in (("gpt2", 8), ("falcon-7b", 8), ("mixtral-8x7b", 7)):
+        with pytest.raises(lk.BadInput, match="heads can't be dealt"):
+            lk.plan(name, hardware=f"{cards}xH100-80GB", split="tensor")
+        assert lk.plan(name, hardware=f"{cards}xH100-80GB", tokens=512).fits
+    way = lk.landscape.Training(tensor=8)
+    with pytest.raises(lk.BadInput, match="71 heads"):
+        lk.plan("falcon-7b", hardware="8xH100-80GB", use="training", batch=8, training=way)
+    # eight heads of keys and values on 16 cards: each stands on two; a latent of all heads on every one
+    asked = {"tokens": 4096, "batch": 4, "split": "tensor"}
+    for name, cards, copies in (("llama-2-70b", 8, 1), ("llama-2-70b", 16, 2), ("deepseek-v3", 32, 32)):
+        one = lk.memory(name, tokens=4096, batch=4).kv_cache_bytes
+        found = lk.plan(name, hardware=f"{cards}xH100-80GB", **asked)
+        assert one is not None
+        assert parts(found)["KV cache"] == copies * one
+        assert any("cards, as there are fewer" in said for said in found.assumptions) == (copies > 1)
+
+
+def test_cards_without_a_link_say_so_and_this_machine_is_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = lk.plan("llama-2-7b", hardware="2xRTX4090-24GB", tokens=512).assumptions
+    assert not any("gives 0 GB/s" in said for said in over)
+    device = lk.landscape.hardware("A100-80GB").device
+    monkeypatch.setattr("labkit.landscape.here.this_machine", lambda: lk.landscape.Hardware(device, 2))
+    assert lk.landscape.hardware("2xthis").count == 2
+    assert lk.landscape.hardware("1xthis").count == 1
+    with pytest.raises(lk.BadInput, match="has 2 devices"):
+        lk.landscape.hardware("4xthis")
+
+
 @pytest.mark.parametrize(
     ("name", "asked"),
     [
