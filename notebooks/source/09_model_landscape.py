@@ -45,15 +45,15 @@ GIB = 2**30
 # ## 1 · From a configuration to a count
 # *9 minutes · easy · what the numbers in a name mean*
 #
-# "7B" on a model's box is its number of **parameters**, rounded. The exact number follows from a few lines of its configuration: how
-# wide the residual stream is (`d_model`), how wide the MLP (`d_ff`), how many layers, heads and tokens.
+# "7B" on a model's box is its number of **parameters**, rounded. The exact number follows from a few lines of its configuration:
+# how wide the residual stream is (`d_model`), how wide the MLP (`d_ff`), how many layers, heads and tokens.
 
 # %%
 # exercise: landscape.parameters as checked
 
 # %% [markdown]
-# The same for real models, by labkit from their published configurations, which it builds without memory (on torch's "meta" device)
-# and counts:
+# The same for real models, by labkit from their published configurations, which it builds without memory (on torch's "meta"
+# device) and counts:
 
 # %% tags=["nbval-check-output"]
 for name in ("smollm2-135m", "llama-2-7b", "llama-2-70b", "mixtral-8x7b", "deepseek-v3"):
@@ -69,8 +69,8 @@ if checked.passed:
     print("LLaMA 2 70B by hand, the same to the last number:", same)
 
 # %% [markdown]
-# In a **mixture of experts** (notebook 06) a token passes through a part of the parameters only. All of them have to be in memory, as
-# the next token may need others.
+# In a **mixture of experts** (notebook 06) a token passes through a part of the parameters only. All of them have to be in
+# memory, as the next token may need others.
 #
 # **To take away:** size is arithmetic. What a token passes through decides the work, what there is in all decides the memory.
 
@@ -78,9 +78,9 @@ if checked.passed:
 # ## 2 · Does it fit?
 # *9 minutes · easy · bytes against the card*
 #
-# Beside the weights a machine holds the **KV cache** (keys and values of every token of every text) and what the layers are just working
-# on. `lk.plan` counts all three for a machine and says what would help. An article says that LLaMA 2 (the 70B) needs four A100 cards.
-# Which is it, with the cards of 80 GB, at the 16 bits it was published in?
+# Beside the weights a machine holds the **KV cache** (keys and values of every token of every text) and what the layers are just
+# working on. `lk.plan` counts all three for a machine and says what would help. An article says that LLaMA 2 (the 70B) needs four
+# A100 cards. Which is it, with the cards of 80 GB, at the 16 bits it was published in, for one text of 4,096 tokens?
 
 # %%
 cards = lk.predict(
@@ -103,7 +103,16 @@ cards.show(fewest("llama-2-70b", "bfloat16"))
 lk.plan("llama-2-70b", hardware="1xA100-80GB", precision="bfloat16", tokens=4096, batch=8)
 
 # %% [markdown]
-# The plan names what is short, and the cheapest change that helps. Here is the article's whole table, what it states beside what is
+# With eight texts at once it would be three cards. The plan names what is short, and the cheapest change that helps. What the
+# bits do:
+
+# %%
+asked = {"hardware": "1xA100-80GB", "tokens": 4096, "batch": 8}
+bits = ("bfloat16", "int8", "int4")
+lk.views.footprint([lk.plan("llama-2-70b", precision=each, **asked) for each in bits])
+
+# %% [markdown]
+# Here is the article's whole table, what it states beside what is
 # counted, at 16, 8 and 4 bits for each weight:
 
 # %% tags=["nbval-check-output"]
@@ -120,8 +129,8 @@ lk.claim("matrix-hardware", fewest("llama-2-70b", "bfloat16"), note="A100-80GB, 
 # ## 3 · How fast can it be?
 # *13 minutes · medium · the roofline*
 #
-# To write one token a machine reads all weights (of a mixture those of the chosen experts) and the caches, and computes with them.
-# Whichever takes longer decides.
+# To write one token a machine reads all weights (of a mixture those of the chosen experts) and the caches, and computes with
+# them. Whichever takes longer decides.
 
 # %%
 # exercise: landscape.step_time as checked
@@ -154,15 +163,16 @@ if checked.passed:
         rate = card.bandwidth, card.peak("bfloat16")[0]
         bare = step_time(counted.weight_bytes, 0, work, batch, *rate)
         real = step_time(counted.weight_bytes, cache, work, batch, *rate)
-        print(
-            f"{batch:5} texts: {batch / bare:8,.0f} tokens a second, with caches {batch / real:8,.0f}"
-        )
+        fast = f"{batch / bare:8,.0f} tokens a second, with caches {batch / real:8,.0f}"
+        print(f"{batch:5} texts: {fast}")
+    reading, computing = 1e3 * cache / rate[0], 1e3 * work / rate[1]
+    print(f"each text: {reading:.2f} ms to read its cache, {computing:.2f} ms to compute")
 
 # %% [markdown]
-# With caches of 1,024 tokens it never gets there: each text brings its own, none of that reading is shared, and it takes longer than
-# the computing for that text. (LLaMA 2 7B has a key and a value for each of its heads; models that share them between heads have a
-# cache a fourth to an eighth as large, notebook 02.) The **roofline** shows both limits at once: to the left, where little is computed for each byte, the slope
-# is the bandwidth; to the right the roof is the arithmetic.
+# With caches of 1,024 tokens it never gets there: each text brings its own, none of that reading is shared, and it takes longer
+# than the computing for that text. (LLaMA 2 7B has a key and a value for each of its heads; where heads share them, notebook 02,
+# caches are smaller.) Below is LLaMA 3.1 8B, whose heads do. The **roofline** shows both limits at once: to the left, where
+# little is computed for each byte, the slope is the bandwidth; to the right the roof is the arithmetic.
 
 # %%
 plans = [
@@ -178,7 +188,11 @@ lk.views.roofline(plans)
 lk.plan("phi-3-mini", hardware="iPhone14Pro-6GB", precision="int4", tokens=1024)
 
 # %% [markdown]
-# **To take away:** one text is bound by bandwidth, many by arithmetic, and long texts by bandwidth again.
+# Round: a token for each text. Square: reading the prompts, where each weight serves all of their tokens. The points lie below
+# the line, as programs reach about 60 % of the bandwidth and half of the operations.
+#
+# **To take away:** one text is bound by bandwidth; more texts share the reading of the weights, until the reading of their caches
+# takes over.
 
 # %% [markdown]
 # ## 4 · Plan your own
@@ -205,9 +219,9 @@ lk.views.explorer(
 # exercise: landscape.training_bytes as checked
 
 # %% [markdown]
-# And it computes more: a forward pass takes 2 operations for each parameter and token, and the way back twice as many, 6 in all. An
-# article says that four A100 cards train a model of 7 billion parameters in 72 hours. LLaMA 2 was trained on 2,000 billion tokens.
-# How many do four cards get through in 72 hours, if they reach 40 % of what they can compute (a good training does)?
+# And it computes more: a forward pass takes 2 operations for each parameter and token, and the way back twice as many, 6 in all.
+# An article says that four A100 cards train a model of 7 billion parameters in 72 hours. LLaMA 2 was trained on 2,000 billion
+# tokens. How many do four cards get through in 72 hours, if they reach 40 % of what they can compute (a good training does)?
 
 # %%
 read = lk.predict("landscape.trained", "Billions of tokens in 72 hours", low=0, high=2000)
@@ -228,7 +242,7 @@ if checked.passed:
         print(f"{cards} cards, stage {stage}: {kept:5.1f} GiB on each, before activations")
 
 # %% [markdown]
-# A plan counts the attention, too, and what four cards have to exchange:
+# A plan counts the attention, too, and what four cards have to exchange. (`micro` is how many texts are on a card at once.)
 
 # %%
 four = lk.landscape.Training(zero=2, micro=2)
@@ -242,9 +256,9 @@ in_time = step.tokens_per_second * 72 * 3600
 lk.claim("seven-b-72h", round(in_time / 1e9, 2), note="billion tokens in 72 hours")
 
 # %% [markdown]
-# Another says that Falcon's 180 billion parameters were trained on 256 A100. It could be held there, with each layer divided over 8
-# cards (**tensor parallel**), the stack of layers over 8 more (**pipeline parallel**), and 4 such groups that each take a part of the
-# texts (**data parallel**):
+# Another says that Falcon's 180 billion parameters were trained on 256 A100. It could be held there, with each layer divided over
+# 8 cards (**tensor parallel**), the stack of layers over 8 more (**pipeline parallel**), and 4 such groups that each take a part
+# of the texts (**data parallel**). With **checkpointing** activations are not kept but computed again on the way back:
 
 # %%
 falcon = lk.landscape.Training(
@@ -265,16 +279,17 @@ years = 3.5e12 / few.tokens_per_second / 3600 / 24 / 365
 lk.claim("falcon-256", round(years, 1), note="years on 256 cards")
 
 # %% [markdown]
-# It fits, and would still be running. Its makers used up to 4,096 cards (Almazrouei et al. 2023).
+# It fits, and takes five years. Its makers used up to 4,096 cards (Almazrouei et al. 2023).
 #
-# **To take away:** 16 bytes and 6 operations for each parameter: training a large model is another matter than running it.
+# **To take away:** 16 bytes for each parameter, 6 operations for each parameter and token: training a model is another matter
+# than running it.
 
 # %% [markdown]
 # ## 6 · What is open?
 # *Extra, 6 minutes · easy · weights, data, code, licences*
 #
-# "Open" may mean that the **weights** can be had, that the **data** they were trained on can be looked at, or that the **code** of the
-# training is there. And a licence says what may be done with them. One line each (the licence's own text holds):
+# "Open" may mean that the **weights** can be had, that the **data** they were trained on can be looked at, or that the **code**
+# of the training is there. And a licence says what may be done with them. One line each (the licence's own text holds):
 
 # %%
 names = (
@@ -298,8 +313,8 @@ pd.DataFrame(
 ).style.hide(axis="index").set_properties(**{"text-align": "left"})
 
 # %% [markdown]
-# What is open can be checked. "Qwen marks positions with **ALiBi**" (a penalty on distance, notebook 10): that is a question to the
-# architecture, and the architecture is here. MPT has ALiBi; what has rotary positions has none:
+# What is open can be checked. "Qwen marks positions with **ALiBi**" (a penalty on distance, notebook 10): that is a question to
+# the architecture, and the architecture is here. What rotates uses angles (notebook 02); MPT, which has ALiBi, rotates nothing:
 
 # %% tags=["nbval-check-output"]
 qwens = ("qwen-7b", "qwen2.5-7b", "qwen3-8b", "qwen3-next-80b-a3b", "qwen3.5-9b")
@@ -316,9 +331,9 @@ for name in (*qwens, "mpt-7b"):
 lk.claim("qwen-alibi", len([name for name in qwens if name not in rotated]), note="of five")
 
 # %% [markdown]
-# And what is not open can't. "A model of 3.8 billion parameters, distilled from one of 175 billion, keeps 85 % of its ability": neither
-# that teacher nor the training data of Phi-3 is public, and its report (Abdin et al. 2024) speaks of filtered and synthetic data, not of
-# distilling. Nothing here can be computed, and the ledger says so.
+# And what is not open can't. "A model of 3.8 billion parameters, distilled from one of 175 billion, keeps 85 % of its ability":
+# neither that teacher nor the training data of Phi-3 is public, and its report (Abdin et al. 2024) speaks of filtered and
+# synthetic data, not of distilling. Nothing here can be computed, and the ledger says so.
 
 # %%
 lk.claim("phi3-85")
@@ -330,8 +345,9 @@ lk.claim("phi3-85")
 # ## 7 · How a text becomes tokens
 # *14 minutes · medium · bytes, merges, and what a byte costs*
 #
-# A model reads no letters, but **tokens**: pieces of text from a list of some ten thousand, made once and fixed ever since. Every token
-# stands for a few **bytes** (a byte holds one of 256 values; an English letter is one byte, a Chinese character three). Point at one:
+# A model reads no letters, but **tokens**: pieces of text from a list of tens of thousands, made once and fixed ever since. Every
+# token stands for a few **bytes** (a byte holds one of 256 values; an English letter is one byte, a Chinese character three).
+# Point at one:
 
 # %%
 lab = lk.load(dtype="float32", device="cpu")
@@ -340,9 +356,9 @@ found = lk.tokens(lab, text)
 lk.views.tokens(found)
 
 # %% [markdown]
-# How does a word come to be one token and another four? The list began with the 256 bytes. Then the most frequent pair of neighbours in
-# a large text was given a token of its own, again and again: **byte-pair encoding** (Sennrich et al. 2016). To read a new text, the
-# same merges are done in the same order.
+# How does a word come to be one token and another four? The list began with the 256 bytes. Then the most frequent pair of
+# neighbours in a large text was given a token of its own, again and again: **byte-pair encoding** (Sennrich et al. 2016, there of
+# letters). To read a new text, the same merges are done in the same order.
 
 # %%
 # exercise: landscape.merge as checked
@@ -375,13 +391,14 @@ if checked.passed:
     )
 
 # %% [markdown]
-# **To take away:** tokens are what was frequent in somebody's text. Their losses can't be compared between models, bits per byte can.
+# **To take away:** tokens are what was frequent in somebody's text. Their losses can't be compared between models, bits per byte
+# can.
 
 # %% [markdown]
 # ## 8 · The language tax
 # *8 minutes · easy · the same text in 83 languages*
 #
-# The default model's list was made from mostly English text. What do others pay? The Universal Declaration of Human Rights exists in
+# What do other languages than English pay? The Universal Declaration of Human Rights exists in
 # hundreds of languages and says the same in each. How many tokens do its articles take in Hindi, where English takes one?
 
 # %%
@@ -389,6 +406,7 @@ tax = lk.predict("landscape.tax", "Tokens in Hindi for one in English", low=1, h
 tax
 
 # %%
+lab = lk.load(dtype="float32", device="cpu")
 table = lk.tokenization.language_tax(lab)
 mine = table.table[table["tokenizer"] == lab.name].set_index("language")
 plain = table.table[table["tokenizer"] == "bytes"].set_index("language")
@@ -406,12 +424,15 @@ for language in ("English", "Spanish", "German", "Chinese, simplified", "Arabic"
 lk.views.languages(table)
 
 # %% [markdown]
-# The grey ticks are plain bytes. Where a language's dot lies to the right of its tick, the list of tokens makes it dearer than its
-# script already is. What is paid for in tokens costs that much more, a context holds that much less, and a text takes that much
-# longer:
+# (English is at the end.) The grey rings are plain bytes. Where a language's dot lies to the right of its ring, the list of
+# tokens makes it dearer than its script already is. What is paid for in tokens costs that much more, a context holds that much
+# less, and a text takes that much longer:
 
 # %%
 table.consequences(lab.name, price=1.0, context=8192, tokens_per_second=20).head(5)
+
+# %% [markdown]
+# Context and speed are in what English tokens say; attention, which compares each token with each, grows with the square.
 
 # %% tags=["answer"]
 others = mine[mine["code"] != "eng"]
@@ -424,17 +445,17 @@ lk.claim("language-tax", round(others["relative"].median(), 2), note="the median
 # ## 9 · Without a list of tokens
 # *Extra, 5 minutes · medium · models of bytes*
 #
-# A model can read plain bytes: no list, no tax but the script's own. The price is length. Three small models learn from the same text,
-# each for as many operations as the others: one of single bytes, one of byte pairs (a list of 512), and one that groups bytes into
-# **patches**, which begin where the next byte is hard to foresee (the idea of BLT, Pagnoni et al. 2024). Trained for longer than a
-# lesson has time for, and measured on documents held out:
+# A model can read plain bytes: no list, no tax but the script's own. The price is length. Three small models learn from the same
+# text, each for as many operations as the others: one of single bytes, one of byte pairs (a list of 512), and one that groups
+# bytes into **patches**, which begin where the next byte is hard to foresee (the idea of BLT, Pagnoni et al. 2024). Trained for
+# longer than a lesson has time for, and measured on documents held out:
 
 # %%
 lk.tokenization.recorded_units()
 
 # %% [markdown]
-# A **unigram** model knows how frequent each byte is and nothing else: what it takes is the mark that has to be beaten. The same live, for
-# some seconds each:
+# A **unigram** model knows how frequent each of its units is and nothing else: what it takes is the mark that has to be beaten.
+# The same live, for some seconds each:
 
 # %%
 live = lk.views.live(
@@ -447,18 +468,19 @@ live = lk.views.live(
 live
 
 # %% [markdown]
-# **To take away:** at equal compute longer units see more text. That is why lists of tokens are still there.
+# **To take away:** at equal compute byte pairs read more text, and do better here. These small patches don't: their model is
+# larger, so it reads less. That says nothing about large ones.
 
 # %% [markdown]
 # ## What you have seen
 # - Size, memory and speed of a model follow from its configuration.
 # - Weights are read once for all texts, a cache for each: batches help until the caches take over.
-# - Training takes 16 bytes and 6 operations for each parameter, before activations.
+# - Training takes 16 bytes for each parameter before activations, and 6 operations for each parameter and token.
 # - A table of requirements without bits, length and batch is a guess.
 # - Tokens are what was frequent in somebody's text; other languages pay for it.
 #
-# Can you say, without looking: why is a mixture of experts fast, but not small? Why do more texts at once cost little, and when no
-# longer? Why can't losses of two models be compared, and what can?
+# Can you say, without looking: why is a mixture of experts fast, but not small? Why do more texts at once cost little, and when
+# no longer? Why can't losses of two models be compared, and what can?
 #
 # <details><summary>Answers</summary>
 #
@@ -470,6 +492,7 @@ live
 lk.progress()
 
 # %% [markdown]
-# **To read more:** S. Williams et al., *Roofline* (2009); S. Rajbhandari et al., *ZeRO* (2020); J. Kaplan et al., *Scaling Laws for
-# Neural Language Models* (2020); R. Sennrich et al., *Neural Machine Translation of Rare Words with Subword Units* (2016); A. Petrov et
-# al., *Language Model Tokenizers Introduce Unfairness Between Languages* (2023); E. Almazrouei et al., *The Falcon Series* (2023).
+# **To read more:** S. Williams et al., *Roofline* (2009); S. Rajbhandari et al., *ZeRO* (2020); J. Kaplan et al., *Scaling Laws
+# for Neural Language Models* (2020); R. Sennrich et al., *Neural Machine Translation of Rare Words with Subword Units* (2016); A.
+# Petrov et al., *Language Model Tokenizers Introduce Unfairness Between Languages* (2023); E. Almazrouei et al., *The Falcon
+# Series* (2023).

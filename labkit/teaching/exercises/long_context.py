@@ -419,7 +419,8 @@ EXERCISES = (
             "`torch.arange(T)[:, None]` are the queries and `torch.arange(T)` the keys; their difference is a table.",
             "`slopes[:, None, None] * (j - i)`, then `.masked_fill(j > i, -torch.inf)`.",
         ),
-        right="It knows no position that was never seen, only distances. BLOOM and MPT were trained so.",
+        right="It needs no positions, only distances, and new ones go on along the same line. BLOOM and MPT were "
+        "trained so.",
         mistakes=mistakes(
             (_alibi_one_slope, "Each head has a slope of its own."),
             (_alibi_rewarding, "Far keys lose: the bias is 0 or below."),
