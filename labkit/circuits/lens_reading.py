@@ -159,7 +159,8 @@ def fitted_for(lab: LabLike, kind: Kind, lens: JacobianLens | None) -> JacobianL
         if lens is None:
             raise Unavailable(
                 f"There is no tuned lens for {lab.name} here; fit one: lens = lk.circuits.fit_tuned_lens(lab, texts), then "
-                'lk.lens(lab, trace, kind="tuned", lens=lens); or use kind="jacobian" or kind="logit".'
+                'lk.lens(lab, trace, kind="tuned", lens=lens), or lk.views.lens(lab, prompt=..., kind="tuned", fitted=lens); or '
+                'use kind="jacobian" or kind="logit".'
             )
         if not isinstance(lens, TunedLens):
             raise BadInput(

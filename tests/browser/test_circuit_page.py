@@ -196,3 +196,19 @@ def test_axe_finds_nothing_in_a_circuit(
     stand_in.draw(page, view)
     assert violations(page) == []
     view.close()
+
+
+def test_what_there_is_none_of_is_not_counted_and_the_focus_is_drawn_around_all(
+    open_page: Open, tmp_path: Path
+) -> None:
+    view = lk.views.circuit(random_circuit(edges=0), size=8)
+    page = open_page(view.to_html(tmp_path / "parts.html"))
+    view.close()
+    assert "edge" not in page.locator("#labkit-view").inner_text()
+    picture = page.locator(PICTURE)
+    picture.focus()
+    page.keyboard.press("End")
+    assert "edge" not in page.locator(".lk-foot").first.inner_text()
+    ring = "(element) => getComputedStyle(element).outlineStyle"
+    assert picture.evaluate(ring) == "none"
+    assert page.locator(".lk-sheet").evaluate(ring) == "solid", "a large picture's own edges are out of sight"

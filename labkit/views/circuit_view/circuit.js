@@ -108,7 +108,7 @@ function render(widget) {
 
   const head = make("p", "lk-muted");
   const parts = whole.parts.filter(({ rank }) => rank > 0).length;
-  head.append(make("strong", "", plain(facts.model, 80)), ` · ${plain(facts.metric, 120)} · ${counted(parts, "part")}, ${counted(whole.links.length, "edge")}`);
+  head.append(make("strong", "", plain(facts.model, 80)), ` · ${plain(facts.metric, 120)} · ${counted(parts, "part")}${whole.links.length > 0 ? `, ${counted(whole.links.length, "edge")}` : ""}`);
   const bar = sizeBar(view, whole.ranked.length, (size) => {
     view.set("size", size);
   });
@@ -278,7 +278,7 @@ function render(widget) {
     const unit = facts.unit ? ` ${plain(facts.unit, 40)}` : "";
     const within = folding.members.get(i);
     const effect = within ? `: ${counted(within.length, "part")}, together ${signed(part.effect)}${unit}` : part.rank > 0 ? `: ${signed(part.effect)}${unit}, rank ${part.rank}` : "";
-    return `${name ? `${name}, ` : ""}${placeWords(part, facts.tokens)}${effect}; ${counted(graph.in[i].length, "edge")} in, ${graph.out[i].length} out`;
+    return `${name ? `${name}, ` : ""}${placeWords(part, facts.tokens)}${effect}${whole.links.length > 0 ? `; ${counted(graph.in[i].length, "edge")} in, ${graph.out[i].length} out` : ""}`;
   }
   function drawKey() {
     const kinds = [...new Set(whole.parts.map(({ kind }) => kind))].filter((kind) => kind !== "input" && kind !== "output");

@@ -126,7 +126,7 @@ export function partPanel(view, graphNow, act) {
     const { token, position: last, neurons } = view.get("looked");
     if (token !== undefined && kind !== "output") {
       const unknown = own > 0 ? "not known of each of them" : (kind === "neuron" && neurons) || "not known for a part of this kind";
-      const known = Number.isNaN(direct) ? unknown : `${signed(direct)} logits on “${visibleLabel(token, 24)}”`;
+      const known = Number.isNaN(direct) ? unknown : `${signed(direct)} logits on “${visibleLabel(token, 24)}”, the model’s first choice`;
       const elsewhere = own === 0 && position !== null && position !== last && !Number.isNaN(direct);
       rows.push(["Direct", elsewhere ? `none: it writes at ${position}, and ${last} is read` : known]);
     }

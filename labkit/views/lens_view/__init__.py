@@ -73,9 +73,11 @@ def lens(
         a reading of `lk.lens(lab, trace, kind)`, a list of them, or a dict with names of one's own: a widget. A cell shows its
             distribution when it is clicked; two lenses of one text stand side by side.
         a lab, with `prompt`: the same while the text is written, a column for each token as it comes, with a Stop button.
-            kind: of the lens, or several; fitted: a `JacobianLens` for kind="jacobian", by default the shipped one; edits:
-            in force while it writes, such as [lk.swap(...)]: a `with lab.edit(...)` around the call is over by then; settings:
-            of lab.generate, such as max_new_tokens=40 or temperature=0.8, and layers=[...], those to read.
+            The prompt is a user's message where the model has a chat template; chat=False: a text to go on with.
+            kind: of the lens, or several; fitted: a `JacobianLens` for kind="jacobian", by default the shipped one, or the
+            `TunedLens` for kind="tuned"; edits: in force while it writes, such as [lk.swap(...)]: a `with lab.edit(...)` around
+            the call is over by then; settings: of lab.generate, such as max_new_tokens=40 or temperature=0.8, and layers=[...],
+            those to read.
         the table of `lk.logit_lens`, or part of it (`frame[frame.position > 3]`): a chart. colour: the probability of the token
             in the cell ("top") or of the token that actually follows ("next").
     k: how many tokens of each distribution are kept.  title: above it; of a chart by default a sentence that says after how

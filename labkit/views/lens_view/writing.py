@@ -63,6 +63,8 @@ def writer(
         with lab.edit(*edits):
             run = follow(lab, ids, read_at, read, stop_event=stop, **settings)
         done = f"{len(run.ids)} tokens written"
+        if run.ids and sum(column.written for column in columns) == len(run.ids) - 1:
+            done += "; the model did not read the last"
         return f"stopped after {done}" if stop.is_set() else done
 
     return write, read_at
