@@ -136,12 +136,12 @@ def test_numbers_that_cannot_be_used(wrong: dict[str, object]) -> None:
 
 
 def test_losses_that_are_none_are_refused() -> None:
-    module = nn.Linear(1, 1)
+    module = nn.Linear(3, 1)
     of = lambda b: module(b[0])  # noqa: E731
     for loss in (of, lambda b: 1.0, lambda b: torch.tensor(1.0), lambda b: of(b).mean().detach()):
         with pytest.raises(BadInput, match="no scalar tensor"):
             train(module, _line, loss, steps=2)  # type: ignore[arg-type]
-    for other in (nn.Identity(), nn.Linear(1, 1).requires_grad_(False), 5):
+    for other in (nn.Identity(), nn.Linear(3, 1).requires_grad_(False), 5):
         with pytest.raises(BadInput, match="module"):
             train(other, _line, lambda b: of(b).mean(), steps=2)  # type: ignore[arg-type]
     assert module.training

@@ -7,6 +7,9 @@ import math
 import torch
 
 from labkit import checks
+from labkit.errors import NotEnoughMemory
+from labkit.models.hardware import free_bytes
+from labkit.models.memory import human_bytes
 
 
 def alibi_slopes(heads: int, *, order: str = "bloom", most: float = 8.0) -> torch.Tensor:
@@ -35,8 +38,13 @@ def alibi_bias(heads: int, tokens: int, *, order: str = "bloom") -> torch.Tensor
 
     Bloom, Falcon and MPT add the same but for a number that is equal along a row, which softmax takes no notice of.
     """
-    tokens = checks.whole("tokens", tokens, 1)
+    tokens, slopes = checks.whole("tokens", tokens, 1), alibi_slopes(heads, order=order)
+    if (needed := 4 * tokens**2 * (2 * len(slopes) + 4)) > (free := free_bytes()):
+        raise NotEnoughMemory(
+            f"A bias of {len(slopes)} heads for {tokens:,} tokens takes {human_bytes(needed)} to make, and "
+            f"{human_bytes(free)} are free; give fewer tokens."
+        )
     place = torch.arange(tokens)
     distance = (place[:, None] - place[None, :]).float()
-    bias = -alibi_slopes(heads, order=order)[:, None, None] * distance
+    bias = -slopes[:, None, None] * distance
     return bias.masked_fill(distance < 0, float("-inf"))

@@ -112,9 +112,13 @@ def from_parameters(given: Parameters, config: PreTrainedConfig, *, tokens: int 
     """The frequencies for parameters as transformers names them, in a model of this configuration."""
     kind = str(given.get("rope_type", "default"))
     turned, width = turned_channels(config, given)
-    base = _number(given, "rope_theta")
+    base = checks.number("rope_theta", given.get("rope_theta"), above=0)
+    tokens = None if tokens is None else checks.whole("tokens", tokens, 1)
     context = context_length(config) or 0
     trained = int(_number(given, "original_max_position_embeddings", context))
+    if kind in ("dynamic", "yarn", "llama3", "longrope"):  # which divide by it
+        checks.whole("original_max_position_embeddings", trained, 1)
+        checks.whole("max_position_embeddings", context, 1)
     scale = 1.0
     if kind == "default":
         values = plain(base, turned)
@@ -237,7 +241,10 @@ def _longrope(
 ) -> tuple[torch.Tensor, float]:
     factor = _number(given, "factor", context / trained)
     name = "long_factor" if tokens and tokens > trained else "short_factor"
-    divisors = torch.tensor([float(one) for one in cast("Sequence[float]", given[name])])
+    numbers = checks.series(name, given.get(name), f"{turned // 2} numbers, one for each pair")
+    if len(numbers) != turned // 2:
+        checks.refuse(name, numbers, f"{turned // 2} numbers, one for each pair")
+    divisors = torch.tensor([checks.number(name, one, above=0) for one in numbers])
     own = given.get("attention_factor")
     scale = math.sqrt(1 + math.log(factor) / math.log(trained)) if factor > 1 else 1.0
     return plain(base, turned) / divisors, scale if own is None else _number(given, "attention_factor")

@@ -21,7 +21,7 @@ from labkit.models.hardware import free_bytes
 from labkit.models.memory import human_bytes
 from labkit.trace.lab_like import check_lab
 from labkit.trace.record import LayerAttention, Trace
-from labkit.trace.recurrences import ChunkScan, Listener, SelectiveScan, Steps, Wkv, listening
+from labkit.trace.recurrences import ChunkScan, Listener, SelectiveScan, Steps, Wkv, is_visited, listening
 
 if TYPE_CHECKING:
     from labkit.trace.lab_like import TracingLab
@@ -157,6 +157,10 @@ def hidden_attention(
             raise Unavailable(f"Layer {missing[0]} of {lab.name} has no recurrent state; layers {known} have one.")
         if anatomy.shares_parts or len({id(there[n].module) for n in there}) < len(there):
             raise Unavailable(f"Layers of {lab.name} share their parts, so calls can't be told apart; look at `state`.")
+        if edited := [n for n in wanted if is_visited(there[n].module)]:
+            raise Unavailable(
+                f"The state of layer {edited[0]} is edited, and no matrix of a text's inputs has that in it; leave the edit first."
+            )
         calls: dict[int, tuple[Steps | None, object]] = {}
 
         def look(module: nn.Module, _function: str, steps: Steps | None, output: object) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "Wkv",
     "compared",
     "functions_of",
+    "is_visited",
     "listening",
     "steps_of",
 ]
@@ -367,6 +368,11 @@ def listening(modules: Iterable[nn.Module], listener: Listener) -> Iterator[None
                 _replace(type(module).__module__, name)
                 stack.callback(_restore, type(module).__module__, name)
         yield
+
+
+def is_visited(module: nn.Module) -> bool:
+    """Whether states of a module are shown to something that may change them, as an edit does."""
+    return any(each.visit is not None for each in _listeners.get(id(module), ()))
 
 
 def _deaf(module: nn.Module, listener: Listener) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_positions import TEXT, lab_of
+from test_positions import TEXT, config_of, lab_of
 
 import labkit as lk
 
@@ -96,3 +96,28 @@ def test_parameters_that_would_give_no_frequencies_are_refused(lab: lk.Lab, kind
     with pytest.raises(lk.BadInput), lab.edit(lk.context.positions(kind, **{"factor": 4} | more)):  # type: ignore[arg-type]
         pass
     assert lab.context == 24
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"rope_theta": 0}, "rope_theta=0"),
+        ({"rope_theta": -5.0}, "rope_theta=-5"),
+        ({"rope_type": "longrope", "factor": 2.0}, "short_factor=None"),
+        ({"rope_type": "longrope", "factor": 2.0, "short_factor": [1.0], "long_factor": [1.0]}, "one for each pair"),
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 0}, "embeddings=0"),
+    ],
+)
+def test_configurations_that_give_no_frequencies_are_refused(given: dict[str, object], match: str) -> None:
+    config = config_of({})
+    config.rope_parameters = {"rope_type": "default", "rope_theta": 1e4} | given
+    with pytest.raises(lk.BadInput, match=match):
+        lk.context.frequencies(config)
+
+
+def test_lengths_that_can_not_be_are_refused() -> None:
+    for tokens in (0, -5, "x"):
+        with pytest.raises(lk.BadInput, match="tokens"):
+            lk.context.frequencies(config_of({"rope_type": "dynamic", "factor": 2.0}), tokens=tokens)  # type: ignore[arg-type]
+    with pytest.raises(lk.NotEnoughMemory, match="fewer tokens"):
+        lk.context.alibi_bias(128, 10**6)

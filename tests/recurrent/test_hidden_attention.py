@@ -127,3 +127,15 @@ def test_what_has_none_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matrices, "free_bytes", lambda _device: 1_000)
     with pytest.raises(lk.NotEnoughMemory, match="name fewer layers"):
         hidden_attention(jamba, IDS)
+
+
+def test_an_edited_state_has_no_matrix() -> None:
+    lab = build("mamba")
+    with lab.edit(lk.patch("state[0] @ 3", 0.0)):
+        with pytest.raises(lk.Unavailable, match="state of layer 0 is edited"):
+            hidden_attention(lab, IDS)
+        hidden_attention(lab, IDS, 1)
+    with lab.edit(lk.patch("residual[0] @ 3", 0.0)):
+        found = hidden_attention(lab, IDS)[0]
+    assert found.layer == 0
+    hidden_attention(lab, IDS)
