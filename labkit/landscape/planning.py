@@ -141,6 +141,10 @@ def plan(
     machine = _hardware(hardware)
     chunk = None if chunk is None else checks.whole("chunk", chunk, 1)
     host_bytes = checks.whole("host_bytes", host_bytes, 0)
+    if host_bytes and machine.device.host is None:
+        raise BadInput(
+            f"{machine.device.name} has one memory for all, and no other for layers to go to; give host_bytes=0."
+        )
     shares = [
         checks.number(name, value, most=1, above=0)
         for name, value in (
@@ -150,6 +154,9 @@ def plan(
     ]
     if head is not None:
         head = precision_name("head", head)
+        own = PLAIN.get(precision, 2)
+        if PLAIN.get(head, own) != own:
+            checks.refuse("head", head, f"a format, or None for the {8 * own} bits that the other weights have")
     if cache_precision is None:
         cache_precision = "float32" if precision == "float32" else "bfloat16"
     cache_precision = checks.one_of("cache_precision", cache_precision, CACHE_BITS)

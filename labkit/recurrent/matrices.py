@@ -159,7 +159,7 @@ def hidden_attention(
             raise Unavailable(f"Layers of {lab.name} share their parts, so calls can't be told apart; look at `state`.")
         if edited := [n for n in wanted if is_visited(there[n].module)]:
             raise Unavailable(
-                f"The state of layer {edited[0]} is edited, and no matrix of a text's inputs has that in it; leave the edit first."
+                f"The state of layer {edited[0]} is edited, and no matrix of a text's inputs has that in it; leave that edit."
             )
         calls: dict[int, tuple[Steps | None, object]] = {}
 

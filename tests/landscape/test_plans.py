@@ -198,6 +198,16 @@ def test_layers_are_spread_only_over_cards_that_the_heads_divide_by() -> None:
         assert any("cards, as there are fewer" in said for said in found.assumptions) == (copies > 1)
 
 
+def test_what_would_be_left_out_of_a_plan_is_refused() -> None:
+    for name in ("M4Max-128GB", "iPhone14Pro-6GB"):  # of which no bytes a second are known to fetch layers with
+        with pytest.raises(lk.BadInput, match="one memory"):
+            lk.plan("llama-2-7b", hardware=name, host_bytes=2**40)
+    for precision, head in (("int4", "float32"), ("bfloat16", "float32"), ("float32", "float16")):
+        with pytest.raises(lk.BadInput, match="head="):
+            lk.plan("gpt2", hardware="T4", precision=precision, head=head)
+    assert lk.plan("gpt2", hardware="T4", precision="int4", head="float16", tokens=64).fits
+
+
 def test_cards_without_a_link_say_so_and_this_machine_is_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
     over = lk.plan("llama-2-7b", hardware="2xRTX4090-24GB", tokens=512).assumptions
     assert not any("gives 0 GB/s" in said for said in over)
