@@ -58,10 +58,8 @@ GIB = 2**30
 # %% tags=["nbval-check-output"]
 for name in ("smollm2-135m", "llama-2-7b", "llama-2-70b", "mixtral-8x7b", "deepseek-v3"):
     counted = lk.memory(name, tokens=1)
-    millions = f"{counted.parameters / 1e6:9,.0f} million"
-    print(
-        f"{name:13} {millions}, for one token {counted.active_parameters / counted.parameters:4.0%}"
-    )
+    active = counted.active_parameters / counted.parameters
+    print(f"{name:13} {counted.parameters / 1e6:9,.0f} million, for one token {active:4.0%}")
 if checked.passed:
     same = (
         parameters(8192, 28672, 80, 64, 8, 32000, False) == lk.memory("llama-2-70b").parameters
