@@ -14,7 +14,7 @@ from labkit.errors import BadInput
 from labkit.markup import counted
 from labkit.results import Result
 from labkit.tokenization.pipelines import Pipeline, pipeline, tokenizer_of
-from labkit.tokenization.spelling import Spelling, spelling
+from labkit.tokenization.spelling import SPACE, Spelling, spelling
 from labkit.trace.input import as_ids, check_characters
 
 if TYPE_CHECKING:
@@ -151,8 +151,9 @@ def tokens(lab_or_tokenizer: object, text: str, *, loss: bool = True, name: str 
     special |= {i for i, token in (getattr(tokenizer, "added_tokens_decoder", None) or {}).items() if token.special}
     pieces = [str(piece) for piece in tokenizer.convert_ids_to_tokens(list(ids))]
     spread = _over_bytes(spelt, losses)
+    is_space = SPACE in text and SPACE not in str(tokenizer.decode(list(ids)))  # the sign itself comes back as a space
     items = tuple(
-        _token(number, id_, piece, spelt, steps, id_ in special, losses)
+        _token(number, id_, piece, spelt, steps, id_ in special, losses, is_space)
         for number, (id_, piece) in enumerate(zip(ids, pieces, strict=True))
     )
     known = np.flatnonzero(np.isfinite(spread))
@@ -168,13 +169,21 @@ def _losses(lab: TracingLab, ids: Sequence[int]) -> np.ndarray:
 
 
 def _token(
-    number: int, id_: int, piece: str, spelt: Spelling, steps: Pipeline, special: bool, losses: np.ndarray
+    number: int,
+    id_: int,
+    piece: str,
+    spelt: Spelling,
+    steps: Pipeline,
+    special: bool,
+    losses: np.ndarray,
+    is_space: bool,
 ) -> Token:
     held, added, dropped = spelt.held[number], spelt.added[number], spelt.dropped[number]
     own = spelt.own[number]
     unknown = bool(steps.unknown) and piece == steps.unknown and own != held and not added
     lead = spelt.prefix if own == spelt.prefix + held else b""
     same = own in (lead + held, b" " + held) if spelt.way == "spelt" else own.strip(b" ") == held.strip(b" \n\t\r")
+    same = same and not (is_space and SPACE in piece and SPACE.encode() in held)
     return Token(
         text=piece if added else written(held),
         bytes=held,
@@ -260,6 +269,8 @@ def _notes(
         shown = ", ".join(f"{token.text!r} as {token.piece!r}" for token in changed[:SHOWN_CHANGES])
         more = " …" if len(changed) > SHOWN_CHANGES else ""
         found.append(f"Not as the text has it: {counted(len(changed), 'token')}, {shown}{more}.")
+    if any(SPACE in token.piece and SPACE.encode() in token.bytes for token in changed):
+        found.append(f"The tokenizer writes {SPACE} for a space, so that a {SPACE} of the text can't be told from one.")
     if unknown := sum(token.unknown for token in items):
         found.append(
             f"For want of a token, the model sees {counted(unknown, 'sign')} for what is unknown: those bytes are lost to it."

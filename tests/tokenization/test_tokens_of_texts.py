@@ -208,6 +208,17 @@ def test_merges_are_the_libraries_own_in_the_order_of_their_ranks() -> None:
         ).tokens or "<|im_end|>" in text
 
 
+def test_a_sign_that_stands_for_a_space_is_not_exact() -> None:
+    for kind in ("gemma", "metaspace"):
+        made = getattr(tokenizers_of_kinds, kind)()
+        found = tokens(made, "▁a▁")
+        assert b"".join(token.bytes for token in found) == "▁a▁".encode()
+        assert not found.exact
+        assert any("can't be told from one" in note for note in found.notes)
+        assert tokens(made, " a ").exact or tokens(made, " a ").notes
+    assert tokens(tokenizers_of_kinds.byte_level(), "▁a▁").exact
+
+
 def test_no_merge_reaches_into_a_token_that_was_added() -> None:
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
