@@ -384,9 +384,8 @@ if checked.passed:
     priced = found[1:]  # nothing stands before the first token: it has no loss
     losses = torch.tensor([token.loss for token in priced])
     sizes = torch.tensor([len(token.bytes) for token in priced])
-    print(
-        f"by hand {bits_per_byte(losses, sizes):.2f}, labkit {found.bits_per_byte:.2f} bits per byte"
-    )
+    own = bits_per_byte(losses, sizes)
+    print(f"by hand {own:.2f}, labkit {found.bits_per_byte:.2f} bits per byte")
 
 # %% [markdown]
 # **To take away:** tokens are what was frequent in somebody's text. Their losses can't be compared between models, bits per byte
@@ -414,9 +413,8 @@ tax.show(round(float(mine.loc["Hindi", "relative"]), 1))
 for language in ("English", "Spanish", "German", "Chinese, simplified", "Arabic", "Hindi"):
     row = mine.loc[language]
     between = f"{row['low']:.1f} to {row['high']:.1f}"
-    print(
-        f"{language:20} {row['relative']:5.1f} ({between}), in bytes {plain.loc[language, 'relative']:.1f}"
-    )
+    bare = plain.loc[language, "relative"]
+    print(f"{language:20} {row['relative']:5.1f} ({between}), in bytes {bare:.1f}")
 
 # %%
 lk.views.languages(table)
