@@ -113,6 +113,23 @@ def test_every_row_is_judged_by_pairs_that_no_training_saw(lab: lk.Lab, monkeypa
     assert all(each == set(range(100)) - learnt[0] for each in judged)
 
 
+def test_texts_of_other_lengths_are_swapped_together_as_alone(lab: lk.Lab) -> None:
+    from labkit.circuits import aligning
+
+    bases, sources = [[0, 1, 9], [2, 3, 1, 0, 9], [1, 9]], [[3, 9], [0, 2, 9], [2, 2, 1, 9]]
+    task = aligning._Task(bases, sources, [4, 5, 6], np.array([0, 1, 2]), -1)
+    run = aligning._Run(lab, task, aligning._Settings("residual", ADDING, 4, 1, 3, 0.1))
+    basis = aligning._start(WIDTH, 4, 0).float()
+
+    def logits(pairs: list[int]) -> dict[int, torch.Tensor]:
+        groups = run._logits(np.array(pairs), basis, grad=False)
+        return {int(n): row for numbers, rows in groups for n, row in zip(numbers, rows, strict=True)}
+
+    together = logits([0, 1, 2])
+    for n in range(3):
+        torch.testing.assert_close(together[n], logits([n])[n], atol=1e-5, rtol=1e-5)
+
+
 def test_random_directions_are_drawn_several_times_and_a_pair_counts_once(lab: lk.Lab) -> None:
     settings: dict[str, Any] = {"directions": 52, "steps": 1, "shuffles": 0, "untrained": 0, "progress": False}
     once, twice = (das(lab, PAIRS + more, FIRST + own, ADDING, **settings)

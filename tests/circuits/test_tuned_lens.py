@@ -114,6 +114,38 @@ def test_the_map_of_another_layer_is_of_another_one_where_there_are_two() -> Non
     assert (quality["other_layer"] - quality["kl"]).abs().min() > 1e-3
 
 
+def test_quality_is_of_texts_that_no_step_read_and_the_rate_falls_to_nothing(
+    lab: lk.Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from labkit.circuits import tuned_fitting
+
+    read: list[list[int]] = []
+    judged: list[list[int]] = []
+    rates: list[float] = []
+    seen, quality, step = tuned_fitting._seen, tuned_fitting._quality, tuned_fitting._Training.step
+
+    def seeing(lab: Any, ids: list[int], *given: Any) -> Any:
+        read.append(ids)
+        return seen(lab, ids, *given)
+
+    def judging(lab: Any, texts: list[list[int]], *given: Any) -> Any:
+        judged.extend(texts)
+        return quality(lab, texts, *given)
+
+    def stepping(self: Any, *given: Any) -> None:
+        step(self, *given)
+        rates.append(self.optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(tuned_fitting, "_seen", seeing)
+    monkeypatch.setattr(tuned_fitting, "_quality", judging)
+    monkeypatch.setattr(tuned_fitting._Training, "step", stepping)
+    fit_tuned_lens(lab, TEXTS, steps=40, **QUICK)
+    learnt = {tuple(ids) for ids in read[:40]}
+    assert (len(learnt), len(judged)) == (30, 10)
+    assert not learnt.intersection(map(tuple, judged))
+    assert rates == pytest.approx([0.02 * (1 - n / 40) for n in range(1, 41)])
+
+
 def test_on_a_layer_that_has_nothing_to_do_with_the_prediction_it_is_no_better_than_a_constant() -> None:
     """The null: where what is read was put in at random, text after text, nothing can be foretold from it on other texts."""
     lab = make_lab()
