@@ -53,6 +53,7 @@ def rows_of(lab: LabLike, texts: object, name: str, *, chat: bool | None) -> lis
 
 def checked_place(lab: LabLike, at: object) -> str:
     """The name of an instrument that each layer has. Raises BadInput, and Unavailable where the model does not have it."""
+    check_lab(lab)
     at = checks.one_of("at", at, PLACES, problem="is nothing that can be read at each layer")
     if reason := lab.support().get(at):
         raise Unavailable(f"{at} can't be had from {lab.name}: {reason}.")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from labkit.circuits.contrasts import Both, Contrast, check_plain
-from labkit.circuits.gradients import Point, check_slopes, linearised, no_ends, points
+from labkit.circuits.gradients import Point, check_slopes, differentiating, linearised, no_ends, points
 from labkit.circuits.graph import node_id
 from labkit.errors import Unavailable
 from labkit.trace.probing import COARSEST, TOLERANCE
@@ -238,7 +238,8 @@ def _parallel(model: PreTrainedModel, anatomy: Anatomy, contrast: Contrast, mlps
             found.append(True)
             continue
         mlp = point.live["mlp_output"][layer]
-        (slope,) = torch.autograd.grad(mlp.sum(), wrote, retain_graph=True, allow_unused=True)
+        with differentiating():
+            (slope,) = torch.autograd.grad(mlp.sum(), wrote, retain_graph=True, allow_unused=True)
         found.append(slope is None)
     return tuple(found)
 
@@ -272,7 +273,8 @@ def edge_effects(
         below = whole["residual"][len(anatomy.layers)]
         _add(found, edges, edges.receivers[-1:], [below], written, point.share)
         for layer in reversed(range(len(anatomy.layers))):
-            readers, slopes = _read(point, edges, layer, whole)
+            with differentiating():
+                readers, slopes = _read(point, edges, layer, whole)
             _add(found, edges, readers, slopes, written, point.share)
             below = torch.stack([below.to(slopes[0].device), *slopes]).sum(0) if slopes else below
             stream = whole["residual"][layer]
@@ -293,7 +295,8 @@ def edge_effects(
 def _whole_gradients(point: Point, edges: Edges) -> dict[str, dict[int, torch.Tensor]]:
     """The metric's gradient by every tensor, with a row a point, as autograd gives it; zero where nothing depends on it."""
     wanted = [(name, layer, x) for name in NAMES for layer, x in point.live.get(name, {}).items()]
-    slopes = torch.autograd.grad(point.total, [x for *_, x in wanted], allow_unused=True, retain_graph=True)
+    with differentiating():
+        slopes = torch.autograd.grad(point.total, [x for *_, x in wanted], allow_unused=True, retain_graph=True)
     check_slopes(slopes)
     found: dict[str, dict[int, torch.Tensor]] = {name: {} for name in NAMES}
     for (name, layer, x), slope in zip(wanted, slopes, strict=True):

@@ -45,6 +45,13 @@ def check_weights(model: PreTrainedModel) -> None:
         )
 
 
+@contextlib.contextmanager
+def differentiating() -> Iterator[None]:
+    """With autograd on, whatever mode the caller is in. Never over a `yield` of a generator that may be left unfinished."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 def points(
     model: PreTrainedModel,
     anatomy: Anatomy,
@@ -63,6 +70,7 @@ def points(
     count = 1 if steps is None else steps
     size = running.copies(model, len(contrast.corrupted), count)
     start = way(anatomy)
+    changing = False
     for first in range(0, count, size):
         at = range(first, min(first + size, count))
         edit: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
@@ -72,7 +80,7 @@ def points(
             edit = installed(model, anatomy, [Site(start, 0, _putting(corrupted + part * (clean - corrupted)))])
         with edit, observing(model, anatomy, kept_by(names), gradients=True) as captured:
             logits = running.forward(model, [contrast.corrupted] * len(at), grad=True).all_logits
-        with torch.inference_mode(False), torch.enable_grad():
+        with differentiating():
             total = torch.stack([_scalar(contrast.metric, row) for row in logits]).sum()
             # what both texts give is checked with their plain runs; a gradient may be finite where the metric is not
             if steps is not None and not bool(total.isfinite()):
@@ -80,9 +88,16 @@ def points(
                     f"The metric is {float(total.detach())} on the way from the corrupted to the clean text; {FINITE}, or "
                     "take the gradient at the corrupted text alone (method='attribution', or steps=None)."
                 )
-            yield Point(captured.live, captured.layered, total, 1 / count)
+            changing = _changes(contrast.metric, total, logits) or changing
+        yield Point(captured.live, captured.layered, total, 1 / count)
         if advance is not None:
             advance.advance(len(at))
+    if not changing:
+        raise BadInput(
+            f"The gradient of the metric {_name(contrast.metric)} is exactly 0 wherever it was taken, so that every effect "
+            "would read 0 (it rounds, counts, cuts off, or is saturated); choose a metric that follows small changes of the "
+            "logits, or patch exactly (method='exact', or lk.patching)."
+        )
 
 
 def linearised(
@@ -126,7 +141,8 @@ def mean_gradients(point_passes: Iterator[Point], names: Sequence[str]) -> Tenso
     found: Tensors = {name: {} for name in names}
     for point in point_passes:
         wanted = [(name, layer, x) for name in names for layer, x in point.live.get(name, {}).items()]
-        slopes = torch.autograd.grad(point.total, [x for *_, x in wanted], allow_unused=True)
+        with differentiating():
+            slopes = torch.autograd.grad(point.total, [x for *_, x in wanted], allow_unused=True)
         check_slopes(slopes)
         for (name, layer, x), slope in zip(wanted, slopes, strict=True):
             mean = torch.zeros_like(x[0]) if slope is None else slope.detach().sum(0) * point.share
@@ -147,12 +163,26 @@ def _putting(value: torch.Tensor) -> Callable[[torch.Tensor, TokenAxis], torch.T
     return lambda _whole, _axis: value
 
 
+NO_WAY = (
+    "so no gradient goes through it; compute it from the logits with torch, or patch exactly (method='exact', or "
+    "lk.patching)."
+)
+
+
+def _name(metric: Metric) -> str:
+    return str(getattr(metric, "__name__", metric))
+
+
+def _changes(metric: Metric, total: torch.Tensor, logits: torch.Tensor) -> bool:
+    """Whether a metric's gradient by the logits is anything but 0. Raises BadInput where there is none."""
+    (slope,) = torch.autograd.grad(total, logits, retain_graph=True, allow_unused=True)
+    if slope is None:
+        raise BadInput(f"The metric {_name(metric)} returned a Tensor that is not derived from its logits, {NO_WAY}")
+    return bool(slope.any())
+
+
 def _scalar(metric: Metric, logits: torch.Tensor) -> torch.Tensor:
-    name = getattr(metric, "__name__", metric)
-    no_way = (
-        "so no gradient goes through it; compute it from the logits with torch, or patch exactly (method='exact', or "
-        "lk.patching)."
-    )
+    name, no_way = _name(metric), NO_WAY
     try:
         value = metric(scores(logits))
     except RuntimeError as error:

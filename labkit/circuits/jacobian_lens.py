@@ -44,13 +44,19 @@ class JacobianLens:
     base: Base | None = None
 
     def __post_init__(self) -> None:
-        """Raise BadInput unless there is a matrix at least, and all are square and alike."""
+        """Raise BadInput unless there is a matrix at least, all are square and alike, and each is of a layer that there is."""
         shapes = sorted({tuple(matrix.shape) for matrix in self.jacobians.values()})
         if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][0] != shapes[0][1]:
             held = f"matrices of the shapes {checks.listed(map(str, shapes))}" if shapes else "no matrix"
             raise BadInput(
                 f"A Jacobian lens has a matrix (d_model, d_model) for each layer, all alike, and this one has {held}."
             )
+        for layer in self.jacobians:
+            if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < self.layers:
+                raise BadInput(
+                    f"A lens of a model with {checks.shown(self.layers)} layers has matrices for what enters a layer, and this "
+                    f"one has one for layer {checks.shown(layer)}; layers count from 0, and the last residual needs none."
+                )
 
     @property
     def d_model(self) -> int:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from labkit.circuits.gradients import check_weights
 from labkit.errors import BadInput, Unavailable
 from labkit.trace import running
 from labkit.trace.along import exact
@@ -45,6 +46,7 @@ def check_differentiable(lab: LabLike) -> None:
             f"{lab.name} looks at later tokens too, so a state acts on earlier ones and is not read for what comes next; "
             'fit a lens on a causal model, or ask what its states hold with lk.circuits.probe(lab, texts, labels, at="residual").'
         )
+    check_weights(lab.model)
     if running.virtual_tokens(lab.model):
         raise Unavailable(
             f"{lab.name} has trained vectors before its texts (prompt tuning); fit the lens on the model without them: "

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from labkit import checks
 from labkit.circuits.jacobian_lens import JacobianLens, plain_name
 from labkit.circuits.tuned_lens import TunedLens
 from labkit.errors import BadInput, BadModelFile, ModelNotFound
-from labkit.models.files.safetensors_header import read_safetensors_header
+from labkit.models.files.safetensors_header import SafetensorsHeader, read_safetensors_header
 from labkit.models.shipped import checked_lens
 from labkit.quantization.bases import Base
 from labkit.trace.along import exact
@@ -29,7 +29,8 @@ FILE = "lens.safetensors"
 PICKLES = (".pt", ".pth")
 TUNED = "tuned-lens"
 _MOST_LAYERS = 10_000
-_STORED = ("F32", "F16", "BF16", "I8")
+_FLOATS = ("F32", "F16", "BF16")
+_STORED = (*_FLOATS, "I8")
 _LEVELS = 127
 UNKNOWN = "its model can't be verified: the file has no fingerprint, so only name, layers and width are compared"
 GROUP = 32  # numbers of a row that share a scale; a narrower or uneven row has one
@@ -52,6 +53,9 @@ def load_lens(
     Raises ModelNotFound where there is no such file, BadModelFile for a damaged one or one that is no such lens, and for a
     pickle that was not asked for.
     """
+    layers = None if layers is None else checks.whole("layers", layers, 2)
+    if model is not None and not isinstance(model, str):
+        checks.refuse("model", model, "the model's name")
     if not isinstance(path, str | Path):
         raise BadInput(f"A lens is loaded from a file, and a {type(path).__name__} names none; give its path.")
     file = Path(path).expanduser()
@@ -87,7 +91,11 @@ def _shipped() -> JacobianLens:
 
 def write(lens: JacobianLens, path: str | Path, *, bits: int = 16) -> Path:
     """Write a lens, whole or not at all. bits: 8 stores whole numbers up to 127, with a float16 scale for every GROUP of them."""
+    if not isinstance(path, str | Path):
+        raise BadInput(f"A lens is saved to a file, and a {type(path).__name__} names none; give its path.")
     file = Path(path).expanduser()
+    if file.is_dir():
+        raise BadInput(f"{str(path)!r} is a folder; give the path of a file in it.")
     if file.suffix not in (".safetensors", *PICKLES):
         raise BadInput(
             f"A lens is saved as NAME.safetensors, or as NAME.pt as published ones are, and not as {file.name}."
@@ -169,9 +177,13 @@ def _write_tuned(lens: TunedLens, file: Path) -> None:
     save_file(tensors, file, metadata=facts)
 
 
-def _tuned(file: Path, facts: Mapping[str, str], model: str | None) -> TunedLens:
+def _tuned(file: Path, header: SafetensorsHeader, model: str | None) -> TunedLens:
     from safetensors.torch import load_file
 
+    facts = header.metadata
+    for name, (dtype, shape, _) in header.tensors.items():
+        if dtype not in _FLOATS or not math.prod(shape):
+            raise _wrong(file, f"{name} is {dtype} of shape {shape}")
     held = load_file(file)
     try:
         notes = tuple(str(note) for note in json.loads(facts.get("notes", "[]")))
@@ -182,14 +194,14 @@ def _tuned(file: Path, facts: Mapping[str, str], model: str | None) -> TunedLens
         base = Base.from_text(facts.get("base"))
         return TunedLens(
             jacobians=dict(sorted(matrices.items())),
-            prompts=int(facts.get("n_prompts", "0")),
+            prompts=max(0, int(facts.get("n_prompts", "0"))),
             model=model or facts.get("model"),
             layers=int(facts["layers"]),
             notes=notes if base else (*notes, UNKNOWN),
             base=base,
             biases=dict(sorted(biases.items())),
         )
-    except (ValueError, TypeError, KeyError, BadInput) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, BadInput) as error:
         raise _wrong(file, "what it says about itself can't be read") from error
 
 
@@ -200,7 +212,7 @@ def _from_safetensors(file: Path, model: str | None, layers: int | None) -> Jaco
     header = read_safetensors_header(file)
     facts = header.metadata
     if facts.get("format") == TUNED:
-        return _tuned(file, facts, model)
+        return _tuned(file, header, model)
     names = {name: name.partition(".")[2] for name in header.tensors if name.startswith("J.")}
     if not names or not all(number.isdecimal() and int(number) < _MOST_LAYERS for number in names.values()):
         raise BadModelFile(
@@ -227,7 +239,7 @@ def _from_safetensors(file: Path, model: str | None, layers: int | None) -> Jaco
         notes = tuple(str(note) for note in json.loads(facts.get("notes", "[]")))
         prompts = int(facts.get("n_prompts", "0"))
         last = int(facts["target_layer"]) if "target_layer" in facts else None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise _wrong(file, "what it says about itself can't be read") from error
     return _made(file, matrices, prompts, model or facts.get("model"), layers, last, told, notes, facts.get("base"))
 
@@ -254,16 +266,21 @@ def _from_pickle(file: Path, model: str | None, layers: int | None) -> JacobianL
         or not all(isinstance(m, torch.Tensor) for m in matrices.values())
     ):
         raise BadModelFile(f"{file.name} holds no Jacobian lens, which has its matrices under 'J'; give another.")
+    for layer, matrix in matrices.items():
+        if not _is_plain(matrix):
+            raise _wrong(file, f"the matrix of layer {checks.shown(layer)} is no plain one of floating-point numbers")
     facts = content.get("metadata")
     facts = facts if isinstance(facts, dict) else {}
     target = content.get("target_layer", facts.get("target_layer"))
     name = content.get("model_name", facts.get("model_name"))
     try:
         prompts = int(content.get("n_prompts", content.get("n_done", 0)))
-        found = {int(layer): matrix for layer, matrix in matrices.items()}
+        found = {int(layer): matrix.detach() for layer, matrix in matrices.items()}
         last = None if target is None else int(target)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise _wrong(file, "what it says about itself can't be read") from error
+    if len(found) < len(matrices):
+        raise _wrong(file, "two of its matrices are of the same layer")
     if matrices is sums:
         if prompts < 1:
             raise _wrong(file, "it is a fit that has not begun")
@@ -279,6 +296,13 @@ def _from_pickle(file: Path, model: str | None, layers: int | None) -> JacobianL
         (),
         facts.get("base"),
     )
+
+
+def _is_plain(matrix: torch.Tensor) -> bool:
+    """Whether a tensor holds floating-point numbers one by one, as many as its shape says: an expanded one holds fewer."""
+    if matrix.is_nested or matrix.layout is not torch.strided or matrix.is_meta or not matrix.is_floating_point():
+        return False
+    return matrix.numel() * matrix.element_size() <= matrix.untyped_storage().nbytes()
 
 
 def _made(
@@ -310,7 +334,7 @@ def _made(
     told = Base.from_text(base if isinstance(base, str) else None)
     if told is None:
         notes = (*notes, UNKNOWN)
-    return JacobianLens(found, prompts, model, count, agreement, notes, told)
+    return JacobianLens(found, max(0, prompts), model, count, agreement, notes, told)
 
 
 def _wrong(file: Path, what: str) -> BadModelFile:

@@ -27,8 +27,10 @@ from labkit.circuits.activations import (
 from labkit.circuits.holding_out import check_enough, folds_of, share
 from labkit.circuits.pushing import Metrics, Steers, steers
 from labkit.errors import BadInput, Unavailable
+from labkit.quantization.bases import Base, base_of
 from labkit.results import Result
 from labkit.statistics import paired_difference
+from labkit.trace.lab_like import check_lab
 
 if TYPE_CHECKING:
     from labkit.trace.lab_like import LabLike
@@ -58,6 +60,7 @@ class Probe(Result):
     holding out.
     model: by name.  normals: by layer, (classes, d) float32, or (1, d) of two: in the units of what was read; what
     `direction` is made of.  spans: by layer, (classes,) or (1,): how far the means lie apart along them.
+    base: the fingerprint of the model's weights, by which `steers` refuses another model.
     """
 
     at: str
@@ -74,6 +77,7 @@ class Probe(Result):
     model: str
     normals: Mapping[int, Tensor] = field(repr=False)
     spans: Mapping[int, Tensor] = field(repr=False)
+    base: Base | None = field(default=None, repr=False)
 
     def _title(self) -> str:
         where = {"last": "the last token", "mean": "the mean of tokens"}.get(
@@ -141,11 +145,18 @@ class Probe(Result):
         """Does steering along the probe's direction do what the probe reads? As `lk.circuits.steers`, with this direction.
 
         strengths: in lengths of `direction(layer, label)`; negative ones push the other way.
-        Raises Unavailable for a probe of anything but the residual stream, along which alone there is steering.
+        Raises Unavailable for a probe of anything but the residual stream, along which alone there is steering, and BadInput
+        for another model than was probed.
         """
         if self.at != "residual":
             raise Unavailable(
                 f"Steering is along the residual stream, and this probe reads {self.at}; probe at='residual'."
+            )
+        check_lab(lab)
+        if self.base is not None and (differs := base_of(lab).differs(self.base)):
+            raise BadInput(
+                f"This probe was made on {self.base.name}, and {lab.name} {differs}; probe this model, or, to push it with this "
+                "direction all the same: lk.circuits.steers(lab, probe.direction(layer), prompts, metric, layer=layer)."
             )
         layer = self._layer(layer)
         return steers(
@@ -270,6 +281,7 @@ def probe(
         model=lab.name,
         normals=normals,
         spans=spans,
+        base=base_of(lab),
     )
 
 
@@ -279,7 +291,7 @@ def probe(
 def _classes(labels: object, texts: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """(texts,) int64 index of each text's class, and the classes in order: of numbers by size, otherwise by name."""
     wanted = "a list with a label for each text, such as ['formal', 'casual', ...]"
-    given = [getattr(each, "item", lambda each=each: each)() for each in checks.series("labels", labels, wanted)]
+    given = [checks.plain(each) for each in checks.series("labels", labels, wanted)]
     if len(given) != texts:
         raise BadInput(f"There are {texts} texts and {len(given)} labels; give one label for each text.")
     for each in given:

@@ -12,6 +12,7 @@ from labkit import checks
 from labkit.circuits.jacobian_lens import plain_name
 from labkit.circuits.lens_reading import LensReading
 from labkit.errors import BadInput
+from labkit.quantization.bases import Base, base_of
 from labkit.trace.edits import Edit
 from labkit.trace.lens import token_id
 from labkit.trace.places import parse
@@ -71,7 +72,7 @@ def swap(
         place = f"residual[{layer}] @ {tokens}"
         places[place] = _exchange(plane, layer, factor, how == "larger", seed)
         parse(place, lens.trace.layers)  # which refuses tokens that can't be read
-    return Edit(tuple(places), places, check=partial(_check, lens))
+    return Edit(tuple(places), places, check=partial(_check, lens, base_of(lab)))
 
 
 def _layers(lens: LensReading, layers: int | Sequence[int] | None) -> list[int]:
@@ -125,8 +126,12 @@ def _exchange(
     return exchanged
 
 
-def _check(lens: LensReading, lab: LabLike) -> None:
-    """Raise BadInput for a lab that the swap's lens is not of."""
+def _check(lens: LensReading, base: Base, lab: LabLike) -> None:
+    """Raise BadInput for a lab that the swap's lens is not of. base: the fingerprint of the model it was made with."""
+    if differs := base_of(lab).differs(base):
+        raise BadInput(
+            f"This swap was made with {base.name}, and {lab.name} {differs}; make it with a lens of this model."
+        )
     if lens.lens is not None:
         lens.lens.belongs(lab)
     elif len(lab.anatomy.layers) != lens.trace.layers or plain_name(lab.name) != plain_name(lens.model):

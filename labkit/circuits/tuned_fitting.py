@@ -110,8 +110,10 @@ def _seen(
     """Of some positions of a text: the states entering each layer, (n, d_model), and the model's prediction, (n, vocabulary)."""
     trace = lab.trace(ids, keep=("residual", "logits"))
     there = np.sort(rng.choice(np.arange(1, len(ids)), min(tokens, len(ids) - 1), replace=False))
-    states = [exact(trace.residual(layer)[there]) for layer in range(trace.layers)]
-    return states, exact(trace.logits[there]).softmax(-1), ending_of(lab, trace, ("residual", "logits"))
+    with torch.inference_mode(False):  # of the caller's, under which nothing could be learnt from
+        states = [exact(trace.residual(layer)[there]).clone() for layer in range(trace.layers)]
+        likely = exact(trace.logits[there]).softmax(-1)
+    return states, likely, ending_of(lab, trace, ("residual", "logits"))
 
 
 @dataclass

@@ -20,6 +20,7 @@ from labkit.trace import running
 from labkit.trace.capture import check_states, observing
 from labkit.trace.edits import Change, Site, installed
 from labkit.trace.instruments import BY_NAME, PATCHED, filled
+from labkit.trace.lab_like import check_lab
 from labkit.trace.pairs import Metric, check_metric, check_values, pair_ids, patched_value, positions_of, value_of
 from labkit.trace.passes import TokenAxis
 
@@ -98,6 +99,7 @@ def patching(
     Raises BadInput for texts of different lengths and for a metric that gives no number or the same one for both texts,
     Unavailable where the model does not have what is to be patched. An exception in the metric passes through.
     """
+    check_lab(lab)
     at = checks.one_of("at", at, PLACES, problem="is nothing that can be patched")
     check_metric(metric)
     clean_ids, corrupted_ids = pair_ids(lab, clean, corrupted)
