@@ -294,12 +294,14 @@ def _classes(labels: object, texts: int) -> tuple[np.ndarray, tuple[str, ...]]:
     given = [checks.plain(each) for each in checks.series("labels", labels, wanted)]
     if len(given) != texts:
         raise BadInput(f"There are {texts} texts and {len(given)} labels; give one label for each text.")
+    known: list[str | int | float] = []
     for each in given:
         if not isinstance(each, str | int | float) or each != each:
             raise BadInput(f"{checks.shown(each)} can't be a label; give texts or numbers.")
-    different = set(given)
+        known.append(each)
+    different = set(known)
     if len(different) < 2:
-        held = f"All labels are {checks.shown(given[0])}" if given else "There are no texts"
+        held = f"All labels are {checks.shown(known[0])}" if known else "There are no texts"
         raise BadInput(f"{held}: with one class there is nothing to tell apart; give texts of at least two.")
     numbers = all(not isinstance(each, str) for each in different)
     order = sorted(different) if numbers else sorted(different, key=str)
@@ -307,7 +309,7 @@ def _classes(labels: object, texts: int) -> tuple[np.ndarray, tuple[str, ...]]:
     if len(set(names)) < len(names):
         raise BadInput("Two different labels read the same as text, such as 1 and '1'; write them all in one way.")
     place = {each: i for i, each in enumerate(order)}
-    return np.array([place[each] for each in given], dtype=np.int64), names
+    return np.array([place[each] for each in known], dtype=np.int64), names
 
 
 # fits -----------------------------------------------------------------------------------------------------------------
