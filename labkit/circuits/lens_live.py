@@ -85,14 +85,18 @@ class Pass:
         return cells(lab, self.ending, lenses, {layer: x[at] for layer, x in self.states.items()}, k, memo)
 
 
-def held_by(lab: WritingLab, kind: Kind, fitted: JacobianLens | None, layers: Sequence[int] | None = None) -> Held:
+def held_by(
+    lab: WritingLab, kind: Kind, fitted: JacobianLens | None, layers: int | Sequence[int] | None = None
+) -> Held:
     """A lens for a lab's texts, with the layers it is read at: None for all. Raises as `lk.lens` does."""
     own = fitted_for(lab, kind, fitted)
     last = len(lab.anatomy.layers)
     readable = tuple(range(last + 1)) if own is None else tuple(own.readable)
     if layers is None:
         return Held(own, readable)
-    wanted = sorted({checks.index("layer", layer, last + 1, of="the lens reads") for layer in layers})
+    one = checks.as_whole(layers)
+    given = [one] if one is not None else checks.series("layers", layers, "a layer, or a list of layers")
+    wanted = sorted({checks.index("layer", layer, last + 1, of="the lens reads") for layer in given})
     if not wanted:
         raise BadInput(f"layers is empty; choose from {checks.some(readable)}.")
     for layer in wanted:
@@ -162,7 +166,7 @@ def generate_with_lens(
     *,
     kind: Kind = "jacobian",
     lens: JacobianLens | None = None,
-    layers: Sequence[int] | None = None,
+    layers: int | Sequence[int] | None = None,
     k: int = 5,
     chat: bool | None = None,
     template: Mapping[str, object] | None = None,

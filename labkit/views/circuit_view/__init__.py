@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import traitlets
 
-from labkit.checks import whole
+from labkit.checks import series, whole
 from labkit.errors import BadInput
 from labkit.views.base import View, clean, module, shorten, style, visible
 from labkit.views.circuit_view.graphs import END, Curve, curve_of, described, graph_of, measured, name_of, ranked
@@ -92,9 +92,14 @@ def circuit(
         trace=trace,
         remove=own(knock_out, graph) if knock_out is not None else corrupting(without) if callable(without) else None,
         metric=metric,
-        texts=_own_texts(found) if texts is None else Texts(list(texts), [f"text {i}" for i in range(len(texts))]),
+        texts=_own_texts(found) if texts is None else _numbered(texts),
         size=size,
     )
+
+
+def _numbered(texts: object) -> Texts:
+    given = series("texts", texts, "a list of texts, or [] for none")
+    return Texts(given, [f"text {i}" for i in range(len(given))])
 
 
 def _own_texts(found: object) -> Texts | None:

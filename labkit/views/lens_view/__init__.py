@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import traitlets
 
-from labkit.checks import whole
+from labkit.checks import refuse, texts, whole
 from labkit.errors import BadInput
 from labkit.markup import counted
 from labkit.views.base import View, clean, module, shorten, style, visible
@@ -92,7 +92,11 @@ def lens(
 
         if not all(callable(getattr(what, name, None)) for name in ("generate", "trace", "edit")):
             raise BadInput(f"A prompt is written on by a lab, and a {type(what).__name__} is none; give the lab first.")
-        kinds = [kind] if isinstance(kind, str) else list(kind)
+        if not isinstance(prompt, str):
+            refuse("prompt", prompt, "a text; it can be edited in the view")
+        kinds = list(texts("kind", kind))
+        if not kinds:
+            refuse("kind", kind, "a kind of lens, or several, such as 'logit'")
         write, layers = writer(what, kinds, fitted, k=k, edits=edits, **settings)
         return LensView(kinds, layers, model=what.name, k=k, title=title, write=write, prompt=prompt)
     given = what if isinstance(what, Mapping) else {}

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
+from labkit.checks import as_whole, series
 from labkit.circuits.lens_live import Pass, WritingLab, follow, held_by, prompt_ids
 from labkit.views.lens_view.cells import Cell, Column
 
@@ -38,7 +39,9 @@ def writer(
     Raises as `lk.lens` does for a kind that is not there for this lab.
     """
     if layers is not None:  # the last one stands for the model's own prediction
-        layers = [*layers, len(lab.anatomy.layers)]
+        one = as_whole(layers)
+        given = [one] if one is not None else series("layers", layers, "a layer, or a list of layers")
+        layers = cast("list[int]", [*given, len(lab.anatomy.layers)])  # each is checked below
     lenses = {kind: held_by(lab, cast("Kind", kind), fitted if kind != "logit" else None, layers) for kind in kinds}
     read_at = sorted({layer for held in lenses.values() for layer in held.layers})
 
