@@ -55,7 +55,13 @@ def test_the_words_are_the_personas_and_the_likelihoods_those_of_a_trace(tiny_la
     assert row["share"] == pytest.approx(row["change"] / (result.asked - result.unasked), rel=1e-3)
     assert row["random_low"] <= row["random_high"]
     assert row["kl"] == pytest.approx(lk.circuits.edit_cost(tiny_lab, push, GENERAL).kl, rel=1e-4)
-    assert row["random_kl"] > 0
+    vector = result.direction.vector
+    drawn = torch.randn(4, len(vector), generator=torch.Generator().manual_seed(0))
+    costs = []
+    for one in 4 * vector.norm() * drawn / drawn.norm(dim=1, keepdim=True):
+        aside = lk.patch("residual[1] @ 1:", lambda x, one=one: x + one)
+        costs.append(lk.circuits.edit_cost(tiny_lab, aside, GENERAL).kl)
+    assert row["random_kl"] == pytest.approx(np.mean(costs), rel=1e-3)
     assert result.table["p"].between(1 / 5, 1).all()
     assert "its own words" in str(result)
 
