@@ -129,8 +129,8 @@ print(shown.loc[[0, 6, 12, 18, 24, 26, 27, 28, 30]].round(1).to_string())
 
 # %% [markdown]
 # (Row 30 is what leaves the last layer.) For 27 layers both texts look the same through the lens, and both look singular. Then, within
-# two layers, the plural appears. The large number in row 0 says nothing: there the last token's own embedding is read, before any
-# layer has done anything. Look at all of it: layers downward, tokens across, the first choice in each cell; a click shows the others.
+# two layers, the plural appears. The large number in row 0 says nothing, and is the same for both: there the last token's own
+# embedding is read, before any layer has done anything. Look at all of it: layers downward, tokens across, the first choice in each cell; a click shows the others.
 
 # %%
 reading = lk.lens(lab, lab.trace(clean, keep=("residual", "logits")), kind="logit")
@@ -180,7 +180,9 @@ best.show(round(100 * ranked["effect"].iloc[0]))
 
 # %% tags=["nbval-check-output"]
 print(ranked[["layer", "head", "effect"]].head(4).round(2).to_string(index=False))
-print(f"half of the 270 heads have an effect below {heads['effect'].abs().median():.2f}")
+print(
+    f"half of the 270 heads have an effect below {heads['effect'].abs().median():.3f} in size"
+)
 
 # %% [markdown]
 # One head, number 0 of layer 26, brings most of the answer back. Where does it look, from the last token?
@@ -233,8 +235,9 @@ steps = lk.circuits.attribution(lab, clean, corrupted, plural, positions=[1, -1]
 # %% tags=["nbval-check-output"]
 top = library.sort_values("effect", ascending=False).head(3)
 print(top[["layer", "head", "effect"]].round(1).to_string(index=False))
-print(f"residual stream, correlation with exact: {stream.against(exact).pearson:.1f}")
-print(f"with the gradient along ten steps:       {steps.against(exact).pearson:.1f}")
+plain, along = stream.against(exact).pearson, steps.against(exact).pearson
+print(f"residual stream, {len(exact.table)} places: correlation with exact {plain:.1f}")
+print(f"with the gradient along ten steps: {along:.1f}")
 
 # %% [markdown]
 # The heads come in the right order. Of the residual stream at the noun the estimate is wrong, even in sign: replacing a whole
@@ -285,11 +288,13 @@ print((shown.round(1) + 0.0).to_string(index=False))
 # which makes *key* or *keys* of the word piece, and without it nothing later knows the noun.) So being needed is cheap to show, and
 # being enough is not.
 #
-# See the circuit on its text. Move the slider, open a part, knock it out:
+# See a circuit on its text, part by part and token by token. Of these there are many more than 300, so more are needed for the same
+# share of the answer. Move the slider, open a part, knock it out (what it puts out becomes 0):
 
 # %%
-placed = lk.circuits.find(lab, pairs[:1], plural, "attribution", positions=True, progress=False)
-lk.views.circuit(placed.graph.strongest(60), lab, metric=plural)
+placed = lk.circuits.find(lab, pairs[:1], plural, positions=True, progress=False)
+sizes = placed.by_size([8, 24, 60], draws=5, oracle=False, progress=False)
+lk.views.circuit(placed.graph.strongest(60), lab, metric=plural, faithfulness=sizes)
 
 # %% [markdown]
 # **To take away:** a circuit is a claim: these parts are enough. Test it on other texts, beside random parts.
