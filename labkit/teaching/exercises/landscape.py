@@ -316,7 +316,8 @@ EXERCISES = (
             "`layers * (attention + 3 * d_model * d_ff + 2 * d_model)`, the embedding once or twice, and `d_model` "
             "more.",
         ),
-        right="Nothing is left out: it is the published count to the last number. In the 7B two thirds of each layer are its MLP.",
+        right="Nothing is left out: it is the published count to the last number. In the 7B two thirds of each layer "
+        "are its MLP.",
         mistakes=mistakes(
             (_parameters_ungrouped, "Key and value matrices are narrower where heads share them: use `kv_heads`."),
             (_parameters_two_matrices, "The MLP has three matrices: gate, up and down."),
