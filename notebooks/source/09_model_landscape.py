@@ -380,12 +380,12 @@ print(len(steps.table) - 1, "merges; the last made", repr(steps.table["made"].il
 # exercise: landscape.bits_per_byte as checked
 
 # %% tags=["nbval-check-output"]
+print(f"labkit: {found.bits_per_byte:.2f} bits per byte")
 if checked.passed:
     priced = found[1:]  # nothing stands before the first token: it has no loss
     losses = torch.tensor([token.loss for token in priced])
     sizes = torch.tensor([len(token.bytes) for token in priced])
-    own = bits_per_byte(losses, sizes)
-    print(f"by hand {own:.2f}, labkit {found.bits_per_byte:.2f} bits per byte")
+    print(f"by hand: {bits_per_byte(losses, sizes):.2f}")
 
 # %% [markdown]
 # **To take away:** tokens are what was frequent in somebody's text. Their losses can't be compared between models, bits per byte
