@@ -170,7 +170,7 @@ def test_a_claim_side_by_side_writes_nothing() -> None:
     assert timed.agrees is None
     assert "differs" not in repr(timed)
     assert "taken 20" in repr(timed)
-    assert lk.claim("yarn-128k", 3).agrees is None
+    assert lk.claim("vllm-paging", 3).agrees is None
     nothing = lk.claim("phi3-85")
     assert nothing.value is nothing.agrees is None
     assert "computed  nothing" in repr(nothing)
@@ -195,7 +195,7 @@ def test_record_writes_what_it_computes_and_keeps_the_rest(tmp_path: Path, monke
     assert row.value == 87.5
     assert ledger.read_bytes() == original
     with pytest.raises(lk.BadInput, match="Nothing computes"):
-        claims.record(["yarn-128k"])
+        claims.record(["vllm-paging"])
     assert [row["id"] for row in json.loads(ledger.read_text(encoding="utf-8"))] == IDS
 
 

@@ -12,7 +12,8 @@ from labkit.trace.along import check_width, unit
 def test_a_direction_is_taken_at_length_one() -> None:
     given = torch.tensor([3.0, 0.0, 4.0], dtype=torch.float64, requires_grad=True)
     found = unit(given, "")
-    torch.testing.assert_close(found, torch.tensor([0.6, 0.0, 0.8]))
+    torch.testing.assert_close(found, torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64))
+    assert unit(given.to(torch.bfloat16), "").dtype == torch.float32
     assert not found.requires_grad
 
 
