@@ -454,7 +454,10 @@ class Ending:
             return self.unembedded(x).float() * self.factor
 
     def logits(self, residual: torch.Tensor, *, grad: bool = False) -> torch.Tensor:
-        raw = self.uncapped(residual, grad=grad)
+        return self.capped(self.uncapped(residual, grad=grad))
+
+    def capped(self, raw: torch.Tensor) -> torch.Tensor:
+        """What the softcap makes of what `uncapped` gives."""
         return raw if self.softcap is None else self.softcap * torch.tanh(raw / self.softcap)
 
     def direction(self, like: torch.Tensor, token: int) -> torch.Tensor:
@@ -499,7 +502,8 @@ def ending_of(lab: LabLike, trace: Trace, needed: Sequence[str]) -> Ending:
         raise Unavailable(
             f"{trace.model} has no unembedding (it gives no logits over tokens); load a causal language model."
         )
-    numbers = trace.logits.isfinite().all(-1).nonzero()[:, 0]
+    least, most = trace.logits.aminmax(dim=-1)  # both NaN where one is
+    numbers = (least.isfinite() & most.isfinite()).nonzero()[:, 0]
     if not len(numbers):
         first = next((i for i in range(trace.layers + 1) if not bool(trace.residual(i).isfinite().all())), None)
         where = ": the embedding is none" if first == 0 else f": the residual is none after layer {(first or 0) - 1}"
@@ -529,7 +533,8 @@ def proved(lab: LabLike, residual: torch.Tensor, logits: torch.Tensor) -> Ending
     truth = logits.double().cpu()
     tolerance = _tolerance(residual)
     try:
-        raw = ending.uncapped(residual).double().cpu()
+        plain = ending.uncapped(residual)
+        raw = plain.double().cpu()
     except RuntimeError as error:
         raise Unavailable(_no_way(lab)) from error
     config = model.config.get_text_config()
@@ -539,7 +544,7 @@ def proved(lab: LabLike, residual: torch.Tensor, logits: torch.Tensor) -> Ending
         found = Ending(ending.norm, ending.projection, ending.unembedding, ending.dtype, factor, softcap)
         if raw.shape != truth.shape:
             break
-        off = (found.logits(residual).double().cpu() - truth).abs().max()
+        off = (found.capped(plain * factor).double().cpu() - truth).abs().max()
         if bool(off <= tolerance * truth.abs().max()):
             return found
     raise Unavailable(_no_way(lab))
