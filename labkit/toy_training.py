@@ -23,9 +23,10 @@ from labkit.results import Result
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Outcome", "ToyTraining", "learning_rate_at", "train", "train_events"]
+__all__ = ["Outcome", "ToyTraining", "finished", "learning_rate_at", "one_of_several", "train", "train_events"]
 
 Batch = TypeVar("Batch")
+ResultOfAll = TypeVar("ResultOfAll")
 Outcome = Literal["finished", "stopped", "out of time", "diverged"]
 Schedule = Literal["cosine", "constant"]
 BETAS = (0.9, 0.95)
@@ -109,12 +110,37 @@ def train(
         every=every,
         stop=stop,
     )
+    return finished(events)
+
+
+def finished(events: Generator[object, None, ResultOfAll]) -> ResultOfAll:
+    """What a generator of events returns, its events passed over."""
     while True:
         try:
             next(events)
         except StopIteration as end:
-            done: ToyTraining = end.value
-            return done
+            result: ResultOfAll = end.value
+            return result
+
+
+def one_of_several(
+    events: Generator[dict[str, object], None, ToyTraining], *, say: str, number: int, count: int, steps: int
+) -> Generator[dict[str, object], None, ToyTraining]:
+    """The events of training `number` (from 0) of `count`, as those of the whole for one panel.
+
+    Each training counts as `steps`, whatever it takes. Values are drawn at the training's own step (`at`), without the loss:
+    one line of it through all trainings would run back to the beginning with each.
+    """
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            training: ToyTraining = end.value
+            return training
+        at, own = float(event["done"]), float(event["total"])  # type: ignore[arg-type]
+        values = {k: v for k, v in dict(event["values"]).items() if k != "loss"}  # type: ignore[call-overload]
+        done = number * steps + round(at / own * steps)
+        yield {"done": done, "total": count * steps, "say": say, "values": values, "at": at}
 
 
 def train_events(

@@ -216,12 +216,7 @@ def recall(
         seconds=seconds,
         stop=stop,
     )
-    while True:
-        try:
-            next(events)
-        except StopIteration as end:
-            done: Recall = end.value
-            return done
+    return toy_training.finished(events)
 
 
 def recall_events(
@@ -315,7 +310,7 @@ def _all(
         untrained = _accuracies(model, held_out)
         training = yield from _trained(
             model, task, held_out, steps, learning_rate, seed, seconds, stop, kind if not d_state else f"{kind} {d_state}",
-            done=number * steps, total=len(runs) * steps,
+            number=number, count=len(runs),
         )  # fmt: skip
         trainings[kind, d_state, seed], models[kind, d_state, seed] = training, model
         parameters = sum(p.numel() for p in model.parameters())
@@ -361,8 +356,8 @@ def _trained(
     stop: threading.Event | None,
     name: str,
     *,
-    done: int,
-    total: int,
+    number: int,
+    count: int,
 ) -> Generator[dict[str, object], None, ToyTraining]:
     """One training, its events as those of the whole."""
 
@@ -389,15 +384,7 @@ def _trained(
         evaluate=evaluate,
         stop=stop,
     )
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            training: ToyTraining = end.value
-            return training
-        values = {k: v for k, v in dict(event["values"]).items() if k != "loss"}  # type: ignore[call-overload]
-        at = float(event["done"])  # type: ignore[arg-type]
-        yield {"done": done + int(at), "total": total, "say": name, "values": values, "at": at}
+    return toy_training.one_of_several(events, say=name, number=number, count=count, steps=steps)
 
 
 PAIRS_A_STEP = 128

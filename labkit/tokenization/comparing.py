@@ -114,12 +114,7 @@ def compare_units(
         seconds=seconds,
         stop=stop,
     )
-    while True:
-        try:
-            next(events)
-        except StopIteration as end:
-            done: UnitComparison = end.value
-            return done
+    return toy_training.finished(events)
 
 
 def compare_units_events(
@@ -198,7 +193,7 @@ def _all(
     trainings: dict[str, ToyTraining] = {}
     models: dict[str, nn.Module] = {}
     budget, base = 0.0, np.zeros(out)
-    for kind in kinds:
+    for number, kind in enumerate(kinds):
         if stop is not None and stop.is_set():
             break
         units = _units(kind, train, held, vocabulary)
@@ -223,7 +218,7 @@ def _all(
         def take(generator: torch.Generator, units: _Units = units) -> tuple[Tensor, Tensor]:
             return _rows(units, context, batch, generator)
 
-        training = yield from toy_training.train_events(
+        events = toy_training.train_events(
             model,
             take,
             loss,
@@ -233,6 +228,9 @@ def _all(
             seconds=seconds,
             evaluate=evaluate,
             stop=stop,
+        )
+        training = yield from toy_training.one_of_several(
+            events, say=kind, number=number, count=len(kinds), steps=steps
         )
         bits = _nats(model, units, context) / math.log(2)
         base = bits if kind == "bytes" else base

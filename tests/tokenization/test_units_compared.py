@@ -123,6 +123,10 @@ def test_events_stops_and_what_can_not_be_used() -> None:
 
     events = list(compare_units_events(TEXTS, **SMALL, kinds=("bytes",), steps=2))
     assert any("bytes" in event["values"] for event in events)
+    both = list(compare_units_events(TEXTS, **SMALL, kinds=("bytes", "pairs"), steps=3))
+    assert not any("loss" in event["values"] for event in both), "its line would run back with each training"
+    assert [event["done"] for event in both] == sorted(event["done"] for event in both)
+    assert both[-1]["done"] == both[-1]["total"] == 6
     stop = threading.Event()
     stop.set()
     assert compare_units(TEXTS, **SMALL, steps=2, stop=stop).table.empty
