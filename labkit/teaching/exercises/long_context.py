@@ -353,7 +353,7 @@ EXERCISES = (
         title="One changed line",
         task="Rotary positions turn each pair of a query's or key's numbers by position times frequency. Positions "
         "beyond those of the training make angles that the model never saw.\n\n"
-        "**Position interpolation** (Chen et al. 2023) squeezes them: a text `factor` times as long has its positions "
+        "Position interpolation (Chen et al. 2023) squeezes them: a text `factor` times as long has its positions "
         "between those of the training. `positions` is `(T,)` and `frequencies` `(pairs,)`. Return the angles, `(T, "
         "pairs)`.",
         minutes=3,
@@ -378,7 +378,7 @@ EXERCISES = (
         id="long_context.yarn",
         title="Stretch the slow ones only",
         task="Fast pairs tell neighbours apart and have gone round many times in training; only slow ones come to "
-        "angles that were never seen. **YaRN** (Peng et al. 2023) therefore divides the frequencies of the slow pairs "
+        "angles that were never seen. YaRN (Peng et al. 2023) therefore divides the frequencies of the slow pairs "
         "alone.\n\n`frequencies` is `(pairs,)`, fast ones first. Pairs up to number `low` keep theirs, those from "
         "number `high` on get theirs divided by `factor`. Between them, a pair's share of the divided one grows "
         "evenly, from 0 at `low` to 1 at `high`. Return the new frequencies.",
@@ -405,7 +405,7 @@ EXERCISES = (
     Exercise(
         id="long_context.alibi",
         title="Distance instead of position",
-        task="**ALiBi** (Press et al. 2022) gives tokens no position at all. It takes something off the scores: the "
+        task="ALiBi (Press et al. 2022) gives tokens no position at all. It takes something off the scores: the "
         "more, the further a key is from the query.\n\n"
         "Of `heads` heads (a power of two), head number `h`, counted from 1, has the slope `2 ** (-8 * h / heads)`. "
         "For a query at `i` and a key at `j <= i` the bias is the slope times `j - i`; for `j > i` it is minus "
@@ -433,9 +433,9 @@ EXERCISES = (
     Exercise(
         id="long_context.window",
         title="A window, and where attention goes to rest",
-        task="A **sliding window** keeps the cache from growing: each token sees the last `size` tokens, itself among "
+        task="A sliding window keeps the cache from growing: each token sees the last `size` tokens, itself among "
         "them. Many heads put what they have no use for on a text's first tokens, so these are kept as well "
-        "(**attention sinks**, Xiao et al. 2024): `sinks` of them.\n\nReturn a bool tensor `(T, T)`: True where query "
+        "(attention sinks, Xiao et al. 2024): `sinks` of them.\n\nReturn a bool tensor `(T, T)`: True where query "
         "`i` may look at key `j`, in a text of `T` tokens. Nobody looks ahead.",
         minutes=4,
         difficulty="easy",
@@ -460,7 +460,7 @@ EXERCISES = (
     Exercise(
         id="long_context.scan",
         title="A memory of fixed size",
-        task="A **state-space layer** keeps no keys and values, but a state of `n` numbers. At each token it forgets "
+        task="A state-space layer keeps no keys and values, but a state of `n` numbers. At each token it forgets "
         "some of it, writes something in, and reads.\n\n"
         "For one channel: `x` is `(T,)`, and `decay`, `write` and `read` are `(T, n)`. The state begins as zeros. At "
         "token `t` it becomes `decay[t]` times itself plus `write[t]` times `x[t]`; then the output is the sum of "
