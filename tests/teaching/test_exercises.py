@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
